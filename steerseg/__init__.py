@@ -1,0 +1,1 @@
+"""SteerSeg: masks tracked over a video from a referring expression, steered by two learned soft prompts."""

@@ -1,0 +1,48 @@
+"""Binary masks: COCO run-length encoding, overlap, boxes."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+
+class RLE(TypedDict):
+    """A mask in COCO's compressed run-length encoding, JSON-ready."""
+
+    size: list[int]  # [height, width]
+    counts: str
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> RLE:
+    """Encode one (H, W) mask. Non-zero is foreground."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return RLE(size=[int(n) for n in encoded["size"]], counts=encoded["counts"].decode("ascii"))
+
+
+def decode_rle(rle: RLE) -> NDArray[np.bool_]:
+    """Decode to an (H, W) bool mask."""
+    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
+
+
+def mask_area(rle: RLE) -> int:
+    """Foreground pixels of an encoded mask."""
+    return int(coco_mask.area({"size": rle["size"], "counts": rle["counts"].encode("ascii")}))
+
+
+def mask_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
+    """The tight box of an (H, W) mask as (x, y, width, height) in pixels; ``None`` where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union in [0, 1]; 1 where both are empty."""
+    union = np.logical_or(a, b).sum()
+    return 1.0 if union == 0 else float(np.logical_and(a, b).sum() / union)
