@@ -1,0 +1,186 @@
+"""Every setting of the backend, in one class; each is an environment variable ``STEERSEG_<NAME>``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from steerseg.errors import ConfigError
+
+ENV_PREFIX = "STEERSEG_"
+_UNIT_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What the backend can be told. Values come from arguments, then the environment, then the defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    # --- the server
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
+    port: int = Field(9090, ge=1, le=65535, description="Port to listen on.")
+    data_dir: Path = Field(
+        Path("steerseg-data"),
+        description="Folder of the database, the cached media and the stored proposals. Made if missing.",
+    )
+    threads: int = Field(32, ge=4, le=512, description="Requests that are answered at the same time.")
+    max_request_mib: int = Field(
+        512,
+        ge=1,
+        description="Largest request body in MiB; Label Studio sends a task's annotations and predictions.",
+    )
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    basic_auth_username: str | None = Field(
+        None, description="User name that every page and call but the webhook asks for (HTTP basic auth)."
+    )
+    basic_auth_password: SecretStr | None = Field(None, description="Its password. Set both or neither.")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that webhooks bring in the header `X-SteerSeg-Secret`; `connect` sets it up.",
+    )
+
+    # --- the models
+    preset: str = Field("demo", description="Name or folder of the preset that holds or names the models.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    warm: bool = Field(True, description="Load the models when the server starts, not at the first request.")
+    alternatives: int = Field(
+        3, ge=1, le=20, description="Most ranked tracklets per task; each becomes a prediction of its own."
+    )
+    max_attempts: int = Field(
+        2,
+        ge=1,
+        le=10,
+        description="How often a request is tried when the model process dies under it.",
+    )
+    stall_timeout: float = Field(
+        1800.0,
+        gt=0,
+        description="Seconds without any sign of progress after which the model process is replaced.",
+    )
+
+    # --- Label Studio
+    label_studio_url: str | None = Field(
+        None,
+        description="Address of Label Studio as the backend reaches it. Unset: what `/setup` says.",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None,
+        description="Access token (personal or legacy) for reading media and writing predictions; needs "
+        "`STEERSEG_LABEL_STUDIO_URL`. Unset: the token that `/setup` brings, kept in memory only.",
+    )
+    expression_key: str = Field("expression", description="Key of a task's data that holds its expression.")
+    default_expression: str | None = Field(
+        None,
+        description="Expression of tasks that have none. A project overrides it by the extra parameter "
+        '`{"expression": "..."}` of its model connection.',
+    )
+    max_expression_length: int = Field(
+        1000, ge=1, le=100_000, description="Longest accepted expression in characters."
+    )
+    predict_timeout: float = Field(
+        90.0,
+        gt=0,
+        description="Seconds after which `/predict` answers with what is ready, the rest being pushed later. "
+        "Label Studio itself gives up after 100 (`ML_TIMEOUT_PREDICT`).",
+    )
+    push_predictions: bool = Field(
+        True,
+        description="Push late predictions through Label Studio's API. Off: the next request gets them.",
+    )
+
+    # --- media
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description='Hosts besides Label Studio that media may come from, as JSON (`["cdn.example.org"]`); '
+        "empty: any public host.",
+    )
+    allow_private_addresses: bool = Field(
+        False, description="Allow media from private and loopback addresses other than Label Studio's own."
+    )
+    max_download_mib: int = Field(2048, ge=1, description="Largest media file in MiB.")
+    download_timeout: float = Field(60.0, gt=0, description="Seconds that one file may take to download.")
+    local_files_root: Path | None = Field(
+        None,
+        description="Label Studio's local-files root, if this machine sees it: such media are then read from "
+        "disk, without a download.",
+    )
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as http://localhost:8080")
+        return value.rstrip("/")
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_log_level(cls, value: str) -> str:
+        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.basic_auth_username is None) != (self.basic_auth_password is None):
+            raise ValueError("set both basic_auth_username and basic_auth_password, or neither")
+        if self.label_studio_api_key is not None and self.label_studio_url is None:
+            # A key without an address would go wherever the next /setup request points.
+            raise ValueError("label_studio_api_key needs label_studio_url, so that the key goes nowhere else")
+        return self
+
+    @property
+    def max_request_bytes(self) -> int:
+        """Largest request body in bytes."""
+        return self.max_request_mib * _UNIT_MIB
+
+    @property
+    def max_download_bytes(self) -> int:
+        """Largest media file in bytes."""
+        return self.max_download_mib * _UNIT_MIB
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; ``overrides`` that are not ``None`` come before the environment.
+
+    Raises:
+        ConfigError: A value is unusable. The message names each setting and its environment variable, never
+            the value, which may be a secret.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors(include_input=False, include_url=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            where = f"{name} ({ENV_PREFIX}{name.upper()}): " if name else ""
+            problems.append(where + problem["msg"].removeprefix("Value error, "))
+        raise ConfigError("the settings cannot be used: " + "; ".join(problems)) from None
+
+
+def settings_table() -> str:
+    """The settings as the Markdown table that stands in the README."""
+    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if default is None:
+            shown = "unset"
+        elif isinstance(default, bool):
+            shown = f"`{str(default).lower()}`"
+        elif default == ():
+            shown = "`[]`"
+        elif isinstance(default, float) and default.is_integer():
+            shown = f"`{int(default)}`"
+        else:
+            shown = f"`{default}`"
+        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows) + "\n"
