@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from steerseg.attention.rollout import streaming_rollout, visual_map
+from steerseg.config import Heads, PipelineConfig
+from steerseg.lvlm.base import LVLM, VisionFeatures
+from steerseg.soft_prompts import SoftPrompts
+
+# Kernel widths of the Gaussian blur (sigma 1) that DecAF uses.
+FRAME_KERNEL = 7
+VIDEO_KERNEL = 3
 
 
 @dataclass(frozen=True)
@@ -23,3 +37,186 @@ class GroundingMaps:
     frame: torch.Tensor | None
     video: torch.Tensor | None
     fused: torch.Tensor
+
+
+@dataclass(frozen=True)
+class VisionContext:
+    """What the LVLM saw of one video, at both granularities. It does not depend on the expression.
+
+    Attributes:
+        keyframes: The K video frames (decode indices).
+        video: Visual tokens of the keyframes as one video.
+        frames: Visual tokens of the K keyframes as separate images, at exactly twice the video's grid in each
+            direction, so that the maps align.
+    """
+
+    keyframes: tuple[int, ...]
+    video: VisionFeatures
+    frames: VisionFeatures
+
+
+def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:
+    """Rows and columns of the video pass's token grid: at most ``budget`` tokens, in the frame's aspect ratio."""
+    rows = max(1, math.floor(math.sqrt(budget * height / width)))
+    columns = max(1, math.floor(math.sqrt(budget * width / height)))
+    return rows, columns
+
+
+def _resize(frames: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
+    """(K, H, W, 3) uint8 -> (K, 3, height, width) uint8, antialiased."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+
+
+def see(
+    lvlm: LVLM,
+    frames: NDArray[np.uint8],
+    keyframes: Sequence[int],
+    *,
+    budget: int,
+    seconds_per_slice: float,
+    frame_batch: int,
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> VisionContext:
+    """Show the keyframes to the vision tower, once as a video and once as separate images.
+
+    Args:
+        lvlm: The model.
+        frames: (K, H, W, 3) uint8, the keyframes' pixels.
+        keyframes: Their indices in the video.
+        budget: Most visual tokens of a frame pair in the video pass.
+        seconds_per_slice: Seconds between two frame pairs.
+        frame_batch: Images encoded at a time.
+        tick: Called with the fraction done.
+    """
+    rows, columns = video_grid(frames.shape[1], frames.shape[2], budget)
+    side = lvlm.token_pixels
+    video = lvlm.encode_vision(
+        _resize(frames, rows * side, columns * side), "video", seconds_per_slice=seconds_per_slice
+    )
+    images = _resize(frames, 2 * rows * side, 2 * columns * side)
+    parts = []
+    for start in range(0, len(images), frame_batch):
+        parts.append(lvlm.encode_vision(images[start : start + frame_batch], "image"))
+        tick(min(1.0, (start + frame_batch) / len(images)))
+    joined = VisionFeatures(
+        "image", torch.cat([part.tokens for part in parts]), parts[0].grid, parts[0].patch_grid, 0.0
+    )
+    return VisionContext(tuple(keyframes), video, joined)
+
+
+def smooth(maps: torch.Tensor, kernel: int, sigma: float = 1.0) -> torch.Tensor:
+    """Gaussian blur of (N, h, w) with normalised borders: a zero-padded blur alone would darken them."""
+    offsets = torch.arange(kernel, device=maps.device, dtype=maps.dtype) - (kernel - 1) / 2
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    window = (weights[:, None] * weights[None, :])[None, None]
+    padding = kernel // 2
+    blurred = F.conv2d(maps[:, None], window, padding=padding)
+    mass = F.conv2d(torch.ones_like(maps[:1, None]), window, padding=padding)
+    return (blurred / mass)[:, 0]
+
+
+def min_max(maps: torch.Tensor, *, per_frame: bool) -> torch.Tensor:
+    """Scale (N, h, w) to [0, 1], each slice by itself or all together. A constant map becomes 0."""
+    axes = (-2, -1) if per_frame else (-3, -2, -1)
+    low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def rolled_map(
+    lvlm: LVLM,
+    texts: Sequence[str],
+    vision: VisionFeatures,
+    *,
+    layers: Sequence[int],
+    heads: Heads,
+    soft_prompts: SoftPrompts | None,
+) -> torch.Tensor:
+    """One grounding pass: the raw rollout on the token grid, (B, t, h, w). Differentiable in the soft prompt."""
+    matrix = None
+    placement = "before_vision"
+    if soft_prompts is not None:
+        matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
+        placement = soft_prompts.placement
+    taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement)
+    rollout = streaming_rollout(taken, layers, heads=heads)
+    return visual_map(rollout, taken.visual, vision.grid)
+
+
+def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:
+    """Raw frame rollouts (K, h, w) -> the normalised frame map."""
+    return min_max(smooth(rollout, FRAME_KERNEL), per_frame=True)
+
+
+def video_map_from(rollout: torch.Tensor) -> torch.Tensor:
+    """A raw video rollout (t, h, w) -> the normalised video map."""
+    return min_max(smooth(rollout, VIDEO_KERNEL), per_frame=False)
+
+
+def spread_video_map(video: torch.Tensor, count: int, grid: tuple[int, int], temporal_merge: int) -> torch.Tensor:
+    """The video map (t, h', w') on the frame grid: (count, h, w), each slice repeated for its frames."""
+    repeated = video.repeat_interleave(temporal_merge, dim=0)[:count]
+    return F.interpolate(repeated[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
+
+
+def fuse(frame: torch.Tensor | None, video: torch.Tensor | None, count: int, temporal_merge: int) -> torch.Tensor:
+    """Average the two maps on the frame grid and normalise over the clip: (count, h, w) in [0, 1]."""
+    if frame is None and video is None:
+        raise ValueError("at least one grounding map is needed")
+    if video is None:
+        assert frame is not None
+        return min_max(frame, per_frame=False)
+    grid = (2 * video.shape[1], 2 * video.shape[2]) if frame is None else (frame.shape[1], frame.shape[2])
+    spread = spread_video_map(video, count, grid, temporal_merge)
+    return min_max(spread if frame is None else 0.5 * (frame + spread), per_frame=False)
+
+
+@torch.no_grad()
+def ground(
+    lvlm: LVLM,
+    context: VisionContext,
+    question: str,
+    soft_prompts: SoftPrompts | None,
+    config: PipelineConfig,
+    *,
+    layers: Sequence[int],
+    frame_batch: int,
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> GroundingMaps:
+    """Ask the grounding question and read where the answer looks.
+
+    Args:
+        lvlm: The frozen model.
+        context: The keyframes as the vision tower saw them.
+        question: The grounding question with expression and attributes in it.
+        soft_prompts: What steers the attention; ``None`` for the raw attention.
+        config: Granularity and head weighting.
+        layers: Text layers of the rollout.
+        frame_batch: Frame passes at a time.
+        tick: Called with the fraction done.
+    """
+    video = frame = None
+    count = len(context.keyframes)
+    if config.granularity != "frame":
+        rollout = rolled_map(
+            lvlm, [question], context.video, layers=layers, heads=config.heads, soft_prompts=soft_prompts
+        )
+        video = video_map_from(rollout[0])
+        tick(0.2)
+    if config.granularity != "video":
+        parts = []
+        for start in range(0, count, frame_batch):
+            images = context.frames[start : start + frame_batch]
+            rollout = rolled_map(
+                lvlm, [question] * len(images), images, layers=layers, heads=config.heads, soft_prompts=soft_prompts
+            )
+            parts.append(rollout[:, 0])
+            tick(min(1.0, 0.2 + 0.8 * (start + len(images)) / count))
+        frame = frame_map_from(torch.cat(parts))
+    fused = fuse(frame, video, count, lvlm.family.temporal_merge)
+    return GroundingMaps(
+        keyframes=context.keyframes,
+        frame=None if frame is None else frame.cpu(),
+        video=None if video is None else video.cpu(),
+        fused=fused.cpu(),
+    )

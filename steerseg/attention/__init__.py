@@ -1,0 +1,1 @@
+"""Attention rolled out from the response token to the visual tokens."""

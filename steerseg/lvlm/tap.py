@@ -1,0 +1,74 @@
+"""Queries and keys of chosen text layers, taken by a registered attention function.
+
+No modelling file is forked: the function notes q and k and hands them on to SDPA. It is registered with the
+mask interface too, since masks are silently dropped otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+TAP_ATTENTION = "steerseg_tap"
+
+
+class QueryKeyTap:
+    """Holds what one forward pass leaves behind.
+
+    Attributes:
+        queries: Layer index -> (B, H, S, d) after rotary embedding.
+        keys: Layer index -> (B, H_kv, S, d) after rotary embedding.
+        scaling: Layer index -> the factor on the logits.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self.layers = frozenset(layers)
+        self.queries: dict[int, torch.Tensor] = {}
+        self.keys: dict[int, torch.Tensor] = {}
+        self.scaling: dict[int, float] = {}
+
+    def note(self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        """Keep the first write of a layer: decoding steps and the replay of gradient checkpointing come later."""
+        if layer in self.layers and layer not in self.queries:
+            self.queries[layer], self.keys[layer], self.scaling[layer] = query, key, scaling
+
+
+_open_taps: list[QueryKeyTap] = []
+
+
+@contextmanager
+def tapped(layers: Sequence[int]) -> Iterator[QueryKeyTap]:
+    """Collect queries and keys of ``layers`` from the forward passes made inside the block."""
+    tap = QueryKeyTap(layers)
+    _open_taps.append(tap)
+    try:
+        yield tap
+    finally:
+        _open_taps.remove(tap)
+
+
+def _tap_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    layer = getattr(module, "layer_idx", None)
+    if _open_taps and layer is not None:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        _open_taps[-1].note(layer, query, key, factor)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+AttentionInterface.register(TAP_ATTENTION, _tap_attention)
+AttentionMaskInterface.register(TAP_ATTENTION, sdpa_mask)

@@ -1,0 +1,57 @@
+"""Tracklets -> scores: the Pearson correlation of their masks with the grounding maps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from steerseg.grounding import GroundingMaps
+
+
+def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Pearson correlation of each row of ``a`` (N, M) with ``b`` (M,): (N,) in [-1, 1]; 0 where a variance is 0."""
+    a = a.double() - a.double().mean(dim=1, keepdim=True)
+    b = b.double() - b.double().mean()
+    spread = a.norm(dim=1) * b.norm()
+    return torch.where(spread > 1e-12, (a @ b) / spread.clamp_min(1e-12), torch.zeros_like(spread)).float()
+
+
+def on_frame_grid(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Masks (..., H, W) in [0, 1] area-averaged on the token grid: (..., h, w)."""
+    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    return F.adaptive_avg_pool2d(flat, grid).view(*masks.shape[:-2], *grid)
+
+
+def on_video_grid(masks: torch.Tensor, grid: tuple[int, int], temporal_merge: int) -> torch.Tensor:
+    """Masks (N, K, H, W) on the video pass's grid: (N, ceil(K / merge), h, w); a slice takes its frames' larger."""
+    cells = on_frame_grid(masks, grid)
+    missing = -cells.shape[1] % temporal_merge
+    if missing:
+        cells = torch.cat([cells, cells[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+    return cells.unflatten(1, (-1, temporal_merge)).amax(dim=2)
+
+
+def rank_scores(
+    masks: torch.Tensor, maps: GroundingMaps, *, frame_weight: float, temporal_merge: int
+) -> torch.Tensor:
+    """Score tracklets against both maps, over all keyframes together.
+
+    Args:
+        masks: (N, K, H, W) masks of N tracklets on the keyframes, bool or in [0, 1].
+        maps: The grounding maps.
+        frame_weight: Weight w_f of the frame map; the video map has the rest. With one map only, it has all.
+        temporal_merge: Frames of a video slice.
+
+    Returns:
+        (N,) float32 in [-1, 1].
+    """
+    parts: list[tuple[float, torch.Tensor]] = []
+    if maps.frame is not None:
+        cells = on_frame_grid(masks, (maps.frame.shape[1], maps.frame.shape[2]))
+        parts.append((frame_weight, pearson(cells.flatten(1), maps.frame.flatten())))
+    if maps.video is not None:
+        cells = on_video_grid(masks, (maps.video.shape[1], maps.video.shape[2]), temporal_merge)
+        parts.append((1.0 - frame_weight, pearson(cells.flatten(1), maps.video.flatten())))
+    if len(parts) == 1:
+        return parts[0][1]
+    return torch.stack([weight * score for weight, score in parts]).sum(dim=0)

@@ -1,0 +1,116 @@
+"""Expression -> attributes: one chain-of-thought step of the frozen LVLM, with no soft prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from steerseg.errors import ExpressionError
+from steerseg.lvlm.base import LVLM, VisionFeatures
+
+MAX_EXPRESSION_LENGTH = 1000
+MAX_ATTRIBUTES = 8
+MAX_ATTRIBUTE_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class PromptTexts:
+    """The two questions, as templates. A preset may bring its own.
+
+    Attributes:
+        reasoning: Asks for attributes; ``{expression}`` is filled in.
+        grounding: Asks for the main object given ``{expression}`` and ``{attributes}``.
+        grounding_without_attributes: The same where there are none.
+    """
+
+    reasoning: str = (
+        "The following expression refers to something in this video.\n"
+        'Expression: "{expression}"\n'
+        "Think about which object it is, then name short visual attributes that tell it apart from everything "
+        "else in the video: what it is, its colour or appearance, its position, its motion.\n"
+        'Answer with JSON only: {{"attributes": ["...", "..."], "reasons": "..."}}'
+    )
+    grounding: str = (
+        'Expression: "{expression}"\n'
+        "Attributes: {attributes}\n"
+        "What is the main object mentioned in the given expression using the attributes above?"
+    )
+    grounding_without_attributes: str = (
+        'Expression: "{expression}"\nWhat is the main object mentioned in the given expression?'
+    )
+
+    def reasoning_question(self, expression: str) -> str:
+        """The chain-of-thought question."""
+        return self.reasoning.format(expression=expression)
+
+    def grounding_question(self, expression: str, attributes: tuple[str, ...]) -> str:
+        """The grounding question; its answer is where attention is read."""
+        if not attributes:
+            return self.grounding_without_attributes.format(expression=expression)
+        return self.grounding.format(expression=expression, attributes=", ".join(attributes))
+
+
+def check_expression(expression: str | None) -> str:
+    """Return the expression with its white space tidied.
+
+    Raises:
+        ExpressionError: It is missing, not text, empty, or longer than 1 000 characters.
+    """
+    if expression is None:
+        raise ExpressionError("no expression was given; say what to track, for example 'the dog on the left'.")
+    if not isinstance(expression, str):
+        raise ExpressionError(f"the expression must be text, not {type(expression).__name__}.")
+    tidy = " ".join(expression.split())
+    if not tidy:
+        raise ExpressionError("the expression is empty; say what to track, for example 'the dog on the left'.")
+    if len(tidy) > MAX_EXPRESSION_LENGTH:
+        raise ExpressionError(
+            f"the expression has {len(tidy)} characters; at most {MAX_EXPRESSION_LENGTH} are read. "
+            "Shorten it to what tells the object apart."
+        )
+    return tidy
+
+
+def _clean(items: list[str]) -> tuple[str, ...]:
+    seen: dict[str, str] = {}
+    for item in items:
+        text = " ".join(item.split()).strip(" .,;:-*\"'`")
+        if text and len(text) <= MAX_ATTRIBUTE_LENGTH:
+            seen.setdefault(text.lower(), text)
+    return tuple(seen.values())[:MAX_ATTRIBUTES]
+
+
+def parse_attributes(answer: str) -> tuple[str, ...]:
+    """Read attributes leniently: JSON, a cut-off JSON list, bullets, or plain text. Nothing usable gives ``()``."""
+    found = re.search(r"\{.*\}", answer, flags=re.DOTALL)
+    if found:
+        try:
+            value = json.loads(found.group(0))
+        except json.JSONDecodeError:
+            value = None
+        if isinstance(value, dict) and isinstance(value.get("attributes"), list):
+            return _clean([item for item in value["attributes"] if isinstance(item, str)])
+    listed = re.search(r"\[(.*)", answer, flags=re.DOTALL)
+    if listed:
+        # An answer that ran into the length limit has no closing bracket; its complete strings still count.
+        return _clean(re.findall(r"\"([^\"]+)\"", listed.group(1).partition("]")[0]))
+    bullets = re.findall(r"^\s*(?:[-*•]|\d+[.)])\s+(.+)$", answer, flags=re.MULTILINE)
+    if bullets:
+        return _clean(bullets)
+    plain = answer.strip()
+    if not plain or any(sign in plain for sign in "{}[]"):
+        return ()
+    return _clean(re.split(r"[,;\n]", plain.removeprefix("Attributes:")))
+
+
+def attributes_of(
+    lvlm: LVLM, video: VisionFeatures, expression: str, texts: PromptTexts, *, max_new_tokens: int
+) -> tuple[str, ...]:
+    """Ask the frozen model what tells the object apart.
+
+    Returns:
+        At most eight short phrases; empty where the answer holds none.
+    """
+    answer = lvlm.generate(texts.reasoning_question(expression), video, max_new_tokens=max_new_tokens)
+    return parse_attributes(answer)

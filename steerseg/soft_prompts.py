@@ -1,0 +1,111 @@
+"""The two learned matrices that steer attention: one for frame passes, one for video passes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from steerseg.config import Placement
+from steerseg.errors import ConfigError
+
+WEIGHTS_FILE = "soft_prompts.safetensors"
+CARD_FILE = "soft_prompts.json"
+
+
+@dataclass(frozen=True)
+class SoftPrompts:
+    """A pair of soft prompts. All that is ever trained.
+
+    Attributes:
+        frame: (n, d) float32, for frame passes.
+        video: (n, d) float32, for video passes.
+        placement: Where they stand in the chat.
+        card: What is known of their making: data, metrics, lineage. JSON-ready.
+    """
+
+    frame: torch.Tensor
+    video: torch.Tensor
+    placement: Placement = "before_vision"
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.frame.ndim != 2 or self.frame.shape != self.video.shape:
+            raise ConfigError(
+                "soft prompts are two matrices of one shape (tokens, width); got "
+                f"{tuple(self.frame.shape)} for frames and {tuple(self.video.shape)} for video."
+            )
+
+    @classmethod
+    def from_vocabulary(
+        cls, embeddings: torch.Tensor, tokens: int, *, seed: int, placement: Placement = "before_vision"
+    ) -> SoftPrompts:
+        """Start from embeddings (V, d) of words drawn at random, so that the model meets nothing foreign."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(embeddings.shape[0], generator=generator)[: 2 * tokens]
+        chosen = embeddings.detach().float().cpu()[rows].clone()
+        return cls(frame=chosen[:tokens], video=chosen[tokens:], placement=placement)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the two matrices and their place: the identity of this prompt version."""
+        state = hashlib.sha256(self.placement.encode())
+        for matrix in (self.frame, self.video):
+            state.update(matrix.detach().cpu().float().contiguous().numpy().tobytes())
+        return state.hexdigest()[:16]
+
+    def to(self, device: torch.device) -> SoftPrompts:
+        """The same prompts on another device."""
+        return replace(self, frame=self.frame.to(device), video=self.video.to(device))
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``, each in one step."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        matrices = {
+            name: matrix.detach().float().cpu().contiguous()
+            for name, matrix in (("frame", self.frame), ("video", self.video))
+        }
+        card = {"placement": self.placement, "digest": self.digest, **self.card}
+        for name, content in (
+            (WEIGHTS_FILE, save(matrices)),
+            (CARD_FILE, json.dumps(card, indent=2, sort_keys=True).encode()),
+        ):
+            partial = folder / f".{name}.partial"
+            partial.write_bytes(content)
+            partial.replace(folder / name)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> SoftPrompts:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ConfigError: A file is missing, damaged, or does not match its recorded digest.
+        """
+        folder = Path(directory)
+        try:
+            matrices = load_file(folder / WEIGHTS_FILE)
+            card = json.loads((folder / CARD_FILE).read_text())
+            prompts = cls(
+                frame=matrices["frame"],
+                video=matrices["video"],
+                placement=card.pop("placement"),
+            )
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+            raise ConfigError(
+                f"no soft prompts could be read from {folder}: {error}. Expected {WEIGHTS_FILE} with the "
+                f"matrices 'frame' and 'video', and {CARD_FILE}."
+            ) from error
+        digest = card.pop("digest", None)
+        if digest != prompts.digest:
+            raise ConfigError(
+                f"the soft prompts in {folder} have digest {prompts.digest}, but their card says {digest}: "
+                "the files do not belong together. Restore both from one export."
+            )
+        return replace(prompts, card=card)
