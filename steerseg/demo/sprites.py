@@ -1,0 +1,131 @@
+"""The sprite atlas: pictures, names, groups and colours of the objects that scenes are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from steerseg.demo.colours import main_colour
+from steerseg.errors import ConfigError
+
+ASSETS = Path(__file__).parent / "assets"
+SPRITE = 96  # side of a sprite in pixels
+MARGIN = 2  # clear border, so that interpolation fades out inside the sprite
+COLUMNS = 24  # sprites in a row of a sheet
+STYLES = ("noto", "fluent")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known of the objects without their pictures; cheap to load in worker processes.
+
+    Attributes:
+        names: Object index → unique English name.
+        groups: Object index → group, e.g. "mammal".
+        heldout: (N,) bool: kept for the "unseen objects" split.
+        colours: Style → object index → dominant colour word, or "" where there is none.
+        palettes: Style → object index → share in [0, 1] of every colour that covers at least a tenth.
+        extents: (styles, N, 2) half width and half height of the visible part, relative to half a side.
+        styles: Style index → name.
+    """
+
+    names: tuple[str, ...]
+    emoji: tuple[str, ...]
+    groups: tuple[str, ...]
+    heldout: NDArray[np.bool_]
+    colours: tuple[tuple[str, ...], ...]
+    palettes: tuple[tuple[dict[str, float], ...], ...]
+    extents: NDArray[np.float32]
+    styles: tuple[str, ...]
+
+    def index(self, name: str) -> int:
+        """The index of the object with this name. Raises ``ValueError`` if there is none."""
+        return self.names.index(name)
+
+
+@lru_cache(maxsize=8)
+def load_catalogue(styles: tuple[str, ...] = STYLES) -> Catalogue:
+    """Read ``objects.json``.
+
+    Raises:
+        ConfigError: If a style is not among the shipped ones.
+    """
+    objects = json.loads((ASSETS / "objects.json").read_text(encoding="utf-8"))
+    unknown = set(styles) - set(objects[0]["styles"])
+    if unknown:
+        raise ConfigError(
+            f"unknown sprite styles {sorted(unknown)}; shipped are {sorted(objects[0]['styles'])}"
+        )
+    palettes = tuple(tuple(item["styles"][style]["colours"] for item in objects) for style in styles)
+    return Catalogue(
+        names=tuple(item["name"] for item in objects),
+        emoji=tuple(item["emoji"] for item in objects),
+        groups=tuple(item["group"] for item in objects),
+        heldout=np.array([item["heldout"] for item in objects]),
+        colours=tuple(tuple(main_colour(shares) for shares in style) for style in palettes),
+        palettes=palettes,
+        extents=np.array(
+            [[item["styles"][style]["extent"] for item in objects] for style in styles], dtype=np.float32
+        ),
+        styles=tuple(styles),
+    )
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The catalogue with its pictures.
+
+    Attributes:
+        catalogue: Names, groups, colours, extents.
+        images: uint8 tensor (styles, objects, 4, S, S), RGBA, not premultiplied, S = 96.
+    """
+
+    catalogue: Catalogue
+    images: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Object index → name."""
+        return list(self.catalogue.names)
+
+    @property
+    def groups(self) -> list[str]:
+        """Object index → group."""
+        return list(self.catalogue.groups)
+
+    @property
+    def colours(self) -> list[list[str]]:
+        """Style → object index → dominant colour word or ""."""
+        return [list(words) for words in self.catalogue.colours]
+
+
+def split_sheet(image: Image.Image, count: int) -> NDArray[np.uint8]:
+    """An RGBA sheet → (count, S, S, 4) sprites, row by row."""
+    pixels = np.asarray(image.convert("RGBA"))
+    rows = pixels.shape[0] // SPRITE
+    tiles = pixels.reshape(rows, SPRITE, COLUMNS, SPRITE, 4).swapaxes(1, 2).reshape(-1, SPRITE, SPRITE, 4)
+    return np.ascontiguousarray(tiles[:count])
+
+
+def load_atlas(styles: Sequence[str] = STYLES) -> Atlas:
+    """Read the shipped sheets of ``styles``.
+
+    Raises:
+        ConfigError: If a style is not among the shipped ones.
+    """
+    catalogue = load_catalogue(tuple(styles))
+    sheets = []
+    for style in styles:
+        with Image.open(ASSETS / f"{style}.webp") as image:
+            sheets.append(split_sheet(image, len(catalogue.names)))
+    images = torch.from_numpy(np.stack(sheets)).permute(0, 1, 4, 2, 3).contiguous()
+    return Atlas(catalogue=catalogue, images=images)
