@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from steerseg.grounding import GroundingMaps
-from steerseg.points import PointPrompt
-from steerseg.tracking import Tracklet
+from steerseg.config import PipelineConfig
+from steerseg.errors import ConfigError
+from steerseg.grounding import GroundingMaps, VisionContext, ground, see
+from steerseg.lvlm import LVLM
+from steerseg.points import PointPrompt, point_prompts
+from steerseg.presets import Preset, find_preset, load_preset
+from steerseg.ranking import rank_scores
+from steerseg.reasoning import attributes_of, check_expression
+from steerseg.soft_prompts import SoftPrompts
+from steerseg.tracking import EncodedVideo, Tracker, Tracklet
+from steerseg.video import Video, keyframe_indices
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
@@ -20,18 +31,33 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Proposal:
-    """The ranked tracklets for one (video, expression)."""
+    """The ranked tracklets for one (video, expression).
+
+    Attributes:
+        expression: What was asked for, white space tidied.
+        attributes: What the chain-of-thought step named; empty without reasoning.
+        tracklets: Best first; empty when nothing was found.
+        maps: The grounding maps.
+        points: Every point prompt that was tried.
+        pts: (T,) presentation times in seconds.
+        fps: Frames a second.
+        height: Of the frames, in pixels.
+        width: Of the frames, in pixels.
+        versions: What took part: packages, preset, models, soft prompts.
+        video: The video itself, for pictures; left out when a proposal crosses a process border.
+    """
 
     expression: str
     attributes: tuple[str, ...]
-    tracklets: tuple[Tracklet, ...]  # best first; may be empty
+    tracklets: tuple[Tracklet, ...]
     maps: GroundingMaps = field(repr=False)
     points: tuple[PointPrompt, ...] = field(repr=False)
-    pts: NDArray[np.float64] = field(repr=False)  # (T,) seconds
+    pts: NDArray[np.float64] = field(repr=False)
     fps: float
     height: int
     width: int
-    versions: dict[str, str]  # what took part: packages, preset, LVLM, SAM 2, soft prompts
+    versions: dict[str, str]
+    video: Video | None = field(default=None, repr=False, compare=False)
 
     @property
     def best(self) -> Tracklet:
@@ -40,4 +66,226 @@ class Proposal:
             raise LookupError("the proposal holds no tracklet; check `proposal.tracklets` first")
         return self.tracklets[0]
 
-    def save(self, directory: str | Path) -> None: ...
+    def save(self, directory: str | Path) -> None:
+        """Write ``proposal.json``, ``masks/``, ``overlay.mp4`` and ``maps.png``."""
+        from steerseg.output import save_proposal  # pictures need matplotlib, which a server need not load
+
+        save_proposal(self, directory)
+
+
+@dataclass
+class _Seen:
+    """What is kept of a video between expressions: none of it depends on the expression."""
+
+    context: VisionContext
+    encoded: EncodedVideo
+
+
+class SteerSeg:
+    """A frozen LVLM and a frozen SAM 2 with the soft prompts that steer the first.
+
+    Args:
+        lvlm: The loaded vision-language model.
+        tracker: The loaded SAM 2.
+        preset: Layers, budgets and questions.
+        soft_prompts: What steers attention; ``None`` leaves it raw.
+        remembered_videos: For how many videos the features are kept, least recently used first out.
+    """
+
+    def __init__(
+        self,
+        lvlm: LVLM,
+        tracker: Tracker,
+        preset: Preset,
+        soft_prompts: SoftPrompts | None = None,
+        *,
+        remembered_videos: int = 2,
+    ) -> None:
+        self.lvlm = lvlm
+        self.tracker = tracker
+        self.preset = preset
+        self.texts = preset.texts
+        self.config = preset.config
+        self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
+        if max(self.layers) >= lvlm.num_layers:
+            raise ConfigError(
+                f"preset {preset.name!r} asks for layer {max(self.layers)}, but {lvlm.name!r} has "
+                f"{lvlm.num_layers} layers, counted from 0."
+            )
+        self.soft_prompts = self.checked(soft_prompts)
+        self._remembered_videos = remembered_videos
+        self._seen: OrderedDict[tuple[str, tuple[int, ...]], _Seen] = OrderedDict()
+
+    @classmethod
+    def from_pretrained(cls, preset: str | Path = "demo", *, device: str = "auto") -> SteerSeg:
+        """Load a preset by name (``"demo"``, ``"qwen2.5-vl-7b"``) or from a folder.
+
+        Args:
+            preset: Name or folder.
+            device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+
+        Raises:
+            ConfigError: The preset cannot be used.
+            ModelError: Weights cannot be loaded.
+        """
+        folder = find_preset(preset)
+        loaded = load_preset(folder)
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
+        try:
+            place = place or torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
+        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+        lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype)
+        tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
+        prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
+        return cls(lvlm, tracker, loaded, prompts)
+
+    def checked(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
+        """The prompts on the model's device.
+
+        Raises:
+            ConfigError: Their width is not the model's.
+        """
+        if soft_prompts is None:
+            return None
+        if soft_prompts.frame.shape[1] != self.lvlm.hidden_size:
+            raise ConfigError(
+                f"the soft prompts are {soft_prompts.frame.shape[1]} wide, but {self.lvlm.name!r} takes "
+                f"{self.lvlm.hidden_size}; use prompts that were trained for this model."
+            )
+        return soft_prompts.to(self.lvlm.device)
+
+    def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
+        """What takes part in a proposal."""
+        return {
+            "steerseg": version("steerseg"),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "sam2": version("sam2"),
+            "preset": self.preset.name,
+            "lvlm": Path(self.lvlm.name).name if Path(self.lvlm.name).is_dir() else self.lvlm.name,
+            "tracker": self.tracker.version,
+            "soft_prompts": "none" if soft_prompts is None else soft_prompts.digest,
+        }
+
+    def propose(
+        self,
+        video: Video,
+        expression: str,
+        *,
+        config: PipelineConfig | None = None,
+        soft_prompts: SoftPrompts | None = None,
+        progress: Progress | None = None,
+    ) -> Proposal:
+        """Track what ``expression`` refers to.
+
+        Args:
+            video: The video.
+            expression: What to track, at most 1 000 characters.
+            config: Switches of the method; the preset's where left out.
+            soft_prompts: Other soft prompts than the preset's, for example a project's champion.
+            progress: Told of each stage.
+
+        Raises:
+            ExpressionError: The expression is missing, empty or too long.
+            Cancelled: ``progress`` raised it.
+        """
+        expression = check_expression(expression)
+        config = config or self.config
+        steering = self.checked(soft_prompts) or self.soft_prompts if config.soft_prompts else None
+        tell = progress or (lambda stage, fraction: None)
+
+        seen = self._look(video, config, tell)
+        context, encoded = seen.context, seen.encoded
+        attributes: tuple[str, ...] = ()
+        if config.reasoning:
+            tell("reasoning", 0.0)
+            attributes = attributes_of(
+                self.lvlm, context.video, expression, self.texts, max_new_tokens=config.max_new_tokens
+            )
+            tell("reasoning", 1.0)
+
+        maps = ground(
+            self.lvlm,
+            context,
+            self.texts.grounding_question(expression, attributes),
+            steering,
+            config,
+            layers=self.layers,
+            frame_batch=self.preset.frame_batch,
+            tick=lambda fraction: tell("grounding", fraction),
+        )
+        points = point_prompts(maps, config)
+        tracklets = self._track(video, encoded, maps, points, config, tell)
+        return Proposal(
+            expression=expression,
+            attributes=attributes,
+            tracklets=tracklets,
+            maps=maps,
+            points=tuple(points),
+            pts=video.pts,
+            fps=video.fps,
+            height=video.height,
+            width=video.width,
+            versions=self.versions(steering),
+            video=video,
+        )
+
+    def _look(self, video: Video, config: PipelineConfig, tell: Progress) -> _Seen:
+        """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
+        keyframes = keyframe_indices(len(video), config.keyframes)
+        key = (video.digest, keyframes)
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return self._seen[key]
+        seconds = self.preset.seconds_per_slice
+        if seconds is None:
+            pairs = max(1, len(keyframes) / self.lvlm.family.temporal_merge)
+            seconds = max(float(video.pts[-1] - video.pts[0]), 1e-3) / pairs
+        context = see(
+            self.lvlm,
+            video.frames[list(keyframes)],
+            keyframes,
+            budget=self.preset.video_tokens,
+            seconds_per_slice=seconds,
+            frame_batch=self.preset.frame_batch,
+            tick=lambda fraction: tell("keyframes", fraction),
+        )
+        seen = _Seen(context, self.tracker.open(video))
+        self._seen[key] = seen
+        while len(self._seen) > self._remembered_videos:
+            self._seen.popitem(last=False)
+        return seen
+
+    def _track(
+        self,
+        video: Video,
+        encoded: EncodedVideo,
+        maps: GroundingMaps,
+        points: list[PointPrompt],
+        config: PipelineConfig,
+        tell: Progress,
+    ) -> tuple[Tracklet, ...]:
+        """Candidates on the keyframes, ranked there; the best ones over the whole video."""
+        merge = self.lvlm.family.temporal_merge
+        candidates = self.tracker.candidates(encoded, points, config)
+        if not candidates:
+            return ()
+        on_keyframes = self.tracker.propagate(
+            encoded, candidates, frames=maps.keyframes, progress=lambda fraction: tell("candidates", fraction)
+        )
+        scores = rank_scores(
+            on_keyframes.soft_masks(), maps, frame_weight=config.frame_weight, temporal_merge=merge
+        )
+        order = scores.argsort(descending=True).tolist()[: config.alternatives]
+        chosen = [candidates[i] for i in order]
+        whole = self.tracker.propagate(
+            encoded, chosen, frames=None, progress=lambda fraction: tell("tracking", fraction)
+        )
+        return tuple(
+            replace(tracklet, score=float(scores[i]))
+            for tracklet, i in zip(whole.tracklets(), order, strict=True)
+        )

@@ -1,0 +1,107 @@
+"""A preset is data: which LVLM and SAM 2, which layers, budgets, questions and soft prompts.
+
+A preset is a folder with a ``preset.json``. Names in it are hub ids, or folders beside the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steerseg.config import PipelineConfig
+from steerseg.errors import ConfigError
+from steerseg.reasoning import PromptTexts
+
+PRESET_FILE = "preset.json"
+_HERE = Path(__file__).parent
+
+BUILT_IN = {
+    "demo": _HERE.parent / "demo" / "weights",
+    "qwen2.5-vl-7b": _HERE / "qwen2.5-vl-7b",
+}
+
+
+class Preset(BaseModel):
+    """What a preset file may say.
+
+    Attributes:
+        name: What the preset is called in versions.
+        lvlm: Hub id of the vision-language model, or a folder beside the preset file.
+        sam2: Hub id of SAM 2, or a folder beside the preset file.
+        layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
+        keyframes: How many frames the LVLM sees.
+        video_tokens: Most visual tokens of a frame pair in the video pass.
+        frame_batch: Frame passes at a time.
+        seconds_per_slice: Seconds between two frame pairs as told to the LVLM; the video's own where left out.
+        soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
+        prompts: The questions, where they differ from the defaults.
+        pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    lvlm: str
+    sam2: str
+    layers: tuple[int, ...] | None = None
+    keyframes: int = Field(default=16, ge=1)
+    video_tokens: int = Field(default=400, ge=4)
+    frame_batch: int = Field(default=4, ge=1)
+    seconds_per_slice: float | None = Field(default=None, gt=0)
+    soft_prompts: str | None = None
+    prompts: dict[str, str] = {}
+    pipeline: dict[str, Any] = {}
+
+    @property
+    def texts(self) -> PromptTexts:
+        """The questions of this preset."""
+        try:
+            return PromptTexts(**self.prompts)
+        except TypeError as error:
+            raise ConfigError(
+                f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding and "
+                "grounding_without_attributes."
+            ) from None
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The pipeline's defaults under this preset."""
+        try:
+            return PipelineConfig(keyframes=self.keyframes, **self.pipeline)
+        except TypeError as error:
+            raise ConfigError(f"preset {self.name!r}: {error}; 'pipeline' takes fields of PipelineConfig.") from None
+
+
+def find_preset(name_or_folder: str | Path) -> Path:
+    """The folder of a built-in preset or of one's own.
+
+    Raises:
+        ConfigError: Neither a known name nor a folder with a preset file.
+    """
+    folder = BUILT_IN.get(str(name_or_folder), Path(name_or_folder))
+    if not (folder / PRESET_FILE).is_file():
+        raise ConfigError(
+            f"no preset {str(name_or_folder)!r}: expected one of {', '.join(BUILT_IN)}, or a folder that holds "
+            f"a {PRESET_FILE}."
+        )
+    return folder
+
+
+def load_preset(folder: Path) -> Preset:
+    """Read a preset; names of folders beside the file become full paths.
+
+    Raises:
+        ConfigError: The file is not valid.
+    """
+    try:
+        preset = Preset.model_validate_json((folder / PRESET_FILE).read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{folder / PRESET_FILE} is not a valid preset: {error}") from error
+    beside = {
+        key: str(folder / value)
+        for key in ("lvlm", "sam2", "soft_prompts")
+        if (value := getattr(preset, key)) is not None and (folder / value).is_dir()
+    }
+    return preset.model_copy(update=beside)
