@@ -1,0 +1,439 @@
+"""Which controls of a project's labelling configuration can hold proposals.
+
+Controls are found by their tag and by the object that they point to (``toName``), never by fixed names. A
+configuration may have a *frames* side (``<Image valueList="$frames">`` with a mask control), a *video* side
+(``<Video value="$video">`` with a ``VideoRectangle``), or both.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from steerseg.errors import ConfigError
+
+_T = TypeVar("_T")
+
+MaskKind = Literal["brush", "bitmask", "polygon", "vector"]
+
+MASK_PREFERENCE: tuple[MaskKind, ...] = ("brush", "bitmask", "polygon", "vector")
+"""Which control gets the predictions where a configuration has several. Brush first: it is exact, compact
+(run lengths), and Label Studio marks an edited brush region as ``prediction-changed`` for each page. Bitmask
+is as exact and marked alike, but a PNG a page is larger. Polygon and vector outlines only approximate."""
+
+DEFAULT_FRAME_RATE = 24.0
+"""What Label Studio assumes where ``<Video>`` has no usable ``frameRate``."""
+
+MAX_CONFIG_LENGTH = 1_000_000
+"""Characters; a longer configuration is refused unread."""
+
+FRAMES_EXAMPLE = """<View>
+  <TextArea name="expression" toName="frames" smart="true" rows="1" showSubmitButton="true"/>
+  <BrushLabels name="mask" toName="frames" smart="false"><Label value="object"/></BrushLabels>
+  <Image name="frames" valueList="$frames"/>
+</View>"""
+
+VIDEO_EXAMPLE = """<View>
+  <TextArea name="expression" toName="video" smart="true" rows="1" showSubmitButton="true"/>
+  <Labels name="labels" toName="video"><Label value="object"/></Labels>
+  <VideoRectangle name="box" toName="video" smart="false"/>
+  <Video name="video" value="$video" frameRate="$fps"/>
+</View>"""
+
+
+@dataclass(frozen=True)
+class MaskControl:
+    """A control that holds one mask a region.
+
+    Attributes:
+        kind: What a region's value is made of.
+        name: The control's name (``from_name`` of its results).
+        labels: Its labels, in order; empty only for a bare ``<Brush>`` or the like without ``<Labels>``.
+        labels_name: For a pair such as ``<Brush>`` + ``<Labels>``: the name of the ``<Labels>`` control,
+            whose result stands beside the geometry under the same id. ``None`` for ``BrushLabels`` and such.
+        combined: Whether geometry and label are one result (``BrushLabels``, ``PolygonLabels``, ...).
+    """
+
+    kind: MaskKind
+    name: str
+    labels: tuple[str, ...]
+    labels_name: str | None = None
+    combined: bool = True
+
+    @property
+    def result_type(self) -> str:
+        """The ``type`` of the control's results, such as ``brushlabels`` or ``brush``."""
+        return f"{self.kind}labels" if self.combined else self.kind
+
+
+@dataclass(frozen=True)
+class PromptControl:
+    """``KeyPointLabels`` or ``RectangleLabels`` (or the bare tags) on the frames: where annotators prompt.
+
+    Attributes:
+        smart: Whether a new region asks the backend at all (``smart`` is true unless switched off).
+    """
+
+    kind: Literal["keypoint", "rectangle"]
+    name: str
+    labels: tuple[str, ...]
+    smart: bool
+
+
+@dataclass(frozen=True)
+class ChoicesControl:
+    """``<Choices>`` for the whole task, such as the annotator's verdict."""
+
+    name: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskControls:
+    """Controls that belong to an object as a whole.
+
+    Attributes:
+        expression: Name of the ``<TextArea>`` that annotators type the expression into.
+        status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
+        region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
+        verdict: The choices of the whole task.
+    """
+
+    expression: str | None = None
+    status: str | None = None
+    region_text: str | None = None
+    verdict: ChoicesControl | None = None
+
+
+@dataclass(frozen=True)
+class FramesSide:
+    """``<Image valueList="$...">`` and what points to it.
+
+    Attributes:
+        name: The object's name (``to_name`` of results).
+        data_key: Key of the task's data with the list of pages.
+        mask: The control that gets the predictions.
+        masks: Every usable mask control, preferred first; corrections may come from any of them.
+        click: Point prompts, if the configuration has them.
+        box: Box prompts, if the configuration has them.
+    """
+
+    name: str
+    data_key: str
+    mask: MaskControl
+    masks: tuple[MaskControl, ...]
+    click: PromptControl | None
+    box: PromptControl | None
+    task: TaskControls
+
+
+@dataclass(frozen=True)
+class VideoSide:
+    """``<Video value="$...">`` and what points to it.
+
+    Attributes:
+        name: The object's name (``to_name`` of results).
+        data_key: Key of the task's data with the video's address.
+        box: Name of the ``VideoRectangle`` control.
+        labels: Labels of the ``<Labels>`` control beside it; empty without one.
+        labels_name: Its name.
+        frame_rate: A number written into the configuration, or ``None``.
+        frame_rate_key: Key of the task's data that ``frameRate="$..."`` names, or ``None``.
+    """
+
+    name: str
+    data_key: str
+    box: str
+    labels: tuple[str, ...]
+    labels_name: str | None
+    frame_rate: float | None
+    frame_rate_key: str | None
+    task: TaskControls
+
+    def fps(self, data: Mapping[str, Any]) -> float:
+        """The frame rate by which Label Studio numbers this task's frames; 24 where none is given."""
+        if self.frame_rate_key is not None:
+            value = _number(task_value(data, self.frame_rate_key))
+            return DEFAULT_FRAME_RATE if value is None else value
+        return DEFAULT_FRAME_RATE if self.frame_rate is None else self.frame_rate
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What of a labelling configuration can be used; at least one side is there."""
+
+    frames: FramesSide | None
+    video: VideoSide | None
+
+
+def task_value(data: Mapping[str, Any], key: str) -> Any:
+    """Look ``key`` up in a task's data; ``a.b`` reaches into nested objects. ``None`` where it is missing."""
+    if key in data:
+        return data[key]
+    value: Any = data
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def choose_label(labels: Sequence[str], expression: str, attributes: Sequence[str] = ()) -> str | None:
+    """Choose the label of a proposal.
+
+    The first label that stands as whole words in the expression, else in an attribute, else the first label:
+    with labels *dog* and *cat*, "the brown dog" becomes a dog.
+    """
+    for text in (expression, *attributes):
+        for label in labels:
+            if re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, flags=re.IGNORECASE):
+                return label
+    return labels[0] if labels else None
+
+
+def parse_controls(label_config: str) -> Controls:
+    """Find the controls that proposals can be written to.
+
+    Args:
+        label_config: The project's labelling configuration (XML).
+
+    Raises:
+        ConfigError: The XML is malformed or declares a document type, or no side is usable; the message says
+            which control to add.
+    """
+    tags = [_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str)]
+    controls = [tag for tag in tags if tag.get("name") and tag.get("toname")]
+    problems: list[str] = []
+    frames = _first(_frames_side(tag, controls, problems) for tag in tags if tag.kind == "image")
+    video = _first(_video_side(tag, controls, problems) for tag in tags if tag.kind == "video")
+    if frames is None and video is None:
+        raise ConfigError(_unusable(problems))
+    return Controls(frames=frames, video=video)
+
+
+class _Tag:
+    """An XML element as Label Studio reads it: names of tags and attributes without regard to case."""
+
+    def __init__(self, element: ET.Element) -> None:
+        self.element = element
+        self.kind = element.tag.lower()
+        self._attributes = {name.lower(): value.strip() for name, value in element.attrib.items()}
+
+    def get(self, name: str) -> str:
+        return self._attributes.get(name, "")
+
+    @property
+    def name(self) -> str:
+        return self.get("name")
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.get(name).lower()
+        return default if not value else value in ("true", "1", "yes")
+
+    def points_to(self, name: str) -> bool:
+        return name in (target.strip() for target in self.get("toname").split(","))
+
+    def children(self, kind: str) -> tuple[str, ...]:
+        """The values of the children of one kind, as they appear in results (an alias replaces its value)."""
+        found = (_Tag(child) for child in self.element.iter() if isinstance(child.tag, str))
+        values = (tag.get("alias") or tag.get("value") for tag in found if tag.kind == kind)
+        return tuple(dict.fromkeys(value for value in values if value))
+
+
+def _parse_xml(label_config: str) -> ET.Element:
+    if not label_config or not label_config.strip():
+        raise ConfigError(
+            "the project has no labelling configuration. Set one in Settings › Labeling Interface, "
+            f"for example:\n{FRAMES_EXAMPLE}"
+        )
+    if len(label_config) > MAX_CONFIG_LENGTH:
+        raise ConfigError(
+            f"the labelling configuration has {len(label_config)} characters; "
+            f"at most {MAX_CONFIG_LENGTH} are read"
+        )
+    if re.search(r"<!(DOCTYPE|ENTITY)", label_config, flags=re.IGNORECASE):
+        # A document type is the only door to entities, external ones included; Label Studio never needs one.
+        raise ConfigError(
+            "the labelling configuration declares a document type or an entity, which is not accepted; "
+            "remove the <!DOCTYPE ...> part"
+        )
+    try:
+        return ET.fromstring(label_config.strip())
+    except ET.ParseError as error:
+        raise ConfigError(
+            f"the labelling configuration is not well-formed XML ({error}); correct it in "
+            "Settings › Labeling Interface › Code"
+        ) from None
+
+
+def _frames_side(image: _Tag, controls: Iterable[_Tag], problems: list[str]) -> FramesSide | None:
+    where = f'<Image name="{image.name}">'
+    if not image.get("valuelist"):
+        problems.append(
+            f'{where} shows a single image; list the frames with valueList="$frames" in place of value'
+        )
+        return None
+    data_key = _data_key(image, "valuelist", where, problems)
+    if data_key is None:
+        return None
+    mine = [tag for tag in controls if tag.points_to(image.name)]
+    masks = _mask_controls(mine, where, problems)
+    if not masks:
+        problems.append(
+            f"{where} has no control that holds masks; add <BrushLabels>, <BitmaskLabels>, <PolygonLabels> "
+            f'or <VectorLabels> with toName="{image.name}" and at least one <Label>'
+        )
+        return None
+    return FramesSide(
+        name=image.name,
+        data_key=data_key,
+        mask=masks[0],
+        masks=masks,
+        click=_prompt_control(mine, "keypoint"),
+        box=_prompt_control(mine, "rectangle"),
+        task=_task_controls(mine),
+    )
+
+
+def _video_side(video: _Tag, controls: Iterable[_Tag], problems: list[str]) -> VideoSide | None:
+    where = f'<Video name="{video.name}">'
+    data_key = _data_key(video, "value", where, problems)
+    if data_key is None:
+        return None
+    mine = [tag for tag in controls if tag.points_to(video.name)]
+    boxes = [tag for tag in mine if tag.kind == "videorectangle"]
+    if not boxes:
+        problems.append(
+            f'{where} has no control that holds box tracks; add <VideoRectangle name="box" '
+            f'toName="{video.name}"/> and <Labels name="labels" toName="{video.name}">'
+        )
+        return None
+    labels = _first(tag for tag in mine if tag.kind == "labels" and tag.children("label"))
+    rate = video.get("framerate")
+    return VideoSide(
+        name=video.name,
+        data_key=data_key,
+        box=boxes[0].name,
+        labels=labels.children("label") if labels else (),
+        labels_name=labels.name if labels else None,
+        frame_rate=None if rate.startswith("$") else _number(rate),
+        frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
+        task=_task_controls(mine),
+    )
+
+
+def _mask_controls(mine: Sequence[_Tag], where: str, problems: list[str]) -> tuple[MaskControl, ...]:
+    labels_tag = _first(tag for tag in mine if tag.kind == "labels" and tag.children("label"))
+    found = []
+    for kind in MASK_PREFERENCE:
+        for tag in mine:
+            if tag.kind == f"{kind}labels":
+                labels = tag.children("label")
+                if labels:
+                    found.append(MaskControl(kind=kind, name=tag.name, labels=labels))
+                else:
+                    problems.append(
+                        f'<{tag.element.tag} name="{tag.name}"> of {where} has no <Label>; add one'
+                    )
+            elif tag.kind == kind:
+                found.append(
+                    MaskControl(
+                        kind=kind,
+                        name=tag.name,
+                        labels=labels_tag.children("label") if labels_tag else (),
+                        labels_name=labels_tag.name if labels_tag else None,
+                        combined=False,
+                    )
+                )
+    return tuple(found)
+
+
+def _prompt_control(mine: Iterable[_Tag], kind: Literal["keypoint", "rectangle"]) -> PromptControl | None:
+    candidates = [tag for tag in mine if tag.kind in (f"{kind}labels", kind)]
+    # A configuration may have plain boxes beside the prompts; the smart one is the prompt.
+    chosen = _first(tag for tag in candidates if tag.flag("smart", default=True)) or _first(candidates)
+    if chosen is None:
+        return None
+    return PromptControl(
+        kind=kind,
+        name=chosen.name,
+        labels=chosen.children("label"),
+        smart=chosen.flag("smart", default=True) or chosen.flag("smartonly"),
+    )
+
+
+def _task_controls(mine: Sequence[_Tag]) -> TaskControls:
+    texts = [tag for tag in mine if tag.kind == "textarea"]
+    whole = [tag for tag in texts if not tag.flag("perregion")]
+    writable = [tag for tag in whole if not _read_only(tag)]
+    shown = [tag for tag in whole if _read_only(tag)]
+    expression = _first(tag for tag in writable if _called(tag, "expression")) or _first(writable)
+    status = _first(tag for tag in shown if _called(tag, "status")) or _first(shown)
+    region_text = _first(tag for tag in texts if tag.flag("perregion"))
+    choices = [tag for tag in mine if tag.kind == "choices" and not tag.flag("perregion")]
+    verdict = _first(tag for tag in choices if _called(tag, "verdict")) or _first(choices)
+    return TaskControls(
+        expression=expression.name if expression else None,
+        status=status.name if status else None,
+        region_text=region_text.name if region_text else None,
+        verdict=ChoicesControl(verdict.name, verdict.children("choice")) if verdict else None,
+    )
+
+
+def _read_only(tag: _Tag) -> bool:
+    """Whether annotators cannot write into a ``<TextArea>``.
+
+    Label Studio has no switch for it: ``maxSubmissions="0"`` hides the input. A control called *status*
+    counts as well, however it is written.
+    """
+    return tag.flag("readonly") or tag.get("maxsubmissions") == "0" or _called(tag, "status")
+
+
+def _called(tag: _Tag, word: str) -> bool:
+    names = (tag.name.lower(), tag.get("alias").lower())
+    return any(word in re.split(r"[^a-z0-9]+", re.sub(r"\d+", "", name)) for name in names if name)
+
+
+def _data_key(tag: _Tag, attribute: str, where: str, problems: list[str]) -> str | None:
+    value = tag.get(attribute)
+    shown = "valueList" if attribute == "valuelist" else attribute
+    if not tag.name:
+        problems.append(f"<{tag.element.tag}> has no name; give it one so that controls can point to it")
+        return None
+    if not value.startswith("$") or len(value) < 2:
+        problems.append(
+            f'{where} has {shown}="{value}"; it must name a key of the task\'s data, '
+            'such as "$frames" or "$video"'
+        )
+        return None
+    return value[1:]
+
+
+def _number(value: Any) -> float | None:
+    """A finite number above zero, or ``None``."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _unusable(problems: Sequence[str]) -> str:
+    if not problems:
+        problems = ['it has neither <Image valueList="$frames"> nor <Video value="$video">']
+    return (
+        "the labelling configuration cannot hold proposals: "
+        + "; ".join(problems)
+        + f".\nA configuration for masks on frames:\n{FRAMES_EXAMPLE}\n"
+        + f"or for box tracks on a video:\n{VIDEO_EXAMPLE}"
+    )
+
+
+def _first(items: Iterable[_T | None]) -> _T | None:
+    return next((item for item in items if item is not None), None)
