@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from steerseg.errors import ExpressionError
+from steerseg.reasoning import PromptTexts, check_expression, parse_attributes
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"attributes": ["dog", "grey and white", "on the left"], "reasons": "it stays"}', ("dog", "grey and white", "on the left")),
+        ('Sure!\n```json\n{"attributes": ["cat", "small"]}\n```', ("cat", "small")),
+        ('{"attributes": ["dog", "brown", "on the le', ("dog", "brown")),
+        ("- a red car\n- turning left.\n", ("a red car", "turning left")),
+        ("1. red\n2) small", ("red", "small")),
+        ("red, small, moving left", ("red", "small", "moving left")),
+        ('{"attributes": ["Dog", "dog", ""]}', ("Dog",)),
+        ('{"attributes": [1, null, "red"]}', ("red",)),
+        ("", ()),
+        ("{}", ()),
+        ('{"answer": 3}', ()),
+    ],
+)
+def test_attributes_are_read_leniently(answer: str, expected: tuple[str, ...]) -> None:
+    assert parse_attributes(answer) == expected
+
+
+@pytest.mark.parametrize("expression", [None, "", "   \n\t", "x" * 10_000, 7])
+def test_a_bad_expression_says_what_is_expected(expression: object) -> None:
+    with pytest.raises(ExpressionError, match="expression"):
+        check_expression(expression)  # type: ignore[arg-type]
+
+
+def test_white_space_is_tidied() -> None:
+    assert check_expression("  the  dog\n on the left ") == "the dog on the left"
+
+
+def test_braces_in_an_expression_are_only_text() -> None:
+    texts = PromptTexts()
+    assert "{attributes}" in texts.grounding_question("the {attributes} dog", ("red",))
+    assert '"attributes"' in texts.reasoning_question("dog")
