@@ -80,9 +80,6 @@ class Settings(BaseSettings):
         description="Expression of tasks that have none. A project overrides it by the extra parameter "
         '`{"expression": "..."}` of its model connection.',
     )
-    max_expression_length: int = Field(
-        1000, ge=1, le=100_000, description="Longest accepted expression in characters."
-    )
     predict_timeout: float = Field(
         90.0,
         gt=0,
