@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerseg.demo.lvlm import MERGE, PATCH, SECOND_PER_GRID, TEMPORAL_PATCH
 
@@ -151,7 +151,7 @@ def vision_block(
 def text_heads(
     x: Tensor, cos: Tensor, sin: Tensor, head: int, eps: float, dtype: torch.dtype, w: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (B, H, S, head) and keys, values (B, H_kv, S, head) of a text block, after the rotary embedding."""
+    """Queries (B, H, S, head) and keys, values (B, H_kv, S, head) of a text block, rotated."""
     batch, count, _ = x.shape
     norm, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias = w[:7]
     normed = _rms_norm(x, norm, eps).to(dtype)
@@ -347,7 +347,7 @@ class FastLVLM:
         return _linear(hidden, merger.mlp[2].weight, merger.mlp[2].bias).float()
 
     def embed(self, visual: Tensor, ids: Tensor) -> Tensor:
-        """Input embeddings (B, S, d): shared prefix with the visual tokens in it, then the packed questions."""
+        """Input embeddings (B, S, d): the prefix with the visual tokens in it, then the packed questions."""
         table = self.language.embed_tokens.weight
         batch = visual.shape[0]
         edge = F.embedding(self._prefix_ids, table).expand(batch, -1, -1)
@@ -419,8 +419,8 @@ class FastLVLM:
 def rollout(queries: list[Tensor], keys: list[Tensor], bias: Tensor, row: Tensor, visual: slice) -> Tensor:
     """Attention rolled out from one token of each row of a batch to the visual tokens.
 
-    A short reference for validation during training; the product's own is :mod:`steerseg.attention`. Heads are
-    weighted by their largest attention to a visual token, layers are half attention and half residual.
+    A short reference for validation during training; the product's own is :mod:`steerseg.attention`. Heads
+    are weighted by their largest attention to a visual token, layers are half attention and half residual.
 
     Args:
         queries: (B, H, S, head) of each layer, lowest first.

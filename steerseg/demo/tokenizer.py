@@ -1,9 +1,9 @@
 """The demo model's tokenizer and processor: Qwen2.5-VL's kinds, with a small vocabulary of their own.
 
-``python -m steerseg.demo.tokenizer`` samples sentences from the demo world's language, trains a byte-level BPE
-on them and a list of plain English words, and writes the preset's ``lvlm/`` folder: tokenizer, chat template,
-image and video processor and the model's configuration; everything but the weights. Every byte is in the
-vocabulary, so any wording can be written.
+``python -m steerseg.demo.tokenizer`` samples sentences from the demo world's language, trains a byte-level
+BPE on them and a list of plain English words, and writes the preset's ``lvlm/`` folder: tokenizer, chat
+template, image and video processor and the model's configuration; everything but the weights. Every byte is in
+the vocabulary, so any wording can be written.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 VOCABULARY = 2560
 
+PLAIN_WORDS = Path(__file__).with_name("words.txt")
+"""The words of sentences that people write about videos; the world's language adds its own."""
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -40,7 +43,8 @@ SPECIAL_TOKENS = (
     "<|box_start|>",
     "<|box_end|>",
     # Never part of a text: the place of soft prompts, whose embeddings replace it.
-    "<|soft_prompt|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
     "<|spare_0|>",
     "<|spare_1|>",
     "<|spare_2|>",
@@ -63,38 +67,6 @@ CHAT_TEMPLATE = (
 )
 """Qwen2.5-VL's turns without its system message, which would only lengthen the demo's sequences."""
 
-# The words of sentences that people write about videos; the world's language adds its own.
-PLAIN_WORDS = """
-a able about above across after again against all almost alone along already also always am among an and another
-any anyone anything appear appears are around arrive as ask at away back backward be because become before begin
-begins behind being below beneath beside best better between beyond big bigger biggest bird black blue both bottom
-bright bring brown building but by call can car carry catch center centre change cheap child circle circles clip
-close closer closest cold color colour come comes coming contain cook corner could country cover cross crosses cut
-dark day deep did different direction disappear disappears do does doing dog done down downward downwards drink
-drive drives during each early eat edge eight either else empty end enough enter enters even ever every everyone
-everything exactly face fall falls far farther farthest fast faster fastest feel few find first five floor flower
-fly flies flying follow follows food for forest form forward found four frame from front fruit full furthest game
-garden get gets girl give glide go goes going gold good gray great green grey ground group grow had half hand happy
-hard has have he head hear heavy held help her here hidden hide hides high higher highest him his hit hold hot house
-how huge hurry i if image in inside instrument into is it item items its jump just keep keeps kind kitchen know
-large larger largest last late later lead leads leave leaves leaving left leftmost less let lie lies life light like
-little live lives long look looks loud low lower lowest machine made make makes man many mark may me mean meet meets
-metal middle might moment more most motion motionless motor move moved moves movement moving much music musician
-must my name near nearer nearest need never new next night nine no noise none not nothing now number object objects
-of off often old on once one ones only onto open opposite or orange other others our out outside over overtake
-overtakes own paint pair part pass passes past people person pick picture pink place plant play plays point pull
-purple push put quick quickly quiet rain reach read ready real red remain remains rest rests return returns ride
-right rightmost ring rise rises road roll rolls room round run runs same saw say school scene screen sea second see
-seem sees send set seven shade shape share she shine shop short show shows side silver sing single sit sits six size
-sky sleep slide slow slower slowest slowly small smaller smallest snow so some someone something sort sound speed
-spin spins sport square stand stands star start starts stay stays step still stop stops straight strong such sun
-sweet swim take takes tall ten than that the their them then there these they thing things think third this those
-three through throw time tiny to together too tool top touch toward towards toy track train travel travels tree turn
-turns two under until up upper upward upwards use used useful using vegetable vehicle very vanish video visible wait
-walk wall want wants was watch water way we wear weather well were what wheel when where which while white who whole
-why wide will wind window with without woman wood word work world would write year yellow yes you young your
-""".split()
-
 
 def corpus(scenes: int = 4000, seed: int = 1) -> Iterator[str]:
     """Prompts and answers as training will see them.
@@ -107,7 +79,7 @@ def corpus(scenes: int = 4000, seed: int = 1) -> Iterator[str]:
 
     rng = np.random.default_rng(seed)
     yield from sentences(rng, scenes)
-    for word in PLAIN_WORDS:
+    for word in PLAIN_WORDS.read_text(encoding="utf-8").split():
         yield f"the {word}"
         yield word
     for tens in range(0, 100):
@@ -201,7 +173,7 @@ def save_preset(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tiny: bool 
 
 
 def padded_vocabulary(entries: int, multiple: int = 64) -> int:
-    """Rows of the embedding: the tokenizer's entries, rounded up so that matrix products run at full speed."""
+    """Rows of the embedding: the tokenizer's entries, rounded up so that matrix products run fast."""
     return -(-entries // multiple) * multiple
 
 

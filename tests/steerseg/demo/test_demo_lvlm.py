@@ -67,7 +67,7 @@ def test_processor_is_qwens_and_writes_every_text(parts: tuple[Any, Any]) -> Non
     assert type(processor).__name__ == "Qwen2_5_VLProcessor"
     text = "Ünïcode 😀 привет zwölf\n  “42”"
     assert processor.tokenizer.decode(processor.tokenizer(text)["input_ids"]) == text
-    assert len(processor.tokenizer("<|soft_prompt|>" * 3)["input_ids"]) == 3
+    assert len(processor.tokenizer("<|quad_start|>" * 3)["input_ids"]) == 3
 
 
 def test_video_grid_follows_the_aspect_ratio() -> None:
