@@ -1,4 +1,4 @@
-"""Proposals as files: gzipped JSON, one per (content, expression, version), written atomically."""
+"""Proposals as the server keeps them: plain data without model libraries, and gzipped JSON files of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,112 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from ml_backend.store import ProposalKey, StoreError
-from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Proposal
-from steerseg.points import PointPrompt
-from steerseg.tracking import Tracklet
+from steerseg.masks import RLE
+
+if TYPE_CHECKING:  # these come with torch, which only the model process loads
+    import torch
+
+    from steerseg.pipeline import Proposal
+    from steerseg.points import PointPrompt
 
 FORMAT = 1
+Grid = list[list[list[float]]]
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """A point prompt; see :class:`steerseg.points.PointPrompt`."""
+
+    frame: int
+    x: float
+    y: float
+    value: float
+
+
+@dataclass(frozen=True)
+class StoredTracklet:
+    """A tracklet; see :class:`steerseg.tracking.Tracklet`.
+
+    Attributes:
+        rles: One encoded (H, W) mask per frame.
+        frame_scores: (T,) float32 in [0, 1].
+        prompt: The point that started it.
+        score: Rank score in [-1, 1].
+    """
+
+    rles: tuple[RLE, ...] = field(repr=False)
+    frame_scores: NDArray[np.float32] = field(repr=False)
+    prompt: StoredPoint
+    score: float
+
+
+@dataclass(frozen=True)
+class StoredMaps:
+    """Grounding maps as nested lists, rounded; see :class:`steerseg.grounding.GroundingMaps`."""
+
+    keyframes: tuple[int, ...]
+    frame: Grid | None
+    video: Grid | None
+    fused: Grid
+
+
+@dataclass(frozen=True)
+class StoredProposal:
+    """A proposal; see :class:`steerseg.pipeline.Proposal`.
+
+    Attributes:
+        tracklets: Best first; empty when nothing was found.
+        pts: (T,) presentation times in seconds.
+    """
+
+    expression: str
+    attributes: tuple[str, ...]
+    tracklets: tuple[StoredTracklet, ...]
+    maps: StoredMaps = field(repr=False)
+    points: tuple[StoredPoint, ...] = field(repr=False)
+    pts: NDArray[np.float64] = field(repr=False)
+    fps: float
+    height: int
+    width: int
+    versions: dict[str, str]
+
+    @classmethod
+    def from_proposal(cls, proposal: Proposal) -> StoredProposal:
+        """Keep of a proposal what the server needs; runs in the model process."""
+        maps = proposal.maps
+        return cls(
+            expression=proposal.expression,
+            attributes=proposal.attributes,
+            tracklets=tuple(
+                StoredTracklet(
+                    rles=tracklet.rles,
+                    frame_scores=np.asarray(tracklet.frame_scores, dtype=np.float32),
+                    prompt=_point(tracklet.prompt),
+                    score=float(tracklet.score),
+                )
+                for tracklet in proposal.tracklets
+            ),
+            maps=StoredMaps(
+                keyframes=tuple(maps.keyframes),
+                frame=None if maps.frame is None else _grid(maps.frame),
+                video=None if maps.video is None else _grid(maps.video),
+                fused=_grid(maps.fused),
+            ),
+            points=tuple(_point(point) for point in proposal.points),
+            pts=np.asarray(proposal.pts, dtype=np.float64),
+            fps=float(proposal.fps),
+            height=proposal.height,
+            width=proposal.width,
+            versions=dict(proposal.versions),
+        )
 
 
 class ProposalFiles:
@@ -33,7 +125,7 @@ class ProposalFiles:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir
 
-    def save(self, key: ProposalKey, proposal: Proposal) -> str:
+    def save(self, key: ProposalKey, proposal: StoredProposal) -> str:
         """Write a proposal and return its path relative to the data folder. It is on disk when this returns.
 
         Raises:
@@ -53,7 +145,7 @@ class ProposalFiles:
             ) from error
         return relative.as_posix()
 
-    def load(self, path: str) -> Proposal:
+    def load(self, path: str) -> StoredProposal:
         """Read a proposal back.
 
         Raises:
@@ -80,59 +172,35 @@ def _write_atomically(target: Path, content: bytes) -> None:
         raise
 
 
-def _to_json(proposal: Proposal) -> dict[str, Any]:
-    maps = proposal.maps
-    return {
-        "format": FORMAT,
-        "expression": proposal.expression,
-        "attributes": list(proposal.attributes),
-        "tracklets": [
-            {
-                "score": tracklet.score,
-                "prompt": asdict(tracklet.prompt),
-                "frame_scores": [round(float(score), 5) for score in tracklet.frame_scores],
-                "rles": list(tracklet.rles),
-            }
-            for tracklet in proposal.tracklets
-        ],
-        "maps": {
-            "keyframes": list(maps.keyframes),
-            "frame": _grid(maps.frame),
-            "video": _grid(maps.video),
-            "fused": _grid(maps.fused),
-        },
-        "points": [asdict(point) for point in proposal.points],
-        "pts": [float(time) for time in proposal.pts],
-        "fps": proposal.fps,
-        "height": proposal.height,
-        "width": proposal.width,
-        "versions": proposal.versions,
-    }
+def _to_json(proposal: StoredProposal) -> dict[str, Any]:
+    stored = asdict(proposal)
+    stored["format"] = FORMAT
+    stored["pts"] = proposal.pts.tolist()
+    for tracklet in stored["tracklets"]:
+        tracklet["frame_scores"] = [round(float(score), 5) for score in tracklet["frame_scores"]]
+    return stored
 
 
-def _from_json(stored: dict[str, Any]) -> Proposal:
+def _from_json(stored: dict[str, Any]) -> StoredProposal:
     if stored["format"] != FORMAT:
         raise ValueError(f"format {stored['format']}, expected {FORMAT}")
     maps = stored["maps"]
-    return Proposal(
+    return StoredProposal(
         expression=stored["expression"],
         attributes=tuple(stored["attributes"]),
         tracklets=tuple(
-            Tracklet(
+            StoredTracklet(
                 rles=tuple(tracklet["rles"]),
                 frame_scores=np.array(tracklet["frame_scores"], dtype=np.float32),
-                prompt=PointPrompt(**tracklet["prompt"]),
+                prompt=StoredPoint(**tracklet["prompt"]),
                 score=tracklet["score"],
             )
             for tracklet in stored["tracklets"]
         ),
-        maps=GroundingMaps(
-            keyframes=tuple(maps["keyframes"]),
-            frame=_tensor(maps["frame"]),
-            video=_tensor(maps["video"]),
-            fused=torch.tensor(maps["fused"], dtype=torch.float32),
+        maps=StoredMaps(
+            keyframes=tuple(maps["keyframes"]), frame=maps["frame"], video=maps["video"], fused=maps["fused"]
         ),
-        points=tuple(PointPrompt(**point) for point in stored["points"]),
+        points=tuple(StoredPoint(**point) for point in stored["points"]),
         pts=np.array(stored["pts"], dtype=np.float64),
         fps=stored["fps"],
         height=stored["height"],
@@ -141,10 +209,11 @@ def _from_json(stored: dict[str, Any]) -> Proposal:
     )
 
 
-def _grid(values: torch.Tensor | None) -> Any:
-    """Nested lists; three decimals of a map in [0, 1] are plenty for pictures and points."""
-    return None if values is None else np.round(values.double().cpu().numpy(), 3).tolist()
+def _point(point: PointPrompt) -> StoredPoint:
+    return StoredPoint(frame=point.frame, x=point.x, y=point.y, value=point.value)
 
 
-def _tensor(values: Any) -> torch.Tensor | None:
-    return None if values is None else torch.tensor(values, dtype=torch.float32)
+def _grid(values: torch.Tensor) -> Grid:
+    """Three decimals of a map in [0, 1] are plenty for pictures and points."""
+    rounded: Grid = np.round(values.double().cpu().numpy(), 3).tolist()
+    return rounded

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_backend.proposals import StoredProposal
 from steerseg.video import VideoLimits, load_video
 
 if TYPE_CHECKING:
-    from steerseg.pipeline import Progress, Proposal, SteerSeg
+    from steerseg.pipeline import Progress, SteerSeg
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ProposalHandler:
         self._steerseg = steerseg
         self._limits = limits
 
-    def __call__(self, request: ProposeRequest, progress: Progress) -> Proposal:
+    def __call__(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
         """Decode and propose.
 
         Raises:
@@ -47,8 +48,7 @@ class ProposalHandler:
         video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
         config = replace(self._steerseg.config, alternatives=request.alternatives)
         proposal = self._steerseg.propose(video, request.expression, config=config, progress=progress)
-        # The frames stay here: the server has no use for them and they are large.
-        return replace(proposal, video=None)
+        return StoredProposal.from_proposal(proposal)
 
 
 def _load(preset: str, device: str, limits: VideoLimits) -> ProposalHandler:
