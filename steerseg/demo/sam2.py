@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from sam2.modeling.backbones.image_encoder import FpnNeck
 from safetensors.torch import save_file
+from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
 
 CONFIG_NAME = "config.yaml"
@@ -51,7 +51,7 @@ class Sam2Size:
         image_size: Side of the square input in pixels, a multiple of 32.
         width: Channels of Hiera's first stage; each further stage has twice as many.
         stages: Blocks per stage.
-        windows: Attention window per stage in tokens; stage i sees ``image_size / 2 ** (2 + i)`` tokens a side.
+        windows: Attention window per stage in tokens; stage i is ``image_size / 2 ** (2 + i)`` tokens wide.
         global_blocks: Blocks with attention over the whole picture. Never the first block of a stage, whose
             pooling needs a window.
         channels: Width of the neck, the memory attention and the decoder; a multiple of 16.
@@ -232,6 +232,7 @@ def save_sam2(state: dict[str, Tensor], size: Sam2Size, directory: str | Path, *
     }
     weights = directory / (WEIGHTS_NAME + ".part")
     save_file(half, weights, metadata={"format": "pt", "training": json.dumps(metadata)})
+    weights.chmod(0o644)  # the writer makes it private
     config = directory / (CONFIG_NAME + ".part")
     OmegaConf.save(OmegaConf.create(model_config(size)), config)
     config.replace(directory / CONFIG_NAME)
