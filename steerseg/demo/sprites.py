@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -91,6 +91,13 @@ class Atlas:
 
     catalogue: Catalogue
     images: Tensor
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, device: torch.device) -> Tensor:
+        """``images`` on a device; copied there once."""
+        if device not in self._copies:
+            self._copies[device] = self.images.to(device)
+        return self._copies[device]
 
     @property
     def names(self) -> list[str]:
