@@ -1,0 +1,205 @@
+"""From a wish for a proposal to the proposal: the store first, then one job for all who wish for the same."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ml_backend.executor import Executor, Priority, Ticket
+from ml_backend.metrics import Metrics, StageClock
+from ml_backend.proposals import ProposalFiles, StoredProposal
+from ml_backend.store import JobState, ProposalKey, Store, StoreError
+from ml_backend.worker import ProposeRequest
+from steerseg.errors import Cancelled, SteerSegError
+
+log = logging.getLogger(__name__)
+
+# Progress is written to the database at most this often, in seconds.
+_NOTE_INTERVAL = 1.0
+
+ProposalExecutor = Executor[ProposeRequest, StoredProposal]
+Owner = tuple[int, int]
+"""A project and a task that want a proposal."""
+
+
+@dataclass
+class Wish:
+    """A proposal that is there or on its way.
+
+    Attributes:
+        future: Where it or its error arrives.
+        ticket: Its work; ``None`` where it came from the store.
+    """
+
+    future: Future[StoredProposal]
+    ticket: Ticket[ProposeRequest, StoredProposal] | None = None
+
+    @property
+    def progress(self) -> str:
+        """In words, for an annotator who waits."""
+        ticket = self.ticket
+        if ticket is None or not ticket.stage:
+            return "waiting for the model"
+        return f"{ticket.stage}, {ticket.fraction:.0%}"
+
+
+@dataclass
+class _Job:
+    key: ProposalKey
+    id: int
+    wish: Wish
+    clock: StageClock
+    owners: set[Owner]
+    noted: float = field(default=0.0)
+    stage: str = ""
+
+
+class Proposer:
+    """Gives proposals for keys: stored ones at once, others by a job of the model process.
+
+    Args:
+        store: Where jobs and proposals are noted.
+        files: Where proposals lie.
+        executor: What runs the models.
+        metrics: What counts.
+    """
+
+    def __init__(
+        self, store: Store, files: ProposalFiles, executor: ProposalExecutor, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._executor = executor
+        self._metrics = metrics
+        # Reentrant: a job may end while it is being begun, in the same thread.
+        self._lock = threading.RLock()
+        self._jobs: dict[ProposalKey, _Job] = {}
+
+    def request(self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority) -> Wish:
+        """Ask for a proposal; returns at once, apart from a read of the store.
+
+        Args:
+            key: What makes it the same as another.
+            request: How to make it.
+            owner: Project and task that it is noted for.
+            priority: How urgent it is; a waiting job of the same key is moved forward.
+
+        Raises:
+            StoreError: The database cannot be used.
+            Cancelled: The server is stopping.
+        """
+        joined = self._join(key, owner, priority)
+        if joined is not None:
+            return joined
+        stored = self._stored(key, owner)
+        if stored is not None:
+            self._metrics.proposals.labels("cached").inc()
+            ready: Future[StoredProposal] = Future()
+            ready.set_result(stored)
+            return Wish(ready)
+        with self._lock:
+            # Someone else may have been as quick.
+            job = self._jobs.get(key)
+            if job is None:
+                return self._start(key, request, owner, priority)
+            job.owners.add(owner)
+        self._metrics.proposals.labels("joined").inc()
+        return job.wish
+
+    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> Wish | None:
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is None:
+                return None
+            job.owners.add(owner)
+        if job.wish.ticket is not None:
+            self._executor.promote(job.wish.ticket, priority)
+        self._metrics.proposals.labels("joined").inc()
+        return job.wish
+
+    def _stored(self, key: ProposalKey, owner: Owner) -> StoredProposal | None:
+        path = self._store.find_proposal(key)
+        if path is None:
+            return None
+        try:
+            proposal = self._files.load(path)
+        except StoreError as error:
+            log.warning("%s", error)
+            return None
+        self._note_owner(key, owner, path, proposal)
+        return proposal
+
+    def _start(self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority) -> Wish:
+        """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
+        job_id = self._store.add_job(
+            "propose", str(key), project_id=owner[0], task_id=owner[1], priority=priority
+        )
+        wish = Wish(Future())
+        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner})
+        try:
+            wish.ticket = self._executor.submit(
+                request,
+                priority=priority,
+                on_progress=lambda stage, fraction: self._progress(job, stage, fraction),
+            )
+        except Cancelled as error:
+            self._store.finish_job(job_id, JobState.CANCELLED, error=str(error))
+            raise
+        self._jobs[key] = job
+        wish.ticket.future.add_done_callback(lambda future: self._end(job, future))
+        return wish
+
+    def _progress(self, job: _Job, stage: str, fraction: float) -> None:
+        job.clock.enter(stage)
+        now = time.monotonic()
+        if stage != job.stage or now - job.noted >= _NOTE_INTERVAL:
+            job.stage, job.noted = stage, now
+            ticket = job.wish.ticket
+            attempts = 1 if ticket is None else ticket.attempts
+            self._store.update_job(job.id, stage=stage, fraction=fraction, attempts=attempts)
+
+    def _end(self, job: _Job, future: Future[StoredProposal]) -> None:
+        job.clock.enter(None)
+        error = future.exception()
+        try:
+            if error is None:
+                self._keep(job, future.result())
+            else:
+                self._note_failure(job, error)
+        except StoreError as trouble:
+            # The proposal itself is fine: whoever waits gets it, and it is made anew when asked for again.
+            log.error("the end of job %d could not be noted: %s", job.id, trouble)
+        finally:
+            self._forget(job)
+            if error is None:
+                job.wish.future.set_result(future.result())
+            else:
+                job.wish.future.set_exception(error)
+
+    def _keep(self, job: _Job, proposal: StoredProposal) -> None:
+        self._metrics.proposals.labels("computed").inc()
+        path = self._files.save(job.key, proposal)
+        # The first owner's note is what others find the proposal by; only then may the job be forgotten.
+        first, *_ = job.owners
+        self._note_owner(job.key, first, path, proposal)
+        self._forget(job)
+        for owner in job.owners - {first}:
+            self._note_owner(job.key, owner, path, proposal)
+        self._store.finish_job(job.id, JobState.DONE)
+
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.key, None)
+
+    def _note_failure(self, job: _Job, error: BaseException) -> None:
+        cancelled = isinstance(error, Cancelled)
+        self._metrics.proposals.labels("cancelled" if cancelled else "failed").inc()
+        message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
+        self._store.finish_job(job.id, JobState.CANCELLED if cancelled else JobState.FAILED, error=message)
+
+    def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
+        best = proposal.tracklets[0].score if proposal.tracklets else None
+        self._store.add_proposal(key, project_id=owner[0], task_id=owner[1], path=path, score=best)
