@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steerseg.errors import ConfigError
+from steerseg.presets import BUILT_IN, find_preset, load_preset
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_built_in_presets_are_valid(name: str) -> None:
+    preset = load_preset(find_preset(name))
+    assert preset.name == name
+    assert preset.config.keyframes == preset.keyframes
+    assert "{" not in preset.texts.grounding_question("the dog", ("red",))
+
+
+def test_the_7b_preset_names_the_papers_models_and_budgets() -> None:
+    preset = load_preset(find_preset("qwen2.5-vl-7b"))
+    assert preset.lvlm == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert preset.sam2 == "facebook/sam2-hiera-large"
+    assert (preset.keyframes, preset.video_tokens) == (16, 400)
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"demo, qwen2\.5-vl-7b"):
+        find_preset("nonsense")
+
+
+def test_a_misspelt_field_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "preset.json").write_text(json.dumps({"name": "x", "lvlm": "a", "sam2": "b", "keyframe": 3}))
+    with pytest.raises(ConfigError, match="keyframe"):
+        load_preset(tmp_path)
+    (tmp_path / "preset.json").write_text("{")
+    with pytest.raises(ConfigError, match="not a valid preset"):
+        load_preset(tmp_path)
+
+
+def test_misspelt_pipeline_fields_and_prompts_are_errors(tmp_path: Path) -> None:
+    card = {"name": "x", "lvlm": "a", "sam2": "b"}
+    (tmp_path / "preset.json").write_text(json.dumps({**card, "pipeline": {"head": "mean"}}))
+    with pytest.raises(ConfigError, match="PipelineConfig"):
+        _ = load_preset(tmp_path).config
+    (tmp_path / "preset.json").write_text(json.dumps({**card, "prompts": {"ground": "?"}}))
+    with pytest.raises(ConfigError, match="grounding"):
+        _ = load_preset(tmp_path).texts
+
+
+def test_folders_beside_the_file_win_over_hub_ids(tmp_path: Path) -> None:
+    (tmp_path / "lvlm").mkdir()
+    (tmp_path / "preset.json").write_text(json.dumps({"name": "x", "lvlm": "lvlm", "sam2": "facebook/sam2-hiera-tiny"}))
+    preset = load_preset(tmp_path)
+    assert preset.lvlm == str(tmp_path / "lvlm")
+    assert preset.sam2 == "facebook/sam2-hiera-tiny"
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, steerseg; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
