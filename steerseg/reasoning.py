@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steerseg.errors import ExpressionError
-from steerseg.lvlm.base import LVLM, VisionFeatures
+
+if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
+    from steerseg.lvlm.base import LVLM, VisionFeatures
 
 MAX_EXPRESSION_LENGTH = 1000
 MAX_ATTRIBUTES = 8
