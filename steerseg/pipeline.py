@@ -271,12 +271,16 @@ class SteerSeg:
     ) -> tuple[Tracklet, ...]:
         """Candidates on the keyframes, ranked there; the best ones over the whole video."""
         merge = self.lvlm.family.temporal_merge
-        candidates = self.tracker.candidates(encoded, points, config)
+        candidates = self.tracker.candidates(
+            encoded,
+            points,
+            config,
+            keyframes=maps.keyframes,
+            progress=lambda fraction: tell("candidates", fraction),
+        )
         if not candidates:
             return ()
-        on_keyframes = self.tracker.propagate(
-            encoded, candidates, frames=maps.keyframes, progress=lambda fraction: tell("candidates", fraction)
-        )
+        on_keyframes = self.tracker.propagate(encoded, candidates, frames=maps.keyframes)
         scores = rank_scores(
             on_keyframes.soft_masks(), maps, frame_weight=config.frame_weight, temporal_merge=merge
         )
