@@ -1,0 +1,254 @@
+"""The command line: ``steerseg segment VIDEO EXPRESSION -o DIR``.
+
+Each subcommand is a pair of functions: ``_add_<name>`` declares its arguments, ``_<name>`` runs it and
+returns the exit status. Heavy imports happen in the second, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, get_args
+
+from steerseg.config import Granularity, Heads, PipelineConfig
+from steerseg.errors import SteerSegError
+
+if TYPE_CHECKING:
+    from steerseg.pipeline import Proposal
+
+_ERROR, _INTERRUPTED = 2, 130
+
+_STAGES = {
+    "download": "downloading",
+    "decode": "decoding",
+    "load": "loading models",
+    "keyframes": "looking at keyframes",
+    "reasoning": "reasoning",
+    "grounding": "grounding",
+    "candidates": "trying candidates",
+    "tracking": "tracking",
+    "save": "writing files",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; the process's own when left out.
+
+    Returns:
+        0 on success, also when nothing was found; 2 on an error, which is told in one line; 130 on Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except SteerSegError as error:
+        print(f"steerseg: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _ERROR
+    except KeyboardInterrupt:
+        print("steerseg: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="steerseg",
+        description="Track what a text expression refers to, as masks over a video.",
+    )
+    parser.add_argument("--version", action="version", version=f"steerseg {version('steerseg')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_segment(commands)  # a further command is one more line here
+    return parser
+
+
+# --- segment -----------------------------------------------------------------------------------------------
+
+
+def _add_segment(commands: Any) -> None:
+    parser = commands.add_parser(
+        "segment",
+        help="track one expression over one video",
+        description="Track what EXPRESSION refers to in VIDEO and write masks, an overlay video and a "
+        "picture of the grounding maps.",
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file, a folder of frames or an http(s) URL")
+    parser.add_argument("expression", metavar="EXPRESSION", help='what to track, e.g. "the dog on the left"')
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the result"
+    )
+    _add_model_arguments(parser)
+    _add_method_arguments(parser)
+    reading = parser.add_argument_group("reading the video")
+    reading.add_argument("--stride", type=_positive, default=1, help="keep every N-th frame (default: 1)")
+    reading.add_argument("--fps", type=_positive_float, help="frame rate of a folder of frames (default: 25)")
+    reading.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let URLs lead to this machine and its local network",
+    )
+    parser.set_defaults(run=_segment)
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from steerseg.reasoning import check_expression
+
+    expression = check_expression(options.expression)
+    _prepare_folder(options.output)
+
+    from steerseg import SteerSeg, load_video
+
+    with ProgressBar() as progress:
+        video = load_video(
+            options.video,
+            stride=options.stride,
+            fps=options.fps,
+            allow_private_addresses=options.allow_private_addresses,
+            progress=progress,
+        )
+        progress("load", 0.0)
+        steerseg = SteerSeg.from_pretrained(options.preset, device=options.device)
+        progress("load", 1.0)
+        config = method_config(options, steerseg.config)
+        proposal = steerseg.propose(video, expression, config=config, progress=progress)
+        progress("save", 0.0)
+        proposal.save(options.output)
+        progress("save", 1.0)
+    print(summary(proposal, options.output))
+    return 0
+
+
+def summary(proposal: Proposal, folder: Path) -> str:
+    """What was found and where it lies, in a few lines for a person."""
+    from steerseg.masks import mask_area
+
+    total = len(proposal.pts)
+    visible = [sum(mask_area(rle) > 0 for rle in tracklet.rles) for tracklet in proposal.tracklets]
+    if proposal.tracklets:
+        score = f"score {proposal.best.score:.2f}"
+        lines = [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
+    else:
+        lines = [f'nothing found for "{proposal.expression}"; maps.png shows where the model looked']
+    if proposal.attributes:
+        lines.append(f"  attributes    {', '.join(proposal.attributes)}")
+    for rank, tracklet in enumerate(proposal.tracklets[1:], start=2):
+        label = "alternatives" if rank == 2 else ""
+        lines.append(
+            f"  {label:<12}  #{rank} on {visible[rank - 1]} of {total} frames (score {tracklet.score:.2f})"
+        )
+    names = ["proposal.json", "maps.png"]
+    if proposal.tracklets:
+        names[1:1] = ["overlay.mp4", f"masks{os.sep} ({total} pictures)"]
+    lines += [f"  {'files' if i == 0 else '':<12}  {folder / name}" for i, name in enumerate(names)]
+    return "\n".join(lines)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Find out before the work, not after it, that the result cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SteerSegError(
+            f"{folder} cannot be made a folder: {error.strerror}. Choose another -o."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SteerSegError(f"{folder} cannot be written. Choose another -o or change its permissions.")
+
+
+# --- What several commands share ---------------------------------------------------------------------------
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    models = parser.add_argument_group("models")
+    models.add_argument("--preset", default="demo", help="name or folder of a preset (default: demo)")
+    models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """The switches of :class:`PipelineConfig`; what is not given stays as the preset has it."""
+    method = parser.add_argument_group("method", "What is not given is as the preset says.")
+    method.add_argument("--no-reasoning", action="store_true", help="skip the step that names attributes")
+    method.add_argument("--no-soft-prompts", action="store_true", help="use the model's attention unsteered")
+    method.add_argument("--granularity", choices=get_args(Granularity), help="which grounding maps are used")
+    method.add_argument("--heads", choices=get_args(Heads), help="how attention heads are averaged")
+    method.add_argument("--keyframes", type=_positive, metavar="N", help="frames the language model sees")
+    method.add_argument("--alternatives", type=_positive, metavar="N", help="most tracklets in the result")
+
+
+def method_config(options: argparse.Namespace, base: PipelineConfig) -> PipelineConfig:
+    """The preset's configuration with what the command line changes."""
+    changes: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("granularity", "heads", "keyframes", "alternatives")
+        if getattr(options, name) is not None
+    }
+    if options.no_reasoning:
+        changes["reasoning"] = False
+    if options.no_soft_prompts:
+        changes["soft_prompts"] = False
+    return replace(base, **changes)
+
+
+class ProgressBar:
+    """One bar a stage on standard error; silent where that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """Show that ``fraction`` in [0, 1] of ``stage`` is done."""
+        if stage != self._stage:
+            from tqdm import tqdm
+
+            self._close()
+            self._stage = stage
+            self._bar = tqdm(
+                total=1.0,
+                desc=_STAGES.get(stage, stage),
+                bar_format="{desc:<22}{percentage:3.0f}% {bar:30} {elapsed}",
+                file=sys.stderr,
+                disable=None,
+            )
+        self._bar.update(max(0.0, min(1.0, fraction) - self._bar.n))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stage = self._bar = None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _positive_float(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
