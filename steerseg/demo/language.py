@@ -72,6 +72,15 @@ def _both(*verdicts: Verdicts) -> Verdicts:
     )
 
 
+def _quantile(values: NDArray[np.float32], share: float) -> float:
+    """As ``np.quantile``, several times faster on the few dozen values of one object."""
+    ordered = np.sort(values)
+    at = share * (len(ordered) - 1)
+    below = int(at)
+    above = min(below + 1, len(ordered) - 1)
+    return float(ordered[below] + (at - below) * (ordered[above] - ordered[below]))
+
+
 def _split(text: str) -> set[str]:
     return {item.strip() for item in text.split(",") if item.strip()}
 
@@ -158,6 +167,8 @@ class _View:
         self.eligible = [i for i in range(self.count) if self.seen.share[i] >= TARGET_SHARE]
         self._nouns = _noun_table(catalogue.names, catalogue.groups)
         self._traits = _trait_table(catalogue.names, catalogue.groups)
+        self._sides: dict[tuple[int, str], int] = {}
+        self._order: dict[tuple[int, int, str], bool] = {}
 
     # --- chance -----------------------------------------------------------------------------------------
 
@@ -237,15 +248,22 @@ class _View:
         return values[self.seen.seen[i]]
 
     def _side(self, i: int, place: str) -> int:
+        """Verdict on "on the left", "at the top" and so on, remembered."""
+        key = (i, place)
+        if key not in self._sides:
+            self._sides[key] = self._judge_side(i, place)
+        return self._sides[key]
+
+    def _judge_side(self, i: int, place: str) -> int:
         """Verdict on "on the left", "at the top" and so on: nearly always well inside that third or half."""
         values = self.along("x" if place in ("left", "right") else "y", i)
         if len(values) == 0:
             return NO
         if place in ("right", "bottom"):
             values = 1 - values
-        if np.quantile(values, 0.9) < 0.40:
+        if _quantile(values, 0.9) < 0.40:
             return YES
-        return NO if np.quantile(values, 0.25) > 0.5 else UNCLEAR
+        return NO if _quantile(values, 0.25) > 0.5 else UNCLEAR
 
     def place(self, place: str) -> Verdicts:
         verdicts = np.zeros(self.count, dtype=np.int8)
@@ -256,7 +274,7 @@ class _View:
                     continue
                 off = np.maximum(np.abs(x - 0.5), np.abs(y - 0.5))
                 verdicts[i] = (
-                    YES if np.quantile(off, 0.9) < 0.16 else NO if np.quantile(off, 0.1) > 0.24 else UNCLEAR
+                    YES if _quantile(off, 0.9) < 0.16 else NO if _quantile(off, 0.1) > 0.24 else UNCLEAR
                 )
             else:
                 verdicts[i] = _both(
@@ -266,6 +284,12 @@ class _View:
 
     def ahead(self, i: int, j: int, way: str) -> bool:
         """Whether i is clearly further left (right, higher, lower) than j whenever both are seen."""
+        key = (i, j, way)
+        if key not in self._order:
+            self._order[key] = self._judge_order(i, j, way)
+        return self._order[key]
+
+    def _judge_order(self, i: int, j: int, way: str) -> bool:
         both = self.seen.seen[i] & self.seen.seen[j]
         if both.sum() < max(2, 0.3 * both.size):
             return False
@@ -273,7 +297,7 @@ class _View:
         gap = (values[j] - values[i])[both]
         if way in ("right", "bottom"):
             gap = -gap
-        return bool(np.quantile(gap, 0.08) > 0.06)
+        return bool(_quantile(gap, 0.08) > 0.06)
 
     def best(self, among: Verdicts, better: Callable[[int, int], bool]) -> Verdicts | None:
         """Yes for the one of ``among`` that is better than every other; ``None`` if there is none."""
