@@ -1,15 +1,43 @@
-"""Point prompts -> tracklets, by SAM 2: frames encoded once, candidates decoded and propagated as batches."""
+"""Point prompts -> tracklets, by SAM 2: frames encoded once, candidates decoded and propagated as batches.
+
+This is a driver over the ``sam2`` package, not a fork of it: the package's own tracking step runs every
+frame. Its stock predictor loops over objects in Python and keeps the state of every frame; here all
+candidates advance as one batch, in both directions of time at once, and only the memory that can still be
+attended to is kept.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from steerseg.masks import RLE, decode_rle
+from steerseg.config import PipelineConfig
+from steerseg.errors import ModelError
+from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.points import PointPrompt
+from steerseg.video import Video
+
+Tick = Callable[[float], None]
+"""Told the fraction in [0, 1] that is done. May raise :class:`steerseg.errors.Cancelled` to stop the work."""
+
+_PIXEL_MEAN = (0.485, 0.456, 0.406)
+_PIXEL_STD = (0.229, 0.224, 0.225)
+_ENCODE_BATCH = {"cpu": 4, "cuda": 8}
+_FEATURE_BYTES = 2 << 30
+_MAX_ROWS = 32
+_TRUSTED_TARGETS = ("sam2.", "steerseg.demo.sam2.")
 
 
 @dataclass(frozen=True)
@@ -32,3 +60,843 @@ class Tracklet:
     def masks(self) -> NDArray[np.bool_]:
         """(T, H, W) bool."""
         return np.stack([decode_rle(rle) for rle in self.rles])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a person, or a map, says about one object on one frame: clicks and a box, or a mask.
+
+    Attributes:
+        frame: Index of the frame in the video.
+        points: (x, y) clicks, each coordinate in [0, 1] of the frame's width and height.
+        labels: Per click, whether it lies on the object.
+        box: (x, y, width, height) in [0, 1].
+        mask: (H, W) bool at the video's size; taken as the truth on that frame.
+    """
+
+    frame: int
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[bool, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+    mask: NDArray[np.bool_] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.points) != len(self.labels):
+            raise ValueError(f"{len(self.points)} points came with {len(self.labels)} labels; give one each")
+        if self.mask is None and not self.points and self.box is None:
+            raise ValueError("a prompt needs clicks, a box or a mask")
+        if self.mask is not None and (self.points or self.box is not None):
+            raise ValueError("a mask prompt is the truth on its frame; give no clicks or box beside it")
+
+    def place(self) -> PointPrompt:
+        """A point that stands for the prompt: the first click on the object, or the middle of box or mask."""
+        x, y = 0.5, 0.5
+        if self.mask is not None and self.mask.any():
+            rows, columns = np.nonzero(self.mask)
+            height, width = self.mask.shape
+            x, y = (float(columns.mean()) + 0.5) / width, (float(rows.mean()) + 0.5) / height
+        elif any(self.labels):
+            x, y = self.points[self.labels.index(True)]
+        elif self.box is not None:
+            x, y = self.box[0] + self.box[2] / 2, self.box[1] + self.box[3] / 2
+        return PointPrompt(frame=self.frame, x=x, y=y, value=1.0)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What SAM 2 keeps of one object on one frame, without a batch dimension.
+
+    Attributes:
+        logits: (h, w) low-resolution mask logits.
+        pointer: (C,) object pointer.
+        presence: (1,) object score logit.
+        features: (C_mem, h_mem, w_mem) spatial memory.
+    """
+
+    logits: Tensor
+    pointer: Tensor
+    presence: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """SAM 2's answer to one prompt.
+
+    Attributes:
+        point: What stands for the prompt.
+        iou: Predicted overlap in [0, 1].
+        logits: (h, w) low-resolution mask logits.
+        large: (S, S) mask logits at the model's input size.
+        pointer: (C,) object pointer.
+        presence: (1,) object score logit.
+        clicked: Whether clicks or a box led to it, and not a mask.
+    """
+
+    point: PointPrompt
+    iou: float
+    logits: Tensor
+    large: Tensor
+    pointer: Tensor
+    presence: Tensor
+    clicked: bool
+
+    @property
+    def score(self) -> float:
+        """Predicted overlap plus the map's value."""
+        return self.iou + self.point.value
+
+
+@dataclass(frozen=True)
+class _Track:
+    """One object on some frames: (F, h, w) mask logits and (F,) presence in [0, 1]."""
+
+    frames: tuple[int, ...]
+    logits: Tensor
+    presence: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An object that a prompt started, not yet or partly tracked.
+
+    Attributes:
+        prompt: Where it started.
+        score: Predicted overlap plus the map's value at the point, in [0, 2]; the first score.
+        predicted_iou: SAM 2's own estimate in [0, 1] of the mask's overlap with the object.
+    """
+
+    prompt: PointPrompt
+    score: float
+    predicted_iou: float
+    _memories: dict[int, _Memory] = field(repr=False)
+    _track: _Track | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """Candidates tracked over some frames.
+
+    Attributes:
+        candidates: The N candidates.
+        frames: The F frames, rising.
+        logits: (N, F, h, w) low-resolution mask logits on the CPU; the grid covers the whole frame.
+        frame_scores: (N, F) float32 probability in [0, 1] that the object is visible.
+        height: Of the video's frames.
+        width: Of the video's frames.
+    """
+
+    candidates: tuple[Candidate, ...]
+    frames: tuple[int, ...]
+    logits: Tensor = field(repr=False)
+    frame_scores: NDArray[np.float32] = field(repr=False)
+    height: int
+    width: int
+
+    def soft_masks(self) -> Tensor:
+        """(N, F, h, w) float32 probabilities in [0, 1] on SAM 2's own grid."""
+        return self.logits.float().sigmoid()
+
+    def frame_masks(self, index: int) -> Iterator[NDArray[np.bool_]]:
+        """The (H, W) bool masks of one candidate at the video's size, frame by frame."""
+        for logits in self.logits[index]:
+            full = F.interpolate(
+                logits[None, None].float(),
+                size=(self.height, self.width),
+                mode="bilinear",
+                align_corners=False,
+            )
+            yield (full[0, 0] > 0).numpy()
+
+    def masks(self, index: int) -> NDArray[np.bool_]:
+        """(F, H, W) bool masks of one candidate at the video's size."""
+        return np.stack(list(self.frame_masks(index)))
+
+    def tracklets(self) -> tuple[Tracklet, ...]:
+        """The candidates as tracklets of these frames, with a score of 0 until they are ranked."""
+        return tuple(
+            Tracklet(
+                rles=tuple(encode_rle(mask) for mask in self.frame_masks(i)),
+                frame_scores=self.frame_scores[i],
+                prompt=candidate.prompt,
+                score=0.0,
+            )
+            for i, candidate in enumerate(self.candidates)
+        )
+
+
+class EncodedVideo:
+    """A video with the image features of the frames that were needed so far.
+
+    Features are kept up to ``budget`` bytes, least recently used first out; within it every frame is encoded
+    once, however many expressions and candidates ask for it.
+    """
+
+    def __init__(self, video: Video, device: torch.device, budget: int) -> None:
+        self.frames: NDArray[np.uint8] = video.frames
+        self.device = device
+        self.budget = budget
+        self._bytes = 0
+        self._features: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.frames.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.frames.shape[2])
+
+    def missing(self, frames: Sequence[int]) -> list[int]:
+        """Those of ``frames`` whose features are not there, each once, rising."""
+        return sorted({frame for frame in frames if frame not in self._features})
+
+    def keep(self, frame: int, features: tuple[Tensor, ...], wanted: Sequence[int]) -> None:
+        """Store a frame's features; over budget, forget the longest unused frame that is not ``wanted``."""
+        self._features[frame] = features
+        self._bytes += _size(features)
+        while self._bytes > self.budget:
+            oldest = next((f for f in self._features if f not in wanted), None)
+            if oldest is None:
+                return
+            self._bytes -= _size(self._features.pop(oldest))
+
+    def get(self, frame: int) -> tuple[Tensor, ...]:
+        """Per level (C, h, w) features of an encoded frame."""
+        self._features.move_to_end(frame)
+        return self._features[frame]
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One object in one direction of time, counted from its first prompted frame.
+
+    Attributes:
+        owner: Index of the candidate.
+        path: Frames of the video in the order of tracking; the first is prompted.
+        memories: What is known from prompts, by place relative to the path's start, negative behind it.
+    """
+
+    owner: int
+    path: tuple[int, ...]
+    memories: dict[int, _Memory]
+
+
+class Tracker:
+    """A frozen SAM 2.
+
+    Args:
+        model: A ``SAM2VideoPredictor``, on its device.
+        version: Name and hash of configuration and weights.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        feature_bytes: How much of a video's image features is kept.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        version: str,
+        dtype: torch.dtype = torch.float32,
+        feature_bytes: int = _FEATURE_BYTES,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.version = version
+        self.device: torch.device = model.device
+        self.feature_bytes = feature_bytes
+        self._dtype = dtype
+        self._positions: list[Tensor] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._memory_position: Tensor | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tracker:
+        """Load SAM 2 from a folder or from the Hugging Face hub.
+
+        Args:
+            source: A folder with a configuration (``config.yaml``, or the only ``*.yaml``) and weights
+                (``model.safetensors``, or the only ``*.safetensors`` or ``*.pt``), or one of the hub's ids,
+                such as ``facebook/sam2.1-hiera-large``.
+            device: Where to run.
+            dtype: See :class:`Tracker`.
+
+        Raises:
+            ModelError: Nothing usable is there, or weights and configuration do not fit.
+        """
+        device = torch.device(device)
+        if Path(source).is_dir():
+            model, version = _load_folder(Path(source), device)
+        else:
+            model, version = _load_from_hub(str(source), device)
+        return cls(model, version=version, dtype=dtype)
+
+    # ------------------------------------------------------------------ frames
+
+    def open(self, video: Video) -> EncodedVideo:
+        """A video to track in; its frames are encoded when they are first needed."""
+        return EncodedVideo(video, self._storage(video), self.feature_bytes)
+
+    def encode(
+        self, encoded: EncodedVideo, frames: Sequence[int] | None = None, progress: Tick | None = None
+    ) -> None:
+        """Encode those of ``frames`` (all if left out) that are not yet, in batches."""
+        wanted = range(len(encoded)) if frames is None else frames
+        missing = encoded.missing(wanted)
+        batch = _ENCODE_BATCH.get(self.device.type, 4)
+        for start in range(0, len(missing), batch):
+            part = missing[start : start + batch]
+            for frame, features in zip(part, self._encode(encoded.frames[part]), strict=True):
+                kept = tuple(level.to(encoded.device) for level in features)
+                encoded.keep(frame, kept, wanted=part)
+            if progress is not None:
+                progress((start + len(part)) / len(missing))
+
+    def _storage(self, video: Video) -> torch.device:
+        """On the device, unless the features would take more than a third of its free memory."""
+        if self.device.type != "cuda":
+            return self.device
+        side = self.model.image_size
+        channels = self.model.hidden_dim
+        # Strides 4, 8 and 16 with an eighth, a quarter and all of the channels, two bytes each.
+        frame = 2 * channels * ((side // 4) ** 2 // 8 + (side // 8) ** 2 // 4 + (side // 16) ** 2)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        fits = min(len(video) * frame, self.feature_bytes) < free / 3
+        return self.device if fits else torch.device("cpu")
+
+    @torch.inference_mode()
+    def _encode(self, frames: NDArray[np.uint8]) -> list[tuple[Tensor, ...]]:
+        """(B, H, W, 3) uint8 RGB -> per frame and level (C, h, w) features, lowest resolution last."""
+        pixels = preprocess(torch.from_numpy(frames).to(self.device), self.model.image_size)
+        with self._precision():
+            output = self.model.forward_image(pixels)
+        levels = output["backbone_fpn"][-self.model.num_feature_levels :]
+        if not self._positions:
+            positions = output["vision_pos_enc"][-self.model.num_feature_levels :]
+            self._sizes = [(level.shape[-2], level.shape[-1]) for level in positions]
+            self._positions = [level[:1].flatten(2).permute(2, 0, 1) for level in positions]  # (h * w, 1, C)
+        return list(zip(*(level.unbind(0) for level in levels), strict=True))
+
+    def _vision(self, encoded: EncodedVideo, frames: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and position encodings of one frame per row, per level (h * w, N, C)."""
+        self.encode(encoded, frames)
+        rows = len(frames)
+        if len(set(frames)) == 1:
+            levels = [
+                level.to(self.device)[None].expand(rows, -1, -1, -1) for level in encoded.get(frames[0])
+            ]
+        else:
+            stored = [encoded.get(frame) for frame in frames]
+            levels = [torch.stack(level).to(self.device) for level in zip(*stored, strict=True)]
+        features = [level.flatten(2).permute(2, 0, 1) for level in levels]
+        return features, [position.expand(-1, rows, -1) for position in self._positions]
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.device.type == "cuda" and self._dtype is not torch.float32:
+            return torch.autocast("cuda", dtype=self._dtype)
+        return contextlib.nullcontext()
+
+    # ------------------------------------------------------------------ prompts
+
+    def candidates(
+        self,
+        encoded: EncodedVideo,
+        points: Sequence[PointPrompt],
+        config: PipelineConfig,
+        *,
+        keyframes: Sequence[int] | None = None,
+        progress: Tick | None = None,
+    ) -> list[Candidate]:
+        """Points -> different objects, tracked over the keyframes.
+
+        All points of a keyframe are decoded in one call. A candidate's first score is its predicted overlap
+        plus the map's value. On the keyframe of the best one, all that differ are tracked over the keyframes
+        as one batch; candidates of other keyframes that one of these tracks already covers are dropped; and
+        so on with the best of the rest (DecAF does the same one point at a time).
+
+        Args:
+            encoded: The video.
+            points: Prompts.
+            config: ``duplicate_iou`` and ``max_candidates`` count here.
+            keyframes: Where to track them; the points' own frames if left out. A later :meth:`propagate` over
+                the same frames costs nothing.
+            progress: Told of each tracked frame.
+
+        Returns:
+            Candidates in the order in which they were found; empty where no point gives a mask.
+        """
+        frames = tuple(sorted({*(keyframes or ()), *(point.frame for point in points)}))
+        by_frame: dict[int, list[PointPrompt]] = {}
+        for point in points:
+            by_frame.setdefault(point.frame, []).append(point)
+        self.encode(encoded, frames)
+        pool: list[_Decoded] = []
+        for frame, prompts in by_frame.items():
+            pool += _without_duplicates(self._decode_points(encoded, frame, prompts), config.duplicate_iou)
+
+        found: list[Candidate] = []
+        while pool and len(found) < config.max_candidates:
+            best = max(pool, key=lambda decoded: decoded.score)
+            group = [decoded for decoded in pool if decoded.point.frame == best.point.frame]
+            group = group[: config.max_candidates - len(found)]
+            started = [
+                Candidate(decoded.point, decoded.score, decoded.iou, {decoded.point.frame: memory})
+                for decoded, memory in zip(group, self._remember(encoded, group), strict=True)
+            ]
+            tracked = self._tracked(encoded, started, frames, progress)
+            found += tracked
+            pool = [
+                decoded
+                for decoded in pool
+                if decoded.point.frame != best.point.frame
+                and not any(_covers(c, decoded, config.duplicate_iou) for c in tracked)
+            ]
+        return found
+
+    def start(self, encoded: EncodedVideo, prompts: Sequence[Prompt]) -> Candidate:
+        """One object from prompts on one or several frames, each of which conditions the tracking.
+
+        Raises:
+            ValueError: No prompt, two on one frame, or a frame that the video does not have.
+        """
+        frames = [prompt.frame for prompt in prompts]
+        if not prompts or len(set(frames)) != len(frames):
+            raise ValueError(f"expected at least one prompt and one a frame, got frames {frames}")
+        if min(frames) < 0 or max(frames) >= len(encoded):
+            raise ValueError(f"prompted frames {frames}, but the video has frames 0 to {len(encoded) - 1}")
+        memories: dict[int, _Memory] = {}
+        quality = 1.0
+        for prompt in sorted(prompts, key=lambda prompt: prompt.frame):
+            decoded = self._decode_prompt(encoded, prompt)
+            quality = min(quality, decoded.iou)
+            memories[prompt.frame] = self._remember(encoded, [decoded])[0]
+        place = prompts[0].place()
+        return Candidate(place, quality + place.value, quality, memories)
+
+    def _decode_points(
+        self, encoded: EncodedVideo, frame: int, points: Sequence[PointPrompt]
+    ) -> list[_Decoded]:
+        """One positive click per row, a keyframe's in one call; clicks that hit nothing are left out."""
+        places = torch.tensor([[[point.x, point.y]] for point in points], dtype=torch.float32)
+        labels = torch.ones(len(points), 1, dtype=torch.int32)
+        decoded = self._decode(encoded, frame, points, clicks=self._clicks(places, labels))
+        return [answer for answer in decoded if bool((answer.logits > 0).any())]
+
+    def _decode_prompt(self, encoded: EncodedVideo, prompt: Prompt) -> _Decoded:
+        if prompt.mask is not None:
+            if prompt.mask.shape != (encoded.height, encoded.width):
+                raise ValueError(
+                    f"the mask is {prompt.mask.shape}, but the frames are {(encoded.height, encoded.width)}"
+                )
+            size = (self.model.image_size, self.model.image_size)
+            mask = torch.from_numpy(prompt.mask).float()[None, None]
+            mask = F.interpolate(mask, size=size, mode="bilinear", align_corners=False, antialias=True)
+            mask = (mask >= 0.5).float().to(self.device)
+            return self._decode(encoded, prompt.frame, [prompt.place()], mask=mask)[0]
+        places, labels = list(prompt.points), [int(label) for label in prompt.labels]
+        if prompt.box is not None:
+            x, y, width, height = prompt.box
+            places, labels = [(x, y), (x + width, y + height), *places], [2, 3, *labels]
+        clicks = self._clicks(
+            torch.tensor([places], dtype=torch.float32), torch.tensor([labels], dtype=torch.int32)
+        )
+        return self._decode(encoded, prompt.frame, [prompt.place()], clicks=clicks)[0]
+
+    def _clicks(self, places: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """(N, P, 2) places in [0, 1] -> SAM 2's pixel coordinates, to which it adds half a pixel itself."""
+        return {
+            "point_coords": (places * self.model.image_size - 0.5).to(self.device),
+            "point_labels": labels.to(self.device),
+        }
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        encoded: EncodedVideo,
+        frame: int,
+        points: Sequence[PointPrompt],
+        clicks: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+    ) -> list[_Decoded]:
+        """One prompt per row on one frame, without memory of other frames."""
+        features, positions = self._vision(encoded, [frame] * len(points))
+        with self._precision():
+            _, output, _, _ = self.model._track_step(
+                frame_idx=0,
+                is_init_cond_frame=True,
+                current_vision_feats=features,
+                current_vision_pos_embeds=positions,
+                feat_sizes=self._sizes,
+                point_inputs=clicks,
+                mask_inputs=mask,
+                output_dict={},
+                num_frames=1,
+                track_in_reverse=False,
+                prev_sam_mask_logits=None,
+            )
+        _, _, ious, logits, large, pointers, presence = output
+        # With several masks per prompt SAM 2 has taken the one that it believes in most.
+        best = ious.float().amax(dim=1).clamp(0, 1).tolist()
+        return [
+            _Decoded(point, best[i], logits[i, 0], large[i, 0], pointers[i], presence[i], clicks is not None)
+            for i, point in enumerate(points)
+        ]
+
+    @torch.inference_mode()
+    def _remember(self, encoded: EncodedVideo, decoded: Sequence[_Decoded]) -> list[_Memory]:
+        """Turn answers into the memories that condition other frames; all of one kind, in one call."""
+        features, _ = self._vision(encoded, [answer.point.frame for answer in decoded])
+        with self._precision():
+            memories, positions = self.model._encode_new_memory(
+                current_vision_feats=features,
+                feat_sizes=self._sizes,
+                pred_masks_high_res=torch.stack([answer.large for answer in decoded])[:, None],
+                object_score_logits=torch.stack([answer.presence for answer in decoded]),
+                is_mask_from_pts=decoded[0].clicked,
+            )
+        self._memory_position = positions[-1][:1]
+        return [
+            _Memory(answer.logits, answer.pointer, answer.presence, memory)
+            for answer, memory in zip(decoded, memories, strict=True)
+        ]
+
+    # ------------------------------------------------------------------ tracking
+
+    def propagate(
+        self,
+        encoded: EncodedVideo,
+        candidates: Sequence[Candidate],
+        frames: Sequence[int] | None = None,
+        progress: Tick | None = None,
+    ) -> Propagation:
+        """Track all candidates forwards and backwards from where they were prompted, as one batch.
+
+        Args:
+            encoded: The video.
+            candidates: What to track.
+            frames: Where to track; all frames of the video if left out. SAM 2 sees these and the prompted
+                frames as if they followed each other directly.
+            progress: Told of each tracked frame.
+        """
+        wanted = tuple(range(len(encoded))) if frames is None else tuple(sorted(set(frames)))
+        tracked = self._tracked(encoded, candidates, wanted, progress)
+        tracks = [candidate._track for candidate in tracked if candidate._track is not None]
+        if not tracks:
+            side = 4 * self.model.sam_image_embedding_size
+            logits = torch.zeros(0, len(wanted), side, side)
+            scores: NDArray[np.float32] = np.zeros((0, len(wanted)), dtype=np.float32)
+        else:
+            logits = torch.stack([track.logits for track in tracks])
+            scores = np.stack([track.presence for track in tracks])
+        return Propagation(tuple(tracked), wanted, logits, scores, encoded.height, encoded.width)
+
+    def _tracked(
+        self,
+        encoded: EncodedVideo,
+        candidates: Sequence[Candidate],
+        frames: tuple[int, ...],
+        progress: Tick | None,
+    ) -> list[Candidate]:
+        """The candidates with their tracks over ``frames``; tracks that are there already are kept."""
+        rows: dict[tuple[int, ...], list[_Row]] = {}
+        tracks: dict[int, _Builder] = {}
+        for owner, candidate in enumerate(candidates):
+            if candidate._track is not None and candidate._track.frames == frames:
+                continue
+            tracks[owner] = _Builder(frames)
+            for row in _rows(owner, candidate._memories, frames):
+                # Rows whose prompts lie at the same relative places can share one memory bank.
+                rows.setdefault(tuple(row.memories), []).append(row)
+        batches = [
+            group[start : start + _MAX_ROWS]
+            for group in rows.values()
+            for start in range(0, len(group), _MAX_ROWS)
+        ]
+        steps = sum(max(len(row.path) for row in batch) for batch in batches)
+        done = 0
+        for batch in batches:
+            for _ in self._advance(encoded, batch, tracks, num_frames=len(frames)):
+                done += 1
+                if progress is not None:
+                    progress(done / steps)
+        return [
+            replace(candidate, _track=tracks[owner].track()) if owner in tracks else candidate
+            for owner, candidate in enumerate(candidates)
+        ]
+
+    @torch.inference_mode()
+    def _advance(
+        self, encoded: EncodedVideo, rows: list[_Row], tracks: dict[int, _Builder], num_frames: int
+    ) -> Iterator[None]:
+        """Step all rows through their paths; yields after every step.
+
+        Places are counted from each row's own start, so that rows that start on different frames, or run in
+        different directions, share one batch: SAM 2 only knows differences of time. Longer paths come first,
+        and the batch shrinks from its end as paths end.
+        """
+        model = self.model
+        rows = sorted(rows, key=lambda row: -len(row.path))
+        memory: dict[str, dict[int, dict[str, Any]]] = {
+            "cond_frame_outputs": {},
+            "non_cond_frame_outputs": {},
+        }
+        for place in rows[0].memories:
+            memory["cond_frame_outputs"][place] = self._stacked([row.memories[place] for row in rows])
+        spatial_reach = model.num_maskmem * max(1, model.memory_temporal_stride_for_eval)
+        pointer_reach = max(spatial_reach, model.max_obj_ptrs_in_encoder)
+        lookahead = _ENCODE_BATCH.get(self.device.type, 4)
+        active = len(rows)
+        for place in range(len(rows[0].path)):
+            still = sum(len(row.path) > place for row in rows)
+            if still < active:
+                active = still
+                for outputs in memory.values():
+                    for known, output in outputs.items():
+                        outputs[known] = _first(output, active)
+            current = rows[:active]
+            if place in memory["cond_frame_outputs"]:
+                output = memory["cond_frame_outputs"][place]
+            else:
+                shown = [row.path[place] for row in current]
+                if encoded.missing(shown):
+                    soon = [frame for row in current for frame in row.path[place : place + lookahead]]
+                    self.encode(encoded, sorted(set(soon), key=soon.index))
+                features, positions = self._vision(encoded, shown)
+                with self._precision():
+                    output = model.track_step(
+                        frame_idx=place,
+                        is_init_cond_frame=False,
+                        current_vision_feats=features,
+                        current_vision_pos_embeds=positions,
+                        feat_sizes=self._sizes,
+                        point_inputs=None,
+                        mask_inputs=None,
+                        output_dict=memory,
+                        num_frames=num_frames,
+                    )
+                del output["pred_masks_high_res"]
+                recent = memory["non_cond_frame_outputs"]
+                recent[place] = output
+                if place - spatial_reach in recent:
+                    recent[place - spatial_reach]["maskmem_features"] = None
+                recent.pop(place - pointer_reach, None)
+            logits = output["pred_masks"][:, 0].float().cpu()
+            presence = output["object_score_logits"].float().sigmoid().cpu()
+            for i, row in enumerate(current):
+                tracks[row.owner].put(row.path[place], logits[i], float(presence[i]))
+            yield
+
+    def _stacked(self, memories: Sequence[_Memory]) -> dict[str, Any]:
+        """Memories of several rows in the layout of SAM 2's memory bank."""
+        position = self._memory_position
+        if position is None:
+            raise RuntimeError("no prompt has been remembered yet")
+        return {
+            "pred_masks": torch.stack([memory.logits for memory in memories])[:, None],
+            "obj_ptr": torch.stack([memory.pointer for memory in memories]),
+            "object_score_logits": torch.stack([memory.presence for memory in memories]),
+            "maskmem_features": torch.stack([memory.features for memory in memories]),
+            "maskmem_pos_enc": [position.expand(len(memories), -1, -1, -1)],
+        }
+
+
+class _Builder:
+    """Collects one candidate's answers from both directions of time."""
+
+    def __init__(self, frames: tuple[int, ...]) -> None:
+        self.frames = frames
+        self._place = {frame: i for i, frame in enumerate(frames)}
+        self._logits: list[Tensor | None] = [None] * len(frames)
+        self._presence = np.zeros(len(frames), dtype=np.float32)
+
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        """Note one frame; those that nobody asked for are passed over."""
+        place = self._place.get(frame)
+        if place is not None:
+            self._logits[place] = logits
+            self._presence[place] = presence
+
+    def track(self) -> _Track:
+        """All frames together."""
+        logits = [entry for entry in self._logits if entry is not None]
+        if len(logits) != len(self.frames):
+            raise RuntimeError("a track is asked for before all of its frames were tracked")
+        return _Track(self.frames, torch.stack(logits), self._presence)
+
+
+def _rows(owner: int, memories: dict[int, _Memory], frames: tuple[int, ...]) -> Iterator[_Row]:
+    """The ways forwards and backwards from the first prompted frame; a way of one frame is left out."""
+    first = min(memories)
+    onwards = sorted({*memories, *(frame for frame in frames if frame > first)})
+    back = [first, *(frame for frame in reversed(frames) if frame < first)]
+    places = {place: memories[frame] for place, frame in enumerate(onwards) if frame in memories}
+    if len(onwards) > 1 or len(back) == 1:
+        yield _Row(owner, tuple(onwards), places)
+    if len(back) > 1:
+        yield _Row(owner, tuple(back), {-place: memory for place, memory in places.items()})
+
+
+def _first(output: dict[str, Any], count: int) -> dict[str, Any]:
+    """The first ``count`` rows of a memory bank's entry."""
+    return {
+        name: [level[:count] for level in value]
+        if isinstance(value, list)
+        else value[:count]
+        if isinstance(value, Tensor)
+        else value
+        for name, value in output.items()
+    }
+
+
+def _overlap(a: Tensor, b: Tensor) -> float:
+    """Intersection over union of two bool masks; 0 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 0.0
+
+
+def _without_duplicates(decoded: Sequence[_Decoded], limit: float) -> list[_Decoded]:
+    """Best first, without answers that overlap a better one by more than ``limit``."""
+    kept: list[_Decoded] = []
+    for answer in sorted(decoded, key=lambda answer: -answer.score):
+        if all(_overlap(answer.logits > 0, other.logits > 0) <= limit for other in kept):
+            kept.append(answer)
+    return kept
+
+
+def _covers(candidate: Candidate, decoded: _Decoded, limit: float) -> bool:
+    """Whether a tracked candidate is the decoded object on the latter's keyframe."""
+    track = candidate._track
+    if track is None:
+        return False
+    logits = track.logits[track.frames.index(decoded.point.frame)]
+    return _overlap(logits > 0, decoded.logits.cpu() > 0) > limit
+
+
+def preprocess(frames: Tensor, size: int) -> Tensor:
+    """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
+    pixels = frames.permute(0, 3, 1, 2).float().div_(255)
+    pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    mean = pixels.new_tensor(_PIXEL_MEAN).view(3, 1, 1)
+    std = pixels.new_tensor(_PIXEL_STD).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def _load_folder(folder: Path, device: torch.device) -> tuple[Any, str]:
+    """A model from ``folder`` with its version."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    config_path = _only(folder, ("config.yaml",), ("*.yaml",), "a SAM 2 configuration")
+    weights_path = _only(folder, ("model.safetensors",), ("*.safetensors", "*.pt"), "SAM 2 weights")
+    config = OmegaConf.load(config_path)
+    if "model" not in config or "_target_" not in config.model:
+        raise ModelError(f"{config_path} is no SAM 2 configuration: it has no model with a _target_")
+    if config.model._target_ == "sam2.modeling.sam2_base.SAM2Base":
+        # The published configurations; the package adds these settings when it builds a video predictor.
+        config = OmegaConf.merge(config, OmegaConf.create({"model": _PUBLISHED_SETTINGS}))
+    OmegaConf.resolve(config)
+    for target in _targets(OmegaConf.to_container(config.model)):
+        if not target.startswith(_TRUSTED_TARGETS):
+            raise ModelError(
+                f"{config_path} asks for {target}, which is not part of SAM 2; it will not be run"
+            )
+    model = instantiate(config.model, _recursive_=True)
+    try:
+        model.load_state_dict(_load_weights(weights_path))
+    except RuntimeError as error:
+        raise ModelError(f"{weights_path} does not fit {config_path}: {error}") from error
+    return model.to(device), f"{folder.name}:{_digest(config_path, weights_path)}"
+
+
+_PUBLISHED_SETTINGS = {
+    "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor",
+    "binarize_mask_from_pts_for_mem_enc": True,
+    "sam_mask_decoder_extra_args": {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    },
+}
+
+
+def _load_from_hub(name: str, device: torch.device) -> tuple[Any, str]:
+    """One of the published models with its version."""
+    from huggingface_hub import hf_hub_download
+    from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES, build_sam2_video_predictor
+
+    if name not in HF_MODEL_ID_TO_FILENAMES:
+        known = ", ".join(sorted(HF_MODEL_ID_TO_FILENAMES))
+        raise ModelError(
+            f"{name!r} is neither a folder nor a published SAM 2; expected a folder or one of {known}"
+        )
+    config_name, weights_name = HF_MODEL_ID_TO_FILENAMES[name]
+    try:
+        weights = hf_hub_download(repo_id=name, filename=weights_name)
+    except OSError as error:
+        raise ModelError(
+            f"{name} could not be fetched from the Hugging Face hub ({error}); check the network, or pass a "
+            "folder with its configuration and weights"
+        ) from error
+    model = build_sam2_video_predictor(config_name, weights, device=str(device))
+    return model, f"{name}:{_digest(Path(weights))}"
+
+
+def _only(folder: Path, names: Sequence[str], patterns: Sequence[str], what: str) -> Path:
+    """The file of ``folder`` with one of ``names``, else the only one that matches a pattern."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise ModelError(f"expected {what} ({names[0]}) in {folder}, found {listed}")
+    return found[0]
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict in float32, from safetensors or from the published ``{"model": …}`` checkpoints."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state)
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every class that a configuration would instantiate."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _targets(child)
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]

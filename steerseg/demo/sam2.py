@@ -192,14 +192,14 @@ def model_config(size: Sam2Size = Sam2Size()) -> dict[str, Any]:
     }
 
 
-def build_sam2(size: Sam2Size = Sam2Size()) -> nn.Module:
+def build_sam2(size: Sam2Size = Sam2Size()) -> Any:
     """A freshly initialised ``SAM2VideoPredictor`` that learns from scratch in minutes.
 
     Three departures from random initialisation, each found necessary: the object score starts positive (a
     negative one replaces the masks by a constant, and no gradient flows), and the decoder's cross-attentions
     start with equal, orthogonal query and key projections, so that a click attends to its own place.
     """
-    model: nn.Module = instantiate(OmegaConf.create(model_config(size)["model"]))
+    model = instantiate(OmegaConf.create(model_config(size)["model"]))
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
     transformer = model.sam_mask_decoder.transformer
     crossings = [transformer.final_attn_token_to_image]

@@ -48,6 +48,8 @@ from steerseg.demo.sam2_objective import (
     video_losses,
     weighted_mean,
 )
+from steerseg.demo.sprites import load_atlas
+from steerseg.demo.world import VARIED_SIZES, Scene, WorldSpec, collate, render, sample_scene
 
 STATE_NAME = "train_state.json"
 LOG_NAME = "log.jsonl"
@@ -57,7 +59,14 @@ _IMAGE_MODES: tuple[Mode, ...] = ("box", "clicks", "box+click")
 _VIDEO_MODES: tuple[Mode, ...] = ("click", "click", "click", "click", "box", "mask")
 
 
-_WHOLE_CHANGES = ("images", "objects", "clips", "clip_frames", "scene_frames")
+TRAINING_WORLD = WorldSpec(
+    sizes=VARIED_SIZES, objects=(2, 6), lookalike=0.5, same_object=0.6, overlap=0.45, pan=0.25
+)
+"""More crowded and more often crossing than the clips that it is tested on."""
+_MOST_OBJECTS = TRAINING_WORLD.objects[1]
+_RENDER_SIZE = (270, 480)
+
+_WHOLE_CHANGES = ("images", "objects", "clips", "clip_frames")
 _REAL_CHANGES = ("video_from", "peak_lr", "ema")
 
 
@@ -79,8 +88,7 @@ class Recipe:
         warmup: Steps until the peak, in every run (a resumed run has fresh optimizer moments).
         weight_decay: On matrices.
         ema: Decay of the weight average.
-        render: Height and width at which clips are rendered before they become square.
-        scene_frames: Length of the sampled scenes.
+        lengths: Frames of the sampled scenes, one drawn per batch.
     """
 
     images: int = 64
@@ -96,81 +104,90 @@ class Recipe:
     warmup: int = 150
     weight_decay: float = 0.05
     ema: float = 0.998
-    render: tuple[int, int] = (270, 480)
-    scene_frames: int = 48
+    lengths: tuple[int, ...] = (24, 32, 48, 64, 96)
 
 
 class SceneStream(IterableDataset):
-    """Endless batches of sampled scenes; the sampling happens in worker processes, without tensors."""
+    """Endless batches of sampled scenes; the sampling happens in worker processes, without tensors.
 
-    def __init__(self, seed: int, batch: int, frames: int) -> None:
-        self.seed, self.batch, self.frames = seed, batch, frames
+    All scenes of a batch have one length, drawn from ``lengths``: a scene's whole motion fits into its
+    length, so short ones are fast.
+    """
 
-    def __iter__(self) -> Iterator[list[Any]]:
-        from steerseg.demo.world import WorldSpec, sample_scene
+    def __init__(self, seed: int, batch: int, lengths: tuple[int, ...]) -> None:
+        self.seed, self.batch, self.lengths = seed, batch, lengths
 
+    def __iter__(self) -> Iterator[list[Scene]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        spec = WorldSpec(frames=self.frames)
         while True:
+            length = int(rng.choice(self.lengths))
+            spec = replace(TRAINING_WORLD, frames=(length, length))
             yield [sample_scene(rng, spec) for _ in range(self.batch)]
 
 
-def scene_batches(seed: int, batch: int, frames: int, workers: int) -> Iterator[list[Any]]:
+def scene_batches(seed: int, recipe: Recipe, workers: int) -> Iterator[list[Scene]]:
     """Batches of scenes from ``workers`` processes; from this process with 0."""
     loader = DataLoader(
-        SceneStream(seed, batch, frames),
+        SceneStream(seed, recipe.images, recipe.lengths),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if workers else None,
         # Scenes are arrays: they travel through pipes as they are, not through shared memory.
-        collate_fn=lambda scenes: scenes,
+        collate_fn=_as_they_are,
     )
     return iter(loader)
+
+
+def _as_they_are(scenes: list[Scene]) -> list[Scene]:
+    return scenes
 
 
 class Renderer:
     """Scenes -> square pictures as the model sees them, with the topmost object of every pixel."""
 
-    def __init__(self, size: int, recipe: Recipe, device: torch.device) -> None:
-        from steerseg.demo.sprites import load_atlas
-
-        self.size, self.recipe, self.device = size, recipe, device
-        atlas = load_atlas()
-        self.atlas = replace(atlas, images=atlas.images.to(device))
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.size, self.device = size, device
+        self.atlas = load_atlas()
 
     @torch.no_grad()
-    def __call__(self, scenes: Sequence[Any], frames: Sequence[int], augment: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, scenes: Sequence[Scene], frames: Sequence[int], render_size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Render the same ``frames`` of every scene.
+
+        Args:
+            scenes: B scenes of one length.
+            frames: T frame indices.
+            render_size: Height and width at which to draw before the picture is resized to the model's
+                square, as it is with real videos; the square itself if left out.
 
         Returns:
             (B, T, 3, S, S) float in [0, 1] and (B, T, S, S) uint8 ids, 0 for background.
         """
-        from steerseg.demo.world import collate, render
-
-        images, ids = render(collate(scenes), self.atlas, frames, size=self.recipe.render, device=self.device)
-        pixels = images.flatten(0, 1).float()
-        if not images.is_floating_point():
-            pixels = pixels / 255
         square = (self.size, self.size)
-        pixels = F.interpolate(pixels, size=square, mode="bilinear", antialias=True, align_corners=False)
-        if augment:
-            pixels = disturb(pixels, len(scenes))
-        labels = F.interpolate(ids.flatten(0, 1)[:, None].float(), size=square, mode="nearest-exact")
+        images, ids = render(
+            collate(list(scenes)), self.atlas, list(frames), size=render_size or square, device=self.device
+        )
+        # The renderer's tensors cannot take part in a backward pass; these new ones can.
+        pixels = images.flatten(0, 1).float() / 255
+        labels = ids.flatten(0, 1)[:, None].float()
+        if render_size is not None:
+            pixels = F.interpolate(pixels, size=square, mode="bilinear", antialias=True, align_corners=False)
+            labels = F.interpolate(labels, size=square, mode="nearest-exact")
         shape = (len(scenes), len(frames))
-        return pixels.clamp(0, 1).unflatten(0, shape), labels[:, 0].to(torch.uint8).unflatten(0, shape)
+        return pixels.unflatten(0, shape), labels[:, 0].to(torch.uint8).unflatten(0, shape)
 
 
-def disturb(pixels: Tensor, clips: int) -> Tensor:
-    """Vary exposure and contrast per clip and add noise, as cameras and codecs do: (B * T, 3, S, S)."""
-    shape = (clips, 1, 1, 1, 1)
-    contrast = 1 + 0.2 * (2 * torch.rand(shape, device=pixels.device) - 1)
-    exposure = 0.1 * (2 * torch.rand(shape, device=pixels.device) - 1)
-    noise = 0.03 * torch.rand(shape, device=pixels.device)
-    clip = pixels.unflatten(0, (clips, -1))
-    clip = (clip - 0.5) * contrast + 0.5 + exposure + noise * torch.randn_like(clip)
-    return clip.flatten(0, 1)
+def disturb(clips: Tensor) -> Tensor:
+    """Vary exposure and contrast per clip and add noise, as cameras do: (B, T, 3, S, S) in [0, 1]."""
+    shape = (len(clips), 1, 1, 1, 1)
+    contrast = 1 + 0.2 * (2 * torch.rand(shape, device=clips.device) - 1)
+    exposure = 0.1 * (2 * torch.rand(shape, device=clips.device) - 1)
+    noise = 0.03 * torch.rand(shape, device=clips.device)
+    clips = (clips - 0.5) * contrast + 0.5 + exposure + noise * torch.randn_like(clips)
+    return clips.clamp(0, 1)
 
 
 def clip_indices(rng: random.Random, length: int, count: int, stride: int) -> list[int]:
@@ -271,6 +288,16 @@ def compile_trunk(model: Any, log: Callable[..., None]) -> None:
     trunk.forward = forward
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """What a step tells the log; tensors stay on the device until they are written."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    overlap: Tensor
+    norm: float
+
+
 class Trainer:
     """One run: builds or resumes the model, steps until the time is over, validates, exports."""
 
@@ -288,10 +315,10 @@ class Trainer:
         self.step, before = int(resumed["step"]), resumed["seconds"]
         # Worker processes are forked before the device is touched.
         seed = arguments.seed * 1_000_003 + self.step
-        self.scenes = scene_batches(seed, self.recipe.images, self.recipe.scene_frames, arguments.workers)
+        self.scenes = scene_batches(seed, self.recipe, arguments.workers)
 
         torch.manual_seed(arguments.seed)
-        model: Any = build_sam2(self.size)
+        model = build_sam2(self.size)
         if arguments.resume:
             folder = Path(arguments.resume)
             model.load_state_dict(load_file(folder / WEIGHTS_NAME))
@@ -299,7 +326,7 @@ class Trainer:
             if old_log.exists() and old_log.resolve() != (self.out / LOG_NAME).resolve():
                 (self.out / LOG_NAME).write_bytes(old_log.read_bytes())
         self.log_file = (self.out / LOG_NAME).open("a", encoding="utf-8")
-        self.model = model.to(self.device).train()
+        self.model: Any = model.to(self.device).train()
         full_precision_positions(self.model)
         self.reference: Any = build_sam2(self.size).to(self.device).eval().requires_grad_(False)
         self.reference.load_state_dict(self.model.state_dict())
@@ -311,7 +338,7 @@ class Trainer:
         self.weights = LossWeights()
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
-        self.renderer = Renderer(self.size.image_size, self.recipe, self.device)
+        self.renderer = Renderer(self.size.image_size, self.device)
         if arguments.compile and self.cuda:
             compile_trunk(self.model, self.log)
         if self.cuda:
@@ -345,34 +372,37 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cuda)
 
     def _targets(self, ids: Tensor, objects: int) -> Targets:
-        return choose_objects(ids, objects, most=self.arguments.most_objects)
+        return choose_objects(ids, objects, most=_MOST_OBJECTS)
 
-    def image_step(self, scenes: Sequence[Any]) -> tuple[Losses, Tensor]:
+    def _render(self, scenes: Sequence[Scene], frames: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Disturbed pictures, half of them resized as those of a real video are."""
+        images, ids = self.renderer(scenes, frames, _RENDER_SIZE if self.rng.random() < 0.5 else None)
+        return normalise_images(disturb(images)), ids
+
+    def image_step(self, scenes: Sequence[Scene]) -> tuple[Losses, Tensor]:
         """Forward pass of an image step: losses, mean overlap of one click."""
-        frame = self.rng.randrange(self.recipe.scene_frames)
-        images, ids = self.renderer(scenes, [frame], augment=True)
+        images, ids = self._render(scenes, [self.rng.randrange(scenes[0].num_frames)])
         with self.autocast():
             return image_losses(
                 self.model,
-                normalise_images(images[:, 0]),
+                images[:, 0],
                 self._targets(ids, self.recipe.objects),
                 self.rng.choice(_IMAGE_MODES),
                 self.weights,
                 chunk=self.recipe.images,
             )
 
-    def video_step(self, scenes: Sequence[Any]) -> tuple[Losses, Tensor]:
+    def video_step(self, scenes: Sequence[Scene]) -> tuple[Losses, Tensor]:
         """Forward pass of a video step: losses, mean overlap on the frames after the prompt."""
         recipe = self.recipe
-        frames = clip_indices(
-            self.rng, recipe.scene_frames, recipe.clip_frames, self.rng.choice(recipe.strides)
-        )
-        images, ids = self.renderer(scenes[: recipe.clips], frames, augment=True)
+        stride = self.rng.choice(recipe.strides)
+        frames = clip_indices(self.rng, scenes[0].num_frames, recipe.clip_frames, stride)
+        images, ids = self._render(scenes[: recipe.clips], frames)
         correct_at = self.rng.randrange(2, recipe.clip_frames) if self.rng.random() < 0.25 else None
         with self.autocast():
             return video_losses(
                 self.model,
-                normalise_images(images),
+                images,
                 self._targets(ids, recipe.clip_objects),
                 self.rng.choice(_VIDEO_MODES),
                 self.weights,
@@ -380,12 +410,9 @@ class Trainer:
                 correct_at=correct_at,
             )
 
-    def update(self, losses: Losses, step_of_run: int) -> float:
-        """Backward pass and optimizer step; a step with a gradient that is not finite is dropped.
-
-        Returns:
-            The gradient's norm.
-        """
+    def one_step(self, kind: str, scenes: Sequence[Scene], step_of_run: int) -> StepReport:
+        """Forward and backward pass and optimizer step; one with a gradient that is not finite is dropped."""
+        losses, overlap = (self.video_step if kind == "video" else self.image_step)(scenes)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(step_of_run)
         self.optimizer.zero_grad(set_to_none=True)
@@ -396,7 +423,7 @@ class Trainer:
             self.average.update(self.model)
         else:
             self.log(event="dropped_step", step=self.step, norm=str(norm))
-        return norm
+        return StepReport(losses.total.detach(), losses.terms, overlap.detach(), norm)
 
     def run(self) -> None:
         """Train until the time is over or a signal asks to stop; always exports."""
@@ -420,11 +447,9 @@ class Trainer:
             kind = "video" if self.schedule.video(self.step) else "image"
             scenes = next(self.scenes)
             try:
-                losses, overlap = (self.video_step if kind == "video" else self.image_step)(scenes)
-                norm = self.update(losses, step_of_run)
+                report = self.one_step(kind, scenes, step_of_run)
             except torch.cuda.OutOfMemoryError:
                 self.optimizer.zero_grad(set_to_none=True)
-                losses = None  # type: ignore[assignment] # frees the graph before the cache is emptied
                 torch.cuda.empty_cache()
                 self._shrink(kind)
                 continue
@@ -438,7 +463,7 @@ class Trainer:
                 continue
             failures = 0
             since[kind] += 1
-            overlaps[kind].append(overlap.detach())
+            overlaps[kind].append(report.overlap)
             self.step += 1
             step_of_run += 1
             now = time.monotonic()
@@ -447,9 +472,9 @@ class Trainer:
                     "step": self.step,
                     "minutes": (self.schedule.before + self.schedule.spent) / 60,
                     "kind": kind,
-                    "loss": losses.total.item(),
-                    **{name: value.item() for name, value in losses.terms.items()},
-                    "norm": norm,
+                    "loss": report.loss.item(),
+                    **{name: value.item() for name, value in report.terms.items()},
+                    "norm": report.norm,
                     "lr": self.optimizer.param_groups[0]["lr"],
                 }
                 for name, values in overlaps.items():
@@ -489,16 +514,14 @@ class Trainer:
     @torch.no_grad()
     def validate(self, preview: bool = False) -> None:
         """Overlap of the averaged weights on fixed scenes: one click on an image, a tracked clip."""
-        from steerseg.demo.world import WorldSpec, sample_scene
-
         self.average.copy_to(self.reference)
         rng = np.random.default_rng(20_240_807)
-        spec = WorldSpec(frames=self.recipe.scene_frames)
+        # Clips as users see them, each with an object that training never shows.
+        spec = WorldSpec(frames=(48, 48), split="heldout")
         scenes = [sample_scene(rng, spec) for _ in range(self.arguments.validation_scenes)]
         cpu_state, cuda_state = torch.get_rng_state(), torch.cuda.get_rng_state() if self.cuda else None
         torch.manual_seed(0)
-        frames = list(range(0, self.recipe.scene_frames, max(1, self.recipe.scene_frames // 12)))
-        images, ids = self.renderer(scenes, frames, augment=False)
+        images, ids = self.renderer(scenes, range(0, 48, 4), _RENDER_SIZE)
         result: dict[str, float] = {}
         with self.autocast():
             targets = self._targets(ids, 2)
@@ -615,7 +638,7 @@ def recipe_from(arguments: argparse.Namespace) -> Recipe:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="folder for weights, configuration, state and log")
     parser.add_argument("--minutes", type=float, required=True, help="length of this run")
     parser.add_argument("--total-minutes", type=float, help="of the whole training, earlier runs included")
@@ -626,7 +649,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--tiny", action="store_true", help="a much smaller model, to try the training")
     parser.add_argument("--max-steps", type=float, default=math.inf)
-    parser.add_argument("--most-objects", type=int, default=8, help="highest number of objects in a scene")
     parser.add_argument("--validation-scenes", type=int, default=48)
     parser.add_argument("--validate-seconds", type=float, default=75)
     parser.add_argument("--save-seconds", type=float, default=110)
