@@ -15,7 +15,8 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -26,6 +27,69 @@ from steerseg.errors import VideoError
 _CHUNK = 1 << 16
 _HEADERS = {"User-Agent": "steerseg", "Accept": "*/*", "Accept-Encoding": "identity"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class DownloadError(VideoError):
+    """A download failed.
+
+    Attributes:
+        status: The HTTP status that the server answered with, where that was the reason.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DownloadTimeoutError(DownloadError):
+    """The server did not answer, or the content did not arrive, in time."""
+
+
+class DownloadTooLargeError(DownloadError):
+    """The content is larger than allowed."""
+
+
+class AddressRefusedError(DownloadError):
+    """An address on the way may not be asked."""
+
+
+class HopPolicy:
+    """What a download may do at each address on its way; this one suits the URL of a stranger.
+
+    Args:
+        allow_private_addresses: Also fetch from loopback and private addresses.
+    """
+
+    def __init__(self, allow_private_addresses: bool = False) -> None:
+        self._allow_private_addresses = allow_private_addresses
+
+    def check(self, url: str) -> None:
+        """Refuse an address by raising an error, before its host is resolved."""
+
+    def headers(self, url: str) -> Mapping[str, str]:
+        """Headers for this address alone; a token for one host never reaches the next."""
+        return {}
+
+    def allows_private(self, url: str) -> bool:
+        """Whether this address may resolve to a loopback or private one."""
+        return self._allow_private_addresses
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a server said about the content.
+
+    Attributes:
+        content_type: Empty when it gave none.
+        etag: Likewise.
+        last_modified: Likewise.
+        modified: ``False`` where it answered that the content is the one we have; nothing was written then.
+    """
+
+    content_type: str
+    etag: str
+    last_modified: str
+    modified: bool
 
 
 def is_public_address(address: str) -> bool:
@@ -79,15 +143,46 @@ def download(
         The content type as the server gave it, empty when it gave none.
 
     Raises:
-        VideoError: The URL cannot be used, its host is not public, the server fails or is too slow, or the
+        DownloadError: The URL cannot be used, its host is not public, the server fails or is too slow, or the
             content is larger than ``max_bytes``.
     """
+    return fetch(
+        url,
+        destination,
+        policy=HopPolicy(allow_private_addresses),
+        max_bytes=max_bytes,
+        timeout=timeout,
+        deadline=deadline,
+        max_redirects=max_redirects,
+        progress=progress,
+    ).content_type
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    policy: HopPolicy,
+    max_bytes: int,
+    timeout: float = 20.0,
+    deadline: float = 900.0,
+    max_redirects: int = 5,
+    progress: Callable[[float], None] | None = None,
+) -> Fetched:
+    """Like :func:`download`, with a policy that decides at every hop.
+
+    Raises:
+        DownloadError: As for :func:`download`; also whatever the policy raises.
+    """
     shown = redact_url(url)
-    with _Guard(shown, deadline, allow_private_addresses) as guard:
+    with _Guard(shown, deadline) as guard:
         try:
-            connection, response = _follow(url, guard, timeout, max_redirects)
-            with connection, response, destination.open("wb") as file:
-                _copy(response, file, max_bytes, shown, progress)
+            connection, response = _follow(url, guard, policy, timeout, max_redirects)
+            modified = response.status != http.HTTPStatus.NOT_MODIFIED
+            with connection, response:
+                if modified:
+                    with destination.open("wb") as file:
+                        _copy(response, file, max_bytes, shown, progress)
             guard.check_deadline()
         except (OSError, http.client.HTTPException, VideoError) as error:
             destination.unlink(missing_ok=True)
@@ -95,43 +190,52 @@ def download(
                 raise guard.too_slow() from error
             if isinstance(error, VideoError):
                 raise
-            raise VideoError(f"{shown} could not be fetched: {_describe(error, timeout)}") from error
+            kind = DownloadTimeoutError if isinstance(error, TimeoutError) else DownloadError
+            raise kind(f"{shown} could not be fetched: {_describe(error, timeout)}") from error
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
-    return str(response.headers.get_content_type())
+    return Fetched(
+        content_type=str(response.headers.get_content_type()) if "Content-Type" in response.headers else "",
+        etag=response.headers.get("ETag", ""),
+        last_modified=response.headers.get("Last-Modified", ""),
+        modified=modified,
+    )
 
 
 def _follow(
-    url: str, guard: _Guard, timeout: float, max_redirects: int
+    url: str, guard: _Guard, policy: HopPolicy, timeout: float, max_redirects: int
 ) -> tuple[contextlib.closing[http.client.HTTPConnection], http.client.HTTPResponse]:
     """Ask for the URL, and for those it redirects to, until a server answers with content."""
     shown = redact_url(url)
     for _ in range(max_redirects + 1):
         url = _clean_url(url)
+        policy.check(url)
+        guard.allow_private_addresses = policy.allows_private(url)
         parts = urlsplit(url)
         kind = _HTTPSConnection if parts.scheme.lower() == "https" else _HTTPConnection
         port = parts.port or kind.default_port
         connection = kind(parts.hostname or "", port, guard=guard, timeout=timeout)
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         try:
-            connection.request("GET", target, headers=_HEADERS)
+            connection.request("GET", target, headers={**_HEADERS, **policy.headers(url)})
             response = connection.getresponse()
         except BaseException:
             connection.close()
             raise
         location = response.headers.get("Location")
-        if response.status == http.HTTPStatus.OK:
+        if response.status in (http.HTTPStatus.OK, http.HTTPStatus.NOT_MODIFIED):
             return contextlib.closing(connection), response
         # The body of any other answer is never read: it may be endless.
         connection.close()
         if response.status not in _REDIRECTS or not location:
-            raise VideoError(
+            raise DownloadError(
                 f"{shown} could not be fetched: the server answered {response.status} {response.reason}. "
-                "Check the address, and that the file can be read without signing in."
+                "Check the address, and that the file can be read without signing in.",
+                response.status,
             )
         url = urljoin(url, location)
-    raise VideoError(
+    raise DownloadError(
         f"{shown} could not be fetched: it redirects more than {max_redirects} times. Give the final address "
         "of the file."
     )
@@ -158,9 +262,9 @@ def _clean_url(url: str) -> str:
     except ValueError:
         port_is_valid = False
     if not port_is_valid or parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise VideoError(f"{shown} is not a usable URL; expected http://host/path or https://host/path.")
+        raise DownloadError(f"{shown} is not a usable URL; expected http://host/path or https://host/path.")
     if "@" in parts.netloc:
-        raise VideoError(
+        raise DownloadError(
             f"{shown} was given with a user name or password, which is not supported. Use a signed URL or "
             "download the file first."
         )
@@ -180,13 +284,13 @@ def _copy(
     header = response.headers.get("Content-Length", "")
     declared = int(header) if header.isdecimal() else None
     if declared is not None and declared > max_bytes:
-        raise VideoError(_too_large(shown, max_bytes))
+        raise DownloadTooLargeError(_too_large(shown, max_bytes))
     received = 0
     # `read1` returns what has arrived; `read` would wait for a full chunk, past every sign of life.
     while chunk := response.read1(_CHUNK):
         received += len(chunk)
         if received > max_bytes:
-            raise VideoError(_too_large(shown, max_bytes))
+            raise DownloadTooLargeError(_too_large(shown, max_bytes))
         file.write(chunk)
         if progress is not None and declared:
             progress(min(1.0, received / declared))
@@ -204,10 +308,10 @@ def _too_large(shown: str, max_bytes: int) -> str:
 class _Guard:
     """Opens the sockets of one download: only to allowed addresses, and closed at the deadline."""
 
-    def __init__(self, shown: str, deadline: float, allow_private_addresses: bool) -> None:
+    def __init__(self, shown: str, deadline: float) -> None:
+        self.allow_private_addresses = False  # set for each hop
         self._shown = shown
         self._deadline = deadline
-        self._allow_private_addresses = allow_private_addresses
         self._sockets: list[socket.socket] = []
         self._expired = threading.Event()
         # A server that sends a byte now and then never trips the timeout of a single wait.
@@ -230,8 +334,8 @@ class _Guard:
     def expired(self) -> bool:
         return self._expired.is_set()
 
-    def too_slow(self) -> VideoError:
-        return VideoError(
+    def too_slow(self) -> DownloadTimeoutError:
+        return DownloadTimeoutError(
             f"{self._shown} did not arrive within {self._deadline:g} s. Download it first and give the file."
         )
 
@@ -257,11 +361,13 @@ class _Guard:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:
-            raise VideoError(f"{self._shown} names a host that cannot exist. Check the address.") from error
-        if not self._allow_private_addresses:
+            raise DownloadError(
+                f"{self._shown} names a host that cannot exist. Check the address."
+            ) from error
+        if not self.allow_private_addresses:
             for *_, place in found:
                 if not is_public_address(str(place[0])):
-                    raise VideoError(
+                    raise AddressRefusedError(
                         f"{self._shown} leads to {host}, a private or local address, which is refused. Give "
                         "a public address or a local file, or allow private addresses "
                         "(--allow-private-addresses) where you trust the address."
