@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle as decode_brush
@@ -20,16 +20,14 @@ from ml_backend.label_studio.config import FramesSide, MaskControl, VideoSide, c
 from ml_backend.label_studio.keyframes import Keyframe, interpolate, thin_keyframes
 from ml_backend.label_studio.outlines import Outline, mask_to_outlines, outlines_to_mask
 from steerseg.errors import SteerSegError
-from steerseg.masks import decode_rle, mask_area, mask_box
-
-if TYPE_CHECKING:  # it comes with the model libraries, which the server's process does without
-    from steerseg.tracking import Tracklet
+from steerseg.masks import RLE, decode_rle, mask_area, mask_box
 
 __all__ = [
     "Keyframe",
     "PageMask",
     "RegionError",
     "Result",
+    "Track",
     "interpolate",
     "masks_by_page",
     "note",
@@ -53,6 +51,16 @@ _DECIMALS = 3  # of percents; a thousandth of a percent is far below a pixel
 _MASK_TYPES = frozenset(
     kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
 )
+
+
+class Track(Protocol):
+    """What is written of a tracklet; :class:`steerseg.tracking.Tracklet` has it, and so has a stored one."""
+
+    @property
+    def rles(self) -> Sequence[RLE]: ...
+
+    @property
+    def frame_scores(self) -> NDArray[np.float32]: ...
 
 
 class RegionError(SteerSegError):
@@ -95,7 +103,7 @@ def note(expression: str, attributes: Sequence[str] = ()) -> list[str]:
 
 
 def tracklet_to_frames_regions(
-    tracklet: Tracklet,
+    tracklet: Track,
     side: FramesSide,
     *,
     object_id: str,
@@ -144,7 +152,7 @@ def tracklet_to_frames_regions(
 
 
 def tracklet_to_video_region(
-    tracklet: Tracklet,
+    tracklet: Track,
     side: VideoSide,
     *,
     object_id: str,
@@ -317,7 +325,7 @@ def track_boxes(result: Mapping[str, Any], frames_count: int | None = None) -> N
         ) from error
 
 
-def _percent_boxes(tracklet: Tracklet) -> NDArray[np.float64]:
+def _percent_boxes(tracklet: Track) -> NDArray[np.float64]:
     """(T, 4) x, y, width, height in percent, rounded; NaN where the mask is empty."""
     boxes = np.full((len(tracklet.rles), 4), np.nan)
     for i, rle in enumerate(tracklet.rles):
