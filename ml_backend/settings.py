@@ -101,7 +101,14 @@ class Settings(BaseSettings):
         False, description="Allow media from private and loopback addresses other than Label Studio's own."
     )
     max_download_mib: int = Field(2048, ge=1, description="Largest media file in MiB.")
+    media_cache_mib: int = Field(
+        10_240, ge=1, description="Size in MiB that the cache of media is kept below, where it can be."
+    )
     download_timeout: float = Field(60.0, gt=0, description="Seconds that one file may take to download.")
+    local_roots: tuple[Path, ...] = Field(
+        (),
+        description='Folders below which tasks may name paths of this machine, as JSON (`["/videos"]`).',
+    )
     local_files_root: Path | None = Field(
         None,
         description="Label Studio's local-files root, if this machine sees it: such media are then read from "
@@ -143,6 +150,11 @@ class Settings(BaseSettings):
     def max_download_bytes(self) -> int:
         """Largest media file in bytes."""
         return self.max_download_mib * _UNIT_MIB
+
+    @property
+    def media_cache_bytes(self) -> int:
+        """Size of the media cache in bytes."""
+        return self.media_cache_mib * _UNIT_MIB
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -1,0 +1,197 @@
+"""The web server: thin Flask routes over :class:`ml_backend.service.Service`."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+import time
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, render_template, request
+from werkzeug.exceptions import BadRequest, HTTPException
+
+from ml_backend.protocol import RequestError
+from ml_backend.service import Service
+from ml_backend.store import StoreError
+from steerseg.errors import Cancelled, ConfigError, SteerSegError
+
+log = logging.getLogger(__name__)
+
+SECRET_HEADER = "X-SteerSeg-Secret"
+# Requests that Label Studio and monitors repeat all the time are logged only when one debugs.
+_QUIET_ROUTES = frozenset({"/health", "/setup", "/metrics", "/versions"})
+
+
+def create_app(service: Service) -> Flask:
+    """Build the WSGI application.
+
+    Args:
+        service: What answers. The caller closes it.
+    """
+    app = Flask(__name__)
+    settings = service.settings
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Predictions may wait for a model; the other threads keep answering /health, /setup and /webhook.
+    waiting = threading.BoundedSemaphore(max(1, settings.threads // 2))
+
+    @app.before_request
+    def start_clock() -> None:
+        g.started = time.monotonic()
+
+    @app.before_request
+    def check_access() -> Response | None:
+        if request.path == "/webhook":
+            allowed = _webhook_allowed(service)
+        else:
+            allowed = settings.basic_auth_username is None or _basic_auth_right(service)
+        if allowed:
+            return None
+        response = _error(
+            401,
+            "this backend asks for credentials, and the request brought none or wrong ones",
+            "Enter user name and password at Label Studio's model connection; for webhooks set the header "
+            f"{SECRET_HEADER} (`steerseg-backend connect` does both).",
+        )
+        response.headers["WWW-Authenticate"] = 'Basic realm="SteerSeg"'
+        return response
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        route = "unknown" if request.url_rule is None else request.url_rule.rule
+        seconds = time.monotonic() - g.get("started", time.monotonic())
+        service.metrics.requests.labels(route, str(response.status_code)).inc()
+        service.metrics.request_seconds.labels(route).observe(seconds)
+        quiet = route in _QUIET_ROUTES and response.status_code < 400
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %d %.0f ms",
+            request.method,
+            route,
+            response.status_code,
+            seconds * 1000,
+        )
+        return response
+
+    @app.get("/health")
+    def health() -> Response:
+        return jsonify(service.health())
+
+    @app.get("/")
+    def index() -> str:
+        return render_template("index.html", **service.overview())
+
+    @app.post("/setup")
+    def setup() -> Response:
+        return jsonify(service.setup(_body()))
+
+    @app.post("/predict")
+    def predict() -> Response:
+        if not waiting.acquire(blocking=False):
+            raise RequestError(
+                503,
+                "too many predictions are being waited for",
+                "Try again in a while, or raise STEERSEG_THREADS.",
+            )
+        try:
+            return jsonify(service.predict(_body()))
+        finally:
+            waiting.release()
+
+    @app.post("/webhook")
+    def webhook() -> tuple[Response, int]:
+        return jsonify({"event": service.webhook(_body())}), 201
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return jsonify(service.versions(request.args.get("project")))
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(service.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.errorhandler(SteerSegError)
+    def explain(error: SteerSegError) -> Response:
+        if isinstance(error, RequestError):
+            return _error(error.status, str(error), error.hint)
+        if isinstance(error, ConfigError):
+            return _error(422, str(error), "Change it in Label Studio under Settings › Labeling Interface.")
+        if isinstance(error, StoreError | Cancelled):
+            log.error("%s %s: %s", request.method, request.path, error)
+            return _error(503, str(error), "Try again in a while; the server's log has the details.")
+        return _error(422, str(error), "")
+
+    @app.errorhandler(HTTPException)
+    def explain_http(error: HTTPException) -> Response:
+        return _error(
+            error.code or 500, error.description or error.name, _HTTP_HINTS.get(error.code or 0, "")
+        )
+
+    @app.errorhandler(Exception)
+    def explain_unexpected(error: Exception) -> Response:
+        log.error("%s %s: unexpected error", request.method, request.path, exc_info=error)
+        return _error(
+            500,
+            f"unexpected {type(error).__name__}",
+            "This is a fault of the backend; its log has the details.",
+        )
+
+    return app
+
+
+_HTTP_HINTS = {
+    400: "Send a JSON object as Label Studio does.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions and /metrics.",
+    405: "GET for /, /health, /versions and /metrics; POST for /setup, /predict and /webhook.",
+    413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
+}
+
+
+def _body() -> Any:
+    """The request's JSON, whatever its content type says."""
+    try:
+        return request.get_json(force=True)
+    except RecursionError:
+        raise BadRequest("the JSON is nested too deeply") from None
+
+
+def _error(status: int, message: str, hint: str) -> Response:
+    response = jsonify({"error": message, "hint": hint})
+    # Of a failed /setup, Label Studio shows only the status line to a person: let that say what is wrong.
+    reason = " ".join(message.encode("ascii", "replace").decode("ascii").split())
+    response.status = f"{status} {reason[:200]}"
+    if status == 503:
+        response.headers["Retry-After"] = "10"
+    return response
+
+
+def _same(given: str | None, expected: str) -> bool:
+    """Compare in a time that does not tell how much of it was right."""
+    return hmac.compare_digest((given or "").encode(), expected.encode())
+
+
+def _basic_auth_right(service: Service) -> bool:
+    settings = service.settings
+    given = request.authorization
+    if given is None or given.type != "basic" or settings.basic_auth_password is None:
+        return False
+    right_name = _same(given.username, settings.basic_auth_username or "")
+    return _same(given.password, settings.basic_auth_password.get_secret_value()) and right_name
+
+
+def _webhook_allowed(service: Service) -> bool:
+    """Whether an event may be trusted.
+
+    Label Studio sends the secret header with webhooks, but basic auth and no header with START_TRAINING.
+    Without basic auth that one event is as open as /predict is.
+    """
+    settings = service.settings
+    if settings.webhook_secret is None:
+        return settings.basic_auth_username is None or _basic_auth_right(service)
+    if _same(request.headers.get(SECRET_HEADER), settings.webhook_secret.get_secret_value()):
+        return True
+    if settings.basic_auth_username is not None:
+        return _basic_auth_right(service)
+    body = request.get_json(force=True, silent=True)
+    return isinstance(body, dict) and body.get("action") == "START_TRAINING"

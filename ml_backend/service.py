@@ -1,0 +1,655 @@
+"""What each request of Label Studio means. Knows nothing of Flask; everything slow happens elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from ml_backend.executor import Executor, Priority, WorkerState
+from ml_backend.jobs import ProposalExecutor, Proposer, Wish
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
+from ml_backend.label_studio.regions import (
+    Result,
+    object_id,
+    status_result,
+    tracklet_to_frames_regions,
+    tracklet_to_video_region,
+)
+from ml_backend.metrics import Metrics
+from ml_backend.proposals import ProposalFiles, StoredProposal
+from ml_backend.protocol import (
+    PredictRequest,
+    RequestError,
+    Task,
+    parse_predict,
+    parse_project_id,
+    parse_setup,
+    parse_webhook,
+)
+from ml_backend.settings import Settings
+from ml_backend.store import Project, ProposalKey, Store
+from ml_backend.task_media import Media, MediaLoader
+from ml_backend.worker import ProposeRequest, proposal_worker
+from steerseg.errors import Cancelled, ExpressionError, SteerSegError
+from steerseg.masks import mask_area
+from steerseg.presets import PRESET_FILE, find_preset, load_preset
+from steerseg.reasoning import check_expression
+from steerseg.video import VideoLimits
+
+log = logging.getLogger(__name__)
+
+_PREPARERS = 4  # tasks whose media are fetched at the same time, for batches and for interactive calls each
+_ACTIONS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATION_DELETED",
+        "ANNOTATIONS_CREATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+        "PROJECT_UPDATED",
+        "START_TRAINING",
+    }
+)
+_PROMPT_TYPES = frozenset({"keypoint", "keypointlabels", "rectangle", "rectanglelabels"})
+_HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
+_PUSHERS = 2  # late predictions that are pushed at the same time
+
+
+class Loader(Protocol):
+    """Finds and fetches the media of a task; see :class:`ml_backend.task_media.MediaLoader`."""
+
+    def load(
+        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
+    ) -> Media: ...
+
+
+@dataclass
+class _Work:
+    """One task on its way to a proposal."""
+
+    task: Task
+    expression: str = ""
+    wish: Wish | None = None
+    media: Media | None = None
+    outcome: Future[StoredProposal] = field(default_factory=Future)
+
+    @property
+    def progress(self) -> str:
+        return "fetching the video" if self.wish is None else self.wish.progress
+
+
+class Service:
+    """The backend without its web server. Safe to share between threads.
+
+    Args:
+        settings: The settings in force.
+        store: The database.
+        executor: What runs the models.
+        media: What fetches a task's media.
+        metrics: What counts.
+        base_version: Version of predictions by the preset itself.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store,
+        executor: ProposalExecutor,
+        media: Loader,
+        metrics: Metrics,
+        base_version: str,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self._store = store
+        self._executor = executor
+        self._media = media
+        self._base_version = base_version
+        self._proposer = Proposer(store, ProposalFiles(settings.data_dir), executor, metrics)
+        self._preparers = {
+            Priority.BATCH: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-batch"),
+            Priority.INTERACTIVE: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-interactive"),
+        }
+        self._pushers = ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push")
+        self._lock = threading.Lock()
+        # Tokens of /setup live here only: they are never written down.
+        self._tokens: dict[int, str] = {}
+        self._clients: dict[tuple[str, str], LabelStudioClient] = {}
+        # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
+        # stored twice when the task is asked for again in the meantime.
+        self._late: dict[tuple[int, int, str], _Work] = {}
+        metrics.watch(
+            queue_length=lambda: executor.queue_length,
+            restarts=lambda: sum(status.restarts for status in executor.statuses),
+        )
+        left = store.fail_unfinished_jobs("the server stopped before it was done; ask again")
+        if left:
+            log.warning("%d jobs of the previous run had not ended", left)
+
+    def close(self) -> None:
+        """Stop the model processes and drop what is queued."""
+        self._executor.close()
+        for pool in (*self._preparers.values(), self._pushers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for client in self._clients.values():
+            client.close()
+        self._store.close()
+
+    # --- what Label Studio asks
+
+    def health(self) -> dict[str, Any]:
+        """Whether the server is up, and what the models are doing. Touches neither models nor database."""
+        statuses = self._executor.statuses
+        return {
+            "status": "UP",
+            "model_class": "SteerSeg",
+            "model_version": self._base_version,
+            "workers": [
+                {"state": str(status.state), "restarts": status.restarts, "error": status.error}
+                for status in statuses
+            ],
+            "ready": any(status.state in (WorkerState.READY, WorkerState.BUSY) for status in statuses),
+            "queued": self._executor.queue_length,
+        }
+
+    def setup(self, body: object) -> dict[str, Any]:
+        """Learn a project and say which version its predictions have.
+
+        Raises:
+            RequestError: The body is unusable.
+            ConfigError: The labelling configuration cannot hold proposals.
+        """
+        request = parse_setup(body)
+        self._store.save_project(
+            request.project_id,
+            uid=request.uid,
+            label_config=request.label_config,
+            hostname=request.hostname,
+            extra_params=request.extra_params,
+        )
+        if request.access_token is not None:
+            with self._lock:
+                self._tokens[request.project_id] = request.access_token
+        # After it was noted, so that a later /predict of the project says what is wrong as well.
+        parse_controls(request.label_config)
+        return {"model_version": self._version(request.project_id)}
+
+    def versions(self, project: str | None) -> dict[str, Any]:
+        """The versions of one project, newest last; of the preset where no project is named.
+
+        Raises:
+            RequestError: The project is unknown.
+        """
+        if project is None:
+            return {"versions": [self._base_version]}
+        known = self._known_project(parse_project_id(project))
+        refined = [self._refined_version(name) for name in self._store.prompt_versions(known.id)]
+        return {"versions": [self._base_version, *refined]}
+
+    def webhook(self, body: object) -> int:
+        """Commit an event and return its number; it is on disk when this returns.
+
+        Raises:
+            RequestError: The body is unusable.
+            StoreError: It could not be committed.
+        """
+        event = parse_webhook(body)
+        number = self._store.add_event(event.action, event.project_id, event.payload)
+        # Only known names become labels: anyone may invent an action, and every label costs memory.
+        self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
+        return number
+
+    def overview(self) -> dict[str, Any]:
+        """What the start page shows.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        return {
+            "version": self._base_version,
+            "workers": self._executor.statuses,
+            "job_counts": self._store.count_jobs(),
+            "proposals": self._store.count_proposals(),
+            "events": self._store.count_events(),
+            "projects": self._store.projects(),
+            "jobs": self._store.jobs(),
+        }
+
+    def predict(self, body: object) -> dict[str, Any]:
+        """Predict tasks, or answer an annotator's interactive call.
+
+        The answer's ``results`` has one item per task, in order. In a batch an item is a prediction, or a
+        list of predictions with the best first; an empty list makes Label Studio store nothing and ask again
+        later. ``errors`` and ``pending`` say which tasks failed and which are still being worked on; Label
+        Studio passes over both.
+
+        Raises:
+            RequestError: The body is unusable or the project unknown.
+            ConfigError: The labelling configuration cannot hold proposals.
+        """
+        deadline = time.monotonic() + self.settings.predict_timeout
+        request = parse_predict(body)
+        project = self._known_project(request.project_id)
+        controls = parse_controls(request.label_config)
+        if request.context is not None:
+            return self._interactive(request, project, controls, deadline)
+        return self._batch(request, project, controls, deadline)
+
+    # --- batches
+
+    def _batch(
+        self, request: PredictRequest, project: Project, controls: Controls, deadline: float
+    ) -> dict[str, Any]:
+        version = self._version(project.id)
+        works = [
+            self._begin(
+                _Work(task), project, controls, partial(self._task_expression, task, project), Priority.BATCH
+            )
+            for task in request.tasks
+        ]
+        items: dict[int, list[dict[str, Any]]] = {}
+        errors: dict[int, str] = {}
+        by_outcome = {work.outcome: index for index, work in enumerate(works)}
+        try:
+            for outcome in as_completed(by_outcome, timeout=max(0.0, deadline - time.monotonic())):
+                index = by_outcome[outcome]
+                work = works[index]
+                try:
+                    items[index] = self._predictions(work, outcome.result(), version)
+                except Exception as error:
+                    errors[index] = self._note_task_error(project, work.task, error)
+                self._take_late(project, work.task, version)
+                if time.monotonic() > deadline:
+                    raise TimeoutError  # writing many regions takes its time as well
+        except TimeoutError:
+            log.info("/predict: %d of %d tasks within the time limit", len(items), len(works))
+        pending = [index for index in range(len(works)) if index not in items and index not in errors]
+        for index in pending:
+            self._deliver_late(works[index], project, version)
+        for index, predictions in items.items():
+            self.metrics.predictions.labels("answered" if predictions else "empty").inc()
+            if not predictions:
+                errors[index] = f"nothing in the video matches {works[index].expression!r}"
+        return {
+            "results": [_item(items.get(index, [])) for index in range(len(works))],
+            "model_version": version,
+            "errors": {str(works[index].task.id): message for index, message in sorted(errors.items())},
+            "pending": [works[index].task.id for index in pending],
+        }
+
+    def _begin(
+        self,
+        work: _Work,
+        project: Project,
+        controls: Controls,
+        expression: Callable[[], str],
+        priority: Priority,
+    ) -> _Work:
+        """Have a task's media fetched and its proposal made, without waiting for either."""
+
+        def prepare() -> None:
+            try:
+                work.expression = expression()
+                work.media = self._media.load(work.task, controls, self._url(project), self._client(project))
+                wish = self._proposer.request(
+                    ProposalKey(work.media.digest, work.expression, self._version(project.id)),
+                    ProposeRequest(
+                        media=work.media.path,
+                        expression=work.expression,
+                        fps=work.media.fps,
+                        alternatives=self.settings.alternatives,
+                    ),
+                    owner=(project.id, work.task.id),
+                    priority=priority,
+                )
+            except Exception as error:
+                work.outcome.set_exception(error)
+            else:
+                work.wish = wish
+                wish.future.add_done_callback(lambda future: _pass_on(future, work.outcome))
+
+        try:
+            self._preparers[priority].submit(prepare)
+        except RuntimeError:  # the pool is closed
+            work.outcome.set_exception(Cancelled("the server is stopping; try again when it is back"))
+        return work
+
+    def _predictions(self, work: _Work, proposal: StoredProposal, version: str) -> list[dict[str, Any]]:
+        """A proposal's tracklets as Label Studio's predictions, best first; empty ones are left out."""
+        predictions = []
+        for rank in range(len(proposal.tracklets)):
+            name = object_id(work.task.id, proposal.expression, rank)
+            result = self._regions(work, proposal, rank, name=name)
+            if result:
+                score = round(proposal.tracklets[rank].score, 4)
+                predictions.append({"result": result, "score": score, "model_version": version})
+        return predictions
+
+    def _regions(
+        self,
+        work: _Work,
+        proposal: StoredProposal,
+        rank: int,
+        *,
+        name: str,
+        region_texts: Sequence[str] = (),
+    ) -> list[Result]:
+        """One tracklet as regions of every side of the task."""
+        media = work.media
+        assert media is not None
+        tracklet = proposal.tracklets[rank]
+        result: list[Result] = []
+        if media.frames is not None:
+            result += tracklet_to_frames_regions(
+                tracklet,
+                media.frames,
+                object_id=name,
+                expression=proposal.expression,
+                attributes=proposal.attributes,
+            )
+        if media.video is not None:
+            # Regions of one task need different ids, also where they are the same object.
+            result += tracklet_to_video_region(
+                tracklet,
+                media.video,
+                object_id=name if media.frames is None else f"{name}-v",
+                expression=proposal.expression,
+                attributes=proposal.attributes,
+                fps=media.video.fps(work.task.data),
+                frames=range(0, len(tracklet.rles) * media.stride, media.stride),
+                frames_count=len(tracklet.rles) * media.stride,
+                region_texts=region_texts,
+            )
+        return result
+
+    # --- late predictions
+
+    def _deliver_late(self, work: _Work, project: Project, version: str) -> None:
+        self.metrics.predictions.labels("late").inc()
+        with self._lock:
+            self._late[(project.id, work.task.id, version)] = work
+
+        def push(_: Future[StoredProposal]) -> None:
+            try:
+                self._pushers.submit(self._push, work, project, version)
+            except RuntimeError:  # the pool is closed: the task is asked for again after the restart
+                log.warning("task %d was not ready before the server stopped", work.task.id)
+
+        work.outcome.add_done_callback(push)
+
+    def _take_late(self, project: Project, task: Task, version: str, only: _Work | None = None) -> bool:
+        """Take over the delivery of a late prediction; ``False`` where there is none, or not this one."""
+        place = (project.id, task.id, version)
+        with self._lock:
+            if only is not None and self._late.get(place) is not only:
+                return False
+            return self._late.pop(place, None) is not None
+
+    def _push(self, work: _Work, project: Project, version: str) -> None:
+        """Store a late prediction through Label Studio's API, unless someone else delivered it."""
+        if not self._take_late(project, work.task, version, only=work):
+            return
+        try:
+            predictions = self._predictions(work, work.outcome.result(), version)
+            client = self._client(project)
+            if not predictions:
+                log.info("task %d: nothing in the video matches %r", work.task.id, work.expression)
+                self.metrics.predictions.labels("empty").inc()
+            elif client is None or not self.settings.push_predictions:
+                log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
+            elif any(p.get("model_version") == version for p in client.predictions(work.task.id)):
+                log.info("task %d has a prediction of %s already", work.task.id, version)
+            else:
+                for prediction in predictions:
+                    client.create_prediction(
+                        work.task.id,
+                        prediction["result"],
+                        score=prediction["score"],
+                        model_version=version,
+                    )
+                self.metrics.predictions.labels("pushed").inc()
+                log.info("task %d: %d late predictions pushed", work.task.id, len(predictions))
+        except Exception as error:
+            self._note_task_error(project, work.task, error)
+
+    # --- interactive calls
+
+    def _interactive(
+        self, request: PredictRequest, project: Project, controls: Controls, deadline: float
+    ) -> dict[str, Any]:
+        version = self._version(project.id)
+        if len(request.tasks) != 1:
+            raise RequestError(
+                400,
+                f"an interactive call is about one task; this one has {len(request.tasks)}",
+                "Send the request as Label Studio does.",
+            )
+        task = request.tasks[0]
+        context = request.context or ()
+        side = _side_of(context, controls)
+        text = None if side is None else _last_text(context, side.task.expression)
+        message: str | None = None
+        result: list[Result] = []
+        score = 0.0
+        if side is not None and text is not None:
+            work = self._begin(
+                _Work(task), project, controls, partial(check_expression, text), Priority.INTERACTIVE
+            )
+            try:
+                proposal = work.outcome.result(max(0.0, deadline - time.monotonic()))
+                # The same name for every text, so that a corrected text replaces what the first one gave.
+                name = object_id(task.id, "", 0)
+                if proposal.tracklets:
+                    echoed = _region_texts((*context, *task.drafts), side.task.region_text, name)
+                    result = self._regions(work, proposal, 0, name=name, region_texts=echoed)
+                    score = round(proposal.tracklets[0].score, 4)
+                message = _tell(proposal)
+                self.metrics.predictions.labels("answered" if result else "empty").inc()
+            except TimeoutError:
+                self.metrics.predictions.labels("late").inc()
+                message = f"still working: {work.progress}. Press Enter again in a while."
+            except Exception as error:
+                message = self._note_task_error(project, task, error)
+        elif any(item.get("type") in _PROMPT_TYPES for item in context):
+            message = "Clicks and boxes are not used yet: type what to track and press Enter."
+        status = None if side is None or message is None else status_result(side, message)
+        result += [] if status is None else [status]
+        return {
+            "results": [{"result": result, "score": score, "model_version": version}],
+            "model_version": version,
+        }
+
+    # --- what is known
+
+    def _known_project(self, project_id: int) -> Project:
+        project = self._store.project(project_id)
+        if project is None:
+            raise RequestError(
+                404,
+                f"project {project_id} is unknown here; Label Studio introduces a project by POST /setup",
+                "Open the project's Settings › Model in Label Studio, or run `steerseg-backend connect`.",
+            )
+        return project
+
+    def _task_expression(self, task: Task, project: Project) -> str:
+        """What to track in a task: its own expression, else the project's, else the settings'.
+
+        Raises:
+            ExpressionError: There is none, or it is unusable.
+        """
+        key = project.extra_params.get("expression_key", self.settings.expression_key)
+        value = task_value(task.data, str(key))
+        if value is None:
+            value = project.extra_params.get("expression", self.settings.default_expression)
+        if value is None:
+            raise ExpressionError(
+                f"the task's data has no {str(key)!r} and the project no default expression; add "
+                f'"{key}" to the data, or {{"expression": "..."}} to the extra parameters of the model'
+            )
+        return check_expression(value)
+
+    def _version(self, project_id: int) -> str:
+        champion = self._store.champion(project_id)
+        return self._base_version if champion is None else self._refined_version(champion)
+
+    def _refined_version(self, name: str) -> str:
+        return f"{self._base_version}+{name}"
+
+    def _url(self, project: Project) -> str | None:
+        return self.settings.label_studio_url or project.hostname or None
+
+    def _client(self, project: Project) -> LabelStudioClient | None:
+        """A connection to the project's Label Studio; ``None`` where no address or token is known.
+
+        Raises:
+            LabelStudioError: The address or the token cannot be one.
+        """
+        key = self.settings.label_studio_api_key
+        with self._lock:
+            token = self._tokens.get(project.id) if key is None else key.get_secret_value()
+            url = self._url(project)
+            if not token or not url:
+                return None
+            if (url, token) not in self._clients:
+                self._clients[(url, token)] = LabelStudioClient(url, token)
+            return self._clients[(url, token)]
+
+    def _note_task_error(self, project: Project, task: Task, error: Exception) -> str:
+        """Log and count what went wrong with one task; return the words for a person."""
+        self.metrics.predictions.labels("failed").inc()
+        if isinstance(error, SteerSegError):
+            log.warning("project %d, task %d: %s: %s", project.id, task.id, type(error).__name__, error)
+            return str(error)
+        log.error("project %d, task %d: unexpected error", project.id, task.id, exc_info=error)
+        return f"unexpected {type(error).__name__}; the server's log has the details"
+
+
+def create_service(settings: Settings) -> Service:
+    """Build the service that the settings describe.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+        StoreError: The database cannot be used.
+    """
+    base_version = preset_version(settings.preset)
+    store = Store(settings.data_dir / "steerseg.sqlite")
+    limits = VideoLimits(max_bytes=settings.max_download_bytes)
+    executor: ProposalExecutor = Executor(
+        [proposal_worker(settings.preset, settings.device, limits)],
+        warm=settings.warm,
+        max_attempts=settings.max_attempts,
+        stall_timeout=settings.stall_timeout,
+        log_level=settings.log_level,
+    )
+    return Service(
+        settings,
+        store=store,
+        executor=executor,
+        media=MediaLoader(settings),
+        metrics=Metrics(),
+        base_version=base_version,
+    )
+
+
+def preset_version(name_or_folder: str) -> str:
+    """Name the version of predictions by a preset: the package, the preset and its content.
+
+    The content counts, so that new weights of a preset are asked for anew by Label Studio. Models that are
+    named by a hub id count by that id.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+    """
+    folder = find_preset(name_or_folder)
+    preset = load_preset(folder)
+    digest = hashlib.sha256((folder / PRESET_FILE).read_bytes())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PRESET_FILE):
+        stat = file.stat()
+        digest.update(f"{file.relative_to(folder).as_posix()} {stat.st_size}".encode())
+        if stat.st_size <= _HASHED_FILE_BYTES:
+            digest.update(file.read_bytes())
+    return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
+
+
+def _item(predictions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
+    return predictions[0] if len(predictions) == 1 else predictions
+
+
+def _pass_on(future: Future[StoredProposal], outcome: Future[StoredProposal]) -> None:
+    error = future.exception()
+    if error is None:
+        outcome.set_result(future.result())
+    else:
+        outcome.set_exception(error)
+
+
+def _side_of(context: Sequence[Mapping[str, Any]], controls: Controls) -> FramesSide | VideoSide | None:
+    """The side of the task that an interactive call is about."""
+    targets = {item.get("to_name") for item in context}
+    for side in (controls.frames, controls.video):
+        if side is not None and side.name in targets:
+            return side
+    return None
+
+
+def _last_text(context: Sequence[Mapping[str, Any]], control: str | None) -> str | None:
+    """The text that was typed last into a control; ``None`` where there is none."""
+    texts: list[str] = []
+    for item in context:
+        if control is not None and item.get("from_name") == control:
+            texts += _texts(item)
+    return texts[-1] if texts else None
+
+
+def _region_texts(results: Iterable[Mapping[str, Any]], control: str | None, region: str) -> list[str]:
+    """The texts of one region, which Label Studio forgets when the region is replaced."""
+    texts: list[str] = []
+    for item in results:
+        if control is not None and item.get("from_name") == control and item.get("id") == region:
+            texts = texts or _texts(item)
+    return texts
+
+
+def _texts(item: Mapping[str, Any]) -> list[str]:
+    value = item.get("value")
+    texts = value.get("text") if isinstance(value, Mapping) else None
+    if isinstance(texts, str):
+        return [texts]
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+
+
+def _tell(proposal: StoredProposal) -> str:
+    """What was found, for the annotator."""
+    if not proposal.tracklets:
+        return f"Nothing in the video matches “{proposal.expression}”. Try other words."
+    best = proposal.tracklets[0]
+    hidden = [index for index, rle in enumerate(best.rles) if mask_area(rle) == 0]
+    total = len(best.rles)
+    text = (
+        f"Tracked “{proposal.expression}” on {total - len(hidden)} of {total} frames (score {best.score:.2f})"
+    )
+    return f"{text}; not visible on {_ranges(hidden)}." if hidden else f"{text}."
+
+
+def _ranges(indices: Sequence[int], most: int = 4) -> str:
+    """Frames as a person counts them, from 1: ``3, 12–13``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index - 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    shown = [str(a + 1) if a == b else f"{a + 1}–{b + 1}" for a, b in runs[:most]]
+    return ", ".join(shown) + (", …" if len(runs) > most else "")
