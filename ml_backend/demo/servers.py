@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -164,14 +165,10 @@ class ServerProcess:
             return
         if process.poll() is None:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # then it is killed with its group
                 process.wait(STOP_LIMIT)
-            except subprocess.TimeoutExpired:
-                pass  # the whole group is killed below
-        try:
+        with contextlib.suppress(ProcessLookupError):  # nothing is left
             os.killpg(process.pid, signal.SIGKILL)  # children that outlived it, such as a model process
-        except ProcessLookupError:
-            pass  # nothing is left
         process.wait()
 
     def __enter__(self) -> Self:
