@@ -17,7 +17,16 @@ from steerseg.demo.render import SceneBatch, collate, keyframes, render
 from steerseg.demo.scene import BLOBS, OCTAVES, Background, Scene
 from steerseg.demo.sprites import STYLES, Catalogue, load_catalogue
 
-__all__ = ["Scene", "SceneBatch", "WorldSpec", "collate", "keyframes", "render", "sample_scene"]
+__all__ = [
+    "Scene",
+    "SceneBatch",
+    "WorldSpec",
+    "collate",
+    "keyframes",
+    "render",
+    "sample_scene",
+    "unseen_pair",
+]
 
 Array = NDArray[np.float32]
 
@@ -59,6 +68,8 @@ class WorldSpec:
         overlap: Probability that an object may cross others.
         pan: Probability of a camera pan.
         overtaking: Probability that one object overtakes another of its kind.
+        pairs: Which pairs of object and tint occur: one in eleven is kept out of "seen" scenes; in "unseen"
+            scenes the first object has such a tint.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((270, 480),)
@@ -72,6 +83,7 @@ class WorldSpec:
     overlap: float = 0.25
     pan: float = 0.15
     overtaking: float = 0.04
+    pairs: Literal["seen", "any", "unseen"] = "seen"
 
 
 VARIED_SIZES = ((270, 480), (270, 480), (270, 480), (360, 480), (384, 384), (480, 270), (288, 512))
@@ -99,6 +111,11 @@ def _pools(catalogue: Catalogue, split: str) -> _Pools:
         groups = np.array(catalogue.groups)
         _POOLS[key] = _Pools(known, first, {g: known[groups[known] == g] for g in set(catalogue.groups)})
     return _POOLS[key]
+
+
+def unseen_pair(sprite: NDArray[np.int64], tint: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a pair of object and tint is kept for the "unseen compositions" split."""
+    return (tint > 0) & ((sprite * 7 + tint) % 11 == 0)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
@@ -299,6 +316,14 @@ def sample_scene(
 
     style = rng.integers(len(spec.styles), size=count)
     tint = np.where(rng.random(count) < spec.tint, rng.integers(1, len(TINTS), size=count), 0)
+    kept_out = unseen_pair(np.array(sprites), tint)
+    if spec.pairs == "seen":
+        tint = np.where(kept_out, 0, tint)
+    elif spec.pairs == "unseen":
+        # Of seven tints at most one makes such a pair; where there is none the scene stays as it is.
+        for candidate in range(1, len(TINTS)):
+            if unseen_pair(np.array(sprites[:1]), np.array([candidate]))[0]:
+                tint[0] = candidate
     crowd = 1.0 if count <= 3 else 0.86
     side = unit * crowd * np.exp(rng.uniform(np.log(0.14), np.log(0.40), size=count))
     growth = np.ones(count)
@@ -342,7 +367,10 @@ def sample_scene(
         elif rng.random() < 0.4:
             angle[i] = _between(rng, -0.35, 0.35)
     if rng.random() < spec.overtaking:
-        sprites[1] = sprites[0] if rng.random() < 0.7 else sprites[1]
+        if rng.random() < 0.7:
+            sprites[1] = sprites[0]
+            if spec.pairs == "seen" and unseen_pair(np.array(sprites[:2]), tint[:2])[1]:
+                tint[1] = 0
         _overtake(paths, time, width, max(reaches[:2]), rng)
     for i, path in enumerate(paths):
         centre[i] = path

@@ -1,0 +1,326 @@
+"""`sprites-ref`: rendered referring videos in fixed splits, on disk in Ref-YouTube-VOS layout.
+
+    python -m steerseg.demo.dataset --split val -o data/sprites-ref
+
+A split is a manifest (``assets/splits/<split>.json``): what its scenes are like, and for every clip its seed
+and its expressions. Scenes are drawn again from the seeds, so only the manifests are committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from steerseg.demo.language import Phrasing, Referral, referrals
+from steerseg.demo.scene import Scene
+from steerseg.demo.sprites import ASSETS, Atlas, load_atlas, load_catalogue
+from steerseg.demo.world import VARIED_SIZES, WorldSpec, collate, render, sample_scene, unseen_pair
+from steerseg.errors import ConfigError
+
+SPLITS = ASSETS / "splits"
+ENTROPY = 20_260_514
+"""Seeds of the splits start from it, so that training (which seeds differently) never meets their scenes."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One expression of a clip. ``targets`` are the scene's object indices; ids in annotations are one more.
+
+    ``twin`` tells that another object of the scene has the same name as the target: they differ only in tint,
+    size, place or motion.
+    """
+
+    text: str
+    targets: tuple[int, ...]
+    kind: str
+    name: str
+    attributes: tuple[str, ...]
+    twin: bool
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One clip of a manifest."""
+
+    video: str
+    seed: int
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A split: the world its scenes come from, and its clips."""
+
+    split: str
+    about: str
+    world: WorldSpec
+    phrasing: Phrasing
+    clips: tuple[ClipEntry, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A rendered clip: ``frames`` (T, H, W, 3) uint8 RGB, ``ids`` (T, H, W) uint8 with 0 = background."""
+
+    entry: ClipEntry
+    frames: NDArray[np.uint8]
+    ids: NDArray[np.uint8]
+    fps: float
+
+    def masks(self, expression: Expression) -> NDArray[np.bool_]:
+        """(T, H, W) masks of an expression's targets, together."""
+        return np.isin(self.ids, [target + 1 for target in expression.targets])
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    about: str
+    world: WorldSpec
+    clips: int
+    expressions: int
+    phrasing: Phrasing = "train"
+
+
+_TEST = WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), pairs="any")
+RECIPES: dict[str, _Recipe] = {
+    "val": _Recipe("for choosing weights: 480x270, one expression a clip", WorldSpec(pairs="any"), 100, 1),
+    "test": _Recipe("unseen scenes of several sizes and lengths", _TEST, 160, 2),
+    "test-compositions": _Recipe(
+        "targets in a tint that they never have in training",
+        WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), pairs="unseen"),
+        60,
+        2,
+    ),
+    "test-phrasings": _Recipe("wordings that training never uses", _TEST, 60, 2, "heldout"),
+    "test-objects": _Recipe(
+        "targets that are held-out objects",
+        WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), split="heldout", pairs="any"),
+        60,
+        2,
+    ),
+}
+
+
+def scene_of(manifest: Manifest, entry: ClipEntry) -> Scene:
+    """The scene of a clip, drawn again from its seed."""
+    return sample_scene(np.random.default_rng((ENTROPY, entry.seed)), manifest.world)
+
+
+def _choose(found: Sequence[Referral], count: int) -> list[Referral]:
+    """Referrals of different kinds first; plural ones only rarely, since a proposal is one object."""
+    chosen: list[Referral] = []
+    for referral in [r for r in found if r.kind != "plural"]:
+        if len(chosen) < count and referral.kind not in {c.kind for c in chosen}:
+            chosen.append(referral)
+    return chosen
+
+
+def build_manifest(split: str) -> Manifest:
+    """Draw the seeds and expressions of a split anew.
+
+    Raises:
+        ConfigError: If the split has no recipe.
+    """
+    if split not in RECIPES:
+        raise ConfigError(f"unknown split {split!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[split]
+    catalogue = load_catalogue(recipe.world.styles)
+    clips: list[ClipEntry] = []
+    seed = (list(RECIPES).index(split) + 1) * 100_000
+    while len(clips) < recipe.clips:
+        seed += 1
+        rng = np.random.default_rng((ENTROPY, seed))
+        scene = sample_scene(rng, recipe.world, catalogue)
+        found = referrals(scene, rng, phrasing=recipe.phrasing, catalogue=catalogue)
+        names = [catalogue.names[i] for i in scene.sprite]
+        if recipe.world.split == "heldout":
+            found = [r for r in found if catalogue.heldout[scene.sprite[r.targets[0]]]]
+        if recipe.world.pairs == "unseen":
+            unseen = unseen_pair(scene.sprite, scene.tint)
+            found = [r for r in found if unseen[r.targets[0]]]
+        chosen = _choose(found, recipe.expressions)
+        if len(chosen) < recipe.expressions:
+            continue
+        expressions = tuple(
+            Expression(
+                r.expression, r.targets, r.kind, r.name, r.attributes, names.count(names[r.targets[0]]) > 1
+            )
+            for r in chosen
+        )
+        clips.append(ClipEntry(f"{split}-{len(clips):04d}", seed, expressions))
+    return Manifest(split, recipe.about, recipe.world, recipe.phrasing, tuple(clips))
+
+
+def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
+    """Write a manifest as JSON, one clip a line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{manifest.split}.json"
+    head = {
+        "split": manifest.split,
+        "about": manifest.about,
+        "world": asdict(manifest.world),
+        "phrasing": manifest.phrasing,
+    }
+    clips = ",\n".join("  " + json.dumps(asdict(clip), ensure_ascii=False) for clip in manifest.clips)
+    text = json.dumps(head, indent=1, ensure_ascii=False)[:-2]
+    path.write_text(f'{text},\n "clips": [\n{clips}\n ]\n}}\n', encoding="utf-8")
+    return path
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, at any depth, as tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
+    """Read a committed manifest.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    path = directory / f"{split}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in directory.glob("*.json")))
+        raise ConfigError(f"unknown split {split!r} of sprites-ref; there are {known}")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    world = WorldSpec(**{f.name: _tuples(data["world"][f.name]) for f in fields(WorldSpec)})
+    clips = tuple(
+        ClipEntry(
+            clip["video"],
+            clip["seed"],
+            tuple(
+                Expression(**{key: _tuples(value) for key, value in expression.items()})
+                for expression in clip["expressions"]
+            ),
+        )
+        for clip in data["clips"]
+    )
+    return Manifest(data["split"], data["about"], world, data["phrasing"], clips)
+
+
+@lru_cache(maxsize=1)
+def _atlas(styles: tuple[str, ...]) -> Atlas:
+    return load_atlas(styles)
+
+
+def render_scene(scene: Scene, atlas: Atlas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw a scene at its native size: frames (T, H, W, 3) uint8 RGB and ids (T, H, W) uint8."""
+    images, ids = render(collate([scene]), atlas)
+    return np.ascontiguousarray(images[0].permute(0, 2, 3, 1).numpy()), ids[0].numpy()
+
+
+def clips(manifest: Manifest) -> Iterator[Clip]:
+    """Draw the clips of a split one after the other, without touching the disk."""
+    atlas = _atlas(manifest.world.styles)
+    for entry in manifest.clips:
+        scene = scene_of(manifest, entry)
+        frames, ids = render_scene(scene, atlas)
+        yield Clip(entry, frames, ids, scene.fps)
+
+
+def _palette() -> list[int]:
+    """The colours of DAVIS and YouTube-VOS annotations."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for i in range(256):
+        value, shift = i, 7
+        while value:
+            for channel in range(3):
+                palette[i, channel] |= ((value >> channel) & 1) << shift
+            shift -= 1
+            value >>= 3
+    return palette.flatten().tolist()
+
+
+def write_clip(entry: ClipEntry, manifest: Manifest, root: Path, quality: int = 92) -> None:
+    """Draw one clip and write its JPEG frames and palette PNG annotations. A complete clip is left alone."""
+    torch.set_num_threads(1)  # one process per core does better than one clip on all
+    images = root / manifest.split / "JPEGImages" / entry.video
+    annotations = root / manifest.split / "Annotations" / entry.video
+    scene = scene_of(manifest, entry)
+    if images.is_dir() and len(list(images.glob("*.jpg"))) == scene.num_frames:
+        return
+    images.mkdir(parents=True, exist_ok=True)
+    annotations.mkdir(parents=True, exist_ok=True)
+    frames, ids = render_scene(scene, _atlas(manifest.world.styles))
+    palette = _palette()
+    for t, (frame, mask) in enumerate(zip(frames, ids, strict=True)):
+        annotation = Image.fromarray(mask, mode="P")
+        annotation.putpalette(palette)
+        annotation.save(annotations / f"{t:05d}.png")
+        Image.fromarray(frame).save(
+            images / f"{t:05d}.jpg", quality=quality
+        )  # last: marks the frame complete
+
+
+def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
+    """Write a split under ``root`` in Ref-YouTube-VOS layout.
+
+    Args:
+        manifest: Which split.
+        root: Where ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>`` go.
+        workers: Processes that draw at once.
+
+    Returns:
+        The path of ``meta_expressions.json``.
+    """
+    write = partial(write_clip, manifest=manifest, root=root)
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            list(tqdm(pool.map(write, manifest.clips), total=len(manifest.clips), unit="clip"))
+    else:
+        for entry in tqdm(manifest.clips, unit="clip"):
+            write(entry)
+    videos = {}
+    for entry in manifest.clips:
+        scene = scene_of(manifest, entry)
+        videos[entry.video] = {
+            "frames": [f"{t:05d}" for t in range(scene.num_frames)],
+            "fps": scene.fps,
+            "expressions": {
+                str(k): {
+                    "exp": expression.text,
+                    "obj_id": str(expression.targets[0] + 1),
+                    "obj_ids": [target + 1 for target in expression.targets],
+                    "kind": expression.kind,
+                    "name": expression.name,
+                    "attributes": list(expression.attributes),
+                    "twin": expression.twin,
+                }
+                for k, expression in enumerate(entry.expressions)
+            },
+        }
+    path = root / "meta_expressions" / manifest.split / "meta_expressions.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"videos": videos}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Write sprites-ref in Ref-YouTube-VOS layout.")
+    parser.add_argument("--split", default="val", help=f"one of {', '.join(RECIPES)} (default: val)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/sprites-ref"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw at once")
+    parser.add_argument("--rebuild", action="store_true", help="draw new manifests of all splits instead")
+    options = parser.parse_args()
+    if options.rebuild:
+        for split in RECIPES:
+            print(f"wrote {save_manifest(build_manifest(split))}")
+        return
+    print(f"wrote {write_split(load_manifest(options.split), options.output, options.workers)}")
+
+
+if __name__ == "__main__":
+    main()
