@@ -1,0 +1,150 @@
+"""The command line, up to the models; with the models it is tested end to end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from steerseg import cli
+from steerseg.config import PipelineConfig
+from steerseg.pipeline import Proposal
+
+MakeProposal = Callable[..., Proposal]
+
+
+def run(*arguments: str) -> int:
+    return cli.main(arguments)
+
+
+def parsed(*more: str) -> argparse.Namespace:
+    return cli._parser().parse_args(["segment", "a.mp4", "the dog", "-o", "out", *more])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("--version")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"steerseg {version('steerseg')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["segment"],
+        ["segment", "a.mp4", "the dog"],
+        ["segment", "a.mp4", "the dog", "-o", "out", "--keyframes", "0"],
+        ["segment", "a.mp4", "the dog", "-o", "out", "--stride", "-1"],
+        ["segment", "a.mp4", "the dog", "-o", "out", "--granularity", "pixel"],
+        ["segment", "a.mp4", "the dog", "-o", "out", "--fps", "nan"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_what_is_not_given_stays_as_the_preset_says() -> None:
+    base = PipelineConfig(keyframes=8, alternatives=5, heads="mean")
+    assert cli.method_config(parsed(), base) == base
+
+
+def test_every_switch_of_the_method() -> None:
+    options = parsed(
+        *("--no-reasoning", "--no-soft-prompts", "--granularity", "video", "--heads", "mean"),
+        *("--keyframes", "4", "--alternatives", "1"),
+    )
+    assert cli.method_config(options, PipelineConfig()) == replace(
+        PipelineConfig(),
+        reasoning=False,
+        soft_prompts=False,
+        granularity="video",
+        heads="mean",
+        keyframes=4,
+        alternatives=1,
+    )
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("steerseg: error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_errors_are_one_line_and_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    missing = str(tmp_path / "missing.mp4")
+    assert "does not exist" in error_of(capsys, "segment", missing, "the dog", "-o", out)
+    assert "expression is empty" in error_of(capsys, "segment", missing, "  ", "-o", out)
+    assert "10000 characters" in error_of(capsys, "segment", missing, "x" * 10_000, "-o", out)
+    (tmp_path / "file").touch()
+    assert "cannot be made a folder" in error_of(
+        capsys, "segment", missing, "the dog", "-o", str(tmp_path / "file" / "out")
+    )
+    assert "private or local" in error_of(capsys, "segment", "http://127.0.0.1/a.mp4", "the dog", "-o", out)
+
+
+def test_unknown_preset_is_an_error_after_the_video_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_proposal: MakeProposal
+) -> None:
+    proposal = make_proposal()
+    proposal.save(tmp_path / "first")  # its overlay serves as a video
+    line = error_of(
+        capsys,
+        *("segment", str(tmp_path / "first" / "overlay.mp4"), "the square", "-o", str(tmp_path / "out")),
+        *("--preset", "no-such-preset"),
+    )
+    assert "no-such-preset" in line
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(options: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_segment", interrupt)
+    assert run("segment", "a.mp4", "the dog", "-o", "out") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_summary_of_a_find(make_proposal: MakeProposal) -> None:
+    assert cli.summary(make_proposal(), Path("out")).splitlines() == [
+        'found "the upper square" on 10 of 12 frames (score 0.81)',
+        "  attributes    square, upper, moving right",
+        "  alternatives  #2 on 12 of 12 frames (score -0.25)",
+        "  files         out/proposal.json",
+        "                out/overlay.mp4",
+        "                out/masks/ (12 pictures)",
+        "                out/maps.png",
+    ]
+
+
+def test_summary_of_nothing(make_proposal: MakeProposal) -> None:
+    lines = cli.summary(make_proposal(found=False, attributes=()), Path("out")).splitlines()
+    assert lines == [
+        'nothing found for "the upper square"; maps.png shows where the model looked',
+        "  files         out/proposal.json",
+        "                out/maps.png",
+    ]
+
+
+def test_progress_bar_takes_any_order_of_stages() -> None:
+    with cli.ProgressBar() as progress:
+        for stage, fraction in [
+            ("decode", 0.0),
+            ("decode", 0.7),
+            ("decode", 0.3),
+            ("new stage", 2.0),
+            ("decode", 1),
+        ]:
+            progress(stage, fraction)
