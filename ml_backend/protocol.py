@@ -61,12 +61,15 @@ class PredictRequest:
 
     Attributes:
         context: The results that an interactive call is about; ``None`` for a batch.
+        deliver_late: Whether the backend is to store what is not ready in time. Our own command line says no,
+            since it waits and stores by itself; Label Studio says nothing.
     """
 
     tasks: tuple[Task, ...]
     project_id: int
     label_config: str = field(repr=False)
     context: tuple[Mapping[str, Any], ...] | None
+    deliver_late: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,14 @@ def parse_predict(body: object) -> PredictRequest:
     tasks = fields["tasks"]
     if not isinstance(tasks, list):
         raise _wrong("tasks", "/predict", "a list of tasks", tasks)
-    parameters = fields.get("params") or {}
-    context = _object(parameters, "'params' of /predict").get("context")
+    parameters = _object(fields.get("params") or {}, "'params' of /predict")
+    context = parameters.get("context")
     return PredictRequest(
         tasks=tuple(_task(task, index) for index, task in enumerate(tasks)),
         project_id=_project_id(_text(fields, "project", "/predict")),
         label_config=_text(fields, "label_config", "/predict"),
         context=None if context is None else _results(context),
+        deliver_late=parameters.get("deliver_late") is not False,
     )
 
 

@@ -187,16 +187,16 @@ class Service:
         return {"model_version": self._version(request.project_id)}
 
     def versions(self, project: str | None) -> dict[str, Any]:
-        """The versions of one project, newest last; of the preset where no project is named.
+        """The versions of one project, newest last, and the one in use; the preset's where none is named.
 
         Raises:
             RequestError: The project is unknown.
         """
         if project is None:
-            return {"versions": [self._base_version]}
+            return {"versions": [self._base_version], "current": self._base_version}
         known = self._known_project(parse_project_id(project))
         refined = [self._refined_version(name) for name in self._store.prompt_versions(known.id)]
-        return {"versions": [self._base_version, *refined]}
+        return {"versions": [self._base_version, *refined], "current": self._version(known.id)}
 
     def webhook(self, body: object) -> int:
         """Commit an event and return its number; it is on disk when this returns.
@@ -276,7 +276,7 @@ class Service:
         except TimeoutError:
             log.info("/predict: %d of %d tasks within the time limit", len(items), len(works))
         pending = [index for index in range(len(works)) if index not in items and index not in errors]
-        for index in pending:
+        for index in pending if request.deliver_late else ():
             self._deliver_late(works[index], project, version)
         for index, predictions in items.items():
             self.metrics.predictions.labels("answered" if predictions else "empty").inc()
@@ -360,11 +360,10 @@ class Service:
                 attributes=proposal.attributes,
             )
         if media.video is not None:
-            # Regions of one task need different ids, also where they are the same object.
             result += tracklet_to_video_region(
                 tracklet,
                 media.video,
-                object_id=name if media.frames is None else f"{name}-v",
+                object_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),
@@ -544,7 +543,7 @@ def create_service(settings: Settings) -> Service:
         StoreError: The database cannot be used.
     """
     base_version = preset_version(settings.preset)
-    store = Store(settings.data_dir / "steerseg.sqlite")
+    store = Store(settings.database)
     limits = VideoLimits(max_bytes=settings.max_download_bytes)
     executor: ProposalExecutor = Executor(
         [proposal_worker(settings.preset, settings.device, limits)],

@@ -142,6 +142,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def database(self) -> Path:
+        """The database file."""
+        return self.data_dir / "steerseg.sqlite"
+
+    @property
     def max_request_bytes(self) -> int:
         """Largest request body in bytes."""
         return self.max_request_mib * _UNIT_MIB
