@@ -44,7 +44,8 @@ MASK_TAGS = {
     '<Labels name="l" toName="f"><Label value="object"/></Labels>',
 }
 
-VIDEO_CONFIG = """<View><Video name="v" value="$video" frameRate="$fps"/><VideoRectangle name="box" toName="v"/>
+VIDEO_CONFIG = """<View><Video name="v" value="$video" frameRate="$fps"/>
+<VideoRectangle name="box" toName="v"/>
 <Labels name="lab" toName="v"><Label value="object"/><Label value="dog"/></Labels>
 <TextArea name="per" toName="v" perRegion="true"/><TextArea name="status" toName="v"/></View>"""
 

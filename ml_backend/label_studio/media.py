@@ -1,0 +1,456 @@
+"""A task's media as local files: fetched within limits, kept in a cache of bounded size.
+
+What a task's data says is not trusted. Each hop of a download is checked for scheme, host and address; the
+token goes to Label Studio alone; size and time are bounded; a file appears only when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from ml_backend.label_studio.media_cache import CachedFile, MediaCache
+from steerseg.download import (
+    AddressRefusedError,
+    DownloadError,
+    DownloadTimeoutError,
+    DownloadTooLargeError,
+    Fetched,
+    HopPolicy,
+    fetch,
+    redact_url,
+)
+from steerseg.errors import VideoError
+
+_LABEL_STUDIO_PATHS = ("/data/", "/tasks/", "/projects/", "/storage-data/")
+_PORTS = {"http": 80, "https": 443}
+
+
+class MediaError(VideoError):
+    """A task's media cannot be had; the message says why and what to do."""
+
+
+class MediaTimeoutError(MediaError):
+    """It did not arrive in time."""
+
+
+class MediaTooLargeError(MediaError):
+    """It is larger than allowed."""
+
+
+class MediaRefusedError(MediaError):
+    """It lies where this backend may not look: a private address, another host, a local path."""
+
+
+class MediaUnavailableError(MediaError):
+    """The server does not give it: not found, or not for us.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class MediaHost:
+    """The Label Studio that a task belongs to.
+
+    Attributes:
+        url: Its address as this machine reaches it.
+        auth_headers: Gives the header that identifies us there, such as ``LabelStudioClient.auth_headers``.
+    """
+
+    url: str
+    auth_headers: Callable[[], Mapping[str, str]] = dict
+
+    @property
+    def prefix(self) -> str:
+        """The sub-path that Label Studio lives under, without a slash at its end; usually empty."""
+        return urlsplit(self.url).path.rstrip("/")
+
+    def owns(self, url: str) -> bool:
+        """Whether a URL leads to this very server: same scheme, host and port."""
+        return _origin(url) == _origin(self.url)
+
+    def resolve(self, reference: str) -> str:
+        """The URL of a reference that begins with a slash, such as ``/data/upload/1/clip.mp4``."""
+        parts = urlsplit(self.url)
+        base = f"{parts.scheme}://{parts.netloc}"
+        if self.prefix and not reference.startswith(self.prefix + "/"):
+            return base + self.prefix + reference
+        return base + reference
+
+
+class MediaStore:
+    """Fetches media and keeps it, least recently used out first.
+
+    Args:
+        directory: Where files are kept; made if missing. Processes may share it.
+        host: The Label Studio of references without a host; calls may name another.
+        download_timeout: Seconds that one file may take in all.
+        wait_timeout: Seconds that one wait for the network may take.
+        max_bytes: Most bytes of one file, and of all pages of a frames task together.
+        max_pages: Most pages of a frames task.
+        cache_bytes: Size that the cache is kept below; files used in the last 15 minutes stay nevertheless.
+        allowed_hosts: Hosts that media may come from besides Label Studio; ``.example.org`` stands for
+            every host below it. Empty: any host.
+        allow_private_addresses: Let hosts other than Label Studio have private and loopback addresses.
+        local_roots: Folders below which absolute local paths are accepted; none by default.
+        local_files_root: Label Studio's ``LOCAL_FILES_DOCUMENT_ROOT``, if this machine sees it: files that it
+            serves by ``/data/local-files/?d=`` are then read from there without a download.
+        concurrency: Pages that are fetched at the same time.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        host: MediaHost | None = None,
+        download_timeout: float = 60.0,
+        wait_timeout: float = 20.0,
+        max_bytes: int = 2 * 2**30,
+        max_pages: int = 1000,
+        cache_bytes: int = 10 * 2**30,
+        allowed_hosts: Collection[str] = (),
+        allow_private_addresses: bool = False,
+        local_roots: Sequence[Path] = (),
+        local_files_root: Path | None = None,
+        concurrency: int = 8,
+    ) -> None:
+        self._host = host
+        self._download_timeout = download_timeout
+        self._wait_timeout = min(wait_timeout, download_timeout)
+        self._max_bytes = max_bytes
+        self._max_pages = max_pages
+        self._allowed_hosts = frozenset(name.lower().rstrip(".") for name in allowed_hosts)
+        self._allow_private_addresses = allow_private_addresses
+        self._local_roots = tuple(root.resolve() for root in local_roots)
+        self._local_files_root = local_files_root.resolve() if local_files_root else None
+        self._concurrency = concurrency
+        self._cache = MediaCache(directory, cache_bytes)
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+
+    def fetch(self, reference: str, *, host: MediaHost | None = None) -> Path:
+        """Give the file that a task's data refers to.
+
+        Args:
+            reference: An http(s) URL, a path at Label Studio such as ``/data/upload/...`` or
+                ``/data/local-files/?d=...``, or an absolute local path below one of the allowed roots.
+            host: The task's Label Studio; the store's own if not given.
+
+        Returns:
+            A file to be read soon and never written: it may be shared and evicted later.
+
+        Raises:
+            MediaError: It cannot be had. Whether it is a video shows when it is decoded.
+        """
+        host = host or self._host
+        if not isinstance(reference, str) or not reference.strip() or "\0" in reference:
+            raise MediaError(
+                f"the task's media is {str(reference)[:100]!r}; expected the address of a file, such as "
+                "/data/upload/1/clip.mp4 or https://example.org/clip.mp4"
+            )
+        reference = reference.strip()
+        if "://" in reference or reference.startswith("//"):
+            url = reference
+        elif reference.startswith("data:"):
+            raise MediaRefusedError(
+                "media inside the task's data (data:...) is not supported; give an address"
+            )
+        else:
+            local = self._allowed_local_path(reference)
+            if local is not None:
+                return local
+            url = self._label_studio_url(reference, host)
+        shared = self._shared_file(url, host)
+        return shared if shared is not None else self._download(url, host)
+
+    def fetch_frames(
+        self,
+        references: Sequence[str],
+        *,
+        host: MediaHost | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Path:
+        """Give a folder with the pages of a frames task as ``00000.jpg``, ``00001.jpg``, ...
+
+        Args:
+            references: The pages in order, each as for :meth:`fetch`.
+            host: The task's Label Studio; the store's own if not given.
+            progress: Called with the fraction of the pages that is there; may raise to stop.
+
+        Raises:
+            MediaError: A page cannot be had or is not an image; the message gives its number.
+        """
+        if isinstance(references, str) or not isinstance(references, Sequence) or not references:
+            raise MediaError(
+                "the task's list of frames is missing or empty; expected a list of image addresses"
+            )
+        if len(references) > self._max_pages:
+            raise MediaTooLargeError(
+                f"the task has {len(references)} pages, at most {self._max_pages} are accepted; import the "
+                "video with a larger stride or in parts"
+            )
+        files = self._fetch_pages(references, host, progress)
+        total = sum(file.stat().st_size for file in files)
+        if total > self._max_bytes:
+            raise MediaTooLargeError(
+                f"the task's pages have {total / 2**20:.0f} MiB together, at most "
+                f"{self._max_bytes / 2**20:.0f} MiB are accepted"
+            )
+        suffixes = []
+        for page, file in enumerate(files):
+            suffix = _image_suffix(file)
+            if suffix is None:
+                raise MediaError(
+                    f"page {page} ({_shown(references[page])}) is not a JPEG, PNG, WebP, BMP or TIFF image"
+                )
+            suffixes.append(suffix)
+        return self._cache.folder(files, [f"{page:05d}{suffix}" for page, suffix in enumerate(suffixes)])
+
+    # --- where it lies
+
+    def _allowed_local_path(self, reference: str) -> Path | None:
+        """An absolute local path below an allowed root, or ``None`` where it must be Label Studio's."""
+        if not reference.startswith("/") or not self._local_roots:
+            return None
+        path = Path(reference).resolve()
+        if any(path.is_relative_to(root) for root in self._local_roots) and path.is_file():
+            return self._checked_size(path)
+        return None
+
+    def _label_studio_url(self, reference: str, host: MediaHost | None) -> str:
+        prefixes: tuple[str, ...] = _LABEL_STUDIO_PATHS
+        if host is not None and host.prefix:
+            prefixes = (*prefixes, host.prefix + "/")
+        if not reference.startswith(prefixes):
+            raise MediaRefusedError(
+                f"{reference[:200]!r} is neither a URL nor a path at Label Studio (/data/upload/..., "
+                "/data/local-files/?d=...); paths of this machine are only read below the folders that the "
+                "backend's settings allow"
+            )
+        if host is None:
+            raise MediaError(
+                f"{_shown(reference)} lies at Label Studio, whose address is not known; set "
+                "STEERSEG_LABEL_STUDIO_URL"
+            )
+        return host.resolve(reference)
+
+    def _shared_file(self, url: str, host: MediaHost | None) -> Path | None:
+        """The file behind ``/data/local-files/?d=...`` where this machine sees Label Studio's folder."""
+        if self._local_files_root is None or host is None or not host.owns(url):
+            return None
+        parts = urlsplit(url)
+        wanted = parse_qs(parts.query).get("d")
+        if parts.path.rstrip("/") != host.prefix + "/data/local-files" or not wanted:
+            return None
+        path = (self._local_files_root / wanted[0].lstrip("/")).resolve()
+        if path.is_relative_to(self._local_files_root) and path.is_file():
+            return self._checked_size(path)
+        return None
+
+    def _checked_size(self, path: Path) -> Path:
+        if path.stat().st_size > self._max_bytes:
+            raise MediaTooLargeError(
+                f"{path.name} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB"
+            )
+        return path
+
+    # --- downloads
+
+    def _download(self, url: str, host: MediaHost | None) -> Path:
+        with self._lock(url):
+            known = self._cache.find(url)
+            if known is not None and known.is_fresh():
+                return self._cache.use(known)
+            policy = _Policy(self._allowed_hosts, self._allow_private_addresses, host, known)
+            with self._cache.temporary() as temporary:
+                answer = self._get(url, temporary, policy, host)
+                if not answer.modified and known is not None:
+                    return self._cache.use(self._cache.confirm(url, known, answer))
+                _refuse_web_page(temporary, url)
+                return self._cache.use(self._cache.keep(url, temporary, answer))
+
+    def _get(self, url: str, temporary: Path, policy: HopPolicy, host: MediaHost | None) -> Fetched:
+        shown = _shown(url)
+        try:
+            return fetch(
+                url,
+                temporary,
+                policy=policy,
+                max_bytes=self._max_bytes,
+                timeout=self._wait_timeout,
+                deadline=self._download_timeout,
+            )
+        except DownloadTimeoutError:
+            raise MediaTimeoutError(
+                f"{shown} did not arrive within the time limit ({self._download_timeout:g} s for a file); "
+                "check the server, or raise STEERSEG_DOWNLOAD_TIMEOUT"
+            ) from None
+        except DownloadTooLargeError:
+            raise MediaTooLargeError(
+                f"{shown} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB; use a shorter or "
+                "smaller clip, or raise STEERSEG_MAX_DOWNLOAD_MIB"
+            ) from None
+        except AddressRefusedError:
+            raise MediaRefusedError(
+                f"{shown} leads to a private or local address, which is refused; if you trust it, set "
+                "STEERSEG_ALLOW_PRIVATE_ADDRESSES=true"
+            ) from None
+        except DownloadError as error:
+            if error.status is None:
+                raise MediaError(str(error)) from None
+            raise _unavailable(shown, error.status, host is not None and host.owns(url)) from None
+
+    def _fetch_pages(
+        self, references: Sequence[str], host: MediaHost | None, progress: Callable[[float], None] | None
+    ) -> list[Path]:
+        def one(page: int) -> Path:
+            try:
+                return self.fetch(references[page], host=host)
+            except MediaUnavailableError as error:
+                raise MediaUnavailableError(f"page {page}: {error}", error.status) from None
+            except MediaError as error:
+                raise type(error)(f"page {page}: {error}") from None
+
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="media") as pool:
+            futures: list[Future[Path]] = [pool.submit(one, page) for page in range(len(references))]
+            try:
+                pending = set(futures)
+                while pending:
+                    done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    if progress is not None:
+                        progress(1 - len(pending) / len(futures))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        return [future.result() for future in futures]
+
+    @contextlib.contextmanager
+    def _lock(self, url: str) -> Iterator[None]:
+        """Let one thread at a time fetch a URL; the others find it in the cache."""
+        with self._locks_lock:
+            if len(self._locks) > 10_000:
+                self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+            lock = self._locks.setdefault(url, threading.Lock())
+        with lock:
+            yield
+
+
+class _Policy(HopPolicy):
+    """Which hosts may be asked, and who gets the token."""
+
+    def __init__(
+        self,
+        allowed_hosts: frozenset[str],
+        allow_private_addresses: bool,
+        host: MediaHost | None,
+        known: CachedFile | None,
+    ) -> None:
+        super().__init__(allow_private_addresses)
+        self._allowed_hosts = allowed_hosts
+        self._host = host
+        self._known = known
+
+    def _is_label_studio(self, url: str) -> bool:
+        return self._host is not None and self._host.owns(url)
+
+    def check(self, url: str) -> None:
+        if self._host is not None and self._is_label_studio(url):
+            if urlsplit(url).path.startswith(self._host.prefix + "/user/login"):
+                raise _unavailable(_shown(url), 401, True)
+            return
+        name = (urlsplit(url).hostname or "").lower().rstrip(".")
+        allowed = self._allowed_hosts
+        if allowed and name not in allowed and not any(a[0] == "." and name.endswith(a) for a in allowed):
+            raise MediaRefusedError(
+                f"{_shown(url)} lies on a host that media may not come from; add {name} to "
+                "STEERSEG_ALLOWED_HOSTS if you trust it"
+            )
+
+    def headers(self, url: str) -> Mapping[str, str]:
+        headers: dict[str, str] = {}
+        if self._host is not None and self._is_label_studio(url):
+            headers.update(self._host.auth_headers())
+        if self._known is not None and self._known.etag:
+            headers["If-None-Match"] = self._known.etag
+        elif self._known is not None and self._known.last_modified:
+            headers["If-Modified-Since"] = self._known.last_modified
+        return headers
+
+    def allows_private(self, url: str) -> bool:
+        return self._is_label_studio(url) or super().allows_private(url)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return scheme, (parts.hostname or "").lower(), _PORTS.get(scheme) if port is None else port
+
+
+def _shown(url: str) -> str:
+    """A URL for messages: without secrets, but with the path of a local file."""
+    wanted = parse_qs(urlsplit(url).query).get("d") if "/data/local-files" in url else None
+    return redact_url(url) + (f"?d={wanted[0]}" if wanted else "")
+
+
+def _unavailable(shown: str, status: int, is_label_studio: bool) -> MediaUnavailableError:
+    if not is_label_studio:
+        hint = "check the address, and that the file can be read without signing in"
+    elif status == 401:
+        hint = (
+            "the token is missing or not accepted. Set STEERSEG_LABEL_STUDIO_API_KEY (and _URL) to a "
+            "personal access token, or switch legacy tokens on in Organization › API Tokens Settings"
+        )
+    elif status == 403:
+        hint = (
+            "the token's account may not read it, or Label Studio serves no local files "
+            "(LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true)"
+        )
+    elif status == 404:
+        hint = (
+            "the file is gone, or no Local Files storage of the project covers its folder; add one in "
+            "Settings › Cloud Storage, or by `steerseg-backend connect`"
+        )
+    else:
+        hint = "look into Label Studio's log"
+    return MediaUnavailableError(f"{shown} cannot be read ({status}): {hint}", status)
+
+
+def _refuse_web_page(path: Path, url: str) -> None:
+    """Say at once that a web page (a sign-in form, most often) is not media."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise MediaError(
+            f"{_shown(url)} is a web page, not a media file; give the address of the file itself, readable "
+            "without signing in"
+        )
+
+
+def _image_suffix(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start.startswith(b"\xff\xd8\xff"):
+        return ".jpg"
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return ".webp"
+    if start.startswith(b"BM"):
+        return ".bmp"
+    return ".tif" if start.startswith((b"II*\0", b"MM\0*")) else None

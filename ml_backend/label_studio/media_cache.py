@@ -1,0 +1,248 @@
+"""Downloaded media on disk: each content once, bounded in size, least recently used out first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steerseg.download import Fetched
+
+_log = logging.getLogger(__name__)
+
+_GRACE = 15 * 60.0
+"""Seconds after its last use in which a file is never evicted, since somebody may be about to open it."""
+_FRESH = 60.0
+"""Seconds in which a cached file is used without asking the server whether it changed."""
+_FRESH_UNVALIDATED = 3600.0
+"""The same for servers that give nothing to ask with (neither ETag nor Last-Modified)."""
+_ABANDONED = 24 * 3600.0
+"""Seconds after which an unfinished download was left by a process that died."""
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A cached file of a URL, and what its server said."""
+
+    path: Path
+    etag: str
+    last_modified: str
+    checked: float  # Unix time of the last answer
+
+    def is_fresh(self) -> bool:
+        """Whether it may be used without asking the server again."""
+        limit = _FRESH if self.etag or self.last_modified else _FRESH_UNVALIDATED
+        return 0 <= time.time() - self.checked < limit
+
+
+class MediaCache:
+    """Files by their content, URLs that lead to them, and folders made of them.
+
+    ``objects/`` holds each content once, named by its SHA-256; ``urls/`` says which content a URL had;
+    ``folders/`` holds hard links. A file's or folder's time of modification is its last use. Processes
+    may share a directory: every change is one atomic step.
+
+    Args:
+        directory: Made if missing.
+        limit: Bytes that the cache is kept below; files used in the last 15 minutes stay nevertheless.
+    """
+
+    def __init__(self, directory: Path, limit: int) -> None:
+        self._objects = directory / "objects"
+        self._urls = directory / "urls"
+        self._folders = directory / "folders"
+        self._temporary = directory / "tmp"
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._size: int | None = None
+        for folder in (self._objects, self._urls, self._folders, self._temporary):
+            folder.mkdir(parents=True, exist_ok=True)
+        for left in self._temporary.iterdir():
+            if _used(left) < time.time() - _ABANDONED:
+                _remove(left)
+
+    @contextlib.contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """A file to download into; gone at the end unless it was moved."""
+        handle, name = tempfile.mkstemp(dir=self._temporary)
+        os.close(handle)
+        path = Path(name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _note(self, url: str) -> Path:
+        return self._urls / (hashlib.sha256(url.encode()).hexdigest() + ".json")
+
+    def find(self, url: str) -> CachedFile | None:
+        """What is known of a URL, if its content is still here."""
+        return self._read(self._note(url))
+
+    def _read(self, note: Path) -> CachedFile | None:
+        try:
+            fields = json.loads(note.read_text(encoding="utf-8"))
+            known = CachedFile(
+                path=self._objects / fields["object"],
+                etag=fields["etag"],
+                last_modified=fields["last_modified"],
+                checked=fields["checked"],
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return known if known.path.is_file() else None
+
+    def keep(self, url: str, temporary: Path, answer: Fetched) -> CachedFile:
+        """Move a complete download to its place."""
+        path = self._objects / file_digest(temporary)
+        if not path.exists():
+            size = temporary.stat().st_size
+            os.replace(temporary, path)
+            self._grew(size)
+        return self.remember(url, path, answer)
+
+    def remember(self, url: str, path: Path, answer: Fetched) -> CachedFile:
+        """Note that a URL has this content now."""
+        known = CachedFile(path, answer.etag, answer.last_modified, time.time())
+        note = {
+            "object": path.name,
+            "etag": known.etag,
+            "last_modified": known.last_modified,
+            "checked": known.checked,
+        }
+        with self.temporary() as temporary:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+            os.replace(temporary, self._note(url))
+        return known
+
+    def confirm(self, url: str, known: CachedFile, answer: Fetched) -> CachedFile:
+        """Note that a URL still has the content we know."""
+        # An answer without a body need not repeat what identifies the content.
+        answer = replace(
+            answer,
+            etag=answer.etag or known.etag,
+            last_modified=answer.last_modified or known.last_modified,
+        )
+        return self.remember(url, known.path, answer)
+
+    def use(self, known: CachedFile) -> Path:
+        """Mark a file as used now."""
+        os.utime(known.path)
+        return known.path
+
+    def folder(self, files: Sequence[Path], names: Sequence[str]) -> Path:
+        """Give the folder that holds these files under these names."""
+        digest = hashlib.sha256()
+        for file, name in zip(files, names, strict=True):
+            content = file.name if file.parent == self._objects else file_digest(file)
+            digest.update(f"{name}:{content}\n".encode())
+        folder = self._folders / digest.hexdigest()
+        if not folder.is_dir():
+            building = Path(tempfile.mkdtemp(dir=self._temporary))
+            try:
+                for file, name in zip(files, names, strict=True):
+                    if file.parent == self._objects and _link(file, building / name):
+                        continue
+                    # Not ours, so it may be changed under our feet; or a disk without hard links.
+                    shutil.copyfile(file, building / name)
+                    self._grew((building / name).stat().st_size)
+                with contextlib.suppress(FileExistsError):
+                    os.rename(building, folder)
+            except OSError:
+                if not folder.is_dir():  # someone else may have made it meanwhile
+                    raise
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+        os.utime(folder)
+        return folder
+
+    def _grew(self, size: int) -> None:
+        with self._lock:
+            if self._size is None:
+                self._size = self._measure()
+            else:
+                self._size += size
+            if self._size > self._limit:
+                self._evict()
+
+    def _measure(self) -> int:
+        """Bytes of all files, each content once."""
+        seen = {}
+        for file in (*self._objects.iterdir(), *self._folders.glob("*/*")):
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                seen[status.st_ino] = status.st_size
+        return sum(seen.values())
+
+    def _evict(self) -> None:
+        """Remove what was used longest ago until the cache is below its limit, if it can be."""
+        before = time.time() - _GRACE
+        entries = sorted(
+            ((_used(path), path) for path in (*self._folders.iterdir(), *self._objects.iterdir())),
+            key=lambda entry: (entry[0], entry[1].name),
+        )
+        self._size = self._measure()
+        target = self._limit * 9 // 10  # some room, so that not every new file evicts
+        # A file that a folder links to is freed with the folder, so a second pass may find more.
+        for used, path in (*entries, *entries):
+            if self._size <= target or used > before:
+                continue
+            if path.parent == self._folders or _links(path) == 1:
+                self._size -= _remove(path)
+        for note in self._urls.iterdir():
+            if self._read(note) is None:
+                note.unlink(missing_ok=True)
+        _log.info("media cache: %.0f MiB after eviction", self._size / 2**20)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _link(file: Path, to: Path) -> bool:
+    try:
+        os.link(file, to)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _links(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(path: Path) -> int:
+    """Delete a file or folder; returns the bytes that this set free."""
+    freed = 0
+    for file in list(path.iterdir()) if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            status = file.stat()
+            freed += status.st_size if status.st_nlink == 1 else 0
+            file.unlink()
+    if path.is_dir():
+        with contextlib.suppress(OSError):  # someone put a file into it meanwhile
+            path.rmdir()
+    return freed
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
