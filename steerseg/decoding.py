@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,52 @@ class Decoded:
     pts: NDArray[np.float64] = field(repr=False)
     fps: float
     digest: str
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a video file is made of, as far as it can be told without decoding.
+
+    Attributes:
+        container: FFmpeg's names of the container, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: FFmpeg's name of the codec, such as ``h264``.
+        pixel_format: Such as ``yuv420p``; empty where it is not known.
+        packets: Packets of the video stream: about as many as frames. For advice only; frames are counted by
+            decoding.
+    """
+
+    container: str
+    codec: str
+    pixel_format: str
+    packets: int
+
+
+def file_kind(path: Path) -> FileKind:
+    """Look at a video file without decoding it.
+
+    Raises:
+        VideoError: Not a video.
+        OSError: The file cannot be read.
+    """
+    with _open(path, str(path)) as container:
+        stream = _video_stream(container, str(path))
+        kind = FileKind(
+            container=container.format.name,
+            codec=stream.codec_context.codec.name,
+            pixel_format=stream.codec_context.pix_fmt or "",
+            packets=0,
+        )
+        packets = container.demux(stream)
+        count = 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                break  # the file is cut off here
+            if packet is None:
+                break
+            count += bool(packet.size)
+    return replace(kind, packets=count)
 
 
 def decode_file(
