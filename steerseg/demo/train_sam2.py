@@ -80,6 +80,8 @@ class Recipe:
         clips: Clips of a video step.
         clip_objects: Objects tracked in each clip.
         clip_frames: Frames of a clip in a video step.
+        reuse: Steps that share a rendering, each mirrored and disturbed anew, with other prompts: drawing
+            takes about as long as learning.
         strides: Steps between a clip's frames that are drawn from; long ones prepare for keyframes.
         video_from: Share of the total time after which clips take part.
         image_every: In the video stage one step in so many is an image step.
@@ -91,11 +93,12 @@ class Recipe:
         lengths: Frames of the sampled scenes, one drawn per batch.
     """
 
-    images: int = 64
+    images: int = 96
     objects: int = 4
-    clips: int = 32
+    clips: int = 48
     clip_objects: int = 2
     clip_frames: int = 8
+    reuse: int = 2
     strides: tuple[int, ...] = (1, 1, 2, 3, 4, 6)
     video_from: float = 0.4
     image_every: int = 3
@@ -339,11 +342,11 @@ class Trainer:
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.renderer = Renderer(self.size.image_size, self.device)
-        if arguments.compile and self.cuda:
+        self._drawn: dict[str, tuple[int, Tensor | None, Tensor | None]] = {}
+        if arguments.compile:
             compile_trunk(self.model, self.log)
         if self.cuda:
-            torch.backends.cuda.matmul.allow_tf32 = True
-            torch.backends.cudnn.allow_tf32 = True
+            torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -374,14 +377,27 @@ class Trainer:
     def _targets(self, ids: Tensor, objects: int) -> Targets:
         return choose_objects(ids, objects, most=_MOST_OBJECTS)
 
-    def _render(self, scenes: Sequence[Scene], frames: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Disturbed pictures, half of them resized as those of a real video are."""
-        images, ids = self.renderer(scenes, frames, _RENDER_SIZE if self.rng.random() < 0.5 else None)
+    def _pictures(
+        self, kind: str, frames: Callable[[int], Sequence[int]], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised pictures and ids of ``count`` scenes, drawn anew every ``reuse`` steps.
+
+        Half of the drawings are resized as those of a real video are.
+        """
+        used, images, ids = self._drawn.get(kind, (self.recipe.reuse, None, None))
+        if images is None or ids is None or used >= self.recipe.reuse or len(images) != count:
+            scenes = next(self.scenes)
+            size = _RENDER_SIZE if self.rng.random() < 0.5 else None
+            images, ids = self.renderer(scenes[:count], frames(scenes[0].num_frames), size)
+            used = 0
+        else:
+            images, ids = images.flip(-1), ids.flip(-1)
+        self._drawn[kind] = (used + 1, images, ids)
         return normalise_images(disturb(images)), ids
 
-    def image_step(self, scenes: Sequence[Scene]) -> tuple[Losses, Tensor]:
+    def image_step(self) -> tuple[Losses, Tensor]:
         """Forward pass of an image step: losses, mean overlap of one click."""
-        images, ids = self._render(scenes, [self.rng.randrange(scenes[0].num_frames)])
+        images, ids = self._pictures("image", lambda length: [self.rng.randrange(length)], self.recipe.images)
         with self.autocast():
             return image_losses(
                 self.model,
@@ -392,12 +408,14 @@ class Trainer:
                 chunk=self.recipe.images,
             )
 
-    def video_step(self, scenes: Sequence[Scene]) -> tuple[Losses, Tensor]:
+    def video_step(self) -> tuple[Losses, Tensor]:
         """Forward pass of a video step: losses, mean overlap on the frames after the prompt."""
         recipe = self.recipe
-        stride = self.rng.choice(recipe.strides)
-        frames = clip_indices(self.rng, scenes[0].num_frames, recipe.clip_frames, stride)
-        images, ids = self._render(scenes[: recipe.clips], frames)
+
+        def frames(length: int) -> list[int]:
+            return clip_indices(self.rng, length, recipe.clip_frames, self.rng.choice(recipe.strides))
+
+        images, ids = self._pictures("video", frames, recipe.clips)
         correct_at = self.rng.randrange(2, recipe.clip_frames) if self.rng.random() < 0.25 else None
         with self.autocast():
             return video_losses(
@@ -410,9 +428,9 @@ class Trainer:
                 correct_at=correct_at,
             )
 
-    def one_step(self, kind: str, scenes: Sequence[Scene], step_of_run: int) -> StepReport:
+    def one_step(self, kind: str, step_of_run: int) -> StepReport:
         """Forward and backward pass and optimizer step; one with a gradient that is not finite is dropped."""
-        losses, overlap = (self.video_step if kind == "video" else self.image_step)(scenes)
+        losses, overlap = self.video_step() if kind == "video" else self.image_step()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(step_of_run)
         self.optimizer.zero_grad(set_to_none=True)
@@ -445,9 +463,8 @@ class Trainer:
         step_of_run = failures = 0
         while not self.schedule.over and not self.stop and step_of_run < self.arguments.max_steps:
             kind = "video" if self.schedule.video(self.step) else "image"
-            scenes = next(self.scenes)
             try:
-                report = self.one_step(kind, scenes, step_of_run)
+                report = self.one_step(kind, step_of_run)
             except torch.cuda.OutOfMemoryError:
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
@@ -644,9 +661,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--total-minutes", type=float, help="of the whole training, earlier runs included")
     parser.add_argument("--resume", help="the folder that an earlier run wrote")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=8, help="processes that sample scenes")
+    parser.add_argument("--workers", type=int, default=12, help="processes that sample scenes")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the image trunk: about a minute, repaid by a long run"
+    )
     parser.add_argument("--tiny", action="store_true", help="a much smaller model, to try the training")
     parser.add_argument("--max-steps", type=float, default=math.inf)
     parser.add_argument("--validation-scenes", type=int, default=48)
