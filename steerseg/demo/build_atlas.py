@@ -143,7 +143,7 @@ def build(renderers: dict[str, Callable[[str], Image.Image]], directory: Path = 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Build the sprite sheets and objects.json.")
     parser.add_argument(
         "--fluent", type=Path, help="unpacked @lobehub/fluent-emoji-3d (else fetched with npm)"
     )

@@ -697,11 +697,11 @@ def entries() -> list[Entry]:
     Raises:
         ValueError: If a name or an emoji occurs twice.
     """
-    found = [
-        Entry(*item.strip().rsplit(" ", 1), group)  # the emoji is the last word
-        for group, items in GROUPS.items()
-        for item in items.split(",")
-    ]
+    found = []
+    for group, items in GROUPS.items():
+        for item in items.split(","):
+            name, emoji = item.strip().rsplit(" ", 1)
+            found.append(Entry(name, emoji, group))
     for what in (lambda entry: entry.name, lambda entry: entry.emoji):
         seen = [what(entry) for entry in found]
         repeated = {item for item in seen if seen.count(item) > 1}

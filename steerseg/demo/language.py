@@ -139,7 +139,7 @@ def _trait_table(names: tuple[str, ...], groups: tuple[str, ...]) -> dict[str, V
 def _trait_wordings() -> dict[str, phrases.Wordings]:
     """Trait → training and held-out phrases: the last one is held out where training uses all its words."""
     every = [set(p.split()) for trait in words.TRAITS.values() for p in trait.phrases]
-    wordings = {}
+    wordings: dict[str, phrases.Wordings] = {}
     for name, trait in words.TRAITS.items():
         last = trait.phrases[-1]
         others = [w for w in every if w != set(last.split())]
@@ -167,6 +167,7 @@ class _View:
         self.eligible = [i for i in range(self.count) if self.seen.share[i] >= TARGET_SHARE]
         self._nouns = _noun_table(catalogue.names, catalogue.groups)
         self._traits = _trait_table(catalogue.names, catalogue.groups)
+        self._places: dict[str, Verdicts] = {}
         self._sides: dict[tuple[int, str], int] = {}
         self._order: dict[tuple[int, int, str], bool] = {}
 
@@ -266,6 +267,12 @@ class _View:
         return NO if _quantile(values, 0.25) > 0.5 else UNCLEAR
 
     def place(self, place: str) -> Verdicts:
+        """Verdicts on a place, remembered."""
+        if place not in self._places:
+            self._places[place] = self._judge_place(place)
+        return self._places[place]
+
+    def _judge_place(self, place: str) -> Verdicts:
         verdicts = np.zeros(self.count, dtype=np.int8)
         for i in range(self.count):
             if place == "middle":

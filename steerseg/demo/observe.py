@@ -179,8 +179,8 @@ def observe(scene: Scene, catalogue: Catalogue) -> Observation:
     return Observation(
         seen=seen,
         share=seen.mean(axis=1, dtype=np.float32),
-        x=scene.centre[..., 0] / scene.width,
-        y=scene.centre[..., 1] / scene.height,
+        x=(scene.centre[..., 0] / scene.width).astype(np.float32),
+        y=(scene.centre[..., 1] / scene.height).astype(np.float32),
         size=size,
         speed=speed,
         motion=tuple(motion),

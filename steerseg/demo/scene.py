@@ -86,7 +86,7 @@ class Scene:
 def _probe_points() -> Array:
     """Points spread over the unit disc: the centre and two rings."""
     rings = [(0.45, 5, 0.3), (0.85, 9, 0.0)]
-    points = [np.zeros((1, 2))]
+    points: list[NDArray[np.float64]] = [np.zeros((1, 2))]
     for radius, count, turn in rings:
         angle = 2 * np.pi * (np.arange(count) / count) + turn
         points.append(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1))

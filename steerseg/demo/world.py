@@ -142,7 +142,7 @@ def _triangle(position: Array, low: float, high: float) -> Array:
     """Fold a straight line into [low, high], as a ball bounces between walls."""
     span = max(high - low, 1e-3)
     phase = np.mod(position - low, 2 * span)
-    return low + np.where(phase > span, 2 * span - phase, phase)
+    return (low + np.where(phase > span, 2 * span - phase, phase)).astype(np.float32)
 
 
 def _path(

@@ -1,0 +1,145 @@
+"""Region and boundary accuracy of video masks, as DAVIS and Ref-YouTube-VOS measure them.
+
+J is the intersection over union of a frame's masks, F the harmonic mean of precision and recall of their
+boundaries, matched within 0.008 of the image diagonal. Both are averaged over all frames of an expression;
+J&F is their mean. Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object
+Segmentation" (CVPR 2016), as implemented by davis2017-evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BOUNDARY_TOLERANCE = 0.008  # of the image diagonal
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one expression, each in [0, 1]."""
+
+    j: float
+    f: float
+
+    @property
+    def jf(self) -> float:
+        """J&F."""
+        return (self.j + self.f) / 2
+
+
+def region_iou(prediction: Mask, truth: Mask) -> float:
+    """Intersection over union of two (H, W) masks; 1 where both are empty."""
+    union = int(np.count_nonzero(prediction | truth))
+    return 1.0 if union == 0 else int(np.count_nonzero(prediction & truth)) / union
+
+
+def boundary(mask: Mask) -> Mask:
+    """(H, W) → the one-pixel boundary of a mask, half a pixel towards the origin of the true edge."""
+    right, below, diagonal = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
+    right[:, :-1] = mask[:, 1:]
+    below[:-1] = mask[1:]
+    diagonal[:-1, :-1] = mask[1:, 1:]
+    edge = (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
+    edge[-1] = mask[-1] ^ right[-1]
+    edge[:, -1] = mask[:, -1] ^ below[:, -1]
+    edge[-1, -1] = False
+    return edge
+
+
+@lru_cache(maxsize=32)
+def _disk(radius: int) -> NDArray[np.uint8]:
+    offset = np.arange(-radius, radius + 1)
+    return (offset[:, None] ** 2 + offset[None] ** 2 <= radius * radius).astype(np.uint8)
+
+
+def boundary_f(prediction: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERANCE) -> float:
+    """Boundary F-measure of two (H, W) masks in [0, 1]; 1 where both are empty.
+
+    Args:
+        prediction: Predicted mask.
+        truth: True mask.
+        tolerance: How far boundary pixels may be from each other, as a fraction of the image diagonal.
+    """
+    predicted, real = boundary(prediction), boundary(truth)
+    count_predicted, count_real = int(np.count_nonzero(predicted)), int(np.count_nonzero(real))
+    if count_predicted == 0 or count_real == 0:
+        return 1.0 if count_predicted == count_real else 0.0
+    disk = _disk(math.ceil(tolerance * math.hypot(*truth.shape)))
+    near_predicted = cv2.dilate(predicted.astype(np.uint8), disk).astype(bool)
+    near_real = cv2.dilate(real.astype(np.uint8), disk).astype(bool)
+    precision = int(np.count_nonzero(predicted & near_real)) / count_predicted
+    recall = int(np.count_nonzero(real & near_predicted)) / count_real
+    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+
+
+def score(prediction: Mask, truth: Mask) -> Scores:
+    """Scores of one expression: means over all frames.
+
+    Args:
+        prediction: (T, H, W) bool.
+        truth: (T, H, W) bool.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"predicted masks are {prediction.shape}, the true ones {truth.shape}; they must agree"
+        )
+    pairs = list(zip(prediction.astype(bool), truth.astype(bool), strict=True))
+    return Scores(
+        j=float(np.mean([region_iou(a, b) for a, b in pairs])),
+        f=float(np.mean([boundary_f(a, b) for a, b in pairs])),
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_mean(
+    values: NDArray[np.float64], clips: list[str], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean over expressions with a percentile interval from resampling whole clips.
+
+    Expressions of one clip share its difficulty, so clips, not expressions, are drawn with replacement. For a
+    paired gain pass the differences.
+
+    Args:
+        values: (N,) one value an expression.
+        clips: The clip of each expression.
+        level: Coverage of the interval.
+        draws: Resamples.
+        seed: Of the resampling, so that a table can be reproduced.
+
+    Raises:
+        ValueError: If there are no values, or not as many clips as values.
+    """
+    if len(values) == 0 or len(values) != len(clips):
+        raise ValueError(
+            f"{len(values)} values for {len(clips)} clips; need one clip per value, at least one"
+        )
+    _, member = np.unique(np.array(clips), return_inverse=True)
+    sums = np.bincount(member, weights=values)
+    counts = np.bincount(member)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(sums), size=(draws, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(values)), float(low), float(high), len(values))

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steerseg.demo.dataset import (
+    RECIPES,
+    Manifest,
+    build_manifest,
+    clips,
+    load_manifest,
+    save_manifest,
+    scene_of,
+    write_split,
+)
+from steerseg.demo.sprites import load_catalogue
+from steerseg.demo.world import unseen_pair
+from steerseg.errors import ConfigError
+from steerseg.evaluation import read_ref_youtube_vos
+
+CATALOGUE = load_catalogue()
+
+
+def first_clips(split: str, count: int) -> Manifest:
+    manifest = load_manifest(split)
+    return Manifest(manifest.split, manifest.about, manifest.world, manifest.phrasing, manifest.clips[:count])
+
+
+@pytest.mark.parametrize("split", list(RECIPES))
+def test_committed_manifests_still_draw_the_scenes_they_describe(split: str) -> None:
+    manifest = load_manifest(split)
+    assert len(manifest.clips) == RECIPES[split].clips
+    for entry in manifest.clips[:: max(1, len(manifest.clips) // 10)]:
+        scene = scene_of(manifest, entry)
+        for expression in entry.expressions:
+            target = expression.targets[0]
+            assert CATALOGUE.names[scene.sprite[target]] == expression.name
+            if split == "test-objects":
+                assert CATALOGUE.heldout[scene.sprite[target]]
+            if split == "test-compositions":
+                assert unseen_pair(scene.sprite, scene.tint)[target]
+
+
+def test_the_test_split_is_large_enough() -> None:
+    assert sum(len(clip.expressions) for clip in load_manifest("test").clips) >= 300
+
+
+def test_splits_share_no_seed() -> None:
+    seeds = [clip.seed for split in RECIPES for clip in load_manifest(split).clips]
+    assert len(seeds) == len(set(seeds))
+
+
+def test_a_manifest_survives_saving(tmp_path: Path) -> None:
+    manifest = first_clips("test-phrasings", 3)
+    save_manifest(manifest, tmp_path)
+    assert load_manifest("test-phrasings", tmp_path) == manifest
+
+
+def test_unknown_splits_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_manifest("nowhere")
+    with pytest.raises(ConfigError, match="nowhere"):
+        build_manifest("nowhere")
+
+
+def test_a_written_split_reads_back(tmp_path: Path) -> None:
+    manifest = first_clips("val", 2)
+    meta = write_split(manifest, tmp_path)
+    assert set(json.loads(meta.read_text())["videos"]) == {clip.video for clip in manifest.clips}
+    samples = read_ref_youtube_vos(tmp_path, "val")
+    for sample, clip in zip(samples, clips(manifest), strict=True):
+        expression = clip.entry.expressions[0]
+        assert sample.expression == expression.text
+        assert sample.kind == expression.kind
+        masks = sample.masks()
+        assert np.array_equal(masks, clip.masks(expression))
+        assert masks.any()
+        with Image.open(sample.folder / "00000.jpg") as image:
+            error = np.abs(np.asarray(image).astype(int) - clip.frames[0]).mean()
+        assert error < 6  # JPEG
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.jpg"))
+    write_split(manifest, tmp_path)
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.jpg"))

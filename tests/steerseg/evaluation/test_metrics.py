@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from vos_benchmark.benchmark import benchmark
+
+from steerseg.evaluation import bootstrap_mean, boundary_f, region_iou, score
+
+
+def blobs(rng: np.random.Generator, frames: int, height: int, width: int) -> NDArray[np.bool_]:
+    """Smooth random masks that move a little from frame to frame."""
+    noise = cv2.GaussianBlur(rng.normal(size=(height + frames, width)).astype(np.float32), (0, 0), 7)
+    return np.stack([noise[t : t + height] > 0.02 for t in range(frames)])
+
+
+def save(root: Path, video: str, masks: NDArray[np.bool_]) -> None:
+    folder = root / video
+    folder.mkdir(parents=True)
+    for t, mask in enumerate(masks):
+        Image.fromarray(mask.astype(np.uint8)).save(folder / f"{t:05d}.png")
+
+
+def test_scores_agree_with_vos_benchmark(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ours = []
+    for number, (height, width) in enumerate([(90, 160), (120, 120), (135, 241), (240, 135)]):
+        truth = blobs(rng, 6, height, width)
+        predicted = np.roll(truth, (number, 2), axis=(1, 2)) ^ (rng.random(truth.shape) < 0.002)
+        if number == 2:
+            predicted[2], truth[4] = False, False
+        if number == 3:
+            predicted[3], truth[3] = False, False
+        save(tmp_path / "truth", f"v{number}", truth)
+        save(tmp_path / "predicted", f"v{number}", predicted)
+        ours.append(score(predicted, truth))
+    _, _, _, per_object = benchmark(
+        [str(tmp_path / "truth")],
+        [str(tmp_path / "predicted")],
+        num_processes=1,
+        verbose=False,
+        skip_first_and_last=False,
+    )
+    for number, scores in enumerate(ours):
+        iou, boundary = per_object[0][f"v{number}"]
+        assert scores.j == pytest.approx(iou[1] / 100, abs=1e-4)
+        assert scores.f == pytest.approx(boundary[1] / 100, abs=1e-4)
+        assert scores.jf == pytest.approx((iou[1] + boundary[1]) / 200, abs=1e-4)
+
+
+def test_perfect_missing_and_empty_masks() -> None:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:20, 10:30] = True
+    empty = np.zeros_like(mask)
+    assert region_iou(mask, mask) == boundary_f(mask, mask) == 1.0
+    assert region_iou(empty, mask) == boundary_f(empty, mask) == 0.0
+    assert region_iou(mask, empty) == boundary_f(mask, empty) == 0.0
+    assert region_iou(empty, empty) == boundary_f(empty, empty) == 1.0
+
+
+def test_masks_of_different_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="must agree"):
+        score(np.zeros((2, 4, 4), dtype=bool), np.zeros((3, 4, 4), dtype=bool))
+
+
+def test_the_interval_resamples_clips() -> None:
+    values = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    by_clip = bootstrap_mean(values, ["a", "a", "a", "b", "b", "b"])
+    apart = bootstrap_mean(values, list("abcdef"))
+    assert by_clip.mean == apart.mean == 0.5
+    assert (by_clip.low, by_clip.high) == (0.0, 1.0)  # both clips may be the same one
+    assert apart.high - apart.low < 1.0
+    assert by_clip == bootstrap_mean(values, ["a", "a", "a", "b", "b", "b"])
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_mean(np.array([]), [])
