@@ -1,21 +1,66 @@
-"""A small made-up proposal, for tests of what is done with proposals."""
+"""A preset of small random models, and a small made-up proposal."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from steerseg.demo.sam2 import Sam2Size, build_sam2, save_sam2
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, keyframe_indices
+from tests.conftest import save_tiny_lvlm
+
+SMALL_SAM2 = Sam2Size(
+    image_size=64,
+    width=8,
+    stages=(1, 1, 2, 1),
+    windows=(8, 4, 4, 2),
+    global_blocks=(3,),
+    channels=32,
+    memory_channels=16,
+    memory_layers=1,
+    memory_frames=3,
+    object_pointers=4,
+)
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset folder of small random models in the real layouts."""
+    folder = tmp_path_factory.mktemp("preset")
+    save_tiny_lvlm(folder / "lvlm")
+    torch.manual_seed(1)
+    model = build_sam2(SMALL_SAM2)
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
+    save_sam2(model.state_dict(), SMALL_SAM2, folder / "sam2")
+    generator = torch.Generator().manual_seed(2)
+    SoftPrompts(torch.randn(4, 32, generator=generator), torch.randn(4, 32, generator=generator)).save(
+        folder / "soft_prompts"
+    )
+    card = {
+        "name": "small",
+        "lvlm": "lvlm",
+        "sam2": "sam2",
+        "soft_prompts": "soft_prompts",
+        "keyframes": 5,
+        "video_tokens": 8,
+        "pipeline": {"max_new_tokens": 6, "alternatives": 2},
+    }
+    (folder / "preset.json").write_text(json.dumps(card))
+    return folder
+
 
 HEIGHT, WIDTH, COUNT = 45, 80, 12
 

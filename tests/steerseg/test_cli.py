@@ -8,11 +8,15 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from steerseg import cli
 from steerseg.config import PipelineConfig
+from steerseg.output import load_proposal
 from steerseg.pipeline import Proposal
+from steerseg.video import load_video
 
 MakeProposal = Callable[..., Proposal]
 
@@ -136,6 +140,36 @@ def test_summary_of_nothing(make_proposal: MakeProposal) -> None:
         "  files         out/proposal.json",
         "                out/maps.png",
     ]
+
+
+def test_segment_from_frames_to_files(
+    tmp_path: Path, preset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way over small random models of the real architectures."""
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (9, 45, 70, 3), dtype=np.uint8)
+    for index, frame in enumerate(noise):
+        Image.fromarray(frame).save(frames / f"{index}.png")
+    arguments = ("segment", str(frames), "  the  red car ", "-o", str(out), "--preset", str(preset))
+
+    assert run(*arguments, "--device", "cpu", "--fps", "10") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith('found "the red car" on ')
+    assert str(out / "proposal.json") in printed
+    proposal = load_proposal(out)
+    assert proposal.expression == "the red car"
+    assert 1 <= len(proposal.tracklets) <= 2
+    assert len(list((out / "masks").iterdir())) == len(load_video(out / "overlay.mp4")) == 9
+    assert (out / "maps.png").stat().st_size > 1000
+
+    more = ("--granularity", "video", "--no-reasoning", "--keyframes", "3", "--stride", "2")
+    assert run(*arguments, *more) == 0
+    again = load_proposal(out)
+    assert again.maps.frame is None
+    assert again.attributes == ()
+    assert len(again.maps.keyframes) == 3
+    assert len(again.pts) == 5  # every other of nine frames
 
 
 def test_progress_bar_takes_any_order_of_stages() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import subprocess
@@ -15,49 +14,10 @@ import pytest
 import torch
 
 from steerseg import SteerSeg
-from steerseg.demo.sam2 import Sam2Size, build_sam2, save_sam2
 from steerseg.errors import Cancelled, ConfigError, ExpressionError
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import Video, video_from_frames
 from tests.conftest import save_tiny_lvlm
-
-SMALL_SAM2 = Sam2Size(
-    image_size=64,
-    width=8,
-    stages=(1, 1, 2, 1),
-    windows=(8, 4, 4, 2),
-    global_blocks=(3,),
-    channels=32,
-    memory_channels=16,
-    memory_layers=1,
-    memory_frames=3,
-    object_pointers=4,
-)
-
-
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("preset")
-    save_tiny_lvlm(folder / "lvlm")
-    torch.manual_seed(1)
-    model = build_sam2(SMALL_SAM2)
-    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
-    save_sam2(model.state_dict(), SMALL_SAM2, folder / "sam2")
-    generator = torch.Generator().manual_seed(2)
-    SoftPrompts(torch.randn(4, 32, generator=generator), torch.randn(4, 32, generator=generator)).save(
-        folder / "soft_prompts"
-    )
-    card = {
-        "name": "small",
-        "lvlm": "lvlm",
-        "sam2": "sam2",
-        "soft_prompts": "soft_prompts",
-        "keyframes": 5,
-        "video_tokens": 8,
-        "pipeline": {"max_new_tokens": 6, "alternatives": 2},
-    }
-    (folder / "preset.json").write_text(json.dumps(card))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +33,9 @@ def clip(frames: int = 9, height: int = 45, width: int = 70) -> Video:
 def test_a_proposal_holds_what_it_promises(steerseg: SteerSeg) -> None:
     video = clip()
     stages: list[str] = []
-    proposal = steerseg.propose(video, "  the  red car ", progress=lambda stage, fraction: stages.append(stage))
+    proposal = steerseg.propose(
+        video, "  the  red car ", progress=lambda stage, fraction: stages.append(stage)
+    )
     assert proposal.expression == "the red car"
     assert 1 <= len(proposal.tracklets) <= 2
     assert proposal.best.masks.shape == (9, 45, 70)
