@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import threading
 import time
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, render_template, request
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import HTTPException
 
 from ml_backend.protocol import RequestError
 from ml_backend.service import Service
@@ -141,7 +142,6 @@ def create_app(service: Service) -> Flask:
 
 
 _HTTP_HINTS = {
-    400: "Send a JSON object as Label Studio does.",
     404: "Known are /health, /setup, /predict, /webhook, /versions and /metrics.",
     405: "GET for /, /health, /versions and /metrics; POST for /setup, /predict and /webhook.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
@@ -149,11 +149,20 @@ _HTTP_HINTS = {
 
 
 def _body() -> Any:
-    """The request's JSON, whatever its content type says."""
+    """The request's JSON, whatever its content type says.
+
+    Raises:
+        RequestError: It is not JSON.
+    """
     try:
-        return request.get_json(force=True)
-    except RecursionError:
-        raise BadRequest("the JSON is nested too deeply") from None
+        return json.loads(request.get_data())
+    except json.JSONDecodeError as error:
+        reason = str(error)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; endless nesting
+        reason = type(error).__name__
+    raise RequestError(400, f"the body is not JSON ({reason})", "Send a JSON object as Label Studio does.")
 
 
 def _error(status: int, message: str, hint: str) -> Response:
@@ -193,5 +202,5 @@ def _webhook_allowed(service: Service) -> bool:
         return True
     if settings.basic_auth_username is not None:
         return _basic_auth_right(service)
-    body = request.get_json(force=True, silent=True)
+    body = _body()
     return isinstance(body, dict) and body.get("action") == "START_TRAINING"

@@ -348,7 +348,8 @@ class _Slot(Generic[RequestT, ResultT]):
         try:
             self._ensure_process()
         except (SteerSegError, _WorkerDied) as error:
-            log.error("the models could not be loaded: %s", error)
+            if not self._executor._closing:
+                log.error("the models could not be loaded: %s", error)
             # Asking for a prediction tries again at once; without one, not in a tight loop.
             self._retry_warm_at = time.monotonic() + 60
 

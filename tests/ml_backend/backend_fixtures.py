@@ -1,0 +1,158 @@
+"""A service with a real store and a real worker process, whose handler makes synthetic proposals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import proposal_targets
+import pytest
+from flask.testing import FlaskClient
+
+from ml_backend.app import create_app
+from ml_backend.executor import Executor
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.config import Controls, task_value
+from ml_backend.metrics import Metrics
+from ml_backend.protocol import Task
+from ml_backend.service import Service
+from ml_backend.settings import Settings
+from ml_backend.store import Store
+from ml_backend.task_media import Media
+from steerseg.errors import VideoError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "label-studio-1.23.2"
+VERSION = "steerseg-test"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """The body of a request that Label Studio once sent."""
+    body: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text())["json"]
+    return body
+
+
+class NamedMedia:
+    """Media that is nothing but its name: the handler of these tests looks at the expression only."""
+
+    def load(
+        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
+    ) -> Media:
+        frames, video = controls.frames, controls.video
+        if frames is not None and (pages := task_value(task.data, frames.data_key)):
+            return Media(Path("frames"), _digest(repr(pages)), frames=frames)
+        if video is not None and (address := task_value(task.data, video.data_key)):
+            return Media(Path("video"), _digest(address), video=video)
+        raise VideoError("the task's data has no media")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class Backend:
+    """A service under test.
+
+    Attributes:
+        service: The service.
+        store: Its database.
+        client: Flask's test client of its app.
+    """
+
+    service: Service
+    store: Store
+    client: FlaskClient
+
+    def post(self, path: str, body: Any, **options: Any) -> Any:
+        """POST JSON and return the answer, which must be a success."""
+        response = self.client.post(path, json=body, **options)
+        assert response.status_code in (200, 201), response.get_data(as_text=True)
+        return response.get_json()
+
+
+MakeBackend = Callable[..., Backend]
+
+
+@pytest.fixture
+def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
+    made: list[Service] = []
+
+    def make(**settings: Any) -> Backend:
+        given = {"data_dir": tmp_path / "data", "expression_key": "expr", **settings}
+        chosen = Settings(**given)
+        store = Store(chosen.database)
+        service = Service(
+            chosen,
+            store=store,
+            executor=Executor([proposal_targets.proposing], max_attempts=chosen.max_attempts),
+            media=NamedMedia(),
+            metrics=Metrics(),
+            base_version=VERSION,
+        )
+        made.append(service)
+        return Backend(service, store, create_app(service).test_client())
+
+    yield make
+    for service in made:
+        service.close()
+
+
+@pytest.fixture
+def backend(make_backend: MakeBackend) -> Backend:
+    return make_backend()
+
+
+@dataclass
+class FakeLabelStudio:
+    """The few calls of Label Studio's API that pushing predictions needs, over real HTTP.
+
+    Attributes:
+        url: Its address.
+        predictions: What was stored, in order.
+        arrived: Set whenever one is stored.
+    """
+
+    url: str
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    arrived: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def fake_label_studio() -> Iterator[FakeLabelStudio]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            task = int(self.path.rpartition("=")[2])
+            self._answer([p for p in fake.predictions if p["task"] == task])
+
+        def do_POST(self) -> None:
+            fake.tokens.add(self.headers["Authorization"])
+            fake.predictions.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer({"id": len(fake.predictions)})
+            fake.arrived.set()
+
+        def _answer(self, body: Any) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Keep the test output quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake = FakeLabelStudio(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield fake
+    server.shutdown()
+    server.server_close()
+    thread.join()
