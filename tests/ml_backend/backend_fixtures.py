@@ -115,13 +115,12 @@ class FakeLabelStudio:
     Attributes:
         url: Its address.
         predictions: What was stored, in order.
-        arrived: Set whenever one is stored.
+        tokens: What identified the callers.
     """
 
     url: str
     predictions: list[dict[str, Any]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
-    arrived: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture
@@ -135,7 +134,6 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
             fake.tokens.add(self.headers["Authorization"])
             fake.predictions.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self._answer({"id": len(fake.predictions)})
-            fake.arrived.set()
 
         def _answer(self, body: Any) -> None:
             content = json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""A handler that a worker process of the service tests really runs: it answers by what the expression says."""
+"""A handler that a worker process of the service tests really runs; the expression says what it does."""
 
 from __future__ import annotations
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FIXTURES, VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
+from backend_fixtures import FIXTURES, VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
 from label_studio_sdk.label_interface import LabelInterface
 
 pytestmark = pytest.mark.timeout(120)
@@ -187,21 +190,16 @@ def test_an_event_is_committed_before_it_is_acknowledged(backend: Backend, name:
     assert response.status_code == 201
     assert backend.store.count_events() == 1
     # Another connection sees it: it is not merely pending.
-    from ml_backend.store import EventRow, Session, Store, create_engine, select
-
-    engine = create_engine(f"sqlite:///{backend.store.path}")
-    with Session(engine) as session:
-        event = session.scalars(select(EventRow)).one()
-        assert (event.action, event.project_id) == (body["action"], body["project"]["id"])
-        stored = json.loads(event.payload)
-    engine.dispose()
+    with contextlib.closing(sqlite3.connect(backend.store.path)) as connection:
+        ((action, project, payload),) = connection.execute("SELECT action, project_id, payload FROM events")
+    assert (action, project) == (body["action"], body["project"]["id"])
+    stored = json.loads(payload)
     assert "token" not in stored["project"]
     del body["project"]["token"]
     assert stored == {
         **body,
         "project": {k: v for k, v in body["project"].items() if not k.startswith("task_data_")},
     }
-    assert isinstance(backend.store, Store)
 
 
 def test_versions(backend: Backend) -> None:
@@ -296,8 +294,6 @@ def test_a_late_answer_that_was_asked_for_again_is_not_pushed(
 
 
 def test_everything_else_is_answered_while_a_model_works(backend: Backend, tmp_path: Path) -> None:
-    import threading
-
     release = tmp_path / "release"
     body = with_expression(introduce(backend), f"wait {release}")
     answers: list[Any] = []
