@@ -225,6 +225,8 @@ class ProgressBar:
                 total=1.0,
                 desc=_STAGES.get(stage, stage),
                 bar_format="{desc:<22}{percentage:3.0f}% {bar:30} {elapsed}",
+                ncols=72,  # given, since terminals in containers often claim to have no width
+                nrows=24,
                 file=sys.stderr,
                 disable=None,
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,6 +121,14 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
     ]
     write(left, base + 0.27, "   ".join(told), 8, _FAINT, va="center")
     return figure
+
+
+def save_maps(proposal: Proposal, video: Video, path: Path) -> None:
+    """Write :func:`maps_figure` as a picture; the type follows the name's ending."""
+    with warnings.catch_warnings():
+        # A sign that no font of this machine has becomes a box, which says as much.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        maps_figure(proposal, video).savefig(path)
 
 
 def _columns(proposal: Proposal) -> list[int]:

@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 
 from steerseg.drawing import draw_tracklets
 from steerseg.errors import SteerSegError
-from steerseg.figure import maps_figure
+from steerseg.figure import save_maps
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import RLE, decode_rle, mask_box
 from steerseg.pipeline import Proposal
@@ -76,7 +76,7 @@ def save_proposal(proposal: Proposal, directory: str | Path, *, video: Video | N
         if video is not None:
             if proposal.tracklets:
                 write_video(folder / "overlay.mp4", _overlay(proposal, video), video.fps, pts=video.pts)
-            maps_figure(proposal, video).savefig(folder / "maps.png")
+            save_maps(proposal, video, folder / "maps.png")
         maps = {"fused": proposal.maps.fused, "frame": proposal.maps.frame, "video": proposal.maps.video}
         kept = {name: grid.contiguous() for name, grid in maps.items() if grid is not None}
         (folder / "maps.safetensors").write_bytes(safetensors.torch.save(kept))
