@@ -433,7 +433,7 @@ class Tracker:
             config: ``duplicate_iou`` and ``max_candidates`` count here.
             keyframes: Where to track them; the points' own frames if left out. A later :meth:`propagate` over
                 the same frames costs nothing.
-            progress: Told of each tracked frame.
+            progress: Told of each encoded batch and each tracked frame.
 
         Returns:
             Candidates in the order in which they were found; empty where no point gives a mask.
@@ -442,10 +442,13 @@ class Tracker:
         by_frame: dict[int, list[PointPrompt]] = {}
         for point in points:
             by_frame.setdefault(point.frame, []).append(point)
-        self.encode(encoded, frames)
+        tell = progress or (lambda fraction: None)
+        self.encode(encoded, frames, progress=lambda fraction: tell(0.0))
         pool: list[_Decoded] = []
         for frame, prompts in by_frame.items():
             pool += _without_duplicates(self._decode_points(encoded, frame, prompts), config.duplicate_iou)
+            tell(0.0)
+        most = max(1, min(len(pool), config.max_candidates))
 
         found: list[Candidate] = []
         while pool and len(found) < config.max_candidates:
@@ -456,7 +459,12 @@ class Tracker:
                 Candidate(decoded.point, decoded.score, decoded.iou, {decoded.point.frame: memory})
                 for decoded, memory in zip(group, self._remember(encoded, group), strict=True)
             ]
-            tracked = self._tracked(encoded, started, frames, progress)
+            tracked = self._tracked(
+                encoded,
+                started,
+                frames,
+                _part_of(tell, len(found) / most, (len(found) + len(started)) / most),
+            )
             found += tracked
             pool = [
                 decoded
@@ -464,6 +472,7 @@ class Tracker:
                 if decoded.point.frame != best.point.frame
                 and not any(_covers(c, decoded, config.duplicate_iou) for c in tracked)
             ]
+        tell(1.0)
         return found
 
     def start(self, encoded: EncodedVideo, prompts: Sequence[Prompt]) -> Candidate:
@@ -735,6 +744,11 @@ class _Builder:
         if len(logits) != len(self.frames):
             raise RuntimeError("a track is asked for before all of its frames were tracked")
         return _Track(self.frames, torch.stack(logits), self._presence)
+
+
+def _part_of(tell: Tick, start: float, end: float) -> Tick:
+    """A tick for a part of the work that lies between two fractions of the whole."""
+    return lambda fraction: tell(start + fraction * (end - start))
 
 
 def _rows(owner: int, memories: dict[int, _Memory], frames: tuple[int, ...]) -> Iterator[_Row]:

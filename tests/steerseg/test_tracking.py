@@ -321,6 +321,11 @@ def test_progress_rises_to_one_and_can_cancel(tracker: Tracker) -> None:
     assert told[-1] == 1.0
     assert len(told) >= 9
 
+    told.clear()
+    tracker.candidates(encoded, POINTS, CONFIG, keyframes=range(0, 9, 2), progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
     def stop(fraction: float) -> None:
         if fraction > 0.5:
             raise Cancelled("enough")
