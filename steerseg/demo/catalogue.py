@@ -277,8 +277,8 @@ ARGUABLE: dict[str, str] = {
     "aircraft": "rocket, satellite, flying saucer, kite, balloon",
     "building": "tent, fountain, ferris wheel",
     "toy": (
-        "dice, chess pawn, game controller, frisbee, balloon, billiard ball, kite, dartboard, tennis "
-        "ball, soccer ball, baseball, basketball, volleyball, football, bowling pins, water gun, puzzle "
+        "dice, chess pawn, game controller, frisbee, balloon, billiard ball, kite, dartboard, "
+        "soccer ball, baseball, basketball, volleyball, football, bowling pins, water gun, puzzle "
         "piece"
     ),
     "clothing": (

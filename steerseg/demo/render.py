@@ -20,6 +20,7 @@ from steerseg.demo.scene import OCTAVES, Scene
 from steerseg.demo.sprites import SPRITE, Atlas
 
 WORLD = 1.5  # the background covers this many frame sizes in each direction
+SPARE = 0.25  # of it lie on each side of the picture
 PIXELS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 
@@ -65,9 +66,9 @@ class SceneBatch:
         """The same batch in pinned memory; called by PyTorch's data loader."""
         return SceneBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
-    def slice(self, part: slice) -> SceneBatch:
-        """Some of the scenes."""
-        return SceneBatch(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
+    def select(self, scenes: slice | Tensor) -> SceneBatch:
+        """Some of the scenes, by a slice or by their indices."""
+        return SceneBatch(**{f.name: getattr(self, f.name)[scenes] for f in fields(self)})
 
 
 def keyframes(scenes: Sequence[Scene], count: int) -> Tensor:
@@ -161,12 +162,12 @@ def _tinted(textures: Tensor, tint: Tensor) -> Tensor:
     return torch.cat([torch.where((tint > 0)[:, None, None, None], mixed, rgb), alpha], dim=1)
 
 
-def _background(batch: SceneBatch, height: int, width: int, reach: float) -> Tensor:
-    """(B, 3, height * reach, width * reach) in [0, 1]; ``reach`` frame sizes of the world from its corner."""
+def _background(batch: SceneBatch, height: int, width: int, origin: float, reach: float) -> Tensor:
+    """(B, 3, height * reach, width * reach) in [0, 1]: the world from ``origin`` on, in frame sizes."""
     rows, columns = round(height * reach), round(width * reach)
     device = batch.sprite.device
-    y = (torch.arange(rows, device=device) + 0.5) / height
-    x = (torch.arange(columns, device=device) + 0.5) / width
+    y = (torch.arange(rows, device=device) + 0.5) / height + origin
+    x = (torch.arange(columns, device=device) + 0.5) / width + origin
     grid = torch.stack(torch.meshgrid(x / WORLD * 2 - 1, y / WORLD * 2 - 1, indexing="xy"), dim=-1)
     grid = grid.expand(len(batch), -1, -1, -1)
     noise = torch.zeros(len(batch), 1, rows, columns, device=device)
@@ -207,6 +208,24 @@ def _background(batch: SceneBatch, height: int, width: int, reach: float) -> Ten
     return colour.clamp(0, 1)
 
 
+def _seen_background(batch: SceneBatch, frames: Tensor, height: int, width: int, moving: bool) -> Tensor:
+    """(B, K, H, W, 3) in [0, 1], or (B, 1, H, W, 3) where the camera rests.
+
+    The camera's middle place begins :data:`SPARE` frame sizes from the world's corner, and pans stay within.
+    """
+    if not moving:
+        return _background(batch, height, width, SPARE, 1.0).permute(0, 2, 3, 1)[:, None]
+    device = batch.sprite.device
+    world = _background(batch, height, width, 0.0, WORLD)
+    pan = batch.pan[torch.arange(len(batch), device=device)[:, None], frames]  # (B, K, 2)
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None, None]
+    grid = (grid + (pan + SPARE)[:, :, None, None]) / WORLD * 2 - 1  # (B, K, H, W, 2)
+    image = F.grid_sample(world, grid.flatten(1, 2), padding_mode="border", align_corners=False)
+    return image.unflatten(2, (frames.shape[1], height)).permute(0, 2, 3, 4, 1)
+
+
 def _draw(
     batch: SceneBatch, textures: Tensor, frames: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
@@ -216,19 +235,14 @@ def _draw(
     device = batch.sprite.device
     row = torch.arange(scenes, device=device)[:, None]
 
-    pan = batch.pan[row, frames]  # (B, K, 2)
-    if bool((pan != 0).any()):
-        world = _background(batch, height, width, WORLD)
-        # Pans lie within ±0.25 of the frame around the middle of the spare room.
-        y = (torch.arange(height, device=device) + 0.5) / height
-        x = (torch.arange(width, device=device) + 0.5) / width
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None, None]
-        grid = (grid + (pan + 0.25)[:, :, None, None]) / WORLD * 2 - 1  # (B, K, H, W, 2)
-        image = F.grid_sample(world, grid.flatten(1, 2), padding_mode="border", align_corners=False)
-        image = image.unflatten(2, (shots, height)).permute(0, 2, 3, 4, 1)
-    else:
-        image = _background(batch, height, width, 1.0).permute(0, 2, 3, 1)[:, None]
-        image = image.expand(-1, shots, -1, -1, -1)
+    image = torch.empty(scenes, shots, height, width, 3, device=device)
+    panned = batch.pan.flatten(1).any(dim=1)
+    for moving in (False, True):
+        chosen = (panned == moving).nonzero().squeeze(1)
+        if len(chosen):
+            part = batch.select(chosen)
+            behind = _seen_background(part, frames[chosen], height, width, moving)
+            image[chosen] = behind.expand(-1, shots, -1, -1, -1)
     pixels = scenes * shots * height * width
     # One spare row at the end takes what falls outside the picture.
     canvas = torch.empty(pixels + 1, 3, device=device)
@@ -327,7 +341,7 @@ def render(
     sprites = atlas.on(device)
     drawn = []
     for start in range(0, len(batch), chunk):
-        part = batch.slice(slice(start, start + chunk))
+        part = batch.select(slice(start, start + chunk))
         textures = _mipmapped(sprites[part.style, part.sprite].flatten(0, 1))
         textures = _tinted(textures, part.tint.flatten()).unflatten(0, part.sprite.shape)
         drawn.append(_draw(part, textures, frames[start : start + chunk], height, width))

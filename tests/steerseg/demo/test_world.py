@@ -72,7 +72,9 @@ def test_ids_name_the_topmost_object_where_it_is() -> None:
                     continue
                 rows, columns = np.nonzero(mask)
                 middle = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
-                assert middle == pytest.approx(tuple(scene.centre[i, t]), abs=3 + 0.06 * scene.scale[i, t])
+                assert middle == pytest.approx(
+                    tuple(scene.centre[i, t]), abs=float(3 + 0.06 * scene.scale[i, t])
+                )
                 checked += 1
     assert checked > 10
 
