@@ -231,7 +231,7 @@ class Service:
         """Predict tasks, or answer an annotator's interactive call.
 
         The answer's ``results`` has one item per task, in order. In a batch an item is a prediction, or a
-        list of predictions with the best first; an empty list makes Label Studio store nothing and ask again
+        list of predictions with the best last; an empty list makes Label Studio store nothing and ask again
         later. ``errors`` and ``pending`` say which tasks failed and which are still being worked on; Label
         Studio passes over both.
 
@@ -327,9 +327,13 @@ class Service:
         return work
 
     def _predictions(self, work: _Work, proposal: StoredProposal, version: str) -> list[dict[str, Any]]:
-        """A proposal's tracklets as Label Studio's predictions, best first; empty ones are left out."""
+        """A proposal's tracklets as Label Studio's predictions, the best one last; empty ones are left out.
+
+        Label Studio keeps the order, opens a task with the prediction that was stored last, and shows the
+        others behind it: so the annotator meets them with the best first.
+        """
         predictions = []
-        for rank in range(len(proposal.tracklets)):
+        for rank in reversed(range(len(proposal.tracklets))):
             name = object_id(work.task.id, proposal.expression, rank)
             result = self._regions(work, proposal, rank, name=name)
             if result:
@@ -368,7 +372,6 @@ class Service:
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),
                 frames=range(0, len(tracklet.rles) * media.stride, media.stride),
-                frames_count=len(tracklet.rles) * media.stride,
                 region_texts=region_texts,
             )
         return result

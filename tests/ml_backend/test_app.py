@@ -75,7 +75,7 @@ def test_a_batch_gets_ranked_alternatives_for_each_task(backend: Backend) -> Non
     interface = LabelInterface(body["label_config"])
     for item in answer["results"][1:]:
         predictions = as_list(item)
-        assert [prediction["score"] for prediction in predictions] == [0.8, 0.5]
+        assert [prediction["score"] for prediction in predictions] == [0.5, 0.8]
         for prediction in predictions:
             assert prediction["model_version"] == VERSION
             assert prediction["result"][0]["type"] == "videorectangle"
@@ -90,7 +90,7 @@ def test_a_batch_gets_ranked_alternatives_for_each_task(backend: Backend) -> Non
 def test_a_frames_task_gets_a_mask_on_every_page_that_shows_the_object(backend: Backend) -> None:
     body = introduce(backend, "predict_interactive_text_frames")
     body["params"]["context"] = None
-    best = as_list(backend.post("/predict", body)["results"][0])[0]
+    best = as_list(backend.post("/predict", body)["results"][0])[-1]
     assert [region["item_index"] for region in best["result"]] == list(range(10))
     assert {region["type"] for region in best["result"]} == {"brushlabels"}
     assert LabelInterface(body["label_config"]).validate_prediction(best, return_errors=True) == []
@@ -266,7 +266,7 @@ def test_a_late_answer_is_pushed_when_it_is_ready(
     release.touch()
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
     pushed = fake_label_studio.predictions
-    assert [prediction["score"] for prediction in pushed] == [0.8, 0.5]
+    assert [prediction["score"] for prediction in pushed] == [0.5, 0.8]
     assert {prediction["model_version"] for prediction in pushed} == {VERSION}
     assert {prediction["task"] for prediction in pushed} == {3}
     assert fake_label_studio.tokens == {"Token abc"}

@@ -1,0 +1,121 @@
+"""The sample videos of the demonstration: rendered clips with several objects, and one real clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from steerseg.errors import ConfigError, VideoError
+
+SPLIT = "test"
+"""The rendered clips come from this split of sprites-ref: no weight was trained on or chosen by them."""
+
+RENDERED: tuple[tuple[str, int], ...] = (
+    ("test-0004", 1),
+    ("test-0014", 0),
+    ("test-0028", 1),
+    ("test-0018", 0),
+)
+"""Clips of the split, each with the index of the expression that is asked for."""
+
+REAL_FILE = "opossum_snow.mp4"
+REAL_EXPRESSION = "the animal"
+_REAL_FRAMES = range(790, 862, 2)  # one shot of the film
+_REAL_SIZE = (640, 360)  # width, height
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video file and what to track in it."""
+
+    path: Path
+    expression: str
+
+
+def find_real_clip(label_studio: Path) -> Path | None:
+    """The film that Label Studio's own package brings along, if this installation has it.
+
+    Args:
+        label_studio: The ``label-studio`` command of the installation.
+    """
+    environment = label_studio.resolve().parent.parent
+    places = "lib/python*/site-packages/label_studio/core/static/samples"
+    return next(iter(sorted(environment.glob(f"{places}/{REAL_FILE}"))), None)
+
+
+def write_samples(
+    directory: Path, label_studio: Path, tell: Callable[[str], None], *, rendered: int = len(RENDERED)
+) -> list[Sample]:
+    """Write the sample videos; those that are there already are left alone.
+
+    Args:
+        directory: Where the MP4 files go.
+        label_studio: The ``label-studio`` command, whose installation has the real clip.
+        tell: Told what happens, a line at a time.
+        rendered: How many rendered clips.
+
+    Raises:
+        VideoError: A video cannot be read or written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    samples = [*_rendered(directory, tell, RENDERED[:rendered])]
+    film = find_real_clip(label_studio)
+    if film is None:
+        tell(f"This Label Studio brings no {REAL_FILE}: the demo goes on without a real clip.")
+        return samples
+    path = directory / "opossum.mp4"
+    if not path.is_file():
+        tell(f"Cutting {path.name}")
+        _write(path, _cut(film), fps=15)
+    samples.append(Sample(path, REAL_EXPRESSION))
+    return samples
+
+
+def _rendered(
+    directory: Path, tell: Callable[[str], None], wanted: tuple[tuple[str, int], ...]
+) -> Iterator[Sample]:
+    # Torch and the atlas take a second or two: not before they are needed.
+    from steerseg.demo.dataset import load_manifest, render_scene, scene_of
+    from steerseg.demo.sprites import load_atlas
+
+    manifest = load_manifest(SPLIT)
+    entries = {entry.video: entry for entry in manifest.clips}
+    for video, index in wanted:
+        if video not in entries or index >= len(entries[video].expressions):
+            raise ConfigError(
+                f"the split {SPLIT!r} has no clip {video!r} with expression {index}; "
+                "RENDERED in ml_backend/demo/samples.py no longer fits its manifest."
+            )
+        path = directory / f"{video}.mp4"
+        if not path.is_file():
+            tell(f"Rendering {path.name}")
+            scene = scene_of(manifest, entries[video])
+            frames, _ = render_scene(scene, load_atlas(manifest.world.styles))
+            _write(path, iter(frames), fps=scene.fps)
+        yield Sample(path, entries[video].expressions[index].text)
+
+
+def _cut(film: Path) -> Iterator[NDArray[np.uint8]]:
+    width, height = _REAL_SIZE
+    try:
+        with av.open(str(film)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                if index >= _REAL_FRAMES.stop:
+                    return
+                if index in _REAL_FRAMES:
+                    yield frame.reformat(width, height, "rgb24").to_ndarray()
+    except av.FFmpegError as error:
+        raise VideoError(f"{film} cannot be read: {error}.") from error
+
+
+def _write(path: Path, frames: Iterator[NDArray[np.uint8]], fps: float) -> None:
+    from steerseg.video import write_video
+
+    partial = path.with_suffix(".part")
+    write_video(partial, frames, fps)
+    partial.replace(path)

@@ -1,0 +1,148 @@
+"""A Label Studio, a backend with the preset `demo` and a browser, each started once for all these tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ml_backend.demo.samples import Sample, write_samples
+from ml_backend.demo.servers import BackendServer, LabelStudioServer, ServerProcess, find_label_studio, free_port
+from ml_backend.label_studio.client import LabelStudioClient
+from steerseg.errors import ConfigError
+
+from .label_studio import WAIT, LabelingPage, launch, sign_in
+
+REPOSITORY = Path(__file__).parents[2]
+LABEL_CONFIGS = REPOSITORY / "label_config"
+ARTEFACTS = REPOSITORY / "artefacts" / "e2e"
+"""Screenshots end up here; git ignores it."""
+IN_CI = bool(os.environ.get("CI"))
+RENDERED_CLIPS = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is an end-to-end test, and may wait for servers and models."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(900))
+
+
+def missing(what: str) -> None:
+    """Skip on a developer's machine, fail in continuous integration."""
+    if IN_CI:
+        pytest.fail(f"{what} (CI is set, so this is an error)")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """A real Label Studio with an empty database."""
+    try:
+        command = find_label_studio(REPOSITORY)
+    except ConfigError as error:
+        missing(str(error))
+    folder = tmp_path_factory.mktemp("label-studio")
+    server = LabelStudioServer(folder / "data", folder / "files", free_port(), command=command)
+    with server.process():
+        yield server
+
+
+@pytest.fixture(scope="session")
+def backend(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackendServer]:
+    """``steerseg-backend serve --preset demo`` beside it."""
+    server = BackendServer(tmp_path_factory.mktemp("backend"), free_port(), label_studio)
+    process: ServerProcess = server.process()
+    with process:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
+    """Label Studio's API, with the account's legacy token."""
+    connection = LabelStudioClient(label_studio.url, label_studio.token)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def samples(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Two rendered clips and the real one, each with an expression."""
+    folder = tmp_path_factory.mktemp("samples")
+    return write_samples(folder, label_studio.command, print, rendered=RENDERED_CLIPS)
+
+
+Command = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def steerseg_backend(backend: BackendServer) -> Command:
+    """Run ``steerseg-backend`` with arguments as a person would; return what it prints."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            backend.command(*arguments), env=backend.environment(), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"steerseg-backend {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@dataclass(frozen=True)
+class Project:
+    """A connected project with imported and predicted tasks."""
+
+    id: int
+    label_config: str
+    predictions: dict[int, list[dict[str, Any]]]
+    """By task, best first."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    with sync_playwright() as playwright:
+        chromium = launch(playwright)
+        if chromium is None:
+            missing("no Chromium: install it (Debian: apt-get install chromium), or set CHROMIUM to its path")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def signed_in(browser: Browser, label_studio: LabelStudioServer) -> Any:
+    """What the browser keeps of a sign-in."""
+    context = browser.new_context()
+    context.set_default_timeout(WAIT)
+    sign_in(context.new_page(), label_studio)
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def page(browser: Browser, signed_in: Any, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page of a signed-in person; its last view is kept as a picture."""
+    context = browser.new_context(storage_state=signed_in, viewport={"width": 1440, "height": 1200})
+    context.set_default_timeout(WAIT)
+    page = context.new_page()
+    yield page
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{request.node.name}.png")
+    context.close()
+
+
+@pytest.fixture
+def labeling(page: Page, label_studio: LabelStudioServer) -> LabelingPage:
+    """The labelling page, not yet opened on a task."""
+    return LabelingPage(page, label_studio)

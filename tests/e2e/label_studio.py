@@ -1,0 +1,215 @@
+"""What a person does in Label Studio: through its API, and in its pages by a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+from typing import Any, TypeVar
+
+from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
+from label_studio_sdk.label_interface import LabelInterface
+from playwright.sync_api import Browser, Locator, Page, Playwright
+
+from ml_backend.demo.servers import LabelStudioServer
+from ml_backend.label_studio.client import LabelStudioClient
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WAIT = 60_000.0
+"""Milliseconds that the browser may take for one thing; far beyond what an idle machine needs."""
+
+T = TypeVar("T")
+
+
+def until(ask: Callable[[], T], what: str, limit: float = 180.0) -> T:
+    """Ask again and again until the answer is truthy; fail with ``what`` after ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"waited {limit:.0f} s for {what}; last answer: {answer!r}"
+        time.sleep(0.5)
+
+
+# --- through the API
+
+
+def retrieve_predictions(client: LabelStudioClient, project: int) -> None:
+    """What the Data Manager's button *Retrieve Predictions* does for all tasks."""
+    client.request(
+        "POST",
+        "/api/dm/actions",
+        params={"id": "retrieve_tasks_predictions", "project": project},
+        json={"selectedItems": {"all": True, "excluded": []}, "ordering": []},
+        timeout=300,
+    )
+
+
+def predictions_of(client: LabelStudioClient, project: int) -> dict[int, list[dict[str, Any]]]:
+    """The predictions of every task of a project, best first."""
+    return {
+        int(task["id"]): sorted(client.predictions(int(task["id"])), key=lambda p: -p["score"])
+        for task in client.tasks(project)
+    }
+
+
+def wait_for_predictions(
+    client: LabelStudioClient, project: int, limit: float = 300.0
+) -> dict[int, list[dict[str, Any]]]:
+    """Wait until every task has a prediction; those beyond the time limit of a request are pushed later."""
+
+    def all_there() -> dict[int, list[dict[str, Any]]]:
+        found = predictions_of(client, project)
+        return found if found and all(found.values()) else {}
+
+    return until(all_there, f"predictions of all tasks of project {project}", limit)
+
+
+def problems_of(label_config: str, prediction: dict[str, Any]) -> list[str]:
+    """What label-studio-sdk finds wrong with a prediction under a labelling configuration."""
+    checked = {key: prediction[key] for key in ("result", "score", "model_version")}
+    found = LabelInterface(label_config).validate_prediction(checked, return_errors=True)
+    assert isinstance(found, list)
+    return found
+
+
+def names_of(label_config: str) -> set[str]:
+    """The names of a configuration's controls, as Label Studio's own parser reads them."""
+    return set(parse_config(label_config))
+
+
+# --- in a browser
+
+
+def launch(playwright: Playwright) -> Browser | None:
+    """Start Chromium without a window: ``CHROMIUM``, the system's, or Playwright's own; ``None`` without one."""
+    named = environ.get("CHROMIUM")
+    candidates: Iterable[str | None] = [named] if named else map(shutil.which, BROWSERS)
+    path = next((found for found in candidates if found and Path(found).exists()), None)
+    if path is None and not Path(playwright.chromium.executable_path).exists():
+        return None
+    return playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+
+
+def sign_in(page: Page, server: LabelStudioServer) -> None:
+    """Sign in by the form."""
+    page.goto(f"{server.url}/user/login")
+    page.fill("input[name=email]", server.user)
+    page.fill("input[name=password]", server.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"^(?!.*/user/login).*$"))
+
+
+@dataclass
+class LabelingPage:
+    """The labelling page of one task, opened in the browser of a signed-in person."""
+
+    page: Page
+    server: LabelStudioServer
+
+    def open(self, project: int, task: int) -> None:
+        """Open a task as by a click in the project's list."""
+        # The list first: directly after a project is made, a deep link may come without predictions.
+        self.page.goto(f"{self.server.url}/projects/{project}/data")
+        self.page.wait_for_selector(".lsf-table, [class*='table']")
+        self.page.goto(f"{self.server.url}/projects/{project}/data?task={task}")
+        self.page.wait_for_function("window.Htx?.annotationStore?.selected && window.Htx.task")
+        self.canvas.wait_for()
+
+    @property
+    def canvas(self) -> Locator:
+        """The picture that one draws on."""
+        return self.page.locator("canvas").first
+
+    def result(self) -> list[dict[str, Any]]:
+        """What would be submitted now."""
+        found = self.page.evaluate("window.Htx.annotationStore.selected.serializeAnnotation()")
+        assert isinstance(found, list)
+        return found
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        """The regions of one type that would be submitted now."""
+        return [region for region in self.result() if region["type"] == kind]
+
+    def listed(self) -> int:
+        """How many regions the list at the right shows without scrolling."""
+        return self.page.locator(".lsf-outliner-item").count()
+
+    def drawn_pixels(self) -> int:
+        """How many pixels of the drawing layers are not transparent on the page in view."""
+        count = self.page.evaluate(
+            """() => Array.from(document.querySelectorAll('canvas')).reduce((sum, canvas) => {
+                 if (!canvas.width || !canvas.height) return sum;
+                 const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+                 for (let i = 3; i < pixels.length; i += 4) if (pixels[i]) sum += 1;
+                 return sum; }, 0)"""
+        )
+        return int(count)
+
+    def turn_page(self) -> None:
+        """Go to the next frame."""
+        self.page.locator(".lsf-pagination__btn_arrow-right").first.click()
+
+    def switch_on_auto_annotation(self) -> None:
+        """Switch on *Auto-Annotation* and, where it is offered, *Auto-Accept Suggestions*."""
+        for name in ("bottombar-auto-annotation-toggle", "bottombar-auto-accept-toggle"):
+            toggle = self.page.get_by_test_id(name)
+            if name.endswith("accept-toggle") and not toggle.count():
+                continue
+            if not toggle.is_checked():
+                toggle.locator("xpath=ancestor::label | ..").first.click()
+            assert toggle.is_checked()
+
+    def type_expression(self, text: str) -> None:
+        """Type into the first text field and press Enter."""
+        field = self.page.get_by_label("TextArea Input").first
+        field.fill(text)
+        field.press("Enter")
+
+    def status(self) -> str:
+        """What the backend says on the page; empty where it said nothing."""
+        texts = [r["value"]["text"] for r in self.of_type("textarea") if r["from_name"] == "status"]
+        return "" if not texts else str(texts[-1][-1])
+
+    def select_region(self, index: int = 0) -> None:
+        """Select a region in the list."""
+        self.page.locator(".lsf-outliner-item").nth(index).click()
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag the mouse over the picture, between points given as fractions of width and height."""
+        box = self.canvas.bounding_box()
+        assert box is not None
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*places[1], steps=10)
+        self.page.mouse.up()
+
+    def choose(self, verdict: str) -> None:
+        """Choose a verdict."""
+        self.page.locator("label", has_text=verdict).first.click()
+
+    def submit(self) -> dict[str, Any]:
+        """Submit, and return the stored annotation."""
+        with self.page.expect_response(
+            lambda response: response.request.method == "POST" and "/annotations" in response.url
+        ) as stored:
+            self.page.get_by_role("button", name="Submit", exact=True).click()
+        assert stored.value.ok, f"{stored.value.status}: {stored.value.text()[:500]}"
+        annotation = stored.value.json()
+        assert isinstance(annotation, dict)
+        return annotation
