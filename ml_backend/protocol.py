@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from steerseg.errors import SteerSegError
 
@@ -45,14 +46,17 @@ class Task:
 
 @dataclass(frozen=True)
 class SetupRequest:
-    """``POST /setup``: which project, how it labels, and how to reach its Label Studio."""
+    """``POST /setup``: which project, how it labels, and how to reach its Label Studio.
+
+    ``None`` stands for what the request does not mention; what is known of it is kept then.
+    """
 
     project_id: int
     uid: str
     label_config: str = field(repr=False)
-    hostname: str
+    hostname: str | None
     access_token: str | None = field(repr=False)
-    extra_params: dict[str, Any]
+    extra_params: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,9 @@ def parse_setup(body: object) -> SetupRequest:
         project_id=_project_id(uid),
         uid=uid,
         label_config=_text(fields, "schema", "/setup"),
-        hostname=str(fields.get("hostname") or "").rstrip("/"),
+        hostname=_hostname(fields.get("hostname")),
         access_token=token if isinstance(token, str) and token else None,
-        extra_params=_extra_params(fields.get("extra_params")),
+        extra_params=_extra_params(fields["extra_params"]) if "extra_params" in fields else None,
     )
 
 
@@ -184,6 +188,13 @@ def _results(context: object) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(results, list) or not all(isinstance(item, dict) for item in results):
         raise _wrong("result", "'context' of /predict", "a list of results", results)
     return tuple(results)
+
+
+def _hostname(value: object) -> str | None:
+    """An address without its last slash; ``None`` for what is none."""
+    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https"):
+        return None
+    return value.rstrip("/")
 
 
 def _extra_params(value: object) -> dict[str, Any]:

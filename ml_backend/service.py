@@ -172,12 +172,17 @@ class Service:
             ConfigError: The labelling configuration cannot hold proposals.
         """
         request = parse_setup(body)
+        known = self._store.project(request.project_id)
+        hostname = request.hostname or (known.hostname if known else "")
+        extra_params = request.extra_params
+        if extra_params is None:
+            extra_params = known.extra_params if known else {}
         self._store.save_project(
             request.project_id,
             uid=request.uid,
             label_config=request.label_config,
-            hostname=request.hostname,
-            extra_params=request.extra_params,
+            hostname=hostname,
+            extra_params=extra_params,
         )
         if request.access_token is not None:
             with self._lock:

@@ -17,7 +17,7 @@ from ml_backend.settings import Settings
 from steerseg.errors import VideoError
 
 STRIDE_KEY = "stride"
-"""Key of a task's data that says how many frames of its video lie from one page to the next."""
+"""Key of a task's data: every how many frames of the video a page was taken; ``import`` writes it."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,10 @@ class Media:
     Attributes:
         path: A video file, or a folder of frames.
         digest: SHA-256 of the content, with what else decides how it is read.
-        fps: Frames a second of a folder of frames, where the task says so.
+        fps: Pages a second of a folder of frames, where the task says so.
         frames: The frames side of the task, if it has one.
         video: The video side of the task, if it has one.
-        stride: Frames of the video from one page to the next, where both sides are there and pages are the
-            media; 1 otherwise.
+        stride: Frames of the original video from one frame of the media to the next.
     """
 
     path: Path
@@ -83,7 +82,9 @@ class MediaLoader:
         pages = None if frames is None else task_value(task.data, frames.data_key)
         address = None if video is None else task_value(task.data, video.data_key)
         if frames is not None and pages:
-            fps = positive_number(task.data.get("fps"))
+            stride = _stride(task.data)
+            rate = positive_number(task.data.get("fps"))
+            fps = None if rate is None else rate / stride
             folder = self._store.fetch_frames(pages, host=host)
             return Media(
                 path=folder,
@@ -91,7 +92,7 @@ class MediaLoader:
                 fps=fps,
                 frames=frames,
                 video=video if address else None,
-                stride=_stride(task.data) if address else 1,
+                stride=stride,
             )
         if video is not None and address:
             path = self._store.fetch(address, host=host)
