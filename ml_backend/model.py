@@ -1,0 +1,66 @@
+"""For those who run Label Studio's stock 2.x server (``label_studio_ml``): a model class that only delegates.
+
+Nothing else imports this module, since the stock server is optional (``pip install steerseg[stock-server]``).
+Point its ``_wsgi.py`` at :class:`SteerSegModel` and configure by ``STEERSEG_...`` variables;
+``STEERSEG_LABEL_STUDIO_URL`` and ``STEERSEG_LABEL_STUDIO_API_KEY`` are needed, because the stock server passes
+neither on. Run it with one worker process and several threads: the service owns a model process.
+
+``steerseg-backend serve`` does more: the stock server drops ``ANNOTATIONS_DELETED`` events, among others.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from ml_backend.service import Service, create_service
+from ml_backend.settings import load_settings
+
+try:
+    from label_studio_ml.model import LabelStudioMLBase
+except ImportError as error:
+    raise ImportError(
+        "the stock server is not installed: `pip install 'steerseg[stock-server]'`, or use our own server, "
+        "`steerseg-backend serve`, which needs nothing further"
+    ) from error
+
+
+@functools.cache
+def shared_service() -> Service:
+    """The one service of this process; every request gets a model object of its own."""
+    return create_service(load_settings())
+
+
+class SteerSegModel(LabelStudioMLBase):
+    """What the stock server makes for each request; holds nothing by itself."""
+
+    def setup(self) -> None:
+        """Introduce the project and name the version of its predictions."""
+        self.set("model_version", self._introduce()["model_version"])
+
+    def set_extra_params(self, extra_params: Any) -> None:
+        """Keep the parameters of the model connection."""
+        self._introduce(extra_params=extra_params)
+
+    def predict(
+        self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """One item for each task, as :meth:`ml_backend.service.Service.predict` gives them."""
+        answer = shared_service().predict(
+            {
+                "tasks": tasks,
+                "project": self.project_id,
+                "label_config": self.label_config,
+                "params": {**kwargs, "context": context},
+            }
+        )
+        results: list[Any] = answer["results"]
+        return results
+
+    def fit(self, event: str, data: dict[str, Any], **_: Any) -> dict[str, int]:
+        """Commit a webhook event."""
+        return {"event": shared_service().webhook({**data, "action": event})}
+
+    def _introduce(self, **fields: Any) -> dict[str, Any]:
+        body = {"project": self.project_id, "schema": self.label_config, **fields}
+        return shared_service().setup(body)
