@@ -1,4 +1,4 @@
-"""The command line: ``steerseg segment VIDEO EXPRESSION -o DIR``.
+"""The command line: ``steerseg segment VIDEO EXPRESSION -o DIR`` and ``steerseg evaluate -o DIR``.
 
 Each subcommand is a pair of functions: ``_add_<name>`` declares its arguments, ``_<name>`` runs it and
 returns the exit status. Heavy imports happen in the second, so that ``--help`` answers at once.
@@ -34,6 +34,7 @@ _STAGES = {
     "candidates": "trying candidates",
     "tracking": "tracking",
     "save": "writing files",
+    "evaluate": "evaluating",
 }
 
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"steerseg {version('steerseg')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)  # a further command is one more line here
+    _add_evaluate(commands)
     return parser
 
 
@@ -160,6 +162,68 @@ def _prepare_folder(folder: Path) -> None:
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SteerSegError(f"{folder} cannot be written. Choose another -o or change its permissions.")
+
+
+# --- evaluate ----------------------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure J&F on a dataset",
+        description="Propose for every expression of a split, score the best tracklet against the ground "
+        "truth, and write results.jsonl and table.md. A run that was interrupted goes on where it stopped.",
+    )
+    parser.add_argument(
+        "--dataset",
+        default="sprites-ref",
+        help="sprites-ref, drawn on first use, or a folder in Ref-YouTube-VOS layout (default: %(default)s)",
+    )
+    parser.add_argument("--split", default="val", help="which split (default: val)")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the result"
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N expressions")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help="where sprites-ref is kept (default: data)",
+    )
+    parser.add_argument("--workers", type=_positive, default=1, help="processes that render sprites-ref")
+    _add_model_arguments(parser)
+    _add_method_arguments(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    _prepare_folder(options.output)
+
+    from steerseg import SteerSeg
+    from steerseg.evaluation import evaluate, fingerprint, open_dataset, table
+
+    samples = open_dataset(options.dataset, options.split, options.data, options.workers)[: options.limit]
+    with ProgressBar() as progress:
+        progress("load", 0.0)
+        steerseg = SteerSeg.from_pretrained(options.preset, device=options.device)
+        progress("load", 1.0)
+        config = method_config(options, steerseg.config)
+        if options.alternatives is None:
+            config = replace(config, alternatives=1)  # only the best one is scored
+        run = {
+            "dataset": options.dataset,
+            "split": options.split,
+            "versions": steerseg.versions(steerseg.soft_prompts if config.soft_prompts else None),
+            "lvlm_weights": fingerprint(steerseg.lvlm.name),
+        }
+        results = evaluate(
+            steerseg, samples, config, run=run, results=options.output / "results.jsonl", progress=progress
+        )
+    text = table(results)
+    (options.output / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
 
 
 # --- What several commands share ---------------------------------------------------------------------------

@@ -278,9 +278,9 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
     write = partial(write_clip, manifest=manifest, root=root)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            list(tqdm(pool.map(write, manifest.clips), total=len(manifest.clips), unit="clip"))
+            list(tqdm(pool.map(write, manifest.clips), total=len(manifest.clips), unit="clip", disable=None))
     else:
-        for entry in tqdm(manifest.clips, unit="clip"):
+        for entry in tqdm(manifest.clips, unit="clip", disable=None):
             write(entry)
     videos = {}
     for entry in manifest.clips:

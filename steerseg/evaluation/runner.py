@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -58,6 +59,23 @@ class Result:
     score: float
     attributes: tuple[str, ...]
     true_attributes: tuple[str, ...]
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Tells whether the weights in a model's folder have changed; "" where the name is not a folder.
+
+    The size and both ends of every weight file are hashed: enough to notice training, quick for any model.
+    """
+    digest = hashlib.sha256()
+    files = sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16] if files else ""
 
 
 def proposing(steerseg: SteerSeg, config: PipelineConfig | None) -> Method:

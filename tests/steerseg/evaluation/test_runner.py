@@ -9,6 +9,7 @@ from steerseg.evaluation import (
     Prediction,
     Sample,
     evaluate_method,
+    fingerprint,
     mean_of,
     paired_gain,
     read_ref_youtube_vos,
@@ -85,3 +86,12 @@ def test_a_paired_gain_refuses_different_samples(samples: list[Sample]) -> None:
     results = evaluate_method(truth, samples)
     with pytest.raises(ValueError, match="same samples"):
         paired_gain(results, results[:2])
+
+
+def test_a_fingerprint_follows_the_weights(tmp_path: Path) -> None:
+    assert fingerprint("some/hub-id") == fingerprint(tmp_path) == ""
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"a" * 100)
+    before = fingerprint(tmp_path)
+    weights.write_bytes(b"a" * 99 + b"b")
+    assert before != fingerprint(tmp_path) != ""
