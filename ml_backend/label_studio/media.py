@@ -426,6 +426,8 @@ def _unavailable(shown: str, status: int, is_label_studio: bool) -> MediaUnavail
             "the file is gone, or no Local Files storage of the project covers its folder; add one in "
             "Settings › Cloud Storage, or by `steerseg-backend connect`"
         )
+    elif status == 500:
+        hint = "Label Studio answers like this where an uploaded file is gone from its disk; upload it again"
     else:
         hint = "look into Label Studio's log"
     return MediaUnavailableError(f"{shown} cannot be read ({status}): {hint}", status)
