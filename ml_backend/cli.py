@@ -8,9 +8,14 @@ import types
 import typing
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_backend.settings import ENV_PREFIX, Settings, load_settings
-from steerseg.errors import SteerSegError
+from steerseg.errors import ConfigError, SteerSegError
+
+if TYPE_CHECKING:
+    from ml_backend.label_studio.client import LabelStudioClient
 
 # Secrets would show in the list of processes: these come from the environment only.
 _SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key"})
@@ -42,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
             _add_setting(serve, name)
     serve.set_defaults(run=_serve)
 
+    _add_import(commands.add_parser("import", help="make tasks of videos"))
+    _add_connect(commands.add_parser("connect", help="set a project up for this backend, or update it"))
+
     predict = commands.add_parser("predict", help="ask for predictions of all tasks of a project")
     predict.add_argument("project", type=int, help="the project's number in Label Studio")
     predict.add_argument("--backend-url", help="address of the running backend (default: host and port)")
@@ -52,6 +60,59 @@ def build_parser() -> argparse.ArgumentParser:
         _add_setting(predict, name)
     predict.set_defaults(run=_predict)
     return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", type=int, help="the project's number in Label Studio")
+    parser.add_argument("sources", nargs="*", help="video files, folders (of videos or of frames), patterns")
+    parser.add_argument("--expression", help="what to track in all of them (default: left to the project)")
+    parser.add_argument("--csv", type=Path, help="table with the columns 'video' and 'expression' instead")
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "frames", "video", "both"),
+        default="auto",
+        help="what tasks consist of (default: what the project can show)",
+    )
+    parser.add_argument("--stride", type=_positive, default=1, help="take one frame in so many as a page")
+    parser.add_argument(
+        "--max-pages", type=_positive, default=100, help="most pages of a task (default: %(default)s)"
+    )
+    parser.add_argument("--fps", type=float, help="frame rate of folders of frames (default: 25)")
+    parser.add_argument(
+        "--document-root",
+        type=Path,
+        help="Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT as this machine sees it "
+        f"[{ENV_PREFIX}LOCAL_FILES_ROOT]",
+    )
+    parser.add_argument(
+        "--media-dir", type=Path, help="where frames and videos are written (default: its folder 'steerseg')"
+    )
+    for name in ("label_studio_url", "expression_key"):
+        _add_setting(parser, name)
+    parser.set_defaults(run=_import)
+
+
+def _add_connect(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--project", type=int, help="number of an existing project")
+    which.add_argument("--title", help="title of the project; it is made if there is none")
+    parser.add_argument(
+        "--label-config", type=Path, help="labelling configuration to give it, e.g. label_config/frames.xml"
+    )
+    parser.add_argument(
+        "--backend-url", help="address of this backend as Label Studio reaches it (default: host and port)"
+    )
+    parser.add_argument("--storage-path", help="folder of imported media as Label Studio sees it")
+    parser.add_argument("--expression", help="what to track in tasks without an expression of their own")
+    parser.add_argument(
+        "--interactive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether annotators may ask the backend while they label",
+    )
+    for name in ("host", "port", "label_studio_url", "basic_auth_username"):
+        _add_setting(parser, name)
+    parser.set_defaults(run=_connect)
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
@@ -106,12 +167,110 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _label_studio(settings: Settings) -> LabelStudioClient:
+    """A connection to the Label Studio of the settings.
+
+    Raises:
+        ConfigError: Address or token are missing.
+    """
+    from ml_backend.label_studio.client import LabelStudioClient
+
+    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+        raise ConfigError(
+            "the address or the token of Label Studio is missing; set STEERSEG_LABEL_STUDIO_URL and "
+            "STEERSEG_LABEL_STUDIO_API_KEY (Account & Settings in Label Studio shows tokens)"
+        )
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+
+
+def _backend_url(options: argparse.Namespace, settings: Settings) -> str:
+    """Where the backend is, seen from this machine."""
+    if options.backend_url:
+        return str(options.backend_url)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _import(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ml_backend.importing import import_videos
+
+    settings = _settings(options)
+    root = options.document_root or settings.local_files_root
+    if root is None:
+        raise ConfigError(
+            "Label Studio serves imported frames from its local-files root, which is not known; give "
+            "--document-root or set STEERSEG_LOCAL_FILES_ROOT"
+        )
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {postfix}") as bar:
+
+        def show(name: str, fraction: float) -> None:
+            bar.set_postfix_str(name)
+            bar.update(round(fraction * 100) - bar.n)
+
+        report = import_videos(
+            _label_studio(settings),
+            options.project,
+            options.sources,
+            media_dir=options.media_dir or root / "steerseg",
+            document_root=root,
+            expression=options.expression,
+            csv_file=options.csv,
+            kind=options.kind,
+            stride=options.stride,
+            max_pages=options.max_pages,
+            fps=options.fps,
+            expression_key=settings.expression_key,
+            progress=show,
+        )
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _connect(options: argparse.Namespace) -> int:
+    from ml_backend.connecting import connect
+
+    settings = _settings(options)
+    basic_auth = None
+    if settings.basic_auth_username is not None and settings.basic_auth_password is not None:
+        basic_auth = (settings.basic_auth_username, settings.basic_auth_password.get_secret_value())
+    secret = settings.webhook_secret
+    connection = connect(
+        _label_studio(settings),
+        _backend_url(options, settings),
+        project=options.project,
+        title=options.title,
+        label_config=None if options.label_config is None else _read(options.label_config),
+        storage_path=options.storage_path,
+        webhook_secret=None if secret is None else secret.get_secret_value(),
+        interactive=options.interactive,
+        basic_auth=basic_auth,
+        extra_params=None if options.expression is None else {"expression": options.expression},
+    )
+    print("\n".join(connection.steps))
+    for warning in connection.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"project {connection.project} {connection.title!r}: {connection.url}")
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None
+
+
 def _predict(options: argparse.Namespace) -> int:
-    from ml_backend.predicting import predict_project
+    from ml_backend.predicting import BackendClient, predict_project
 
     settings = _settings(options)
     summary = predict_project(
-        settings, options.project, backend_url=options.backend_url, concurrency=options.jobs
+        _label_studio(settings),
+        BackendClient(_backend_url(options, settings), settings),
+        options.project,
+        concurrency=options.jobs,
     )
     print(summary)
     return 1 if summary.failures else 0

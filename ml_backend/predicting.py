@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.settings import Settings
-from steerseg.errors import ConfigError, SteerSegError
+from steerseg.errors import SteerSegError
 
 _MARGIN = 30.0  # seconds on top of the backend's own time limit
 
@@ -113,28 +113,20 @@ class BackendClient:
 
 
 def predict_project(
-    settings: Settings, project: int, *, backend_url: str | None = None, concurrency: int = 2
+    client: LabelStudioClient, backend: BackendClient, project: int, *, concurrency: int = 2
 ) -> Summary:
     """Ask for a prediction of every task that has none of the present version, and store them.
 
     Args:
-        settings: Where Label Studio and the backend are, and their credentials.
+        client: Connection to Label Studio.
+        backend: Connection to the running backend.
         project: The project's number.
-        backend_url: Address of the backend; from the settings' host and port if not given.
         concurrency: Tasks that are asked for at the same time.
 
     Raises:
-        ConfigError: Address or token of Label Studio are missing.
         SteerSegError: Label Studio or the backend cannot be used at all. What goes wrong with single tasks
             stands in the summary.
     """
-    if settings.label_studio_url is None or settings.label_studio_api_key is None:
-        raise ConfigError(
-            "address or token of Label Studio are missing; set STEERSEG_LABEL_STUDIO_URL and "
-            "STEERSEG_LABEL_STUDIO_API_KEY"
-        )
-    backend = BackendClient(backend_url or f"http://{_reachable(settings.host)}:{settings.port}", settings)
-    client = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
     version = backend.version(project)
     label_config = str(client.project(project)["label_config"])
     wanted, skipped = [], 0
@@ -178,10 +170,3 @@ def _has_prediction(client: LabelStudioClient, task: dict[str, Any], version: st
     if task.get("total_predictions") == 0:
         return False
     return any(found.get("model_version") == version for found in client.predictions(int(task["id"])))
-
-
-def _reachable(host: str) -> str:
-    """The address at which a server that listens on ``host`` is reached from this machine."""
-    if host in ("0.0.0.0", "::", ""):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
