@@ -19,13 +19,13 @@ from steerseg.config import Heads
 from steerseg.demo.language import referrals
 from steerseg.demo.sprites import Atlas, load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
+from steerseg.demo.world import keyframes as scene_keyframes
 from steerseg.grounding import see
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.reasoning import attributes_of
 from steerseg.refine import RefineConfig, SoftPromptTrainer, TrainingSample
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.video import keyframe_indices
 
 def clip_samples(
     lvlm: LVLM, preset: Preset, atlas: Atlas, spec: WorldSpec, rng: np.random.Generator, expressions: int
@@ -36,13 +36,13 @@ def clip_samples(
     out otherwise, so that the prompts serve both.
     """
     scene = sample_scene(rng, spec)
-    keyframes = keyframe_indices(scene.num_frames, preset.keyframes)
-    images, ids = render(collate([scene]), atlas, list(keyframes), device=lvlm.device)
+    keyframes = scene_keyframes([scene], preset.keyframes)
+    images, ids = render(collate([scene]), atlas, keyframes, device=lvlm.device)
     frames = images[0].permute(0, 2, 3, 1).cpu().numpy()
     context = see(
         lvlm,
         frames,
-        keyframes,
+        keyframes[0].tolist(),
         budget=preset.video_tokens,
         seconds_per_slice=preset.seconds_per_slice or 1.0,
         frame_batch=preset.frame_batch,
