@@ -255,6 +255,12 @@ class LabelStudioClient:
                 "personal access token, or switch them on in Organization › API Tokens Settings"
             )
             return LabelStudioAuthError(message + hint, status)
+        if status == 403 and "reserved network address" in detail:
+            hint = (
+                "; since 1.23.1 Label Studio refuses private addresses. Start it with "
+                "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false"
+            )
+            return LabelStudioError(message + hint, status)
         if status == 403:
             return LabelStudioAuthError(message, status)
         if status == 404:
@@ -471,15 +477,12 @@ class LabelStudioClient:
         except LabelStudioUnreachableError:
             raise
         except LabelStudioError as error:
-            hint = ""
-            if error.status == 403 or "reserved or private" in str(error) or "not allowed" in str(error):
-                hint = (
-                    ". Since 1.23.1 Label Studio refuses backends on private addresses: start it with "
-                    "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false"
-                )
             # With only the first switch set, the refusal leaves a connection behind that has no webhook.
-            left = next((b["id"] for b in self.backends(project) if b["url"] == url), None)
-            raise BackendRefusedError(str(error) + hint, error.status, left) from None
+            try:
+                left = next((b["id"] for b in self.backends(project) if b["url"] == url), None)
+            except LabelStudioError:
+                left = None  # the refusal itself says more than that it cannot be looked at
+            raise BackendRefusedError(str(error), error.status, left) from None
 
     def delete_backend(self, backend: int) -> None:
         """Disconnect a backend. Its webhook stays; delete that too."""
