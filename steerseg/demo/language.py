@@ -325,14 +325,22 @@ class _View:
         return bool(self.seen.speed[i] > FASTER * self.seen.speed[j] and self.seen.speed[i] > 0.15)
 
     def nearer(self, to: int) -> Callable[[int, int], bool]:
-        def distance(i: int) -> float:
-            both = self.seen.seen[i] & self.seen.seen[to]
-            if not both.any():
-                return 10.0
-            offset = self.seen.travelled[i, both] - self.seen.travelled[to, both]
-            return float(np.hypot(offset[:, 0], offset[:, 1]).mean())
+        """Whether i stays clearly nearer to an object than j does, and near it, nearly all the time."""
 
-        return lambda i, j: distance(i) < 0.6 * distance(j) and distance(i) < 0.45
+        def distance(i: int) -> NDArray[np.float32]:
+            offset = self.seen.travelled[i] - self.seen.travelled[to]
+            return np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+
+        def is_nearer(i: int, j: int) -> bool:
+            seen = self.seen.seen
+            here = seen[i] & seen[to]
+            if here.sum() < 0.6 * here.size:
+                return False
+            mine, theirs = distance(i), distance(j)
+            wins = (mine < 0.75 * theirs) | ~seen[j]
+            return bool((wins & (mine < 0.6))[here].mean() > 0.85)
+
+        return is_nearer
 
     def overtakes(self, i: int, j: int) -> bool:
         """Whether i starts behind j in their common direction and ends ahead of it."""
@@ -550,13 +558,12 @@ def _motion(view: _View, i: int) -> Found:
         if not rivals and verdicts[i] == YES:
             text = view.word(phrases.CLAUSES["overtakes"])
             name = view.names[passed[0]]
-            if "{m}" in text and not (view.definite(passed[0])):
-                text = "overtake{s} the other " + name
-            return (
-                view.phrase(noun, plural, before, ["that " + text.replace("{m}", name)]),
-                (i,),
-                _number(plural),
-            )
+            if "others" in text and len(passed) < max(2, view.count - 1):
+                text = "overtake{s} the {m}"
+            if "{m}" in text and not view.definite(passed[0]):
+                text = "overtake{s} the other {m}"
+            after = "that " + text.replace("{m}", name)
+            return view.phrase(noun, plural, before, [after]), (i,), _number(plural)
     motions = [m for m in _MOTIONS if view._motion(i, m) == YES]
     if len(motions) > 1 and "moving" in motions and not view.chance(0.15):
         motions.remove("moving")

@@ -154,7 +154,7 @@ CLAUSES: dict[str, Wordings] = {
         ),
         ("rest{s} in place", "never go{es} around"),
     ),
-    "moving": (("move{s}", "move{s} around", "go{es} around"), ("go{es} round the picture",)),
+    "moving": (("move{s}", "move{s} around", "go{es} around"), ("keep{s} moving",)),
     "circling": (
         (
             "circle{s}",
