@@ -156,9 +156,14 @@ def own_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_weights(
-    state: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype, *, stem: str = "model"
+    state: dict[str, torch.Tensor],
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    stem: str = "model",
+    index: bool = True,
 ) -> list[Path]:
-    """Write weights as shards of at most 13 MiB, with the index that ``from_pretrained`` reads.
+    """Write weights as shards of at most 13 MiB, with or without the index that ``from_pretrained`` reads.
 
     Files are written beside their place and renamed, so a reader never sees half a file.
     """
@@ -174,20 +179,20 @@ def save_weights(
         shards[-1][name] = value
         size += count
         total += count
-    paths, index = [], {}
+    paths, homes = [], {}
     for number, shard in enumerate(shards, start=1):
         path = folder / f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         partial = path.with_suffix(".partial")
         save_file(shard, partial, metadata={"format": "pt"})
         partial.replace(path)
         paths.append(path)
-        index.update(dict.fromkeys(shard, path.name))
-    listing = folder / f"{stem}.safetensors.index.json"
-    partial = listing.with_suffix(".partial")
-    partial.write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1, sort_keys=True) + "\n"
-    )
-    partial.replace(listing)
+        homes.update(dict.fromkeys(shard, path.name))
+    if index:
+        listing = folder / f"{stem}.safetensors.index.json"
+        partial = listing.with_suffix(".partial")
+        content = {"metadata": {"total_size": total}, "weight_map": homes}
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        partial.replace(listing)
     for old in folder.glob(f"{stem}-*-of-*.safetensors"):
         if old not in paths:
             old.unlink()

@@ -45,12 +45,12 @@ def where_text(expression: str, attributes: Sequence[str] = (), moment: int | No
 
 
 def place(x: float, y: float) -> str:
-    """A place as two percentages of width and height, two digits each (99 at most)."""
+    """A place as percentages of width and height in steps of five, two digits each."""
     return f"{_percent(x)},{_percent(y)}"
 
 
 def where_answer(centre: tuple[float, float], size: tuple[float, float]) -> str:
-    """Answer of the localisation task: centre and size as percentages of the picture, "47,23 12,18"."""
+    """Answer of the localisation task: centre and size as percentages of the picture, "45,25 10,20"."""
     return f"{place(*centre)} {place(*size)}"
 
 
@@ -67,4 +67,4 @@ def at_text(centre: tuple[float, float], question: str, moment: int | None = Non
 
 
 def _percent(value: float) -> str:
-    return f"{min(max(int(value * 100), 0), 99):02d}"
+    return f"{min(max(round(value * 20), 0), 19) * 5:02d}"

@@ -2,8 +2,8 @@
 
 ``python -m steerseg.demo.tokenizer`` samples sentences from the demo world's language, trains a byte-level
 BPE on them and a list of plain English words, and writes the preset's ``lvlm/`` folder: tokenizer, chat
-template, image and video processor and the model's configuration; everything but the weights. Every byte is in
-the vocabulary, so any wording can be written.
+template, image and video processor and the model's configuration; everything but the weights. Every byte is
+in the vocabulary, so any wording can be written.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def save_preset(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tiny: bool 
     """Write tokenizer, processor and model configuration: all of the preset's folder but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     build_processor(tokenizer).save_pretrained(folder)
-    special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    special = special_ids(tokenizer)
     config = demo_config(padded_vocabulary(len(tokenizer)), special, tiny=tiny)
     config.save_pretrained(folder)
     from transformers import GenerationConfig
@@ -170,6 +170,11 @@ def save_preset(folder: Path, tokenizer: PreTrainedTokenizerBase, *, tiny: bool 
         eos_token_id=[special["<|im_end|>"], special["<|endoftext|>"]],
         pad_token_id=special["<|endoftext|>"],
     ).save_pretrained(folder)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Special tokens → their ids."""
+    return {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
 
 
 def padded_vocabulary(entries: int, multiple: int = 64) -> int:
