@@ -25,7 +25,7 @@ from ml_backend.label_studio.regions import (
     tracklet_to_video_region,
 )
 from ml_backend.metrics import Metrics
-from ml_backend.proposals import ProposalFiles, StoredProposal
+from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
 from ml_backend.protocol import (
     PredictRequest,
     RequestError,
@@ -342,7 +342,7 @@ class Service:
             name = object_id(work.task.id, proposal.expression, rank)
             result = self._regions(work, proposal, rank, name=name)
             if result:
-                score = round(proposal.tracklets[rank].score, 4)
+                score = _score(proposal.tracklets[rank])
                 predictions.append({"result": result, "score": score, "model_version": version})
         return predictions
 
@@ -461,7 +461,7 @@ class Service:
                 if proposal.tracklets:
                     echoed = _region_texts((*context, *task.drafts), side.task.region_text, name)
                     result = self._regions(work, proposal, 0, name=name, region_texts=echoed)
-                    score = round(proposal.tracklets[0].score, 4)
+                    score = _score(proposal.tracklets[0])
                 message = _tell(proposal)
                 self.metrics.predictions.labels("answered" if result else "empty").inc()
             except TimeoutError:
@@ -588,6 +588,11 @@ def preset_version(name_or_folder: str) -> str:
         if stat.st_size <= _HASHED_FILE_BYTES:
             digest.update(file.read_bytes())
     return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
+
+
+def _score(tracklet: StoredTracklet) -> float:
+    """A tracklet's score as Label Studio takes it, in [0, 1]: a correlation below 0 is no agreement."""
+    return round(min(max(tracklet.score, 0.0), 1.0), 4)
 
 
 def _item(predictions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:

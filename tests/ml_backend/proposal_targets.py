@@ -37,7 +37,9 @@ def propose(request: ProposeRequest, progress: Callable[[str, float], None]) -> 
     return StoredProposal(
         expression=request.expression,
         attributes=("red", "moving right"),
-        tracklets=tuple(_tracklet(rank) for rank in range(count)),
+        tracklets=tuple(
+            _tracklet(rank, -0.1 if word == "unlike" else 0.8 - 0.3 * rank) for rank in range(count)
+        ),
         maps=StoredMaps(keyframes=(0, FRAMES - 1), frame=None, video=None, fused=[[[0.0, 1.0]]] * 2),
         points=(StoredPoint(frame=0, x=0.2, y=0.3, value=1.0),),
         pts=np.arange(FRAMES) / 25,
@@ -48,7 +50,7 @@ def propose(request: ProposeRequest, progress: Callable[[str, float], None]) -> 
     )
 
 
-def _tracklet(rank: int) -> StoredTracklet:
+def _tracklet(rank: int, score: float) -> StoredTracklet:
     rles = []
     for frame in range(FRAMES):
         mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -59,7 +61,7 @@ def _tracklet(rank: int) -> StoredTracklet:
         rles=tuple(rles),
         frame_scores=np.full(FRAMES, 0.9, dtype=np.float32),
         prompt=StoredPoint(frame=0, x=0.2, y=0.3, value=1.0),
-        score=0.8 - 0.3 * rank,
+        score=score,
     )
 
 

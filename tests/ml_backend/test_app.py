@@ -87,6 +87,14 @@ def test_a_batch_gets_ranked_alternatives_for_each_task(backend: Backend) -> Non
     ]
 
 
+def test_scores_stay_where_label_studio_takes_them(backend: Backend) -> None:
+    body = with_expression(introduce(backend), "unlike anything")
+    predictions = as_list(backend.post("/predict", body)["results"][0])
+    assert [prediction["score"] for prediction in predictions] == [0.0, 0.0]
+    interface = LabelInterface(body["label_config"])
+    assert all(interface.validate_prediction(p, return_errors=True) == [] for p in predictions)
+
+
 def test_a_frames_task_gets_a_mask_on_every_page_that_shows_the_object(backend: Backend) -> None:
     body = introduce(backend, "predict_interactive_text_frames")
     body["params"]["context"] = None
