@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from steerseg.attention.rollout import streaming_rollout, visual_map
-from steerseg.config import Heads, PipelineConfig
+from steerseg.config import Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.soft_prompts import SoftPrompts
 
@@ -134,7 +134,7 @@ def rolled_map(
 ) -> torch.Tensor:
     """One grounding pass: the raw rollout on the token grid, (B, t, h, w). Differentiable in the soft prompt."""
     matrix = None
-    placement = "before_vision"
+    placement: Placement = "before_vision"
     if soft_prompts is not None:
         matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
         placement = soft_prompts.placement
@@ -153,13 +153,17 @@ def video_map_from(rollout: torch.Tensor) -> torch.Tensor:
     return min_max(smooth(rollout, VIDEO_KERNEL), per_frame=False)
 
 
-def spread_video_map(video: torch.Tensor, count: int, grid: tuple[int, int], temporal_merge: int) -> torch.Tensor:
+def spread_video_map(
+    video: torch.Tensor, count: int, grid: tuple[int, int], temporal_merge: int
+) -> torch.Tensor:
     """The video map (t, h', w') on the frame grid: (count, h, w), each slice repeated for its frames."""
     repeated = video.repeat_interleave(temporal_merge, dim=0)[:count]
     return F.interpolate(repeated[:, None], size=grid, mode="bilinear", align_corners=False)[:, 0]
 
 
-def fuse(frame: torch.Tensor | None, video: torch.Tensor | None, count: int, temporal_merge: int) -> torch.Tensor:
+def fuse(
+    frame: torch.Tensor | None, video: torch.Tensor | None, count: int, temporal_merge: int
+) -> torch.Tensor:
     """Average the two maps on the frame grid and normalise over the clip: (count, h, w) in [0, 1]."""
     if frame is None and video is None:
         raise ValueError("at least one grounding map is needed")
@@ -208,7 +212,12 @@ def ground(
         for start in range(0, count, frame_batch):
             images = context.frames[start : start + frame_batch]
             rollout = rolled_map(
-                lvlm, [question] * len(images), images, layers=layers, heads=config.heads, soft_prompts=soft_prompts
+                lvlm,
+                [question] * len(images),
+                images,
+                layers=layers,
+                heads=config.heads,
+                soft_prompts=soft_prompts,
             )
             parts.append(rollout[:, 0])
             tick(min(1.0, 0.2 + 0.8 * (start + len(images)) / count))

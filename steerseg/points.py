@@ -34,7 +34,7 @@ def local_maxima(grid: torch.Tensor) -> torch.Tensor:
     Returns:
         (K, h, w) bool.
     """
-    count, height, width = grid.shape
+    _, height, width = grid.shape
     # Ties are broken by place, so that a flat top gives one point and not one a cell.
     order = torch.arange(height * width, 0, -1, dtype=torch.float64, device=grid.device)
     tie = order.view(1, height, width) * 1e-12

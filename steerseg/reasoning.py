@@ -61,12 +61,16 @@ def check_expression(expression: str | None) -> str:
         ExpressionError: It is missing, not text, empty, or longer than 1 000 characters.
     """
     if expression is None:
-        raise ExpressionError("no expression was given; say what to track, for example 'the dog on the left'.")
+        raise ExpressionError(
+            "no expression was given; say what to track, for example 'the dog on the left'."
+        )
     if not isinstance(expression, str):
         raise ExpressionError(f"the expression must be text, not {type(expression).__name__}.")
     tidy = " ".join(expression.split())
     if not tidy:
-        raise ExpressionError("the expression is empty; say what to track, for example 'the dog on the left'.")
+        raise ExpressionError(
+            "the expression is empty; say what to track, for example 'the dog on the left'."
+        )
     if len(tidy) > MAX_EXPRESSION_LENGTH:
         raise ExpressionError(
             f"the expression has {len(tidy)} characters; at most {MAX_EXPRESSION_LENGTH} are read. "

@@ -70,7 +70,12 @@ class TrainingSample:
 
     @classmethod
     def from_masks(
-        cls, context: VisionContext, question: str, masks: NDArray[np.bool_], temporal_merge: int, weight: float = 1.0
+        cls,
+        context: VisionContext,
+        question: str,
+        masks: NDArray[np.bool_],
+        temporal_merge: int,
+        weight: float = 1.0,
     ) -> TrainingSample:
         """From (K, H, W) masks on the keyframes. Area-averaged on the token grids."""
         pixels = torch.from_numpy(masks)[None]
@@ -115,7 +120,10 @@ class SoftPromptTrainer:
         self.frame = start.frame.detach().to(lvlm.device, torch.float32).clone().requires_grad_()
         self.video = start.video.detach().to(lvlm.device, torch.float32).clone().requires_grad_()
         self.optimizer = torch.optim.AdamW(
-            [self.frame, self.video], lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+            [self.frame, self.video],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
         )
 
     @property
@@ -134,7 +142,9 @@ class SoftPromptTrainer:
         done = (self.step_count - config.warmup) / max(1, config.steps - config.warmup)
         return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
-    def _loss(self, batch: Sequence[TrainingSample], frames_per_sample: int, rng: np.random.Generator) -> torch.Tensor:
+    def _loss(
+        self, batch: Sequence[TrainingSample], frames_per_sample: int, rng: np.random.Generator
+    ) -> torch.Tensor:
         live = SoftPrompts(frame=self.frame, video=self.video, placement=self.placement)
         device = self.lvlm.device
         losses = []
@@ -175,7 +185,9 @@ class SoftPromptTrainer:
             weights = torch.tensor(frame_weights, device=device)
             losses.append((map_loss(maps, torch.stack(frame_targets).to(device)) * weights).mean())
         if not losses:
-            raise ConfigError("every mask of the batch is empty; soft prompts learn from visible objects only.")
+            raise ConfigError(
+                "every mask of the batch is empty; soft prompts learn from visible objects only."
+            )
         return torch.stack(losses).sum()
 
     def step(
@@ -216,7 +228,10 @@ class SoftPromptTrainer:
         partial.replace(folder / STATE_FILE)
         card = folder / f".{STATE_CARD}.partial"
         card.write_text(
-            json.dumps({"step": self.step_count, "placement": self.placement, "config": asdict(self.config)}, indent=2)
+            json.dumps(
+                {"step": self.step_count, "placement": self.placement, "config": asdict(self.config)},
+                indent=2,
+            )
         )
         card.replace(folder / STATE_CARD)
 

@@ -85,9 +85,7 @@ def _chunk(
     return added, peaks
 
 
-def streaming_rollout(
-    taken: Taken, layers: Sequence[int], *, heads: Heads, chunk: int = 256
-) -> torch.Tensor:
+def streaming_rollout(taken: Taken, layers: Sequence[int], *, heads: Heads, chunk: int = 256) -> torch.Tensor:
     """Roll attention out from the response token.
 
     Equal to :func:`reference_rollout` over the same layers. Differentiable in the queries and keys; chunks are

@@ -27,6 +27,7 @@ from steerseg.reasoning import attributes_of
 from steerseg.refine import RefineConfig, SoftPromptTrainer, TrainingSample
 from steerseg.soft_prompts import SoftPrompts
 
+
 def clip_samples(
     lvlm: LVLM, preset: Preset, atlas: Atlas, spec: WorldSpec, rng: np.random.Generator, expressions: int
 ) -> list[TrainingSample]:
@@ -53,7 +54,9 @@ def clip_samples(
         referral = choices[index]
         attributes: tuple[str, ...] = ()
         if rng.random() < 0.5:
-            attributes = attributes_of(lvlm, context.video, referral.expression, preset.texts, max_new_tokens=48)
+            attributes = attributes_of(
+                lvlm, context.video, referral.expression, preset.texts, max_new_tokens=48
+            )
         wanted = torch.tensor([target + 1 for target in referral.targets], device=ids.device)
         masks = torch.isin(ids[0], wanted).cpu().numpy()
         question = preset.texts.grounding_question(referral.expression, attributes)
@@ -82,7 +85,9 @@ def train(
     for _ in range(clips):
         samples += clip_samples(lvlm, preset, atlas, WorldSpec(), rng, expressions=3)
     with log.open("a") as lines:
-        print(json.dumps({"samples": len(samples), "seconds": round(time.monotonic() - begun, 1)}), file=lines)
+        print(
+            json.dumps({"samples": len(samples), "seconds": round(time.monotonic() - begun, 1)}), file=lines
+        )
     start = SoftPrompts.from_vocabulary(lvlm.embeddings.weight, tokens, seed=seed)
     trainer = SoftPromptTrainer(lvlm, layers, start, config)
     order: list[int] = []

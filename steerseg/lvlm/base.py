@@ -73,7 +73,7 @@ class LVLM:
         name: What to call it in versions and messages.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, name: str) -> None:
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.family: Family = family_of(model.config.model_type)
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
@@ -179,7 +179,12 @@ class LVLM:
         )
 
     def chat(
-        self, text: str, vision: VisionFeatures, *, soft_tokens: int = 0, placement: Placement = "before_vision"
+        self,
+        text: str,
+        vision: VisionFeatures,
+        *,
+        soft_tokens: int = 0,
+        placement: Placement = "before_vision",
     ) -> str:
         """The chat of one user turn, vision first and then ``text``, up to where the answer begins."""
         content = [{"type": vision.kind}, {"type": "text", "text": text}]

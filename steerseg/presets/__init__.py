@@ -71,7 +71,9 @@ class Preset(BaseModel):
         try:
             return PipelineConfig(keyframes=self.keyframes, **self.pipeline)
         except TypeError as error:
-            raise ConfigError(f"preset {self.name!r}: {error}; 'pipeline' takes fields of PipelineConfig.") from None
+            raise ConfigError(
+                f"preset {self.name!r}: {error}; 'pipeline' takes fields of PipelineConfig."
+            ) from None
 
 
 def find_preset(name_or_folder: str | Path) -> Path:

@@ -17,9 +17,12 @@ def context(tiny_lvlm: LVLM) -> VisionContext:
 
 
 @pytest.mark.parametrize(
-    ("size", "budget", "grid"), [((480, 854), 400, (14, 26)), ((270, 480), 64, (6, 10)), ((100, 100), 64, (8, 8))]
+    ("size", "budget", "grid"),
+    [((480, 854), 400, (14, 26)), ((270, 480), 64, (6, 10)), ((100, 100), 64, (8, 8))],
 )
-def test_the_video_grid_keeps_to_its_budget(size: tuple[int, int], budget: int, grid: tuple[int, int]) -> None:
+def test_the_video_grid_keeps_to_its_budget(
+    size: tuple[int, int], budget: int, grid: tuple[int, int]
+) -> None:
     assert video_grid(*size, budget) == grid
 
 
@@ -38,7 +41,9 @@ def test_frame_passes_see_twice_the_video_grid(context: VisionContext) -> None:
 
 
 @pytest.mark.parametrize("granularity", ["frame", "video", "both"])
-def test_maps_have_the_promised_shapes_and_ranges(tiny_lvlm: LVLM, context: VisionContext, granularity: str) -> None:
+def test_maps_have_the_promised_shapes_and_ranges(
+    tiny_lvlm: LVLM, context: VisionContext, granularity: str
+) -> None:
     config = PipelineConfig(granularity=granularity)  # type: ignore[arg-type]
     maps = ground(tiny_lvlm, context, "where?", None, config, layers=(2, 3), frame_batch=2)
     assert (maps.frame is None) == (granularity == "video")

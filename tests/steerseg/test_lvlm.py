@@ -23,7 +23,9 @@ def pictures(count: int, height: int = 56, width: int = 84) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def stock(tiny_lvlm_folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, object]:
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_lvlm_folder, attn_implementation="eager").eval()
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tiny_lvlm_folder, attn_implementation="eager"
+    ).eval()
     return model, AutoProcessor.from_pretrained(tiny_lvlm_folder)
 
 
@@ -34,7 +36,9 @@ def test_chat_and_inputs_equal_the_processors(tiny_lvlm: LVLM, stock) -> None:
     inputs = tiny_lvlm._inputs([tiny_lvlm.chat("what moves?", vision)], vision)
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what moves?"}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    expected = processor(text=[text], videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pt")
+    expected = processor(
+        text=[text], videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pt"
+    )
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
     assert torch.equal(inputs["mm_token_type_ids"], expected["mm_token_type_ids"])
     assert torch.equal(inputs["video_grid_thw"], expected["video_grid_thw"])
@@ -58,9 +62,10 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
         expected = processor(text=[single], images=[frames[0]], do_resize=False, return_tensors="pt")
     expected.pop("video_metadata", None)
     ids = model.generate(**expected, max_new_tokens=12, do_sample=False)[0, expected["input_ids"].shape[1] :]
-    assert tiny_lvlm.generate("name it", vision, max_new_tokens=12) == processor.tokenizer.decode(
-        ids, skip_special_tokens=True
-    ).strip()
+    assert (
+        tiny_lvlm.generate("name it", vision, max_new_tokens=12)
+        == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    )
 
 
 def eager_attentions(model, lvlm: LVLM, texts: list[str], vision: VisionFeatures) -> tuple[torch.Tensor, ...]:
@@ -104,7 +109,9 @@ def test_soft_prompts_take_part_and_their_gradient_is_the_full_products(
 ) -> None:
     vision = tiny_lvlm.encode_vision(pictures(2), kind)
     texts = ["where is it?"] * (1 if kind == "video" else 2)
-    prompt = torch.randn(5, tiny_lvlm.hidden_size, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    prompt = torch.randn(
+        5, tiny_lvlm.hidden_size, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
 
     def attend():
         return tiny_lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, placement=placement)

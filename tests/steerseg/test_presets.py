@@ -52,7 +52,9 @@ def test_misspelt_pipeline_fields_and_prompts_are_errors(tmp_path: Path) -> None
 
 def test_folders_beside_the_file_win_over_hub_ids(tmp_path: Path) -> None:
     (tmp_path / "lvlm").mkdir()
-    (tmp_path / "preset.json").write_text(json.dumps({"name": "x", "lvlm": "lvlm", "sam2": "facebook/sam2-hiera-tiny"}))
+    (tmp_path / "preset.json").write_text(
+        json.dumps({"name": "x", "lvlm": "lvlm", "sam2": "facebook/sam2-hiera-tiny"})
+    )
     preset = load_preset(tmp_path)
     assert preset.lvlm == str(tmp_path / "lvlm")
     assert preset.sam2 == "facebook/sam2-hiera-tiny"

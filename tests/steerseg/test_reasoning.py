@@ -9,7 +9,10 @@ from steerseg.reasoning import PromptTexts, check_expression, parse_attributes
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ('{"attributes": ["dog", "grey and white", "on the left"], "reasons": "it stays"}', ("dog", "grey and white", "on the left")),
+        (
+            '{"attributes": ["dog", "grey and white", "on the left"], "reasons": "it stays"}',
+            ("dog", "grey and white", "on the left"),
+        ),
         ('Sure!\n```json\n{"attributes": ["cat", "small"]}\n```', ("cat", "small")),
         ('{"attributes": ["dog", "brown", "on the le', ("dog", "brown")),
         ("- a red car\n- turning left.\n", ("a red car", "turning left")),

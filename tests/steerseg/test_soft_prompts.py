@@ -69,7 +69,9 @@ def model_hash(lvlm: LVLM) -> str:
 def test_training_lowers_the_loss_and_touches_nothing_but_the_prompts(tiny_lvlm: LVLM) -> None:
     before = model_hash(tiny_lvlm)
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
-    trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig(steps=40, learning_rate=0.05, warmup=2))
+    trainer = SoftPromptTrainer(
+        tiny_lvlm, (2, 3), start, RefineConfig(steps=40, learning_rate=0.05, warmup=2)
+    )
     batch, rng = samples(tiny_lvlm), np.random.default_rng(0)
     losses = [trainer.step(batch, rng, frames_per_sample=4) for _ in range(40)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
