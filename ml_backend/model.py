@@ -1,9 +1,9 @@
 """For those who run Label Studio's stock 2.x server (``label_studio_ml``): a model class that only delegates.
 
 Nothing else imports this module, since the stock server is optional (``pip install steerseg[stock-server]``).
-Point its ``_wsgi.py`` at :class:`SteerSegModel` and configure by ``STEERSEG_...`` variables, of which
-``STEERSEG_LABEL_STUDIO_URL`` and ``STEERSEG_LABEL_STUDIO_API_KEY`` are needed: the stock server passes neither
-on. Run it with one worker process and several threads, since the service owns a model process.
+Point its ``_wsgi.py`` at :class:`SteerSegModel` and configure by ``STEERSEG_...`` variables. Of these,
+``STEERSEG_LABEL_STUDIO_URL`` and ``STEERSEG_LABEL_STUDIO_API_KEY`` are needed, for the stock server passes
+neither on. Run it with one worker process and several threads, since the service owns a model process.
 
 ``steerseg-backend serve`` does more: the stock server drops ``ANNOTATIONS_DELETED`` events, among others.
 """

@@ -110,16 +110,20 @@ def backend(make_backend: MakeBackend) -> Backend:
 
 @dataclass
 class FakeLabelStudio:
-    """The few calls of Label Studio's API that pushing predictions needs, over real HTTP.
+    """The few calls of Label Studio's API that storing predictions needs, over real HTTP.
 
     Attributes:
         url: Its address.
         predictions: What was stored, in order.
+        project: The project that it has.
+        tasks: Its tasks.
         tokens: What identified the callers.
     """
 
     url: str
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    project: dict[str, Any] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
 
 
@@ -127,12 +131,21 @@ class FakeLabelStudio:
 def fake_label_studio() -> Iterator[FakeLabelStudio]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            task = int(self.path.rpartition("=")[2])
-            self._answer([p for p in fake.predictions if p["task"] == task])
+            path, _, query = self.path.partition("?")
+            if path.startswith("/api/projects/"):
+                self._answer(fake.project)
+            elif path == "/api/tasks":
+                self._answer({"tasks": fake.tasks, "total": len(fake.tasks)})
+            else:
+                task = int(query.rpartition("=")[2])
+                self._answer([p for p in fake.predictions if p["task"] == task])
 
         def do_POST(self) -> None:
             fake.tokens.add(self.headers["Authorization"])
-            fake.predictions.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            prediction = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fake.predictions.append(prediction)
+            for task in fake.tasks:
+                task["total_predictions"] += task["id"] == prediction["task"]
             self._answer({"id": len(fake.predictions)})
 
         def _answer(self, body: Any) -> None:

@@ -1,0 +1,74 @@
+"""Settings: where they come from, what is refused, and that the README lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml_backend.cli import build_parser
+from ml_backend.settings import Settings, load_settings, settings_table
+from steerseg.errors import ConfigError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_arguments_come_before_the_environment_and_that_before_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_settings().port == 9090
+    monkeypatch.setenv("STEERSEG_PORT", "9191")
+    monkeypatch.setenv("STEERSEG_HOST", "")
+    assert (load_settings().port, load_settings().host) == (9191, "127.0.0.1")
+    assert load_settings(port=9292, host=None).port == 9292
+
+
+def test_every_setting_but_secrets_is_an_option_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERSEG_WARM", "true")
+    options = build_parser().parse_args(
+        ["serve", "--port", "1234", "--no-warm", "--allowed-hosts", "a.example", "b.example"]
+    )
+    settings = load_settings(**{name: getattr(options, name, None) for name in Settings.model_fields})
+    assert (settings.port, settings.warm) == (1234, False)
+    assert settings.allowed_hosts == ("a.example", "b.example")
+    secrets = {"basic_auth_password", "webhook_secret", "label_studio_api_key"}
+    assert {name for name in Settings.model_fields if not hasattr(options, name)} == secrets
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"port": "0"}, "port (STEERSEG_PORT)"),
+        ({"predict_timeout": "-1"}, "STEERSEG_PREDICT_TIMEOUT"),
+        ({"log_level": "loud"}, "STEERSEG_LOG_LEVEL"),
+        ({"label_studio_url": "localhost"}, "STEERSEG_LABEL_STUDIO_URL"),
+        ({"basic_auth_username": "ann"}, "basic_auth_password"),
+        ({"label_studio_api_key": "very-secret"}, "label_studio_url"),
+    ],
+)
+def test_an_unusable_value_is_named_but_never_shown(given: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(**given)
+    assert words in str(error.value)
+    assert "very-secret" not in str(error.value)
+
+
+def test_secrets_do_not_show() -> None:
+    settings = load_settings(webhook_secret="hush", label_studio_url="http://ls/", label_studio_api_key="key")
+    assert "hush" not in repr(settings)
+    assert "'key'" not in repr(settings)
+    assert settings.label_studio_url == "http://ls"
+
+
+def test_every_setting_is_described() -> None:
+    table = settings_table()
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert f"`STEERSEG_{name.upper()}`" in table
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    assert settings_table() in README.read_text(encoding="utf-8"), (
+        "the README's table of settings is out of date; write the output of `python -m ml_backend.settings` "
+        "between its <!-- settings --> marks"
+    )
