@@ -355,14 +355,18 @@ class FastLVLM:
             [edge[:, :PREFIX_TEXT], visual, edge[:, PREFIX_TEXT:], F.embedding(ids, table)], dim=1
         )
 
-    def rope(self, layout: Layout, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def rope(self, layout: Layout, offsets: Tensor, gap: int = 0) -> tuple[Tensor, Tensor]:
         """Cosines and sines (B, 1, S, head) of M-RoPE.
 
         Args:
             layout: The batch's layout.
             offsets: (B, N) place of each packed token within its question, from 0.
+            gap: Positions left free before ``<|vision_start|>``, where soft prompts will stand.
         """
         prefix = self._positions(layout)
+        if gap:
+            prefix = prefix.clone()
+            prefix[:, PREFIX_TEXT - 1 :] += gap
         behind = prefix[:, -1:, None] + 1 + offsets[None]  # (3, B, N)
         batch = offsets.shape[0]
         positions = torch.cat([prefix[:, None].expand(-1, batch, -1), behind], dim=2)
@@ -378,6 +382,7 @@ class FastLVLM:
         segments: Tensor,
         *,
         middle: int,
+        gap: int = 0,
         plain: bool = False,
         tap: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -389,6 +394,7 @@ class FastLVLM:
             offsets: (B, N) place of each packed token within its question.
             segments: (B, N) number of its question, from 1; 0 for padding.
             middle: Number of the layer whose input is returned too.
+            gap: As in :meth:`rope`.
             plain: Do not use compiled blocks.
             tap: Called with layer, queries and keys (after the rotary embedding) of every layer.
 
@@ -397,7 +403,7 @@ class FastLVLM:
         """
         text = self.config.text_config
         eps: float = text.rms_norm_eps
-        cos, sin = self.rope(layout, offsets)
+        cos, sin = self.rope(layout, offsets, gap)
         bias = attention_bias(segments, layout.prefix, self.dtype)
         block = text_block if plain else self._text_block
         x = between = embeddings

@@ -1,10 +1,10 @@
 """Train the demo's vision-language model from scratch, within a time budget, on one GPU.
 
 ``python -m steerseg.demo.train_lvlm --out DIR --minutes 9`` trains and writes ``model-*.safetensors``
-(float32, shards of at most 13 MiB), ``heads-*.safetensors`` (the auxiliary heads) and ``log.jsonl`` into DIR; a
-further run with ``--resume DIR`` goes on from there, with fresh optimisers. ``--state FOLDER`` keeps weights and
-optimisers in another folder and goes on from it whenever it holds some. ``python -m steerseg.demo.lvlm export
---weights DIR`` then makes the preset's weights.
+(float32, shards of at most 13 MiB), ``heads-*.safetensors`` (the auxiliary heads) and ``log.jsonl`` into DIR.
+A further run with ``--resume DIR`` goes on from there, with fresh optimisers. ``--state FOLDER`` keeps weights
+and optimisers in another folder and goes on from it whenever it holds some. Afterwards ``python -m
+steerseg.demo.lvlm export --weights DIR`` makes the preset's weights.
 
 Processes sample clips and questions, the GPU draws them (:mod:`steerseg.demo.render`), so nothing is stored.
 The first minutes train the vision tower alone, by the dense objectives; then everything, with the dense
@@ -55,6 +55,7 @@ from steerseg.demo.sprites import Atlas, load_atlas
 from steerseg.demo.world import SceneBatch, render
 
 OPTIMISERS = "optimisers.pt"
+MOST_SOFT_TOKENS = 64
 
 COMPILED_TOKENS = 60
 """Geometries with this many tokens a frame pair run compiled; rarer ones are not worth a compilation."""
@@ -292,7 +293,7 @@ MIND_WEIGHTS = {"name": 0.5, "colour": 0.2, "place": 1.0, "size": 0.3, "motion":
 
 
 def losses(
-    fast: FastLVLM, heads: DenseHeads, loaded: Loaded, *, dense: float, language: bool
+    fast: FastLVLM, heads: DenseHeads, loaded: Loaded, *, dense: float, language: bool, gap: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of one batch, and its parts (detached) for the log.
 
@@ -302,6 +303,7 @@ def losses(
         loaded: The batch.
         dense: Weight of the dense objectives.
         language: Whether questions are asked; otherwise the vision tower is trained alone.
+        gap: Positions left free where soft prompts will stand.
     """
     layout = loaded.layout
     plain = layout.rows * layout.columns != COMPILED_TOKENS * (1 if layout.video else 4)
@@ -314,7 +316,7 @@ def losses(
         return total, parts
     embeddings = fast.embed(visual, loaded.ids)
     middle = len(fast.language.layers) // 2
-    hidden, between = fast.think(embeddings, layout, loaded.offsets, loaded.segments, middle=middle)
+    hidden, between = fast.think(embeddings, layout, loaded.offsets, loaded.segments, middle=middle, gap=gap)
     start = layout.prefix - 1 - layout.tokens
     mind = heads.mind_loss(between[:, start : start + layout.tokens], loaded.targets, fast.dtype)
     if not layout.video:
@@ -583,9 +585,10 @@ class Run:
         settings = self.settings
         loaded = self.painter.load(batch, rng=self.rng)
         fade = settings.dense_begin + (settings.dense_end - settings.dense_begin) * done
-        total, parts = losses(
-            self.fast, self.heads, loaded, dense=fade if language else 1.0, language=language
-        )
+        # Soft prompts will move the picture away from the chat's beginning: be used to that.
+        gap = int(self.rng.integers(1, MOST_SOFT_TOKENS + 1)) if self.rng.random() < 0.4 else 0
+        dense = fade if language else 1.0
+        total, parts = losses(self.fast, self.heads, loaded, dense=dense, language=language, gap=gap)
         total.backward()
         parameters = [*self.model.parameters(), *self.heads.parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, 2.0)

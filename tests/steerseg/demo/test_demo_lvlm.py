@@ -77,6 +77,18 @@ def test_video_grid_follows_the_aspect_ratio() -> None:
     assert video_grid(480, 640) == (6, 9)
 
 
+def test_a_gap_moves_the_picture_as_soft_tokens_do(parts: tuple[Any, Any]) -> None:
+    _, model = parts
+    fast, layout = FastLVLM(model), Layout(1, 2, 3, False)
+    offsets = torch.arange(4)[None]
+    plain, moved = (torch.atan2(*fast.rope(layout, offsets, gap)[::-1]) for gap in (0, 2))
+    # The slowest angles do not wrap: the header stays, everything behind it moves by the same two positions.
+    shift = (moved - plain)[0, 0, :, -1]
+    assert torch.all(shift[:3] == 0)
+    assert torch.allclose(shift[3:], shift[3].expand(layout.prefix + 4 - 3), atol=1e-5)
+    assert shift[3] > 0
+
+
 @pytest.mark.parametrize("video", [True, False])
 def test_fast_forward_equals_the_stock_model(parts: tuple[Any, Any], video: bool) -> None:
     processor, model = parts
