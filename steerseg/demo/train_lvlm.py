@@ -409,7 +409,6 @@ class Run:
         cuda = self.device.type == "cuda"
         dtype = torch.bfloat16 if cuda else torch.float32
         if cuda:
-            torch.backends.cuda.matmul.allow_tf32 = True
             # cuDNN plans anew for every shape, and brings nothing at these sizes.
             torch.backends.cuda.enable_cudnn_sdp(False)
         config = load_config(settings.preset)
