@@ -26,6 +26,9 @@ WEIGHTS_NAME = "model.safetensors"
 _KEPT_IN_FP32 = 4096
 """Tensors with fewer elements are stored as float32: they cost nothing and hold norms and positions."""
 
+_PLACE_BIAS = 2.0
+"""Makes the memory's attention fall by one nat at about one and a half cells of distance."""
+
 _POSITION_RMS = math.sqrt(0.5)
 """Root mean square of sines and cosines: the scale of the encoding that carries a click."""
 
@@ -195,9 +198,10 @@ def model_config(size: Sam2Size = Sam2Size()) -> dict[str, Any]:
 def build_sam2(size: Sam2Size = Sam2Size()) -> Any:
     """A freshly initialised ``SAM2VideoPredictor`` that learns from scratch in minutes.
 
-    Three departures from random initialisation, each found necessary: the object score starts positive (a
-    negative one replaces the masks by a constant, and no gradient flows), and the decoder's cross-attentions
-    start with equal, orthogonal query and key projections, so that a click attends to its own place.
+    Departures from random initialisation: the object score starts positive (a negative one replaces the masks
+    by a constant, and no gradient flows); the decoder's cross-attentions start with equal, orthogonal query
+    and key projections, so that a click attends to its own place; and the memory's cross-attentions start with
+    equal, constant biases, which under a rotary encoding make a place attend to itself in earlier frames.
     """
     model = instantiate(OmegaConf.create(model_config(size)["model"]))
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
@@ -212,6 +216,9 @@ def build_sam2(size: Sam2Size = Sam2Size()) -> Any:
             attention.q_proj.weight.mul_(1.5)
         nn.init.zeros_(attention.q_proj.bias)
         nn.init.zeros_(attention.k_proj.bias)
+    for layer in model.memory_attention.layers:
+        nn.init.constant_(layer.cross_attn_image.q_proj.bias, _PLACE_BIAS)
+        nn.init.constant_(layer.cross_attn_image.k_proj.bias, _PLACE_BIAS)
     return model
 
 

@@ -79,7 +79,8 @@ class Recipe:
         objects: Objects prompted in each picture of an image step.
         clips: Clips of a video step.
         clip_objects: Objects tracked in each clip.
-        clip_frames: Frames of a clip in a video step.
+        clip_frames: Frames of a clip in a video step; half as many, in twice as many clips, at first.
+        short_until: Share of the video stage with such short clips.
         reuse: Steps that share a rendering, each mirrored and disturbed anew, with other prompts: drawing
             takes about as long as learning.
         strides: Steps between a clip's frames that are drawn from; long ones prepare for keyframes.
@@ -98,6 +99,7 @@ class Recipe:
     clips: int = 48
     clip_objects: int = 2
     clip_frames: int = 8
+    short_until: float = 0.3
     reuse: int = 2
     strides: tuple[int, ...] = (1, 1, 2, 3, 4, 6)
     video_from: float = 0.4
@@ -234,6 +236,13 @@ class Schedule:
         """Whether this step takes clips."""
         in_stage = self.progress >= self.recipe.video_from
         return in_stage and step % self.recipe.image_every != 0
+
+    def clip_shape(self, recipe: Recipe) -> tuple[int, int]:
+        """Clips and frames of a video step: many short clips at first, then fewer long ones."""
+        share = (self.progress - recipe.video_from) / max(1 - recipe.video_from, 1e-9)
+        if share < recipe.short_until and recipe.clip_frames >= 6:
+            return min(2 * recipe.clips, recipe.images), recipe.clip_frames // 2
+        return recipe.clips, recipe.clip_frames
 
 
 class WeightAverage:
@@ -411,12 +420,13 @@ class Trainer:
     def video_step(self) -> tuple[Losses, Tensor]:
         """Forward pass of a video step: losses, mean overlap on the frames after the prompt."""
         recipe = self.recipe
+        clips, count = self.schedule.clip_shape(recipe)
 
         def frames(length: int) -> list[int]:
-            return clip_indices(self.rng, length, recipe.clip_frames, self.rng.choice(recipe.strides))
+            return clip_indices(self.rng, length, count, self.rng.choice(recipe.strides))
 
-        images, ids = self._pictures("video", frames, recipe.clips)
-        correct_at = self.rng.randrange(2, recipe.clip_frames) if self.rng.random() < 0.25 else None
+        images, ids = self._pictures("video", frames, clips)
+        correct_at = self.rng.randrange(1, count) if self.rng.random() < 0.25 else None
         with self.autocast():
             return video_losses(
                 self.model,
