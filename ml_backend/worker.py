@@ -53,8 +53,11 @@ class ProposalHandler:
 
 def _load(preset: str, device: str, limits: VideoLimits) -> ProposalHandler:
     # Only the model process pays for importing torch, transformers and sam2.
+    from transformers.utils import logging as transformers_logging
+
     from steerseg.pipeline import SteerSeg
 
+    transformers_logging.disable_progress_bar()  # a server's log is no terminal
     return ProposalHandler(SteerSeg.from_pretrained(preset, device=device), limits)
 
 
