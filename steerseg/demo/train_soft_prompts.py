@@ -29,12 +29,18 @@ from steerseg.soft_prompts import SoftPrompts
 
 
 def clip_samples(
-    lvlm: LVLM, preset: Preset, atlas: Atlas, spec: WorldSpec, rng: np.random.Generator, expressions: int
+    lvlm: LVLM,
+    preset: Preset,
+    atlas: Atlas,
+    spec: WorldSpec,
+    rng: np.random.Generator,
+    expressions: int,
+    own_attributes: float,
 ) -> list[TrainingSample]:
     """Render one clip's keyframes and ask a few expressions about it.
 
-    Attributes come from the frozen model's own reasoning half of the time, as they do in use, and are left
-    out otherwise, so that the prompts serve both.
+    Attributes are the frozen model's own, as in use, with probability ``own_attributes``, which is slow; of the
+    rest, half are the true ones and half are left out, so that the prompts serve with and without reasoning.
     """
     scene = sample_scene(rng, spec)
     keyframes = scene_keyframes([scene], preset.keyframes)
@@ -53,10 +59,12 @@ def clip_samples(
     for index in rng.permutation(len(choices))[:expressions]:
         referral = choices[index]
         attributes: tuple[str, ...] = ()
-        if rng.random() < 0.5:
+        if rng.random() < own_attributes:
             attributes = attributes_of(
                 lvlm, context.video, referral.expression, preset.texts, max_new_tokens=48
             )
+        elif rng.random() < 0.5:
+            attributes = referral.attributes
         wanted = torch.tensor([target + 1 for target in referral.targets], device=ids.device)
         masks = torch.isin(ids[0], wanted).cpu().numpy()
         question = preset.texts.grounding_question(referral.expression, attributes)
@@ -73,6 +81,7 @@ def train(
     config: RefineConfig,
     batch: int,
     frames_per_sample: int,
+    own_attributes: float,
     seed: int,
     log: Path,
 ) -> SoftPrompts:
@@ -83,7 +92,9 @@ def train(
     begun = time.monotonic()
     samples: list[TrainingSample] = []
     for _ in range(clips):
-        samples += clip_samples(lvlm, preset, atlas, WorldSpec(), rng, expressions=3)
+        samples += clip_samples(
+            lvlm, preset, atlas, WorldSpec(), rng, expressions=3, own_attributes=own_attributes
+        )
     with log.open("a") as lines:
         print(
             json.dumps({"samples": len(samples), "seconds": round(time.monotonic() - begun, 1)}), file=lines
@@ -125,6 +136,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames-per-sample", type=int, default=2)
+    parser.add_argument("--own-attributes", type=float, default=0.5)
     parser.add_argument("--learning-rate", type=float, default=RefineConfig.learning_rate)
     parser.add_argument("--heads", choices=["mean", "visual_max"], default="visual_max")
     parser.add_argument("--seed", type=int, default=1)
@@ -144,6 +156,7 @@ def main() -> None:
         config=RefineConfig(steps=options.steps, learning_rate=options.learning_rate, heads=heads),
         batch=options.batch,
         frames_per_sample=options.frames_per_sample,
+        own_attributes=options.own_attributes,
         seed=options.seed,
         log=options.out / "log.jsonl",
     )
