@@ -168,7 +168,8 @@ def _body() -> Any:
 def _error(status: int, message: str, hint: str) -> Response:
     response = jsonify({"error": message, "hint": hint})
     # Of a failed /setup, Label Studio shows only the status line to a person: let that say what is wrong.
-    reason = " ".join(message.encode("ascii", "replace").decode("ascii").split())
+    first_line = message.strip().partition("\n")[0]
+    reason = " ".join(first_line.encode("ascii", "replace").decode("ascii").split())
     response.status = f"{status} {reason[:200]}"
     if status == 503:
         response.headers["Retry-After"] = "10"

@@ -37,8 +37,6 @@ _PROGRESS_INTERVAL = 0.1
 
 # The server's threads go first: it has to answer within a second while this process uses every core.
 _NICENESS = 5
-# How long a process may take to end in order when its server is gone or lets it go, in seconds.
-_LAST_SECONDS = 2.0
 
 Progress = Callable[[str, float], None]
 RequestT = TypeVar("RequestT")
@@ -514,7 +512,7 @@ class _Slot(Generic[RequestT, ResultT]):
         if pipe is not None:
             pipe.close()  # the process ends itself when its pipe closes
         if process is not None:
-            process.join(_LAST_SECONDS + 1.0)
+            process.join(1.0)
             if process.is_alive():
                 process.kill()
                 process.join(2.0)
@@ -560,7 +558,7 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
     logging.basicConfig(
         level=log_level, format="%(asctime)s %(levelname)s models %(name)s: %(message)s", force=True
     )
-    requests: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     cancelled: set[int] = set()
     threading.Thread(target=_listen, args=(pipe, requests, cancelled), daemon=True).start()
 
@@ -571,8 +569,8 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
         return
     _send(pipe, ("ready",))
 
-    while (received := requests.get()) is not None:
-        number, request = received
+    while True:
+        number, request = requests.get()
         answer: tuple[Any, ...]
         try:
             answer = ("result", number, handler(request, _reporter(pipe, number, cancelled)))
@@ -587,17 +585,13 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
             _send(pipe, ("error", number, *_describe(error, "sending the result")))
 
 
-def _listen(
-    pipe: Connection, requests: queue.SimpleQueue[tuple[int, Any] | None], cancelled: set[int]
-) -> None:
-    """Sort what the server says; end the process soon when the server is gone, whatever it is doing."""
+def _listen(pipe: Connection, requests: queue.SimpleQueue[tuple[int, Any]], cancelled: set[int]) -> None:
+    """Sort what the server says; end the process at once when the server is gone, whatever it is doing."""
     while True:
         try:
             message = _receive(pipe)
         except (EOFError, OSError):
-            requests.put(None)  # idle, it ends in order
-            time.sleep(_LAST_SECONDS)
-            os._exit(0)
+            os._exit(0)  # nothing here needs to be put in order, and tearing down torch takes seconds
         except Exception:
             log.exception("a request could not be read")
             os._exit(1)

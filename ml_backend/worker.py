@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,11 +54,14 @@ class ProposalHandler:
 
 def _load(preset: str, device: str, limits: VideoLimits) -> ProposalHandler:
     # Only the model process pays for importing torch, transformers and sam2.
+    from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
 
     from steerseg.pipeline import SteerSeg
 
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
+    # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
+    tqdm.set_lock(threading.RLock())
     return ProposalHandler(SteerSeg.from_pretrained(preset, device=device), limits)
 
 
