@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,11 +21,14 @@ from steerseg.demo.sam2_objective import (
     image_losses,
     mask_iou,
     nearby,
+    normalise_images,
     random_pixels,
+    track,
     video_losses,
 )
 from steerseg.demo.train_sam2 import Recipe, Schedule, clip_indices, main
-from steerseg.tracking import Tracker
+from steerseg.tracking import Prompt, Tracker
+from steerseg.video import video_from_frames
 
 SMALL = Sam2Size(
     image_size=64,
@@ -156,6 +160,21 @@ def test_a_video_step_teaches_the_memory_and_the_presence(mode: str) -> None:
     for part in (model.memory_attention, model.memory_encoder, model.sam_mask_decoder.pred_obj_score_head):
         assert all(p.grad is not None for p in part.parameters())
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_training_tracks_as_the_tracker_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_sam2(build_sam2(SMALL).state_dict(), SMALL, tmp_path)
+    tracker = Tracker.from_pretrained(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), dtype=np.uint8)
+    masks = discs()[:2, None].expand(-1, 9, -1, -1)
+    targets = Targets(picture=torch.zeros(2, dtype=torch.long), masks=masks, valid=torch.ones(2))
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        trained = torch.stack(track(tracker.model, normalise_images(pictures)[None], targets, "mask"), dim=1)
+    encoded = tracker.open(video_from_frames(frames, fps=8.0))
+    started = [tracker.start(encoded, [Prompt(0, mask=mask.numpy())]) for mask in masks[:, 0]]
+    assert torch.allclose(tracker.propagate(encoded, started).logits, trained, atol=1e-4)
 
 
 def test_clips_stay_inside_their_scene() -> None:
