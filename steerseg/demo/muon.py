@@ -1,9 +1,9 @@
 """Muon: momentum whose matrix updates are orthogonalised (K. Jordan and others, 2024), batched over layers.
 
 It is what makes runs of minutes worth while: after 90 steps of 8 clips (2 M parameters) the loss of the answers
-was 2.5 at a rate of 3e-3 and 2.3 at 8e-3, where AdamW at 1e-3 stood at 3.9. Matrices of one shape are updated by one batched Newton–Schulz iteration, so the cost does not grow with the
-number of layers. Updates are scaled to the root mean square that AdamW's have (0.2), so both optimisers take
-learning rates of one order.
+was 2.5 at a rate of 3e-3 and 2.3 at 8e-3, where AdamW at 1e-3 stood at 3.9. Matrices of one shape are updated
+by one batched Newton–Schulz iteration, so the cost does not grow with the number of layers. Updates are scaled
+to the root mean square that AdamW's have (0.2), so both optimisers take learning rates of one order.
 """
 
 from __future__ import annotations
