@@ -19,6 +19,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
 from ml_backend.label_studio.regions import (
     Result,
+    expression_result,
     object_id,
     status_result,
     tracklet_to_frames_regions,
@@ -342,9 +343,24 @@ class Service:
             name = object_id(work.task.id, proposal.expression, rank)
             result = self._regions(work, proposal, rank, name=name)
             if result:
+                result += self._texts_of(work, proposal, rank)
                 score = _score(proposal.tracklets[rank])
                 predictions.append({"result": result, "score": score, "model_version": version})
         return predictions
+
+    def _texts_of(self, work: _Work, proposal: StoredProposal, rank: int) -> list[Result]:
+        """What was asked for and what was found, where annotators look for it."""
+        assert work.media is not None
+        sides = [side for side in (work.media.frames, work.media.video) if side is not None]
+        texts = [
+            text
+            for side in sides
+            for text in (
+                expression_result(side, proposal.expression),
+                status_result(side, _tell(proposal, rank)),
+            )
+        ]
+        return [text for text in texts if text is not None]
 
     def _regions(
         self,
@@ -642,16 +658,19 @@ def _texts(item: Mapping[str, Any]) -> list[str]:
     return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
 
 
-def _tell(proposal: StoredProposal) -> str:
+def _tell(proposal: StoredProposal, rank: int = 0) -> str:
     """What was found, for the annotator."""
     if not proposal.tracklets:
         return f"Nothing in the video matches “{proposal.expression}”. Try other words."
-    best = proposal.tracklets[0]
-    hidden = [index for index, rle in enumerate(best.rles) if mask_area(rle) == 0]
-    total = len(best.rles)
+    tracklet = proposal.tracklets[rank]
+    hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
+    total = len(tracklet.rles)
     text = (
-        f"Tracked “{proposal.expression}” on {total - len(hidden)} of {total} frames (score {best.score:.2f})"
+        f"Tracked “{proposal.expression}” on {total - len(hidden)} of {total} frames "
+        f"(score {tracklet.score:.2f})"
     )
+    if rank > 0:
+        text = f"#{rank + 1} of {len(proposal.tracklets)}, another candidate. {text}"
     return f"{text}; not visible on {_ranges(hidden)}." if hidden else f"{text}."
 
 

@@ -298,7 +298,7 @@ class BackendServer:
         """The server, not yet started."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         return ServerProcess(
-            name="The backend",
+            name="the backend",
             command=self.command("serve"),
             environment=self.environment(),
             log=self.log,

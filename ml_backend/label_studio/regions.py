@@ -98,8 +98,11 @@ def object_id(task: int | str, expression: str, rank: int) -> str:
 
 
 def note(expression: str, attributes: Sequence[str] = ()) -> list[str]:
-    """The lines of ``meta.text``, which Label Studio shows in a region's panel."""
-    return [expression, f"attributes: {', '.join(attributes)}"] if attributes else [expression]
+    """The texts of ``meta.text``, the expression first; Label Studio shows them in a region's panel.
+
+    The second begins with a dash, since the panel puts them directly behind one another.
+    """
+    return [expression, f" — attributes: {', '.join(attributes)}"] if attributes else [expression]
 
 
 def tracklet_to_frames_regions(
@@ -228,11 +231,20 @@ def status_result(side: FramesSide | VideoSide, text: str) -> Result | None:
 
     Its id is always the same, so that a later message replaces an earlier one.
     """
-    if side.task.status is None:
+    return _text_result(side, side.task.status, text)
+
+
+def expression_result(side: FramesSide | VideoSide, expression: str) -> Result | None:
+    """What was asked for, in the field that annotators ask by; ``None`` if the configuration has none."""
+    return _text_result(side, side.task.expression, expression)
+
+
+def _text_result(side: FramesSide | VideoSide, control: str | None, text: str) -> Result | None:
+    if control is None:
         return None
     return {
-        "id": f"{side.task.status}-{side.name}",
-        "from_name": side.task.status,
+        "id": f"{control}-{side.name}",
+        "from_name": control,
         "to_name": side.name,
         "type": "textarea",
         "value": {"text": [text]},

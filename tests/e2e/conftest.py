@@ -10,14 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ml_backend.demo.samples import Sample, write_samples
-from ml_backend.demo.servers import BackendServer, LabelStudioServer, ServerProcess, find_label_studio, free_port
+from ml_backend.demo.servers import (
+    BackendServer,
+    LabelStudioServer,
+    find_label_studio,
+    free_port,
+)
 from ml_backend.label_studio.client import LabelStudioClient
 from steerseg.errors import ConfigError
-
-from .label_studio import WAIT, LabelingPage, launch, sign_in
+from steerseg.video import load_video
+from tests.e2e.label_studio import (
+    WAIT,
+    LabelingPage,
+    launch,
+    retrieve_predictions,
+    sign_in,
+    wait_for_predictions,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 LABEL_CONFIGS = REPOSITORY / "label_config"
@@ -25,6 +38,7 @@ ARTEFACTS = REPOSITORY / "artefacts" / "e2e"
 """Screenshots end up here; git ignores it."""
 IN_CI = bool(os.environ.get("CI"))
 RENDERED_CLIPS = 2
+PRESET = os.environ.get("E2E_PRESET", "demo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,9 +74,8 @@ def backend(
     label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BackendServer]:
     """``steerseg-backend serve --preset demo`` beside it."""
-    server = BackendServer(tmp_path_factory.mktemp("backend"), free_port(), label_studio)
-    process: ServerProcess = server.process()
-    with process:
+    server = BackendServer(tmp_path_factory.mktemp("backend"), free_port(), label_studio, preset=PRESET)
+    with server.process():
         yield server
 
 
@@ -90,7 +103,11 @@ def steerseg_backend(backend: BackendServer) -> Command:
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            backend.command(*arguments), env=backend.environment(), capture_output=True, text=True, timeout=600
+            backend.command(*arguments),
+            env=backend.environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert done.returncode == 0, f"steerseg-backend {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -104,8 +121,84 @@ class Project:
 
     id: int
     label_config: str
+    pages: dict[int, int]
+    """How many frames the video of each task has."""
     predictions: dict[int, list[dict[str, Any]]]
-    """By task, best first."""
+    """By task, in the order in which they were stored."""
+    version: str
+    """The version that the backend names now."""
+
+    @property
+    def first_task(self) -> int:
+        return min(self.predictions)
+
+
+MakeProject = Callable[[str], Project]
+
+
+@pytest.fixture(scope="session")
+def make_project(
+    client: LabelStudioClient,
+    backend: BackendServer,
+    steerseg_backend: Command,
+    samples: list[Sample],
+) -> MakeProject:
+    """Connect a project, import the samples and let Label Studio retrieve their predictions.
+
+    All by the commands that a person types, and by Label Studio's own button.
+    """
+
+    def make(config: str) -> Project:
+        label_config = (LABEL_CONFIGS / config).read_text(encoding="utf-8")
+        root = backend.label_studio.files_root
+        media = root / "media"
+        media.mkdir(exist_ok=True)
+        told = steerseg_backend(
+            *("connect", "--title", config, "--label-config", str(LABEL_CONFIGS / config)),
+            *("--storage-path", str(media)),
+        )
+        assert backend.webhook_secret not in told
+        assert backend.label_studio.token not in told
+        found = client.find_project(config)
+        assert found is not None
+        project = int(found["id"])
+        for sample in samples:
+            steerseg_backend(
+                *("import", str(project), str(sample.path), "--expression", sample.expression),
+                *("--document-root", str(root), "--media-dir", str(media)),
+            )
+        tasks = {int(task["id"]): task["data"] for task in client.tasks(project)}
+        frames = {sample.expression: len(load_video(sample.path)) for sample in samples}
+        retrieve_predictions(client, project)
+        return Project(
+            id=project,
+            label_config=label_config,
+            pages={task: frames[data["expression"]] for task, data in tasks.items()},
+            predictions=wait_for_predictions(client, project),
+            version=requests.get(
+                f"{backend.url}/versions", params={"project": str(project)}, timeout=30
+            ).json()["current"],
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def frames_project(make_project: MakeProject) -> Project:
+    """Masks on frames, by ``label_config/frames.xml``."""
+    return make_project("frames.xml")
+
+
+@pytest.fixture(scope="session")
+def video_project(make_project: MakeProject) -> Project:
+    """Box tracks on videos, by ``label_config/video.xml``."""
+    return make_project("video.xml")
+
+
+@pytest.fixture(scope="session")
+def both_project(make_project: MakeProject) -> Project:
+    """Masks and box tracks of the same videos, by ``label_config/video_and_frames.xml``."""
+    return make_project("video_and_frames.xml")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ from os import environ
 from pathlib import Path
 from typing import Any, TypeVar
 
-from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
-from label_studio_sdk.label_interface import LabelInterface
 from playwright.sync_api import Browser, Locator, Page, Playwright
 
 from ml_backend.demo.servers import LabelStudioServer
@@ -60,9 +58,9 @@ def retrieve_predictions(client: LabelStudioClient, project: int) -> None:
 
 
 def predictions_of(client: LabelStudioClient, project: int) -> dict[int, list[dict[str, Any]]]:
-    """The predictions of every task of a project, best first."""
+    """The predictions of every task of a project, in the order in which they were stored."""
     return {
-        int(task["id"]): sorted(client.predictions(int(task["id"])), key=lambda p: -p["score"])
+        int(task["id"]): sorted(client.predictions(int(task["id"])), key=lambda p: p["id"])
         for task in client.tasks(project)
     }
 
@@ -79,24 +77,11 @@ def wait_for_predictions(
     return until(all_there, f"predictions of all tasks of project {project}", limit)
 
 
-def problems_of(label_config: str, prediction: dict[str, Any]) -> list[str]:
-    """What label-studio-sdk finds wrong with a prediction under a labelling configuration."""
-    checked = {key: prediction[key] for key in ("result", "score", "model_version")}
-    found = LabelInterface(label_config).validate_prediction(checked, return_errors=True)
-    assert isinstance(found, list)
-    return found
-
-
-def names_of(label_config: str) -> set[str]:
-    """The names of a configuration's controls, as Label Studio's own parser reads them."""
-    return set(parse_config(label_config))
-
-
 # --- in a browser
 
 
 def launch(playwright: Playwright) -> Browser | None:
-    """Start Chromium without a window: ``CHROMIUM``, the system's, or Playwright's own; ``None`` without one."""
+    """Start Chromium: ``CHROMIUM``, the system's, or Playwright's own; ``None`` where there is none."""
     named = environ.get("CHROMIUM")
     candidates: Iterable[str | None] = [named] if named else map(shutil.which, BROWSERS)
     path = next((found for found in candidates if found and Path(found).exists()), None)
@@ -121,13 +106,15 @@ class LabelingPage:
     page: Page
     server: LabelStudioServer
 
-    def open(self, project: int, task: int) -> None:
-        """Open a task as by a click in the project's list."""
+    def open(self, project: int, task: int, *, predicted: bool = True) -> None:
+        """Open a task as by a click in the project's list, and wait for its prediction if it has one."""
         # The list first: directly after a project is made, a deep link may come without predictions.
         self.page.goto(f"{self.server.url}/projects/{project}/data")
         self.page.wait_for_selector(".lsf-table, [class*='table']")
         self.page.goto(f"{self.server.url}/projects/{project}/data?task={task}")
         self.page.wait_for_function("window.Htx?.annotationStore?.selected && window.Htx.task")
+        if predicted:
+            self.page.wait_for_function("window.Htx.annotationStore.selected.regions.length > 0")
         self.canvas.wait_for()
 
     @property
@@ -164,6 +151,18 @@ class LabelingPage:
         """Go to the next frame."""
         self.page.locator(".lsf-pagination__btn_arrow-right").first.click()
 
+    def wait_for_page(self, index: int) -> None:
+        """Wait until the frame of this 0-based index is in view."""
+        self.page.wait_for_function(
+            "index => Array.from(window.Htx.annotationStore.selected.objects)"
+            ".some(object => object.currentImage === index)",
+            arg=index,
+        )
+
+    def use_tool(self, name: str) -> None:
+        """Choose a tool beside the picture, such as ``brush-tool``."""
+        self.page.get_by_label(name, exact=True).first.click()
+
     def switch_on_auto_annotation(self) -> None:
         """Switch on *Auto-Annotation* and, where it is offered, *Auto-Accept Suggestions*."""
         for name in ("bottombar-auto-annotation-toggle", "bottombar-auto-accept-toggle"):
@@ -180,10 +179,18 @@ class LabelingPage:
         field.fill(text)
         field.press("Enter")
 
+    def texts(self, control: str) -> list[str]:
+        """What stands in a text field."""
+        return [
+            text
+            for region in self.of_type("textarea")
+            if region["from_name"] == control
+            for text in region["value"]["text"]
+        ]
+
     def status(self) -> str:
         """What the backend says on the page; empty where it said nothing."""
-        texts = [r["value"]["text"] for r in self.of_type("textarea") if r["from_name"] == "status"]
-        return "" if not texts else str(texts[-1][-1])
+        return " ".join(self.texts("status"))
 
     def select_region(self, index: int = 0) -> None:
         """Select a region in the list."""
@@ -208,7 +215,7 @@ class LabelingPage:
         with self.page.expect_response(
             lambda response: response.request.method == "POST" and "/annotations" in response.url
         ) as stored:
-            self.page.get_by_role("button", name="Submit", exact=True).click()
+            self.page.get_by_role("button", name="Submit").click()
         assert stored.value.ok, f"{stored.value.status}: {stored.value.text()[:500]}"
         annotation = stored.value.json()
         assert isinstance(annotation, dict)

@@ -82,8 +82,8 @@ def test_a_batch_gets_ranked_alternatives_for_each_task(backend: Backend) -> Non
             assert interface.validate_prediction(prediction, return_errors=True) == []
     texts = [as_list(item)[0]["result"][0]["meta"]["text"] for item in answer["results"][1:]]
     assert texts == [
-        ["the red ball", "attributes: red, moving right"],
-        ["green box", "attributes: red, moving right"],
+        ["the red ball", " — attributes: red, moving right"],
+        ["green box", " — attributes: red, moving right"],
     ]
 
 
@@ -99,8 +99,10 @@ def test_a_frames_task_gets_a_mask_on_every_page_that_shows_the_object(backend: 
     body = introduce(backend, "predict_interactive_text_frames")
     body["params"]["context"] = None
     best = as_list(backend.post("/predict", body)["results"][0])[-1]
-    assert [region["item_index"] for region in best["result"]] == list(range(10))
-    assert {region["type"] for region in best["result"]} == {"brushlabels"}
+    *regions, expression = best["result"]
+    assert [region["item_index"] for region in regions] == list(range(10))
+    assert {region["type"] for region in regions} == {"brushlabels"}
+    assert (expression["from_name"], expression["value"]["text"]) == ("expression", ["red ball 2"])
     assert LabelInterface(body["label_config"]).validate_prediction(best, return_errors=True) == []
 
 

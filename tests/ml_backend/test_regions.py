@@ -103,7 +103,7 @@ def test_masks_survive_the_way_out_and_back(tag: str) -> None:
         loss = 1 - iou(mask, masks[page])
         assert loss == 0 if tag.startswith(("brush", "bitmask")) else loss <= 0.01
     assert {item.labels for item in page_masks(results)} == {("object",)}
-    assert all(r["meta"]["text"] == ["it", "attributes: a, b"] for r in results)
+    assert all(r["meta"]["text"] == ["it", " — attributes: a, b"] for r in results)
     assert all((r["original_width"], r["original_height"]) == (160, 90) for r in results)
 
 
@@ -275,7 +275,7 @@ def test_status_shows_only_where_the_config_has_a_place() -> None:
 
 def test_note_has_the_expression_first() -> None:
     assert note("it") == ["it"]
-    assert note("it", ["a"]) == ["it", "attributes: a"]
+    assert note("it", ["a"]) == ["it", " — attributes: a"]
 
 
 def captured(name: str) -> dict[str, Any]:
