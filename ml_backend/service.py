@@ -340,8 +340,7 @@ class Service:
         """
         predictions = []
         for rank in reversed(range(len(proposal.tracklets))):
-            name = object_id(work.task.id, proposal.expression, rank)
-            result = self._regions(work, proposal, rank, name=name)
+            result = self._regions(work, proposal, rank, name=_object_name(work.task))
             if result:
                 result += self._texts_of(work, proposal, rank)
                 score = _score(proposal.tracklets[rank])
@@ -472,8 +471,7 @@ class Service:
             )
             try:
                 proposal = work.outcome.result(max(0.0, deadline - time.monotonic()))
-                # The same name for every text, so that a corrected text replaces what the first one gave.
-                name = object_id(task.id, "", 0)
+                name = _object_name(task)
                 if proposal.tracklets:
                     echoed = _region_texts((*context, *task.drafts), side.task.region_text, name)
                     result = self._regions(work, proposal, 0, name=name, region_texts=echoed)
@@ -604,6 +602,14 @@ def preset_version(name_or_folder: str) -> str:
         if stat.st_size <= _HASHED_FILE_BYTES:
             digest.update(file.read_bytes())
     return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
+
+
+def _object_name(task: Task) -> str:
+    """One name for what is tracked in a task, whatever the text and the rank.
+
+    So the answer to another text replaces the regions that are there, whichever candidate they came from.
+    """
+    return object_id(task.id, "", 0)
 
 
 def _score(tracklet: StoredTracklet) -> float:

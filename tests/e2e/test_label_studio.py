@@ -252,8 +252,19 @@ def test_an_expression_that_is_typed_gets_masks(
     assert sorted(region["item_index"] for region in shapes_of(stored["result"])) == sorted(pages)
 
 
-def test_a_bad_expression_is_explained_on_the_page(labeling: LabelingPage, frames_project: Project) -> None:
+def test_a_bad_expression_is_explained_and_a_better_one_replaces_the_masks(
+    labeling: LabelingPage, frames_project: Project, samples: list[Sample]
+) -> None:
     labeling.open(frames_project.id, max(frames_project.predictions))
+    before = {region["id"] for region in labeling.of_type("brushlabels")}
     labeling.switch_on_auto_annotation()
     labeling.type_expression("dog " * 400)
     until(lambda: "characters" in labeling.status(), "a status that says what is wrong", limit=60)
+    assert {region["id"] for region in labeling.of_type("brushlabels")} == before
+
+    labeling.type_expression("the green thing")
+    until(lambda: "the green thing" in labeling.status(), "the status of the better text", limit=120)
+    masks = labeling.of_type("brushlabels")
+    pages = [region["item_index"] for region in masks]
+    assert len(pages) == len(set(pages)), "the new masks took the place of the old ones"
+    assert "the green thing" in {text for region in masks for text in region["meta"]["text"]}

@@ -139,6 +139,11 @@ def test_a_further_text_replaces_the_regions_of_the_first(backend: Backend) -> N
     value["text"] = [*value["text"], "the other ball"]
     second = backend.post("/predict", body)["results"][0]["result"]
     assert [region["id"] for region in first] == [region["id"] for region in second]
+    # Nor do they lie over what the task was opened with, whichever of the candidates that was.
+    body["params"]["context"] = None
+    for stored in as_list(backend.post("/predict", body)["results"][0]):
+        pages = [region for region in stored["result"] if region["type"] == "brushlabels"]
+        assert {region["id"] for region in first} <= {region["id"] for region in pages}
     assert second[0]["meta"]["text"][0] == "the other ball"
 
 
