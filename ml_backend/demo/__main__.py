@@ -84,7 +84,8 @@ class Options:
 
 def main() -> int:
     """Run the demo and return its exit status: 0 when all is well, 1 when something is not."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may start a job in the background deaf to Ctrl-C
+        signal.signal(number, _interrupt)
     try:
         options = Options.read(os.environ)
         with contextlib.ExitStack() as stack:
@@ -248,7 +249,7 @@ def _port(environment: Mapping[str, str], variable: str, default: int) -> int:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Take SIGTERM as Ctrl-C, so that the servers are stopped."""
+    """Take either signal as Ctrl-C, so that the servers are stopped."""
     raise KeyboardInterrupt
 
 

@@ -15,13 +15,13 @@ from steerseg.errors import ConfigError, VideoError
 SPLIT = "test"
 """The rendered clips come from this split of sprites-ref: no weight was trained on or chosen by them."""
 
-RENDERED: tuple[tuple[str, int], ...] = (
-    ("test-0004", 1),
-    ("test-0014", 0),
-    ("test-0028", 1),
-    ("test-0018", 0),
+RENDERED: tuple[tuple[str, str, int], ...] = (
+    ("unicorn", "test-0004", 1),
+    ("folder", "test-0014", 0),
+    ("wheel", "test-0028", 1),
+    ("elephant", "test-0018", 0),
 )
-"""Clips of the split, each with the index of the expression that is asked for."""
+"""File name, clip of the split, and the index of the clip's expression that is asked for."""
 
 REAL_FILE = "opossum_snow.mp4"
 REAL_EXPRESSION = "the animal"
@@ -77,7 +77,7 @@ def write_samples(
 
 
 def _rendered(
-    directory: Path, tell: Callable[[str], None], wanted: tuple[tuple[str, int], ...]
+    directory: Path, tell: Callable[[str], None], wanted: tuple[tuple[str, str, int], ...]
 ) -> Iterator[Sample]:
     # Torch and the atlas take a second or two: not before they are needed.
     from steerseg.demo.dataset import load_manifest, render_scene, scene_of
@@ -85,13 +85,13 @@ def _rendered(
 
     manifest = load_manifest(SPLIT)
     entries = {entry.video: entry for entry in manifest.clips}
-    for video, index in wanted:
+    for name, video, index in wanted:
         if video not in entries or index >= len(entries[video].expressions):
             raise ConfigError(
                 f"the split {SPLIT!r} has no clip {video!r} with expression {index}; "
                 "RENDERED in ml_backend/demo/samples.py no longer fits its manifest."
             )
-        path = directory / f"{video}.mp4"
+        path = directory / f"{name}.mp4"
         if not path.is_file():
             tell(f"Rendering {path.name}")
             scene = scene_of(manifest, entries[video])

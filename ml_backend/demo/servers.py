@@ -229,7 +229,10 @@ class LabelStudioServer:
             "LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false",
             "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.files_root.absolute()),
+            # It should talk to nobody but us: no analytics, no error reports, no look for a newer version.
             "COLLECT_ANALYTICS": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
             "LATEST_VERSION_CHECK": "false",
             "LOG_LEVEL": "WARNING",
         }

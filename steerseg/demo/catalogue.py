@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905 (an emoji counts as two columns; lists of names read best as text)
+# ruff: noqa: SIM905 (lists of names read best as text)
 """The objects of the sprite world: names, emoji, groups, what each is a kind of, and what people use it for.
 
 Everything here is plain data. ``build_atlas`` turns it into sprite sheets and ``objects.json``; at run time
