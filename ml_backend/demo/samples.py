@@ -24,7 +24,7 @@ RENDERED: tuple[tuple[str, str, int], ...] = (
 """File name, clip of the split, and the index of the clip's expression that is asked for."""
 
 REAL_FILE = "opossum_snow.mp4"
-REAL_EXPRESSION = "the animal"
+REAL_EXPRESSION = "the animal with a green sweater"
 _REAL_FRAMES = range(790, 862, 2)  # one shot of the film
 _REAL_SIZE = (640, 360)  # width, height
 

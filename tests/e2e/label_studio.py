@@ -66,7 +66,7 @@ def predictions_of(client: LabelStudioClient, project: int) -> dict[int, list[di
 
 
 def wait_for_predictions(
-    client: LabelStudioClient, project: int, limit: float = 300.0
+    client: LabelStudioClient, project: int, limit: float = 600.0
 ) -> dict[int, list[dict[str, Any]]]:
     """Wait until every task has a prediction; those beyond the time limit of a request are pushed later."""
 
