@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -106,6 +107,8 @@ class LVLM:
         Raises:
             ModelError: The weights cannot be found or read, or the family is not supported.
         """
+        bars = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()  # callers have a progress display of their own
         try:
             processor = AutoProcessor.from_pretrained(name)
             model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
@@ -114,6 +117,9 @@ class LVLM:
                 f"the vision-language model {name!r} could not be loaded: {error}. Expected a hub id that "
                 "this machine can reach or has cached, or a folder saved by `save_pretrained`."
             ) from error
+        finally:
+            if bars:
+                transformers.utils.logging.enable_progress_bar()
         return cls(model.to(device), processor, name)
 
     @property
