@@ -76,6 +76,7 @@ def see(
     budget: int,
     seconds_per_slice: float,
     frame_batch: int,
+    pictures: Sequence[int] | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> VisionContext:
     """Show the keyframes to the vision tower, once as a video and once as separate images.
@@ -87,6 +88,7 @@ def see(
         budget: Most visual tokens of a frame pair in the video pass.
         seconds_per_slice: Seconds between two frame pairs.
         frame_batch: Images encoded at a time.
+        pictures: Which of the K keyframes are encoded as images; all where left out. Training needs but a few.
         tick: Called with the fraction done.
     """
     rows, columns = video_grid(frames.shape[1], frames.shape[2], budget)
@@ -94,7 +96,8 @@ def see(
     video = lvlm.encode_vision(
         _resize(frames, rows * side, columns * side), "video", seconds_per_slice=seconds_per_slice
     )
-    images = _resize(frames, 2 * rows * side, 2 * columns * side)
+    shown = frames if pictures is None else frames[list(pictures)]
+    images = _resize(shown, 2 * rows * side, 2 * columns * side)
     parts = []
     for start in range(0, len(images), frame_batch):
         parts.append(lvlm.encode_vision(images[start : start + frame_batch], "image"))

@@ -57,7 +57,7 @@ class TrainingSample:
     Attributes:
         context: The keyframes as the vision tower saw them.
         question: The grounding question, attributes included.
-        frame_target: (K, h, w) mask share of each token of the frame passes, in [0, 1].
+        frame_target: (N, h, w) mask share of each token of the context's N images, in [0, 1].
         video_target: (t, h', w') the same for the video pass.
         weight: Weight of the sample in the loss.
     """
@@ -75,11 +75,17 @@ class TrainingSample:
         question: str,
         masks: NDArray[np.bool_],
         temporal_merge: int,
+        *,
+        pictures: Sequence[int] | None = None,
         weight: float = 1.0,
     ) -> TrainingSample:
-        """From (K, H, W) masks on the keyframes. Area-averaged on the token grids."""
+        """From (K, H, W) masks on the keyframes, area-averaged on the token grids.
+
+        ``pictures`` names the keyframes that ``context`` holds as images, where those are not all.
+        """
         pixels = torch.from_numpy(masks)[None]
-        frame = on_frame_grid(pixels, context.frames.grid[1:])[0]
+        shown = pixels if pictures is None else pixels[:, list(pictures)]
+        frame = on_frame_grid(shown, context.frames.grid[1:])[0]
         video = on_video_grid(pixels, context.video.grid[1:], temporal_merge)[0]
         return cls(context, question, frame, video, weight)
 

@@ -16,6 +16,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from steerseg.demo.sam2 import Sam2Size
 from steerseg.lvlm import LVLM
 
 SPECIAL = [
@@ -36,6 +37,20 @@ CHAT_TEMPLATE = (
     "{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+SMALL_SAM2 = Sam2Size(
+    image_size=64,
+    width=8,
+    stages=(1, 1, 2, 1),
+    windows=(8, 4, 4, 2),
+    global_blocks=(3,),
+    channels=32,
+    memory_channels=16,
+    memory_layers=1,
+    memory_frames=3,
+    object_pointers=4,
 )
 
 

@@ -27,6 +27,8 @@ from steerseg.reasoning import attributes_of
 from steerseg.refine import RefineConfig, SoftPromptTrainer, TrainingSample
 from steerseg.soft_prompts import SoftPrompts
 
+PICTURES = 4  # keyframes of a clip that are encoded as images
+
 
 def clip_samples(
     lvlm: LVLM,
@@ -46,6 +48,7 @@ def clip_samples(
     keyframes = scene_keyframes([scene], preset.keyframes)
     images, ids = render(collate([scene]), atlas, keyframes, device=lvlm.device)
     frames = images[0].permute(0, 2, 3, 1).cpu().numpy()
+    pictures = sorted(rng.permutation(preset.keyframes)[:PICTURES].tolist())
     context = see(
         lvlm,
         frames,
@@ -53,6 +56,7 @@ def clip_samples(
         budget=preset.video_tokens,
         seconds_per_slice=preset.seconds_per_slice or 1.0,
         frame_batch=preset.frame_batch,
+        pictures=pictures,
     )
     samples = []
     choices = referrals(scene, rng)
@@ -68,7 +72,9 @@ def clip_samples(
         wanted = torch.tensor([target + 1 for target in referral.targets], device=ids.device)
         masks = torch.isin(ids[0], wanted).cpu().numpy()
         question = preset.texts.grounding_question(referral.expression, attributes)
-        samples.append(TrainingSample.from_masks(context, question, masks, lvlm.family.temporal_merge))
+        samples.append(
+            TrainingSample.from_masks(context, question, masks, lvlm.family.temporal_merge, pictures=pictures)
+        )
     return samples
 
 
@@ -78,22 +84,24 @@ def train(
     *,
     tokens: int,
     clips: int,
+    expressions: int,
     config: RefineConfig,
     batch: int,
     frames_per_sample: int,
     own_attributes: float,
     seed: int,
-    log: Path,
+    out: Path,
 ) -> SoftPrompts:
-    """Train a pair of soft prompts from word embeddings; writes a line of JSON to ``log`` now and then."""
+    """Train a pair of soft prompts from word embeddings; saves them and a line of log now and then."""
     layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
     rng = np.random.default_rng(seed)
     atlas = load_atlas()
+    log = out / "log.jsonl"
     begun = time.monotonic()
     samples: list[TrainingSample] = []
     for _ in range(clips):
         samples += clip_samples(
-            lvlm, preset, atlas, WorldSpec(), rng, expressions=3, own_attributes=own_attributes
+            lvlm, preset, atlas, WorldSpec(), rng, expressions=expressions, own_attributes=own_attributes
         )
     with log.open("a") as lines:
         print(
@@ -117,6 +125,7 @@ def train(
             with log.open("a") as lines:
                 print(json.dumps(line), file=lines)
             print(line, flush=True)
+            trainer.prompts.save(out)
     card = {
         "data": f"{len(samples)} expressions on {clips} rendered clips, seed {seed}",
         "steps": config.steps,
@@ -133,6 +142,7 @@ def main() -> None:
     parser.add_argument("--lvlm", help="folder of the vision-language model; the preset's where left out")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--expressions", type=int, default=4, help="of each clip")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames-per-sample", type=int, default=2)
@@ -153,12 +163,13 @@ def main() -> None:
         preset,
         tokens=options.tokens,
         clips=options.clips,
+        expressions=options.expressions,
         config=RefineConfig(steps=options.steps, learning_rate=options.learning_rate, heads=heads),
         batch=options.batch,
         frames_per_sample=options.frames_per_sample,
         own_attributes=options.own_attributes,
         seed=options.seed,
-        log=options.out / "log.jsonl",
+        out=options.out,
     )
     prompts.save(options.out)
 

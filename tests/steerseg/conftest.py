@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg.demo.sam2 import Sam2Size, build_sam2, save_sam2
+from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
 from steerseg.pipeline import Proposal
@@ -20,20 +20,7 @@ from steerseg.points import PointPrompt
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, keyframe_indices
-from tests.conftest import save_tiny_lvlm
-
-SMALL_SAM2 = Sam2Size(
-    image_size=64,
-    width=8,
-    stages=(1, 1, 2, 1),
-    windows=(8, 4, 4, 2),
-    global_blocks=(3,),
-    channels=32,
-    memory_channels=16,
-    memory_layers=1,
-    memory_frames=3,
-    object_pointers=4,
-)
+from tests.conftest import SMALL_SAM2, save_tiny_lvlm
 
 
 @pytest.fixture(scope="session")

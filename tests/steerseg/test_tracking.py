@@ -14,31 +14,20 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from steerseg.config import PipelineConfig
-from steerseg.demo.sam2 import Sam2Size, build_sam2, model_config, save_sam2
+from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 from steerseg.video import Video, video_from_frames
+from tests.conftest import SMALL_SAM2
 
-SMALL = Sam2Size(
-    image_size=64,
-    width=8,
-    stages=(1, 1, 2, 1),
-    windows=(8, 4, 4, 2),
-    global_blocks=(3,),
-    channels=32,
-    memory_channels=16,
-    memory_layers=1,
-    memory_frames=3,
-    object_pointers=4,
-)
 CONFIG = PipelineConfig(duplicate_iou=0.999, max_candidates=8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
-    model = build_sam2(SMALL)
+    model = build_sam2(SMALL_SAM2)
     with torch.no_grad():
         # Random weights hardly hear prompts and memories, so that any mistake would pass: raise their voice.
         for parameter in model.sam_prompt_encoder.parameters():
@@ -49,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             head.layers[-1].weight.mul_(20)
         model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(8.0)
     path = tmp_path_factory.mktemp("sam2")
-    save_sam2(model.state_dict(), SMALL, path)
+    save_sam2(model.state_dict(), SMALL_SAM2, path)
     return path
 
 
@@ -112,7 +101,7 @@ def test_the_driver_gives_what_the_stock_predictor_gives(tracker: Tracker, tmp_p
     stock = copy.deepcopy(tracker.model)
     from steerseg.tracking import preprocess
 
-    images = preprocess(torch.from_numpy(video.frames), SMALL.image_size)
+    images = preprocess(torch.from_numpy(video.frames), SMALL_SAM2.image_size)
     state: dict[str, Any] = {
         "images": images,
         "num_frames": len(images),
@@ -121,7 +110,7 @@ def test_the_driver_gives_what_the_stock_predictor_gives(tracker: Tracker, tmp_p
         "cached_features": {},
         "constants": {},
     }
-    side = SMALL.image_size
+    side = SMALL_SAM2.image_size
     clicks = {
         "point_coords": torch.tensor([[[0.5 * side - 0.5, 0.5 * side - 0.5]]]),
         "point_labels": torch.ones(1, 1, dtype=torch.int32),
@@ -360,7 +349,7 @@ def test_the_model_is_frozen_and_its_version_names_its_weights(tracker: Tracker,
 
 def test_the_published_layout_loads(tmp_path: Path) -> None:
     """A configuration of ``SAM2Base`` beside a ``{"model": ...}`` checkpoint, with three masks a click."""
-    config = model_config(SMALL)
+    config = model_config(SMALL_SAM2)
     config["model"] |= {
         "_target_": "sam2.modeling.sam2_base.SAM2Base",
         "multimask_output_in_sam": True,
@@ -371,7 +360,7 @@ def test_the_published_layout_loads(tmp_path: Path) -> None:
     }
     config["model"]["image_encoder"]["neck"]["_target_"] = "sam2.modeling.backbones.image_encoder.FpnNeck"
     OmegaConf.save(OmegaConf.create(config), tmp_path / "sam2.1_hiera_x.yaml")
-    other = build_sam2(replace(SMALL, width=16))
+    other = build_sam2(replace(SMALL_SAM2, width=16))
     torch.save({"model": other.state_dict()}, tmp_path / "sam2.1_hiera_x.pt")
     with pytest.raises(ModelError, match="does not fit"):
         Tracker.from_pretrained(tmp_path)

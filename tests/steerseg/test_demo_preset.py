@@ -1,0 +1,34 @@
+"""The shipped preset through the whole pipeline, on clips that training has never seen."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from steerseg import SteerSeg
+from steerseg.demo.dataset import clips, load_manifest
+from steerseg.evaluation.metrics import score
+from steerseg.presets import find_preset
+from steerseg.video import video_from_frames
+
+
+def test_weight_files_are_small_enough_to_ship() -> None:
+    sizes = [path.stat().st_size for path in find_preset("demo").rglob("*.safetensors")]
+    assert max(sizes) <= 16 * 2**20
+    assert sum(sizes) <= 45 * 10**6
+
+
+def test_it_names_and_tracks_what_held_out_expressions_refer_to() -> None:
+    """The mean over all 100 clips is in ``benchmarks/demo_model``; here a few keep it honest."""
+    steerseg = SteerSeg.from_pretrained("demo", device="cpu")
+    tracked, named = [], []
+    for clip in islice(clips(load_manifest("val")), 8):
+        expression = clip.entry.expressions[0]
+        proposal = steerseg.propose(video_from_frames(clip.frames, fps=clip.fps), expression.text)
+        empty = np.zeros(clip.ids.shape, dtype=bool)
+        masks = proposal.best.masks if proposal.tracklets else empty
+        tracked.append(score(masks, clip.masks(expression)).jf)
+        named.append(expression.name in proposal.attributes)
+    assert np.mean(tracked) >= 0.5, tracked
+    assert np.mean(named) >= 0.5, named
