@@ -179,6 +179,18 @@ class LabelingPage:
         field.fill(text)
         field.press("Enter")
 
+    def ask(self, text: str) -> None:
+        """Type an expression, and again while the backend says that it is still working on it."""
+        for _ in range(5):
+            with self.page.expect_response(
+                lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
+            ):
+                self.type_expression(text)
+            self.page.wait_for_timeout(1000)  # the answer is put on the page after it has arrived
+            if not self.status().startswith("still working"):
+                break
+        assert f"“{text}”" in self.status()
+
     def texts(self, control: str) -> list[str]:
         """What stands in a text field."""
         return [

@@ -234,15 +234,12 @@ def test_an_expression_that_is_typed_gets_masks(
     assert client.predictions(task) == []
 
     labeling.switch_on_auto_annotation()
-    labeling.type_expression(samples[0].expression)
-    until(lambda: len(labeling.of_type("brushlabels")) > 1, "masks for the typed expression", limit=120)
+    labeling.ask(samples[0].expression)
     assert len({region["item_index"] for region in labeling.of_type("brushlabels")}) > 1
-    assert samples[0].expression in until(labeling.status, "a status", limit=30)
     first = {region["id"] for region in labeling.of_type("brushlabels")}
 
     # Another text replaces what the first one gave.
-    labeling.type_expression(f"{samples[0].expression} please")
-    until(lambda: "please" in labeling.status(), "the second status", limit=120)
+    labeling.ask(f"{samples[0].expression} please")
     pages = [region["item_index"] for region in labeling.of_type("brushlabels")]
     assert len(pages) == len(set(pages))
     assert first & {region["id"] for region in labeling.of_type("brushlabels")}
@@ -262,8 +259,7 @@ def test_a_bad_expression_is_explained_and_a_better_one_replaces_the_masks(
     until(lambda: "characters" in labeling.status(), "a status that says what is wrong", limit=60)
     assert {region["id"] for region in labeling.of_type("brushlabels")} == before
 
-    labeling.type_expression("the green thing")
-    until(lambda: "the green thing" in labeling.status(), "the status of the better text", limit=120)
+    labeling.ask("the green thing")
     masks = labeling.of_type("brushlabels")
     pages = [region["item_index"] for region in masks]
     assert len(pages) == len(set(pages)), "the new masks took the place of the old ones"
