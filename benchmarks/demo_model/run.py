@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--data", default="data", help="where sprites-ref is kept")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), help="default: all that the preset can show"
+    )
     parser.add_argument("--results", type=Path, default=Path("artefacts/demo_model"))
     parser.add_argument("-o", "--output", type=Path, default=HERE / "table.md")
     options = parser.parse_args()
@@ -85,12 +87,19 @@ def main() -> None:
     weights = {part: fingerprint(getattr(steerseg.preset, part)) for part in ("lvlm", "sam2")}
     prompts = "none" if steerseg.soft_prompts is None else steerseg.soft_prompts.digest
 
+    names = options.variants or [
+        name
+        for name, parts in VARIANTS.items()
+        if steerseg.soft_prompts is not None or not parts["soft_prompts"]
+    ]
+    timed = names[-1]  # the most complete one
+
     clock = StageClock()
     lengths: list[int] = []
     outcomes: dict[str, list[Result]] = {}
-    for name in options.variants:
+    for name in names:
         config = replace(steerseg.config, alternatives=1, **VARIANTS[name])
-        complete = name == "+ both (SteerSeg)"
+        complete = name == timed
 
         def propose(video: Video, sample: Sample) -> Prediction:
             if complete:  # noqa: B023 - called within this turn of the loop
@@ -131,14 +140,14 @@ def main() -> None:
         raw = outcomes.get("raw attention")
         gain = f"{paired_gain(results, raw)}" if raw is not None and results is not raw else ""
         lines.append(f"| {name} | {mean_of(results)} | {gain} |")
-    best = outcomes.get("+ both (SteerSeg)")
+    best = outcomes.get(timed)
     if best is not None:
-        lines += ["", "## By kind of expression, SteerSeg", "", table(best).strip()]
+        lines += ["", f"## By kind of expression: {timed}", "", table(best).strip()]
     if lengths:
         total = sum(sum(clock.seconds[stage]) for stage in STAGES) / len(lengths)
         lines += [
             "",
-            "## Time per stage, cold, one expression",
+            f"## Time per stage, cold, one expression: {timed}",
             "",
             f"Means over {len(lengths)} clips of {np.mean(lengths):.0f} frames on average; loading the models took "
             f"{loading:.1f} s.",
