@@ -82,7 +82,7 @@ class ImportReport:
         lines = []
         for task, item in zip(self.tasks, self.prepared, strict=True):
             what = f"{item.pages} pages" if item.pages else "video"
-            expression = next((str(v) for k, v in item.data.items() if k == "expression"), "")
+            expression = item.data.get("expression", "")
             lines.append(
                 f"task {task}: {item.source.name} ({what})"
                 + (f' "{expression}"' if expression else "")

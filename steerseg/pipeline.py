@@ -234,6 +234,10 @@ class SteerSeg:
             video=video,
         )
 
+    def forget(self) -> None:
+        """Drop the features of remembered videos, so that the next proposal starts cold."""
+        self._seen.clear()
+
     def _look(self, video: Video, config: PipelineConfig, tell: Progress) -> _Seen:
         """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)

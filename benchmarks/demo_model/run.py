@@ -20,7 +20,7 @@ from tqdm import tqdm
 from steerseg import SteerSeg, Video
 from steerseg.evaluation import evaluate_method, mean_of, open_dataset, paired_gain, table
 from steerseg.evaluation.readers import Sample
-from steerseg.evaluation.runner import Prediction, Result, fingerprint
+from steerseg.evaluation.runner import Method, Prediction, Result, fingerprint, proposing
 
 HERE = Path(__file__).parent
 
@@ -57,6 +57,18 @@ class StageClock:
         if stage in STAGES:
             self.seconds[stage][-1] += now - self._last
         self._last = now
+
+
+def cold(steerseg: SteerSeg, method: Method, clock: StageClock, lengths: list[int]) -> Method:
+    """The method with a cold start for every clip, so that each stage is there to be timed."""
+
+    def predict(video: Video, sample: Sample) -> Prediction:
+        steerseg.forget()
+        clock.start()
+        lengths.append(len(video))
+        return method(video, sample)
+
+    return predict
 
 
 def processor() -> str:
@@ -99,26 +111,13 @@ def main() -> None:
     outcomes: dict[str, list[Result]] = {}
     for name in names:
         config = replace(steerseg.config, alternatives=1, **VARIANTS[name])
-        complete = name == timed
-
-        def propose(video: Video, sample: Sample) -> Prediction:
-            if complete:  # noqa: B023 - called within this turn of the loop
-                steerseg._seen.clear()  # a cold start for every clip, so that the stages are all there
-                clock.start()
-                lengths.append(len(video))
-            proposal = steerseg.propose(
-                video,
-                sample.expression,
-                config=config,  # noqa: B023
-                progress=clock if complete else None,  # noqa: B023
-            )
-            if not proposal.tracklets:
-                return Prediction(np.zeros(video.frames.shape[:3], dtype=bool), proposal.attributes)
-            return Prediction(proposal.best.masks, proposal.attributes, proposal.best.score)
+        method = proposing(steerseg, config)
+        if name == timed:
+            method = cold(steerseg, proposing(steerseg, config, clock), clock, lengths)
 
         bar = tqdm(total=1.0, desc=name, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
         outcomes[name] = evaluate_method(
-            propose,
+            method,
             samples,
             run={"variant": name, "weights": weights, "soft_prompts": prompts, "split": options.split},
             results=options.results / f"{name.strip('+ ').replace(' ', '-')}.jsonl",

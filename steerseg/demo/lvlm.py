@@ -41,23 +41,13 @@ TEMPORAL_PATCH = 2
 CELL = PATCH * MERGE
 """Pixels of one visual token's side."""
 
+VIDEO_TOKENS = 64
+"""Most visual tokens of a frame pair in the video pass, as ``weights/preset.json`` says."""
+
 FRAME_SCALE = 2
 """The frame grid has this many times the video grid's rows and columns."""
 
 SHARD_BYTES = 13 * 2**20
-
-
-def video_grid(height: int, width: int, budget: int = 64) -> tuple[int, int]:
-    """Rows and columns of visual tokens that a frame pair of a video gets.
-
-    Args:
-        height: Frame height in pixels.
-        width: Frame width in pixels.
-        budget: Most tokens a frame pair.
-    """
-    rows = max(1, math.floor(math.sqrt(budget * height / width)))
-    columns = max(1, math.floor(math.sqrt(budget * width / height)))
-    return rows, columns
 
 
 def demo_config(vocabulary: int, special: dict[str, int], *, tiny: bool = False) -> Qwen2_5_VLConfig:

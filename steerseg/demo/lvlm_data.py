@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from steerseg.demo import prompts
 from steerseg.demo.colours import COLOURS, TINTS
 from steerseg.demo.language import Referral, referrals, vocabulary
-from steerseg.demo.lvlm import FRAME_SCALE, TEMPORAL_PATCH, video_grid
+from steerseg.demo.lvlm import FRAME_SCALE, TEMPORAL_PATCH, VIDEO_TOKENS
 from steerseg.demo.lvlm_fast import Layout
 from steerseg.demo.scene import Scene, extents, visible_fraction
 from steerseg.demo.sprites import Catalogue, load_catalogue
 from steerseg.demo.world import SceneBatch, WorldSpec, collate, sample_scene
+from steerseg.grounding import video_grid
 
 Mode = Literal["video", "frame"]
 
@@ -163,7 +164,7 @@ class Vocabulary:
 
 def layout_of(native: tuple[int, int], mode: Mode) -> Layout:
     """The grid that clips of a size get in a pass."""
-    rows, columns = video_grid(*native)
+    rows, columns = video_grid(*native, VIDEO_TOKENS)
     if mode == "video":
         return Layout(KEYFRAMES // TEMPORAL_PATCH, rows, columns, video=True)
     return Layout(1, FRAME_SCALE * rows, FRAME_SCALE * columns, video=False)

@@ -78,11 +78,11 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()[:16] if files else ""
 
 
-def proposing(steerseg: SteerSeg, config: PipelineConfig | None) -> Method:
+def proposing(steerseg: SteerSeg, config: PipelineConfig | None, progress: Progress | None = None) -> Method:
     """The method that answers with a proposal's best tracklet, or with empty masks if there is none."""
 
     def predict(video: Video, sample: Sample) -> Prediction:
-        proposal = steerseg.propose(video, sample.expression, config=config)
+        proposal = steerseg.propose(video, sample.expression, config=config, progress=progress)
         if not proposal.tracklets:
             return Prediction(np.zeros(video.frames.shape[:3], dtype=bool), proposal.attributes)
         best = proposal.tracklets[0]

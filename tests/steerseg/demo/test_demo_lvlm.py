@@ -12,6 +12,7 @@ import torch
 from steerseg.demo import prompts
 from steerseg.demo.lvlm import (
     SECOND_PER_GRID,
+    VIDEO_TOKENS,
     build_model,
     export,
     load_config,
@@ -19,11 +20,11 @@ from steerseg.demo.lvlm import (
     load_weights,
     own_state,
     save_weights,
-    video_grid,
 )
 from steerseg.demo.lvlm_fast import FastLVLM, Layout, attention_bias, rollout
 from steerseg.demo.tokenizer import save_preset, train_tokenizer
 from steerseg.errors import ConfigError
+from steerseg.grounding import video_grid
 
 
 def _texts() -> list[str]:
@@ -71,10 +72,10 @@ def test_processor_is_qwens_and_writes_every_text(parts: tuple[Any, Any]) -> Non
 
 
 def test_video_grid_follows_the_aspect_ratio() -> None:
-    assert video_grid(270, 480) == (6, 10)
-    assert video_grid(480, 270) == (10, 6)
-    assert video_grid(256, 256) == (8, 8)
-    assert video_grid(480, 640) == (6, 9)
+    assert video_grid(270, 480, VIDEO_TOKENS) == (6, 10)
+    assert video_grid(480, 270, VIDEO_TOKENS) == (10, 6)
+    assert video_grid(256, 256, VIDEO_TOKENS) == (8, 8)
+    assert video_grid(480, 640, VIDEO_TOKENS) == (6, 9)
 
 
 def test_a_gap_moves_the_picture_as_soft_tokens_do(parts: tuple[Any, Any]) -> None:
