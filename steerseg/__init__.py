@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from steerseg.pipeline import Proposal, SteerSeg
     from steerseg.video import Video, load_video
 
+__version__ = "0.1.0"
+
 __all__ = ["PipelineConfig", "Proposal", "SteerSeg", "Video", "load_video"]
 
 _HOMES = {

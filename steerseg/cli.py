@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
+from steerseg import __version__
 from steerseg.config import Granularity, Heads, PipelineConfig
 from steerseg.errors import SteerSegError
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="steerseg",
         description="Track what a text expression refers to, as masks over a video.",
     )
-    parser.add_argument("--version", action="version", version=f"steerseg {version('steerseg')}")
+    parser.add_argument("--version", action="version", version=f"steerseg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)  # a further command is one more line here
     _add_evaluate(commands)

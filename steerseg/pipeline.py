@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see
@@ -21,12 +22,24 @@ from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.tracking import EncodedVideo, Tracker, Tracklet
+from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
 :class:`steerseg.errors.Cancelled` to stop the work."""
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """For callers that want no progress."""
+
+
+def installed_version(package: str) -> str:
+    """A package's version; "unknown" where it runs from a folder that was never installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,43 @@ class Proposal:
         save_proposal(self, directory)
 
 
-@dataclass
-class _Seen:
-    """What is kept of a video between expressions: none of it depends on the expression."""
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a video between expressions: none of it depends on the expression.
+
+    Attributes:
+        context: The keyframes as the LVLM's vision tower saw them.
+        encoded: The video's frames for SAM 2, encoded when they are first needed.
+    """
 
     context: VisionContext
     encoded: EncodedVideo
+
+
+@dataclass(frozen=True)
+class Found:
+    """Different objects that the points led to, tracked over the keyframes but not yet ranked.
+
+    Attributes:
+        points: Every point prompt that was tried.
+        on_keyframes: The candidates' masks on the keyframes; without candidates where no point gave a mask.
+    """
+
+    points: tuple[PointPrompt, ...]
+    on_keyframes: Propagation
+
+    @property
+    def candidates(self) -> int:
+        """How many there are."""
+        return len(self.on_keyframes.candidates)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate's place among its rivals: its index in :class:`Found` and its score in [-1, 1]."""
+
+    index: int
+    score: float
 
 
 class SteerSeg:
@@ -114,7 +158,7 @@ class SteerSeg:
             )
         self.soft_prompts = self.checked(soft_prompts)
         self._remembered_videos = remembered_videos
-        self._seen: OrderedDict[tuple[str, tuple[int, ...]], _Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
 
     @classmethod
     def from_pretrained(cls, preset: str | Path = "demo", *, device: str = "auto") -> SteerSeg:
@@ -161,10 +205,10 @@ class SteerSeg:
     def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
         """What takes part in a proposal."""
         return {
-            "steerseg": version("steerseg"),
+            "steerseg": __version__,
             "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "sam2": version("sam2"),
+            "transformers": installed_version("transformers"),
+            "sam2": installed_version("sam2"),
             "preset": self.preset.name,
             "lvlm": Path(self.lvlm.name).name if Path(self.lvlm.name).is_dir() else self.lvlm.name,
             "tracker": self.tracker.version,
@@ -195,37 +239,21 @@ class SteerSeg:
         """
         expression = check_expression(expression)
         config = config or self.config
-        steering = self.checked(soft_prompts) or self.soft_prompts if config.soft_prompts else None
-        tell = progress or (lambda stage, fraction: None)
+        steering = self.steering(config, soft_prompts)
+        tell = progress or _silent
 
-        seen = self._look(video, config, tell)
-        context, encoded = seen.context, seen.encoded
-        attributes: tuple[str, ...] = ()
-        if config.reasoning:
-            tell("reasoning", 0.0)
-            attributes = attributes_of(
-                self.lvlm, context.video, expression, self.texts, max_new_tokens=config.max_new_tokens
-            )
-            tell("reasoning", 1.0)
-
-        maps = ground(
-            self.lvlm,
-            context,
-            self.texts.grounding_question(expression, attributes),
-            steering,
-            config,
-            layers=self.layers,
-            frame_batch=self.preset.frame_batch,
-            tick=lambda fraction: tell("grounding", fraction),
-        )
-        points = point_prompts(maps, config)
-        tracklets = self._track(video, encoded, maps, points, config, tell)
+        seen = self.look(video, config, tell)
+        attributes = self.reason(seen, expression, config, tell)
+        maps = self.ground(seen, expression, attributes, config, steering, tell)
+        found = self.find(seen, maps, config, tell)
+        ranking = self.rank(found, maps, config)
+        tracklets = self.track(seen, found, ranking, tell)
         return Proposal(
             expression=expression,
             attributes=attributes,
             tracklets=tracklets,
             maps=maps,
-            points=tuple(points),
+            points=found.points,
             pts=video.pts,
             fps=video.fps,
             height=video.height,
@@ -238,7 +266,17 @@ class SteerSeg:
         """Drop the features of remembered videos, so that the next proposal starts cold."""
         self._seen.clear()
 
-    def _look(self, video: Video, config: PipelineConfig, tell: Progress) -> _Seen:
+    # ------------------------------------------------------------------ the stages of a proposal
+
+    def steering(self, config: PipelineConfig, soft_prompts: SoftPrompts | None = None) -> SoftPrompts | None:
+        """The soft prompts that take part under ``config``: the given ones, else the preset's, else none.
+
+        Raises:
+            ConfigError: Their width is not the model's.
+        """
+        return (self.checked(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+
+    def look(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> Seen:
         """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes)
@@ -258,42 +296,86 @@ class SteerSeg:
             frame_batch=self.preset.frame_batch,
             tick=lambda fraction: tell("keyframes", fraction),
         )
-        seen = _Seen(context, self.tracker.open(video))
+        seen = Seen(context, self.tracker.open(video))
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:
             self._seen.popitem(last=False)
         return seen
 
-    def _track(
+    def reason(
+        self, seen: Seen, expression: str, config: PipelineConfig, tell: Progress = _silent
+    ) -> tuple[str, ...]:
+        """What tells the object apart; nothing where ``config`` leaves the step out."""
+        if not config.reasoning:
+            return ()
+        tell("reasoning", 0.0)
+        attributes = attributes_of(
+            self.lvlm, seen.context.video, expression, self.texts, max_new_tokens=config.max_new_tokens
+        )
+        tell("reasoning", 1.0)
+        return attributes
+
+    def ground(
         self,
-        video: Video,
-        encoded: EncodedVideo,
-        maps: GroundingMaps,
-        points: list[PointPrompt],
+        seen: Seen,
+        expression: str,
+        attributes: tuple[str, ...],
         config: PipelineConfig,
-        tell: Progress,
-    ) -> tuple[Tracklet, ...]:
-        """Candidates on the keyframes, ranked there; the best ones over the whole video."""
-        merge = self.lvlm.family.temporal_merge
+        soft_prompts: SoftPrompts | None,
+        tell: Progress = _silent,
+    ) -> GroundingMaps:
+        """Where the LVLM looks when asked for the object; ``None`` for ``soft_prompts`` is raw attention."""
+        return ground(
+            self.lvlm,
+            seen.context,
+            self.texts.grounding_question(expression, attributes),
+            soft_prompts,
+            config,
+            layers=self.layers,
+            frame_batch=self.preset.frame_batch,
+            tick=lambda fraction: tell("grounding", fraction),
+        )
+
+    def find(
+        self, seen: Seen, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
+    ) -> Found:
+        """Points of the fused map and the different objects under them, tracked over the keyframes."""
+        points = point_prompts(maps, config)
         candidates = self.tracker.candidates(
-            encoded,
+            seen.encoded,
             points,
             config,
             keyframes=maps.keyframes,
             progress=lambda fraction: tell("candidates", fraction),
         )
-        if not candidates:
+        on_keyframes = self.tracker.propagate(seen.encoded, candidates, frames=maps.keyframes)
+        return Found(tuple(points), on_keyframes)
+
+    def rank(self, found: Found, maps: GroundingMaps, config: PipelineConfig) -> tuple[Ranked, ...]:
+        """The best candidates, best first, at most ``config.alternatives``."""
+        if not found.candidates:
             return ()
-        on_keyframes = self.tracker.propagate(encoded, candidates, frames=maps.keyframes)
         scores = rank_scores(
-            on_keyframes.soft_masks(), maps, frame_weight=config.frame_weight, temporal_merge=merge
+            found.on_keyframes.soft_masks(),
+            maps,
+            frame_weight=config.frame_weight,
+            temporal_merge=self.lvlm.family.temporal_merge,
         )
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        chosen = [candidates[i] for i in order]
+        return tuple(Ranked(i, float(scores[i])) for i in order)
+
+    def track(
+        self, seen: Seen, found: Found, ranking: Sequence[Ranked], tell: Progress = _silent
+    ) -> tuple[Tracklet, ...]:
+        """The ranked candidates over the whole video, in the given order."""
+        if not ranking:
+            return ()
         whole = self.tracker.propagate(
-            encoded, chosen, frames=None, progress=lambda fraction: tell("tracking", fraction)
+            seen.encoded,
+            [found.on_keyframes.candidates[ranked.index] for ranked in ranking],
+            progress=lambda fraction: tell("tracking", fraction),
         )
         return tuple(
-            replace(tracklet, score=float(scores[i]))
-            for tracklet, i in zip(whole.tracklets(), order, strict=True)
+            replace(tracklet, score=ranked.score)
+            for tracklet, ranked in zip(whole.tracklets(), ranking, strict=True)
         )
