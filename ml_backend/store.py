@@ -1,11 +1,11 @@
-"""What must outlive the process: webhook events, projects, jobs, proposals, prompt versions (SQLite, WAL)."""
+"""What must outlive the process: events, projects, jobs, proposals, corrections, prompt versions (SQLite, WAL)."""
 
 from __future__ import annotations
 
 import enum
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Enum,
     ForeignKey,
     Index,
+    LargeBinary,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -34,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from steerseg.errors import SteerSegError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_MS = 5000
 
 
@@ -58,6 +59,14 @@ class PromptStatus(enum.StrEnum):
     CANDIDATE = "candidate"
     CHAMPION = "champion"
     RETIRED = "retired"
+
+
+class CorrectionState(enum.StrEnum):
+    """Where a correction stands."""
+
+    PENDING = "pending"  # ingested; waits for its media and, perhaps, for the model
+    USABLE = "usable"
+    SET_ASIDE = "set aside"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -103,6 +112,9 @@ class EventRow(Base):
     # No foreign key: events may come from projects that this backend was never set up for.
     project_id: Mapped[int | None] = mapped_column(index=True)
     payload: Mapped[str] = mapped_column(Text)
+    # Set in the transaction that writes what follows from the event; an event without it is still to be done.
+    processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 class ProjectRow(Base):
@@ -154,6 +166,58 @@ class ProposalRow(Base):
     path: Mapped[str]  # relative to the data folder
     score: Mapped[float | None]  # of the best tracklet; NULL where nothing was found
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
+
+
+class AnnotationRow(Base):
+    """The newest state of an annotation that this backend has heard of. Deleted ones stay as a mark.
+
+    Label Studio never gives a number twice, so a deleted annotation stays deleted whatever still arrives.
+    """
+
+    __tablename__ = "annotations"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[int | None] = mapped_column(index=True)
+    task_id: Mapped[int | None] = mapped_column(index=True)
+    updated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # Label Studio's clock
+    digest: Mapped[str] = mapped_column(default="")
+    cancelled: Mapped[bool] = mapped_column(default=False)
+    deleted: Mapped[bool] = mapped_column(default=False)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now, onupdate=_now)
+
+
+class DeletedTaskRow(Base):
+    """A task that is gone, and every annotation with it, heard of or not."""
+
+    __tablename__ = "deleted_tasks"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class CorrectionRow(Base):
+    """One object of one annotation."""
+
+    __tablename__ = "corrections"
+    __table_args__ = (
+        UniqueConstraint("annotation_id", "object"),
+        Index("ix_corrections_project_state", "project_id", "state"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    # No foreign key: annotations may come from projects that this backend was never set up for.
+    project_id: Mapped[int]
+    task_id: Mapped[int]
+    annotation_id: Mapped[int] = mapped_column(ForeignKey("annotations.id"))
+    object: Mapped[str]
+    expression: Mapped[str] = mapped_column(Text)
+    state: Mapped[CorrectionState] = mapped_column(_enum(CorrectionState), default=CorrectionState.PENDING)
+    problem: Mapped[str | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)
+    verdict: Mapped[str | None]
+    touched: Mapped[bool] = mapped_column(default=True)
+    decided: Mapped[bytes] = mapped_column(LargeBinary)  # what ingestion read from the annotation
+    completed: Mapped[bytes | None] = mapped_column(LargeBinary)  # what completion made of it
+    propagated: Mapped[bool] = mapped_column(default=False)
+    revision: Mapped[str] = mapped_column(default="")
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
 
 
 class PromptVersionRow(Base):
@@ -216,8 +280,15 @@ class Job:
     finished_at: datetime | None
 
 
-# Upgrades from one layout to the next: `_UPGRADES[n]` brings version n to n + 1.
-_UPGRADES: dict[int, Callable[[Connection], None]] = {}
+def _add_processing_to_events(connection: Connection) -> None:
+    # Events of the older layout were only kept: they are processed now.
+    connection.exec_driver_sql("ALTER TABLE events ADD COLUMN processed_at DATETIME")
+    connection.exec_driver_sql("ALTER TABLE events ADD COLUMN error TEXT")
+    connection.exec_driver_sql("CREATE INDEX ix_events_processed_at ON events (processed_at)")
+
+
+# Upgrades from one layout to the next: `_UPGRADES[n]` brings version n to n + 1. New tables need none.
+_UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_processing_to_events}
 
 
 class Store:
@@ -447,6 +518,24 @@ class Store:
                     .order_by(PromptVersionRow.id)
                 )
             )
+
+    # --- for stores of one subject, such as ml_backend.correction_store
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """A session that sees one state of the database.
+
+        Raises:
+            StoreError: On leaving too: the database cannot be used.
+        """
+        return self._read()
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """A session that commits as a whole when it is left without an error, and not at all otherwise.
+
+        Raises:
+            StoreError: On leaving too: the database cannot be used, and nothing was written.
+        """
+        return self._write()
 
     # --- inside
 
