@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.store import ProposalKey, StoreError
+from steerseg.artefacts import write_bytes
+from steerseg.errors import ArtefactError
 from steerseg.masks import RLE
 
 if TYPE_CHECKING:  # these come with torch, which only the model process loads
@@ -134,15 +134,10 @@ class ProposalFiles:
         name = hashlib.sha256(json.dumps(asdict(key), sort_keys=True).encode()).hexdigest()
         relative = Path("proposals") / name[:2] / f"{name}.json.gz"
         content = gzip.compress(json.dumps(_to_json(proposal), separators=(",", ":")).encode(), 6, mtime=0)
-        target = self._root / relative
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, content)
-        except OSError as error:
-            raise StoreError(
-                f"the proposal cannot be written to {target.parent}: {error.strerror}; "
-                "check the free space and who owns the data folder (STEERSEG_DATA_DIR)"
-            ) from error
+            write_bytes(self._root / relative, content)
+        except ArtefactError as error:
+            raise StoreError(f"the proposal was not kept: {error} (STEERSEG_DATA_DIR)") from error
         return relative.as_posix()
 
     def load(self, path: str) -> StoredProposal:
@@ -157,19 +152,6 @@ class ProposalFiles:
             raise StoreError(
                 f"the stored proposal {path} cannot be read ({type(error).__name__}); it is made anew"
             ) from error
-
-
-def _write_atomically(target: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _to_json(proposal: StoredProposal) -> dict[str, Any]:

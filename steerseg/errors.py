@@ -21,5 +21,9 @@ class ModelError(SteerSegError):
     """A model or its weights cannot be loaded or do not fit each other."""
 
 
+class ArtefactError(SteerSegError):
+    """A file cannot be written: the disk is full, or its folder is not writable."""
+
+
 class Cancelled(SteerSegError):  # noqa: N818 - a cancellation is not a fault
     """The caller asked for the work to stop."""

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 
+from steerseg.artefacts import write_tensors
 from steerseg.config import Heads
 from steerseg.errors import ConfigError
 from steerseg.grounding import FRAME_KERNEL, VIDEO_KERNEL, VisionContext, min_max, rolled_map, smooth
@@ -26,7 +27,6 @@ from steerseg.ranking import on_frame_grid, on_video_grid
 from steerseg.soft_prompts import SoftPrompts
 
 STATE_FILE = "training_state.safetensors"
-STATE_CARD = "training_state.json"
 
 
 @dataclass(frozen=True)
@@ -221,31 +221,40 @@ class SoftPromptTrainer:
         return loss.item()
 
     def save_state(self, directory: str | Path) -> None:
-        """Write prompts, optimiser state and step; :meth:`load_state` goes on exactly from there."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"frame": self.frame.detach(), "video": self.video.detach()}
+        """Write prompts, optimiser state and step; :meth:`load_state` goes on exactly from there.
+
+        Raises:
+            ArtefactError: The disk is full or not writable; the state of before is still there.
+        """
+        tensors = {"frame": self.frame, "video": self.video}
         for name, matrix in (("frame", self.frame), ("video", self.video)):
             for key, value in self.optimizer.state.get(matrix, {}).items():
                 tensors[f"{name}.{key}"] = value
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        partial = folder / f".{STATE_FILE}.partial"
-        save_file(tensors, partial, metadata={"step": str(self.step_count)})
-        partial.replace(folder / STATE_FILE)
-        card = folder / f".{STATE_CARD}.partial"
-        card.write_text(
-            json.dumps(
-                {"step": self.step_count, "placement": self.placement, "config": asdict(self.config)},
-                indent=2,
-            )
-        )
-        card.replace(folder / STATE_CARD)
+        card = {"step": self.step_count, "placement": self.placement, "config": asdict(self.config)}
+        # One file, so that no step is ever counted without its weights.
+        write_tensors(Path(directory) / STATE_FILE, tensors, {"state": json.dumps(card)})
 
     def load_state(self, directory: str | Path) -> None:
-        """Take up what :meth:`save_state` put down."""
-        folder = Path(directory)
-        tensors = load_file(folder / STATE_FILE)
-        self.step_count = json.loads((folder / STATE_CARD).read_text())["step"]
+        """Take up what :meth:`save_state` put down.
+
+        Raises:
+            ConfigError: The state cannot be read, or is of another schedule.
+        """
+        path = Path(directory) / STATE_FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                card = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"the training state {path} cannot be read ({error}); remove it to begin the training anew."
+            ) from error
+        if card["config"] != asdict(self.config) or card["placement"] != self.placement:
+            raise ConfigError(
+                f"the training state {path} is of another schedule than the one asked for; remove it to "
+                "begin the training anew."
+            )
+        self.step_count = card["step"]
         with torch.no_grad():
             self.frame.copy_(tensors.pop("frame"))
             self.video.copy_(tensors.pop("video"))

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
+from steerseg.artefacts import json_bytes, tensor_bytes, write_together
 from steerseg.config import Placement
 from steerseg.errors import ConfigError
 
@@ -65,21 +66,21 @@ class SoftPrompts:
         return replace(self, frame=self.frame.to(device), video=self.video.to(device))
 
     def save(self, directory: str | Path) -> None:
-        """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``, each in one step."""
+        """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``.
+
+        Raises:
+            ArtefactError: The disk is full or not writable; what was there is as it was.
+        """
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        matrices = {
-            name: matrix.detach().float().cpu().contiguous()
-            for name, matrix in (("frame", self.frame), ("video", self.video))
-        }
-        card = {"placement": self.placement, "digest": self.digest, **self.card}
-        for name, content in (
-            (WEIGHTS_FILE, save(matrices)),
-            (CARD_FILE, json.dumps(card, indent=2, sort_keys=True).encode()),
-        ):
-            partial = folder / f".{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+        card = {**self.card, "placement": self.placement, "digest": self.digest}
+        write_together(
+            {
+                folder / WEIGHTS_FILE: tensor_bytes(
+                    {"frame": self.frame.detach().float(), "video": self.video.detach().float()}
+                ),
+                folder / CARD_FILE: json_bytes(card),
+            }
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> SoftPrompts:

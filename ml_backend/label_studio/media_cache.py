@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steerseg.artefacts import explained, move_into_place
 from steerseg.download import Fetched
 
 _log = logging.getLogger(__name__)
@@ -102,11 +103,15 @@ class MediaCache:
         return known if known.path.is_file() else None
 
     def keep(self, url: str, temporary: Path, answer: Fetched) -> CachedFile:
-        """Move a complete download to its place."""
+        """Move a complete download to its place.
+
+        Raises:
+            ArtefactError: The disk is full or not writable.
+        """
         path = self._objects / file_digest(temporary)
         if not path.exists():
             size = temporary.stat().st_size
-            os.replace(temporary, path)
+            move_into_place(temporary, path)
             self._grew(size)
         return self.remember(url, path, answer)
 
@@ -119,9 +124,10 @@ class MediaCache:
             "last_modified": known.last_modified,
             "checked": known.checked,
         }
-        with self.temporary() as temporary:
+        # Beside the other notes it could be evicted before it is complete.
+        with self.temporary() as temporary, explained(self._urls):
             temporary.write_text(json.dumps(note), encoding="utf-8")
-            os.replace(temporary, self._note(url))
+            move_into_place(temporary, self._note(url))
         return known
 
     def confirm(self, url: str, known: CachedFile, answer: Fetched) -> CachedFile:
@@ -140,30 +146,38 @@ class MediaCache:
         return known.path
 
     def folder(self, files: Sequence[Path], names: Sequence[str]) -> Path:
-        """Give the folder that holds these files under these names."""
+        """Give the folder that holds these files under these names.
+
+        Raises:
+            ArtefactError: The disk is full or not writable.
+        """
         digest = hashlib.sha256()
         for file, name in zip(files, names, strict=True):
             content = file.name if file.parent == self._objects else file_digest(file)
             digest.update(f"{name}:{content}\n".encode())
         folder = self._folders / digest.hexdigest()
-        if not folder.is_dir():
-            building = Path(tempfile.mkdtemp(dir=self._temporary))
-            try:
-                for file, name in zip(files, names, strict=True):
-                    if file.parent == self._objects and _link(file, building / name):
-                        continue
-                    # Not ours, so it may be changed under our feet; or a disk without hard links.
-                    shutil.copyfile(file, building / name)
-                    self._grew((building / name).stat().st_size)
-                with contextlib.suppress(FileExistsError):
-                    os.rename(building, folder)
-            except OSError:
-                if not folder.is_dir():  # someone else may have made it meanwhile
-                    raise
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
-        os.utime(folder)
+        with explained(self._folders):
+            if not folder.is_dir():
+                self._build(folder, files, names)
+            os.utime(folder)
         return folder
+
+    def _build(self, folder: Path, files: Sequence[Path], names: Sequence[str]) -> None:
+        building = Path(tempfile.mkdtemp(dir=self._temporary))
+        try:
+            for file, name in zip(files, names, strict=True):
+                if file.parent == self._objects and _link(file, building / name):
+                    continue
+                # Not ours, so it may be changed under our feet; or a disk without hard links.
+                shutil.copyfile(file, building / name)
+                self._grew((building / name).stat().st_size)
+            with contextlib.suppress(FileExistsError):
+                os.rename(building, folder)
+        except OSError:
+            if not folder.is_dir():  # someone else may have made it meanwhile
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
     def _grew(self, size: int) -> None:
         with self._lock:

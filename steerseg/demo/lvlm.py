@@ -12,16 +12,15 @@ into the preset's bfloat16 shards.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from steerseg.artefacts import write_json, write_tensors
 from steerseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -155,7 +154,10 @@ def save_weights(
 ) -> list[Path]:
     """Write weights as shards of at most 13 MiB, with or without the index that ``from_pretrained`` reads.
 
-    Files are written beside their place and renamed, so a reader never sees half a file.
+    A reader never sees half a file.
+
+    Raises:
+        ArtefactError: The disk is full or not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, torch.Tensor]] = [{}]
@@ -172,17 +174,12 @@ def save_weights(
     paths, homes = [], {}
     for number, shard in enumerate(shards, start=1):
         path = folder / f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(shard, partial, metadata={"format": "pt"})
-        partial.replace(path)
+        write_tensors(path, shard, {"format": "pt"})
         paths.append(path)
         homes.update(dict.fromkeys(shard, path.name))
     if index:
-        listing = folder / f"{stem}.safetensors.index.json"
-        partial = listing.with_suffix(".partial")
         content = {"metadata": {"total_size": total}, "weight_map": homes}
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        partial.replace(listing)
+        write_json(folder / f"{stem}.safetensors.index.json", content)
     for old in folder.glob(f"{stem}-*-of-*.safetensors"):
         if old not in paths:
             old.unlink()
