@@ -54,12 +54,18 @@ class Handler(Protocol[Request_contra, Result_co]):
         Args:
             request: What to do; picklable.
             progress: To be called often, from this thread, with the stage and its fraction in [0, 1].
-                Raises :class:`~steerseg.errors.Cancelled` once the request was cancelled.
+                Raises :class:`~steerseg.errors.Cancelled` once the request was cancelled. Work that can be put
+                down asks :func:`should_yield` with it between its steps.
 
         Raises:
             SteerSegError: Crosses to the caller with its type and message.
         """
         ...
+
+
+def should_yield(progress: Progress) -> bool:
+    """Whether a more urgent request waits for the one that is told of by ``progress``."""
+    return bool(getattr(progress, "should_yield", False))
 
 
 class Priority(enum.IntEnum):
@@ -208,15 +214,19 @@ class Executor(Generic[RequestT, ResultT]):
                 raise Cancelled("the server is stopping; try again when it is back")
             ticket: Ticket[RequestT, ResultT] = Ticket(next(self._numbers), request, priority, on_progress)
             self._push(ticket)
+        self._make_way(priority)
         return ticket
 
     def promote(self, ticket: Ticket[RequestT, ResultT], priority: Priority) -> None:
         """Move a waiting ticket forward; one that runs or is as urgent already stays as it is."""
         with self._changed:
-            if priority < ticket.priority:
-                ticket.priority = priority
-                if ticket.number in self._waiting:
-                    self._push(ticket)
+            if priority >= ticket.priority:
+                return
+            ticket.priority = priority
+            if ticket.number not in self._waiting:
+                return
+            self._push(ticket)
+        self._make_way(priority)
 
     def cancel(self, ticket: Ticket[RequestT, ResultT]) -> None:
         """End a ticket with :class:`Cancelled`: at once if it waits, at its next progress if it runs."""
@@ -255,6 +265,16 @@ class Executor(Generic[RequestT, ResultT]):
             slot.thread.join(max(0.1, deadline - time.monotonic()))
 
     # --- for the slots
+
+    def _make_way(self, priority: Priority) -> None:
+        """Ask work that is less urgent to be put down, if it can be."""
+        for slot in self._slots:
+            slot.ask_to_yield(priority)
+
+    def _waits_before(self, priority: Priority) -> bool:
+        """Whether anything more urgent waits."""
+        with self._changed:
+            return any(entry[0] < priority and entry[1] in self._waiting for entry in self._queue)
 
     def _push(self, ticket: Ticket[RequestT, ResultT]) -> None:
         heapq.heappush(self._queue, (ticket.priority, ticket.number, next(self._pushes), ticket))
@@ -331,6 +351,15 @@ class _Slot(Generic[RequestT, ResultT]):
                 except OSError:
                     # The process has just died; the dispatcher sees that and looks at `ticket.cancelled`.
                     log.debug("no process left to tell of a cancellation")
+
+    def ask_to_yield(self, priority: Priority) -> None:
+        with self._send_lock:
+            current = self._current
+            if current is not None and current.priority > priority and self._pipe is not None:
+                try:
+                    _send(self._pipe, ("yield", current.number))
+                except OSError:
+                    log.debug("no process left to ask to make way")
 
     # --- the dispatcher thread
 
@@ -426,6 +455,8 @@ class _Slot(Generic[RequestT, ResultT]):
             raise self._death()
         if ticket.cancelled:  # between the look above and the sending
             self.cancel(ticket)
+        if self._executor._waits_before(ticket.priority):  # came in between
+            self.ask_to_yield(Priority(ticket.priority - 1))
 
     def _receive(self) -> tuple[Any, ...]:
         """The process's next message.
@@ -560,7 +591,8 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
     )
     requests: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     cancelled: set[int] = set()
-    threading.Thread(target=_listen, args=(pipe, requests, cancelled), daemon=True).start()
+    yielding: set[int] = set()
+    threading.Thread(target=_listen, args=(pipe, requests, cancelled, yielding), daemon=True).start()
 
     try:
         handler = factory()
@@ -573,10 +605,11 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
         number, request = requests.get()
         answer: tuple[Any, ...]
         try:
-            answer = ("result", number, handler(request, _reporter(pipe, number, cancelled)))
+            answer = ("result", number, handler(request, _Reporter(pipe, number, cancelled, yielding)))
         except Exception as error:
             answer = ("error", number, *_describe(error, "working on the request"))
         cancelled.discard(number)
+        yielding.discard(number)
         try:
             _send(pipe, answer)
         except OSError:
@@ -585,7 +618,12 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
             _send(pipe, ("error", number, *_describe(error, "sending the result")))
 
 
-def _listen(pipe: Connection, requests: queue.SimpleQueue[tuple[int, Any]], cancelled: set[int]) -> None:
+def _listen(
+    pipe: Connection,
+    requests: queue.SimpleQueue[tuple[int, Any]],
+    cancelled: set[int],
+    yielding: set[int],
+) -> None:
     """Sort what the server says; end the process at once when the server is gone, whatever it is doing."""
     while True:
         try:
@@ -600,22 +638,33 @@ def _listen(pipe: Connection, requests: queue.SimpleQueue[tuple[int, Any]], canc
                 requests.put((number, request))
             case ("cancel", number):
                 cancelled.add(number)
+            case ("yield", number):
+                yielding.add(number)
 
 
-def _reporter(pipe: Connection, number: int, cancelled: set[int]) -> Progress:
-    last_stage: str | None = None
-    last_time = 0.0
+class _Reporter:
+    """The ``progress`` of one request."""
 
-    def report(stage: str, fraction: float) -> None:
-        nonlocal last_stage, last_time
-        if number in cancelled:
+    def __init__(self, pipe: Connection, number: int, cancelled: set[int], yielding: set[int]) -> None:
+        self._pipe = pipe
+        self._number = number
+        self._cancelled = cancelled
+        self._yielding = yielding
+        self._stage: str | None = None
+        self._time = 0.0
+
+    @property
+    def should_yield(self) -> bool:
+        return self._number in self._yielding
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if self._number in self._cancelled:
             raise Cancelled(f"cancelled during {stage}")
         now = time.monotonic()
-        if stage != last_stage or fraction >= 1.0 or now - last_time >= _PROGRESS_INTERVAL:
-            last_stage, last_time = stage, now
-            _send(pipe, ("progress", number, stage, min(max(float(fraction), 0.0), 1.0)))
-
-    return report
+        if stage != self._stage or fraction >= 1.0 or now - self._time >= _PROGRESS_INTERVAL:
+            self._stage, self._time = stage, now
+            fraction = min(max(float(fraction), 0.0), 1.0)
+            _send(self._pipe, ("progress", self._number, stage, fraction))
 
 
 def _describe(error: Exception, doing: str) -> tuple[str, str]:

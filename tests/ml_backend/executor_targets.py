@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ml_backend.executor import should_yield
 from steerseg.errors import ConfigError, VideoError
 
 Progress = Callable[[str, float], None]
@@ -68,6 +69,14 @@ class Commands:
             progress("waiting", 0.5)
             time.sleep(0.01)
         return "released"
+
+    def until_yield(self, progress: Progress, started: Path) -> str:
+        """Say that it runs, then work until something more urgent waits."""
+        started.touch()
+        while not should_yield(progress):
+            progress("working", 0.5)
+            time.sleep(0.01)
+        return "put down"
 
     def note(self, progress: Progress, log: Path, word: str) -> None:
         with log.open("a") as file:

@@ -252,3 +252,34 @@ def _exists(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("how", ["submitted", "promoted"])
+def test_work_that_can_be_put_down_makes_way_for_the_more_urgent(
+    executor: Executor[Any, Any], tmp_path: Path, how: str
+) -> None:
+    slice_ = executor.submit(("until_yield", tmp_path / "started"), priority=Priority.REFINEMENT)
+    wait_until((tmp_path / "started").exists)
+    if how == "submitted":
+        urgent = executor.submit(("echo", 1), priority=Priority.BATCH)
+    else:
+        urgent = executor.submit(("echo", 1), priority=Priority.REFINEMENT)
+        assert not slice_.future.done()
+        executor.promote(urgent, Priority.INTERACTIVE)
+    assert slice_.result() == "put down"
+    assert urgent.result() == 1
+
+
+def test_work_is_not_put_down_for_what_is_no_more_urgent(
+    executor: Executor[Any, Any], tmp_path: Path
+) -> None:
+    slice_ = executor.submit(("until_yield", tmp_path / "started"), priority=Priority.REFINEMENT)
+    wait_until((tmp_path / "started").exists)
+    waiting = executor.submit(("echo", 1), priority=Priority.REFINEMENT)
+    urgent = executor.submit(("until_yield", tmp_path / "urgent"), priority=Priority.BATCH)
+    assert slice_.result() == "put down"
+    wait_until((tmp_path / "urgent").exists)
+    assert not waiting.future.done()
+    executor.submit(("echo", 2), priority=Priority.INTERACTIVE)
+    assert urgent.result() == "put down"
+    assert waiting.result() == 1
