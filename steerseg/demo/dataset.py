@@ -12,7 +12,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
         known = ", ".join(sorted(file.stem for file in directory.glob("*.json")))
         raise ConfigError(f"unknown split {split!r} of sprites-ref; there are {known}")
     data = json.loads(path.read_text(encoding="utf-8"))
-    world = WorldSpec(**{f.name: _tuples(data["world"][f.name]) for f in fields(WorldSpec)})
+    world = WorldSpec(**{name: _tuples(value) for name, value in data["world"].items()})
     clips = tuple(
         ClipEntry(
             clip["video"],

@@ -458,8 +458,8 @@ def _arrays(scenes: SceneBatch) -> dict[str, NDArray[Any]]:
 
 
 def training_spec() -> WorldSpec:
-    """Scenes as training draws them: both styles, two to six objects."""
-    return WorldSpec(objects=(2, 6), frames=(24, 64), split="train")
+    """Scenes as training draws them: both styles, two to six objects, a photograph behind one in three."""
+    return WorldSpec(objects=(2, 6), frames=(24, 64), split="train", photos=0.35)
 
 
 def sentences(rng: np.random.Generator, scenes: int) -> Iterator[str]:

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steerseg.demo.colours import TINT_RGB
+from steerseg.demo.photos import load_photos
 from steerseg.demo.scene import OCTAVES, Scene
 from steerseg.demo.sprites import SPRITE, Atlas
 
 WORLD = 1.5  # the background covers this many frame sizes in each direction
 SPARE = 0.25  # of it lie on each side of the picture
 PIXELS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
+PHOTOS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class SceneBatch:
     noise_amount: Tensor
     stripes: Tensor
     blobs: Tensor
+    photo: Tensor
+    photo_window: Tensor
+    photo_look: Tensor
 
     def __len__(self) -> int:
         return len(self.sprite)
@@ -130,6 +135,9 @@ def collate(scenes: Sequence[Scene]) -> SceneBatch:
                 "noise_amount",
                 "stripes",
                 "blobs",
+                "photo",
+                "photo_window",
+                "photo_look",
             )
         },
     )
@@ -162,6 +170,27 @@ def _tinted(textures: Tensor, tint: Tensor) -> Tensor:
     return torch.cat([torch.where((tint > 0)[:, None, None, None], mixed, rgb), alpha], dim=1)
 
 
+def _lay_photos(colour: Tensor, batch: SceneBatch, x: Tensor, y: Tensor) -> None:
+    """Lay the scenes' photographs over ``colour`` (B, 3, rows, columns), in place.
+
+    ``x`` and ``y`` are the columns' and the rows' places in the world, in frame sizes.
+    """
+    chosen = (batch.photo >= 0).nonzero().squeeze(1)
+    if not len(chosen):
+        return
+    views = load_photos().on(batch.photo.device)
+    # A few at a time: each view becomes floats before it is sampled.
+    for rows in chosen.split(PHOTOS_AT_ONCE):
+        left, top, width, height = batch.photo_window[rows].unbind(dim=1)
+        u = left[:, None] + (x - SPARE) * width[:, None]  # (b, columns)
+        v = top[:, None] + (y - SPARE) * height[:, None]  # (b, rows)
+        grid = torch.stack(torch.broadcast_tensors(u[:, None, :], v[:, :, None]), dim=-1) * 2 - 1
+        view = views[batch.photo[rows]].float() / 255.0
+        seen = F.grid_sample(view, grid, padding_mode="reflection", align_corners=False)
+        brightness, opacity = batch.photo_look[rows, :, None, None, None].unbind(dim=1)
+        colour[rows] = colour[rows] + ((seen * brightness).clamp(0, 1) - colour[rows]) * opacity
+
+
 def _background(batch: SceneBatch, height: int, width: int, origin: float, reach: float) -> Tensor:
     """(B, 3, height * reach, width * reach) in [0, 1]: the world from ``origin`` on, in frame sizes."""
     rows, columns = round(height * reach), round(width * reach)
@@ -179,6 +208,7 @@ def _background(batch: SceneBatch, height: int, width: int, origin: float, reach
         lattice = F.interpolate(lattice, scale_factor=4 if side <= 24 else 2, mode="bicubic")
         sampled = F.grid_sample(lattice, grid, padding_mode="border", align_corners=False)
         noise += batch.noise_weights[:, octave, None, None, None] * sampled
+    across, down = x, y
     x, y = x[None, None, None, :], y[None, None, :, None]
 
     def parameter(tensor: Tensor, index: int) -> Tensor:
@@ -190,6 +220,7 @@ def _background(batch: SceneBatch, height: int, width: int, origin: float, reach
     colour = first + (second - first) * mix
     mix = (batch.noise_amount[:, None, None, None] * (noise + 0.35)).clamp(0, 1)
     colour = colour + (third - colour) * mix
+    _lay_photos(colour, batch, across, down)
     p = [parameter(batch.stripes, i) for i in range(6)]
     if bool((p[4] > 0).any()):
         wave = torch.sin(6.2832 * p[2] * (x * p[0] + y * p[1]) + p[5] * noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ BLOBS = 8
 
 @dataclass(frozen=True)
 class Background:
-    """A procedural background over [0, 1.5] x [0, 1.5] frame sizes (the half beyond 1 is room for pans).
+    """A background over [0, 1.5] x [0, 1.5] frame sizes (the half beyond 1 is room for pans).
+
+    Gradient and noise come first, then the photograph where there is one, then stripes and blobs.
 
     Attributes:
         colours: (4, 3) RGB in [0, 1]: both ends of the gradient, the noise, the stripes.
@@ -28,6 +30,10 @@ class Background:
         noise_amount: How far the noise reaches towards its colour.
         stripes: (6,) direction x, direction y, frequency, sharpness, opacity, bending by the noise.
         blobs: (BLOBS, 7) x, y, radius, opacity, RGB.
+        photo: Index of a view in :mod:`steerseg.demo.photos`; -1 for none.
+        photo_window: (4,) the part of the view that fills the resting picture, as fractions of the view: left,
+            top, width, height; a negative width mirrors it. Pans go on beyond.
+        photo_look: (2,) brightness as a factor, opacity in [0, 1].
     """
 
     colours: Array
@@ -37,6 +43,9 @@ class Background:
     noise_amount: np.float32
     stripes: Array
     blobs: Array
+    photo: int = -1
+    photo_window: Array = field(default_factory=lambda: np.array([0, 0, 1, 1], dtype=np.float32))
+    photo_look: Array = field(default_factory=lambda: np.array([1, 1], dtype=np.float32))
 
 
 @dataclass(frozen=True)

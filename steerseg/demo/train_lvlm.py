@@ -27,7 +27,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -437,8 +437,9 @@ class Run:
         self.calm = 1.0  # factor of the learning rates, lowered after a failure
         self.step = 0
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
+        unseen_places = replace(training_spec(), photo_half="heldout")
         self.validation: list[Validation] = validation_sets(
-            BatchMaker(settings.preset, settings.validation_clips, settings.length, training_spec()),
+            BatchMaker(settings.preset, settings.validation_clips, settings.length, unseen_places),
             settings.validation_clips,
         )
         self.vocabulary = vocabulary

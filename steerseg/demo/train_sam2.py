@@ -60,7 +60,7 @@ _VIDEO_MODES: tuple[Mode, ...] = ("click", "click", "click", "click", "box", "ma
 
 
 TRAINING_WORLD = WorldSpec(
-    sizes=VARIED_SIZES, objects=(2, 6), lookalike=0.5, same_object=0.6, overlap=0.45, pan=0.25
+    sizes=VARIED_SIZES, objects=(2, 6), lookalike=0.5, same_object=0.6, overlap=0.45, pan=0.25, photos=0.35
 )
 """More crowded and more often crossing than the clips that it is tested on."""
 _MOST_OBJECTS = TRAINING_WORLD.objects[1]
@@ -544,7 +544,7 @@ class Trainer:
         self.average.copy_to(self.reference)
         rng = np.random.default_rng(20_240_807)
         # Clips as users see them, each with an object that training never shows.
-        spec = WorldSpec(frames=(48, 48), split="heldout")
+        spec = WorldSpec(frames=(48, 48), split="heldout", photos=0.3, photo_half="heldout")
         scenes = [sample_scene(rng, spec) for _ in range(self.arguments.validation_scenes)]
         cpu_state, cuda_state = torch.get_rng_state(), torch.cuda.get_rng_state() if self.cuda else None
         torch.manual_seed(0)

@@ -6,13 +6,14 @@ Coordinates are pixels of the scene's native size, x to the right and y down; ti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerseg.demo.colours import TINTS
+from steerseg.demo.photos import VIEW, PhotoHalf, photo_views
 from steerseg.demo.render import SceneBatch, collate, keyframes, render
 from steerseg.demo.scene import BLOBS, OCTAVES, Background, Scene
 from steerseg.demo.sprites import STYLES, Catalogue, load_catalogue
@@ -70,6 +71,8 @@ class WorldSpec:
         overtaking: Probability that one object overtakes another of its kind.
         pairs: Which pairs of object and tint occur: one in eleven is kept out of "seen" scenes; in "unseen"
             scenes the first object has such a tint.
+        photos: Probability that the background is a photograph.
+        photo_half: Which photographs: those of training scenes, or the held-out ones.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((270, 480),)
@@ -84,6 +87,8 @@ class WorldSpec:
     pan: float = 0.15
     overtaking: float = 0.04
     pairs: Literal["seen", "any", "unseen"] = "seen"
+    photos: float = 0.0
+    photo_half: PhotoHalf = "train"
 
 
 VARIED_SIZES = ((270, 480), (270, 480), (270, 480), (360, 480), (384, 384), (480, 270), (288, 512))
@@ -280,6 +285,46 @@ def sample_background(rng: np.random.Generator) -> Background:
     )
 
 
+def with_photo(
+    background: Background, rng: np.random.Generator, half: PhotoHalf, size: tuple[int, int], pan: Array
+) -> Background:
+    """The background with a random part of a random photograph in front of its gradient and noise.
+
+    Args:
+        background: What is there already. Its stripes and blobs mostly go, and sometimes stay on top.
+        rng: Source of chance.
+        half: Which photographs to choose from.
+        size: Height and width of the scene in pixels.
+        pan: (T, 2) the camera's way in pixels; what it shows is part of the photograph.
+    """
+    height, width = size
+    views = photo_views(half)
+    index = views[rng.integers(len(views))]
+    # `room` is how many frame sizes the camera sees in all; the resting picture is in their middle.
+    room = 1 + 2 * np.abs(pan).max(axis=0) / (width, height)
+    largest = min(VIEW[1] / room[0], VIEW[0] / room[1] * width / height)  # columns of the view
+    across = _between(rng, 0.7, 1.0) * largest
+    part = np.array([across / VIEW[1], across * height / width / VIEW[0]])
+    low = (room - 1) / 2 * part
+    left, top = low + rng.random(2) * np.maximum(1 - room * part, 0)
+    mirrored = rng.random() < 0.5
+    window = (left + part[0], top, -part[0], part[1]) if mirrored else (left, top, part[0], part[1])
+    opacity = 1.0 if rng.random() < 0.65 else _between(rng, 0.5, 1.0)
+    look = (float(np.exp(_between(rng, np.log(0.6), np.log(1.35)))), opacity)
+    stripes, blobs = background.stripes.copy(), background.blobs.copy()
+    if rng.random() < 0.75:
+        stripes[4] = 0.0
+        blobs[:, 3] = 0.0
+    return replace(
+        background,
+        stripes=stripes,
+        blobs=blobs,
+        photo=int(index),
+        photo_window=np.array(window, dtype=np.float32),
+        photo_look=np.array(look, dtype=np.float32),
+    )
+
+
 def _overtake(paths: list[Array], time: Array, width: int, reach: float, rng: np.random.Generator) -> None:
     """Rewrite the first two paths so that the first overtakes the second, both going left or right."""
     height_gap = float(abs(paths[0][0, 1] - paths[1][0, 1]))
@@ -381,6 +426,11 @@ def sample_scene(
         pan = (away * (time - 0.5)[:, None]).astype(np.float32)
         centre = centre - pan
     order = rng.permutation(count)  # the drawing order must not tell what was drawn first
+    flip = rng.random(count) < 0.5
+    background = sample_background(rng)
+    # Last, so that a world without photographs draws what it drew before there were any.
+    if spec.photos and rng.random() < spec.photos:
+        background = with_photo(background, rng, spec.photo_half, (height, width), pan)
     return Scene(
         height=height,
         width=width,
@@ -389,10 +439,10 @@ def sample_scene(
         sprite=np.array(sprites, dtype=np.int64)[order],
         style=style[order].astype(np.int64),
         tint=tint[order].astype(np.int64),
-        flip=(rng.random(count) < 0.5)[order],
+        flip=flip[order],
         centre=centre[order],
         scale=scale[order],
         angle=angle[order],
         pan=pan,
-        background=sample_background(rng),
+        background=background,
     )

@@ -1,9 +1,11 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from steerseg.demo.photos import VIEW, load_photos, photo_sources, photo_views
 from steerseg.demo.scene import visible_fraction
 from steerseg.demo.sprites import load_atlas, load_catalogue
 from steerseg.demo.world import VARIED_SIZES, WorldSpec, collate, keyframes, render, sample_scene, unseen_pair
@@ -142,3 +144,74 @@ def test_collate_pads_scenes_of_different_lengths() -> None:
     frames = keyframes(drawn, 8)
     assert frames[:, 0].tolist() == [0] * 4
     assert frames[:, -1].tolist() == [scene.num_frames - 1 for scene in drawn]
+
+
+def test_the_photographs_are_free_and_whole_sources_are_held_out() -> None:
+    sources = photo_sources()
+    count = sum(source.views for source in sources)
+    assert load_photos().images.shape == (count, 3, *VIEW)
+    assert all("CC0-1.0" in source.origin for source in sources)
+    assert len({source.name for source in sources}) == len(sources)
+    train, heldout = set(photo_views("train").tolist()), set(photo_views("heldout").tolist())
+    assert not train & heldout
+    assert train | heldout == set(range(count))
+    assert len(heldout) == sum(source.views for source in sources if source.heldout) > 20
+
+
+def test_scenes_with_photographs_are_else_the_same_scenes() -> None:
+    photographed = 0
+    for seed in range(60):
+        plain = sample_scene(np.random.default_rng(seed), SPEC)
+        scene = sample_scene(np.random.default_rng(seed), replace(SPEC, photos=0.5, photo_half="heldout"))
+        assert plain.background.photo == -1
+        assert np.array_equal(plain.centre, scene.centre)
+        assert np.array_equal(plain.flip, scene.flip)
+        assert np.array_equal(plain.background.noise, scene.background.noise)
+        if scene.background.photo >= 0:
+            photographed += 1
+            assert scene.background.photo in photo_views("heldout")
+    assert 15 < photographed < 45
+
+
+def test_what_the_camera_sees_lies_inside_the_photograph() -> None:
+    for scene in scenes(80, replace(SPEC, photos=1.0, pan=0.6)):
+        window = scene.background.photo_window.astype(float)
+        moved = scene.pan / (scene.width, scene.height)
+        for axis, (start, extent) in enumerate(((window[0], window[2]), (window[1], window[3]))):
+            for edge in (0, 1):
+                seen = start + (edge + moved[:, axis]) * extent
+                assert seen.min() > -1e-4
+                assert seen.max() < 1 + 1e-4
+        stretch = abs(window[2]) * VIEW[1] / scene.width / (window[3] * VIEW[0] / scene.height)
+        assert stretch == pytest.approx(1, abs=1e-3)
+
+
+def test_a_photograph_is_drawn_where_its_window_lies() -> None:
+    atlas = load_atlas()
+    scene = scenes(1, replace(SPEC, sizes=((256, 384),), photos=1.0, pan=0))[0]
+    behind = replace(
+        scene.background,
+        photo=7,
+        photo_window=np.float32([0, 0, 1, 1]),
+        photo_look=np.float32([1, 1]),
+        stripes=scene.background.stripes * 0,
+        blobs=scene.background.blobs * 0,
+    )
+    view = load_photos().images[7].int()
+    mirrored = replace(behind, photo_window=np.float32([1, 0, -1, 1]))
+    absent = replace(behind, photo_look=np.float32([1, 0]))
+    without = replace(behind, photo=-1)
+    backgrounds = (behind, mirrored, absent, without)
+    images, ids = render(collate([replace(scene, background=b) for b in backgrounds]), atlas, [0])
+    free = (ids[0, 0] == 0) & (torch.nn.functional.max_pool2d(ids[:1].float(), 11, 1, 5)[0, 0] == 0)
+    drawn = images[:, 0].int()
+    assert (drawn[0] - view)[:, free].abs().max() <= 1
+    assert (drawn[1] - view.flip(2))[:, free].abs().max() <= 1
+    assert torch.equal(drawn[2], drawn[3])
+    assert (drawn[2] - view)[:, free].abs().float().mean() > 10
+
+
+def test_a_batch_with_photographs_stays_small() -> None:
+    with_photos = collate(scenes(4, replace(SPEC, photos=1.0)))
+    plain = collate(scenes(4))
+    assert len(pickle.dumps(with_photos)) < 1.05 * len(pickle.dumps(plain))
