@@ -522,7 +522,7 @@ def _decision_to_json(decision: Decision) -> dict[str, Any]:
     return {
         "side": decision.side,
         "frames": {
-            str(index): [frame.rle, frame.box, frame.changed]
+            str(index): [frame.rle, frame.boxes, frame.changed]
             for index, frame in sorted(decision.frames.items())
         },
         "absent_elsewhere": decision.absent_elsewhere,
@@ -544,8 +544,8 @@ def _read_decision(packed: bytes, name: str, expression: str, verdict: str | Non
         expression=expression,
         side=stored["side"],
         frames={
-            int(index): DecidedFrame(rle, None if box is None else (box[0], box[1], box[2], box[3]), changed)
-            for index, (rle, box, changed) in stored["frames"].items()
+            int(index): DecidedFrame(rle, tuple(tuple(box) for box in boxes), changed)
+            for index, (rle, boxes, changed) in stored["frames"].items()
         },
         absent_elsewhere=stored["absent_elsewhere"],
         erased=stored["erased"],
@@ -568,7 +568,7 @@ def _completed_to_json(completed: Completed) -> dict[str, Any]:
         "height": completed.height,
         "width": completed.width,
         "frames": {
-            str(index): [str(frame.kind), frame.rle, frame.box, frame.touched, frame.iou]
+            str(index): [str(frame.kind), frame.rle, frame.boxes, frame.touched, frame.iou]
             for index, frame in sorted(completed.frames.items())
         },
         "propagated": {
@@ -592,12 +592,12 @@ def _completed_from_json(stored: Mapping[str, Any]) -> Completed:
             int(index): FrameCorrection(
                 kind=Evidence(kind),
                 rle=rle,
-                box=None if box is None else (box[0], box[1], box[2], box[3]),
+                boxes=tuple(tuple(box) for box in boxes),
                 touched=touched,
                 weight=1.0,
                 iou=iou,
             )
-            for index, (kind, rle, box, touched, iou) in stored["frames"].items()
+            for index, (kind, rle, boxes, touched, iou) in stored["frames"].items()
         },
         propagated={
             int(index): PropagatedFrame(rle, confidence)

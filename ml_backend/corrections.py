@@ -22,6 +22,9 @@ from steerseg.masks import RLE, mask_area
 Box = tuple[float, float, float, float]
 """x, y, width, height as fractions of the frame's size."""
 
+TrackBox = tuple[float, float, float, float, float]
+"""The same and the rotation in degrees, clockwise about the top left corner."""
+
 Side = Literal["frames", "video"]
 """Which media of a task the frame numbers count: the pages of ``valueList``, or the frames of the video."""
 
@@ -83,7 +86,8 @@ class FrameCorrection:
     Attributes:
         kind: What the decision consists of.
         rle: The (H, W) mask; ``None`` for :attr:`Evidence.EMPTY`.
-        box: The box as drawn, for :attr:`Evidence.BOX`.
+        boxes: The upright boxes around what was drawn, for :attr:`Evidence.BOX`: several where the object is in
+            several tracks.
         touched: Whether it differs from what was proposed; ``True`` where nothing was.
         weight: How much it counts in training, in [0, 1].
         iou: Overlap in [0, 1] with what was proposed for this frame (1 where both are empty); ``None`` where
@@ -92,7 +96,7 @@ class FrameCorrection:
 
     kind: Evidence
     rle: RLE | None = field(repr=False)
-    box: Box | None
+    boxes: tuple[Box, ...]
     touched: bool
     weight: float
     iou: float | None
@@ -229,13 +233,13 @@ class DecidedFrame:
 
     Attributes:
         rle: The mask, where there is one.
-        box: The box, where there is one; neither where the object is not visible.
+        boxes: The boxes, where there are some; neither where the object is not visible.
         changed: Whether Label Studio says that the region was changed; ``None`` where it does not say.
     """
 
     rle: RLE | None = field(repr=False)
-    box: Box | None
-    changed: bool | None
+    boxes: tuple[TrackBox, ...] = ()
+    changed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -247,8 +251,8 @@ class Decision:
         expression: See :class:`Correction`; empty where ``problem`` says that there is none.
         side: Which media the frame numbers count.
         frames: By index, what the annotation shows; frames that it says nothing about are missing.
-        absent_elsewhere: Whether frames that are missing were decided to be empty: a track says so of the
-            frames outside its lifespans, the verdict *not visible* of all.
+        absent_elsewhere: Whether frames that are missing were decided to be empty, as by the verdict
+            *not visible*.
         erased: Whether a missing frame is empty where a mask had been proposed for it: regions of the proposal
             are still there, so that those which are not were deleted.
         verdict: The annotator's choice.

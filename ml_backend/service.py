@@ -13,10 +13,12 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
+from ml_backend.connections import Connections
 from ml_backend.executor import Executor, Priority, WorkerState
+from ml_backend.expressions import task_expression
 from ml_backend.jobs import ProposalExecutor, Proposer, Wish
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
+from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls
 from ml_backend.label_studio.regions import (
     Result,
     expression_result,
@@ -40,7 +42,7 @@ from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Media, MediaLoader
 from ml_backend.worker import ProposeRequest, proposal_worker
-from steerseg.errors import Cancelled, ExpressionError, SteerSegError
+from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import mask_area
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 from steerseg.reasoning import check_expression
@@ -125,9 +127,7 @@ class Service:
         }
         self._pushers = ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
-        # Tokens of /setup live here only: they are never written down.
-        self._tokens: dict[int, str] = {}
-        self._clients: dict[tuple[str, str], LabelStudioClient] = {}
+        self._connections = Connections(settings)
         # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
         # stored twice when the task is asked for again in the meantime.
         self._late: dict[tuple[int, int, str], _Work] = {}
@@ -144,8 +144,7 @@ class Service:
         self._executor.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
-        for client in self._clients.values():
-            client.close()
+        self._connections.close()
         self._store.close()
 
     # --- what Label Studio asks
@@ -186,8 +185,7 @@ class Service:
             extra_params=extra_params,
         )
         if request.access_token is not None:
-            with self._lock:
-                self._tokens[request.project_id] = request.access_token
+            self._connections.learn(request.project_id, request.access_token)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
         return {"model_version": self._version(request.project_id)}
@@ -261,7 +259,11 @@ class Service:
         version = self._version(project.id)
         works = [
             self._begin(
-                _Work(task), project, controls, partial(self._task_expression, task, project), Priority.BATCH
+                _Work(task),
+                project,
+                controls,
+                partial(task_expression, task.data, project.extra_params, self.settings),
+                Priority.BATCH,
             )
             for task in request.tasks
         ]
@@ -308,7 +310,9 @@ class Service:
         def prepare() -> None:
             try:
                 work.expression = expression()
-                work.media = self._media.load(work.task, controls, self._url(project), self._client(project))
+                work.media = self._media.load(
+                    work.task, controls, self._connections.url(project), self._connections.client(project)
+                )
                 wish = self._proposer.request(
                     ProposalKey(work.media.digest, work.expression, self._version(project.id)),
                     ProposeRequest(
@@ -425,7 +429,7 @@ class Service:
             return
         try:
             predictions = self._predictions(work, work.outcome.result(), version)
-            client = self._client(project)
+            client = self._connections.client(project)
             if not predictions:
                 log.info("task %d: nothing in the video matches %r", work.task.id, work.expression)
                 self.metrics.predictions.labels("empty").inc()
@@ -504,48 +508,12 @@ class Service:
             )
         return project
 
-    def _task_expression(self, task: Task, project: Project) -> str:
-        """What to track in a task: its own expression, else the project's, else the settings'.
-
-        Raises:
-            ExpressionError: There is none, or it is unusable.
-        """
-        key = project.extra_params.get("expression_key", self.settings.expression_key)
-        value = task_value(task.data, str(key))
-        if value is None:
-            value = project.extra_params.get("expression", self.settings.default_expression)
-        if value is None:
-            raise ExpressionError(
-                f"the task's data has no {str(key)!r} and the project no default expression; add "
-                f'"{key}" to the data, or {{"expression": "..."}} to the extra parameters of the model'
-            )
-        return check_expression(value)
-
     def _version(self, project_id: int) -> str:
         champion = self._store.champion(project_id)
         return self._base_version if champion is None else self._refined_version(champion)
 
     def _refined_version(self, name: str) -> str:
         return f"{self._base_version}+{name}"
-
-    def _url(self, project: Project) -> str | None:
-        return self.settings.label_studio_url or project.hostname or None
-
-    def _client(self, project: Project) -> LabelStudioClient | None:
-        """A connection to the project's Label Studio; ``None`` where no address or token is known.
-
-        Raises:
-            LabelStudioError: The address or the token cannot be one.
-        """
-        key = self.settings.label_studio_api_key
-        with self._lock:
-            token = self._tokens.get(project.id) if key is None else key.get_secret_value()
-            url = self._url(project)
-            if not token or not url:
-                return None
-            if (url, token) not in self._clients:
-                self._clients[(url, token)] = LabelStudioClient(url, token)
-            return self._clients[(url, token)]
 
     def _note_task_error(self, project: Project, task: Task, error: Exception) -> str:
         """Log and count what went wrong with one task; return the words for a person."""

@@ -82,7 +82,7 @@ class MediaLoader:
         pages = None if frames is None else task_value(task.data, frames.data_key)
         address = None if video is None else task_value(task.data, video.data_key)
         if frames is not None and pages:
-            stride = _stride(task.data)
+            stride = page_stride(task.data)
             rate = positive_number(task.data.get("fps"))
             fps = None if rate is None else rate / stride
             folder = self._store.fetch_frames(pages, host=host)
@@ -109,7 +109,8 @@ def positive_number(value: object) -> float | None:
     return number if math.isfinite(number) and number > 0 else None
 
 
-def _stride(data: Mapping[str, Any]) -> int:
+def page_stride(data: Mapping[str, Any]) -> int:
+    """Frames of the original video from one page to the next."""
     number = positive_number(data.get(STRIDE_KEY))
     return 1 if number is None else max(1, round(number))
 
