@@ -171,8 +171,10 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure J&F on a dataset",
-        description="Propose for every expression of a split, score the best tracklet against the ground "
-        "truth, and write results.jsonl and table.md. A run that was interrupted goes on where it stopped.",
+        description="Propose for every expression of a split with the method and with parts of it left out, "
+        "score the best tracklet against the ground truth, and write results, tables and plots. A run that "
+        "was interrupted goes on where it stopped; results of the same settings from other machines can be "
+        "copied into DIR/results.",
     )
     parser.add_argument(
         "--dataset",
@@ -191,38 +193,91 @@ def _add_evaluate(commands: Any) -> None:
         default=Path("data"),
         help="where sprites-ref is kept (default: data)",
     )
-    parser.add_argument("--workers", type=_positive, default=1, help="processes that render sprites-ref")
+    parser.add_argument(
+        "--processes", type=_positive, default=1, metavar="N", help="how many work at once (default: 1)"
+    )
+    parser.add_argument(
+        "--report-only", action="store_true", help="write tables and plots of what DIR/results holds"
+    )
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        help="of click (an upper bound), raw, cot, soft and steerseg, and names of ablations (default: these "
+        "five for sprites-ref, steerseg for other datasets)",
+    )
+    measured.add_argument("--ablations", action="store_true", help="maps, heads and frame weights as well")
+    measured.add_argument(
+        "--soft-prompts",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="with a name: prompts to measure as a variant of their own; without: in place of the preset's",
+    )
     _add_model_arguments(parser)
-    _add_method_arguments(parser)
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     _prepare_folder(options.output)
 
-    from steerseg import SteerSeg
-    from steerseg.evaluation import evaluate, fingerprint, open_dataset, table
+    from steerseg.evaluation.report import write_report
+    from steerseg.evaluation.results import ResultFolder
 
-    samples = open_dataset(options.dataset, options.split, options.data, options.workers)[: options.limit]
+    results = options.output / "results"
+    if options.report_only:
+        measured = ResultFolder(results).read()
+        if not measured:
+            raise SteerSegError(f"{results} holds no results; run without --report-only first.")
+        print(write_report(options.output, measured), end="")
+        return 0
+
+    from steerseg.evaluation import (
+        Models,
+        choose_variants,
+        describe_runs,
+        evaluate,
+        in_processes,
+        in_this_process,
+        open_dataset,
+    )
+    from steerseg.evaluation.readers import SPRITES_REF
+    from steerseg.evaluation.runner import environment
+    from steerseg.presets import find_preset, load_preset
+    from steerseg.soft_prompts import SoftPrompts
+
+    preset = load_preset(find_preset(options.preset))
+    own, others = preset.soft_prompts, {}
+    for given in options.soft_prompts:
+        name, separator, folder = given.rpartition("=")
+        if separator:
+            others[name] = SoftPrompts.load(folder)
+        else:
+            own = folder
+    variants, left_out = choose_variants(
+        options.variants,
+        compare=options.dataset == SPRITES_REF,
+        ablations=options.ablations,
+        own=None if own is None else SoftPrompts.load(own),
+        others=others,
+    )
+    samples = open_dataset(options.dataset, options.split, options.data, options.processes)
+    runs = describe_runs(options.dataset, options.split, samples, preset, variants)
+    models = Models(options.preset, options.device)
+    work = in_this_process(models) if options.processes == 1 else in_processes(models, options.processes)
     with ProgressBar() as progress:
-        progress("load", 0.0)
-        steerseg = SteerSeg.from_pretrained(options.preset, device=options.device)
-        progress("load", 1.0)
-        config = method_config(options, steerseg.config)
-        if options.alternatives is None:
-            config = replace(config, alternatives=1)  # only the best one is scored
-        run = {
-            "dataset": options.dataset,
-            "split": options.split,
-            "versions": steerseg.versions(steerseg.soft_prompts if config.soft_prompts else None),
-            "lvlm_weights": fingerprint(steerseg.lvlm.name),
-        }
-        results = evaluate(
-            steerseg, samples, config, run=run, results=options.output / "results.jsonl", progress=progress
+        measured = evaluate(
+            samples[: options.limit],
+            variants,
+            runs,
+            results,
+            work=work,
+            made_by=environment(options.device),
+            progress=progress,
         )
-    text = table(results)
-    (options.output / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    notes = [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
+    print(write_report(options.output, measured, notes), end="")
     return 0
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 
 from steerseg.drawing import draw_tracklets, heat_overlay, rank_colour
 from steerseg.masks import decode_rle, mask_area
+from steerseg.typography import DPI, FAINT, INK, font_families
 from steerseg.video import Video, keyframe_indices
 
 if TYPE_CHECKING:
@@ -25,21 +26,7 @@ if TYPE_CHECKING:
     from steerseg.points import PointPrompt
 
 MAX_COLUMNS = 8
-_DPI = 144
-_INK, _FAINT = "#16181d", "#6a7080"
 _MARGIN, _LABELS, _GAP_X, _GAP_Y = 0.35, 1.75, 0.12, 0.08  # inches
-# What DejaVu Sans lacks, from fonts that common systems have.
-_FALLBACK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "Arial Unicode MS",
-    "Noto Emoji",
-)
 
 
 @dataclass(frozen=True)
@@ -69,11 +56,11 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
     header_height = 0.3 + sum(_line(size) for _, size, _ in header) + 0.45
     footer_height = 0.75
     height = header_height + len(rows) * (cell_height + _GAP_Y) + footer_height
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    fonts = _font_families()
+    fonts = font_families()
 
-    def write(x: float, y: float, text: str, size: float, colour: str = _INK, **more: Any) -> None:
+    def write(x: float, y: float, text: str, size: float, colour: str = INK, **more: Any) -> None:
         """Text at inches from the left and from the top; never read as a formula."""
         font = FontProperties(family=fonts, size=size, weight=str(more.pop("weight", "normal")))
         figure.text(
@@ -95,14 +82,14 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
             header_height - 0.1,
             f"{video.pts[frame]:.2f} s",
             9,
-            _FAINT,
+            FAINT,
             va="bottom",
             ha="right",
         )
     for number, row in enumerate(rows):
         top = header_height + number * (cell_height + _GAP_Y)
         write(_MARGIN, top + 0.04, row.title, 11.5, va="top", weight="bold")
-        write(_MARGIN, top + 0.28, row.explanation, 8.5, _FAINT, va="top", linespacing=1.35)
+        write(_MARGIN, top + 0.28, row.explanation, 8.5, FAINT, va="top", linespacing=1.35)
         for column, k in enumerate(columns):
             x = left + column * (cell_width + _GAP_X)
             axes = figure.add_axes(
@@ -119,7 +106,7 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
     told = [
         f"{name} {versions[name]}" for name in ("steerseg", "preset", "lvlm", "tracker") if name in versions
     ]
-    write(left, base + 0.27, "   ".join(told), 8, _FAINT, va="center")
+    write(left, base + 0.27, "   ".join(told), 8, FAINT, va="center")
     return figure
 
 
@@ -151,12 +138,12 @@ def _header(proposal: Proposal, characters: int) -> list[tuple[str, float, str]]
     """Lines of (text, points, colour)."""
     expression = " ".join(proposal.expression.split())
     lines = textwrap.wrap(f"“{expression}”", max(20, characters * 13 // 24), max_lines=3, placeholder=" …”")
-    header = [(line, 19.0, _INK) for line in lines]
+    header = [(line, 19.0, INK) for line in lines]
     if proposal.attributes:
         attributes = "attributes:  " + "  ·  ".join(proposal.attributes)
         told = textwrap.wrap(attributes, characters, max_lines=2, placeholder=" …")
-        header += [(line, 11.5, _INK) for line in told]
-    return [*header, (_verdict(proposal), 11.5, _FAINT)]
+        header += [(line, 11.5, INK) for line in told]
+    return [*header, (_verdict(proposal), 11.5, FAINT)]
 
 
 def _verdict(proposal: Proposal) -> str:
@@ -205,7 +192,7 @@ def _rows(proposal: Proposal, video: Video) -> list[_Row]:
                 ha="center",
                 color="white",
                 fontsize=9,
-                bbox={"boxstyle": "round,pad=0.35", "facecolor": _INK, "edgecolor": "none", "alpha": 0.8},
+                bbox={"boxstyle": "round,pad=0.35", "facecolor": INK, "edgecolor": "none", "alpha": 0.8},
             )
 
     rows = [_Row("Keyframes", "what the language\nmodel saw", plain)]
@@ -237,7 +224,7 @@ def _mark(axes: Axes, point: PointPrompt, proposal: Proposal, video: Video) -> N
         marker="*" if rank == 0 else "o",
         s=210 if rank == 0 else 42,
         c=[colour],
-        edgecolors=_INK,
+        edgecolors=INK,
         linewidths=1.1,
         zorder=3 if rank is None else 4 + (rank == 0),
     )
@@ -246,7 +233,7 @@ def _mark(axes: Axes, point: PointPrompt, proposal: Proposal, video: Video) -> N
 def _scale(figure: Figure, x: float, y: float, write: Callable[..., None]) -> None:
     """The legend of the maps' colours."""
     width, height = figure.get_size_inches()
-    write(x, y, "attention  low", 8.5, _FAINT, va="center")
+    write(x, y, "attention  low", 8.5, FAINT, va="center")
     start, length, thickness = x + 0.95, 1.6, 0.12
     axes = figure.add_axes(
         (start / width, 1 - (y + thickness / 2) / height, length / width, thickness / height)
@@ -255,9 +242,4 @@ def _scale(figure: Figure, x: float, y: float, write: Callable[..., None]) -> No
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
     grey = np.full((1, 256, 3), 128, dtype=np.uint8)
     axes.imshow(heat_overlay(grey, ramp), aspect="auto")
-    write(start + length + 0.08, y, "high", 8.5, _FAINT, va="center")
-
-
-def _font_families() -> list[str]:
-    known = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in known)]
+    write(start + length + 0.08, y, "high", 8.5, FAINT, va="center")

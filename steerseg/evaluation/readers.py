@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,15 @@ class Sample:
     twin: bool = False
 
     def masks(self) -> NDArray[np.bool_]:
-        """The true masks, (T, H, W).
+        """The true masks of all targets together, (T, H, W).
+
+        Raises:
+            ConfigError: If an annotation is missing.
+        """
+        return np.isin(self.ids(), self.objects)
+
+    def ids(self) -> NDArray[np.uint8]:
+        """What is annotated, (T, H, W): object ids, 0 where there is none.
 
         Raises:
             ConfigError: If an annotation is missing.
@@ -60,7 +70,7 @@ class Sample:
             if not path.is_file():
                 raise ConfigError(f"{path} is missing; the dataset must annotate every frame it lists")
             with Image.open(path) as image:
-                stack.append(np.isin(np.asarray(image), self.objects))
+                stack.append(np.asarray(image))
         return np.stack(stack)
 
 
@@ -122,6 +132,15 @@ def read_ref_youtube_vos(root: str | Path, split: str, *, fps: float = 6.0) -> l
                 )
             )
     return samples
+
+
+def split_digest(samples: Sequence[Sample]) -> str:
+    """Tells whether a split's clips and expressions are the same, wherever they lie on disk."""
+    state = hashlib.sha256()
+    for sample in samples:
+        told = (sample.id, sample.frames, sample.expression, sample.objects, sample.kind, sample.name)
+        state.update(repr(told).encode())
+    return state.hexdigest()[:16]
 
 
 def open_dataset(dataset: str, split: str, data: str | Path = "data", workers: int = 1) -> list[Sample]:

@@ -1,262 +1,255 @@
-"""Run a pipeline over samples, keep every result as it comes, and sum them up in a table."""
+"""Measure variants over a dataset, clip by clip, in one process or several, keeping every result as it comes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from steerseg.config import PipelineConfig
+from steerseg import __version__
 from steerseg.errors import ConfigError
-from steerseg.evaluation.metrics import Interval, bootstrap_mean, score
-from steerseg.evaluation.readers import Sample
+from steerseg.evaluation.readers import Sample, split_digest
+from steerseg.evaluation.results import Measured, Result, ResultFolder, Run, fingerprint
+from steerseg.evaluation.variants import Variant
+from steerseg.presets import Preset
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # jobs are made and tables are written without loading torch's models
+    from steerseg.evaluation.stages import ClipJob
     from steerseg.pipeline import SteerSeg
-    from steerseg.video import Video
 
 Progress = Callable[[str, float], None]
+Work = Callable[[Sequence["ClipJob"]], Iterator[list[tuple[str, Result]]]]
+"""Does jobs, in any order, and gives each one's results with their variants' names."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a method answers for one sample.
+class Models:
+    """Where the pipeline comes from, so that a process can load its own.
 
     Attributes:
-        masks: (T, H, W) bool.
-        attributes: What it named, if it reasons.
-        score: Its own confidence; 0 where nothing was found.
+        preset: Name or folder.
+        device: As of :meth:`SteerSeg.from_pretrained`.
     """
 
-    masks: NDArray[np.bool_]
-    attributes: tuple[str, ...] = ()
-    score: float = 0.0
+    preset: str
+    device: str = "auto"
+
+    def load(self) -> SteerSeg:
+        """The pipeline."""
+        from steerseg.pipeline import SteerSeg
+
+        return SteerSeg.from_pretrained(self.preset, device=self.device)
 
 
-Method = Callable[["Video", Sample], Prediction]
+def describe_runs(
+    dataset: str, split: str, samples: Sequence[Sample], preset: Preset, variants: Sequence[Variant]
+) -> dict[str, Run]:
+    """What identifies each variant's results: data, models and settings, by content and not by place."""
+    common = {
+        "dataset": Path(dataset).name,
+        "split": split,
+        "samples": len(samples),
+        "content": split_digest(samples),
+        "preset": preset.name,
+        "lvlm": fingerprint(preset.lvlm) or preset.lvlm,
+        "sam2": fingerprint(preset.sam2) or preset.sam2,
+        "grounding": {
+            "layers": preset.layers,
+            "video_tokens": preset.video_tokens,
+            "seconds_per_slice": preset.seconds_per_slice,
+            "prompts": asdict(preset.texts),
+        },
+    }
+    return {variant.name: {**common, **_describe(variant, preset)} for variant in variants}
 
 
-@dataclass(frozen=True)
-class Result:
-    """The outcome of one sample. ``j``, ``f`` and ``jf`` lie in [0, 1]; ``seconds`` is the method's time."""
-
-    id: str
-    video: str
-    expression: str
-    kind: str
-    twin: bool
-    j: float
-    f: float
-    jf: float
-    seconds: float
-    score: float
-    attributes: tuple[str, ...]
-    true_attributes: tuple[str, ...]
+def _describe(variant: Variant, preset: Preset) -> Run:
+    prompts = variant.soft_prompts if variant.steered() else None
+    described = None
+    if prompts is not None:
+        described = {
+            "digest": prompts.digest,
+            "tokens": prompts.frame.shape[0],
+            "placement": prompts.placement,
+        }
+    return {
+        "variant": variant.name,
+        "config": asdict(variant.config(preset.config)),
+        "soft_prompts": described,
+    }
 
 
-def fingerprint(folder: str | Path) -> str:
-    """Tells whether the weights in a model's folder have changed; "" where the name is not a folder.
+def environment(device: str) -> dict[str, str]:
+    """What computes: shown beside results, but not part of what identifies them."""
+    import torch
+    import transformers
 
-    The size and both ends of every weight file are hashed: enough to notice training, quick for any model.
-    """
-    digest = hashlib.sha256()
-    files = sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16] if files else ""
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    return {
+        "steerseg": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
+    }
 
 
-def proposing(steerseg: SteerSeg, config: PipelineConfig | None, progress: Progress | None = None) -> Method:
-    """The method that answers with a proposal's best tracklet, or with empty masks if there is none."""
-
-    def predict(video: Video, sample: Sample) -> Prediction:
-        proposal = steerseg.propose(video, sample.expression, config=config, progress=progress)
-        if not proposal.tracklets:
-            return Prediction(np.zeros(video.frames.shape[:3], dtype=bool), proposal.attributes)
-        best = proposal.tracklets[0]
-        return Prediction(np.asarray(best.masks, dtype=bool), proposal.attributes, float(best.score))
-
-    return predict
+def processor() -> str:
+    """The name of this machine's processor, with the number of cores that this process may use."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
-def read_results(path: Path, run: dict[str, Any]) -> list[Result]:
-    """Results that an interrupted run of the same kind has left; a half-written last line is left out.
-
-    Raises:
-        ConfigError: If the file is of a different run.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines:
-        return []
-    if json.loads(lines[0]) != {"run": run}:
-        raise ConfigError(f"{path} holds results of other settings; remove it or choose another folder")
-    results = []
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break  # the run stopped while it wrote this line
-            raise ConfigError(f"{path}, line {number}, is damaged: {error}; remove the file") from error
-        for name in ("attributes", "true_attributes"):
-            data[name] = tuple(data[name])
-        results.append(Result(**data))
-    return results
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def evaluate_method(
-    method: Method,
-    samples: Sequence[Sample],
-    *,
-    run: dict[str, Any] | None = None,
-    results: str | Path | None = None,
-    progress: Progress | None = None,
-) -> list[Result]:
-    """Score a method on samples.
+def clip_jobs(
+    samples: Sequence[Sample], variants: Sequence[Variant], done: Mapping[str, Mapping[str, Result]]
+) -> list[ClipJob]:
+    """What is still missing, a job a clip, in the samples' order."""
+    from steerseg.evaluation.stages import ClipJob
 
-    Args:
-        method: Predicts masks for a video and a sample.
-        samples: What to score on; samples of one clip should follow each other, so that it is read once.
-        run: What identifies this run (settings, versions; JSON types); a results file of another is refused.
-        results: A JSONL file to append to after each sample; what is in it already is not run again.
-        progress: Called with "evaluate" and the fraction done.
-
-    Returns:
-        Results in the samples' order.
-
-    Raises:
-        ConfigError: If there is no sample, a clip lacks frames, or the results file is of another run.
-    """
-    from steerseg.video import load_video  # decoding needs PyAV; tables do not
-
-    if not samples:
-        raise ConfigError("no samples to evaluate; check the split and the limit")
-    described = json.loads(json.dumps(run or {}))
-    path = Path(results) if results is not None else None
-    done: dict[str, Result] = {}
-    if path is not None:
-        kept = read_results(path, described)
-        done = {result.id: result for result in kept}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"run": described})] + [json.dumps(asdict(r), ensure_ascii=False) for r in kept]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    video: Video | None = None
-    folder: Path | None = None
-    for number, sample in enumerate(samples):
-        if progress is not None:
-            progress("evaluate", number / len(samples))
-        if sample.id in done:
-            continue
-        if video is None or folder != sample.folder:
-            video, folder = load_video(sample.folder, fps=sample.fps), sample.folder
-        if len(video.frames) != len(sample.frames):
-            raise ConfigError(
-                f"{sample.folder} holds {len(video.frames)} frames, the dataset lists {len(sample.frames)}"
-            )
-        start = time.perf_counter()
-        prediction = method(video, sample)
-        seconds = time.perf_counter() - start
-        scores = score(prediction.masks, sample.masks())
-        result = Result(
-            id=sample.id,
-            video=sample.video,
-            expression=sample.expression,
-            kind=sample.kind,
-            twin=sample.twin,
-            j=scores.j,
-            f=scores.f,
-            jf=scores.jf,
-            seconds=seconds,
-            score=prediction.score,
-            attributes=prediction.attributes,
-            true_attributes=sample.attributes,
-        )
-        done[sample.id] = result
-        if path is not None:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
-    if progress is not None:
-        progress("evaluate", 1.0)
-    return [done[sample.id] for sample in samples]
+    by_clip: dict[str, list[tuple[Sample, tuple[Variant, ...]]]] = {}
+    for sample in samples:
+        missing = tuple(variant for variant in variants if sample.id not in done[variant.name])
+        if missing:
+            by_clip.setdefault(sample.video, []).append((sample, missing))
+    return [ClipJob(tuple(wanted)) for wanted in by_clip.values()]
 
 
 def evaluate(
-    steerseg: SteerSeg,
     samples: Sequence[Sample],
-    config: PipelineConfig | None = None,
+    variants: Sequence[Variant],
+    runs: Mapping[str, Run],
+    folder: str | Path,
     *,
-    run: dict[str, Any] | None = None,
-    results: str | Path | None = None,
+    work: Work,
+    made_by: Mapping[str, str],
     progress: Progress | None = None,
-) -> list[Result]:
-    """Score the pipeline's best tracklets; see :func:`evaluate_method`.
+) -> dict[str, Measured]:
+    """Measure what ``folder`` does not hold yet.
 
     Args:
-        steerseg: The loaded pipeline.
-        samples: What to score on.
-        config: Switches of the method; the preset's if left out.
-        run: What else identifies this run, beside ``config``.
-        results: JSONL file for resuming.
+        samples: What to measure on; samples of one clip are taken together.
+        variants: What to measure.
+        runs: What identifies each variant's results.
+        folder: Where results are kept; see :class:`ResultFolder`.
+        work: Does the jobs, in any order; :func:`in_this_process` or :func:`in_processes`.
+        made_by: Recorded with new results.
         progress: Called with "evaluate" and the fraction done.
-    """
-    described = {**(run or {}), "config": None if config is None else asdict(config)}
-    return evaluate_method(
-        proposing(steerseg, config), samples, run=described, results=results, progress=progress
-    )
 
-
-def mean_of(results: Iterable[Result], measure: str = "jf") -> Interval:
-    """Mean of "j", "f" or "jf" over expressions with its 95 % bootstrap interval over clips."""
-    chosen = list(results)
-    values = np.array([getattr(result, measure) for result in chosen], dtype=np.float64)
-    return bootstrap_mean(values, [result.video for result in chosen])
-
-
-def paired_gain(results: Sequence[Result], baseline: Sequence[Result], measure: str = "jf") -> Interval:
-    """Mean difference to a baseline on the same samples, with its interval.
+    Returns:
+        By variant, the results of these samples in their order.
 
     Raises:
-        ValueError: If the samples differ.
+        ConfigError: If there is no sample, or the folder holds results of other settings.
     """
-    if [r.id for r in results] != [b.id for b in baseline]:
-        raise ValueError("a paired gain needs both runs on the same samples in the same order")
-    gains = [getattr(r, measure) - getattr(b, measure) for r, b in zip(results, baseline, strict=True)]
-    return bootstrap_mean(np.array(gains, dtype=np.float64), [r.video for r in results])
-
-
-def table(results: Sequence[Result]) -> str:
-    """A Markdown table: all expressions, each kind, and targets with or without a namesake in the clip."""
-    groups: list[tuple[str, list[Result]]] = [("all", list(results))]
-    kinds = sorted({result.kind for result in results if result.kind})
-    groups += [(kind, [r for r in results if r.kind == kind]) for kind in kinds]
-    twins = [result for result in results if result.twin]
-    if twins:
-        groups.append(("with a namesake", twins))
-        groups.append(("without", [result for result in results if not result.twin]))
-    lines = [
-        "| expressions | n | J&F [95 % interval] | J | F | seconds each |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, members in groups:
-        if not members:
-            continue
-        seconds = float(np.mean([r.seconds for r in members]))
-        lines.append(
-            f"| {name} | {len(members)} | {mean_of(members)} | {mean_of(members, 'j').mean:.3f} | "
-            f"{mean_of(members, 'f').mean:.3f} | {seconds:.2f} |"
+    if not samples:
+        raise ConfigError("no samples to evaluate; check the split and the limit")
+    tell = progress or (lambda stage, fraction: None)
+    kept = ResultFolder(folder)
+    done = kept.done(runs)
+    jobs = clip_jobs(samples, variants, done)
+    total, finished = len(samples) * len(variants), len(samples) * len(variants) - sum(j.size for j in jobs)
+    tell("evaluate", finished / total)
+    try:
+        for results in work(jobs):
+            for name, result in results:
+                kept.append(runs[name], made_by, result)
+                finished += 1
+            tell("evaluate", finished / total)
+    finally:
+        kept.close()
+    measured = kept.read()
+    return {
+        name: Measured(
+            measured[name].run,
+            {sample.id: measured[name].results[sample.id] for sample in samples},
+            measured[name].made_by,
         )
-    return "\n".join(lines)
+        for name in runs
+    }
+
+
+def in_this_process(models: Models) -> Work:
+    """Do jobs one after the other; the models are loaded if there is a job."""
+
+    def work(jobs: Sequence[ClipJob]) -> Iterator[list[tuple[str, Result]]]:
+        from steerseg.evaluation.stages import measure_clip
+
+        steerseg = models.load() if jobs else None
+        for job in jobs:
+            assert steerseg is not None
+            yield measure_clip(steerseg, job)
+
+    return work
+
+
+def in_processes(models: Models, processes: int) -> Work:
+    """Do jobs in several processes, each with models and a share of the cores of its own.
+
+    With the device "cuda" (or "auto" where there is a GPU) the processes take the GPUs by turns.
+    """
+
+    def work(jobs: Sequence[ClipJob]) -> Iterator[list[tuple[str, Result]]]:
+        count = min(processes, len(jobs))
+        if not count:
+            return
+        context = multiprocessing.get_context("spawn")
+        devices = context.Queue()
+        for device in _devices(models.device, count):
+            devices.put(device)
+        threads = max(1, cores() // count)
+        pool = ProcessPoolExecutor(count, context, _begin, (models.preset, devices, threads))
+        try:
+            for future in as_completed([pool.submit(_work, job) for job in jobs]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return work
+
+
+def _devices(device: str, count: int) -> list[str]:
+    import torch
+
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return [f"cuda:{i % gpus}" if gpus else device for i in range(count)]
+
+
+_steerseg: SteerSeg | None = None  # a worker process's own
+
+
+def _begin(preset: str, devices: Any, threads: int) -> None:
+    """Start a worker process."""
+    import torch
+
+    global _steerseg
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)  # nobody is left to take results, and a pool's worker would wait for ever
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _steerseg = Models(preset, devices.get()).load()
+
+
+def _work(job: ClipJob) -> list[tuple[str, Result]]:
+    from steerseg.evaluation.stages import measure_clip
+
+    assert _steerseg is not None
+    return measure_clip(_steerseg, job)

@@ -20,7 +20,7 @@ def test_weight_files_are_small_enough_to_ship() -> None:
 
 
 def test_it_names_and_tracks_what_held_out_expressions_refer_to() -> None:
-    """The mean over all 100 clips is in ``benchmarks/demo_model``; here a few keep it honest."""
+    """The mean over all 100 clips is in ``benchmarks/demo-model``; here a few keep it honest."""
     steerseg = SteerSeg.from_pretrained("demo", device="cpu")
     tracked, named = [], []
     for clip in islice(clips(load_manifest("val")), 8):

@@ -1,0 +1,31 @@
+"""The report of a run: tables in Markdown, with plots beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from steerseg.evaluation.plots import write_plots
+from steerseg.evaluation.results import Measured
+from steerseg.evaluation.tables import report
+
+REPORT = "table.md"
+
+
+def write_report(folder: str | Path, measured: Mapping[str, Measured], notes: Iterable[str] = ()) -> str:
+    """Write ``table.md`` and its plots into ``folder``.
+
+    Args:
+        folder: Where to; pictures that lie there under the report's names are shown too.
+        measured: By variant.
+        notes: What a reader should know, a sentence each.
+
+    Returns:
+        The Markdown.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_plots(folder, measured)
+    text = report(measured, notes, {path.name for path in folder.glob("*.png")})
+    (folder / REPORT).write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,235 @@
+"""All variants on one clip, each stage run once for those that share it and timed as if each ran alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steerseg.config import PipelineConfig
+from steerseg.errors import ConfigError
+from steerseg.evaluation.diagnosis import LONGEST_NAME, pointing, same_name
+from steerseg.evaluation.metrics import Scores, score
+from steerseg.evaluation.readers import Sample
+from steerseg.evaluation.results import Result, StageSeconds
+from steerseg.evaluation.variants import Variant
+from steerseg.grounding import GroundingMaps
+from steerseg.pipeline import Found, Seen, SteerSeg
+from steerseg.reasoning import check_expression
+from steerseg.tracking import Prompt
+from steerseg.video import Video, keyframe_indices, load_video
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """What is to be measured on one clip: its samples, each with the variants that are still missing."""
+
+    wanted: tuple[tuple[Sample, tuple[Variant, ...]], ...]
+
+    @property
+    def size(self) -> int:
+        """How many results it gives."""
+        return sum(len(variants) for _, variants in self.wanted)
+
+
+def measure_clip(steerseg: SteerSeg, job: ClipJob) -> list[tuple[str, Result]]:
+    """Results of a clip, each with its variant's name.
+
+    Raises:
+        ConfigError: The clip lacks frames or annotations.
+    """
+    first = job.wanted[0][0]
+    video = load_video(first.folder, fps=first.fps)
+    if len(video) != len(first.frames):
+        raise ConfigError(f"{first.folder} holds {len(video)} frames, the dataset lists {len(first.frames)}")
+    clip = ClipStages(steerseg, video)
+    return [
+        (variant.name, clip.measure(sample, variant))
+        for sample, variants in job.wanted
+        for variant in variants
+    ]
+
+
+def best_click(mask: Mask) -> tuple[float, float]:
+    """The place (x, y) in [0, 1] of a mask (H, W) that is farthest from its border."""
+    # The picture's edge is a border too.
+    distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(distance.argmax()), mask.shape)
+    return (float(column) + 0.5) / mask.shape[1], (float(row) + 0.5) / mask.shape[0]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    value: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a variant gives for a sample. ``key`` is equal for answers that have the same masks."""
+
+    key: Hashable
+    masks: Mask
+    seconds: StageSeconds
+    attributes: tuple[str, ...] = ()
+    score: float = 0.0
+    maps: GroundingMaps | None = None
+
+
+class ClipStages:
+    """One clip with what was computed on it so far.
+
+    Args:
+        steerseg: The loaded pipeline.
+        video: The clip.
+    """
+
+    def __init__(self, steerseg: SteerSeg, video: Video) -> None:
+        self.steerseg = steerseg
+        self.video = video
+        self._kept: dict[Hashable, _Timed] = {}
+
+    def measure(self, sample: Sample, variant: Variant) -> Result:
+        """Run a variant on one of the clip's expressions and score it."""
+        truth: NDArray[np.uint8] = self._once(("truth", sample.annotations), sample.ids).value
+        target = np.isin(truth, sample.objects)
+        answer = self._click(sample, truth) if variant.click else self._propose(sample, variant)
+        scores: Scores = self._once(("scores", answer.key), lambda: score(answer.masks, target)).value
+        said = None
+        if sample.name and answer.maps is not None:
+            said = self._named(sample, answer.attributes, variant.config(self.steerseg.config))
+        return Result(
+            id=sample.id,
+            video=sample.video,
+            expression=sample.expression,
+            kind=sample.kind,
+            twin=sample.twin,
+            frames=len(self.video),
+            j=scores.j,
+            f=scores.f,
+            score=answer.score,
+            seconds=answer.seconds,
+            attributes=answer.attributes,
+            true_attributes=sample.attributes,
+            name=sample.name,
+            answer=said,
+            named=None if said is None else same_name(said, sample.name),
+            pointing=None if answer.maps is None else pointing(answer.maps, target),
+        )
+
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> _Timed:
+        """The value for ``key``, made when first asked for, with the time that took."""
+        if key not in self._kept:
+            begun = self._now()
+            value = make()
+            self._kept[key] = _Timed(value, self._now() - begun)
+        return self._kept[key]
+
+    def _now(self) -> float:
+        if self.steerseg.lvlm.device.type == "cuda":
+            torch.cuda.synchronize(self.steerseg.lvlm.device)
+        return time.perf_counter()
+
+    def _look(self, config: PipelineConfig) -> tuple[Seen, StageSeconds]:
+        """The clip's features, all of them, so that no variant pays for another's."""
+        steerseg = self.steerseg
+        seen = self._once(("look", config.keyframes), lambda: steerseg.look(self.video, config))
+        frames = self._once(("frames", config.keyframes), lambda: steerseg.tracker.encode(seen.value.encoded))
+        return seen.value, StageSeconds(keyframes=seen.seconds, frames=frames.seconds)
+
+    def _propose(self, sample: Sample, variant: Variant) -> _Answer:
+        """As :meth:`SteerSeg.propose`, stage by stage."""
+        steerseg = self.steerseg
+        config = variant.config(steerseg.config)
+        steering = steerseg.steering(config, variant.soft_prompts)
+        expression = check_expression(sample.expression)
+        seen, seconds = self._look(config)
+
+        reasoned = self._once(
+            ("reason", sample.id, config.reasoning, config.keyframes, config.max_new_tokens),
+            lambda: steerseg.reason(seen, expression, config),
+        )
+        attributes: tuple[str, ...] = reasoned.value
+        # What follows depends on how attributes and prompts turned out, not on how they came about, and up to
+        # the ranking not on the weight of the maps.
+        same = replace(config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0)
+        key = (sample.id, attributes, None if steering is None else steering.digest, same)
+        grounded = self._once(
+            ("ground", key), lambda: steerseg.ground(seen, expression, attributes, config, steering)
+        )
+        maps: GroundingMaps = grounded.value
+        searched = self._once(("find", key), lambda: steerseg.find(seen, maps, config))
+        found: Found = searched.value
+        ranking = steerseg.rank(found, maps, config)
+        chosen = tuple(ranked.index for ranked in ranking)
+        tracked = self._once(("track", key, chosen), lambda: steerseg.track(seen, found, ranking))
+        empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
+        return _Answer(
+            key=(key, chosen),
+            masks=tracked.value[0].masks if chosen else empty,
+            seconds=replace(
+                seconds,
+                reasoning=reasoned.seconds,
+                grounding=grounded.seconds,
+                candidates=searched.seconds,
+                tracking=tracked.seconds,
+            ),
+            attributes=attributes,
+            score=ranking[0].score if ranking else 0.0,
+            maps=maps,
+        )
+
+    def _click(self, sample: Sample, truth: NDArray[np.uint8]) -> _Answer:
+        """A click into each target where it is largest, among the keyframes where it is on one."""
+        steerseg = self.steerseg
+        seen, seconds = self._look(steerseg.config)
+        keyframes = keyframe_indices(len(self.video), steerseg.config.keyframes)
+        prompts = [
+            prompt for object_id in sample.objects if (prompt := _click_prompt(truth == object_id, keyframes))
+        ]
+        started = self._once(
+            ("click", sample.id),
+            lambda: [steerseg.tracker.start(seen.encoded, [prompt]) for prompt in prompts],
+        )
+        tracked = self._once(
+            ("click track", sample.id), lambda: steerseg.tracker.propagate(seen.encoded, started.value)
+        )
+        masks = np.zeros(self.video.frames.shape[:3], dtype=bool)
+        for index in range(len(prompts)):
+            masks |= tracked.value.masks(index)
+        return _Answer(
+            key=("click", sample.id),
+            masks=masks,
+            seconds=replace(seconds, candidates=started.seconds, tracking=tracked.seconds),
+            score=float(bool(prompts)),
+        )
+
+    def _named(self, sample: Sample, attributes: tuple[str, ...], config: PipelineConfig) -> str:
+        """The answer to the grounding question; soft prompts never take part in an answer."""
+        steerseg = self.steerseg
+        question = steerseg.texts.grounding_question(check_expression(sample.expression), attributes)
+        seen, _ = self._look(config)
+        answer: str = self._once(
+            ("answer", question),
+            lambda: steerseg.lvlm.generate(question, seen.context.video, max_new_tokens=LONGEST_NAME),
+        ).value
+        return answer
+
+
+def _click_prompt(masks: Mask, keyframes: Sequence[int]) -> Prompt | None:
+    """A click on the target's masks (T, H, W); ``None`` where it is never visible."""
+    areas = masks.sum(axis=(1, 2))
+    frame = max(keyframes, key=lambda k: int(areas[k]))
+    if not areas[frame]:
+        frame = int(areas.argmax())
+    if not areas[frame]:
+        return None
+    return Prompt(frame, (best_click(masks[frame]),), (True,))
