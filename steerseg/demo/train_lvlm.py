@@ -2,7 +2,8 @@
 
 ``python -m steerseg.demo.train_lvlm --out DIR --minutes 9`` trains and writes ``model-*.safetensors``
 (float32, shards of at most 13 MiB), ``heads-*.safetensors`` (the auxiliary heads) and ``log.jsonl`` into DIR.
-A further run with ``--resume DIR`` goes on from there, with fresh optimisers. ``--state FOLDER`` keeps weights
+A further run with ``--resume DIR`` goes on from there, with fresh optimisers; where DIR holds no heads, fresh ones
+learn for a while before the model follows them. ``--state FOLDER`` keeps weights
 and optimisers in another folder and goes on from it whenever it holds some. Afterwards ``python -m
 steerseg.demo.lvlm export --weights DIR`` makes the preset's weights.
 
@@ -56,6 +57,8 @@ from steerseg.demo.world import SceneBatch, render
 
 OPTIMISERS = "optimisers.pt"
 MOST_SOFT_TOKENS = 64
+HEADS_ALONE_STEPS = 400
+"""Steps in which fresh auxiliary heads learn from a resumed model before it learns from them."""
 
 COMPILED_TOKENS = 60
 """Geometries with this many tokens a frame pair run compiled; rarer ones are not worth a compilation."""
@@ -293,7 +296,14 @@ MIND_WEIGHTS = {"name": 0.5, "colour": 0.2, "place": 1.0, "size": 0.3, "motion":
 
 
 def losses(
-    fast: FastLVLM, heads: DenseHeads, loaded: Loaded, *, dense: float, language: bool, gap: int = 0
+    fast: FastLVLM,
+    heads: DenseHeads,
+    loaded: Loaded,
+    *,
+    dense: float,
+    language: bool,
+    gap: int = 0,
+    heads_alone: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of one batch, and its parts (detached) for the log.
 
@@ -304,12 +314,13 @@ def losses(
         dense: Weight of the dense objectives.
         language: Whether questions are asked; otherwise the vision tower is trained alone.
         gap: Positions left free where soft prompts will stand.
+        heads_alone: Whether only the heads learn from the dense objectives.
     """
     layout = loaded.layout
     plain = layout.rows * layout.columns != COMPILED_TOKENS * (1 if layout.video else 4)
     kind = "video" if layout.video else "frame"
     visual = fast.see(loaded.frames, layout, plain=plain)
-    eye = heads.eye_loss(visual, loaded.targets, fast.dtype)
+    eye = heads.eye_loss(visual.detach() if heads_alone else visual, loaded.targets, fast.dtype)
     total = dense * _sum(eye, EYE_WEIGHTS)
     parts = {f"{kind}/eye_{name}": value.detach() for name, value in eye.items()}
     if not language:
@@ -318,7 +329,8 @@ def losses(
     middle = len(fast.language.layers) // 2
     hidden, between = fast.think(embeddings, layout, loaded.offsets, loaded.segments, middle=middle, gap=gap)
     start = layout.prefix - 1 - layout.tokens
-    mind = heads.mind_loss(between[:, start : start + layout.tokens], loaded.targets, fast.dtype)
+    between = between[:, start : start + layout.tokens]
+    mind = heads.mind_loss(between.detach() if heads_alone else between, loaded.targets, fast.dtype)
     if not layout.video:
         mind.pop("motion")
     total = total + 0.5 * dense * _sum(mind, MIND_WEIGHTS)
@@ -418,6 +430,7 @@ class Run:
         source = settings.resume
         if settings.state is not None and (settings.state / OPTIMISERS).is_file():
             source = settings.state  # newer than anything that was carried here, and with its optimisers
+        self.heads_alone_steps = 0
         if source is not None:
             self._restore(source)
         self.model.to(self.device)
@@ -454,7 +467,10 @@ class Run:
 
     def _restore(self, folder: Path) -> None:
         load_into(self.model, load_weights(folder), source=folder)
-        load_into(self.heads, load_weights(folder, stem="heads"), source=folder)
+        if any(folder.glob("heads-*.safetensors")):
+            load_into(self.heads, load_weights(folder, stem="heads"), source=folder)
+        else:
+            self.heads_alone_steps = HEADS_ALONE_STEPS
 
     def _load_optimisers(self, path: Path) -> None:
         saved = torch.load(path, map_location=self.device, weights_only=True)
@@ -588,7 +604,10 @@ class Run:
         # Soft prompts will move the picture away from the chat's beginning: be used to that.
         gap = int(self.rng.integers(1, MOST_SOFT_TOKENS + 1)) if self.rng.random() < 0.4 else 0
         dense = fade if language else 1.0
-        total, parts = losses(self.fast, self.heads, loaded, dense=dense, language=language, gap=gap)
+        heads_alone = self.step < self.heads_alone_steps
+        total, parts = losses(
+            self.fast, self.heads, loaded, dense=dense, language=language, gap=gap, heads_alone=heads_alone
+        )
         total.backward()
         parameters = [*self.model.parameters(), *self.heads.parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, 2.0)
