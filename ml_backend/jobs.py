@@ -12,7 +12,7 @@ from ml_backend.executor import Executor, Priority, Ticket
 from ml_backend.metrics import Metrics, StageClock
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from ml_backend.store import JobState, ProposalKey, Store, StoreError
-from ml_backend.worker import ProposeRequest
+from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
 from steerseg.errors import Cancelled, SteerSegError
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # Progress is written to the database at most this often, in seconds.
 _NOTE_INTERVAL = 1.0
 
-ProposalExecutor = Executor[ProposeRequest, StoredProposal]
+ModelExecutor = Executor[ModelRequest, ModelAnswer]
 Owner = tuple[int, int]
 """A project and a task that want a proposal."""
 
@@ -35,7 +35,7 @@ class Wish:
     """
 
     future: Future[StoredProposal]
-    ticket: Ticket[ProposeRequest, StoredProposal] | None = None
+    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
@@ -67,9 +67,7 @@ class Proposer:
         metrics: What counts.
     """
 
-    def __init__(
-        self, store: Store, files: ProposalFiles, executor: ProposalExecutor, metrics: Metrics
-    ) -> None:
+    def __init__(self, store: Store, files: ProposalFiles, executor: ModelExecutor, metrics: Metrics) -> None:
         self._store = store
         self._files = files
         self._executor = executor
@@ -161,22 +159,27 @@ class Proposer:
             attempts = 1 if ticket is None else ticket.attempts
             self._store.update_job(job.id, stage=stage, fraction=fraction, attempts=attempts)
 
-    def _end(self, job: _Job, future: Future[StoredProposal]) -> None:
+    def _end(self, job: _Job, future: Future[ModelAnswer]) -> None:
         job.clock.enter(None)
         error = future.exception()
+        proposal = None if error is not None else future.result()
+        if error is None and not isinstance(proposal, StoredProposal):
+            error = SteerSegError(
+                f"the model process answered with {type(proposal).__name__}, not a proposal"
+            )
         try:
-            if error is None:
-                self._keep(job, future.result())
-            else:
+            if isinstance(proposal, StoredProposal):
+                self._keep(job, proposal)
+            elif error is not None:
                 self._note_failure(job, error)
         except StoreError as trouble:
             # The proposal itself is fine: whoever waits gets it, and it is made anew when asked for again.
             log.error("the end of job %d could not be noted: %s", job.id, trouble)
         finally:
             self._forget(job)
-            if error is None:
-                job.wish.future.set_result(future.result())
-            else:
+            if isinstance(proposal, StoredProposal):
+                job.wish.future.set_result(proposal)
+            elif error is not None:
                 job.wish.future.set_exception(error)
 
     def _keep(self, job: _Job, proposal: StoredProposal) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ml_backend.connections import Connections
 from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
-from ml_backend.jobs import ProposalExecutor, Proposer, Wish
+from ml_backend.jobs import ModelExecutor, Proposer, Wish
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls
 from ml_backend.label_studio.regions import (
@@ -41,7 +41,7 @@ from ml_backend.protocol import (
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Media, MediaLoader
-from ml_backend.worker import ProposeRequest, proposal_worker
+from ml_backend.worker import ProposeRequest, model_worker
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import mask_area
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
@@ -109,7 +109,7 @@ class Service:
         settings: Settings,
         *,
         store: Store,
-        executor: ProposalExecutor,
+        executor: ModelExecutor,
         media: Loader,
         metrics: Metrics,
         base_version: str,
@@ -535,8 +535,8 @@ def create_service(settings: Settings) -> Service:
     base_version = preset_version(settings.preset)
     store = Store(settings.database)
     limits = VideoLimits(max_bytes=settings.max_download_bytes)
-    executor: ProposalExecutor = Executor(
-        [proposal_worker(settings.preset, settings.device, limits)],
+    executor: ModelExecutor = Executor(
+        [model_worker(settings.preset, settings.device, limits)],
         warm=settings.warm,
         max_attempts=settings.max_attempts,
         stall_timeout=settings.stall_timeout,

@@ -1,4 +1,4 @@
-"""What the model process does: load a preset once, then turn (media, expression) into proposals."""
+"""What the model process does: load a preset once, then answer requests for proposals and for masks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.proposals import StoredProposal
 from steerseg.video import VideoLimits, load_video
 
 if TYPE_CHECKING:
     from steerseg.pipeline import Progress, SteerSeg
+    from steerseg.tracking import EncodedVideo
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,54 @@ class ProposeRequest:
     alternatives: int
 
 
-class ProposalHandler:
-    """Answers :class:`ProposeRequest` with a loaded :class:`~steerseg.pipeline.SteerSeg`."""
+@dataclass(frozen=True)
+class PutDown:
+    """The answer of work that made way for something more urgent: ask again."""
+
+
+ModelRequest = ProposeRequest | MaskRequest
+ModelAnswer = StoredProposal | MaskAnswer | PutDown
+
+
+class ModelHandler:
+    """Answers requests with a loaded :class:`~steerseg.pipeline.SteerSeg`."""
 
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits) -> None:
         self._steerseg = steerseg
         self._limits = limits
+        self._opened: tuple[str, EncodedVideo] | None = None
 
-    def __call__(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
-        """Decode and propose.
+    def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
+        """Answer one request.
 
         Raises:
             SteerSegError: The media or the expression cannot be used, or the request was cancelled.
         """
+        match request:
+            case ProposeRequest():
+                return self._propose(request, progress)
+            case MaskRequest():
+                return self._masks(request, progress)
+
+    def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
+        self._opened = None  # room for what an annotator may be waiting for
         video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
         config = replace(self._steerseg.config, alternatives=request.alternatives)
         proposal = self._steerseg.propose(video, request.expression, config=config, progress=progress)
         return StoredProposal.from_proposal(proposal)
 
+    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:
+        video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
+        tracker = self._steerseg.tracker
+        if self._opened is None or self._opened[0] != video.digest:
+            self._opened = (video.digest, tracker.open(video))
+        try:
+            return answer_masks(tracker, video, self._opened[1], request, progress)
+        except PutDownError:
+            return PutDown()
 
-def _load(preset: str, device: str, limits: VideoLimits) -> ProposalHandler:
+
+def _load(preset: str, device: str, limits: VideoLimits) -> ModelHandler:
     # Only the model process pays for importing torch, transformers and sam2.
     from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
@@ -62,9 +92,9 @@ def _load(preset: str, device: str, limits: VideoLimits) -> ProposalHandler:
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
-    return ProposalHandler(SteerSeg.from_pretrained(preset, device=device), limits)
+    return ModelHandler(SteerSeg.from_pretrained(preset, device=device), limits)
 
 
-def proposal_worker(preset: str, device: str, limits: VideoLimits) -> Callable[[], ProposalHandler]:
+def model_worker(preset: str, device: str, limits: VideoLimits) -> Callable[[], ModelHandler]:
     """A picklable factory of the handler for :class:`ml_backend.executor.Executor`."""
     return partial(_load, preset, device, limits)
