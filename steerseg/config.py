@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Granularity = Literal["frame", "video", "both"]
@@ -42,3 +42,79 @@ class PipelineConfig:
     frame_weight: float = 0.3
     alternatives: int = 3
     max_new_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How soft prompts are trained.
+
+    Attributes:
+        steps: Length of the schedule.
+        learning_rate: Peak rate of AdamW; warm-up, then cosine to a tenth.
+        warmup: Steps of linear warm-up.
+        weight_decay: Pull towards zero; small, since the prompts start at word embeddings.
+        clip: Largest gradient norm of each matrix.
+        heads: Head weighting of the rollout.
+        anchor: Weight of the mean squared distance from where the prompts began, as a share of their own mean
+            square: holds a refined pair near its champion.
+        ranking_weight: Weight of the ranking term, where a sample has rejected masks.
+        ranking_margin: How much higher the target's correlation with a map should be than a rejected mask's.
+        rows: Most questions of one pass through the model; more are accumulated, which takes less memory.
+    """
+
+    steps: int = 400
+    learning_rate: float = 3e-3
+    warmup: int = 20
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    heads: Heads = "visual_max"
+    anchor: float = 0.0
+    ranking_weight: float = 0.5
+    ranking_margin: float = 0.2
+    rows: int = 32
+
+
+@dataclass(frozen=True)
+class RefinementRecipe:
+    """How a champion becomes a candidate, and when the candidate takes its place. A preset may set any of it.
+
+    Attributes:
+        training: The schedule of every training.
+        batch: Samples of a step.
+        frames_per_sample: Frame passes of each sample in a step.
+        pictures: Keyframes of a sample that are kept as images for the frame passes.
+        tokens: Length of the first pair, where a project begins without any.
+        new_share: Share of a batch that are corrections which the champion has not seen.
+        old_share: Share that are corrections which the champion was trained on; the rest replays the preset's
+            own examples. Where one kind is missing, the others share its part.
+        propagated_confidence: Least confidence of a propagated mask that is learned from.
+        negative_overlap: A proposal that overlaps its correction less (mean IoU) is a negative example.
+        min_videos: Fewest videos with a visible object that a refinement begins with.
+        held_out: Share of the videos that are held out, by a hash of their content.
+        min_held_out: With fewer held-out videos, the gate cross-validates instead.
+        folds: Parts of a cross-validation.
+        min_gain: Least mean gain in J&F on held-out videos.
+        confidence: Coverage of the bootstrap interval of the gain, whose lower end has to be above 0.
+        max_regression: Largest mean loss in J&F on the preset's replay set.
+        seed: Of data order and choice of frames.
+    """
+
+    training: RefineConfig = field(
+        default_factory=lambda: RefineConfig(steps=120, learning_rate=1e-3, warmup=10, anchor=0.1)
+    )
+    batch: int = 8
+    frames_per_sample: int = 2
+    pictures: int = 4
+    tokens: int = 16
+    new_share: float = 0.5
+    old_share: float = 0.25
+    propagated_confidence: float = 0.8
+    negative_overlap: float = 0.3
+    min_videos: int = 4
+    held_out: float = 0.25
+    min_held_out: int = 4
+    folds: int = 3
+    min_gain: float = 0.005
+    confidence: float = 0.9
+    max_regression: float = 0.01
+    seed: int = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,35 +19,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from steerseg.artefacts import write_tensors
-from steerseg.config import Heads
+from steerseg.config import RefineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import FRAME_KERNEL, VIDEO_KERNEL, VisionContext, min_max, rolled_map, smooth
 from steerseg.lvlm.base import LVLM, VisionFeatures
-from steerseg.ranking import on_frame_grid, on_video_grid
+from steerseg.ranking import on_frame_grid, on_video_grid, pearson
 from steerseg.soft_prompts import SoftPrompts
 
+__all__ = ["RefineConfig", "SoftPromptTrainer", "TrainingSample", "map_loss", "ranking_loss"]
+
 STATE_FILE = "training_state.safetensors"
-
-
-@dataclass(frozen=True)
-class RefineConfig:
-    """How soft prompts are trained.
-
-    Attributes:
-        steps: Length of the schedule.
-        learning_rate: Peak rate of AdamW; warm-up, then cosine to a tenth.
-        warmup: Steps of linear warm-up.
-        weight_decay: Pull towards zero; small, since the prompts start at word embeddings.
-        clip: Largest gradient norm of each matrix.
-        heads: Head weighting of the rollout.
-    """
-
-    steps: int = 400
-    learning_rate: float = 3e-3
-    warmup: int = 20
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    heads: Heads = "visual_max"
 
 
 @dataclass(frozen=True)
@@ -60,6 +41,11 @@ class TrainingSample:
         frame_target: (N, h, w) mask share of each token of the context's N images, in [0, 1].
         video_target: (t, h', w') the same for the video pass.
         weight: Weight of the sample in the loss.
+        frame_share: (N,) in [0, 1], how much each image's target counts; 0 where the truth is unknown. All 1
+            where left out.
+        video_share: (t,) the same for the slices of the video pass.
+        frame_rejected: (M, N, h, w) masks that are wrong answers, as shares of the tokens; none where left out.
+        video_rejected: (M, t, h', w') the same for the video pass.
     """
 
     context: VisionContext
@@ -67,6 +53,10 @@ class TrainingSample:
     frame_target: torch.Tensor
     video_target: torch.Tensor
     weight: float = 1.0
+    frame_share: torch.Tensor | None = None
+    video_share: torch.Tensor | None = None
+    frame_rejected: torch.Tensor | None = None
+    video_rejected: torch.Tensor | None = None
 
     @classmethod
     def from_masks(
@@ -78,27 +68,150 @@ class TrainingSample:
         *,
         pictures: Sequence[int] | None = None,
         weight: float = 1.0,
+        shares: NDArray[np.float32] | None = None,
+        rejected: NDArray[np.bool_] | None = None,
     ) -> TrainingSample:
         """From (K, H, W) masks on the keyframes, area-averaged on the token grids.
 
-        ``pictures`` names the keyframes that ``context`` holds as images, where those are not all.
+        Args:
+            context: The keyframes as the vision tower saw them.
+            question: The grounding question.
+            masks: The truth; anything where ``shares`` is 0.
+            temporal_merge: Frames of a video slice.
+            pictures: The keyframes that ``context`` holds as images, where those are not all.
+            weight: Weight of the sample.
+            shares: (K,) in [0, 1], how much each keyframe's mask counts; all 1 where left out.
+            rejected: (M, K, H, W) masks that are wrong answers.
         """
-        pixels = torch.from_numpy(masks)[None]
-        shown = pixels if pictures is None else pixels[:, list(pictures)]
-        frame = on_frame_grid(shown, context.frames.grid[1:])[0]
-        video = on_video_grid(pixels, context.video.grid[1:], temporal_merge)[0]
-        return cls(context, question, frame, video, weight)
+        shown = range(len(masks)) if pictures is None else list(pictures)
+        frame, video = _on_grids(torch.from_numpy(masks)[None], context, shown, temporal_merge)
+        frame_share = video_share = None
+        if shares is not None:
+            known = torch.from_numpy(np.asarray(shares, dtype=np.float32))
+            frame_share, video_share = known[shown], _of_slices(known, temporal_merge)
+        wrong_frame = wrong_video = None
+        if rejected is not None and len(rejected):
+            wrong_frame, wrong_video = _on_grids(torch.from_numpy(rejected), context, shown, temporal_merge)
+        return cls(
+            context,
+            question,
+            frame[0],
+            video[0],
+            weight,
+            frame_share,
+            video_share,
+            wrong_frame,
+            wrong_video,
+        )
 
 
-def map_loss(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _on_grids(
+    masks: torch.Tensor, context: VisionContext, shown: Sequence[int], temporal_merge: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(M, K, H, W) -> on the frame grid (M, N, h, w) and on the video grid (M, t, h', w')."""
+    frame = on_frame_grid(masks[:, list(shown)], context.frames.grid[1:])
+    return frame, on_video_grid(masks, context.video.grid[1:], temporal_merge)
+
+
+def _of_slices(shares: torch.Tensor, temporal_merge: int) -> torch.Tensor:
+    """(K,) -> (t,): a slice's target is known no better than the least known of its frames."""
+    missing = -len(shares) % temporal_merge
+    if missing:
+        shares = torch.cat([shares, shares[-1:].expand(missing)])
+    return shares.unflatten(0, (-1, temporal_merge)).amin(dim=1)
+
+
+def map_loss(maps: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
     """BCE + Dice of normalised maps (N, ...) in [0, 1] against targets of the same shape: (N,).
 
-    The map is clamped to [1e-4, 1 - 1e-4], since min-max puts cells at exactly 0 and 1.
+    The map is clamped to [1e-4, 1 - 1e-4], since min-max puts cells at exactly 0 and 1. ``shares``, of the same
+    shape, weighs the cells.
     """
     maps, targets = maps.flatten(1).float().clamp(1e-4, 1 - 1e-4), targets.flatten(1)
-    entropy = F.binary_cross_entropy(maps, targets, reduction="none").mean(dim=1)
-    dice = 1 - (2 * (maps * targets).sum(dim=1) + 1) / (maps.sum(dim=1) + targets.sum(dim=1) + 1)
+    cells = torch.ones_like(maps) if shares is None else shares.flatten(1)
+    entropy = F.binary_cross_entropy(maps, targets, reduction="none")
+    entropy = (entropy * cells).sum(dim=1) / cells.sum(dim=1).clamp_min(1e-6)
+    overlap = (maps * targets * cells).sum(dim=1)
+    dice = 1 - (2 * overlap + 1) / ((maps * cells).sum(dim=1) + (targets * cells).sum(dim=1) + 1)
     return entropy + dice
+
+
+def ranking_loss(
+    maps: torch.Tensor, target: torch.Tensor, rejected: torch.Tensor, *, margin: float
+) -> torch.Tensor:
+    """How far wrong answers are from ranking below the right one: a scalar, 0 where they do.
+
+    Tracklets are ranked by the correlation of their masks with the maps, so that is what is compared. Without a
+    right answer, wrong ones should not correlate at all (our choice; the method itself has no such term).
+
+    Args:
+        maps: (...) one normalised map.
+        target: (...) the right mask on its grid, empty where none is known.
+        rejected: (M, ...) the wrong masks.
+        margin: Wanted distance between the correlations.
+    """
+    wrong = pearson(rejected.flatten(1), maps.flatten())
+    if target.amax() > 0:
+        right = pearson(target.flatten()[None], maps.flatten())
+        return F.relu(margin + wrong - right).mean()
+    return F.relu(wrong).mean()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One question of one pass: a whole video, or one picture."""
+
+    question: str
+    vision: VisionFeatures
+    target: torch.Tensor  # (t, h, w), t = 1 for a picture
+    share: torch.Tensor  # (t,)
+    rejected: torch.Tensor | None  # (M, t, h, w)
+    weight: float
+
+    @property
+    def visible(self) -> bool:
+        """Whether the truth shows anything: min-max forces a peak, so an empty target teaches nothing."""
+        return bool((self.target.amax(dim=(1, 2)) * self.share).amax() > 0)
+
+    @property
+    def teaches(self) -> bool:
+        return self.visible or (self.rejected is not None and bool(self.rejected.amax() > 0))
+
+
+def _video_row(sample: TrainingSample) -> _Row:
+    share = sample.video_share
+    return _Row(
+        sample.question,
+        sample.context.video,
+        sample.video_target,
+        torch.ones(len(sample.video_target)) if share is None else share,
+        sample.video_rejected,
+        sample.weight,
+    )
+
+
+def _picture_row(sample: TrainingSample, index: int) -> _Row:
+    part = slice(index, index + 1)
+    wrong = sample.frame_rejected
+    return _Row(
+        sample.question,
+        sample.context.frames[part],
+        sample.frame_target[part],
+        torch.ones(1) if sample.frame_share is None else sample.frame_share[part],
+        None if wrong is None else wrong[:, part],
+        sample.weight,
+    )
+
+
+def _passes(rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
+    """Rows that can go through the model together: of one grid and one pace."""
+    groups: dict[tuple[object, ...], list[_Row]] = {}
+    for row in rows:
+        key = (row.vision.kind, row.vision.grid, row.vision.seconds_per_slice)
+        groups.setdefault(key, []).append(row)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
 
 
 def _together(parts: Sequence[VisionFeatures]) -> VisionFeatures:
@@ -114,6 +227,10 @@ class SoftPromptTrainer:
         layers: Text layers of the rollout.
         start: Where the prompts begin.
         config: The schedule.
+
+    Attributes:
+        step_count: Steps done.
+        losses: The loss of each of them.
     """
 
     def __init__(self, lvlm: LVLM, layers: Sequence[int], start: SoftPrompts, config: RefineConfig) -> None:
@@ -122,6 +239,8 @@ class SoftPromptTrainer:
         self.config = config
         self.placement = start.placement
         self.step_count = 0
+        self.losses: list[float] = []
+        self._start = start.to(lvlm.device)
         # An fp32 master copy, whatever the model's precision.
         self.frame = start.frame.detach().to(lvlm.device, torch.float32).clone().requires_grad_()
         self.video = start.video.detach().to(lvlm.device, torch.float32).clone().requires_grad_()
@@ -148,77 +267,99 @@ class SoftPromptTrainer:
         done = (self.step_count - config.warmup) / max(1, config.steps - config.warmup)
         return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
-    def _loss(
-        self, batch: Sequence[TrainingSample], frames_per_sample: int, rng: np.random.Generator
-    ) -> torch.Tensor:
-        live = SoftPrompts(frame=self.frame, video=self.video, placement=self.placement)
+    def _row_losses(self, rows: Sequence[_Row]) -> torch.Tensor:
+        """Weighted losses (B,) of rows that go through the model together."""
         device = self.lvlm.device
-        losses = []
-        # Min-max forces a peak, so a target without foreground teaches nothing and is left out.
-        filmed = [sample for sample in batch if sample.video_target.amax() > 0]
+        filmed = rows[0].vision.kind == "video"
+        vision = _together([row.vision for row in rows])
+        rolled = rolled_map(
+            self.lvlm,
+            [row.question for row in rows],
+            replace(vision, tokens=vision.tokens.to(device)),
+            layers=self.layers,
+            heads=self.config.heads,
+            soft_prompts=SoftPrompts(frame=self.frame, video=self.video, placement=self.placement),
+        )  # (B, t, h, w)
         if filmed:
-            rolled = rolled_map(
-                self.lvlm,
-                [sample.question for sample in filmed],
-                _together([sample.context.video for sample in filmed]),
-                layers=self.layers,
-                heads=self.config.heads,
-                soft_prompts=live,
-            )
             maps = torch.stack([min_max(smooth(one, VIDEO_KERNEL), per_frame=False) for one in rolled])
-            targets = torch.stack([sample.video_target for sample in filmed]).to(device)
-            weights = torch.tensor([sample.weight for sample in filmed], device=device)
-            losses.append((map_loss(maps, targets) * weights).mean())
-        pictures, questions, frame_targets, frame_weights = [], [], [], []
-        for sample in batch:
-            shown = np.flatnonzero(sample.frame_target.flatten(1).amax(dim=1).numpy() > 0)
-            chosen = rng.permutation(shown)[:frames_per_sample]
-            for k in sorted(int(index) for index in chosen):
-                pictures.append(sample.context.frames[k : k + 1])
-                questions.append(sample.question)
-                frame_targets.append(sample.frame_target[k])
-                frame_weights.append(sample.weight)
-        if pictures:
-            rolled = rolled_map(
-                self.lvlm,
-                questions,
-                _together(pictures),
-                layers=self.layers,
-                heads=self.config.heads,
-                soft_prompts=live,
+        else:
+            maps = min_max(smooth(rolled[:, 0], FRAME_KERNEL), per_frame=True)[:, None]
+        targets = torch.stack([row.target for row in rows]).to(device)
+        shares = torch.stack([row.share for row in rows]).to(device)[:, :, None, None].expand_as(targets)
+        visible = torch.tensor([float(row.visible) for row in rows], device=device)
+        losses = map_loss(maps, targets, shares) * visible
+        if not filmed:  # of a video the shares weigh its slices; of a picture, the whole
+            losses = losses * shares[:, 0, 0, 0]
+        if self.config.ranking_weight > 0:
+            losses = losses + self.config.ranking_weight * torch.stack(
+                [
+                    losses.new_zeros(())
+                    if row.rejected is None
+                    else ranking_loss(
+                        one,
+                        target * (share > 0),
+                        row.rejected.to(device),
+                        margin=self.config.ranking_margin,
+                    )
+                    for row, one, target, share in zip(rows, maps, targets, shares, strict=True)
+                ]
             )
-            maps = min_max(smooth(rolled[:, 0], FRAME_KERNEL), per_frame=True)
-            weights = torch.tensor(frame_weights, device=device)
-            losses.append((map_loss(maps, torch.stack(frame_targets).to(device)) * weights).mean())
-        if not losses:
-            raise ConfigError(
-                "every mask of the batch is empty; soft prompts learn from visible objects only."
-            )
-        return torch.stack(losses).sum()
+        return losses * torch.tensor([row.weight for row in rows], device=device)
+
+    def _anchor_loss(self) -> torch.Tensor:
+        """Distance from the start, as a share of the start's mean square."""
+        pairs = ((self.frame, self._start.frame), (self.video, self._start.video))
+        return torch.stack(
+            [(now - then).square().mean() / then.square().mean().clamp_min(1e-12) for now, then in pairs]
+        ).sum()
 
     def step(
         self, batch: Sequence[TrainingSample], rng: np.random.Generator, *, frames_per_sample: int = 2
     ) -> float:
-        """One optimisation step over samples whose frames have one size.
+        """One optimisation step.
 
         Args:
-            batch: The samples. Their videos must share a token grid.
+            batch: The samples, of whatever sizes; those of one token grid go through the model together.
             rng: Chooses the frames.
             frames_per_sample: Frame passes taken of each sample.
 
         Returns:
-            The loss before the step.
+            The loss before the step: the mean over video passes plus the mean over frame passes.
+
+        Raises:
+            ConfigError: No mask of the batch shows anything.
         """
+        films = [row for row in map(_video_row, batch) if row.teaches]
+        pictures = []
+        for sample in batch:
+            rows = [_picture_row(sample, index) for index in range(len(sample.frame_target))]
+            teaching = [row for row in rows if row.teaches]
+            chosen = sorted(rng.permutation(len(teaching))[:frames_per_sample].tolist())
+            pictures += [teaching[index] for index in chosen]
+        if not films and not pictures:
+            raise ConfigError(
+                "every mask of the batch is empty; soft prompts learn from visible objects only."
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, frames_per_sample, rng)
-        loss.backward()
+        total = 0.0
+        for rows in (films, pictures):
+            for part in _passes(rows, self.config.rows):
+                loss = self._row_losses(part).sum() / len(rows)
+                loss.backward()
+                total += loss.item()
+        if self.config.anchor > 0:
+            loss = self.config.anchor * self._anchor_loss()
+            loss.backward()
+            total += loss.item()
         for matrix in (self.frame, self.video):
-            torch.nn.utils.clip_grad_norm_([matrix], self.config.clip)
+            if matrix.grad is not None:
+                torch.nn.utils.clip_grad_norm_([matrix], self.config.clip)
         self.optimizer.step()
         self.step_count += 1
-        return loss.item()
+        self.losses.append(total)
+        return total
 
     def save_state(self, directory: str | Path) -> None:
         """Write prompts, optimiser state and step; :meth:`load_state` goes on exactly from there.
@@ -230,7 +371,12 @@ class SoftPromptTrainer:
         for name, matrix in (("frame", self.frame), ("video", self.video)):
             for key, value in self.optimizer.state.get(matrix, {}).items():
                 tensors[f"{name}.{key}"] = value
-        card = {"step": self.step_count, "placement": self.placement, "config": asdict(self.config)}
+        card = {
+            "step": self.step_count,
+            "losses": [round(loss, 6) for loss in self.losses],
+            "placement": self.placement,
+            "config": asdict(self.config),
+        }
         # One file, so that no step is ever counted without its weights.
         write_tensors(Path(directory) / STATE_FILE, tensors, {"state": json.dumps(card)})
 
@@ -254,7 +400,7 @@ class SoftPromptTrainer:
                 f"the training state {path} is of another schedule than the one asked for; remove it to "
                 "begin the training anew."
             )
-        self.step_count = card["step"]
+        self.step_count, self.losses = card["step"], card["losses"]
         with torch.no_grad():
             self.frame.copy_(tensors.pop("frame"))
             self.video.copy_(tensors.pop("video"))
