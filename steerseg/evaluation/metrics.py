@@ -16,6 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from steerseg.statistics import Interval, bootstrap_mean
+
+__all__ = ["Interval", "Scores", "bootstrap_mean", "boundary", "boundary_f", "region_iou", "score"]
+
 BOUNDARY_TOLERANCE = 0.008  # of the image diagonal
 
 Mask = NDArray[np.bool_]
@@ -98,48 +102,3 @@ def score(prediction: Mask, truth: Mask) -> Scores:
         j=float(np.mean([region_iou(a, b) for a, b in pairs])),
         f=float(np.mean([boundary_f(a, b) for a, b in pairs])),
     )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap_mean(
-    values: NDArray[np.float64], clips: list[str], *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean over expressions with a percentile interval from resampling whole clips.
-
-    Expressions of one clip share its difficulty, so clips, not expressions, are drawn with replacement. For a
-    paired gain pass the differences.
-
-    Args:
-        values: (N,) one value an expression.
-        clips: The clip of each expression.
-        level: Coverage of the interval.
-        draws: Resamples.
-        seed: Of the resampling, so that a table can be reproduced.
-
-    Raises:
-        ValueError: If there are no values, or not as many clips as values.
-    """
-    if len(values) == 0 or len(values) != len(clips):
-        raise ValueError(
-            f"{len(values)} values for {len(clips)} clips; need one clip per value, at least one"
-        )
-    _, member = np.unique(np.array(clips), return_inverse=True)
-    sums = np.bincount(member, weights=values)
-    counts = np.bincount(member)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(sums), size=(draws, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(values)), float(low), float(high), len(values))

@@ -88,3 +88,12 @@ def test_the_interval_resamples_clips() -> None:
     assert by_clip == bootstrap_mean(values, ["a", "a", "a", "b", "b", "b"])
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_mean(np.array([]), [])
+
+
+def test_weighted_values_count_as_if_they_came_more_often() -> None:
+    values, clips = np.array([0.1, 0.5, 0.9]), ["a", "b", "c"]
+    weighted = bootstrap_mean(values, clips, weights=np.array([1.0, 2.0, 1.0]))
+    assert weighted.mean == pytest.approx(0.5)
+    assert bootstrap_mean(values, clips, weights=np.full(3, 0.25)) == bootstrap_mean(values, clips)
+    lopsided = bootstrap_mean(values, clips, weights=np.array([0.01, 0.01, 1.0]))
+    assert lopsided.mean > 0.88
