@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from steerseg.config import PipelineConfig
@@ -31,7 +30,7 @@ class Variant:
     name: str
     label: str
     group: Group = "main"
-    changes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    changes: Mapping[str, Any] = field(default_factory=dict)
     click: bool = False
     soft_prompts: SoftPrompts | None = None
 

@@ -142,7 +142,7 @@ def test_all_variants_and_ablations_give_what_the_product_gives(
 def test_several_processes_give_the_same_and_folders_can_be_joined(
     command: list[str], tmp_path: Path
 ) -> None:
-    command += ["--variants", "raw", "cot"]
+    command += ["--variants", "click", "raw", "cot"]
     assert cli.main(command) == 0
     whole = kept(tmp_path / "out")
     elsewhere = [
