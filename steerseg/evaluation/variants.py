@@ -61,7 +61,7 @@ MAIN = (CLICK, RAW, COT, SOFT, STEERSEG)
 ABLATIONS = (
     Variant("frame-map", "frame map only", "granularity", {**_FULL, "granularity": "frame"}),
     Variant("video-map", "video map only", "granularity", {**_FULL, "granularity": "video"}),
-    Variant("heads-mean", "heads: mean", "heads", {**_FULL, "heads": "mean"}),
+    Variant("heads-mean", "heads: plain mean", "heads", {**_FULL, "heads": "mean"}),
     Variant("heads-visual-max", "heads: visual_max", "heads", {**_FULL, "heads": "visual_max"}),
     *(
         Variant(
