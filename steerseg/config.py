@@ -87,7 +87,6 @@ class RefinementRecipe:
         new_share: Share of a batch that are corrections which the champion has not seen.
         old_share: Share that are corrections which the champion was trained on; the rest replays the preset's
             own examples. Where one kind is missing, the others share its part.
-        propagated_confidence: Least confidence of a propagated mask that is learned from.
         negative_overlap: A proposal that overlaps its correction less (mean IoU) is a negative example.
         min_videos: Fewest videos with a visible object that a refinement begins with.
         held_out: Share of the videos that are held out, by a hash of their content.
@@ -108,7 +107,6 @@ class RefinementRecipe:
     tokens: int = 16
     new_share: float = 0.5
     old_share: float = 0.25
-    propagated_confidence: float = 0.8
     negative_overlap: float = 0.3
     min_videos: int = 4
     held_out: float = 0.25

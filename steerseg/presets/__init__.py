@@ -5,12 +5,13 @@ A preset is a folder with a ``preset.json``. Names in it are hub ids, or folders
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerseg.config import PipelineConfig
+from steerseg.config import PipelineConfig, RefinementRecipe
 from steerseg.errors import ConfigError
 from steerseg.reasoning import PromptTexts
 
@@ -21,6 +22,27 @@ BUILT_IN = {
     "demo": _HERE.parent / "demo" / "weights",
     "qwen2.5-vl-7b": _HERE / "qwen2.5-vl-7b",
 }
+
+
+class ReplaySpec(BaseModel):
+    """Examples of what the preset's own soft prompts were trained on, for refinements to go over again.
+
+    Attributes:
+        source: ``"sprites"`` for rendered scenes, or a folder beside the preset file, of a dataset in
+            Ref-YouTube-VOS layout.
+        split: Split of the dataset.
+        training: How many clips are replayed in training.
+        held_out: How many others a candidate must not be worse on.
+        seed: Chooses the clips.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    split: str = "train"
+    training: int = Field(default=48, ge=0)
+    held_out: int = Field(default=12, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Preset(BaseModel):
@@ -38,6 +60,8 @@ class Preset(BaseModel):
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
+        replay: What refinements replay, so that new habits do not erase old ones; nothing where left out.
+        refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +77,8 @@ class Preset(BaseModel):
     soft_prompts: str | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
+    replay: ReplaySpec | None = None
+    refinement: dict[str, Any] = {}
 
     @property
     def texts(self) -> PromptTexts:
@@ -73,6 +99,20 @@ class Preset(BaseModel):
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'pipeline' takes fields of PipelineConfig."
+            ) from None
+
+    @property
+    def recipe(self) -> RefinementRecipe:
+        """How refinements under this preset are made."""
+        given = dict(self.refinement)
+        try:
+            recipe = RefinementRecipe()
+            training = replace(recipe.training, heads=self.config.heads, **given.pop("training", {}))
+            return replace(recipe, training=training, **given)
+        except TypeError as error:
+            raise ConfigError(
+                f"preset {self.name!r}: {error}; 'refinement' takes fields of RefinementRecipe, and its "
+                "'training' those of RefineConfig."
             ) from None
 
 
@@ -106,4 +146,7 @@ def load_preset(folder: Path) -> Preset:
         for key in ("lvlm", "sam2", "soft_prompts")
         if (value := getattr(preset, key)) is not None and (folder / value).is_dir()
     }
-    return preset.model_copy(update=beside)
+    replayed = preset.replay
+    if replayed is not None and (folder / replayed.source).is_dir():
+        replayed = replayed.model_copy(update={"source": str(folder / replayed.source)})
+    return preset.model_copy(update={**beside, "replay": replayed})
