@@ -108,6 +108,10 @@ def create_app(service: Service) -> Flask:
     def versions() -> Response:
         return jsonify(service.versions(request.args.get("project")))
 
+    @app.get("/projects/<project>/corrections")
+    def corrections(project: str) -> Response:
+        return jsonify(service.project_corrections(project))
+
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(service.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -142,8 +146,10 @@ def create_app(service: Service) -> Flask:
 
 
 _HTTP_HINTS = {
-    404: "Known are /health, /setup, /predict, /webhook, /versions and /metrics.",
-    405: "GET for /, /health, /versions and /metrics; POST for /setup, /predict and /webhook.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics and "
+    "/projects/<number>/corrections.",
+    405: "GET for /, /health, /versions, /metrics and /projects/<number>/corrections; POST for /setup, "
+    "/predict and /webhook.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
 }
 

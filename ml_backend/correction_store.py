@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from ml_backend.corrections import (
@@ -36,6 +36,7 @@ from ml_backend.store import (
     DeletedTaskRow,
     EventRow,
     ProposalKey,
+    ProposalRow,
     Store,
 )
 
@@ -82,7 +83,11 @@ class Changes:
 
 @dataclass(frozen=True)
 class Pending:
-    """A decision that waits for its completion."""
+    """A decision that waits for its completion.
+
+    Attributes:
+        usable: Whether it is complete but for what is to be propagated.
+    """
 
     id: int
     revision: str
@@ -90,7 +95,17 @@ class Pending:
     task_id: int
     annotation_id: int
     attempts: int
+    usable: bool
     decision: Decision
+
+
+@dataclass(frozen=True)
+class KnownProposal:
+    """A proposal that a task was given."""
+
+    key: ProposalKey
+    path: str
+    created_at: datetime
 
 
 class CorrectionStore:
@@ -300,7 +315,15 @@ class CorrectionStore:
 
     def pending(self, project_id: int | None = None) -> list[Pending]:
         """Decisions that wait for their completion, oldest first; of all projects where none is named."""
-        query = select(CorrectionRow).where(CorrectionRow.state == CorrectionState.PENDING)
+        return self._pending(project_id, CorrectionRow.state == CorrectionState.PENDING)
+
+    def unpropagated(self, project_id: int | None = None) -> list[Pending]:
+        """Usable corrections whose other frames are still to be filled, oldest first."""
+        usable = CorrectionRow.state == CorrectionState.USABLE
+        return self._pending(project_id, usable, CorrectionRow.propagated.is_(False))
+
+    def _pending(self, project_id: int | None, *conditions: ColumnElement[bool]) -> list[Pending]:
+        query = select(CorrectionRow).where(*conditions)
         if project_id is not None:
             query = query.where(CorrectionRow.project_id == project_id)
         with self._store.reading() as session:
@@ -312,9 +335,25 @@ class CorrectionStore:
                     task_id=row.task_id,
                     annotation_id=row.annotation_id,
                     attempts=row.attempts,
+                    usable=row.state is CorrectionState.USABLE,
                     decision=_read_decision(row.decided, row.object, row.expression, row.verdict),
                 )
                 for row in session.scalars(query.order_by(CorrectionRow.changed_at, CorrectionRow.id))
+            ]
+
+    def proposals(self, project_id: int, task_id: int) -> list[KnownProposal]:
+        """What was proposed for a task, oldest first."""
+        with self._store.reading() as session:
+            rows = session.scalars(
+                select(ProposalRow)
+                .where(ProposalRow.project_id == project_id, ProposalRow.task_id == task_id)
+                .order_by(ProposalRow.created_at, ProposalRow.id)
+            )
+            return [
+                KnownProposal(
+                    ProposalKey(row.media_digest, row.expression, row.version), row.path, row.created_at
+                )
+                for row in rows
             ]
 
     def complete(self, pending: Pending, completed: Completed, *, propagated: bool) -> bool:
@@ -337,7 +376,12 @@ class CorrectionStore:
             completed=_pack(_completed_to_json(completed)),
             touched=any(kept),
             propagated=propagated,
+            attempts=0,
         )
+
+    def leave_gaps(self, pending: Pending) -> bool:
+        """Give up propagation in a usable correction; see :meth:`complete` for the answer."""
+        return self._finish(pending, propagated=True)
 
     def fail(self, pending: Pending, problem: Problem, reason: str) -> bool:
         """Set aside what could not be completed; see :meth:`complete` for the answer."""

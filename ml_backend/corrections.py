@@ -14,10 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ml_backend.store import ProposalKey
 from steerseg.masks import RLE, mask_area
+
+if TYPE_CHECKING:
+    from ml_backend.settings import Settings
 
 Box = tuple[float, float, float, float]
 """x, y, width, height as fractions of the frame's size."""
@@ -69,6 +72,11 @@ class Weights:
     corrected: float = 1.0
     untouched: float = 0.25
     box: float = 0.5
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Weights:
+        """The weights that the settings name."""
+        return cls(untouched=settings.untouched_weight, box=settings.box_weight)
 
     def of(self, kind: Evidence, touched: bool) -> float:
         """The weight of one frame."""
@@ -333,3 +341,17 @@ class CorrectionCounts:
     set_aside: int
     skipped: int
     unprocessed: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.usable} usable"]
+        if self.usable:
+            parts[0] += f" ({self.changed} corrected, {self.untouched} accepted, {self.rejected} rejected)"
+        for number, words in (
+            (self.pending, "pending"),
+            (self.set_aside, "set aside"),
+            (self.skipped, "skipped"),
+            (self.unprocessed, "events waiting"),
+        ):
+            if number:
+                parts.append(f"{number} {words}")
+        return ", ".join(parts)

@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
+from ml_backend.completion import Completer
 from ml_backend.connections import Connections
+from ml_backend.correction_store import CorrectionStore
 from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
+from ml_backend.ingestion import Ingestor
 from ml_backend.jobs import ModelExecutor, Proposer, Wish
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls
 from ml_backend.label_studio.regions import (
     Result,
@@ -40,7 +42,7 @@ from ml_backend.protocol import (
 )
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
-from ml_backend.task_media import Media, MediaLoader
+from ml_backend.task_media import Loader, Media, MediaLoader
 from ml_backend.worker import ProposeRequest, model_worker
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import mask_area
@@ -67,14 +69,6 @@ _ACTIONS = frozenset(
 _PROMPT_TYPES = frozenset({"keypoint", "keypointlabels", "rectangle", "rectanglelabels"})
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
 _PUSHERS = 2  # late predictions that are pushed at the same time
-
-
-class Loader(Protocol):
-    """Finds and fetches the media of a task; see :class:`ml_backend.task_media.MediaLoader`."""
-
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media: ...
 
 
 @dataclass
@@ -128,6 +122,11 @@ class Service:
         self._pushers = ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
+        self.corrections = CorrectionStore(store)
+        self.completer = Completer(settings, store, self.corrections, media, self._connections, executor)
+        self.ingestor = Ingestor(
+            settings, store, self.corrections, self._connections, lambda _: self.completer.notify()
+        )
         # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
         # stored twice when the task is asked for again in the meantime.
         self._late: dict[tuple[int, int, str], _Work] = {}
@@ -139,9 +138,16 @@ class Service:
         if left:
             log.warning("%d jobs of the previous run had not ended", left)
 
+    def start(self) -> None:
+        """Begin the work that no request asks for: turning annotations into corrections."""
+        self.ingestor.start()
+        self.completer.start()
+
     def close(self) -> None:
         """Stop the model processes and drop what is queued."""
+        self.ingestor.close()
         self._executor.close()
+        self.completer.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -186,6 +192,7 @@ class Service:
         )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
+        self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
         return {"model_version": self._version(request.project_id)}
@@ -213,7 +220,40 @@ class Service:
         number = self._store.add_event(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
+        self.ingestor.notify()
         return number
+
+    def refresh_corrections(self, project_id: int) -> None:
+        """Read a project's annotations from Label Studio and complete their corrections; may take long.
+
+        Raises:
+            SteerSegError: Label Studio cannot be asked, or the database not be used.
+        """
+        self.ingestor.reconcile(project_id)
+        self.completer.complete_all(project_id, patiently=False)
+
+    def project_corrections(self, project: str) -> dict[str, Any]:
+        """How a project's corrections stand, and what is set aside for which reason.
+
+        Raises:
+            RequestError: The project is unknown.
+            StoreError: The database cannot be read.
+        """
+        known = self._known_project(parse_project_id(project))
+        return {
+            **asdict(self.corrections.counts(known.id)),
+            "problems": [
+                {
+                    "task": found.task_id,
+                    "annotation": found.annotation_id,
+                    "object": found.object,
+                    "problem": str(found.problem),
+                    "reason": found.reason,
+                    "since": found.since.isoformat(),
+                }
+                for found in self.corrections.list_set_aside(known.id)
+            ],
+        }
 
     def overview(self) -> dict[str, Any]:
         """What the start page shows.
@@ -227,7 +267,10 @@ class Service:
             "job_counts": self._store.count_jobs(),
             "proposals": self._store.count_proposals(),
             "events": self._store.count_events(),
-            "projects": self._store.projects(),
+            "projects": [
+                (project, self.corrections.counts(project.id)) for project in self._store.projects()
+            ],
+            "set_aside": self.corrections.list_set_aside(limit=20),
             "jobs": self._store.jobs(),
         }
 
@@ -542,7 +585,7 @@ def create_service(settings: Settings) -> Service:
         stall_timeout=settings.stall_timeout,
         log_level=settings.log_level,
     )
-    return Service(
+    service = Service(
         settings,
         store=store,
         executor=executor,
@@ -550,6 +593,8 @@ def create_service(settings: Settings) -> Service:
         metrics=Metrics(),
         base_version=base_version,
     )
+    service.start()
+    return service
 
 
 def preset_version(name_or_folder: str) -> str:

@@ -91,6 +91,31 @@ class Settings(BaseSettings):
         description="Push late predictions through Label Studio's API. Off: the next request gets them.",
     )
 
+    # --- corrections
+    reconcile_interval: float = Field(
+        900.0,
+        gt=0,
+        description="Seconds between two readings of a project's annotations, which find what webhooks lost.",
+    )
+    untouched_weight: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="How much an accepted proposal that nobody changed counts in training; a corrected one is 1.",
+    )
+    box_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="How much a mask counts that SAM 2 made of an annotator's box, on top of that.",
+    )
+    propagate_corrections: bool = Field(
+        True, description="Let SAM 2 fill the frames between corrected ones while nobody waits for it."
+    )
+    propagation_confidence: float = Field(
+        0.8, ge=0, le=1, description="Least confidence of a propagated mask for export and training."
+    )
+
     # --- media
     allowed_hosts: tuple[str, ...] = Field(
         (),

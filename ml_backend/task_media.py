@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, task_value
@@ -39,6 +39,14 @@ class Media:
     frames: FramesSide | None = None
     video: VideoSide | None = None
     stride: int = 1
+
+
+class Loader(Protocol):
+    """Finds and fetches the media of a task; see :class:`MediaLoader`."""
+
+    def load(
+        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
+    ) -> Media: ...
 
 
 class MediaLoader:

@@ -394,6 +394,18 @@ class LabelStudioClient:
         """One task with its annotations and predictions."""
         return dict(self._get(f"/api/tasks/{task}/", f"read task {task}"))
 
+    def annotations(self, task: int) -> list[dict[str, Any]]:
+        """The annotations of one task, without skipped ones, which Label Studio leaves out of the list."""
+        return self._list(f"/api/tasks/{task}/annotations/", f"list the annotations of task {task}")
+
+    def annotation(self, annotation: int) -> dict[str, Any]:
+        """One annotation, skipped or not."""
+        return dict(self._get(f"/api/annotations/{annotation}/", f"read annotation {annotation}"))
+
+    def prediction(self, prediction: int) -> dict[str, Any]:
+        """One prediction."""
+        return dict(self._get(f"/api/predictions/{prediction}/", f"read prediction {prediction}"))
+
     def predictions(self, task: int) -> list[dict[str, Any]]:
         """The predictions of one task."""
         return self._list("/api/predictions/", f"list the predictions of task {task}", task=task)
