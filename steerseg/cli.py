@@ -215,6 +215,11 @@ def _add_evaluate(commands: Any) -> None:
         metavar="[NAME=]DIR",
         help="with a name: prompts to measure as a variant of their own; without: in place of the preset's",
     )
+    parser.add_argument(
+        "--example",
+        metavar="ID",
+        help="the sample whose attention is drawn before and after steering (default: the largest gain)",
+    )
     _add_model_arguments(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -242,6 +247,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         in_this_process,
         open_dataset,
     )
+    from steerseg.evaluation.example import draw_example, largest_gain
     from steerseg.evaluation.readers import SPRITES_REF
     from steerseg.evaluation.runner import environment
     from steerseg.presets import find_preset, load_preset
@@ -257,7 +263,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             own = folder
     variants, left_out = choose_variants(
         options.variants,
-        compare=options.dataset == SPRITES_REF,
+        compare=Path(options.dataset).name == SPRITES_REF,
         ablations=options.ablations,
         own=None if own is None else SoftPrompts.load(own),
         others=others,
@@ -276,6 +282,9 @@ def _evaluate(options: argparse.Namespace) -> int:
             made_by=environment(options.device),
             progress=progress,
         )
+        example = options.example or largest_gain(measured)
+        if example is not None:
+            draw_example(models.steerseg, samples, variants, measured, example, options.output)
     notes = [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
     print(write_report(options.output, measured, notes), end="")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from steerseg.points import PointPrompt
 
 MAX_COLUMNS = 8
+STEERING_COLUMNS = 5
 _MARGIN, _LABELS, _GAP_X, _GAP_Y = 0.35, 1.75, 0.12, 0.08  # inches
 
 
@@ -34,6 +35,15 @@ class _Row:
     title: str
     explanation: str
     paint: Callable[[Axes, int], None]  # (axes, place in maps.keyframes)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the header: its size is in points."""
+
+    text: str
+    size: float
+    colour: str = INK
 
 
 def maps_figure(proposal: Proposal, video: Video) -> Figure:
@@ -47,13 +57,68 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
         A figure; ``figure.savefig(path)`` writes it.
     """
     columns = _columns(proposal)
-    rows = _rows(proposal, video)
+
+    def header(characters: int) -> list[_Line]:
+        verdict = _Line(_verdict(proposal), 11.5, FAINT)
+        return [*_asked(proposal.expression, characters), *_named(proposal, characters), verdict]
+
+    return _sheet(proposal, video, columns, _rows(proposal, video), header)
+
+
+def steering_figure(raw: Proposal, steered: Proposal, video: Video, verdicts: tuple[str, str]) -> Figure:
+    """Draw what steering changes, as the paper's first figure does: attention and mask, before and after.
+
+    Args:
+        raw: A proposal of raw attention.
+        steered: One of the same video and expression by the whole method.
+        video: The video.
+        verdicts: A few words on each one's masks, for instance their accuracy.
+
+    Returns:
+        A figure; ``figure.savefig(path)`` writes it.
+    """
+    count = len(steered.maps.keyframes)
+    columns = list(keyframe_indices(count, STEERING_COLUMNS))
+
+    def attention(proposal: Proposal) -> Callable[[Axes, int], None]:
+        def paint(axes: Axes, k: int) -> None:
+            _show(
+                axes, heat_overlay(video.frames[proposal.maps.keyframes[k]], proposal.maps.fused[k].numpy())
+            )
+
+        return paint
+
+    rows = []
+    for proposal, title, told, verdict in (
+        (raw, "Raw attention", "where the frozen model\nlooks for its answer", verdicts[0]),
+        (steered, "Steered attention", "the same weights, with\nattributes and soft prompts", verdicts[1]),
+    ):
+        rows.append(_Row(title, told, attention(proposal)))
+        rows.append(_Row("its mask", verdict, _best_mask(proposal, video)))
+
+    def header(characters: int) -> list[_Line]:
+        return [*_asked(steered.expression, characters), *_named(steered, characters)]
+
+    return _sheet(steered, video, columns, rows, header)
+
+
+def _sheet(
+    proposal: Proposal,
+    video: Video,
+    columns: Sequence[int],
+    rows: Sequence[_Row],
+    header_for: Callable[[int], list[_Line]],
+) -> Figure:
+    """Keyframes as columns, ``rows`` of pictures with their titles beside them, a header above.
+
+    ``header_for`` makes the header for a number of characters a line.
+    """
     aspect = video.width / video.height
     cell_width = min(2.15 if len(columns) > 4 else 2.7, 2.5 * aspect)
     cell_height = cell_width / aspect
     width = max(_LABELS + len(columns) * (cell_width + _GAP_X) + 2 * _MARGIN, 8.6)
-    header = _header(proposal, characters=int((width - 2 * _MARGIN) * 7.4))
-    header_height = 0.3 + sum(_line(size) for _, size, _ in header) + 0.45
+    header = header_for(int((width - 2 * _MARGIN) * 7.4))
+    header_height = 0.3 + sum(_line(line.size) for line in header) + 0.45
     footer_height = 0.75
     height = header_height + len(rows) * (cell_height + _GAP_Y) + footer_height
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -68,9 +133,10 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
         )
 
     y = 0.3
-    for text, size, colour in header:
-        write(_MARGIN, y, text, size, colour, va="top", weight="bold" if size > 14 else "normal")
-        y += _line(size)
+    for line in header:
+        weight = "bold" if line.size > 14 else "normal"
+        write(_MARGIN, y, line.text, line.size, line.colour, va="top", weight=weight)
+        y += _line(line.size)
 
     left = _MARGIN + _LABELS
     for column, k in enumerate(columns):
@@ -112,10 +178,15 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
 
 def save_maps(proposal: Proposal, video: Video, path: Path) -> None:
     """Write :func:`maps_figure` as a picture; the type follows the name's ending."""
+    save_figure(maps_figure(proposal, video), path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a picture; the type follows the name's ending."""
     with warnings.catch_warnings():
         # A sign that no font of this machine has becomes a box, which says as much.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        maps_figure(proposal, video).savefig(path)
+        figure.savefig(path)
 
 
 def _columns(proposal: Proposal) -> list[int]:
@@ -134,16 +205,19 @@ def _line(size: float) -> float:
     return size * 1.75 / 72
 
 
-def _header(proposal: Proposal, characters: int) -> list[tuple[str, float, str]]:
-    """Lines of (text, points, colour)."""
-    expression = " ".join(proposal.expression.split())
-    lines = textwrap.wrap(f"“{expression}”", max(20, characters * 13 // 24), max_lines=3, placeholder=" …”")
-    header = [(line, 19.0, INK) for line in lines]
-    if proposal.attributes:
-        attributes = "attributes:  " + "  ·  ".join(proposal.attributes)
-        told = textwrap.wrap(attributes, characters, max_lines=2, placeholder=" …")
-        header += [(line, 11.5, INK) for line in told]
-    return [*header, (_verdict(proposal), 11.5, FAINT)]
+def _asked(expression: str, characters: int) -> list[_Line]:
+    """The expression in large letters."""
+    told = f"“{' '.join(expression.split())}”"
+    lines = textwrap.wrap(told, max(20, characters * 13 // 24), max_lines=3, placeholder=" …”")
+    return [_Line(line, 19.0) for line in lines]
+
+
+def _named(proposal: Proposal, characters: int) -> list[_Line]:
+    """The attributes, if there are any."""
+    if not proposal.attributes:
+        return []
+    told = "attributes:  " + "  ·  ".join(proposal.attributes)
+    return [_Line(line, 11.5) for line in textwrap.wrap(told, characters, max_lines=2, placeholder=" …")]
 
 
 def _verdict(proposal: Proposal) -> str:
@@ -179,10 +253,31 @@ def _rows(proposal: Proposal, video: Video) -> list[_Row]:
         for point in sorted(here, key=lambda point: point.value):
             _mark(axes, point, proposal, video)
 
-    def winner(axes: Axes, k: int) -> None:
-        frame = keyframes[k]
+    rows = [_Row("Keyframes", "what the language\nmodel saw", plain)]
+    if maps.frame is not None:
+        rows.append(_Row("Frame map", "its attention in\neach frame alone", heat(maps.frame.numpy())))
+    if maps.video is not None:
+        rows.append(_Row("Video map", "its attention over\nthe whole clip", heat(maps.video.numpy())))
+    several = len(proposal.tracklets) > 1
+    clicks = "clicks for SAM 2" + (",\n★ started the winner" if proposal.tracklets else "")
+    rows.append(_Row("Points", clicks + (",\n● in colour: alternatives" if several else ""), points))
+    rows.append(
+        _Row(
+            "Winner",
+            "its mask" + (" (1), outlines\nof the alternatives" if several else ""),
+            _best_mask(proposal, video),
+        )
+    )
+    return rows
+
+
+def _best_mask(proposal: Proposal, video: Video) -> Callable[[Axes, int], None]:
+    """Paints the winner with outlines of the alternatives."""
+
+    def paint(axes: Axes, k: int) -> None:
+        frame = proposal.maps.keyframes[k]
         masks = [decode_rle(tracklet.rles[frame]) for tracklet in proposal.tracklets]
-        _show(axes, draw_tracklets(frames[frame], masks))
+        _show(axes, draw_tracklets(video.frames[frame], masks))
         if not masks or not masks[0].any():
             axes.text(
                 0.5,
@@ -195,18 +290,7 @@ def _rows(proposal: Proposal, video: Video) -> list[_Row]:
                 bbox={"boxstyle": "round,pad=0.35", "facecolor": INK, "edgecolor": "none", "alpha": 0.8},
             )
 
-    rows = [_Row("Keyframes", "what the language\nmodel saw", plain)]
-    if maps.frame is not None:
-        rows.append(_Row("Frame map", "its attention in\neach frame alone", heat(maps.frame.numpy())))
-    if maps.video is not None:
-        rows.append(_Row("Video map", "its attention over\nthe whole clip", heat(maps.video.numpy())))
-    several = len(proposal.tracklets) > 1
-    clicks = "clicks for SAM 2" + (",\n★ started the winner" if proposal.tracklets else "")
-    rows.append(_Row("Points", clicks + (",\n● in colour: alternatives" if several else ""), points))
-    rows.append(
-        _Row("Winner", "its mask" + (" (1), outlines\nof the alternatives" if several else ""), winner)
-    )
-    return rows
+    return paint
 
 
 def _show(axes: Axes, image: NDArray[np.uint8]) -> None:

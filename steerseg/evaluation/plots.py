@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from steerseg.evaluation.metrics import Interval
 from steerseg.evaluation.results import Measured, Result, mean_of
-from steerseg.evaluation.tables import ablation_rows, main_rows, sample_groups
+from steerseg.evaluation.tables import ablation_rows, is_whole_method, main_rows, sample_groups
 from steerseg.typography import DPI, FAINT, INK, font_families
 
 _RAW, _STEERED, _OTHER = "#a7aebb", "#0092d6", "#5b6472"
@@ -68,7 +68,7 @@ def ablations_figure(measured: Mapping[str, Measured]) -> Figure:
         bars.append(("", None, _OTHER))
         for label, entry in entries.items():
             results = list(entry.results.values())
-            colour = _STEERED if entry is measured.get("steerseg") else _OTHER
+            colour = _STEERED if is_whole_method(entry, measured) else _OTHER
             bars.append((label, mean_of(results) if results else None, colour))
     figure, axes = _figure(7.6, 0.8 + 0.3 * len(bars))
     places = np.cumsum([0.45 if not label else 1.0 for label, _, _ in bars])

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,9 @@ class Models:
     preset: str
     device: str = "auto"
 
-    def load(self) -> SteerSeg:
-        """The pipeline."""
+    @cached_property
+    def steerseg(self) -> SteerSeg:
+        """The pipeline, loaded when it is first asked for."""
         from steerseg.pipeline import SteerSeg
 
         return SteerSeg.from_pretrained(self.preset, device=self.device)
@@ -187,10 +189,8 @@ def in_this_process(models: Models) -> Work:
     def work(jobs: Sequence[ClipJob]) -> Iterator[list[tuple[str, Result]]]:
         from steerseg.evaluation.stages import measure_clip
 
-        steerseg = models.load() if jobs else None
         for job in jobs:
-            assert steerseg is not None
-            yield measure_clip(steerseg, job)
+            yield measure_clip(models.steerseg, job)
 
     return work
 
@@ -245,7 +245,7 @@ def _begin(preset: str, devices: Any, threads: int) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _steerseg = Models(preset, devices.get()).load()
+    _steerseg = Models(preset, devices.get()).steerseg
 
 
 def _work(job: ClipJob) -> list[tuple[str, Result]]:

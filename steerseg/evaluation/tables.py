@@ -74,6 +74,14 @@ def ablation_rows(measured: Mapping[str, Measured]) -> dict[Group, dict[str, Mea
     return groups
 
 
+def is_whole_method(entry: Measured, measured: Mapping[str, Measured]) -> bool:
+    """Whether an ablation's setting is the one in use."""
+    if "steerseg" not in measured:
+        return False
+    whole = measured["steerseg"].run
+    return all(entry.run[key] == whole[key] for key in ("config", "soft_prompts"))
+
+
 def sample_groups(results: Sequence[Result]) -> dict[str, Callable[[Result], bool]]:
     """Kinds of expression and other parts of a split, where it has them."""
     groups: dict[str, Callable[[Result], bool]] = {}
@@ -262,10 +270,9 @@ def ablation_table(measured: Mapping[str, Measured]) -> str:
             results = list(entry.results.values())
             if not results:
                 continue
-            gain = None if entry is measured.get("steerseg") else paired(results, whole)
+            gain = "in use" if is_whole_method(entry, measured) else _signed(paired(results, whole))
             lines.append(
-                f"| {group if number == 0 else ''} | {label} | {len(results)} | {mean_of(results)} | "
-                f"{_signed(gain)} |"
+                f"| {group if number == 0 else ''} | {label} | {len(results)} | {mean_of(results)} | {gain} |"
             )
     return "\n".join(lines)
 

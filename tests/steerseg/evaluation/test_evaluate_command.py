@@ -134,7 +134,7 @@ def test_all_variants_and_ablations_give_what_the_product_gives(
     ):
         assert part in table
     assert "tokens-8 (8 tokens, start)" in table
-    for picture in ("kinds.png", "ablations.png", "frame-weight.png"):
+    for picture in ("steering.png", "kinds.png", "ablations.png", "frame-weight.png"):
         assert picture in table
         assert Image.open(out / picture).width > 300
 
@@ -182,7 +182,11 @@ def test_what_needs_soft_prompts_is_left_out_or_refused(
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--variants", "best"], "unknown variant"), (["--report-only"], "holds no results")],
+    [
+        (["--variants", "best"], "unknown variant"),
+        (["--report-only"], "holds no results"),
+        (["--example", "c/0", "--limit", "1"], "choose an id of the split"),
+    ],
 )
 def test_mistakes_are_told(
     command: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
