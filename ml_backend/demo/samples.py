@@ -16,12 +16,13 @@ SPLIT = "test"
 """The rendered clips come from this split of sprites-ref: no weight was trained on or chosen by them."""
 
 RENDERED: tuple[tuple[str, str, int], ...] = (
-    ("unicorn", "test-0004", 1),
-    ("folder", "test-0014", 0),
-    ("wheel", "test-0028", 1),
-    ("elephant", "test-0018", 0),
+    ("globe", "test-0009", 1),
+    ("raccoon", "test-0036", 1),
+    ("sushi", "test-0006", 0),
+    ("sailboat", "test-0016", 1),
 )
-"""File name, clip of the split, and the index of the clip's expression that is asked for."""
+"""Name of what is asked for, clip of the split, and the index of the clip's expression: one each by colour, by
+use, by motion and by place."""
 
 REAL_FILE = "opossum_snow.mp4"
 REAL_EXPRESSION = "the animal with a green sweater"

@@ -4,15 +4,21 @@
 
 A split is a manifest (``assets/splits/<split>.json``): what its scenes are like, and for every clip its seed
 and its expressions. Scenes are drawn again from the seeds, so only the manifests are committed.
+
+``--rebuild`` draws new manifests. It is needed after a change of :data:`RECIPES` or of anything that a scene or
+an expression is sampled from (the catalogue, the wordings, the photographs, :mod:`steerseg.demo.world`); results
+on a rebuilt split compare with none before.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -91,22 +97,29 @@ class _Recipe:
     clips: int
     expressions: int
     phrasing: Phrasing = "train"
+    twins: float = 0.0  # share of clips that begin with a twin told apart by motion or place
 
 
-_TEST = WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), pairs="any")
+_TEST = WorldSpec(sizes=VARIED_SIZES, frames=(24, 96), pairs="any", photos=0.3, photo_half="heldout")
 RECIPES: dict[str, _Recipe] = {
-    "val": _Recipe("for choosing weights: 480x270, one expression a clip", WorldSpec(pairs="any"), 100, 1),
-    "test": _Recipe("unseen scenes of several sizes and lengths", _TEST, 160, 2),
+    "val": _Recipe(
+        "for choosing weights: 480x270, one expression a clip",
+        WorldSpec(pairs="any", photos=0.3, photo_half="heldout"),
+        100,
+        1,
+        twins=0.2,
+    ),
+    "test": _Recipe("unseen scenes of several sizes and lengths", _TEST, 160, 2, twins=0.3),
     "test-compositions": _Recipe(
         "targets in a tint that they never have in training",
-        WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), pairs="unseen"),
+        replace(_TEST, pairs="unseen"),
         60,
         2,
     ),
     "test-phrasings": _Recipe("wordings that training never uses", _TEST, 60, 2, "heldout"),
     "test-objects": _Recipe(
         "targets that are held-out objects",
-        WorldSpec(sizes=VARIED_SIZES, frames=(24, 72), split="heldout", pairs="any"),
+        replace(_TEST, split="heldout"),
         60,
         2,
     ),
@@ -118,10 +131,24 @@ def scene_of(manifest: Manifest, entry: ClipEntry) -> Scene:
     return sample_scene(np.random.default_rng((ENTROPY, entry.seed)), manifest.world)
 
 
-def _choose(found: Sequence[Referral], count: int) -> list[Referral]:
-    """Referrals of different kinds first; plural ones only rarely, since a proposal is one object."""
+def _choose(found: Sequence[Referral], count: int, names: Sequence[str], want_twin: bool) -> list[Referral]:
+    """Referrals of different kinds; none of several objects, since a proposal is one object.
+
+    Args:
+        found: What can be said of the scene, in random order.
+        count: How many to choose; fewer come back where there are not enough.
+        names: The names of the scene's objects.
+        want_twin: The first must be of an object that another one shares its name with, and tell it apart by
+            motion or place; where there is none, nothing is chosen.
+    """
+    found = [referral for referral in found if referral.kind != "plural"]
     chosen: list[Referral] = []
-    for referral in [r for r in found if r.kind != "plural"]:
+    if want_twin:
+        twins = [r for r in found if r.kind in ("motion", "spatial") and names.count(names[r.targets[0]]) > 1]
+        if not twins:
+            return []
+        chosen = twins[:1]
+    for referral in found:
         if len(chosen) < count and referral.kind not in {c.kind for c in chosen}:
             chosen.append(referral)
     return chosen
@@ -150,7 +177,8 @@ def build_manifest(split: str) -> Manifest:
         if recipe.world.pairs == "unseen":
             unseen = unseen_pair(scene.sprite, scene.tint)
             found = [r for r in found if unseen[r.targets[0]]]
-        chosen = _choose(found, recipe.expressions)
+        want_twin = int((len(clips) + 1) * recipe.twins) > int(len(clips) * recipe.twins)
+        chosen = _choose(found, recipe.expressions, names, want_twin)
         if len(chosen) < recipe.expressions:
             continue
         expressions = tuple(
@@ -163,10 +191,8 @@ def build_manifest(split: str) -> Manifest:
     return Manifest(split, recipe.about, recipe.world, recipe.phrasing, tuple(clips))
 
 
-def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
-    """Write a manifest as JSON, one clip a line."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{manifest.split}.json"
+def _as_json(manifest: Manifest) -> str:
+    """One clip a line."""
     head = {
         "split": manifest.split,
         "about": manifest.about,
@@ -175,7 +201,14 @@ def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
     }
     clips = ",\n".join("  " + json.dumps(asdict(clip), ensure_ascii=False) for clip in manifest.clips)
     text = json.dumps(head, indent=1, ensure_ascii=False)[:-2]
-    path.write_text(f'{text},\n "clips": [\n{clips}\n ]\n}}\n', encoding="utf-8")
+    return f'{text},\n "clips": [\n{clips}\n ]\n}}\n'
+
+
+def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
+    """Write a manifest as JSON, one clip a line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{manifest.split}.json"
+    path.write_text(_as_json(manifest), encoding="utf-8")
     return path
 
 
@@ -264,8 +297,20 @@ def write_clip(entry: ClipEntry, manifest: Manifest, root: Path, quality: int = 
         )  # last: marks the frame complete
 
 
+def _forget_other_clips(manifest: Manifest, root: Path) -> None:
+    """Remove what an earlier manifest of the same name has drawn: its clips have the same names."""
+    mark = root / manifest.split / "manifest.sha256"
+    digest = hashlib.sha256(_as_json(manifest).encode()).hexdigest()
+    if mark.is_file() and mark.read_text(encoding="ascii") == digest:
+        return
+    for folder in ("JPEGImages", "Annotations"):
+        shutil.rmtree(root / manifest.split / folder, ignore_errors=True)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(digest, encoding="ascii")
+
+
 def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
-    """Write a split under ``root`` in Ref-YouTube-VOS layout.
+    """Write a split under ``root`` in Ref-YouTube-VOS layout. Clips that are there already are left alone.
 
     Args:
         manifest: Which split.
@@ -275,6 +320,7 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
     Returns:
         The path of ``meta_expressions.json``.
     """
+    _forget_other_clips(manifest, root)
     write = partial(write_clip, manifest=manifest, root=root)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
@@ -310,16 +356,20 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write sprites-ref in Ref-YouTube-VOS layout.")
-    parser.add_argument("--split", default="val", help=f"one of {', '.join(RECIPES)} (default: val)")
+    parser.add_argument("--split", help=f"one of {', '.join(RECIPES)} (default: val)")
     parser.add_argument("-o", "--output", type=Path, default=Path("data/sprites-ref"))
     parser.add_argument("--workers", type=int, default=1, help="processes that draw at once")
-    parser.add_argument("--rebuild", action="store_true", help="draw new manifests of all splits instead")
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="instead, draw a new manifest of the split, or of all: new clips, which no old number compares with",
+    )
     options = parser.parse_args()
     if options.rebuild:
-        for split in RECIPES:
+        for split in [options.split] if options.split else RECIPES:
             print(f"wrote {save_manifest(build_manifest(split))}")
         return
-    print(f"wrote {write_split(load_manifest(options.split), options.output, options.workers)}")
+    print(f"wrote {write_split(load_manifest(options.split or 'val'), options.output, options.workers)}")
 
 
 if __name__ == "__main__":

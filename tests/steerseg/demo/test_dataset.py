@@ -1,4 +1,6 @@
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from steerseg.demo.dataset import (
     scene_of,
     write_split,
 )
+from steerseg.demo.language import KINDS
+from steerseg.demo.photos import photo_views
 from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.world import unseen_pair
 from steerseg.errors import ConfigError
@@ -43,8 +47,24 @@ def test_committed_manifests_still_draw_the_scenes_they_describe(split: str) -> 
                 assert unseen_pair(scene.sprite, scene.tint)[target]
 
 
-def test_the_test_split_is_large_enough() -> None:
-    assert sum(len(clip.expressions) for clip in load_manifest("test").clips) >= 300
+def test_the_test_split_is_large_and_varied_enough() -> None:
+    manifest = load_manifest("test")
+    expressions = [expression for clip in manifest.clips for expression in clip.expressions]
+    assert len(expressions) >= 300
+    kinds = Counter(expression.kind for expression in expressions)
+    assert set(kinds) == set(KINDS) - {"plural"}
+    assert min(kinds.values()) >= 30
+    # One of two the same, told apart by motion or place.
+    assert sum(e.twin and e.kind in ("motion", "spatial") for e in expressions) >= 60
+
+
+@pytest.mark.parametrize("split", list(RECIPES))
+def test_splits_show_photographs_that_training_never_shows(split: str) -> None:
+    manifest = load_manifest(split)
+    photos = [int(scene_of(manifest, entry).background.photo) for entry in manifest.clips]
+    shown = {photo for photo in photos if photo >= 0}
+    assert shown <= set(photo_views("heldout").tolist())
+    assert 0.2 < sum(photo >= 0 for photo in photos) / len(photos) < 0.45
 
 
 def test_splits_share_no_seed() -> None:
@@ -83,3 +103,15 @@ def test_a_written_split_reads_back(tmp_path: Path) -> None:
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.jpg"))
     write_split(manifest, tmp_path)
     assert before == sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.jpg"))
+
+
+def test_clips_of_an_earlier_manifest_are_drawn_anew(tmp_path: Path) -> None:
+    manifest = first_clips("val", 1)
+    entry = manifest.clips[0]
+    other = next(clip for clip in load_manifest("val").clips[1:])
+    write_split(replace(manifest, clips=(replace(other, video=entry.video),)), tmp_path)
+    stale = (tmp_path / "val" / "JPEGImages" / entry.video / "00000.jpg").read_bytes()
+    write_split(manifest, tmp_path)
+    folder = tmp_path / "val" / "JPEGImages" / entry.video
+    assert (folder / "00000.jpg").read_bytes() != stale
+    assert len(list(folder.iterdir())) == scene_of(manifest, entry).num_frames
