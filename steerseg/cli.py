@@ -231,12 +231,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     from steerseg.evaluation.results import ResultFolder
 
     results = options.output / "results"
-    if options.report_only:
-        measured = ResultFolder(results).read()
-        if not measured:
-            raise SteerSegError(f"{results} holds no results; run without --report-only first.")
-        print(write_report(options.output, measured), end="")
-        return 0
+    notes = [] if options.report_only else _measure(options, results)
+    measured = ResultFolder(results).read()
+    if not measured:
+        raise SteerSegError(f"{results} holds no results; run without --report-only first.")
+    print(write_report(options.output, measured, notes), end="")
+    return 0
+
+
+def _measure(options: argparse.Namespace, results: Path) -> list[str]:
+    """Fill the folder of results; what a reader of the report should know."""
 
     from steerseg.evaluation import (
         Models,
@@ -285,9 +289,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         example = options.example or largest_gain(measured)
         if example is not None:
             draw_example(models.steerseg, samples, variants, measured, example, options.output)
-    notes = [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
-    print(write_report(options.output, measured, notes), end="")
-    return 0
+    return [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
 
 
 # --- What several commands share ---------------------------------------------------------------------------

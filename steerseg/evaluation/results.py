@@ -19,6 +19,9 @@ from steerseg.evaluation.metrics import Interval, bootstrap_mean
 Run = dict[str, Any]
 """What identifies a run, in JSON types: dataset, models, settings. Nothing of the machine it runs on."""
 
+OF_VARIANT = frozenset({"variant", "config", "soft_prompts"})
+"""What of a run belongs to its variant; the rest is the same for all that are compared."""
+
 
 @dataclass(frozen=True)
 class StageSeconds:
@@ -161,9 +164,10 @@ class ResultFolder:
         A line that an interrupted run has half written is left out.
 
         Raises:
-            ConfigError: A file is damaged, or files of one variant come from runs with different settings.
+            ConfigError: A file is damaged, or the files come from runs that cannot be compared.
         """
         found: dict[str, Measured] = {}
+        first: Run | None = None
         for path in sorted(self.folder.glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8").splitlines()
             if not lines:
@@ -175,7 +179,9 @@ class ResultFolder:
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} is not a file of results: {error}; remove it") from error
             known = found.get(variant, Measured(run, {}, ()))
+            first = first or run
             refuse_other(path, run, known.run)
+            refuse_other(path, run, first, ignore=OF_VARIANT)
             results = dict(known.results)
             for number, line in enumerate(lines[1:], start=2):
                 try:
@@ -186,7 +192,7 @@ class ResultFolder:
                     raise ConfigError(f"{path}, line {number}, is damaged: {error}; remove it") from error
                 results.setdefault(result.id, result)
             environments = known.made_by if made_by in known.made_by else (*known.made_by, made_by)
-            found[variant] = Measured(run, results, environments)
+            found[variant] = Measured(run, dict(sorted(results.items())), environments)
         return found
 
     def done(self, runs: Mapping[str, Run]) -> dict[str, dict[str, Result]]:
@@ -197,8 +203,11 @@ class ResultFolder:
         """
         measured = self.read()
         for name, run in runs.items():
-            if name in measured:
-                refuse_other(self.folder, json.loads(json.dumps(run)), measured[name].run)
+            plain = json.loads(json.dumps(run))
+            for known, entry in measured.items():
+                refuse_other(
+                    self.folder, plain, entry.run, ignore=frozenset() if known == name else OF_VARIANT
+                )
         return {name: dict(measured[name].results) if name in measured else {} for name in runs}
 
     def append(self, run: Run, made_by: Mapping[str, str], result: Result) -> None:
@@ -220,13 +229,13 @@ class ResultFolder:
         self._open.clear()
 
 
-def refuse_other(place: Path, run: Run, known: Run) -> None:
+def refuse_other(place: Path, run: Run, known: Run, ignore: frozenset[str] = frozenset()) -> None:
     """Raise ``ConfigError`` that names what differs, where two runs are not the same."""
-    different = sorted(key for key in {*run, *known} if run.get(key) != known.get(key))
+    different = sorted(key for key in {*run, *known} - ignore if run.get(key) != known.get(key))
     if different:
         raise ConfigError(
-            f"{place} holds results of other settings ({', '.join(different)}) for {run.get('variant')!r}; "
-            "remove them or choose another folder"
+            f"{place} holds results of other settings ({', '.join(different)}); remove them or choose another "
+            "folder"
         )
 
 

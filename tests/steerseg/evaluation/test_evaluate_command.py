@@ -159,7 +159,9 @@ def test_several_processes_give_the_same_and_folders_can_be_joined(
         (joined / f"2-{path.name}").write_text("\n".join([lines[0], *lines[2:]]) + '\n{"half')
     assert compared(kept(tmp_path / "joined")) == compared(whole)
     assert cli.main(["evaluate", "--report-only", "-o", str(tmp_path / "joined")]) == 0
-    assert "| raw attention | 4 |" in (tmp_path / "joined" / "table.md").read_text()
+    table = (tmp_path / "joined" / "table.md").read_text()
+    assert "| raw attention | 4 |" in table
+    assert "| + CoT | 4 |" in table
 
 
 def test_what_needs_soft_prompts_is_left_out_or_refused(

@@ -89,6 +89,11 @@ def test_clips_are_taken_whole_and_an_interrupted_run_goes_on(tmp_path: Path) ->
     assert not nothing.jobs
     with pytest.raises(ConfigError, match=r"other settings \(preset\)"):
         go((RAW, COT), Recorder(), preset="q")
+    (tmp_path / "z-copied.jsonl").write_text('{"run": {"variant": "soft", "preset": "q"}, "made_by": {}}\n')
+    with pytest.raises(
+        ConfigError, match=r"copied.jsonl holds results of other settings \(preset, samples\)"
+    ):
+        ResultFolder(tmp_path).read()
 
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:
