@@ -19,7 +19,14 @@ from ml_backend.label_studio.config import (
     parse_controls,
     task_value,
 )
-from ml_backend.label_studio.regions import PageMask, RegionError, masks_by_page, page_masks, track_boxes
+from ml_backend.label_studio.regions import (
+    PageMask,
+    RegionError,
+    masks_by_page,
+    page_masks,
+    region_labels,
+    track_boxes,
+)
 from ml_backend.task_media import page_stride
 from steerseg.errors import ExpressionError
 from steerseg.masks import encode_rle
@@ -174,17 +181,15 @@ def _tracked(
         if text.strip()
     }
     labels = {
-        str(r.get("id")): tuple(r["value"].get("labels") or ())
-        for r in results
-        if str(r.get("type", "")).lower() == "labels"
+        str(r.get("id")): region_labels(r) for r in results if str(r.get("type", "")).lower() == "labels"
     }
     notes = _notes(results)
     tracks: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for result in results:
         if str(result.get("type", "")).lower() == "videorectangle":
             number = str(result.get("id"))
-            label = next(iter(result["value"].get("labels") or labels.get(number, ())), "")
-            tracks.setdefault((texts.get(number, ""), str(label)), []).append(result)
+            label = next(iter(region_labels(result) or labels.get(number, ())), "")
+            tracks.setdefault((texts.get(number, ""), label), []).append(result)
     return [
         _Group(
             name=f"track {text or label}",
@@ -358,8 +363,8 @@ def _verdict(results: Iterable[Mapping[str, Any]], controls: Controls) -> Verdic
     chosen = None
     for result in results:
         if result.get("type") == "choices" and result.get("from_name") in names:
-            for choice in result["value"].get("choices") or ():
-                words = " ".join(re.split(r"[\s_-]+", str(choice).strip().casefold()))
+            for choice in region_labels(result, "choices"):
+                words = " ".join(re.split(r"[\s_-]+", choice.strip().casefold()))
                 chosen = next((verdict for verdict, known in _WORDS.items() if words in known), chosen)
     return chosen
 

@@ -33,6 +33,7 @@ __all__ = [
     "note",
     "object_id",
     "page_masks",
+    "region_labels",
     "status_result",
     "thin_keyframes",
     "track_boxes",
@@ -261,7 +262,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
     """
     results = list(results)
     pair_labels = {
-        str(result.get("id")): tuple(result.get("value", {}).get("labels", ()))
+        str(result.get("id")): region_labels(result)
         for result in results
         if str(result.get("type", "")).lower() == "labels"
     }
@@ -285,11 +286,18 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
                 page=page,
                 mask=mask,
                 control=str(result.get("from_name", "")),
-                labels=tuple(result["value"].get(kind, ())) or pair_labels.get(region_id, ()),
+                labels=region_labels(result, kind) or pair_labels.get(region_id, ()),
                 origin=str(result.get("origin", "")),
             )
         )
     return masks
+
+
+def region_labels(result: Mapping[str, Any], kind: str = "labels") -> tuple[str, ...]:
+    """The labels of a region below the name of their kind, such as ``brushlabels``; none where there are none."""
+    value = result.get("value")
+    labels = value.get(kind) if isinstance(value, Mapping) else None
+    return tuple(str(label) for label in labels) if isinstance(labels, list | tuple) else ()
 
 
 def masks_by_page(masks: Iterable[PageMask]) -> dict[int, NDArray[np.bool_]]:
