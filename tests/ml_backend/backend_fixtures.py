@@ -110,13 +110,14 @@ def backend(make_backend: MakeBackend) -> Backend:
 
 @dataclass
 class FakeLabelStudio:
-    """The few calls of Label Studio's API that storing predictions needs, over real HTTP.
+    """The few calls of Label Studio's API that predictions and corrections need, over real HTTP.
 
     Attributes:
         url: Its address.
         predictions: What was stored, in order.
         project: The project that it has.
         tasks: Its tasks.
+        annotations: Its annotations; skipped ones are not listed, as in the real one.
         tokens: What identified the callers.
     """
 
@@ -124,6 +125,7 @@ class FakeLabelStudio:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     project: dict[str, Any] = field(default_factory=dict)
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
 
 
@@ -136,6 +138,13 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
                 self._answer(fake.project)
             elif path == "/api/tasks":
                 self._answer({"tasks": fake.tasks, "total": len(fake.tasks)})
+            elif path.startswith("/api/tasks/"):
+                task = int(path.split("/")[3])
+                self._answer([a for a in fake.annotations if a["task"] == task and not a["was_cancelled"]])
+            elif path.startswith("/api/annotations/"):
+                self._one(fake.annotations, int(path.split("/")[3]))
+            elif path.startswith("/api/predictions/") and path != "/api/predictions/":
+                self._one(fake.predictions, int(path.split("/")[3]))
             else:
                 task = int(query.rpartition("=")[2])
                 self._answer([p for p in fake.predictions if p["task"] == task])
@@ -148,9 +157,13 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
                 task["total_predictions"] += task["id"] == prediction["task"]
             self._answer({"id": len(fake.predictions)})
 
-        def _answer(self, body: Any) -> None:
+        def _one(self, items: list[dict[str, Any]], number: int) -> None:
+            found = next((item for item in items if item["id"] == number), None)
+            self._answer(found or {"detail": "Not found."}, 200 if found else 404)
+
+        def _answer(self, body: Any, status: int = 200) -> None:
             content = json.dumps(body).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
