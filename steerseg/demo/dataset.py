@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from steerseg.demo.language import Phrasing, Referral, referrals
 from steerseg.demo.scene import Scene
-from steerseg.demo.sprites import ASSETS, Atlas, load_atlas, load_catalogue
+from steerseg.demo.sprites import ASSETS, FETCHED, Atlas, load_atlas, load_catalogue
 from steerseg.demo.world import VARIED_SIZES, WorldSpec, collate, render, sample_scene, unseen_pair
 from steerseg.errors import ConfigError
 
@@ -122,6 +122,13 @@ RECIPES: dict[str, _Recipe] = {
         replace(_TEST, split="heldout"),
         60,
         2,
+    ),
+    "test-style": _Recipe(
+        "sprites of a style that training never shows and the package does not ship",
+        replace(_TEST, styles=("twemoji",)),
+        60,
+        2,
+        twins=0.3,
     ),
 }
 
@@ -244,8 +251,8 @@ def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
 
 
 @lru_cache(maxsize=1)
-def _atlas(styles: tuple[str, ...]) -> Atlas:
-    return load_atlas(styles)
+def _atlas(styles: tuple[str, ...], cache: Path = FETCHED) -> Atlas:
+    return load_atlas(styles, cache)
 
 
 def render_scene(scene: Scene, atlas: Atlas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -286,7 +293,7 @@ def write_clip(entry: ClipEntry, manifest: Manifest, root: Path, quality: int = 
         return
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
-    frames, ids = render_scene(scene, _atlas(manifest.world.styles))
+    frames, ids = render_scene(scene, _atlas(manifest.world.styles, root / "styles"))
     palette = _palette()
     for t, (frame, mask) in enumerate(zip(frames, ids, strict=True)):
         annotation = Image.fromarray(mask, mode="P")
@@ -319,7 +326,11 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
 
     Returns:
         The path of ``meta_expressions.json``.
+
+    Raises:
+        ConfigError: If the split's style has to be fetched and cannot be.
     """
+    _atlas(manifest.world.styles, root / "styles")  # fetched here, where an error is seen, and once
     _forget_other_clips(manifest, root)
     write = partial(write_clip, manifest=manifest, root=root)
     if workers > 1:

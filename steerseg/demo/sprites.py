@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ SPRITE = 96  # side of a sprite in pixels
 MARGIN = 2  # clear border, so that interpolation fades out inside the sprite
 COLUMNS = 24  # sprites in a row of a sheet
 STYLES = ("noto", "fluent")
+"""The shipped styles."""
+FETCHED_STYLES = ("twemoji",)
+"""Styles whose pictures are not shipped: see :mod:`steerseg.demo.twemoji`."""
+FETCHED = Path("data/sprites-ref/styles")
+"""Where sheets of fetched styles are kept if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Catalogue:
         palettes: Style → object index → share in [0, 1] of every colour that covers at least a tenth.
         extents: (styles, N, 2) half width and half height of the visible part, relative to half a side.
         styles: Style index → name.
+
+    An object that one of the styles lacks is in none of the lists, so indices hold for these styles only.
     """
 
     names: tuple[str, ...]
@@ -52,20 +60,33 @@ class Catalogue:
         return self.names.index(name)
 
 
+def _objects() -> list[dict[str, Any]]:
+    objects: list[dict[str, Any]] = json.loads((ASSETS / "objects.json").read_text(encoding="utf-8"))
+    return objects
+
+
+@lru_cache(maxsize=8)
+def _measured(style: str) -> dict[str, dict[str, Any]]:
+    """Name → extent and colours of the objects that a style has, in the catalogue's order."""
+    if style in FETCHED_STYLES:
+        described = json.loads((ASSETS / f"{style}.json").read_text(encoding="utf-8"))["objects"]
+        return {item["name"]: described[item["name"]] for item in _objects() if item["name"] in described}
+    if style in STYLES:
+        return {item["name"]: item["styles"][style] for item in _objects()}
+    raise ConfigError(f"unknown sprite style {style!r}; there are {', '.join((*STYLES, *FETCHED_STYLES))}")
+
+
 @lru_cache(maxsize=8)
 def load_catalogue(styles: tuple[str, ...] = STYLES) -> Catalogue:
-    """Read ``objects.json``.
+    """What is known of the objects that all of ``styles`` have a picture of.
 
     Raises:
-        ConfigError: If a style is not among the shipped ones.
+        ConfigError: If a style is unknown.
     """
-    objects = json.loads((ASSETS / "objects.json").read_text(encoding="utf-8"))
-    unknown = set(styles) - set(objects[0]["styles"])
-    if unknown:
-        raise ConfigError(
-            f"unknown sprite styles {sorted(unknown)}; shipped are {sorted(objects[0]['styles'])}"
-        )
-    palettes = tuple(tuple(item["styles"][style]["colours"] for item in objects) for style in styles)
+    objects = _objects()
+    measured = [_measured(style) for style in styles]
+    objects = [item for item in objects if all(item["name"] in facts for facts in measured)]
+    palettes = tuple(tuple(facts[item["name"]]["colours"] for item in objects) for facts in measured)
     return Catalogue(
         names=tuple(item["name"] for item in objects),
         emoji=tuple(item["emoji"] for item in objects),
@@ -74,7 +95,7 @@ def load_catalogue(styles: tuple[str, ...] = STYLES) -> Catalogue:
         colours=tuple(tuple(main_colour(shares) for shares in style) for style in palettes),
         palettes=palettes,
         extents=np.array(
-            [[item["styles"][style]["extent"] for item in objects] for style in styles], dtype=np.float32
+            [[facts[item["name"]]["extent"] for item in objects] for facts in measured], dtype=np.float32
         ),
         styles=tuple(styles),
     )
@@ -123,16 +144,32 @@ def split_sheet(image: Image.Image, count: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(tiles[:count])
 
 
-def load_atlas(styles: Sequence[str] = STYLES) -> Atlas:
-    """Read the shipped sheets of ``styles``.
+def _sprites(style: str, cache: Path) -> NDArray[np.uint8]:
+    """(N, S, S, 4) sprites of the N objects that a style has."""
+    names = list(_measured(style))
+    if style in FETCHED_STYLES:
+        from steerseg.demo import twemoji  # asks the network and needs a renderer
+
+        own = load_catalogue((style,))
+        return twemoji.load_sprites(own.emoji, own.extents[0], cache)
+    with Image.open(ASSETS / f"{style}.webp") as image:
+        return split_sheet(image, len(names))
+
+
+def load_atlas(styles: Sequence[str] = STYLES, cache: Path = FETCHED) -> Atlas:
+    """Read the shipped sheets of ``styles``; those of other styles are fetched when first needed.
+
+    Args:
+        styles: Names of styles.
+        cache: Where the sheets of fetched styles are kept.
 
     Raises:
-        ConfigError: If a style is not among the shipped ones.
+        ConfigError: If a style is unknown, or its pictures cannot be fetched or rendered.
     """
     catalogue = load_catalogue(tuple(styles))
     sheets = []
     for style in styles:
-        with Image.open(ASSETS / f"{style}.webp") as image:
-            sheets.append(split_sheet(image, len(catalogue.names)))
+        place = {name: index for index, name in enumerate(_measured(style))}
+        sheets.append(_sprites(style, cache)[[place[name] for name in catalogue.names]])
     images = torch.from_numpy(np.stack(sheets)).permute(0, 1, 4, 2, 3).contiguous()
     return Atlas(catalogue=catalogue, images=images)

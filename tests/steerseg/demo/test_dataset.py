@@ -24,8 +24,6 @@ from steerseg.demo.world import unseen_pair
 from steerseg.errors import ConfigError
 from steerseg.evaluation import read_ref_youtube_vos
 
-CATALOGUE = load_catalogue()
-
 
 def first_clips(split: str, count: int) -> Manifest:
     manifest = load_manifest(split)
@@ -35,14 +33,15 @@ def first_clips(split: str, count: int) -> Manifest:
 @pytest.mark.parametrize("split", list(RECIPES))
 def test_committed_manifests_still_draw_the_scenes_they_describe(split: str) -> None:
     manifest = load_manifest(split)
+    catalogue = load_catalogue(manifest.world.styles)
     assert len(manifest.clips) == RECIPES[split].clips
     for entry in manifest.clips[:: max(1, len(manifest.clips) // 10)]:
         scene = scene_of(manifest, entry)
         for expression in entry.expressions:
             target = expression.targets[0]
-            assert CATALOGUE.names[scene.sprite[target]] == expression.name
+            assert catalogue.names[scene.sprite[target]] == expression.name
             if split == "test-objects":
-                assert CATALOGUE.heldout[scene.sprite[target]]
+                assert catalogue.heldout[scene.sprite[target]]
             if split == "test-compositions":
                 assert unseen_pair(scene.sprite, scene.tint)[target]
 
