@@ -204,5 +204,12 @@ class Proposer:
         self._store.finish_job(job.id, JobState.CANCELLED if cancelled else JobState.FAILED, error=message)
 
     def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
-        best = proposal.tracklets[0].score if proposal.tracklets else None
-        self._store.add_proposal(key, project_id=owner[0], task_id=owner[1], path=path, score=best)
+        scores = [tracklet.score for tracklet in proposal.tracklets]
+        self._store.add_proposal(
+            key,
+            project_id=owner[0],
+            task_id=owner[1],
+            path=path,
+            score=scores[0] if scores else None,
+            margin=scores[0] - scores[1] if len(scores) > 1 else None,
+        )

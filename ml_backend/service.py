@@ -30,6 +30,7 @@ from ml_backend.label_studio.regions import (
     tracklet_to_video_region,
 )
 from ml_backend.metrics import Metrics
+from ml_backend.prompts import PromptsRef
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
 from ml_backend.protocol import (
     PredictRequest,
@@ -43,6 +44,8 @@ from ml_backend.protocol import (
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Loader, Media, MediaLoader
+from ml_backend.version_store import PromptVersion, VersionStore
+from ml_backend.versions import PromptLine, model_fingerprint
 from ml_backend.worker import ProposeRequest, model_worker
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import mask_area
@@ -86,6 +89,19 @@ class _Work:
         return "fetching the video" if self.wish is None else self.wish.progress
 
 
+@dataclass(frozen=True)
+class _Steering:
+    """What steers a project's predictions. Read once for each request: a promotion meanwhile is for the next.
+
+    Attributes:
+        version: Name of the version, as Label Studio knows it.
+        prompts: The champion's soft prompts; ``None`` for the preset's own.
+    """
+
+    version: str
+    prompts: PromptsRef | None
+
+
 class Service:
     """The backend without its web server. Safe to share between threads.
 
@@ -96,6 +112,7 @@ class Service:
         media: What fetches a task's media.
         metrics: What counts.
         base_version: Version of predictions by the preset itself.
+        model: Fingerprint of the preset's vision-language model, which prompt versions are made for.
     """
 
     def __init__(
@@ -107,6 +124,7 @@ class Service:
         media: Loader,
         metrics: Metrics,
         base_version: str,
+        model: str,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -114,6 +132,7 @@ class Service:
         self._executor = executor
         self._media = media
         self._base_version = base_version
+        self.line = PromptLine(VersionStore(store), settings.data_dir, model)
         self._proposer = Proposer(store, ProposalFiles(settings.data_dir), executor, metrics)
         self._preparers = {
             Priority.BATCH: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-batch"),
@@ -195,7 +214,7 @@ class Service:
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
-        return {"model_version": self._version(request.project_id)}
+        return {"model_version": self._steering(request.project_id).version}
 
     def versions(self, project: str | None) -> dict[str, Any]:
         """The versions of one project, newest last, and the one in use; the preset's where none is named.
@@ -206,8 +225,11 @@ class Service:
         if project is None:
             return {"versions": [self._base_version], "current": self._base_version}
         known = self._known_project(parse_project_id(project))
-        refined = [self._refined_version(name) for name in self._store.prompt_versions(known.id)]
-        return {"versions": [self._base_version, *refined], "current": self._version(known.id)}
+        refined = [self._refined_version(version) for version in self.line.versions.versions(known.id)]
+        return {
+            "versions": [self._base_version, *refined],
+            "current": self._steering(known.id).version,
+        }
 
     def webhook(self, body: object) -> int:
         """Commit an event and return its number; it is on disk when this returns.
@@ -299,13 +321,15 @@ class Service:
     def _batch(
         self, request: PredictRequest, project: Project, controls: Controls, deadline: float
     ) -> dict[str, Any]:
-        version = self._version(project.id)
+        steering = self._steering(project.id)
+        version = steering.version
         works = [
             self._begin(
                 _Work(task),
                 project,
                 controls,
                 partial(task_expression, task.data, project.extra_params, self.settings),
+                steering,
                 Priority.BATCH,
             )
             for task in request.tasks
@@ -346,6 +370,7 @@ class Service:
         project: Project,
         controls: Controls,
         expression: Callable[[], str],
+        steering: _Steering,
         priority: Priority,
     ) -> _Work:
         """Have a task's media fetched and its proposal made, without waiting for either."""
@@ -357,12 +382,13 @@ class Service:
                     work.task, controls, self._connections.url(project), self._connections.client(project)
                 )
                 wish = self._proposer.request(
-                    ProposalKey(work.media.digest, work.expression, self._version(project.id)),
+                    ProposalKey(work.media.digest, work.expression, steering.version),
                     ProposeRequest(
                         media=work.media.path,
                         expression=work.expression,
                         fps=work.media.fps,
                         alternatives=self.settings.alternatives,
+                        prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
                     priority=priority,
@@ -498,7 +524,8 @@ class Service:
     def _interactive(
         self, request: PredictRequest, project: Project, controls: Controls, deadline: float
     ) -> dict[str, Any]:
-        version = self._version(project.id)
+        steering = self._steering(project.id)
+        version = steering.version
         if len(request.tasks) != 1:
             raise RequestError(
                 400,
@@ -514,7 +541,12 @@ class Service:
         score = 0.0
         if side is not None and text is not None:
             work = self._begin(
-                _Work(task), project, controls, partial(check_expression, text), Priority.INTERACTIVE
+                _Work(task),
+                project,
+                controls,
+                partial(check_expression, text),
+                steering,
+                Priority.INTERACTIVE,
             )
             try:
                 proposal = work.outcome.result(max(0.0, deadline - time.monotonic()))
@@ -551,12 +583,14 @@ class Service:
             )
         return project
 
-    def _version(self, project_id: int) -> str:
-        champion = self._store.champion(project_id)
-        return self._base_version if champion is None else self._refined_version(champion)
+    def _steering(self, project_id: int) -> _Steering:
+        champion = self.line.champion(project_id)
+        if champion is None:
+            return _Steering(self._base_version, None)
+        return _Steering(self._refined_version(champion), self.line.ref(champion))
 
-    def _refined_version(self, name: str) -> str:
-        return f"{self._base_version}+{name}"
+    def _refined_version(self, version: PromptVersion) -> str:
+        return f"{self._base_version}+{version.name}"
 
     def _note_task_error(self, project: Project, task: Task, error: Exception) -> str:
         """Log and count what went wrong with one task; return the words for a person."""
@@ -592,6 +626,7 @@ def create_service(settings: Settings) -> Service:
         media=MediaLoader(settings),
         metrics=Metrics(),
         base_version=base_version,
+        model=model_fingerprint(settings.preset),
     )
     service.start()
     return service

@@ -35,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from steerseg.errors import SteerSegError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_MS = 5000
 
 
@@ -59,6 +59,21 @@ class PromptStatus(enum.StrEnum):
     CANDIDATE = "candidate"
     CHAMPION = "champion"
     RETIRED = "retired"
+
+
+class RefinementState(enum.StrEnum):
+    """Where a refinement stands. It leaves ``waiting`` and ``running`` exactly once."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    KEPT_BACK = "kept back"
+    NOT_ENOUGH_DATA = "not enough data"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE_REFINEMENTS = (RefinementState.WAITING, RefinementState.RUNNING)
 
 
 class CorrectionState(enum.StrEnum):
@@ -165,6 +180,9 @@ class ProposalRow(Base):
     version: Mapped[str]
     path: Mapped[str]  # relative to the data folder
     score: Mapped[float | None]  # of the best tracklet; NULL where nothing was found
+    margin: Mapped[
+        float | None
+    ]  # of the best tracklet's score over the second's; NULL where there is no second
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
 
 
@@ -231,9 +249,66 @@ class PromptVersionRow(Base):
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("prompt_versions.id"))
     status: Mapped[PromptStatus] = mapped_column(_enum(PromptStatus), default=PromptStatus.CANDIDATE)
     path: Mapped[str]  # relative to the data folder
+    digest: Mapped[str] = mapped_column(server_default="")  # of the two matrices
+    model: Mapped[str] = mapped_column(server_default="")  # the vision-language model that they were made for
+    origin: Mapped[str] = mapped_column(server_default="refined")
+    refinement_id: Mapped[int | None] = mapped_column(ForeignKey("refinements.id"))
+    data: Mapped[list[Any]] = mapped_column(
+        JSON, default=list
+    )  # corrections it was trained on, with revisions
+    curve: Mapped[list[float]] = mapped_column(JSON, default=list)  # the loss of each step
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
+
+
+class PromotionRow(Base):
+    """A change of a project's champion, so that it can be taken back in one step, and the one before it too."""
+
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    # NULL stands for the preset's own prompts.
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("prompt_versions.id"))
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey("prompt_versions.id"))
+    undone: Mapped[bool] = mapped_column(default=False)
+    made_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
+
+
+class RefinementRow(Base):
+    """One refinement of a project's champion."""
+
+    __tablename__ = "refinements"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    state: Mapped[RefinementState] = mapped_column(_enum(RefinementState), default=RefinementState.WAITING)
+    triggers: Mapped[list[str]] = mapped_column(JSON, default=list)
+    remembered: Mapped[list[str]] = mapped_column(JSON, default=list)  # triggers that came while it ran
+    champion_id: Mapped[int | None]  # whom it began from; NULL for the preset's own prompts
+    base_version: Mapped[str] = mapped_column(default="")
+    phase: Mapped[str] = mapped_column(default="")
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    notes: Mapped[list[str]] = mapped_column(JSON, default=list)  # what was left out, and why
+    left_out: Mapped[list[str]] = mapped_column(JSON, default=list)  # keys of the examples that were left out
+    reason: Mapped[str] = mapped_column(Text, default="")
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class TrialRow(Base):
+    """What candidate and champion are worth on one example; kept, so that no trial is made twice."""
+
+    __tablename__ = "trials"
+    __table_args__ = (UniqueConstraint("refinement_id", "key"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    refinement_id: Mapped[int] = mapped_column(ForeignKey("refinements.id"))
+    key: Mapped[str]
+    candidate: Mapped[float]
+    champion: Mapped[float]
 
 
 @dataclass(frozen=True)
@@ -287,8 +362,24 @@ def _add_processing_to_events(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX ix_events_processed_at ON events (processed_at)")
 
 
+def _add_lineage_to_prompt_versions(connection: Connection) -> None:
+    for column in (
+        "digest VARCHAR NOT NULL DEFAULT ''",
+        "model VARCHAR NOT NULL DEFAULT ''",
+        "origin VARCHAR NOT NULL DEFAULT 'refined'",
+        "refinement_id INTEGER REFERENCES refinements (id)",
+        "data JSON NOT NULL DEFAULT '[]'",
+        "curve JSON NOT NULL DEFAULT '[]'",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE prompt_versions ADD COLUMN {column}")
+    connection.exec_driver_sql("ALTER TABLE proposals ADD COLUMN margin FLOAT")
+
+
 # Upgrades from one layout to the next: `_UPGRADES[n]` brings version n to n + 1. New tables need none.
-_UPGRADES: dict[int, Callable[[Connection], None]] = {1: _add_processing_to_events}
+_UPGRADES: dict[int, Callable[[Connection], None]] = {
+    1: _add_processing_to_events,
+    2: _add_lineage_to_prompt_versions,
+}
 
 
 class Store:
@@ -467,9 +558,16 @@ class Store:
             )
 
     def add_proposal(
-        self, key: ProposalKey, *, project_id: int, task_id: int, path: str, score: float | None
+        self,
+        key: ProposalKey,
+        *,
+        project_id: int,
+        task_id: int,
+        path: str,
+        score: float | None,
+        margin: float | None = None,
     ) -> None:
-        """Note that a task was given this proposal; noting it again updates the path and score."""
+        """Note that a task was given this proposal; noting it again updates the path and the scores."""
         statement = insert(ProposalRow).values(
             project_id=project_id,
             task_id=task_id,
@@ -478,13 +576,14 @@ class Store:
             version=key.version,
             path=path,
             score=score,
+            margin=margin,
             created_at=_now(),
         )
         with self._write() as session:
             session.execute(
                 statement.on_conflict_do_update(
                     index_elements=["project_id", "task_id", "media_digest", "expression", "version"],
-                    set_={"path": path, "score": score},
+                    set_={"path": path, "score": score, "margin": margin},
                 )
             )
 
@@ -492,32 +591,6 @@ class Store:
         """How many (task, expression, version) have a proposal."""
         with self._read() as session:
             return session.scalar(select(func.count()).select_from(ProposalRow)) or 0
-
-    # --- prompt versions
-
-    def champion(self, project_id: int) -> str | None:
-        """Name of the project's promoted prompt version; ``None`` while it uses the preset's own."""
-        with self._read() as session:
-            return session.scalar(
-                select(PromptVersionRow.name)
-                .where(
-                    PromptVersionRow.project_id == project_id,
-                    PromptVersionRow.status == PromptStatus.CHAMPION,
-                )
-                .order_by(PromptVersionRow.id.desc())
-                .limit(1)
-            )
-
-    def prompt_versions(self, project_id: int) -> list[str]:
-        """Names of the project's prompt versions, oldest first."""
-        with self._read() as session:
-            return list(
-                session.scalars(
-                    select(PromptVersionRow.name)
-                    .where(PromptVersionRow.project_id == project_id)
-                    .order_by(PromptVersionRow.id)
-                )
-            )
 
     # --- for stores of one subject, such as ml_backend.correction_store
 

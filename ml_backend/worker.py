@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
+from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
 from steerseg.video import VideoLimits, load_video
 
@@ -27,12 +28,14 @@ class ProposeRequest:
         expression: What to track.
         fps: Frames a second of a folder of frames; files know their own.
         alternatives: Most tracklets wanted.
+        prompts: The project's soft prompts; ``None`` for the preset's own.
     """
 
     media: Path
     expression: str
     fps: float | None
     alternatives: int
+    prompts: PromptsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ModelHandler:
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits) -> None:
         self._steerseg = steerseg
         self._limits = limits
+        self._prompts = LoadedPrompts()
         self._opened: tuple[str, EncodedVideo] | None = None
 
     def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
@@ -68,7 +72,13 @@ class ModelHandler:
         self._opened = None  # room for what an annotator may be waiting for
         video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
         config = replace(self._steerseg.config, alternatives=request.alternatives)
-        proposal = self._steerseg.propose(video, request.expression, config=config, progress=progress)
+        proposal = self._steerseg.propose(
+            video,
+            request.expression,
+            config=config,
+            soft_prompts=self._prompts.load(request.prompts),
+            progress=progress,
+        )
         return StoredProposal.from_proposal(proposal)
 
     def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:

@@ -94,6 +94,7 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
             media=NamedMedia(),
             metrics=Metrics(),
             base_version=VERSION,
+            model="test-model",
         )
         made.append(service)
         return Backend(service, store, create_app(service).test_client())

@@ -1,0 +1,273 @@
+"""The tables of refinements: what was asked for, how far it is, what was measured, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Session
+
+from ml_backend.gate import Judgement, Outcome
+from ml_backend.store import ACTIVE_REFINEMENTS, RefinementRow, RefinementState, Store, TrialRow
+from ml_backend.version_store import NewVersion, add_version, champion_row, set_champion
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One refinement.
+
+    Attributes:
+        id: Its number.
+        project_id: Whose champion is refined.
+        state: Where it stands.
+        triggers: What asked for it.
+        remembered: What asked for another one while it ran.
+        champion_id: The version that it began from; ``None`` for the preset's own prompts.
+        base_version: The preset's version that it began under.
+        phase: What it is doing.
+        done: How much of the phase is done.
+        total: How much there is.
+        notes: What was left out, and why.
+        left_out: Keys of the examples that were left out.
+        reason: How it ended, in words and numbers.
+        metrics: What the gate measured.
+        created_at: When it was asked for.
+        started_at: When it began.
+        finished_at: When it ended.
+    """
+
+    id: int
+    project_id: int
+    state: RefinementState
+    triggers: tuple[str, ...]
+    remembered: tuple[str, ...]
+    champion_id: int | None
+    base_version: str
+    phase: str
+    done: int
+    total: int
+    notes: tuple[str, ...]
+    left_out: frozenset[str]
+    reason: str
+    metrics: dict[str, Any] = field(repr=False)
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in ACTIVE_REFINEMENTS
+
+
+_ENDS = {
+    Outcome.PROMOTED: RefinementState.PROMOTED,
+    Outcome.KEPT_BACK: RefinementState.KEPT_BACK,
+    Outcome.NOT_ENOUGH_DATA: RefinementState.NOT_ENOUGH_DATA,
+}
+
+
+class RefinementStore:
+    """The refinements of one backend. Safe to share between threads and processes.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def request(self, project_id: int, trigger: str) -> Refinement:
+        """Ask for a refinement. One that waits takes the wish in; one that runs remembers it for afterwards.
+
+        Returns:
+            The refinement that waits or runs now.
+        """
+        with self._store.writing() as session:
+            row = _active(session, project_id)
+            if row is None:
+                row = RefinementRow(project_id=project_id, triggers=[trigger])
+                session.add(row)
+                session.flush()
+            elif row.state is RefinementState.WAITING:
+                row.triggers = _with(row.triggers, trigger)
+            else:
+                row.remembered = _with(row.remembered, trigger)
+            return _refinement(row)
+
+    def get(self, refinement_id: int) -> Refinement | None:
+        """One refinement by its number."""
+        with self._store.reading() as session:
+            row = session.get(RefinementRow, refinement_id)
+            return None if row is None else _refinement(row)
+
+    def active(self, project_id: int | None = None) -> list[Refinement]:
+        """What waits or runs, oldest first; of all projects where none is named."""
+        query = select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS))
+        if project_id is not None:
+            query = query.where(RefinementRow.project_id == project_id)
+        with self._store.reading() as session:
+            return [_refinement(row) for row in session.scalars(query.order_by(RefinementRow.id))]
+
+    def latest(self, project_id: int | None = None, limit: int = 10) -> list[Refinement]:
+        """The newest refinements, newest first; of all projects where none is named."""
+        query = select(RefinementRow).order_by(RefinementRow.id.desc()).limit(limit)
+        if project_id is not None:
+            query = query.where(RefinementRow.project_id == project_id)
+        with self._store.reading() as session:
+            return [_refinement(row) for row in session.scalars(query)]
+
+    def last_begun(self, project_id: int) -> datetime | None:
+        """When the newest refinement began that looked at the corrections and did not fail."""
+        states = [*_ENDS.values(), RefinementState.RUNNING]
+        with self._store.reading() as session:
+            return session.scalar(
+                select(RefinementRow.started_at)
+                .where(RefinementRow.project_id == project_id, RefinementRow.state.in_(states))
+                .order_by(RefinementRow.id.desc())
+                .limit(1)
+            )
+
+    def begin(self, refinement_id: int, *, champion_id: int | None, base_version: str) -> Refinement:
+        """Let a waiting refinement run: its plan is on disk."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            row.state = RefinementState.RUNNING
+            row.champion_id, row.base_version = champion_id, base_version
+            row.started_at = datetime.now(UTC)
+            return _refinement(row)
+
+    def restart(self, refinement_id: int, note: str) -> None:
+        """Let a running refinement wait again, to begin anew; what it measured is dropped."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            row.state, row.phase, row.done, row.total, row.left_out = RefinementState.WAITING, "", 0, 0, []
+            row.notes = _with(row.notes, note)
+            session.execute(delete(TrialRow).where(TrialRow.refinement_id == refinement_id))
+
+    def note_progress(self, refinement_id: int, phase: str, done: int, total: int) -> None:
+        """Note how far it is."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            row.phase, row.done, row.total = phase, done, total
+
+    def leave_out(self, refinement_id: int, key: str, note: str) -> Refinement:
+        """Note an example that cannot take part, and why."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            row.left_out, row.notes = _with(row.left_out, key), _with(row.notes, note)
+            return _refinement(row)
+
+    def add_trial(self, refinement_id: int, key: str, *, candidate: float, champion: float) -> None:
+        """Keep what both are worth on an example; only the first time counts."""
+        with self._store.writing() as session:
+            session.execute(
+                insert(TrialRow)
+                .values(refinement_id=refinement_id, key=key, candidate=candidate, champion=champion)
+                .on_conflict_do_nothing(index_elements=["refinement_id", "key"])
+            )
+
+    def trials(self, refinement_id: int) -> Mapping[str, tuple[float, float]]:
+        """By example, J&F of candidate and champion."""
+        with self._store.reading() as session:
+            rows = session.scalars(select(TrialRow).where(TrialRow.refinement_id == refinement_id))
+            return {row.key: (row.candidate, row.champion) for row in rows}
+
+    def settle(
+        self, refinement_id: int, judgement: Judgement, version: NewVersion | None = None
+    ) -> Refinement:
+        """End a refinement as the gate decided, as one transaction.
+
+        The candidate, if there is one, joins the project's line; a promoted one becomes its champion, unless the
+        champion has changed since the refinement began. A remembered trigger becomes a waiting refinement.
+
+        Returns:
+            The refinement as it ended. Settling one that has ended changes nothing.
+        """
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            if row.state not in ACTIVE_REFINEMENTS:
+                return _refinement(row)
+            state, reason = _ENDS[judgement.outcome], judgement.reason
+            champion = champion_row(session, row.project_id)
+            if state is RefinementState.PROMOTED and _id(champion) != row.champion_id:
+                state = RefinementState.KEPT_BACK
+                reason = f"the champion was changed by hand meanwhile, so it was left alone. {_upper(reason)}"
+            if version is not None:
+                added = add_version(session, row.project_id, version)
+                added.reason = f"{state}: {reason}"
+                if state is RefinementState.PROMOTED:
+                    set_champion(session, row.project_id, added, by=f"refinement {row.id}")
+            row.metrics = judgement.metrics
+            _end(session, row, state, reason)
+            return _refinement(row)
+
+    def fail(self, refinement_id: int, reason: str, *, cancelled: bool = False) -> Refinement:
+        """End a refinement without a decision; a remembered trigger becomes a waiting one."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            if row.state in ACTIVE_REFINEMENTS:
+                state = RefinementState.CANCELLED if cancelled else RefinementState.FAILED
+                _end(session, row, state, reason)
+            return _refinement(row)
+
+
+def _end(session: Session, row: RefinementRow, state: RefinementState, reason: str) -> None:
+    row.state, row.reason, row.finished_at = state, reason, datetime.now(UTC)
+    if row.remembered:
+        session.add(RefinementRow(project_id=row.project_id, triggers=list(row.remembered)))
+    session.flush()
+
+
+def _active(session: Session, project_id: int) -> RefinementRow | None:
+    return session.scalars(
+        select(RefinementRow)
+        .where(RefinementRow.project_id == project_id, RefinementRow.state.in_(ACTIVE_REFINEMENTS))
+        .order_by(RefinementRow.id)
+        .limit(1)
+    ).first()
+
+
+def _row(session: Session, refinement_id: int) -> RefinementRow:
+    row = session.get(RefinementRow, refinement_id)
+    if row is None:
+        raise LookupError(f"there is no refinement {refinement_id}")
+    return row
+
+
+def _id(row: Any) -> int | None:
+    return None if row is None else int(row.id)
+
+
+def _with(items: Sequence[str], item: str) -> list[str]:
+    return [*items, item] if item not in items else list(items)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _refinement(row: RefinementRow) -> Refinement:
+    return Refinement(
+        id=row.id,
+        project_id=row.project_id,
+        state=row.state,
+        triggers=tuple(row.triggers or ()),
+        remembered=tuple(row.remembered or ()),
+        champion_id=row.champion_id,
+        base_version=row.base_version,
+        phase=row.phase,
+        done=row.done,
+        total=row.total,
+        notes=tuple(row.notes or ()),
+        left_out=frozenset(row.left_out or ()),
+        reason=row.reason,
+        metrics=row.metrics or {},
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,66 @@
+"""The gate's decisions, with their reasons in words and numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ml_backend.gate import Compared, Outcome, judge
+from ml_backend.training_set import Scheme
+from steerseg.config import RefinementRecipe
+
+RECIPE = RefinementRecipe(min_gain=0.01, confidence=0.9, max_regression=0.01)
+
+
+def compared(gains: list[float], weight: float = 1.0, name: str = "v") -> list[Compared]:
+    return [Compared(f"k{i}", f"{name}{i}", weight, 0.5 + gain, 0.5) for i, gain in enumerate(gains)]
+
+
+def outcome(held_out: list[Compared], regression: list[Compared] | None = None) -> tuple[Outcome, str]:
+    judgement = judge(held_out, regression or [], RECIPE, Scheme.HELD_OUT)
+    json.dumps(judgement.metrics)
+    return judgement.outcome, judgement.reason
+
+
+def test_a_clear_gain_without_loss_is_promoted() -> None:
+    result, reason = outcome(compared([0.1, 0.2, 0.15, 0.12]), compared([0.0, 0.01, -0.01]))
+    assert result is Outcome.PROMOTED
+    assert "on 4 held-out videos: J&F 0.500 → 0.642" in reason
+    assert "90% interval" in reason
+    assert "on 3 replayed clips: J&F 0.500 → 0.500" in reason
+
+
+@pytest.mark.parametrize(
+    ("gains", "replayed", "reason"),
+    [
+        ([0.001, 0.002, 0.003, 0.001], [], "the gain is below 0.010"),
+        ([-0.1, -0.2, -0.3, 0.0], [], "the gain is below 0.010"),
+        ([0.5, -0.3, 0.4, -0.2], [], "the interval of the gain reaches 0"),
+        ([0.1, 0.2, 0.15, 0.12], [-0.05, -0.02, 0.0], "what was known before is lost by more than 0.010"),
+    ],
+)
+def test_what_keeps_a_candidate_back_is_said(gains: list[float], replayed: list[float], reason: str) -> None:
+    result, said = outcome(compared(gains), compared(replayed))
+    assert result is Outcome.KEPT_BACK
+    assert reason in said
+    assert ("without a replay set" in said) == (not replayed)
+
+
+def test_one_video_is_not_enough_whatever_it_shows() -> None:
+    assert outcome(compared([0.5]))[0] is Outcome.NOT_ENOUGH_DATA
+    assert outcome([])[0] is Outcome.NOT_ENOUGH_DATA
+    same = [Compared(f"k{i}", "one video", 1.0, 0.9, 0.5) for i in range(5)]
+    result, reason = outcome(same)
+    assert result is Outcome.NOT_ENOUGH_DATA
+    assert "1 held-out videos could be compared, at least 2 are needed" in reason
+
+
+def test_untouched_proposals_count_less_than_corrections() -> None:
+    """The champion is perfect where its own proposals were accepted: that alone must not keep it."""
+    accepted = compared([-0.02] * 4, weight=0.25, name="accepted")
+    corrected = compared([0.2, 0.15, 0.25, 0.2])
+    judgement = judge([*accepted, *corrected], [], RECIPE, Scheme.CROSS_VALIDATION)
+    assert judgement.outcome is Outcome.PROMOTED
+    assert judgement.metrics["held_out"]["gain"]["mean"] == pytest.approx((0.8 - 0.02) / 5)
+    assert "by cross-validation" in judgement.reason

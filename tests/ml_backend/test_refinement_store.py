@@ -1,0 +1,129 @@
+"""The tables of refinements: one at a time, remembered triggers, and one transaction at the end."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ml_backend.gate import Judgement, Outcome
+from ml_backend.refinement_store import RefinementStore
+from ml_backend.store import PromptStatus, RefinementState, Store
+from ml_backend.version_store import NewVersion, VersionStore
+
+PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store.sqlite")
+    for project in (1, 2):
+        made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+    return made
+
+
+def new(digest: str) -> NewVersion:
+    return NewVersion(f"prompts/{digest}", digest, "model", "refined", parent_id=None)
+
+
+def test_a_trigger_during_a_run_is_remembered_for_afterwards(store: Store) -> None:
+    refinements = RefinementStore(store)
+    first = refinements.request(1, "start training")
+    assert refinements.request(1, "schedule").id == first.id
+    refinements.begin(first.id, champion_id=None, base_version="base")
+    for _ in range(2):
+        running = refinements.request(1, "command line")
+    assert running.id == first.id
+    assert running.triggers == ("start training", "schedule")
+    assert running.remembered == ("command line",)
+    assert refinements.settle(first.id, PROMOTE).state is RefinementState.PROMOTED
+    (waiting,) = refinements.active(1)
+    assert waiting.state is RefinementState.WAITING
+    assert waiting.triggers == ("command line",)
+    assert refinements.settle(first.id, PROMOTE).finished_at is not None
+    assert len(refinements.active(1)) == 1
+
+
+def test_triggers_at_the_same_time_are_one_refinement(store: Store) -> None:
+    refinements = RefinementStore(store)
+    threads = [threading.Thread(target=refinements.request, args=(1, f"t{n}")) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (only,) = refinements.active(1)
+    assert len(only.triggers) == 8
+
+
+def test_promotion_is_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    refinements, versions = RefinementStore(store), VersionStore(store)
+    first = refinements.request(1, "t")
+    refinements.begin(first.id, champion_id=None, base_version="base")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("ml_backend.refinement_store._end", fail)
+    with pytest.raises(RuntimeError):
+        refinements.settle(first.id, PROMOTE, new("d1"))
+    assert versions.versions(1) == []
+    assert refinements.active(1)[0].state is RefinementState.RUNNING
+    monkeypatch.undo()
+    refinements.settle(first.id, PROMOTE, new("d1"))
+    (champion,) = versions.versions(1)
+    assert (champion.status, champion.reason) == (PromptStatus.CHAMPION, "promoted: better")
+    assert versions.champion(2) is None
+
+
+def test_a_kept_back_candidate_stays_to_be_looked_at(store: Store) -> None:
+    refinements, versions = RefinementStore(store), VersionStore(store)
+    first = refinements.request(1, "t")
+    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.settle(first.id, Judgement(Outcome.KEPT_BACK, "no gain", {}), new("d1"))
+    (candidate,) = versions.versions(1)
+    assert (candidate.status, candidate.reason) == (PromptStatus.CANDIDATE, "kept back: no gain")
+    assert versions.champion(1) is None
+
+
+def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Store) -> None:
+    refinements, versions = RefinementStore(store), VersionStore(store)
+    first = refinements.request(1, "t")
+    refinements.begin(first.id, champion_id=None, base_version="base")
+    by_hand = versions.add(1, new("d0"))
+    versions.promote(1, by_hand.name, by="hand")
+    ended = refinements.settle(first.id, PROMOTE, new("d1"))
+    assert ended.state is RefinementState.KEPT_BACK
+    assert "changed by hand" in ended.reason
+    champion = versions.champion(1)
+    assert champion is not None
+    assert champion.name == by_hand.name
+
+
+def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:
+    refinements = RefinementStore(store)
+    first = refinements.request(1, "t")
+    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.add_trial(first.id, "a", candidate=0.5, champion=0.25)
+    refinements.add_trial(first.id, "a", candidate=0.9, champion=0.9)
+    assert refinements.trials(first.id) == {"a": (0.5, 0.25)}
+    refinements.leave_out(first.id, "b", "b is gone")
+    refinements.restart(first.id, "the preset was changed")
+    again = refinements.get(first.id)
+    assert again is not None
+    assert (again.state, again.left_out) == (RefinementState.WAITING, frozenset())
+    assert again.notes == ("b is gone", "the preset was changed")
+    assert refinements.trials(first.id) == {}
+
+
+def test_only_runs_that_looked_at_the_corrections_count_as_begun(store: Store) -> None:
+    refinements = RefinementStore(store)
+    assert refinements.last_begun(1) is None
+    first = refinements.request(1, "t")
+    assert refinements.last_begun(1) is None
+    refinements.begin(first.id, champion_id=None, base_version="base")
+    begun = refinements.last_begun(1)
+    assert begun is not None
+    refinements.fail(first.id, "the disk is full")
+    assert refinements.last_begun(1) is None
+    assert refinements.latest(1)[0].reason == "the disk is full"

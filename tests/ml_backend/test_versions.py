@@ -1,0 +1,195 @@
+"""A project's line of prompt versions: promote, roll back, export and import, and who uses which."""
+
+from __future__ import annotations
+
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml_backend import versions as module
+from ml_backend.prompts import LoadedPrompts
+from ml_backend.store import PromptStatus, Store
+from ml_backend.version_store import PRESET, NewVersion, PromptVersion, VersionError, VersionStore
+from ml_backend.versions import PromptLine, lines
+from steerseg import soft_prompts
+from steerseg.errors import ConfigError
+from steerseg.soft_prompts import SoftPrompts
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "data" / "store.sqlite")
+    for project in (1, 2):
+        made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+    return made
+
+
+@pytest.fixture
+def line(store: Store, tmp_path: Path) -> PromptLine:
+    return PromptLine(VersionStore(store), tmp_path / "data", "the-model")
+
+
+def prompts(seed: int) -> SoftPrompts:
+    generator = torch.Generator().manual_seed(seed)
+    return SoftPrompts(torch.randn(4, 8, generator=generator), torch.randn(4, 8, generator=generator))
+
+
+def add(line: PromptLine, tmp_path: Path, seed: int, project: int = 1) -> PromptVersion:
+    pair = prompts(seed)
+    pair.save(tmp_path / f"made-{seed}")
+    parent = line.champion(project)
+    new = NewVersion(
+        path=line.keep(tmp_path / f"made-{seed}", pair.digest),
+        digest=pair.digest,
+        model=line.model,
+        origin="refined",
+        parent_id=None if parent is None else parent.id,
+        data=((7, "revision"),),
+        curve=(1.0, 0.5),
+        metrics={"held_out": {"gain": {"mean": 0.05}}},
+        reason="promoted: better",
+    )
+    return line.versions.add(project, new)
+
+
+def test_the_file_names_are_the_librarys() -> None:
+    assert module.WEIGHTS_FILE == soft_prompts.WEIGHTS_FILE
+    assert module.CARD_FILE == soft_prompts.CARD_FILE
+
+
+def test_promoting_and_rolling_back_go_one_step_each(line: PromptLine, tmp_path: Path) -> None:
+    first, second = add(line, tmp_path, 1), add(line, tmp_path, 2)
+    assert line.champion(1) is None
+    for name in (first.name, second.name, first.name):
+        line.versions.promote(1, name, by="test")
+        champion = line.champion(1)
+        assert champion is not None
+        assert champion.name == name
+        standing = [version.status for version in line.versions.versions(1)]
+        assert standing.count(PromptStatus.CHAMPION) == 1
+    assert [line.versions.roll_back(1) for _ in range(3)] == [second.name, first.name, PRESET]
+    assert line.champion(1) is None
+    with pytest.raises(VersionError, match="nothing to roll back to"):
+        line.versions.roll_back(1)
+    line.versions.promote(1, first.name, by="test")
+    line.versions.promote(1, PRESET, by="test")
+    assert line.champion(1) is None
+    assert line.versions.roll_back(1) == first.name
+
+
+def test_a_name_that_is_not_there_or_leads_already_is_said(line: PromptLine, tmp_path: Path) -> None:
+    with pytest.raises(VersionError, match="it has none yet"):
+        line.versions.promote(1, "r1-0", by="test")
+    made = add(line, tmp_path, 1)
+    with pytest.raises(VersionError, match=f"it has {made.name}"):
+        line.versions.version(1, "r9")
+    line.versions.promote(1, made.name, by="test")
+    with pytest.raises(VersionError, match="already"):
+        line.versions.promote(1, made.name, by="test")
+
+
+def test_projects_have_lines_of_their_own(line: PromptLine, tmp_path: Path) -> None:
+    ours, theirs = add(line, tmp_path, 1), add(line, tmp_path, 2, project=2)
+    line.versions.promote(1, ours.name, by="test")
+    assert line.champion(2) is None
+    with pytest.raises(VersionError, match="project 2 has no prompt version"):
+        line.versions.promote(2, ours.name, by="test")
+    assert [version.name for version in line.versions.versions(2)] == [theirs.name]
+    assert ours.name != theirs.name  # proposals are found by the name, whatever the project
+
+
+def test_a_champion_of_another_model_is_not_used(line: PromptLine, store: Store, tmp_path: Path) -> None:
+    made = add(line, tmp_path, 1)
+    line.versions.promote(1, made.name, by="test")
+    other = PromptLine(VersionStore(store), tmp_path / "data", "another-model")
+    assert other.champion(1) is None
+    assert line.champion(1) is not None
+
+
+def test_a_stored_version_loads_and_matches_its_digest(line: PromptLine, tmp_path: Path) -> None:
+    made = add(line, tmp_path, 1)
+    ref = line.ref(made)
+    loaded = LoadedPrompts()
+    pair = loaded.load(ref)
+    assert pair is not None
+    assert torch.equal(pair.frame, prompts(1).frame)
+    assert loaded.load(ref) is pair
+    assert loaded.load(None) is None
+    prompts(2).save(ref.folder)
+    with pytest.raises(ConfigError, match="rollback"):
+        LoadedPrompts().load(ref)
+
+
+def test_an_exported_version_joins_another_line(line: PromptLine, tmp_path: Path) -> None:
+    made = add(line, tmp_path, 1)
+    content = line.export(1, made.name)
+    assert content == line.export(1, made.name)
+    archive = tmp_path / "version.zip"
+    archive.write_bytes(content)
+    imported = line.import_(2, archive)
+    assert (imported.digest, imported.origin, imported.status) == (
+        made.digest,
+        "imported",
+        PromptStatus.CANDIDATE,
+    )
+    assert imported.curve == (1.0, 0.5)
+    assert "promoted: better" in imported.reason
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "folder")
+    assert line.import_(2, tmp_path / "folder").digest == made.digest
+    assert not (tmp_path / "data" / "prompts" / ".importing").exists()
+
+
+def test_what_cannot_be_imported_is_said(line: PromptLine, store: Store, tmp_path: Path) -> None:
+    made = add(line, tmp_path, 1)
+    archive = tmp_path / "version.zip"
+    archive.write_bytes(line.export(1, made.name))
+    other = PromptLine(VersionStore(store), tmp_path / "data", "another-model")
+    with pytest.raises(VersionError, match="made for the vision-language model 'the-model'"):
+        other.import_(1, archive)
+    (tmp_path / "not.zip").write_bytes(b"no zip")
+    with pytest.raises(VersionError, match="not an exported version"):
+        line.import_(1, tmp_path / "not.zip")
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "mixed")
+    prompts(5).save(tmp_path / "five")
+    (tmp_path / "five" / module.WEIGHTS_FILE).replace(tmp_path / "mixed" / module.WEIGHTS_FILE)
+    with pytest.raises(VersionError, match="do not belong together"):
+        line.import_(1, tmp_path / "mixed")
+    assert len(line.versions.versions(1)) == 1
+
+
+def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path: Path) -> None:
+    made = add(line, tmp_path, 1)
+    header, preset, row = lines(line.versions.versions(1))
+    assert header.split() == ["version", "status", "from", "corrections", "gain", "reason"]
+    assert preset.split()[:2] == ["preset", "champion"]
+    assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+0.050"]
+    line.versions.promote(1, made.name, by="test")
+    assert "champion" not in lines(line.versions.versions(1))[1]
+
+
+def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            """
+            DROP TABLE prompt_versions;
+            CREATE TABLE prompt_versions (
+                id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL REFERENCES projects (id),
+                name VARCHAR NOT NULL, parent_id INTEGER, status VARCHAR(20) NOT NULL, path VARCHAR NOT NULL,
+                metrics JSON NOT NULL, reason TEXT NOT NULL, created_at DATETIME NOT NULL
+            );
+            ALTER TABLE proposals DROP COLUMN margin;
+            UPDATE schema_version SET version = 2;
+            """
+        )
+    store = Store(path)
+    store.save_project(1, uid="1", label_config="<View/>", hostname="", extra_params={})
+    line = PromptLine(VersionStore(store), tmp_path, "the-model")
+    made = add(line, tmp_path, 1)
+    assert line.versions.versions(1) == [made]
