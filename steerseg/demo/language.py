@@ -136,7 +136,7 @@ def _trait_table(names: tuple[str, ...], groups: tuple[str, ...]) -> dict[str, V
 
 
 @lru_cache(maxsize=1)
-def _trait_wordings() -> dict[str, phrases.Wordings]:
+def trait_wordings() -> dict[str, phrases.Wordings]:
     """Trait → training and held-out phrases: the last one is held out where training uses all its words."""
     every = [set(p.split()) for trait in words.TRAITS.values() for p in trait.phrases]
     wordings: dict[str, phrases.Wordings] = {}
@@ -526,7 +526,7 @@ def _spatial(view: _View, i: int) -> Found:
     return view.phrase(noun, plural, before, [text]), (i,), _number(plural)
 
 
-_MOTIONS = (
+MOTIONS = (
     *(
         "left",
         "right",
@@ -542,6 +542,7 @@ _MOTIONS = (
     ),
     *("leaves", "enters", "returns", "growing", "shrinking", "spinning"),
 )
+"""Motions that expressions speak of; "overtakes" comes besides."""
 
 
 def _motion(view: _View, i: int) -> Found:
@@ -564,7 +565,7 @@ def _motion(view: _View, i: int) -> Found:
                 text = "overtake{s} the other {m}"
             after = "that " + text.replace("{m}", name)
             return view.phrase(noun, plural, before, [after]), (i,), _number(plural)
-    motions = [m for m in _MOTIONS if view._motion(i, m) == YES]
+    motions = [m for m in MOTIONS if view._motion(i, m) == YES]
     if len(motions) > 1 and "moving" in motions and not view.chance(0.15):
         motions.remove("moving")
     if not motions:
@@ -624,7 +625,7 @@ def _implicit(view: _View, i: int) -> Found:
         return None
     trait = view.pick(traits)
     verdicts = view.trait(trait)
-    text = view.word(_trait_wordings()[trait])
+    text = view.word(trait_wordings()[trait])
     if view.only(verdicts, (i,)):
         return text, (i,), ""
     draw = view.rng.random()
