@@ -44,11 +44,11 @@ from ml_backend.protocol import (
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Loader, Media, MediaLoader
+from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
 from ml_backend.version_store import PromptVersion, VersionStore
 from ml_backend.versions import PromptLine, model_fingerprint
 from ml_backend.worker import ProposeRequest, model_worker
 from steerseg.errors import Cancelled, SteerSegError
-from steerseg.masks import mask_area
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 from steerseg.reasoning import check_expression
 from steerseg.video import VideoLimits
@@ -113,6 +113,7 @@ class Service:
         metrics: What counts.
         base_version: Version of predictions by the preset itself.
         model: Fingerprint of the preset's vision-language model, which prompt versions are made for.
+        guidance: What the preset says about its answers, for annotators.
     """
 
     def __init__(
@@ -125,8 +126,10 @@ class Service:
         metrics: Metrics,
         base_version: str,
         model: str,
+        guidance: Guidance = DEFAULT_GUIDANCE,
     ) -> None:
         self.settings = settings
+        self._guidance = guidance
         self.metrics = metrics
         self._store = store
         self._executor = executor
@@ -429,7 +432,7 @@ class Service:
             for side in sides
             for text in (
                 expression_result(side, proposal.expression),
-                status_result(side, _tell(proposal, rank)),
+                status_result(side, tell(proposal, rank, self._guidance)),
             )
         ]
         return [text for text in texts if text is not None]
@@ -555,7 +558,7 @@ class Service:
                     echoed = _region_texts((*context, *task.drafts), side.task.region_text, name)
                     result = self._regions(work, proposal, 0, name=name, region_texts=echoed)
                     score = _score(proposal.tracklets[0])
-                message = _tell(proposal)
+                message = tell(proposal, guidance=self._guidance)
                 self.metrics.predictions.labels("answered" if result else "empty").inc()
             except TimeoutError:
                 self.metrics.predictions.labels("late").inc()
@@ -627,6 +630,7 @@ def create_service(settings: Settings) -> Service:
         metrics=Metrics(),
         base_version=base_version,
         model=model_fingerprint(settings.preset),
+        guidance=Guidance.of(load_preset(find_preset(settings.preset))),
     )
     service.start()
     return service
@@ -710,31 +714,3 @@ def _texts(item: Mapping[str, Any]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
-
-
-def _tell(proposal: StoredProposal, rank: int = 0) -> str:
-    """What was found, for the annotator."""
-    if not proposal.tracklets:
-        return f"Nothing in the video matches “{proposal.expression}”. Try other words."
-    tracklet = proposal.tracklets[rank]
-    hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
-    total = len(tracklet.rles)
-    text = (
-        f"Tracked “{proposal.expression}” on {total - len(hidden)} of {total} frames "
-        f"(score {tracklet.score:.2f})"
-    )
-    if rank > 0:
-        text = f"#{rank + 1} of {len(proposal.tracklets)}, another candidate. {text}"
-    return f"{text}; not visible on {_ranges(hidden)}." if hidden else f"{text}."
-
-
-def _ranges(indices: Sequence[int], most: int = 4) -> str:
-    """Frames as a person counts them, from 1: ``3, 12–13``."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index - 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    shown = [str(a + 1) if a == b else f"{a + 1}–{b + 1}" for a, b in runs[:most]]
-    return ", ".join(shown) + (", …" if len(runs) > most else "")

@@ -62,6 +62,8 @@ class Preset(BaseModel):
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
         replay: What refinements replay, so that new habits do not erase old ones; nothing where left out.
         refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
+        hint: What the models understand, told to annotators where nothing or nothing sure is found.
+        unsure_below: A best score below it, in [-1, 1], is called unsure.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +81,8 @@ class Preset(BaseModel):
     pipeline: dict[str, Any] = {}
     replay: ReplaySpec | None = None
     refinement: dict[str, Any] = {}
+    hint: str = ""
+    unsure_below: float = Field(default=0.2, ge=-1, le=1)
 
     @property
     def texts(self) -> PromptTexts:

@@ -154,7 +154,10 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
     ("expression", "words"),
     [
         ("the ball", "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."),
-        ("nothing here", "Nothing in the video matches “nothing here”. Try other words."),
+        (
+            "nothing here",
+            "Nothing in the video matches “nothing here”. The words were taken for “red, moving",
+        ),
         ("unreadable", "the video holds no frame that can be decoded; export it again"),
         ("  ", "the expression is empty"),
         ("x" * 10_000, "at most 1000"),
