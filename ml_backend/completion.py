@@ -162,6 +162,7 @@ class Completer:
             StoreError: The database cannot be used.
         """
         usable = 0
+        stumbled: set[str] = set()
         with self._working:
             # What needs no model first: an annotator's masks must not wait behind somebody's boxes.
             for with_model in (False, True):
@@ -174,22 +175,27 @@ class Completer:
                 for pending in waiting:
                     if self._closing:
                         return usable
-                    if patiently and time.monotonic() < self._not_before.get(pending.revision, 0.0):
+                    early = patiently and time.monotonic() < self._not_before.get(pending.revision, 0.0)
+                    if early or pending.revision in stumbled:
                         continue
-                    usable += self._try(pending, with_model=with_model) and not pending.usable
+                    done = self._try(pending, with_model=with_model)
+                    if done is None:
+                        stumbled.add(pending.revision)
+                    elif done and not pending.usable:
+                        usable += 1
         return usable
 
     # --- one correction
 
-    def _try(self, pending: Pending, *, with_model: bool) -> bool:
-        """Complete one if that needs no more than is allowed; return whether it became usable."""
+    def _try(self, pending: Pending, *, with_model: bool) -> bool | None:
+        """Complete one if that needs no more than is allowed; ``None`` where it could not be done."""
         where = f"project {pending.project_id}, task {pending.task_id}, annotation {pending.annotation_id}"
         try:
             done = self._complete(pending, with_model=with_model)
         except StoreError:
             raise
         except Cancelled:
-            return False  # the server is stopping
+            log.debug("%s: the server is stopping", where)
         except UnusableError as error:
             self._corrections.fail(pending, error.problem, str(error))
             log.warning("%s: set aside (%s): %s", where, error.problem, error)
@@ -204,7 +210,7 @@ class Completer:
             for listener in self.listeners if done else ():
                 listener(pending.project_id)
             return done
-        return False
+        return None
 
     def _postpone(self, pending: Pending, where: str, error: SteerSegError) -> None:
         """Try again later what may be a passing trouble, and set it aside when it does not pass."""

@@ -513,8 +513,9 @@ def _correction(row: CorrectionRow, weights: Weights) -> Correction:
     decision = _read_decision(row.decided, row.object, row.expression, row.verdict)
     assert row.completed is not None
     completed = _completed_from_json(_unpack(row.completed))
+    tracked = any(frame.kind is Evidence.BOX for frame in completed.frames.values())
     frames = {
-        index: replace(frame, weight=weights.of(frame.kind, frame.touched))
+        index: replace(frame, weight=weights.of(Evidence.BOX if tracked else frame.kind, frame.touched))
         for index, frame in completed.frames.items()
     }
     return Correction(

@@ -66,7 +66,7 @@ class Weights:
     Attributes:
         corrected: A mask that the annotator drew or changed.
         untouched: Factor for a proposal that was accepted as it was.
-        box: Factor for a mask that SAM 2 made of a box.
+        box: Factor for what a box track says: the masks that SAM 2 made of it, and that nothing is beside it.
     """
 
     corrected: float = 1.0

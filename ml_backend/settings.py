@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         0.5,
         ge=0,
         le=1,
-        description="How much a mask counts that SAM 2 made of an annotator's box, on top of that.",
+        description="Factor for what annotators draw as boxes, of which SAM 2 makes masks.",
     )
     propagate_corrections: bool = Field(
         True, description="Let SAM 2 fill the frames between corrected ones while nobody waits for it."
