@@ -1,4 +1,4 @@
-"""What the model process does: load a preset once, then answer requests for proposals and for masks."""
+"""What the model process does: load a preset once, then answer requests for proposals, masks, refinements."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
+from ml_backend.refining import (
+    Prepared,
+    PrepareRequest,
+    Refiner,
+    Trained,
+    TrainRequest,
+    Tried,
+    TryRequest,
+)
 from steerseg.video import VideoLimits, load_video
 
 if TYPE_CHECKING:
@@ -43,8 +52,8 @@ class PutDown:
     """The answer of work that made way for something more urgent: ask again."""
 
 
-ModelRequest = ProposeRequest | MaskRequest
-ModelAnswer = StoredProposal | MaskAnswer | PutDown
+ModelRequest = ProposeRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
+ModelAnswer = StoredProposal | MaskAnswer | Prepared | Trained | Tried | PutDown
 
 
 class ModelHandler:
@@ -54,6 +63,7 @@ class ModelHandler:
         self._steerseg = steerseg
         self._limits = limits
         self._prompts = LoadedPrompts()
+        self._refiner = Refiner(steerseg, limits, self._prompts)
         self._opened: tuple[str, EncodedVideo] | None = None
 
     def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
@@ -67,6 +77,8 @@ class ModelHandler:
                 return self._propose(request, progress)
             case MaskRequest():
                 return self._masks(request, progress)
+            case PrepareRequest() | TrainRequest() | TryRequest():
+                return self._refine(request, progress)
 
     def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
         self._opened = None  # room for what an annotator may be waiting for
@@ -80,6 +92,21 @@ class ModelHandler:
             progress=progress,
         )
         return StoredProposal.from_proposal(proposal)
+
+    def _refine(
+        self, request: PrepareRequest | TrainRequest | TryRequest, progress: Progress
+    ) -> Prepared | Trained | Tried | PutDown:
+        self._opened = None
+        try:
+            match request:
+                case PrepareRequest():
+                    return self._refiner.prepare(request, progress)
+                case TrainRequest():
+                    return self._refiner.train(request, progress)
+                case TryRequest():
+                    return self._refiner.compare(request, progress)
+        except PutDownError:
+            return PutDown()
 
     def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:
         video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)

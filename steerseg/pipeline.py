@@ -283,24 +283,43 @@ class SteerSeg:
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
+        seen = Seen(self.see(video, config, tell), self.tracker.open(video))
+        self._seen[key] = seen
+        while len(self._seen) > self._remembered_videos:
+            self._seen.popitem(last=False)
+        return seen
+
+    def see(
+        self,
+        video: Video,
+        config: PipelineConfig,
+        tell: Progress = _silent,
+        *,
+        pictures: Sequence[int] | None = None,
+    ) -> VisionContext:
+        """Vision features of the keyframes, not remembered.
+
+        Args:
+            video: The video.
+            config: Says how many keyframes.
+            tell: Told of the stage ``keyframes``.
+            pictures: Which of the keyframes are encoded as images; all where left out.
+        """
+        keyframes = keyframe_indices(len(video), config.keyframes)
         seconds = self.preset.seconds_per_slice
         if seconds is None:
             pairs = max(1, len(keyframes) / self.lvlm.family.temporal_merge)
             seconds = max(float(video.pts[-1] - video.pts[0]), 1e-3) / pairs
-        context = see(
+        return see(
             self.lvlm,
             video.frames[list(keyframes)],
             keyframes,
             budget=self.preset.video_tokens,
             seconds_per_slice=seconds,
             frame_batch=self.preset.frame_batch,
+            pictures=pictures,
             tick=lambda fraction: tell("keyframes", fraction),
         )
-        seen = Seen(context, self.tracker.open(video))
-        self._seen[key] = seen
-        while len(self._seen) > self._remembered_videos:
-            self._seen.popitem(last=False)
-        return seen
 
     def reason(
         self, seen: Seen, expression: str, config: PipelineConfig, tell: Progress = _silent

@@ -104,6 +104,12 @@ class TrainingSample:
             wrong_video,
         )
 
+    @property
+    def teaches(self) -> bool:
+        """Whether any pass over it has something to learn from: a visible object, or a wrong answer."""
+        rows = [_picture_row(self, index) for index in range(len(self.frame_target))]
+        return any(row.teaches for row in (_video_row(self), *rows))
+
 
 def _on_grids(
     masks: torch.Tensor, context: VisionContext, shown: Sequence[int], temporal_merge: int
