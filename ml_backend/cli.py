@@ -59,6 +59,15 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("host", "port", "label_studio_url"):
         _add_setting(predict, name)
     predict.set_defaults(run=_predict)
+
+    corrections = commands.add_parser("corrections", help="list what annotators corrected, and what is amiss")
+    corrections.add_argument("project", type=int, help="the project's number in Label Studio")
+    corrections.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the masks to this folder, a JSON file for each"
+    )
+    for name in ("data_dir", "propagation_confidence"):
+        _add_setting(corrections, name)
+    corrections.set_defaults(run=_corrections)
     return parser
 
 
@@ -274,6 +283,32 @@ def _predict(options: argparse.Namespace) -> int:
     )
     print(summary)
     return 1 if summary.failures else 0
+
+
+def _corrections(options: argparse.Namespace) -> int:
+    from ml_backend.correction_report import export, report
+    from ml_backend.correction_store import CorrectionStore
+    from ml_backend.corrections import Weights
+    from ml_backend.store import Store
+
+    settings = _settings(options)
+    if not settings.database.exists():
+        raise ConfigError(
+            f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
+            f"{ENV_PREFIX}DATA_DIR"
+        )
+    store = Store(settings.database)
+    try:
+        kept = CorrectionStore(store)
+        usable = kept.corrections(options.project, Weights.from_settings(settings))
+        aside = kept.list_set_aside(options.project)
+        print("\n".join(report(options.project, kept.counts(options.project), usable, aside)))
+        if options.export is not None:
+            files = export(usable, options.export, settings.propagation_confidence)
+            print(f"\n{len(files)} files written to {options.export}")
+    finally:
+        store.close()
+    return 0
 
 
 if __name__ == "__main__":

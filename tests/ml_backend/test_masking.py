@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ml_backend.corrections import TrackBox
+from ml_backend.executor import Executor, Priority
+from ml_backend.jobs import ModelExecutor
 from ml_backend.masking import (
     MAX_CONDITIONING,
     MaskAnswer,
@@ -25,11 +27,12 @@ from ml_backend.masking import (
     spread,
     upright_box,
 )
+from ml_backend.worker import model_worker
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
 from steerseg.tracking import Tracker
-from steerseg.video import Video, video_from_frames
+from steerseg.video import Video, VideoLimits, video_from_frames, write_video
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,23 @@ def test_it_makes_way_between_its_steps(tracker: Tracker, films: list[Filmed], c
     request = replace(REQUEST, boxes={first: (film.box(first),)}, propagate=True)
     with pytest.raises(PutDownError):
         answer_masks(tracker, film.video, tracker.open(film.video), request, Interrupted(calls))
+
+
+def test_the_model_process_answers_with_the_preset_that_it_holds(films: list[Filmed], tmp_path: Path) -> None:
+    film = films[0]
+    write_video(tmp_path / "clip.mp4", film.video.frames, film.video.fps)
+    first = film.shown()[0]
+    executor: ModelExecutor = Executor([model_worker("demo", "cpu", VideoLimits())])
+    try:
+        request = replace(
+            REQUEST, media=tmp_path / "clip.mp4", boxes={first: (film.box(first),)}, propagate=True
+        )
+        found = executor.submit(request, priority=Priority.REFINEMENT).result()
+    finally:
+        executor.close()
+    assert isinstance(found, MaskAnswer)
+    assert iou(decode_rle(found.boxed[first]), film.truth[first]) >= 0.6
+    assert len(found.propagated) == len(film.truth) - 1
 
 
 # --- the small parts
