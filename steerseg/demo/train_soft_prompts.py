@@ -111,12 +111,14 @@ def training_samples(
         elif rng.random() < 0.5:
             attributes = referral.attributes
         wanted = torch.tensor([target + 1 for target in referral.targets])
+        others = [number for number in clip.ids.unique().tolist() if number and number not in wanted]
         yield TrainingSample.from_masks(
             clip.context,
             preset.texts.grounding_question(referral.expression, attributes),
             torch.isin(clip.ids, wanted).numpy(),
             lvlm.family.temporal_merge,
             pictures=clip.pictures,
+            rejected=np.stack([(clip.ids == number).numpy() for number in others]) if others else None,
         )
 
 
@@ -217,6 +219,7 @@ def train(
     lvlm: LVLM,
     preset: Preset,
     *,
+    start: SoftPrompts | None,
     tokens: int,
     placement: Placement,
     clips: int,
@@ -230,7 +233,7 @@ def train(
     seed: int,
     out: Path,
 ) -> SoftPrompts:
-    """Train a pair of soft prompts from word embeddings; saves them and a line of log now and then."""
+    """Train a pair of soft prompts, from word embeddings where ``start`` is none; saves them now and then."""
     layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
     rng = np.random.default_rng(seed)
     begun = time.monotonic()
@@ -248,9 +251,9 @@ def train(
     log(samples=len(samples))
     validation = Validation(lvlm, preset, layers, validation_clips, config.heads)
     log(step=0, **validation(None))
-    start = replace(
-        SoftPrompts.from_vocabulary(lvlm.embeddings.weight, tokens, seed=seed), placement=placement
-    )
+    if start is None:
+        words = SoftPrompts.from_vocabulary(lvlm.embeddings.weight, tokens, seed=seed)
+        start = replace(words, placement=placement)
     trainer = SoftPromptTrainer(lvlm, layers, start, config)
     feed = batches(samples, batch, rng)
     losses: list[float] = []
@@ -279,7 +282,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the soft prompts and the log")
     parser.add_argument("--lvlm", help="folder of the vision-language model; the preset's where left out")
-    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--start", type=Path, help="folder of soft prompts to go on from")
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--placement", choices=get_args(Placement), default="before_vision")
     parser.add_argument("--clips", type=int, default=800)
     parser.add_argument("--expressions", type=int, default=6, help="of each clip")
@@ -288,6 +292,8 @@ def main() -> None:
     parser.add_argument("--frames-per-sample", type=int, default=2)
     parser.add_argument("--own-attributes", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=RefineConfig.learning_rate)
+    parser.add_argument("--ranking-weight", type=float, default=1.0, help="of the scene's other objects")
+    parser.add_argument("--ranking-margin", type=float, default=RefineConfig.ranking_margin)
     parser.add_argument("--heads", choices=get_args(Heads), default="visual_max")
     parser.add_argument("--validation-clips", type=int, default=48)
     parser.add_argument("--validate-every", type=int, default=200, help="steps")
@@ -303,11 +309,18 @@ def main() -> None:
     prompts = train(
         lvlm,
         preset,
+        start=None if options.start is None else SoftPrompts.load(options.start),
         tokens=options.tokens,
         placement=options.placement,
         clips=options.clips,
         expressions=options.expressions,
-        config=RefineConfig(steps=options.steps, learning_rate=options.learning_rate, heads=options.heads),
+        config=RefineConfig(
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            heads=options.heads,
+            ranking_weight=options.ranking_weight,
+            ranking_margin=options.ranking_margin,
+        ),
         batch=options.batch,
         frames_per_sample=options.frames_per_sample,
         own_attributes=options.own_attributes,
