@@ -197,8 +197,7 @@ class Completer:
         except Cancelled:
             log.debug("%s: the server is stopping", where)
         except UnusableError as error:
-            self._corrections.fail(pending, error.problem, str(error))
-            log.warning("%s: set aside (%s): %s", where, error.problem, error)
+            self._fail(pending, where, error.problem, str(error))
         except SteerSegError as error:
             self._postpone(pending, where, error)
         except Exception as error:
@@ -224,8 +223,13 @@ class Completer:
             self._corrections.leave_gaps(pending)
             log.warning("%s: nothing was propagated: %s", where, error)
             return
-        self._corrections.fail(pending, problem, str(error))
-        log.warning("%s: set aside (%s): %s", where, problem, error)
+        self._fail(pending, where, problem, str(error))
+
+    def _fail(self, pending: Pending, where: str, problem: Problem, reason: str) -> None:
+        if self._corrections.fail(pending, problem, reason):
+            # What was tried again in vain has been said before.
+            level = logging.DEBUG if reason == pending.reason else logging.WARNING
+            log.log(level, "%s: set aside (%s): %s", where, problem, reason)
 
     def _complete(self, pending: Pending, *, with_model: bool) -> bool:
         """See :meth:`_try`.
@@ -406,7 +410,7 @@ class Completer:
         """Seconds until the next of what could not be had is tried again."""
         if not self._not_before:
             return None
-        return max(0.0, min(self._not_before.values()) - time.monotonic())
+        return max(0.0, min(list(self._not_before.values()), default=0.0) - time.monotonic())
 
 
 # --- what was proposed
@@ -546,7 +550,7 @@ def decided_frames(
                 frames[index] = FrameCorrection(Evidence.EMPTY, None, (), overlap != 1.0, 1.0, overlap)
     if not decision.absent_elsewhere and not any(frame.rle is not None for frame in frames.values()):
         raise UnusableError(
-            Problem.MODEL,
+            Problem.NO_MASK,
             "SAM 2 found no object that fills any of the boxes; draw them closer around the object, on frames "
             "where it is clearly visible",
         )

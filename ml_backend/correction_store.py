@@ -40,6 +40,7 @@ from ml_backend.store import (
     Store,
 )
 
+_CHUNK = 50  # annotations in one transaction
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -86,6 +87,7 @@ class Pending:
     """A decision that waits for its completion.
 
     Attributes:
+        reason: Why it could not be completed the last time; empty at first.
         usable: Whether it is complete but for what is to be propagated.
     """
 
@@ -95,6 +97,7 @@ class Pending:
     task_id: int
     annotation_id: int
     attempts: int
+    reason: str
     usable: bool
     decision: Decision
 
@@ -249,6 +252,7 @@ class CorrectionStore:
         Returns:
             Whether this call did it; ``False`` where it was done already.
         """
+        packed = [_packed(annotated) for annotated in changes.annotated]
         with self._store.writing() as session:
             event = session.get(EventRow, event_id)
             if event is None or event.processed_at is not None:
@@ -257,8 +261,8 @@ class CorrectionStore:
                 _delete_task(session, task)
             for annotation in changes.deleted_annotations:
                 _delete_annotation(session, annotation, event.project_id)
-            for annotated in changes.annotated:
-                _apply(session, annotated)
+            for annotated, rows in packed:
+                _apply(session, annotated, rows)
             event.processed_at = datetime.now(UTC)
             event.error = error
             return True
@@ -278,7 +282,8 @@ class CorrectionStore:
     ) -> int:
         """Make the project's annotations equal to what Label Studio has.
 
-        What was heard of an annotation after the asking began is newer than the answer, and stays.
+        What was heard of an annotation after the asking began is newer than the answer, and stays. A kill in
+        between leaves some annotations as they were; the next call takes them up.
 
         Args:
             project_id: The project.
@@ -291,11 +296,15 @@ class CorrectionStore:
         """
         there = set(present)
         number = 0
+        # Short transactions: a webhook that waits for one has a second in all.
+        for start in range(0, len(changed), _CHUNK):
+            packed = [_packed(annotated) for annotated in changed[start : start + _CHUNK]]
+            with self._store.writing() as session:
+                for annotated, rows in packed:
+                    row = session.get(AnnotationRow, annotated.id)
+                    newer = row is not None and row.seen_at >= asked_at
+                    number += _apply(session, annotated, rows, override=not newer)
         with self._store.writing() as session:
-            for annotated in changed:
-                row = session.get(AnnotationRow, annotated.id)
-                newer = row is not None and row.seen_at >= asked_at
-                number += _apply(session, annotated, override=not newer)
             gone = [
                 row.id
                 for row in session.scalars(
@@ -335,6 +344,7 @@ class CorrectionStore:
                     task_id=row.task_id,
                     annotation_id=row.annotation_id,
                     attempts=row.attempts,
+                    reason=row.reason,
                     usable=row.state is CorrectionState.USABLE,
                     decision=_read_decision(row.decided, row.object, row.expression, row.verdict),
                 )
@@ -422,7 +432,25 @@ class CorrectionStore:
 # --- annotations, within a transaction
 
 
-def _apply(session: Session, annotated: Annotated, *, override: bool = False) -> bool:
+@dataclass(frozen=True)
+class _Packed:
+    """A decision as its row holds it; made before a transaction begins, since it takes its time."""
+
+    decision: Decision
+    content: bytes
+    revision: str
+
+
+def _packed(annotated: Annotated) -> tuple[Annotated, list[_Packed]]:
+    return annotated, [
+        _Packed(decision, _pack(_decision_to_json(decision)), _revision(decision))
+        for decision in annotated.decisions
+    ]
+
+
+def _apply(
+    session: Session, annotated: Annotated, rows: Sequence[_Packed], *, override: bool = False
+) -> bool:
     """Take over a state of an annotation, unless a newer one is known; return whether it was taken over.
 
     States are ordered by Label Studio's time and then by content, so that any order of arrival ends the same.
@@ -430,6 +458,7 @@ def _apply(session: Session, annotated: Annotated, *, override: bool = False) ->
     Args:
         session: The transaction.
         annotated: The state.
+        rows: Its decisions.
         override: Whether it is right whatever is known.
     """
     row = session.get(AnnotationRow, annotated.id)
@@ -454,22 +483,20 @@ def _apply(session: Session, annotated: Annotated, *, override: bool = False) ->
     row.cancelled, row.deleted = annotated.cancelled, task_gone is not None
     row.seen_at = datetime.now(UTC)
     session.flush()
-    wanted = () if row.deleted or annotated.cancelled else annotated.decisions
-    _write_decisions(session, annotated, wanted)
+    _write_decisions(session, annotated, () if row.deleted or annotated.cancelled else rows)
     return True
 
 
-def _write_decisions(session: Session, annotated: Annotated, decisions: Sequence[Decision]) -> None:
+def _write_decisions(session: Session, annotated: Annotated, packed: Sequence[_Packed]) -> None:
     known = {
         row.object: row
         for row in session.scalars(select(CorrectionRow).where(CorrectionRow.annotation_id == annotated.id))
     }
-    for decision in decisions:
-        decided = _pack(_decision_to_json(decision))
-        revision = _revision(decision)
+    for one in packed:
+        decision = one.decision
         row = known.pop(decision.object, None)
-        if row is not None and row.revision == revision:
-            row.decided = decided  # its times may be others
+        if row is not None and row.revision == one.revision:
+            row.decided = one.content  # its times may be others
             continue
         if row is None:
             row = CorrectionRow(annotation_id=annotated.id, object=decision.object)
@@ -477,7 +504,7 @@ def _write_decisions(session: Session, annotated: Annotated, decisions: Sequence
         row.project_id, row.task_id = annotated.project_id, annotated.task_id
         row.expression = decision.expression
         row.verdict = None if decision.verdict is None else str(decision.verdict)
-        row.decided, row.revision, row.completed, row.propagated = decided, revision, None, False
+        row.decided, row.revision, row.completed, row.propagated = one.content, one.revision, None, False
         row.attempts, row.touched, row.changed_at = 0, True, datetime.now(UTC)
         if decision.problem is None:
             row.state, row.problem, row.reason = CorrectionState.PENDING, None, ""

@@ -55,8 +55,9 @@ class Problem(enum.StrEnum):
     UNREADABLE = "unreadable"  # a region is malformed
     NO_EXPRESSION = "no expression"  # nothing says what the object is
     WRONG_SIZE = "wrong size"  # masks and media differ in size, or a frame is beyond the end
-    MEDIA_GONE = "media gone"  # the video or its pages cannot be had any more
-    MODEL = "model"  # SAM 2 gave no mask for a box
+    MEDIA_GONE = "media gone"  # the video or its pages cannot be had any more; tried again later
+    NO_MASK = "no mask"  # SAM 2 found nothing that fills the boxes
+    MODEL = "model"  # the model failed; tried again later
 
 
 @dataclass(frozen=True)

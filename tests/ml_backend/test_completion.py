@@ -480,7 +480,7 @@ def test_boxes_around_nothing_are_set_aside(completing: Completing) -> None:
     completing.submit_video([track({2: (25, 25, 25, 50)})])
     assert completing.complete() == []
     problem, reason = completing.problem()
-    assert problem is Problem.MODEL
+    assert problem is Problem.NO_MASK
     assert "closer around the object" in reason
 
 
