@@ -23,7 +23,7 @@ from ml_backend.correction_store import Annotated, Changes, CorrectionStore, Sto
 from ml_backend.corrections import Decision, Problem
 from ml_backend.expressions import task_expression
 from ml_backend.label_studio.annotations import read_annotation, read_time
-from ml_backend.label_studio.client import LabelStudioClient, LabelStudioNotFoundError
+from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
 from ml_backend.settings import Settings
 from ml_backend.store import Store, StoreError
 from steerseg.errors import ConfigError, ExpressionError, SteerSegError
@@ -337,7 +337,11 @@ class Ingestor:
         return result
 
     def _reconcile(self, project_id: int, client: LabelStudioClient, asked_at: datetime) -> Reconciled:
-        label_config = str(client.project(project_id)["label_config"])
+        label_config = client.project(project_id).get("label_config")
+        if not isinstance(label_config, str):
+            raise LabelStudioError(
+                f"{client.url} does not tell the labelling configuration of project {project_id}"
+            )
         known = self._corrections.known(project_id)
         present: set[int] = set()
         changed: list[Annotated] = []
