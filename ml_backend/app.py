@@ -112,6 +112,14 @@ def create_app(service: Service) -> Flask:
     def corrections(project: str) -> Response:
         return jsonify(service.project_corrections(project))
 
+    @app.post("/projects/<project>/refine")
+    def refine(project: str) -> tuple[Response, int]:
+        return jsonify(service.refine(project)), 202
+
+    @app.get("/projects/<project>/refinement")
+    def refinement(project: str) -> Response:
+        return jsonify(service.refinement(project))
+
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(service.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -146,10 +154,10 @@ def create_app(service: Service) -> Flask:
 
 
 _HTTP_HINTS = {
-    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics and "
-    "/projects/<number>/corrections.",
-    405: "GET for /, /health, /versions, /metrics and /projects/<number>/corrections; POST for /setup, "
-    "/predict and /webhook.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, and below /projects/<number> "
+    "/corrections, /refine and /refinement.",
+    405: "GET for /, /health, /versions, /metrics, and /corrections and /refinement below /projects/<number>; "
+    "POST for /setup, /predict, /webhook and /projects/<number>/refine.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
 }
 

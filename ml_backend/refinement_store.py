@@ -132,13 +132,22 @@ class RefinementStore:
                 .limit(1)
             )
 
-    def begin(self, refinement_id: int, *, champion_id: int | None, base_version: str) -> Refinement:
-        """Let a waiting refinement run: its plan is on disk."""
+    def begin(
+        self, refinement_id: int, *, champion_id: int | None, base_version: str, at: datetime
+    ) -> Refinement:
+        """Let a waiting refinement run: its plan is on disk.
+
+        Args:
+            refinement_id: The refinement.
+            champion_id: The version that it begins from.
+            base_version: The preset's version.
+            at: When the corrections were read: later ones are for the next refinement.
+        """
         with self._store.writing() as session:
             row = _row(session, refinement_id)
             row.state = RefinementState.RUNNING
             row.champion_id, row.base_version = champion_id, base_version
-            row.started_at = datetime.now(UTC)
+            row.started_at = at
             return _refinement(row)
 
     def restart(self, refinement_id: int, note: str) -> None:
@@ -154,6 +163,12 @@ class RefinementStore:
         with self._store.writing() as session:
             row = _row(session, refinement_id)
             row.phase, row.done, row.total = phase, done, total
+
+    def add_note(self, refinement_id: int, note: str) -> None:
+        """Note something that a person should know; once only."""
+        with self._store.writing() as session:
+            row = _row(session, refinement_id)
+            row.notes = _with(row.notes, note)
 
     def leave_out(self, refinement_id: int, key: str, note: str) -> Refinement:
         """Note an example that cannot take part, and why."""
@@ -206,13 +221,12 @@ class RefinementStore:
             _end(session, row, state, reason)
             return _refinement(row)
 
-    def fail(self, refinement_id: int, reason: str, *, cancelled: bool = False) -> Refinement:
+    def fail(self, refinement_id: int, reason: str) -> Refinement:
         """End a refinement without a decision; a remembered trigger becomes a waiting one."""
         with self._store.writing() as session:
             row = _row(session, refinement_id)
             if row.state in ACTIVE_REFINEMENTS:
-                state = RefinementState.CANCELLED if cancelled else RefinementState.FAILED
-                _end(session, row, state, reason)
+                _end(session, row, RefinementState.FAILED, reason)
             return _refinement(row)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ml_backend.completion import Completer
 from ml_backend.connections import Connections
 from ml_backend.correction_store import CorrectionStore
+from ml_backend.corrections import Weights
 from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
 from ml_backend.ingestion import Ingestor
@@ -36,11 +37,16 @@ from ml_backend.protocol import (
     PredictRequest,
     RequestError,
     Task,
+    WebhookEvent,
     parse_predict,
     parse_project_id,
     parse_setup,
     parse_webhook,
 )
+from ml_backend.refinement import RefinementManager
+from ml_backend.refinement_run import RefinementSettings
+from ml_backend.repredicting import Repredictor
+from ml_backend.schedule import Schedule
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Loader, Media, MediaLoader
@@ -149,6 +155,33 @@ class Service:
         self.ingestor = Ingestor(
             settings, store, self.corrections, self._connections, lambda _: self.completer.notify()
         )
+        preset = load_preset(find_preset(settings.preset))
+        self.refinements = RefinementManager(
+            RefinementSettings(
+                recipe=preset.recipe,
+                replay=preset.replay,
+                base_version=base_version,
+                data_dir=settings.data_dir,
+                feature_bytes=settings.refine_cache_bytes,
+                confidence=settings.propagation_confidence,
+                weights=Weights(untouched=settings.untouched_weight, box=settings.box_weight),
+            ),
+            refine_after=settings.refine_after,
+            schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
+            store=store,
+            line=self.line,
+            media=media,
+            connections=self._connections,
+            executor=executor,
+            refresh=self.refresh_corrections,
+        )
+        self.completer.listeners.append(self.refinements.corrected)
+        self._repredictor = Repredictor(
+            store,
+            self._connections,
+            version=lambda project_id: self._steering(project_id).version,
+            predict=self._predict_again,
+        )
         # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
         # stored twice when the task is asked for again in the meantime.
         self._late: dict[tuple[int, int, str], _Work] = {}
@@ -161,15 +194,20 @@ class Service:
             log.warning("%d jobs of the previous run had not ended", left)
 
     def start(self) -> None:
-        """Begin the work that no request asks for: turning annotations into corrections."""
+        """Begin the work that no request asks for: from annotations to corrections to better prompts."""
         self.ingestor.start()
         self.completer.start()
+        self.refinements.start()
+        if self.settings.repredict and self.settings.push_predictions:
+            self._repredictor.start()
 
     def close(self) -> None:
         """Stop the model processes and drop what is queued."""
         self.ingestor.close()
         self._executor.close()
         self.completer.close()
+        self.refinements.close()
+        self._repredictor.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -242,11 +280,44 @@ class Service:
             StoreError: It could not be committed.
         """
         event = parse_webhook(body)
+        self._note_training(event)
         number = self._store.add_event(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
         self.ingestor.notify()
         return number
+
+    def _note_training(self, event: WebhookEvent) -> None:
+        """Take from an event what it says about training: that it should begin, or after how many annotations."""
+        project = None if event.project_id is None else self._store.project(event.project_id)
+        if project is None:
+            return
+        described = event.payload.get("project")
+        number = described.get("min_annotations_to_start_training") if isinstance(described, dict) else None
+        if isinstance(number, int) and number != project.min_annotations:
+            self._store.note_min_annotations(project.id, number)
+        if event.action == "START_TRAINING":
+            self.refinements.request(project.id, "Start training")
+
+    def refine(self, project: str) -> dict[str, Any]:
+        """Ask for a refinement of a project and say how it stands.
+
+        Raises:
+            RequestError: The project is unknown.
+            StoreError: The database cannot be used.
+        """
+        known = self._known_project(parse_project_id(project))
+        self.refinements.request(known.id, "a request")
+        return self.refinements.status(known.id)
+
+    def refinement(self, project: str) -> dict[str, Any]:
+        """How a project's refinements stand.
+
+        Raises:
+            RequestError: The project is unknown.
+            StoreError: The database cannot be read.
+        """
+        return self.refinements.status(self._known_project(parse_project_id(project)).id)
 
     def refresh_corrections(self, project_id: int) -> None:
         """Read a project's annotations from Label Studio and complete their corrections; may take long.
@@ -293,9 +364,11 @@ class Service:
             "proposals": self._store.count_proposals(),
             "events": self._store.count_events(),
             "projects": [
-                (project, self.corrections.counts(project.id)) for project in self._store.projects()
+                (project, self.corrections.counts(project.id), self._steering(project.id).version)
+                for project in self._store.projects()
             ],
             "set_aside": self.corrections.list_set_aside(limit=20),
+            "refinements": self.refinements.latest(),
             "jobs": self._store.jobs(),
         }
 
@@ -474,8 +547,27 @@ class Service:
 
     # --- late predictions
 
+    def _predict_again(self, project: Project, task: Task, version: str) -> Future[StoredProposal] | None:
+        """Have a task predicted by the project's version and the prediction stored, at nobody's request."""
+        steering = self._steering(project.id)
+        if steering.version != version:
+            return None
+        work = self._begin(
+            _Work(task),
+            project,
+            parse_controls(project.label_config),
+            partial(task_expression, task.data, project.extra_params, self.settings),
+            steering,
+            Priority.BATCH,
+        )
+        self._deliver(work, project, version)
+        return work.outcome
+
     def _deliver_late(self, work: _Work, project: Project, version: str) -> None:
         self.metrics.predictions.labels("late").inc()
+        self._deliver(work, project, version)
+
+    def _deliver(self, work: _Work, project: Project, version: str) -> None:
         with self._lock:
             self._late[(project.id, work.task.id, version)] = work
 

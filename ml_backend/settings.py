@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ml_backend.schedule import Schedule
 from steerseg.errors import ConfigError
 
 ENV_PREFIX = "STEERSEG_"
@@ -116,6 +117,29 @@ class Settings(BaseSettings):
         0.8, ge=0, le=1, description="Least confidence of a propagated mask for export and training."
     )
 
+    # --- refinement
+    refine_after: int = Field(
+        20,
+        ge=0,
+        description="Accepted corrections after which a project's soft prompts are refined by themselves; 0 for "
+        "never. A project's own number in Label Studio (`min_annotations_to_start_training` above 1) comes first.",
+    )
+    refine_schedule: str | None = Field(
+        None,
+        description="When projects with new corrections are refined by themselves: a time of day (`02:30`) or "
+        "every so many hours (`6h`).",
+    )
+    refine_cache_mib: int = Field(
+        2048,
+        ge=1,
+        description="Size in MiB that the vision features of training videos may take on disk; with more, the "
+        "oldest corrections do not take part.",
+    )
+    repredict: bool = Field(
+        True,
+        description="Predict tasks without annotations anew after a promotion, the least certain ones first.",
+    )
+
     # --- media
     allowed_hosts: tuple[str, ...] = Field(
         (),
@@ -150,6 +174,13 @@ class Settings(BaseSettings):
             raise ValueError("expected an address such as http://localhost:8080")
         return value.rstrip("/")
 
+    @field_validator("refine_schedule")
+    @classmethod
+    def _is_schedule(cls, value: str | None) -> str | None:
+        if value is not None:
+            Schedule.parse(value)
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _is_log_level(cls, value: str) -> str:
@@ -180,6 +211,11 @@ class Settings(BaseSettings):
     def max_download_bytes(self) -> int:
         """Largest media file in bytes."""
         return self.max_download_mib * _UNIT_MIB
+
+    @property
+    def refine_cache_bytes(self) -> int:
+        """Size of the vision features of training videos in bytes."""
+        return self.refine_cache_mib * _UNIT_MIB
 
     @property
     def media_cache_bytes(self) -> int:

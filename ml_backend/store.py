@@ -35,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from steerseg.errors import SteerSegError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT_MS = 5000
 
 
@@ -70,7 +70,6 @@ class RefinementState(enum.StrEnum):
     KEPT_BACK = "kept back"
     NOT_ENOUGH_DATA = "not enough data"
     FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 ACTIVE_REFINEMENTS = (RefinementState.WAITING, RefinementState.RUNNING)
@@ -142,6 +141,8 @@ class ProjectRow(Base):
     hostname: Mapped[str]
     extra_params: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime, default=_now, onupdate=_now)
+    min_annotations: Mapped[int | None]  # Label Studio's `min_annotations_to_start_training`
+    repredicted: Mapped[str | None]  # prompt version by which its tasks were predicted anew last
 
 
 class JobRow(Base):
@@ -313,7 +314,11 @@ class TrialRow(Base):
 
 @dataclass(frozen=True)
 class Project:
-    """A Label Studio project: its id, labelling config, server and the parameters of its model connection."""
+    """A Label Studio project: its id, labelling config, server and the parameters of its model connection.
+
+    ``min_annotations`` is the number of annotations after which Label Studio's settings ask for training, and
+    ``repredicted`` the prompt version by which tasks without annotations were predicted anew last; both may be unknown.
+    """
 
     id: int
     uid: str
@@ -321,6 +326,8 @@ class Project:
     hostname: str
     extra_params: dict[str, Any]
     last_seen: datetime
+    min_annotations: int | None = None
+    repredicted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -375,10 +382,16 @@ def _add_lineage_to_prompt_versions(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE proposals ADD COLUMN margin FLOAT")
 
 
+def _add_training_to_projects(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE projects ADD COLUMN min_annotations INTEGER")
+    connection.exec_driver_sql("ALTER TABLE projects ADD COLUMN repredicted VARCHAR")
+
+
 # Upgrades from one layout to the next: `_UPGRADES[n]` brings version n to n + 1. New tables need none.
 _UPGRADES: dict[int, Callable[[Connection], None]] = {
     1: _add_processing_to_events,
     2: _add_lineage_to_prompt_versions,
+    3: _add_training_to_projects,
 }
 
 
@@ -454,6 +467,24 @@ class Store:
         """All known projects by id."""
         with self._read() as session:
             return [_project(row) for row in session.scalars(select(ProjectRow).order_by(ProjectRow.id))]
+
+    def note_min_annotations(self, project_id: int, number: int) -> None:
+        """Note after how many annotations Label Studio's settings ask for training."""
+        with self._write() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id)
+                .values(min_annotations=number, last_seen=ProjectRow.last_seen)
+            )
+
+    def note_repredicted(self, project_id: int, version: str) -> None:
+        """Note by which prompt version the project's tasks were predicted anew."""
+        with self._write() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id)
+                .values(repredicted=version, last_seen=ProjectRow.last_seen)
+            )
 
     # --- jobs
 
@@ -587,6 +618,27 @@ class Store:
                 )
             )
 
+    def certainties(self, project_id: int) -> dict[int, float]:
+        """By task, how sure its newest proposal was: the best score, or its distance to the second if smaller.
+
+        Tasks in which nothing was found have -1.
+        """
+        newest = (
+            select(func.max(ProposalRow.id))
+            .where(ProposalRow.project_id == project_id)
+            .group_by(ProposalRow.task_id)
+        )
+        with self._read() as session:
+            rows = session.execute(
+                select(ProposalRow.task_id, ProposalRow.score, ProposalRow.margin).where(
+                    ProposalRow.id.in_(newest)
+                )
+            )
+            return {
+                task: -1.0 if score is None else min(score, score if margin is None else margin)
+                for task, score, margin in rows
+            }
+
     def count_proposals(self) -> int:
         """How many (task, expression, version) have a proposal."""
         with self._read() as session:
@@ -657,6 +709,8 @@ def _project(row: ProjectRow) -> Project:
         hostname=row.hostname,
         extra_params=row.extra_params,
         last_seen=row.last_seen,
+        min_annotations=row.min_annotations,
+        repredicted=row.repredicted,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ml_backend.refinement_store import RefinementStore
 from ml_backend.store import PromptStatus, RefinementState, Store
 from ml_backend.version_store import NewVersion, VersionStore
 
+TIME = datetime(2026, 11, 22, tzinfo=UTC)
 PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
 
 
@@ -31,7 +33,7 @@ def test_a_trigger_during_a_run_is_remembered_for_afterwards(store: Store) -> No
     refinements = RefinementStore(store)
     first = refinements.request(1, "start training")
     assert refinements.request(1, "schedule").id == first.id
-    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     for _ in range(2):
         running = refinements.request(1, "command line")
     assert running.id == first.id
@@ -59,7 +61,7 @@ def test_triggers_at_the_same_time_are_one_refinement(store: Store) -> None:
 def test_promotion_is_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     refinements, versions = RefinementStore(store), VersionStore(store)
     first = refinements.request(1, "t")
-    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("in the middle")
@@ -79,7 +81,7 @@ def test_promotion_is_one_transaction(store: Store, monkeypatch: pytest.MonkeyPa
 def test_a_kept_back_candidate_stays_to_be_looked_at(store: Store) -> None:
     refinements, versions = RefinementStore(store), VersionStore(store)
     first = refinements.request(1, "t")
-    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     refinements.settle(first.id, Judgement(Outcome.KEPT_BACK, "no gain", {}), new("d1"))
     (candidate,) = versions.versions(1)
     assert (candidate.status, candidate.reason) == (PromptStatus.CANDIDATE, "kept back: no gain")
@@ -89,7 +91,7 @@ def test_a_kept_back_candidate_stays_to_be_looked_at(store: Store) -> None:
 def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Store) -> None:
     refinements, versions = RefinementStore(store), VersionStore(store)
     first = refinements.request(1, "t")
-    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     by_hand = versions.add(1, new("d0"))
     versions.promote(1, by_hand.name, by="hand")
     ended = refinements.settle(first.id, PROMOTE, new("d1"))
@@ -103,7 +105,7 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Stor
 def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:
     refinements = RefinementStore(store)
     first = refinements.request(1, "t")
-    refinements.begin(first.id, champion_id=None, base_version="base")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     refinements.add_trial(first.id, "a", candidate=0.5, champion=0.25)
     refinements.add_trial(first.id, "a", candidate=0.9, champion=0.9)
     assert refinements.trials(first.id) == {"a": (0.5, 0.25)}
@@ -121,9 +123,8 @@ def test_only_runs_that_looked_at_the_corrections_count_as_begun(store: Store) -
     assert refinements.last_begun(1) is None
     first = refinements.request(1, "t")
     assert refinements.last_begun(1) is None
-    refinements.begin(first.id, champion_id=None, base_version="base")
-    begun = refinements.last_begun(1)
-    assert begun is not None
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
+    assert refinements.last_begun(1) == TIME
     refinements.fail(first.id, "the disk is full")
     assert refinements.last_begun(1) is None
     assert refinements.latest(1)[0].reason == "the disk is full"
