@@ -373,8 +373,8 @@ class Refiner:
         steerseg = self._steerseg
         prompts = self._prompts.load(start) or steerseg.soft_prompts
         if prompts is None:
-            words = steerseg.lvlm.embeddings.weight
-            prompts = SoftPrompts.from_vocabulary(words, self._recipe.tokens, seed=self._recipe.seed)
+            neutral = steerseg.lvlm.line_break
+            prompts = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
         checked = steerseg.checked(prompts)
         assert checked is not None
         return checked

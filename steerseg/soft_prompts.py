@@ -53,6 +53,34 @@ class SoftPrompts:
         chosen = embeddings.detach().float().cpu()[rows].clone()
         return cls(frame=chosen[:tokens], video=chosen[tokens:], placement=placement)
 
+    @classmethod
+    def from_embedding(
+        cls,
+        embedding: torch.Tensor,
+        tokens: int,
+        *,
+        seed: int,
+        noise: float = 0.05,
+        placement: Placement = "before_vision",
+    ) -> SoftPrompts:
+        """Start from one embedding (d,), repeated with a little noise (our choice).
+
+        From a token without a meaning of its own, such as a line break, the model reads the picture as it did
+        without prompts; random words before the picture make a small model name the wrong thing.
+
+        Args:
+            embedding: What every token starts from.
+            tokens: How many.
+            seed: Of the noise, which lets the tokens part.
+            noise: Its deviation, as a share of the embedding's.
+            placement: Where the prompts stand.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        row = embedding.detach().float().cpu()
+        spread = noise * row.std() * torch.randn(2 * tokens, len(row), generator=generator)
+        rows = row + spread
+        return cls(frame=rows[:tokens].clone(), video=rows[tokens:].clone(), placement=placement)
+
     @property
     def digest(self) -> str:
         """A hash of the two matrices and their place: the identity of this prompt version."""

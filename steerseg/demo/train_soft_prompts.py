@@ -233,7 +233,7 @@ def train(
     seed: int,
     out: Path,
 ) -> SoftPrompts:
-    """Train a pair of soft prompts, from word embeddings where ``start`` is none; saves them now and then."""
+    """Train a pair of soft prompts, from line breaks where ``start`` is none; saves them now and then."""
     layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
     rng = np.random.default_rng(seed)
     begun = time.monotonic()
@@ -252,8 +252,7 @@ def train(
     validation = Validation(lvlm, preset, layers, validation_clips, config.heads)
     log(step=0, **validation(None))
     if start is None:
-        words = SoftPrompts.from_vocabulary(lvlm.embeddings.weight, tokens, seed=seed)
-        start = replace(words, placement=placement)
+        start = SoftPrompts.from_embedding(lvlm.line_break, tokens, seed=seed, placement=placement)
     trainer = SoftPromptTrainer(lvlm, layers, start, config)
     feed = batches(samples, batch, rng)
     losses: list[float] = []
@@ -283,7 +282,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the soft prompts and the log")
     parser.add_argument("--lvlm", help="folder of the vision-language model; the preset's where left out")
     parser.add_argument("--start", type=Path, help="folder of soft prompts to go on from")
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--placement", choices=get_args(Placement), default="before_vision")
     parser.add_argument("--clips", type=int, default=800)
     parser.add_argument("--expressions", type=int, default=6, help="of each clip")

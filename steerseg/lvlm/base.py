@@ -138,6 +138,12 @@ class LVLM:
         return self.embeddings.weight.shape[1]
 
     @property
+    def line_break(self) -> torch.Tensor:
+        """(d,) the embedding of a line break: text that says nothing."""
+        ids = self.processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
+        return self.embeddings.weight[ids[-1]].detach()
+
+    @property
     def num_layers(self) -> int:
         """Layers of the text model."""
         return self.model.config.get_text_config().num_hidden_layers

@@ -40,6 +40,16 @@ def test_saved_prompts_come_back(tmp_path: Path) -> None:
     assert loaded.digest == saved.digest
 
 
+def test_prompts_may_start_from_one_embedding_with_a_little_noise(tiny_lvlm: LVLM) -> None:
+    row = tiny_lvlm.line_break
+    start = SoftPrompts.from_embedding(row, 6, seed=0)
+    assert start.frame.shape == start.video.shape == (6, tiny_lvlm.hidden_size)
+    assert not torch.equal(start.frame, start.video)
+    away = torch.cat([start.frame, start.video]) - row
+    assert away.std() == pytest.approx(0.05 * float(row.std()), rel=0.3)
+    assert SoftPrompts.from_embedding(row, 6, seed=0).digest == start.digest
+
+
 def test_a_mixed_up_pair_is_refused(tmp_path: Path) -> None:
     prompts(0).save(tmp_path / "a")
     prompts(1).save(tmp_path / "b")
