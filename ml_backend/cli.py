@@ -1,12 +1,13 @@
-"""``steerseg-backend``: run the server, import videos, connect projects, ask for predictions."""
+"""``steerseg-backend``: run the server, import videos, connect projects, predict, refine."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from steerseg.errors import ConfigError, SteerSegError
 
 if TYPE_CHECKING:
     from ml_backend.label_studio.client import LabelStudioClient
+    from ml_backend.store import Store
+    from ml_backend.versions import PromptLine
 
 # Secrets would show in the list of processes: these come from the environment only.
 _SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key"})
@@ -59,6 +62,18 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("host", "port", "label_studio_url"):
         _add_setting(predict, name)
     predict.set_defaults(run=_predict)
+
+    refine = commands.add_parser("refine", help="refine a project's soft prompts with its corrections")
+    refine.add_argument("project", type=int, help="the project's number in Label Studio")
+    refine.add_argument("--wait", action="store_true", help="wait for the end and say how it went")
+    refine.add_argument("--backend-url", help="address of the running backend (default: host and port)")
+    for name in ("host", "port", "data_dir", "preset", "device", "label_studio_url"):
+        _add_setting(refine, name)
+    refine.set_defaults(run=_refine)
+
+    _add_versions(
+        commands.add_parser("versions", help="a project's prompt versions: look, promote, roll back")
+    )
 
     corrections = commands.add_parser("corrections", help="list what annotators corrected, and what is amiss")
     corrections.add_argument("project", type=int, help="the project's number in Label Studio")
@@ -122,6 +137,29 @@ def _add_connect(parser: argparse.ArgumentParser) -> None:
     for name in ("host", "port", "label_studio_url", "basic_auth_username"):
         _add_setting(parser, name)
     parser.set_defaults(run=_connect)
+
+
+def _add_versions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", type=int, help="the project's number in Label Studio")
+    actions = parser.add_subparsers(metavar="ACTION")
+    parser.set_defaults(run=_versions, action="list")
+    actions.add_parser("list", help="all versions, which is the default")
+    show = actions.add_parser("show", help="data, curve, metrics and lineage of one, as JSON")
+    promote = actions.add_parser(
+        "promote", help="make one the champion; 'preset' stands for the preset's own"
+    )
+    rollback = actions.add_parser("rollback", help="make the champion of before the champion again")
+    export = actions.add_parser("export", help="write one to a zip file of safetensors and JSON")
+    for action in (show, promote, export):
+        action.add_argument("name", help="name of the version, from the list")
+    export.add_argument("file", type=Path, help="the zip file to write")
+    imported = actions.add_parser("import", help="add an exported version to the project, as a candidate")
+    imported.add_argument("file", type=Path, help="the zip file, or a folder of its files")
+    named = {"show": show, "promote": promote, "rollback": rollback, "export": export, "import": imported}
+    for name, action in named.items():
+        action.set_defaults(action=name)
+    for name in ("data_dir", "preset"):
+        _add_setting(parser, name)
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
@@ -285,19 +323,91 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if summary.failures else 0
 
 
-def _corrections(options: argparse.Namespace) -> int:
-    from ml_backend.correction_report import export, report
-    from ml_backend.correction_store import CorrectionStore
-    from ml_backend.corrections import Weights
-    from ml_backend.store import Store
+def _refine(options: argparse.Namespace) -> int:
+    from ml_backend.predicting import BackendClient
+    from ml_backend.refine_command import refine
 
     settings = _settings(options)
+    backend = BackendClient(_backend_url(options, settings), settings)
+    done = refine(
+        options.project,
+        backend,
+        settings,
+        wait=options.wait,
+        tell=lambda line: print(line, flush=True),
+    )
+    return 0 if done else 1
+
+
+def _versions(options: argparse.Namespace) -> int:
+    import json
+
+    from ml_backend.versions import describe, lines, model_fingerprint
+
+    settings = _settings(options)
+    project: int = options.project
+    with _prompt_line(settings, model_fingerprint(settings.preset)) as line:
+        match options.action:
+            case "list":
+                print("\n".join(lines(line.versions.versions(project))))
+            case "show":
+                print(json.dumps(describe(line.versions.version(project, options.name)), indent=2))
+            case "promote":
+                line.versions.promote(project, options.name, by="the command line")
+                print(f"project {project} uses {options.name} now")
+            case "rollback":
+                print(f"project {project} uses {line.versions.roll_back(project)} now")
+            case "export":
+                from steerseg.artefacts import write_bytes
+
+                write_bytes(options.file, line.export(project, options.name))
+                print(f"wrote {options.file}")
+            case "import":
+                version_ = line.import_(project, options.file)
+                print(f"added {version_.name}; promote it with `versions {project} promote {version_.name}`")
+    return 0
+
+
+@contextlib.contextmanager
+def _prompt_line(settings: Settings, model: str) -> Iterator[PromptLine]:
+    """The prompt versions of a data folder, whether its server runs or not.
+
+    Raises:
+        ConfigError: There is no database.
+    """
+    from ml_backend.version_store import VersionStore
+    from ml_backend.versions import PromptLine
+
+    store = _open_store(settings)
+    try:
+        yield PromptLine(VersionStore(store), settings.data_dir, model)
+    finally:
+        store.close()
+
+
+def _open_store(settings: Settings) -> Store:
+    """The database of a data folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from ml_backend.store import Store
+
     if not settings.database.exists():
         raise ConfigError(
             f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
             f"{ENV_PREFIX}DATA_DIR"
         )
-    store = Store(settings.database)
+    return Store(settings.database)
+
+
+def _corrections(options: argparse.Namespace) -> int:
+    from ml_backend.correction_report import export, report
+    from ml_backend.correction_store import CorrectionStore
+    from ml_backend.corrections import Weights
+
+    settings = _settings(options)
+    store = _open_store(settings)
     try:
         kept = CorrectionStore(store)
         usable = kept.corrections(options.project, Weights.from_settings(settings))

@@ -20,6 +20,10 @@ class BackendError(SteerSegError):
     """The backend cannot be reached or refuses."""
 
 
+class BackendUnreachableError(BackendError):
+    """Nothing answers at the backend's address."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What became of a project's tasks.
@@ -70,6 +74,22 @@ class BackendClient:
         """
         return str(self._ask("GET", f"/versions?project={project}")["current"])
 
+    def refine(self, project: int) -> dict[str, Any]:
+        """Ask for a refinement of a project; the answer says how its refinements stand.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("POST", f"/projects/{project}/refine")
+
+    def refinement(self, project: int) -> dict[str, Any]:
+        """How a project's refinements stand.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/projects/{project}/refinement")
+
     def predict(self, project: int, label_config: str, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Wait for the predictions of one task, however long they take.
 
@@ -96,7 +116,7 @@ class BackendClient:
         try:
             response = self._session.request(method, self._url + path, timeout=self._timeout, **options)
         except requests.RequestException as error:
-            raise BackendError(
+            raise BackendUnreachableError(
                 f"the backend at {self._url} does not answer ({type(error).__name__}); start it with "
                 "`steerseg-backend serve`, or name it with --backend-url"
             ) from None

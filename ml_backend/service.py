@@ -164,7 +164,7 @@ class Service:
                 data_dir=settings.data_dir,
                 feature_bytes=settings.refine_cache_bytes,
                 confidence=settings.propagation_confidence,
-                weights=Weights(untouched=settings.untouched_weight, box=settings.box_weight),
+                weights=Weights.from_settings(settings),
             ),
             refine_after=settings.refine_after,
             schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
