@@ -62,6 +62,11 @@ def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:
     return rows, columns
 
 
+def slice_seconds(duration: float, keyframes: int, temporal_merge: int) -> float:
+    """Seconds between two slices of the video pass, of keyframes spread over ``duration`` seconds."""
+    return max(duration, 1e-3) / max(1, keyframes / temporal_merge)
+
+
 def _resize(frames: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
     """(K, H, W, 3) uint8 -> (K, 3, height, width) uint8, antialiased."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)

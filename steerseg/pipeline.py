@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
-from steerseg.grounding import GroundingMaps, VisionContext, ground, see
+from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, find_preset, load_preset
@@ -40,6 +40,22 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def place_of(device: str) -> tuple[torch.device, torch.dtype]:
+    """A device by name, and the precision of models on it.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
+    try:
+        place = place or torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
+    return place, torch.bfloat16 if place.type == "cuda" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -174,14 +190,7 @@ class SteerSeg:
         """
         folder = find_preset(preset)
         loaded = load_preset(folder)
-        place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
-        try:
-            place = place or torch.device(device)
-        except RuntimeError as error:
-            raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
-        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+        place, dtype = place_of(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
@@ -308,8 +317,9 @@ class SteerSeg:
         keyframes = keyframe_indices(len(video), config.keyframes)
         seconds = self.preset.seconds_per_slice
         if seconds is None:
-            pairs = max(1, len(keyframes) / self.lvlm.family.temporal_merge)
-            seconds = max(float(video.pts[-1] - video.pts[0]), 1e-3) / pairs
+            seconds = slice_seconds(
+                float(video.pts[-1] - video.pts[0]), len(keyframes), self.lvlm.family.temporal_merge
+            )
         return see(
             self.lvlm,
             video.frames[list(keyframes)],

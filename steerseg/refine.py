@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -233,14 +233,25 @@ class SoftPromptTrainer:
         layers: Text layers of the rollout.
         start: Where the prompts begin.
         config: The schedule.
+        add_up: Sums a tensor in place over the processes that train the same pair together, each on its part of
+            every batch. Alone where left out.
 
     Attributes:
         step_count: Steps done.
-        losses: The loss of each of them.
+        losses: The loss of each of them that had something to learn from.
     """
 
-    def __init__(self, lvlm: LVLM, layers: Sequence[int], start: SoftPrompts, config: RefineConfig) -> None:
+    def __init__(
+        self,
+        lvlm: LVLM,
+        layers: Sequence[int],
+        start: SoftPrompts,
+        config: RefineConfig,
+        *,
+        add_up: Callable[[torch.Tensor], None] = lambda values: None,
+    ) -> None:
         self.lvlm = lvlm
+        self._add_up = add_up
         self.layers = tuple(layers)
         self.config = config
         self.placement = start.placement
@@ -342,7 +353,9 @@ class SoftPromptTrainer:
             teaching = [row for row in rows if row.teaches]
             chosen = sorted(rng.permutation(len(teaching))[:frames_per_sample].tolist())
             pictures += [teaching[index] for index in chosen]
-        if not films and not pictures:
+        counts = torch.tensor([len(films), len(pictures)], device=self.lvlm.device)
+        self._add_up(counts)  # means are over the whole batch, whoever has which part of it
+        if not counts.any():
             raise ConfigError(
                 "every mask of the batch is empty; soft prompts learn from visible objects only."
             )
@@ -350,11 +363,12 @@ class SoftPromptTrainer:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for rows in (films, pictures):
+        for rows, count in zip((films, pictures), counts.tolist(), strict=True):
             for part in _passes(rows, self.config.rows):
-                loss = self._row_losses(part).sum() / len(rows)
+                loss = self._row_losses(part).sum() / count
                 loss.backward()
                 total += loss.item()
+        total = self._shared(total, counts.tolist())
         if self.config.anchor > 0:
             loss = self.config.anchor * self._anchor_loss()
             loss.backward()
@@ -366,6 +380,21 @@ class SoftPromptTrainer:
         self.step_count += 1
         self.losses.append(total)
         return total
+
+    def _shared(self, loss: float, counts: Sequence[int]) -> float:
+        """Add up this process's share of the gradients, and of the loss, with the others'."""
+        for matrix, count in zip((self.video, self.frame), counts, strict=True):
+            if count:
+                if matrix.grad is None:  # none of its rows was this process's
+                    matrix.grad = torch.zeros_like(matrix)
+                self._add_up(matrix.grad)
+        told = torch.tensor([loss], dtype=torch.float64)
+        self._add_up(told)
+        return told.item()
+
+    def pass_over(self) -> None:
+        """Count a step whose batch has nothing to learn from, so that the schedule and the data stay in step."""
+        self.step_count += 1
 
     def save_state(self, directory: str | Path) -> None:
         """Write prompts, optimiser state and step; :meth:`load_state` goes on exactly from there.
