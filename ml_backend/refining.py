@@ -251,7 +251,7 @@ class Refiner:
         if config.reasoning:
             tell("reasoning", 0.0)
             lvlm = self._steerseg.lvlm
-            film = replace(context.video, tokens=context.video.tokens.to(lvlm.device))
+            film = context.video.to(lvlm.device)
             attributes = attributes_of(
                 lvlm, film, expression, self._steerseg.texts, max_new_tokens=config.max_new_tokens
             )
@@ -296,6 +296,7 @@ class Refiner:
                 self._steerseg.lvlm.name,
                 str(self._steerseg.lvlm.dtype),
                 preset.video_tokens,
+                preset.frame_tokens,
                 preset.seconds_per_slice,
             ]
         )
@@ -568,28 +569,22 @@ def _write_sample(path: Path, sample: TrainingSample, features: str) -> None:
 def _write_context(path: Path, context: VisionContext) -> None:
     card = {
         "keyframes": list(context.keyframes),
-        "seconds": context.video.seconds_per_slice,
-        "video": [list(context.video.grid), list(context.video.patch_grid)],
-        "frames": [list(context.frames.grid), list(context.frames.patch_grid)],
+        "video": context.video.card,
+        "frames": context.frames.card,
     }
-    tensors = {"video": context.video.tokens, "frames": context.frames.tokens}
+    tensors = {**context.video.tensors("video"), **context.frames.tensors("frames")}
     write_tensors(path, tensors, {"card": json.dumps(card)})
 
 
 def _read_context(path: Path) -> VisionContext:
     from steerseg.grounding import VisionContext
-    from steerseg.lvlm.base import VisionFeatures, VisionKind
+    from steerseg.lvlm import VisionFeatures
 
     card, tensors = _read(path)
-
-    def features(kind: VisionKind, name: str, seconds: float) -> VisionFeatures:
-        grid, patches = (tuple(sizes) for sizes in card[name])
-        return VisionFeatures(kind, tensors[name], grid, patches, seconds)
-
     return VisionContext(
         keyframes=tuple(card["keyframes"]),
-        video=features("video", "video", card["seconds"]),
-        frames=features("image", "frames", 0.0),
+        video=VisionFeatures.from_parts(card["video"], tensors, "video"),
+        frames=VisionFeatures.from_parts(card["frames"], tensors, "frames"),
     )
 
 
@@ -612,6 +607,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def _bytes_of(context: VisionContext) -> int:
-    return sum(
-        tokens.numel() * tokens.element_size() for tokens in (context.video.tokens, context.frames.tokens)
-    )
+    return context.video.nbytes + context.frames.nbytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -55,13 +54,6 @@ class VisionContext:
     frames: VisionFeatures
 
 
-def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of the video pass's token grid: at most ``budget`` tokens, in the frame's aspect ratio."""
-    rows = max(1, math.floor(math.sqrt(budget * height / width)))
-    columns = max(1, math.floor(math.sqrt(budget * width / height)))
-    return rows, columns
-
-
 def slice_seconds(duration: float, keyframes: int, temporal_merge: int) -> float:
     """Seconds between two slices of the video pass, of keyframes spread over ``duration`` seconds."""
     return max(duration, 1e-3) / max(1, keyframes / temporal_merge)
@@ -81,6 +73,7 @@ def see(
     budget: int,
     seconds_per_slice: float,
     frame_batch: int,
+    frame_budget: int | None = None,
     pictures: Sequence[int] | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> VisionContext:
@@ -90,27 +83,25 @@ def see(
         lvlm: The model.
         frames: (K, H, W, 3) uint8, the keyframes' pixels.
         keyframes: Their indices in the video.
-        budget: Most visual tokens of a frame pair in the video pass.
+        budget: Most places of a slice of the video pass; families whose video frames have one size pass over it.
         seconds_per_slice: Seconds between two frame pairs.
         frame_batch: Images encoded at a time.
+        frame_budget: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
+            times ``budget`` where left out. The others show exactly twice the video's grid in each direction.
         pictures: Which of the K keyframes are encoded as images; all where left out. Training needs but a few.
         tick: Called with the fraction done.
     """
-    rows, columns = video_grid(frames.shape[1], frames.shape[2], budget)
-    side = lvlm.token_pixels
-    video = lvlm.encode_vision(
-        _resize(frames, rows * side, columns * side), "video", seconds_per_slice=seconds_per_slice
+    sizes = lvlm.family.sizes(
+        frames.shape[1], frames.shape[2], video_tokens=budget, frame_tokens=frame_budget or 4 * budget
     )
+    video = lvlm.encode_vision(_resize(frames, *sizes.video), "video", seconds_per_slice=seconds_per_slice)
     shown = frames if pictures is None else frames[list(pictures)]
-    images = _resize(shown, 2 * rows * side, 2 * columns * side)
+    images = _resize(shown, *sizes.picture)
     parts = []
     for start in range(0, len(images), frame_batch):
         parts.append(lvlm.encode_vision(images[start : start + frame_batch], "image"))
         tick(min(1.0, (start + frame_batch) / len(images)))
-    joined = VisionFeatures(
-        "image", torch.cat([part.tokens for part in parts]), parts[0].grid, parts[0].patch_grid, 0.0
-    )
-    return VisionContext(tuple(keyframes), video, joined)
+    return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))
 
 
 def smooth(maps: torch.Tensor, kernel: int, sigma: float = 1.0) -> torch.Tensor:
@@ -148,7 +139,7 @@ def rolled_map(
         placement = soft_prompts.placement
     taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement)
     rollout = streaming_rollout(taken, layers, heads=heads)
-    return visual_map(rollout, taken.visual, vision.grid)
+    return visual_map(rollout, taken.cells, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:

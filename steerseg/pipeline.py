@@ -325,6 +325,7 @@ class SteerSeg:
             video.frames[list(keyframes)],
             keyframes,
             budget=self.preset.video_tokens,
+            frame_budget=self.preset.frame_tokens,
             seconds_per_slice=seconds,
             frame_batch=self.preset.frame_batch,
             pictures=pictures,

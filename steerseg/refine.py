@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -213,16 +213,10 @@ def _passes(rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
     """Rows that can go through the model together: of one grid and one pace."""
     groups: dict[tuple[object, ...], list[_Row]] = {}
     for row in rows:
-        key = (row.vision.kind, row.vision.grid, row.vision.seconds_per_slice)
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(row.vision.layout, []).append(row)
     for group in groups.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
-
-
-def _together(parts: Sequence[VisionFeatures]) -> VisionFeatures:
-    first = parts[0]
-    return replace(first, tokens=torch.cat([part.tokens for part in parts]))
 
 
 class SoftPromptTrainer:
@@ -288,11 +282,11 @@ class SoftPromptTrainer:
         """Weighted losses (B,) of rows that go through the model together."""
         device = self.lvlm.device
         filmed = rows[0].vision.kind == "video"
-        vision = _together([row.vision for row in rows])
+        vision = VisionFeatures.join([row.vision for row in rows]).to(device)
         rolled = rolled_map(
             self.lvlm,
             [row.question for row in rows],
-            replace(vision, tokens=vision.tokens.to(device)),
+            vision,
             layers=self.layers,
             heads=self.config.heads,
             soft_prompts=SoftPrompts(frame=self.frame, video=self.video, placement=self.placement),

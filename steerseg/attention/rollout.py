@@ -124,6 +124,6 @@ def streaming_rollout(taken: Taken, layers: Sequence[int], *, heads: Heads, chun
     return row
 
 
-def visual_map(rollout: torch.Tensor, visual: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-    """Pick the visual tokens of a rollout (B, S) and lay them on their grid: (B, t, h, w)."""
-    return rollout[visual].view(rollout.shape[0], *grid)
+def visual_map(rollout: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Lay the visual tokens of a rollout (B, S) on their grid, by their places (B, t * h * w): (B, t, h, w)."""
+    return rollout.gather(1, cells).view(rollout.shape[0], *grid)

@@ -31,7 +31,7 @@ from steerseg.demo.lvlm_fast import Layout
 from steerseg.demo.scene import Scene, extents, visible_fraction
 from steerseg.demo.sprites import Catalogue, load_catalogue
 from steerseg.demo.world import SceneBatch, WorldSpec, collate, sample_scene
-from steerseg.grounding import video_grid
+from steerseg.lvlm.families.base import video_grid
 
 Mode = Literal["video", "frame"]
 

@@ -4,48 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from steerseg.config import Placement
-from steerseg.errors import ModelError
+from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
+from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
-VisionKind = Literal["image", "video"]
-
-
-@dataclass(frozen=True)
-class VisionFeatures:
-    """Visual tokens of one video, or of N images of one size, as the vision tower made them.
-
-    Attributes:
-        kind: ``"video"`` for one video, ``"image"`` for N separate pictures.
-        tokens: (N, t * h * w, d) with N = 1 for a video.
-        grid: (t, h, w) of merged visual tokens; t = 1 for images.
-        patch_grid: (t, h_patches, w_patches) as the model's positions want it.
-        seconds_per_slice: Seconds between two slices of a video's grid.
-    """
-
-    kind: VisionKind
-    tokens: torch.Tensor
-    grid: tuple[int, int, int]
-    patch_grid: tuple[int, int, int]
-    seconds_per_slice: float
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def __getitem__(self, part: slice) -> VisionFeatures:
-        """Some of the images."""
-        return VisionFeatures(
-            self.kind, self.tokens[part], self.grid, self.patch_grid, self.seconds_per_slice
-        )
+__all__ = ["LVLM", "Taken", "VisionFeatures", "VisionKind"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +26,14 @@ class Taken:
 
     Attributes:
         tap: Queries and keys by layer.
-        visual: (B, S) bool, the visual tokens, in the order of the grid.
+        cells: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
+        visual: (B, S) bool, those tokens. Visual tokens that lie on no place are not among them.
         live: (B, S) bool, ``False`` on padding.
         response: Index of the response token: the last prompt position, where the answer begins.
     """
 
     tap: QueryKeyTap
+    cells: torch.Tensor
     visual: torch.Tensor
     live: torch.Tensor
     response: int
@@ -75,28 +49,16 @@ class LVLM:
     """
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
-        self.family: Family = family_of(model.config.model_type)
+        self.family: Family = family_of(model.config.model_type)(model, processor)
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.name = name
         self._soft_prompt: torch.Tensor | None = None
+        self._soft_id = -1
         model.set_attn_implementation({"text_config": TAP_ATTENTION, "vision_config": "sdpa"})
-        tokenizer = processor.tokenizer
-        unknown = [
-            token
-            for token in (self.family.soft_token, self.family.image_token, self.family.video_token)
-            if len(tokenizer.encode(token, add_special_tokens=False)) != 1
-        ]
-        if unknown:
-            raise ModelError(
-                f"the tokenizer of {name!r} does not know {', '.join(unknown)}, which its family "
-                f"{self.family.model_type!r} has; use the tokenizer that belongs to the model."
-            )
-        self._soft_id: int = tokenizer.convert_tokens_to_ids(self.family.soft_token)
-        self._vision_ids: dict[VisionKind, int] = {
-            "image": tokenizer.convert_tokens_to_ids(self.family.image_token),
-            "video": tokenizer.convert_tokens_to_ids(self.family.video_token),
-        }
+        kinds: tuple[VisionKind, ...] = ("image", "video")
+        self._soft_ids = {kind: self._id_of(self.family.soft_token(kind)) for kind in kinds}
+        self._vision_ids = {kind: self._id_of(self.family.token(kind)) for kind in kinds}
         self.embeddings: nn.Embedding = model.get_input_embeddings()
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
@@ -148,11 +110,14 @@ class LVLM:
         """Layers of the text model."""
         return self.model.config.get_text_config().num_hidden_layers
 
-    @property
-    def token_pixels(self) -> int:
-        """Side of the square of pixels that one visual token covers."""
-        vision = self.model.config.vision_config
-        return vision.patch_size * vision.spatial_merge_size
+    def _id_of(self, token: str) -> int:
+        ids = self.processor.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ModelError(
+                f"the tokenizer of {self.name!r} does not know {token}, which its family "
+                f"{self.family.model_type!r} has; use the tokenizer that belongs to the model."
+            )
+        return int(ids[0])
 
     @torch.no_grad()
     def encode_vision(
@@ -161,34 +126,13 @@ class LVLM:
         """Run the vision tower.
 
         Args:
-            pixels: (N, 3, H, W) uint8 RGB, H and W multiples of :attr:`token_pixels`. N frames of one video, or
-                N separate images. An odd number of video frames is filled up by repeating the last.
+            pixels: (N, 3, H, W) uint8 RGB, of a size that :meth:`Family.sizes` gives. N frames of one video, or N
+                separate images.
             kind: Whether the frames are one video or separate images.
-            seconds_per_slice: Seconds between two slices of a video's grid (two frames a slice).
+            seconds_per_slice: Seconds between two slices of a video's grid, each of as many frames as the family
+                merges.
         """
-        if kind == "video":
-            processed = self.processor.video_processor(
-                videos=[pixels], do_resize=False, do_sample_frames=False, return_tensors="pt"
-            )
-            patch_grid, values = processed["video_grid_thw"], processed["pixel_values_videos"]
-            encode = self.model.model.get_video_features
-        else:
-            processed = self.processor.image_processor(
-                images=list(pixels), do_resize=False, return_tensors="pt"
-            )
-            patch_grid, values = processed["image_grid_thw"], processed["pixel_values"]
-            encode = self.model.model.get_image_features
-        patch_grid = patch_grid.to(self.device)
-        output = encode(values.to(self.device, self.dtype), patch_grid, return_dict=True)
-        merge = self.model.config.vision_config.spatial_merge_size
-        time, height, width = patch_grid[0].tolist()
-        return VisionFeatures(
-            kind=kind,
-            tokens=torch.stack(list(output.pooler_output)),
-            grid=(time, height // merge, width // merge),
-            patch_grid=(time, height, width),
-            seconds_per_slice=seconds_per_slice,
-        )
+        return self.family.encode(pixels, kind, seconds_per_slice)
 
     def chat(
         self,
@@ -204,43 +148,40 @@ class LVLM:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         family = self.family
-        placeholder = family.video_token if vision.kind == "video" else family.image_token
-        before, _, after = chat.partition(placeholder)
-        time, height, width = vision.grid
-        expanded = placeholder * (time * height * width)
-        soft = family.soft_token * soft_tokens
+        before, place, after = chat.partition(family.place(vision.kind))
+        if not place:
+            raise ModelError(
+                f"the chat template of {self.name!r} writes no {family.place(vision.kind)} for a {vision.kind}; use "
+                "the processor that belongs to the model."
+            )
+        soft = family.soft_token(vision.kind) * soft_tokens
         if placement == "start":
-            return soft + before + expanded + after
+            return soft + before + vision.text + after
         if placement == "before_vision":
-            header = before.removesuffix(family.vision_start)
-            return header + soft + family.vision_start + expanded + after
-        tail = after.removeprefix(family.vision_end)
-        return before + expanded + family.vision_end + soft + tail
+            header = before.removesuffix(family.opening)
+            return header + soft + before[len(header) :] + vision.text + after
+        tail = after.removeprefix(family.closing)
+        return before + vision.text + after[: len(after) - len(tail)] + soft + tail
 
     def _inputs(self, chats: Sequence[str], vision: VisionFeatures) -> dict[str, Any]:
-        """Model inputs for chats over ``vision``: one chat a picture, or one chat over the video."""
+        """Model inputs for chats over ``vision``: one chat a picture, or one or more over the video."""
         rows = self.processor.tokenizer(
             list(chats), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
         ids = rows["input_ids"].to(self.device)
-        types = torch.zeros_like(ids)
-        types[ids == self._vision_ids["image"]] = 1
-        types[ids == self._vision_ids["video"]] = 2
+        vision = vision.expand(len(chats))
+        if (ids == self._vision_ids[vision.kind]).sum() != vision.tokens.shape[:2].numel():
+            raise ExpressionError(
+                f"the text holds {self.family.token(vision.kind)}, which stands for a piece of a picture; leave it "
+                "out."
+            )
         # Rows of one length need no mask, which keeps SDPA on its fast path.
         mask = rows["attention_mask"]
-        grids = torch.tensor([vision.patch_grid] * len(chats), device=self.device)
-        tokens = vision.tokens if len(vision) == len(chats) else vision.tokens.expand(len(chats), -1, -1)
-        inputs: dict[str, Any] = {
+        return {
             "input_ids": ids,
             "attention_mask": None if bool(mask.all()) else mask.to(self.device),
-            "mm_token_type_ids": types,
-            f"{vision.kind}_grid_thw": grids,
-            "mm_encoder_outputs": {vision.kind: BaseModelOutputWithPooling(pooler_output=tuple(tokens))},
+            **self.family.inputs(ids, vision),
         }
-        if vision.kind == "video":
-            seconds = torch.tensor([vision.seconds_per_slice] * len(chats), device=self.device)
-            inputs["second_per_grid_ts"] = seconds
-        return inputs
 
     @torch.no_grad()
     def generate(self, text: str, vision: VisionFeatures, *, max_new_tokens: int) -> str:
@@ -276,18 +217,20 @@ class LVLM:
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
         chats = [self.chat(text, vision, soft_tokens=count, placement=placement) for text in texts]
         inputs = self._inputs(chats, vision)
-        self._soft_prompt = soft_prompt
+        self._soft_prompt, self._soft_id = soft_prompt, self._soft_ids[vision.kind]
         try:
             with tapped(layers) as tap:
                 # The inner model: no logits over the sequence are wanted.
                 self.model.model(**inputs, use_cache=False)
         finally:
             self._soft_prompt = None
-        ids = inputs["input_ids"]
-        mask = inputs["attention_mask"]
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        places = (ids == self._vision_ids[vision.kind]).nonzero()[:, 1].view(len(chats), -1)
+        cells = places[:, self.family.cells(vision).to(self.device)]
         return Taken(
             tap,
-            visual=ids == self._vision_ids[vision.kind],
+            cells=cells,
+            visual=torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True),
             live=torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(),
             response=ids.shape[1] - 1,
         )
@@ -297,6 +240,6 @@ class LVLM:
     ) -> torch.Tensor | None:
         if self._soft_prompt is None:
             return None
-        places = (args[0] == self._soft_id).unsqueeze(-1)
+        places = torch.eq(args[0], self._soft_id).unsqueeze(-1)
         rows = self._soft_prompt.to(output.dtype).expand(output.shape[0], -1, -1)
         return output.masked_scatter(places, rows)

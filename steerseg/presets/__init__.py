@@ -54,7 +54,10 @@ class Preset(BaseModel):
         sam2: Hub id of SAM 2, or a folder beside the preset file.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
         keyframes: How many frames the LVLM sees.
-        video_tokens: Most visual tokens of a frame pair in the video pass.
+        video_tokens: Most places of a slice of the video pass. Families whose video frames have one size pass
+            over it.
+        frame_tokens: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
+            times ``video_tokens`` where left out. Others show exactly twice the video's grid in each direction.
         frame_batch: Frame passes at a time.
         seconds_per_slice: Seconds between two frame pairs as told to the LVLM; the video's own where left out.
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
@@ -74,6 +77,7 @@ class Preset(BaseModel):
     layers: tuple[int, ...] | None = None
     keyframes: int = Field(default=16, ge=1)
     video_tokens: int = Field(default=400, ge=4)
+    frame_tokens: int | None = Field(default=None, ge=4)
     frame_batch: int = Field(default=4, ge=1)
     seconds_per_slice: float | None = Field(default=None, gt=0)
     soft_prompts: str | None = None

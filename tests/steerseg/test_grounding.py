@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from steerseg.config import PipelineConfig
-from steerseg.grounding import VisionContext, fuse, ground, min_max, see, smooth, video_grid
+from steerseg.grounding import VisionContext, fuse, ground, min_max, see, smooth
 from steerseg.lvlm import LVLM
+from steerseg.lvlm.families.base import video_grid
 from steerseg.soft_prompts import SoftPrompts
 
 

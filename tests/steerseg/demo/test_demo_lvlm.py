@@ -24,7 +24,7 @@ from steerseg.demo.lvlm import (
 from steerseg.demo.lvlm_fast import FastLVLM, Layout, attention_bias, rollout
 from steerseg.demo.tokenizer import save_preset, train_tokenizer
 from steerseg.errors import ConfigError
-from steerseg.grounding import video_grid
+from steerseg.lvlm.families.base import video_grid
 
 
 def _texts() -> list[str]:

@@ -1,0 +1,31 @@
+"""What differs between families of vision-language models; `docs/adding-a-backbone.md` says how to add one."""
+
+from __future__ import annotations
+
+from steerseg.errors import ModelError
+from steerseg.lvlm.families.base import Family
+from steerseg.lvlm.families.internvl import InternVL
+from steerseg.lvlm.families.llava_onevision import LlavaOneVision
+from steerseg.lvlm.families.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+FAMILIES: dict[str, type[Family]] = {
+    family.model_type: family for family in (Qwen2VL, Qwen2_5VL, Qwen3VL, LlavaOneVision, InternVL)
+}
+
+
+def family_of(model_type: str) -> type[Family]:
+    """The family description for a checkpoint's ``model_type``.
+
+    Raises:
+        ModelError: The family is not supported.
+    """
+    try:
+        return FAMILIES[model_type]
+    except KeyError:
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelError(
+            f"the vision-language model is of type {model_type!r}; supported types are: {known}. "
+            "Choose a checkpoint of one of them in the preset."
+        ) from None

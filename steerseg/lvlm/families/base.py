@@ -1,0 +1,122 @@
+"""The description of a family: how vision stands in a chat and how visual tokens lie on the picture."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from steerseg.lvlm.vision import VisionFeatures, VisionKind
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Pixels (height, width) at which frames are shown to the vision tower.
+
+    Attributes:
+        video: In the video pass.
+        picture: In the frame passes.
+    """
+
+    video: tuple[int, int]
+    picture: tuple[int, int]
+
+
+class Family(ABC):
+    """One family of models, bound to a loaded model and its processor.
+
+    The attributes of the class are the description's data; the methods are what data cannot say.
+
+    Args:
+        model: A ``*ForConditionalGeneration`` model.
+        processor: Its processor. Its expansion of a picture in the chat is taken as it is.
+
+    Attributes:
+        model_type: ``config.model_type`` of the Hugging Face checkpoints.
+        temporal_merge: Frames of a video that become one grid slice.
+        spare_token: A special token that chats never have otherwise. It marks the places whose embeddings the soft
+            prompt replaces, so that no vocabulary is resized.
+        opening: What the chat template writes right before the place of a picture or a video, as a part of it.
+        closing: What it writes right after.
+        full_precision: Names of modules that are not quantised.
+    """
+
+    model_type: ClassVar[str]
+    temporal_merge: ClassVar[int]
+    spare_token: ClassVar[str]
+    opening: ClassVar[str] = ""
+    closing: ClassVar[str] = ""
+    full_precision: ClassVar[tuple[str, ...]]
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+
+    # --- what each family says
+
+    @abstractmethod
+    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+        """The sizes at which frames of ``height`` x ``width`` pixels are shown.
+
+        Args:
+            height: Of the video.
+            width: Of the video.
+            video_tokens: Most places of a slice of the video pass.
+            frame_tokens: Most places of a picture in a frame pass.
+        """
+
+    @abstractmethod
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+        """Run the vision tower over (N, 3, H, W) uint8 RGB: N frames of one video, or N separate images."""
+
+    # --- what families may say otherwise
+
+    def soft_token(self, kind: VisionKind) -> str:
+        """What marks the places of the soft prompt in chats about this kind of vision."""
+        return self.spare_token
+
+    def modality(self, kind: VisionKind) -> VisionKind:
+        """What the model takes this kind of vision for."""
+        return kind
+
+    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+        """Which of the L visual tokens lies on each place of the grid: (t * h * w,) indices, in grid order."""
+        time, height, width = vision.grid
+        return torch.arange(time * height * width)
+
+    def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
+        """What the model takes beside ``input_ids`` (B, S) and the mask; ``vision`` has B rows."""
+        output = BaseModelOutputWithPooling(pooler_output=vision.tokens)
+        return {"mm_encoder_outputs": {self.modality(vision.kind): output}}
+
+    # --- what the processor says
+
+    def place(self, kind: VisionKind) -> str:
+        """What the chat template writes where a picture or a video stands; the processor expands it."""
+        return str(self.processor.video_token if kind == "video" else self.processor.image_token)
+
+    def token(self, kind: VisionKind) -> str:
+        """The token that stands for each visual token once the chat is expanded."""
+        return self.place(self.modality(kind))
+
+    def expansion(self, kind: VisionKind, processed: Mapping[str, Any]) -> str:
+        """What the processor puts into the chat for the first video or picture that it processed."""
+        if kind == "video":
+            return str(self.processor.replace_video_token(processed, video_idx=0))
+        return str(self.processor.replace_image_token(processed, image_idx=0))
+
+    def pixels(self, values: torch.Tensor) -> torch.Tensor:
+        """Preprocessed pixels as the vision tower takes them."""
+        return values.to(self.model.device, self.model.dtype)
+
+
+def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:
+    """Rows and columns of the video pass's grid: at most ``budget`` places, in the frame's aspect ratio."""
+    rows = max(1, math.floor(math.sqrt(budget * height / width)))
+    columns = max(1, math.floor(math.sqrt(budget * width / height)))
+    return rows, columns

@@ -1,0 +1,63 @@
+"""InternVL3 (the ``-hf`` checkpoints): square tiles, four patches a token, a video as a list of pictures."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+from steerseg.lvlm.families.base import Family, Sizes
+from steerseg.lvlm.vision import VisionFeatures, VisionKind
+
+
+class InternVL(Family):
+    """A frame of a video is one tile. A picture is several, tile after tile, and a thumbnail that is on no place."""
+
+    model_type = "internvl"
+    temporal_merge = 1
+    spare_token = "<quad>"
+    full_precision = ("vision_tower", "multi_modal_projector")
+
+    def modality(self, kind: VisionKind) -> VisionKind:
+        """The model knows pictures only."""
+        return "image"
+
+    @property
+    def _tile(self) -> tuple[int, int]:
+        """Side of a tile in pixels and in tokens."""
+        return self.model.config.vision_config.image_size[0], math.isqrt(self.processor.image_seq_length)
+
+    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+        """The tiles are chosen by aspect ratio as the stock processor does; the picture is stretched over them."""
+        side, places = self._tile
+        limit = max(1, frame_tokens // places**2)
+        columns, rows = get_optimal_tiled_canvas((height, width), (side, side), 1, limit)
+        return Sizes((side, side), (rows * side, columns * side))
+
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+        """Frames and tiles pass the vision tower one by one, all as pictures."""
+        side, places = self._tile
+        rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
+        if kind == "video":
+            processed = self.processor.video_processor(videos=[pixels], return_tensors="pt")
+            values = processed["pixel_values_videos"][0]
+            count, grid = 1, (len(pixels), places, places)
+        else:
+            processed = self.processor.image_processor(
+                list(pixels), crop_to_patches=True, max_patches=rows * columns, return_tensors="pt"
+            )
+            values = processed["pixel_values"]
+            count, grid = len(pixels), (1, rows * places, columns * places)
+        output = self.model.model.get_image_features(self.pixels(values), return_dict=True)
+        tokens = output.pooler_output.reshape(count, -1, output.pooler_output.shape[-1])
+        return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
+
+    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+        """Tokens come tile by tile, the grid row by row over all tiles."""
+        if vision.kind == "video":
+            return super().cells(vision)
+        _, height, width = vision.grid
+        places = self._tile[1]
+        tiles = torch.arange(height * width).view(height // places, width // places, places, places)
+        return tiles.permute(0, 2, 1, 3).flatten()

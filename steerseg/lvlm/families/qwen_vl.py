@@ -1,0 +1,103 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, two frames of a video in each slice, M-RoPE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+from steerseg.lvlm.families.base import Family, Sizes, video_grid
+from steerseg.lvlm.vision import VisionFeatures, VisionKind
+
+
+class Qwen2VL(Family):
+    """Tokens lie row by row on the grid; positions are three-dimensional and follow from grid and token types."""
+
+    model_type = "qwen2_vl"
+    temporal_merge = 2
+    spare_token = "<|quad_start|>"
+    opening = "<|vision_start|>"
+    closing = "<|vision_end|>"
+    full_precision = ("visual",)
+
+    @property
+    def _merge(self) -> int:
+        return int(self.model.config.vision_config.spatial_merge_size)
+
+    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+        """A picture has exactly twice the video's grid in each direction (DecAF), so that the maps align."""
+        side = self.model.config.vision_config.patch_size * self._merge
+        rows, columns = video_grid(height, width, video_tokens)
+        return Sizes((rows * side, columns * side), (2 * rows * side, 2 * columns * side))
+
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+        """An odd number of video frames is filled up by repeating the last."""
+        if kind == "video":
+            processed = self.processor.video_processor(
+                videos=[pixels],
+                # Already chosen and resized. Where frames stand in time is told in frames and frames a second.
+                do_resize=False,
+                do_sample_frames=False,
+                video_metadata=[
+                    {
+                        "total_num_frames": len(pixels),
+                        "fps": self.temporal_merge / seconds_per_slice,
+                        "frames_indices": list(range(len(pixels))),
+                    }
+                ],
+                return_metadata=True,
+                return_tensors="pt",
+            )
+            values, grids = processed["pixel_values_videos"], processed["video_grid_thw"]
+            encode = self.model.model.get_video_features
+        else:
+            processed = self.processor.image_processor(list(pixels), do_resize=False, return_tensors="pt")
+            values, grids = processed["pixel_values"], processed["image_grid_thw"]
+            encode = self.model.model.get_image_features
+        output = encode(self.pixels(values), grids.to(self.model.device), return_dict=True)
+        levels = getattr(output, "deepstack_features", None)
+        time, height, width = grids[0].tolist()
+        return VisionFeatures(
+            kind=kind,
+            tokens=torch.stack(list(output.pooler_output)),
+            grid=(time, height // self._merge, width // self._merge),
+            seconds_per_slice=seconds_per_slice,
+            text=self.expansion(kind, processed),
+            deep=torch.stack([torch.stack(list(level)) for level in levels], dim=1) if levels else None,
+        )
+
+    def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
+        """Token types and grids, without which positions would silently be those of plain text."""
+        time, height, width = vision.grid
+        patches = torch.tensor([[time, height * self._merge, width * self._merge]] * len(ids))
+        output = BaseModelOutputWithDeepstackFeatures(pooler_output=tuple(vision.tokens))
+        if vision.deep is not None:
+            output.deepstack_features = [tuple(level) for level in vision.deep.unbind(dim=1)]
+        visual = ids == self.processor.tokenizer.convert_tokens_to_ids(self.token(vision.kind))
+        return {
+            "mm_token_type_ids": visual.long() * (2 if vision.kind == "video" else 1),
+            f"{vision.kind}_grid_thw": patches.to(ids.device),
+            "mm_encoder_outputs": {vision.kind: output},
+        }
+
+
+class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
+    """Positions in time follow from the seconds between slices."""
+
+    model_type = "qwen2_5_vl"
+
+    def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
+        """The seconds as well: left out, the model takes one a slice."""
+        inputs = super().inputs(ids, vision)
+        if vision.kind == "video":
+            inputs["second_per_grid_ts"] = torch.tensor(
+                [vision.seconds_per_slice] * len(ids), device=ids.device
+            )
+        return inputs
+
+
+class Qwen3VL(Qwen2VL):
+    """Time stands as text between the slices; the first text layers get further features of the picture."""
+
+    model_type = "qwen3_vl"

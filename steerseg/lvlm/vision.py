@@ -1,0 +1,101 @@
+"""What a vision tower made of a video or of pictures: the visual tokens and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+VisionKind = Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class VisionFeatures:
+    """Visual tokens of one video, or of N images of one size, as the vision tower made them.
+
+    Attributes:
+        kind: ``"video"`` for one video, ``"image"`` for N separate pictures.
+        tokens: (N, L, d) in the order of the chat, N = 1 for a video. Some families have tokens that lie on no
+            place of the picture beside those of the grid, so that L >= t * h * w.
+        grid: (t, h, w) of the places; t = 1 for images.
+        seconds_per_slice: Seconds between two slices of a video's grid.
+        text: What stands for the video, or for each picture, in the chat.
+        deep: (N, D, L, d) what D further layers of the text model add to the tokens; for families that do so.
+    """
+
+    kind: VisionKind
+    tokens: torch.Tensor
+    grid: tuple[int, int, int]
+    seconds_per_slice: float
+    text: str
+    deep: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, part: slice | list[int]) -> VisionFeatures:
+        """Some of the images."""
+        return replace(self, tokens=self.tokens[part], deep=None if self.deep is None else self.deep[part])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the features take."""
+        return self.tokens.nbytes + (0 if self.deep is None else self.deep.nbytes)
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """Features of one layout can go through the text model together."""
+        return self.kind, self.grid, self.seconds_per_slice, self.text
+
+    def to(self, device: torch.device) -> VisionFeatures:
+        """The same features on another device."""
+        deep = None if self.deep is None else self.deep.to(device)
+        return replace(self, tokens=self.tokens.to(device), deep=deep)
+
+    def expand(self, rows: int) -> VisionFeatures:
+        """One video for ``rows`` chats about it; features that are ``rows`` already stay as they are."""
+        if len(self) == rows:
+            return self
+        deep = None if self.deep is None else self.deep.expand(rows, -1, -1, -1)
+        return replace(self, tokens=self.tokens.expand(rows, -1, -1), deep=deep)
+
+    @classmethod
+    def join(cls, parts: Sequence[VisionFeatures]) -> VisionFeatures:
+        """Features of one layout, one after the other."""
+        deep = [part.deep for part in parts if part.deep is not None]
+        tokens = torch.cat([part.tokens for part in parts])
+        return replace(parts[0], tokens=tokens, deep=torch.cat(deep) if deep else None)
+
+    # --- as files have it: named tensors and a JSON-ready card
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors under names that begin with ``name``."""
+        deep = {} if self.deep is None else {f"{name}.deep": self.deep}
+        return {name: self.tokens, **deep}
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Everything else."""
+        return {
+            "kind": self.kind,
+            "grid": list(self.grid),
+            "seconds": self.seconds_per_slice,
+            "text": self.text,
+        }
+
+    @classmethod
+    def from_parts(
+        cls, card: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], name: str
+    ) -> VisionFeatures:
+        """Put together what :attr:`card` and :meth:`tensors` took apart."""
+        time, height, width = card["grid"]
+        return cls(
+            kind=card["kind"],
+            tokens=tensors[name],
+            grid=(time, height, width),
+            seconds_per_slice=card["seconds"],
+            text=card["text"],
+            deep=tensors.get(f"{name}.deep"),
+        )
