@@ -288,6 +288,8 @@ class RefinementManager:
             self._changed.notify_all()
 
     def _ask(self, request: ModelRequest) -> ModelAnswer:
+        if self._closing:
+            raise Cancelled("the server is stopping")
         return self._executor.submit(request, priority=Priority.REFINEMENT).result()
 
     def _failed_in_a_row(self, refinement: Refinement, carried: _Carried) -> int:

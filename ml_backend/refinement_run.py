@@ -288,6 +288,7 @@ class RefinementRun:
     ) -> tuple[str, tuple[float, ...]]:
         """Train to the end; the result's digest, and the loss of each step."""
         phase = f"training {training.name}"
+        self._tell(phase, 0, self._settings.recipe.training.steps)
         while True:
             request = TrainRequest(
                 name=training.name,

@@ -1,0 +1,42 @@
+"""A handler that a worker process of the refinement tests really runs: tiny models of the real architectures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_backend.refining import Tried, TryRequest
+from ml_backend.worker import ModelAnswer, ModelHandler, ModelRequest
+
+Progress = Callable[[str, float], None]
+
+
+class Better:
+    """Does everything as in use, but finds every candidate better: random models would find them equal.
+
+    Args:
+        handler: The handler in use.
+    """
+
+    def __init__(self, handler: ModelHandler) -> None:
+        self._handler = handler
+
+    def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
+        answer = self._handler(request, progress)
+        if isinstance(request, TryRequest) and isinstance(answer, Tried):
+            return Tried(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
+        return answer
+
+
+def better(preset: Path) -> Better:
+    """Load a preset of tiny models."""
+    import torch
+    from tqdm import tqdm
+
+    from steerseg.pipeline import SteerSeg
+    from steerseg.video import VideoLimits
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())
+    return Better(ModelHandler(SteerSeg.from_pretrained(preset, device="cpu"), VideoLimits()))
