@@ -8,6 +8,7 @@ from typing import Literal
 Granularity = Literal["frame", "video", "both"]
 Heads = Literal["mean", "visual_max"]
 Placement = Literal["before_vision", "start", "after_vision"]
+Quantisation = Literal["8bit", "4bit"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class RefinementRecipe:
         held_out: Share of the videos that are held out, by a hash of their content.
         min_held_out: With fewer held-out videos, the gate cross-validates instead.
         folds: Parts of a cross-validation.
-        min_gain: Least mean gain in J&F on held-out videos.
-        confidence: Coverage of the bootstrap interval of the gain, whose lower end has to be above 0.
+        min_gain: Least mean gain in J&F on held-out videos; a negative one allows for a loss.
+        confidence: Coverage of the bootstrap interval of the gain, whose lower end has to be above 0, or above a
+            negative ``min_gain``.
         max_regression: Largest mean loss in J&F on the preset's replay set.
         seed: Of data order and choice of frames.
     """

@@ -18,7 +18,7 @@ from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
 from steerseg.points import PointPrompt, point_prompts
-from steerseg.presets import Preset, find_preset, load_preset
+from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
 from steerseg.soft_prompts import SoftPrompts
@@ -177,21 +177,20 @@ class SteerSeg:
         self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, preset: str | Path = "demo", *, device: str = "auto") -> SteerSeg:
-        """Load a preset by name (``"demo"``, ``"qwen2.5-vl-7b"``) or from a folder.
+    def from_pretrained(cls, preset: str | Path | Preset = "demo", *, device: str = "auto") -> SteerSeg:
+        """Load a preset by name (``"demo"``, ``"qwen2.5-vl-7b"``), from a folder, or as :func:`open_preset` changed it.
 
         Args:
-            preset: Name or folder.
+            preset: Name, folder or preset.
             device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
 
         Raises:
             ConfigError: The preset cannot be used.
             ModelError: Weights cannot be loaded.
         """
-        folder = find_preset(preset)
-        loaded = load_preset(folder)
+        loaded = preset if isinstance(preset, Preset) else open_preset(preset)
         place, dtype = place_of(device)
-        lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype)
+        lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(lvlm, tracker, loaded, prompts)
@@ -219,7 +218,7 @@ class SteerSeg:
             "transformers": installed_version("transformers"),
             "sam2": installed_version("sam2"),
             "preset": self.preset.name,
-            "lvlm": Path(self.lvlm.name).name if Path(self.lvlm.name).is_dir() else self.lvlm.name,
+            "lvlm": self.lvlm.version,
             "tracker": self.tracker.version,
             "soft_prompts": "none" if soft_prompts is None else soft_prompts.digest,
         }

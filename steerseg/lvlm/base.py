@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from steerseg.config import Placement
+from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.families import Family, family_of
+from steerseg.lvlm.quantised import bits_of, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
@@ -63,18 +65,28 @@ class LVLM:
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
     @classmethod
-    def from_pretrained(cls, name: str, *, device: torch.device, dtype: torch.dtype) -> LVLM:
+    def from_pretrained(
+        cls, name: str, *, device: torch.device, dtype: torch.dtype, quantise: Quantisation | None = None
+    ) -> LVLM:
         """Load by hub id or from a folder in Hugging Face's layout.
 
+        Args:
+            name: Hub id or folder.
+            device: Where the weights go.
+            dtype: Their precision.
+            quantise: Bits of the text model's weights, which needs bitsandbytes; left out, weights stay as they
+                are saved.
+
         Raises:
-            ModelError: The weights cannot be found or read, or the family is not supported.
+            ModelError: The weights cannot be found or read, the family is not supported, or bitsandbytes is missing.
         """
         bars = transformers.utils.logging.is_progress_bar_enabled()
         transformers.utils.logging.disable_progress_bar()  # callers have a progress display of their own
         try:
             processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError) as error:
+            options = loading_options(name, quantise, device, dtype)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+        except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"the vision-language model {name!r} could not be loaded: {error}. Expected a hub id that "
                 "this machine can reach or has cached, or a folder saved by `save_pretrained`."
@@ -82,7 +94,7 @@ class LVLM:
         finally:
             if bars:
                 transformers.utils.logging.enable_progress_bar()
-        return cls(model.to(device), processor, name)
+        return cls(model if "device_map" in options else model.to(device), processor, name)
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +105,13 @@ class LVLM:
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
         return self.embeddings.weight.dtype
+
+    @property
+    def version(self) -> str:
+        """The model's name, and how it is quantised."""
+        name = Path(self.name).name if Path(self.name).is_dir() else self.name
+        bits = bits_of(self.model)
+        return name if bits is None else f"{name} ({bits})"
 
     @property
     def hidden_size(self) -> int:

@@ -11,17 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerseg.config import PipelineConfig, RefinementRecipe
+from steerseg.config import PipelineConfig, Quantisation, RefinementRecipe
 from steerseg.errors import ConfigError
 from steerseg.reasoning import PromptTexts
 
 PRESET_FILE = "preset.json"
 _HERE = Path(__file__).parent
 
-BUILT_IN = {
-    "demo": _HERE.parent / "demo" / "weights",
-    "qwen2.5-vl-7b": _HERE / "qwen2.5-vl-7b",
-}
+_PUBLISHED = ("qwen2.5-vl-7b", "qwen2-vl-7b", "llava-onevision-7b", "internvl3-8b", "qwen3-vl-8b")
+
+BUILT_IN = {"demo": _HERE.parent / "demo" / "weights", **{name: _HERE / name for name in _PUBLISHED}}
 
 
 class ReplaySpec(BaseModel):
@@ -52,6 +51,7 @@ class Preset(BaseModel):
         name: What the preset is called in versions.
         lvlm: Hub id of the vision-language model, or a folder beside the preset file.
         sam2: Hub id of SAM 2, or a folder beside the preset file.
+        quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
         keyframes: How many frames the LVLM sees.
         video_tokens: Most places of a slice of the video pass. Families whose video frames have one size pass
@@ -74,6 +74,7 @@ class Preset(BaseModel):
     name: str
     lvlm: str
     sam2: str
+    quantise: Quantisation | None = None
     layers: tuple[int, ...] | None = None
     keyframes: int = Field(default=16, ge=1)
     video_tokens: int = Field(default=400, ge=4)
@@ -158,3 +159,21 @@ def load_preset(folder: Path) -> Preset:
     if replayed is not None and (folder / replayed.source).is_dir():
         replayed = replayed.model_copy(update={"source": str(folder / replayed.source)})
     return preset.model_copy(update={**beside, "replay": replayed})
+
+
+def open_preset(
+    name_or_folder: str | Path, *, sam2: str | None = None, quantise: Quantisation | None = None
+) -> Preset:
+    """A preset by name or folder, with other models than it names where they are given.
+
+    Args:
+        name_or_folder: Built-in name or folder.
+        sam2: Hub id or folder of another SAM 2.
+        quantise: Bits of the text model's weights.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    preset = load_preset(find_preset(name_or_folder))
+    changes: dict[str, Any] = {"sam2": sam2, "quantise": quantise}
+    return preset.model_copy(update={key: value for key, value in changes.items() if value is not None})

@@ -159,7 +159,7 @@ from steerseg.presets import find_preset, load_preset
 from steerseg.pipeline import SteerSeg
 import json
 card = json.loads((find_preset("qwen2.5-vl-7b") / "preset.json").read_text())
-card |= {"sam2": "facebook/sam2.1-hiera-tiny", "video_tokens": 8, "keyframes": 2}
+card |= {"sam2": "facebook/sam2.1-hiera-tiny", "layers": [2, 3], "video_tokens": 8, "keyframes": 2}
 card |= {"pipeline": {"max_new_tokens": 4, "alternatives": 1, "max_points": 1, "max_candidates": 1}}
 folder = Path(sys.argv[2])
 (folder / "preset.json").write_text(json.dumps(card))
