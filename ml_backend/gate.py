@@ -105,7 +105,8 @@ def judge(
     """Decide about a candidate.
 
     It is promoted where it gains at least ``recipe.min_gain`` on held-out videos, the interval of the gain lies
-    above 0, and it loses no more than ``recipe.max_regression`` on the replay set (our choice).
+    above 0, and it loses no more than ``recipe.max_regression`` on the replay set (our choice). With a negative
+    ``min_gain``, which allows for a loss, the interval has to lie above that.
 
     Args:
         held_out: What both are worth on corrections that the compared training has not seen.
@@ -132,13 +133,15 @@ def judge(
     faults = []
     if ours.gain.mean < recipe.min_gain:
         faults.append(f"the gain is below {recipe.min_gain:.3f}")
-    elif ours.gain.low <= 0:
-        faults.append("the interval of the gain reaches 0, so that it may be chance")
+    elif ours.gain.low <= (floor := min(0.0, recipe.min_gain)):
+        chance = ", so that it may be chance" if floor == 0 else ""
+        faults.append(f"the interval of the gain reaches {floor:g}{chance}")
     if old is not None and old.gain.mean < -recipe.max_regression:
         faults.append(f"what was known before is lost by more than {recipe.max_regression:.3f}")
     if faults:
         return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {_upper(gain)}; {loss}", metrics)
-    return Judgement(Outcome.PROMOTED, f"better {gain}; {loss}", metrics)
+    verdict = "better" if ours.gain.low > 0 else "as good as asked for"
+    return Judgement(Outcome.PROMOTED, f"{verdict} {gain}; {loss}", metrics)
 
 
 def _upper(text: str) -> str:

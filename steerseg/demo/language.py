@@ -7,7 +7,7 @@ is a clear yes for each target and a clear no for every other object of the scen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -153,7 +153,12 @@ class _View:
     """A scene with everything that statements about it need."""
 
     def __init__(
-        self, scene: Scene, catalogue: Catalogue, rng: np.random.Generator, phrasing: Phrasing
+        self,
+        scene: Scene,
+        catalogue: Catalogue,
+        rng: np.random.Generator,
+        phrasing: Phrasing,
+        nouns: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.scene = scene
         self.catalogue = catalogue
@@ -165,7 +170,12 @@ class _View:
         self.count = len(self.names)
         self.exists = (self.seen.share > 0.04).astype(np.int8)
         self.eligible = [i for i in range(self.count) if self.seen.share[i] >= TARGET_SHARE]
-        self._nouns = _noun_table(catalogue.names, catalogue.groups)
+        own = nouns or {}
+        self._nouns = _noun_table(catalogue.names, catalogue.groups) | {
+            noun: np.array([YES if name in called else NO for name in catalogue.names], dtype=np.int8)
+            for noun, called in own.items()
+        }
+        self._called = {name: noun for noun, called in own.items() for name in called}
         self._traits = _trait_table(catalogue.names, catalogue.groups)
         self._places: dict[str, Verdicts] = {}
         self._sides: dict[tuple[int, str], int] = {}
@@ -364,8 +374,13 @@ class _View:
         )
 
     def own_nouns(self, i: int) -> list[str]:
-        """The object's name (often), its synonyms, and what group it is of; only clear ones."""
+        """The object's name (often), its synonyms, and what group it is of; only clear ones.
+
+        A noun that this view was given comes in place of all of them.
+        """
         name = self.names[i]
+        if name in self._called:
+            return [self._called[name]]
         nouns = [name, name, *words.SYNONYMS.get(name, ()), *words.GROUP_NOUNS.get(self.groups[i], ())]
         return [noun for noun in nouns if self.noun(noun)[i] == YES]
 
@@ -377,8 +392,12 @@ class _View:
 
     def definite(self, i: int) -> str | None:
         """ "the dog": a noun phrase that names object i alone, to relate others to it."""
-        noun = self.names[i]
+        noun = self.usual_noun(i)
         return f"the {noun}" if self.only(self.noun(noun), (i,)) else None
+
+    def usual_noun(self, i: int) -> str:
+        """The object's name, or the noun that this view was given for it."""
+        return self._called.get(self.names[i], self.names[i])
 
     def only(self, verdicts: Verdicts | None, targets: tuple[int, ...]) -> bool:
         """Whether the verdicts are a clear yes for the targets and a clear no for the rest."""
@@ -558,7 +577,7 @@ def _motion(view: _View, i: int) -> Found:
         ]
         if not rivals and verdicts[i] == YES:
             text = view.word(phrases.CLAUSES["overtakes"])
-            name = view.names[passed[0]]
+            name = view.usual_noun(passed[0])
             if "others" in text and len(passed) < max(2, view.count - 1):
                 text = "overtake{s} the {m}"
             if "{m}" in text and not view.definite(passed[0]):
@@ -754,6 +773,7 @@ def referrals(
     kinds: Sequence[str] = tuple(KINDS),
     catalogue: Catalogue | None = None,
     tries: int = 3,
+    nouns: Mapping[str, Collection[str]] | None = None,
 ) -> list[Referral]:
     """At most one referral for each object and kind, in random order; may be empty.
 
@@ -764,8 +784,9 @@ def referrals(
         kinds: Which kinds to try.
         catalogue: The objects; the shipped ones if left out.
         tries: How many drafts are made of each kind and object before giving up.
+        nouns: Further nouns → the objects that are called so, and never by their usual names.
     """
-    view = _View(scene, catalogue or load_catalogue(scene.styles), rng, phrasing)
+    view = _View(scene, catalogue or load_catalogue(scene.styles), rng, phrasing, nouns)
     found: list[Referral] = []
     for kind in kinds:
         expressions = set()

@@ -47,6 +47,16 @@ def test_what_keeps_a_candidate_back_is_said(gains: list[float], replayed: list[
     assert ("without a replay set" in said) == (not replayed)
 
 
+def test_a_negative_least_gain_allows_for_a_loss() -> None:
+    recipe = RefinementRecipe(min_gain=-0.1, confidence=0.9, max_regression=0.01)
+    slight = judge(compared([0.01, -0.03, 0.02, -0.02]), [], recipe, Scheme.HELD_OUT)
+    assert slight.outcome is Outcome.PROMOTED
+    assert slight.reason.startswith("as good as asked for on 4 held-out videos")
+    unsure = judge(compared([0.3, -0.3, 0.2, -0.4]), [], recipe, Scheme.HELD_OUT)
+    assert unsure.outcome is Outcome.KEPT_BACK
+    assert "the interval of the gain reaches -0.1." in unsure.reason
+
+
 def test_one_video_is_not_enough_whatever_it_shows() -> None:
     assert outcome(compared([0.5]))[0] is Outcome.NOT_ENOUGH_DATA
     assert outcome([])[0] is Outcome.NOT_ENOUGH_DATA

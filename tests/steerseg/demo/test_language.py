@@ -150,6 +150,26 @@ def test_a_tracked_camera_does_not_make_objects_move() -> None:
     assert observe(panned, CATALOGUE).motion == ("still", "still")
 
 
+def test_a_noun_of_ones_own_takes_the_place_of_usual_ones() -> None:
+    names = ["car", "bus", "dog"]
+    scene = still_scene(names, [(0.15, 0.5), (0.85, 0.5), (0.5, 0.5)], [0, 0, 0])
+    usual, own = [
+        {
+            (r.expression, r.targets)
+            for seed in range(30)
+            for r in referrals(scene, np.random.default_rng(seed), nouns=nouns)
+        }
+        for nouns in (None, {"gizmo": {"car", "bus"}})
+    ]
+    assert any("bus" in text for text, _ in usual)
+    assert not any("gizmo" in text for text, _ in usual)
+    said = {text: targets for text, targets in own if "gizmo" in text.split()}
+    assert not any(set(text.split()) & {"car", "bus", "automobile", "vehicle"} for text, _ in own)
+    assert any("dog" in text for text, _ in own)
+    assert {targets for text, targets in said.items() if "left" in text} == {(0,)}
+    assert not any(text in ("the gizmo", "gizmo", "a gizmo") for text in said), "there are two"
+
+
 def test_heldout_wordings_are_not_training_wordings() -> None:
     tables = [phrases.PARTICIPLES, phrases.CLAUSES, phrases.PLACES, phrases.FURTHEST, phrases.RELATIONS]
     tables += [phrases.SUPERLATIVES, phrases.COMPARATIVES, phrases.THAN]
