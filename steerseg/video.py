@@ -234,6 +234,37 @@ def _natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts), path.name
 
 
+def load_frames(
+    files: Sequence[Path],
+    *,
+    fps: float,
+    source: str,
+    limits: VideoLimits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Video:
+    """Read images as the frames of one video, in the given order.
+
+    Args:
+        files: The images, all of one size.
+        fps: Their rate.
+        source: What to call the video in messages and records.
+        limits: What the video may cost.
+        progress: Called now and then; may raise to stop.
+
+    Raises:
+        VideoError: No file, one that is missing or cannot be read, other sizes, or beyond a limit.
+        ValueError: ``fps`` is not positive.
+    """
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    if not files:
+        raise VideoError(f"{source} lists no frames; at least one is needed.")
+    try:
+        return _load_images(files, source, limits, 1, fps, progress)
+    except OSError as error:
+        raise VideoError(f"{error.filename or source} cannot be read: {error.strerror or error}.") from error
+
+
 def _load_folder(
     folder: Path, limits: VideoLimits, stride: int, fps: float, progress: Progress | None
 ) -> Video:
@@ -243,15 +274,25 @@ def _load_folder(
             f"{folder} holds no frames; expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) whose names "
             "give their order."
         )
-    files = files[::stride]
+    return _load_images(files[::stride], str(folder), limits, stride, fps, progress)
+
+
+def _load_images(
+    files: Sequence[Path],
+    source: str,
+    limits: VideoLimits,
+    stride: int,
+    fps: float,
+    progress: Progress | None,
+) -> Video:
     digest = content_digest("folder", f"stride={stride}", f"fps={fps!r}")
-    frames = FrameBuffer(str(folder), limits, stride, expected=len(files) * stride)
+    frames = FrameBuffer(source, limits, stride, expected=len(files) * stride)
     total = 0
     first: NDArray[np.uint8] | None = None
     for index, file in enumerate(files):
         total += file.stat().st_size
         if total > limits.max_bytes:
-            raise VideoError(too_many_bytes(str(folder), limits))
+            raise VideoError(too_many_bytes(source, limits))
         content = file.read_bytes()
         digest.update(hashlib.sha256(content).digest())
         image = _read_image(file, limits)
@@ -260,7 +301,7 @@ def _load_folder(
         elif image.shape != first.shape:
             raise VideoError(
                 f"{file} is {image.shape[1]}x{image.shape[0]}, but {files[0].name} is "
-                f"{first.shape[1]}x{first.shape[0]}; all frames of a folder must have one size."
+                f"{first.shape[1]}x{first.shape[0]}; all frames of a video must have one size."
             )
         frames.append(image)
         if progress is not None and (index % 8 == 0 or index + 1 == len(files)):
@@ -269,7 +310,7 @@ def _load_folder(
         frames=frames.finish(),
         pts=np.arange(len(files), dtype=np.float64) * (stride / fps),
         fps=fps / stride,
-        source=str(folder),
+        source=source,
         digest=digest.hexdigest(),
         stride=stride,
     )

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steerseg.errors import ConfigError
-from steerseg.evaluation.readers import Sample
 from steerseg.evaluation.results import Measured
+from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.variants import RAW, STEERSEG, Variant
 from steerseg.figure import save_figure, steering_figure
 from steerseg.pipeline import SteerSeg
-from steerseg.video import load_video
 
 PICTURE = "steering.png"
 
@@ -21,7 +20,7 @@ def largest_gain(measured: Mapping[str, Measured]) -> str | None:
     if RAW.name not in measured or STEERSEG.name not in measured:
         return None
     raw, steered = measured[RAW.name].results, measured[STEERSEG.name].results
-    common = [identity for identity in steered if identity in raw]
+    common = [identity for identity, result in steered.items() if identity in raw and result.scored]
     return max(common, key=lambda i: steered[i].jf - raw[i].jf, default=None)
 
 
@@ -53,7 +52,7 @@ def draw_example(
             f"no example can be drawn of {identity!r}; choose an id of the split, such as {samples[0].id!r}, "
             "that raw and steerseg were measured on"
         )
-    video = load_video(sample.folder, fps=sample.fps)
+    video = sample.load()
     raw, steered = (
         steerseg.propose(
             video,

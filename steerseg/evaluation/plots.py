@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 
 from steerseg.evaluation.metrics import Interval
 from steerseg.evaluation.results import Measured, Result, mean_of
-from steerseg.evaluation.tables import ablation_rows, is_whole_method, main_rows, sample_groups
+from steerseg.evaluation.tables import (
+    ablation_rows,
+    dataset_halves,
+    is_scored,
+    is_whole_method,
+    main_rows,
+    sample_groups,
+)
 from steerseg.typography import DPI, FAINT, INK, font_families
 
 _RAW, _STEERED, _OTHER = "#a7aebb", "#0092d6", "#5b6472"
@@ -21,17 +28,19 @@ _RULE = "#e6e8ec"
 
 def write_plots(folder: Path, measured: Mapping[str, Measured]) -> None:
     """Write those of ``kinds.png``, ``ablations.png`` and ``frame-weight.png`` that the results allow."""
+    if not is_scored(measured):
+        return
     rows = {name: list(entry.results.values()) for name, entry in measured.items()}
     groups = ablation_rows(measured)
     if rows.get("raw") and sample_groups(rows["raw"]):
-        _save(kinds_figure(rows), folder / "kinds.png")
+        _save(kinds_figure(rows, dataset_halves(measured)), folder / "kinds.png")
     if any(group != "frame weight" for group in groups):
         _save(ablations_figure(measured), folder / "ablations.png")
     if len(groups.get("frame weight", {})) > 1:
         _save(frame_weight_figure(measured), folder / "frame-weight.png")
 
 
-def kinds_figure(rows: Mapping[str, list[Result]]) -> Figure:
+def kinds_figure(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -> Figure:
     """J&F by kind of expression: raw attention beside the method."""
     shown = main_rows(rows)
     best = next((name for name in ("steerseg", "soft", "cot") if name in shown), None)
@@ -42,7 +51,7 @@ def kinds_figure(rows: Mapping[str, list[Result]]) -> Figure:
     thick = 0.8 / len(series)
     for number, (name, colour) in enumerate(series):
         members = [[r for r in rows[name] if inside(r)] for inside in groups.values()]
-        intervals = [mean_of(part) if part else None for part in members]
+        intervals = [mean_of(part, halves=halves) if part else None for part in members]
         shift = (number - (len(series) - 1) / 2) * thick
         _bars(axes, [place + shift for place in places.tolist()], intervals, thick * 0.92, colour)
         axes.barh([0], [0], color=colour, label=shown[name][0].lstrip("+ "))
@@ -58,10 +67,11 @@ def kinds_figure(rows: Mapping[str, list[Result]]) -> Figure:
 def ablations_figure(measured: Mapping[str, Measured]) -> Figure:
     """J&F of the main rows and of each ablation, with intervals."""
     rows = {name: list(entry.results.values()) for name, entry in measured.items()}
+    halves = dataset_halves(measured)
     bars: list[tuple[str, Interval | None, str]] = []
     for name, (label, results) in main_rows(rows).items():
         colour = {"raw": _RAW, "steerseg": _STEERED}.get(name, _OTHER)
-        bars.append((label.lstrip("+ "), mean_of(results), colour))
+        bars.append((label.lstrip("+ "), mean_of(results, halves=halves), colour))
     for group, entries in ablation_rows(measured).items():
         if group == "frame weight":
             continue  # a curve of its own
@@ -69,7 +79,7 @@ def ablations_figure(measured: Mapping[str, Measured]) -> Figure:
         for label, entry in entries.items():
             results = list(entry.results.values())
             colour = _STEERED if is_whole_method(entry, measured) else _OTHER
-            bars.append((label, mean_of(results) if results else None, colour))
+            bars.append((label, mean_of(results, halves=halves) if results else None, colour))
     figure, axes = _figure(7.6, 0.8 + 0.3 * len(bars))
     places = np.cumsum([0.45 if not label else 1.0 for label, _, _ in bars])
     for place, (_, interval, colour) in zip(places, bars, strict=True):
@@ -85,7 +95,8 @@ def frame_weight_figure(measured: Mapping[str, Measured]) -> Figure:
     """J&F against the weight of the frame map in a tracklet's score."""
     entries = ablation_rows(measured)["frame weight"]
     weights = [entry.run["config"]["frame_weight"] for entry in entries.values()]
-    intervals = [mean_of(entry.results.values()) for entry in entries.values()]
+    halves = dataset_halves(measured)
+    intervals = [mean_of(entry.results.values(), halves=halves) for entry in entries.values()]
     figure, axes = _figure(5.6, 3.2)
     axes.fill_between(
         weights, [i.low for i in intervals], [i.high for i in intervals], color=_STEERED, alpha=0.16

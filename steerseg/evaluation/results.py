@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerseg.errors import ConfigError
 from steerseg.evaluation.diagnosis import Pointing
@@ -65,8 +68,8 @@ class Result:
         kind: Of the expression.
         twin: Whether another object of the clip has the target's name.
         frames: How many the clip has.
-        j: Region accuracy in [0, 1].
-        f: Boundary accuracy in [0, 1].
+        j: Region accuracy in [0, 1]; NaN where only the dataset's server can tell.
+        f: Boundary accuracy in [0, 1]; NaN where only the dataset's server can tell.
         score: The method's own; 0 where nothing was found.
         seconds: By stage.
         attributes: What the method named.
@@ -99,14 +102,24 @@ class Result:
         """J&F."""
         return (self.j + self.f) / 2
 
+    @property
+    def scored(self) -> bool:
+        """Whether the truth is known here."""
+        return not math.isnan(self.j)
+
     def line(self) -> str:
         """As a line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        data = asdict(self)
+        if not self.scored:
+            data["j"] = data["f"] = None  # JSON has no NaN
+        return json.dumps(data, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> Result:
         """Read :meth:`line`; raises ``ValueError``, ``TypeError`` or ``KeyError`` where it is damaged."""
         data = json.loads(line)
+        for name in ("j", "f"):
+            data[name] = math.nan if data[name] is None else data[name]
         for name in ("attributes", "true_attributes"):
             data[name] = tuple(data[name])
         data["seconds"] = StageSeconds(**data["seconds"])
@@ -239,20 +252,42 @@ def refuse_other(place: Path, run: Run, known: Run, ignore: frozenset[str] = fro
         )
 
 
-def mean_of(results: Iterable[Result], measure: str = "jf") -> Interval:
-    """Mean of "j", "f" or "jf" over expressions with its 95 % bootstrap interval over clips."""
-    chosen = list(results)
+def mean_of(results: Iterable[Result], measure: str = "jf", halves: Sequence[str] = ()) -> Interval:
+    """A dataset's figure of "j", "f" or "jf" with its 95 % bootstrap interval over clips.
+
+    Args:
+        results: The expressions.
+        measure: What is averaged.
+        halves: Kinds of expression whose means the figure is the mean of; where left out, it is the mean over
+            all expressions. A half without results does not count, other kinds never do.
+    """
+    chosen, weights = _counted(list(results), halves)
     values = np.array([getattr(result, measure) for result in chosen], dtype=np.float64)
-    return bootstrap_mean(values, [result.video for result in chosen])
+    return bootstrap_mean(values, [result.video for result in chosen], weights=weights)
 
 
-def paired_gain(results: Sequence[Result], baseline: Sequence[Result], measure: str = "jf") -> Interval:
-    """Mean difference to a baseline on the same samples, with its interval.
+def paired_gain(
+    results: Sequence[Result], baseline: Sequence[Result], measure: str = "jf", halves: Sequence[str] = ()
+) -> Interval:
+    """Mean difference to a baseline on the same samples, with its interval; ``halves`` as in :func:`mean_of`.
 
     Raises:
         ValueError: If the samples differ.
     """
     if [r.id for r in results] != [b.id for b in baseline]:
         raise ValueError("a paired gain needs both runs on the same samples in the same order")
-    gains = [getattr(r, measure) - getattr(b, measure) for r, b in zip(results, baseline, strict=True)]
-    return bootstrap_mean(np.array(gains, dtype=np.float64), [r.video for r in results])
+    before = {result.id: result for result in baseline}
+    chosen, weights = _counted(results, halves)
+    gains = [getattr(r, measure) - getattr(before[r.id], measure) for r in chosen]
+    return bootstrap_mean(np.array(gains, dtype=np.float64), [r.video for r in chosen], weights=weights)
+
+
+def _counted(
+    results: Sequence[Result], halves: Sequence[str]
+) -> tuple[Sequence[Result], NDArray[np.float64] | None]:
+    """Results that count, and how much each does: every half the same in all."""
+    sizes = Counter(result.kind for result in results if result.kind in halves)
+    if not sizes:
+        return results, None
+    chosen = [result for result in results if result.kind in sizes]
+    return chosen, np.array([1 / sizes[result.kind] for result in chosen])

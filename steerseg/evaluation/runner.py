@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from steerseg import __version__
 from steerseg.errors import ConfigError
-from steerseg.evaluation.readers import Sample, split_digest
 from steerseg.evaluation.results import Measured, Result, ResultFolder, Run, fingerprint
+from steerseg.evaluation.sample import Sample, split_digest
+from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.presets import Preset
+from steerseg.ranks import Ranks
 
 if TYPE_CHECKING:  # jobs are made and tables are written without loading torch's models
     from steerseg.evaluation.stages import ClipJob
@@ -35,11 +37,11 @@ class Models:
     """Where the pipeline comes from, so that a process can load its own.
 
     Attributes:
-        preset: Name or folder.
+        preset: Name, folder or preset.
         device: As of :meth:`SteerSeg.from_pretrained`.
     """
 
-    preset: str
+    preset: str | Preset
     device: str = "auto"
 
     @cached_property
@@ -62,6 +64,7 @@ def describe_runs(
         "preset": preset.name,
         "lvlm": fingerprint(preset.lvlm) or preset.lvlm,
         "sam2": fingerprint(preset.sam2) or preset.sam2,
+        **_if_given(quantise=preset.quantise, frame_tokens=preset.frame_tokens),
         "grounding": {
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,
@@ -70,6 +73,11 @@ def describe_runs(
         },
     }
     return {variant.name: {**common, **_describe(variant, preset)} for variant in variants}
+
+
+def _if_given(**settings: object) -> dict[str, object]:
+    """Those that are set, so that results from before a setting was made keep their identity."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _describe(variant: Variant, preset: Preset) -> Run:
@@ -116,7 +124,10 @@ def cores() -> int:
 
 
 def clip_jobs(
-    samples: Sequence[Sample], variants: Sequence[Variant], done: Mapping[str, Mapping[str, Result]]
+    samples: Sequence[Sample],
+    variants: Sequence[Variant],
+    done: Mapping[str, Collection[str]],
+    masks: MaskFolder | None = None,
 ) -> list[ClipJob]:
     """What is still missing, a job a clip, in the samples' order."""
     from steerseg.evaluation.stages import ClipJob
@@ -126,7 +137,24 @@ def clip_jobs(
         missing = tuple(variant for variant in variants if sample.id not in done[variant.name])
         if missing:
             by_clip.setdefault(sample.video, []).append((sample, missing))
-    return [ClipJob(tuple(wanted)) for wanted in by_clip.values()]
+    return [ClipJob(tuple(wanted), masks) for wanted in by_clip.values()]
+
+
+def share_of(jobs: Sequence[ClipJob], ranks: Ranks) -> list[ClipJob]:
+    """This process's part of jobs that all processes list alike: whole clips, with about the same work for all.
+
+    The largest jobs are dealt first, each to whoever has least; a clip's work is taken as its frames times its
+    expressions, one more for what is done once a clip.
+    """
+    loads = [0] * ranks.size
+    mine = []
+    sizes = [len(job.wanted[0][0].frames) * (job.size + 1) for job in jobs]
+    for index in sorted(range(len(jobs)), key=lambda i: (-sizes[i], i)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += sizes[index]
+        if lightest == ranks.rank:
+            mine.append(jobs[index])
+    return mine
 
 
 def evaluate(
@@ -138,6 +166,8 @@ def evaluate(
     work: Work,
     made_by: Mapping[str, str],
     progress: Progress | None = None,
+    masks: MaskFolder | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
 ) -> dict[str, Measured]:
     """Measure what ``folder`` does not hold yet.
 
@@ -148,22 +178,34 @@ def evaluate(
         folder: Where results are kept; see :class:`ResultFolder`.
         work: Does the jobs, in any order; :func:`in_this_process` or :func:`in_processes`.
         made_by: Recorded with new results.
-        progress: Called with "evaluate" and the fraction done.
+        progress: Called with "evaluate" and the fraction done, with several processes that of this one's share.
+        masks: Where predicted masks are kept as well; what has a result but no masks is measured again.
+        ranks: The processes that share the work; each has to call this, and all see one ``folder``.
 
     Returns:
-        By variant, the results of these samples in their order.
+        By variant, the results of these samples in their order; nothing in any process but the first.
 
     Raises:
-        ConfigError: If there is no sample, or the folder holds results of other settings.
+        ConfigError: If there is no sample, one cannot be scored, the folder holds results of other settings, or
+            not all processes see the same folder.
     """
     if not samples:
         raise ConfigError("no samples to evaluate; check the split and the limit")
+    if any(variant.click for variant in variants) and any(sample.truth is None for sample in samples):
+        raise ConfigError("the variant 'click' needs the true masks, which this split does not come with")
     tell = progress or (lambda stage, fraction: None)
     kept = ResultFolder(folder)
-    done = kept.done(runs)
-    jobs = clip_jobs(samples, variants, done)
-    total, finished = len(samples) * len(variants), len(samples) * len(variants) - sum(j.size for j in jobs)
-    tell("evaluate", finished / total)
+    # One process looks, so that all deal out the same jobs.
+    done = ranks.from_first(lambda: _done(kept, samples, variants, runs, masks))
+    jobs = clip_jobs(samples, variants, done, masks)
+    if ranks.size > 1:
+        jobs = share_of(jobs, ranks)
+        total = sum(job.size for job in jobs)
+        finished = 0
+    else:
+        total = len(samples) * len(variants)
+        finished = total - sum(job.size for job in jobs)
+    tell("evaluate", finished / max(total, 1))
     try:
         for results in work(jobs):
             for name, result in results:
@@ -172,7 +214,20 @@ def evaluate(
             tell("evaluate", finished / total)
     finally:
         kept.close()
+    if ranks.size > 1:
+        tell("others", 0.0)
+    ranks.wait()
+    if not ranks.first:
+        return {}
     measured = kept.read()
+    for name in runs:
+        known = measured[name].results if name in measured else {}
+        missing = [sample.id for sample in samples if sample.id not in known]
+        if missing:
+            raise ConfigError(
+                f"{folder} lacks {len(missing)} results of {name} that other processes have written, for "
+                f"instance of {missing[0]}; all of them must see the same folder"
+            )
     return {
         name: Measured(
             measured[name].run,
@@ -181,6 +236,21 @@ def evaluate(
         )
         for name in runs
     }
+
+
+def _done(
+    kept: ResultFolder,
+    samples: Sequence[Sample],
+    variants: Sequence[Variant],
+    runs: Mapping[str, Run],
+    masks: MaskFolder | None,
+) -> dict[str, set[str]]:
+    """Ids of samples that need not be measured again, by variant."""
+    done = {name: set(results) for name, results in kept.done(runs).items()}
+    if masks is not None:
+        for variant in variants:
+            done[variant.name] -= {s.id for s in samples if not masks.holds(variant.name, s)}
+    return done
 
 
 def in_this_process(models: Models) -> Work:
@@ -230,7 +300,7 @@ def _devices(device: str, count: int) -> list[str]:
 _steerseg: SteerSeg | None = None  # a worker process's own
 
 
-def _begin(preset: str, devices: Any, threads: int) -> None:
+def _begin(preset: str | Preset, devices: Any, threads: int) -> None:
     """Start a worker process."""
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -13,26 +14,35 @@ import torch
 from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
-from steerseg.errors import ConfigError
 from steerseg.evaluation.diagnosis import LONGEST_NAME, pointing, same_name
 from steerseg.evaluation.metrics import Scores, score
-from steerseg.evaluation.readers import Sample
 from steerseg.evaluation.results import Result, StageSeconds
+from steerseg.evaluation.sample import Sample
+from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
 from steerseg.pipeline import Found, Seen, SteerSeg
 from steerseg.reasoning import check_expression
 from steerseg.tracking import Prompt
-from steerseg.video import Video, keyframe_indices, load_video
+from steerseg.video import Video, keyframe_indices
 
 Mask = NDArray[np.bool_]
+
+UNKNOWN = Scores(j=math.nan, f=math.nan)
+"""Of a sample that only the dataset's server can score."""
 
 
 @dataclass(frozen=True)
 class ClipJob:
-    """What is to be measured on one clip: its samples, each with the variants that are still missing."""
+    """What is to be measured on one clip: its samples, each with the variants that are still missing.
+
+    Attributes:
+        wanted: The samples with their variants.
+        masks: Where predicted masks are kept; ``None`` where they are not.
+    """
 
     wanted: tuple[tuple[Sample, tuple[Variant, ...]], ...]
+    masks: MaskFolder | None = None
 
     @property
     def size(self) -> int:
@@ -44,13 +54,10 @@ def measure_clip(steerseg: SteerSeg, job: ClipJob) -> list[tuple[str, Result]]:
     """Results of a clip, each with its variant's name.
 
     Raises:
-        ConfigError: The clip lacks frames or annotations.
+        VideoError: The clip lacks frames.
+        ConfigError: The clip lacks annotations.
     """
-    first = job.wanted[0][0]
-    video = load_video(first.folder, fps=first.fps)
-    if len(video) != len(first.frames):
-        raise ConfigError(f"{first.folder} holds {len(video)} frames, the dataset lists {len(first.frames)}")
-    clip = ClipStages(steerseg, video)
+    clip = ClipStages(steerseg, job.wanted[0][0].load(), job.masks)
     return [
         (variant.name, clip.measure(sample, variant))
         for sample, variants in job.wanted
@@ -90,19 +97,25 @@ class ClipStages:
     Args:
         steerseg: The loaded pipeline.
         video: The clip.
+        masks: Where predicted masks are kept; nowhere if left out.
     """
 
-    def __init__(self, steerseg: SteerSeg, video: Video) -> None:
+    def __init__(self, steerseg: SteerSeg, video: Video, masks: MaskFolder | None = None) -> None:
         self.steerseg = steerseg
         self.video = video
+        self._masks = masks
         self._kept: dict[Hashable, _Timed] = {}
+        self._truth: tuple[str, Mask] | None = None
 
     def measure(self, sample: Sample, variant: Variant) -> Result:
-        """Run a variant on one of the clip's expressions and score it."""
-        truth: NDArray[np.uint8] = self._once(("truth", sample.annotations), sample.ids).value
-        target = np.isin(truth, sample.objects)
-        answer = self._click(sample, truth) if variant.click else self._propose(sample, variant)
-        scores: Scores = self._once(("scores", answer.key), lambda: score(answer.masks, target)).value
+        """Run a variant on one of the clip's expressions and score it, where its truth is known."""
+        answer = self._click(sample) if variant.click else self._propose(sample, variant)
+        if self._masks is not None:
+            self._masks.write(variant.name, sample, answer.masks)
+        target = self._target(sample)
+        scores = UNKNOWN
+        if target is not None:
+            scores = self._once(("scores", answer.key), lambda: score(answer.masks, target)).value
         said = None
         if sample.name and answer.maps is not None:
             said = self._named(sample, answer.attributes, variant.config(self.steerseg.config))
@@ -122,8 +135,16 @@ class ClipStages:
             name=sample.name,
             answer=said,
             named=None if said is None else same_name(said, sample.name),
-            pointing=None if answer.maps is None else pointing(answer.maps, target),
+            pointing=None if answer.maps is None or target is None else pointing(answer.maps, target),
         )
+
+    def _target(self, sample: Sample) -> Mask | None:
+        """The true masks; those of the last sample are kept, since its variants follow each other."""
+        if sample.truth is None:
+            return None
+        if self._truth is None or self._truth[0] != sample.id:
+            self._truth = (sample.id, sample.masks())
+        return self._truth[1]
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> _Timed:
         """The value for ``key``, made when first asked for, with the time that took."""
@@ -187,14 +208,12 @@ class ClipStages:
             maps=maps,
         )
 
-    def _click(self, sample: Sample, truth: NDArray[np.uint8]) -> _Answer:
+    def _click(self, sample: Sample) -> _Answer:
         """A click into each target where it is largest, among the keyframes where it is on one."""
         steerseg = self.steerseg
         seen, seconds = self._look(steerseg.config)
         keyframes = keyframe_indices(len(self.video), steerseg.config.keyframes)
-        prompts = [
-            prompt for object_id in sample.objects if (prompt := _click_prompt(truth == object_id, keyframes))
-        ]
+        prompts = [prompt for target in sample.targets() if (prompt := _click_prompt(target, keyframes))]
         started = self._once(
             ("click", sample.id),
             lambda: [steerseg.tracker.start(seen.encoded, [prompt]) for prompt in prompts],

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from steerseg.evaluation.datasets import DATASETS, halves_of
 from steerseg.evaluation.metrics import Interval
+from steerseg.evaluation.published import PUBLISHED, SOURCE
 from steerseg.evaluation.results import Measured, Result, mean_of, paired_gain
 from steerseg.evaluation.variants import ABLATIONS, MAIN, Group
 
@@ -27,11 +29,17 @@ _TOLD_APART = ("motion", "spatial")
 def report(measured: Mapping[str, Measured], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
     """The whole report as Markdown; ``pictures`` are the names of files that can be shown."""
     rows = {name: list(entry.results.values()) for name, entry in measured.items()}
+    halves = dataset_halves(measured)
     shown = set(pictures)
-    sections = [_head(measured, notes), main_table(rows)]
+    if not is_scored(measured):
+        return "\n\n".join([_head(measured, notes), "## Time", time_table(rows)]) + "\n"
+    sections = [_head(measured, notes), main_table(rows, halves)]
     if "steering.png" in shown:
         sections += ["![Attention before and after steering](steering.png)"]
-    sections += ["## By kind of expression", kinds_table(rows)]
+    published = published_table(measured)
+    if published:
+        sections += ["## Beside the published figures", published]
+    sections += ["## By kind of expression", kinds_table(rows, halves)]
     if "kinds.png" in shown:
         sections += ["![J&F by kind of expression](kinds.png)"]
     diagnosis = diagnosis_table(rows)
@@ -50,6 +58,16 @@ def report(measured: Mapping[str, Measured], notes: Iterable[str] = (), pictures
         ]
     sections += ["## Time", time_table(rows)]
     return "\n\n".join(sections) + "\n"
+
+
+def is_scored(measured: Mapping[str, Measured]) -> bool:
+    """Whether any truth is known; without, the dataset's server scores the predictions."""
+    return any(result.scored for entry in measured.values() for result in entry.results.values())
+
+
+def dataset_halves(measured: Mapping[str, Measured]) -> tuple[str, ...]:
+    """Kinds of expression whose means the dataset's figure is the mean of."""
+    return halves_of(next(iter(measured.values())).run["dataset"])
 
 
 def ablation_rows(measured: Mapping[str, Measured]) -> dict[Group, dict[str, Measured]]:
@@ -96,11 +114,15 @@ def sample_groups(results: Sequence[Result]) -> dict[str, Callable[[Result], boo
     return {name: inside for name, inside in groups.items() if any(map(inside, results))}
 
 
-def paired(results: Sequence[Result], baseline: Sequence[Result]) -> Interval | None:
+def paired(
+    results: Sequence[Result], baseline: Sequence[Result], halves: Sequence[str] = ()
+) -> Interval | None:
     """The gain in J&F on the samples that both have."""
     others = {result.id: result for result in baseline}
     common = [result for result in results if result.id in others]
-    return paired_gain(common, [others[result.id] for result in common]) if common else None
+    if not common:
+        return None
+    return paired_gain(common, [others[result.id] for result in common], halves=halves)
 
 
 def main_rows(rows: Mapping[str, list[Result]]) -> dict[str, tuple[str, list[Result]]]:
@@ -115,9 +137,15 @@ def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
     lines = [
         f"# Preset `{run['preset']}` on `{run['dataset']}` {run['split']}",
         "",
-        f"{len(results)} clip–expression pairs of {clips} clips, the whole pipeline. J&F with 95 % bootstrap "
-        "intervals over clips; gains are paired over the same samples.",
+        f"{len(results)} clip–expression pairs of {clips} clips, the whole pipeline.",
     ]
+    if is_scored(measured):
+        lines[-1] += " J&F with 95 % bootstrap intervals over clips; gains are paired over the same samples."
+    else:
+        lines[-1] += " Only the dataset's server knows the truth: it scores the masks in the zip beside this."
+    halves = dataset_halves(measured)
+    if halves:
+        lines.append(f"Figures over all expressions are means of the {' and the '.join(halves)} half.")
     if len(results) < run["samples"]:
         lines.append(f"The split has {run['samples']} pairs; this is a part of it.")
     if len({len(entry.results) for entry in measured.values()}) > 1:
@@ -136,27 +164,64 @@ def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def main_table(rows: Mapping[str, list[Result]]) -> str:
-    """A row for each variant: accuracy, gain over raw attention, seconds."""
+def main_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -> str:
+    """A row for each variant: accuracy, gain over raw attention, seconds; ``halves`` as in :func:`mean_of`."""
     lines = [
         "| | n | J&F [95 % interval] | J | F | gain over raw | seconds: first expression, each further |",
         "|---|---|---|---|---|---|---|",
     ]
     raw = rows.get("raw")
     for name, (label, results) in main_rows(rows).items():
-        gain = paired(results, raw) if raw and name not in ("raw", "click") else None
+        gain = paired(results, raw, halves) if raw and name not in ("raw", "click") else None
         further = float(np.mean([r.seconds.expression for r in results]))
         first = further + float(np.mean([r.seconds.clip for r in results]))
         bold = "**" if name == "steerseg" else ""
         lines.append(
-            f"| {bold}{label}{bold} | {len(results)} | {bold}{mean_of(results)}{bold} | "
-            f"{mean_of(results, 'j').mean:.3f} | {mean_of(results, 'f').mean:.3f} | "
+            f"| {bold}{label}{bold} | {len(results)} | {bold}{mean_of(results, halves=halves)}{bold} | "
+            f"{mean_of(results, 'j', halves).mean:.3f} | {mean_of(results, 'f', halves).mean:.3f} | "
             f"{_signed(gain)} | {first:.2f}, {further:.2f} |"
         )
     return "\n".join(lines)
 
 
-def kinds_table(rows: Mapping[str, list[Result]]) -> str:
+def published_table(measured: Mapping[str, Measured]) -> str:
+    """What was measured in percent, above what the authors report for the dataset; "" for other datasets."""
+    run = next(iter(measured.values())).run
+    dataset = DATASETS.get(run["dataset"])
+    if dataset is None:
+        return ""
+    others = [row for row in PUBLISHED if dataset.name in row.figures]
+    if not others:
+        return (
+            f"The public material of SteerSeg's authors ({SOURCE}) has no figures for {dataset.title}; those are "
+            "in the paper."
+        )
+    parts = [(half, f"{dataset.name}/{half}") for half in dataset.halves]
+    lines = [
+        "In percent. Those of the same language model are in bold.",
+        "",
+        f"| {dataset.title} | language model | J&F | J | F |"
+        + "".join(f" J&F {half} |" for half, _ in parts),
+        "|---|---|---|---|---|" + "---|" * len(parts),
+    ]
+    for label, results in main_rows({n: list(e.results.values()) for n, e in measured.items()}).values():
+        jf = mean_of(results, halves=dataset.halves)
+        cells = [f"{100 * jf.mean:.1f} [{100 * jf.low:.1f}, {100 * jf.high:.1f}]"]
+        cells += [f"{100 * mean_of(results, measure, dataset.halves).mean:.1f}" for measure in ("j", "f")]
+        for half, _ in parts:
+            inside = [result for result in results if result.kind == half]
+            cells.append(f"{100 * mean_of(inside).mean:.1f}" if inside else "")
+        lines.append(f"| here: {label.lstrip('+ ')} | `{run['preset']}` | {' | '.join(cells)} |")
+    for row in others:
+        figure = row.figures[dataset.name]
+        bold = "**" if str(run["preset"]).startswith(row.lvlm) else ""
+        values = [figure.jf, figure.j, figure.f, *(row.figures[name].jf for _, name in parts)]
+        told = " | ".join(f"{bold}{value:.1f}{bold}" for value in values)
+        lines.append(f"| {row.method} ({SOURCE}) | {bold}{row.model}{bold} | {told} |")
+    return "\n".join(lines)
+
+
+def kinds_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -> str:
     """J&F of each variant by kind of expression and by namesakes."""
     shown = main_rows(rows)
     if not shown:
@@ -168,7 +233,7 @@ def kinds_table(rows: Mapping[str, list[Result]]) -> str:
     ]
     for group, inside in {"all": lambda result: True, **sample_groups(largest)}.items():
         members = [[result for result in results if inside(result)] for _, results in shown.values()]
-        cells = [str(mean_of(part)) if part else "" for part in members]
+        cells = [str(mean_of(part, halves=halves)) if part else "" for part in members]
         lines.append(f"| {group} | {max(map(len, members))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -258,6 +323,7 @@ def ablation_table(measured: Mapping[str, Measured]) -> str:
     groups = ablation_rows(measured)
     if not groups:
         return ""
+    halves = dataset_halves(measured)
     whole = list(measured["steerseg"].results.values()) if "steerseg" in measured else []
     lines = [
         "Each changes one thing of the whole method.",
@@ -270,10 +336,9 @@ def ablation_table(measured: Mapping[str, Measured]) -> str:
             results = list(entry.results.values())
             if not results:
                 continue
-            gain = "in use" if is_whole_method(entry, measured) else _signed(paired(results, whole))
-            lines.append(
-                f"| {group if number == 0 else ''} | {label} | {len(results)} | {mean_of(results)} | {gain} |"
-            )
+            gain = "in use" if is_whole_method(entry, measured) else _signed(paired(results, whole, halves))
+            mean = mean_of(results, halves=halves)
+            lines.append(f"| {group if number == 0 else ''} | {label} | {len(results)} | {mean} | {gain} |")
     return "\n".join(lines)
 
 

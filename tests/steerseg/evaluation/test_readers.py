@@ -46,7 +46,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_missing_annotation_and_missing_frames_are_named(tmp_path: Path) -> None:
     public_layout(tmp_path, {"exp": "a dog", "obj_id": "2"})
     (sample,) = read_ref_youtube_vos(tmp_path, "train")
-    (sample.annotations / "00005.png").unlink()
+    (tmp_path / "train" / "Annotations" / "vid" / "00005.png").unlink()
     with pytest.raises(ConfigError, match=r"00005\.png is missing"):
         sample.masks()
     (sample.folder).rename(tmp_path / "elsewhere")

@@ -24,6 +24,7 @@ from steerseg.evaluation.diagnosis import Pointing, pointing, same_name
 from steerseg.evaluation.results import StageSeconds
 from steerseg.evaluation.stages import ClipJob, best_click
 from steerseg.evaluation.tables import diagnosis_table, kinds_table, main_table
+from steerseg.evaluation.truth import Palette
 from steerseg.grounding import GroundingMaps
 from steerseg.soft_prompts import SoftPrompts
 
@@ -41,7 +42,15 @@ def make(identity: str, jf: float = 1.0, **changes: object) -> Result:
 
 def made_up_samples() -> list[Sample]:
     return [
-        Sample(f"{video}/{k}", video, Path(video), ("00000",), 6.0, "the dog", Path(video), (1,))
+        Sample(
+            f"{video}/{k}",
+            video,
+            Path(video),
+            ("00000",),
+            6.0,
+            "the dog",
+            Palette(Path(video), ("00000",), (1,)),
+        )
         for video in ("a", "b")
         for k in range(2)
     ]

@@ -1,0 +1,107 @@
+"""One (clip, expression) of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from steerseg.decoding import VideoLimits
+from steerseg.errors import ConfigError
+from steerseg.evaluation.truth import Masks, Truth
+from steerseg.video import Video, load_frames
+
+# A dataset on disk is trusted more than what a stranger sends to a server.
+LIMITS = VideoLimits(max_bytes=32 * 2**30, max_frames=100_000, max_memory=32 * 2**30)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One (clip, expression) with its ground truth on disk.
+
+    Attributes:
+        id: Unique in the split: ``video/expression``.
+        video: The clip's name, which may have slashes; samples of one clip follow each other.
+        folder: Where its JPEG frames are.
+        frames: Frame names without suffix, in order.
+        fps: Frames a second.
+        expression: What to segment.
+        truth: Where the masks of its targets are; ``None`` where only the dataset's server knows them.
+        objects: The dataset's ids of the targets.
+        kind: Kind of expression, "" where the dataset has none.
+        name: Name of the target, "" where the dataset has none.
+        attributes: Ground-truth attributes, empty where the dataset has none.
+        twin: Whether another object of the clip has the same name.
+    """
+
+    id: str
+    video: str
+    folder: Path
+    frames: tuple[str, ...] = field(repr=False)
+    fps: float
+    expression: str
+    truth: Truth | None
+    objects: tuple[int, ...] = ()
+    kind: str = ""
+    name: str = ""
+    attributes: tuple[str, ...] = ()
+    twin: bool = False
+
+    def load(self, frames: Sequence[int] | None = None) -> Video:
+        """The clip: exactly the frames that the dataset lists, whatever else the folder holds.
+
+        Args:
+            frames: Only these, as a clip of their own whose times are not those of the whole; all where left
+                out.
+
+        Raises:
+            VideoError: A frame is missing or cannot be read.
+        """
+        chosen = range(len(self.frames)) if frames is None else frames
+        files = [self.folder / f"{self.frames[frame]}.jpg" for frame in chosen]
+        return load_frames(files, fps=self.fps, source=str(self.folder), limits=LIMITS)
+
+    def targets(self, frames: Sequence[int] | None = None) -> Iterator[Masks]:
+        """The true masks of each target, (T, H, W), one target after the other.
+
+        Args:
+            frames: Only on these frames; all where left out.
+
+        Raises:
+            ConfigError: There is no ground truth, or a mask is missing or damaged.
+        """
+        if self.truth is None:
+            raise ConfigError(f"{self.id} comes without ground truth; only the dataset's server has it")
+        yield from self.truth.targets(self._chosen(frames), self._size())
+
+    def masks(self, frames: Sequence[int] | None = None) -> Masks:
+        """The true masks of all targets together, (T, H, W); see :meth:`targets`."""
+        union = np.zeros((len(self._chosen(frames)), *self._size()), dtype=bool)
+        for target in self.targets(frames):
+            union |= target
+        return union
+
+    def _chosen(self, frames: Sequence[int] | None) -> Sequence[int]:
+        return range(len(self.frames)) if frames is None else frames
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the frames, from the header of the first."""
+        file = self.folder / f"{self.frames[0]}.jpg"
+        try:
+            with Image.open(file) as image:
+                return image.height, image.width
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error}; complete the dataset") from error
+
+
+def split_digest(samples: Sequence[Sample]) -> str:
+    """Tells whether a split's clips and expressions are the same, wherever they lie on disk."""
+    state = hashlib.sha256()
+    for sample in samples:
+        told = (sample.id, sample.frames, sample.expression, sample.objects, sample.kind, sample.name)
+        state.update(repr(told).encode())
+    return state.hexdigest()[:16]
