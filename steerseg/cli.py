@@ -16,11 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
 from steerseg import __version__
-from steerseg.config import Granularity, Heads, PipelineConfig
+from steerseg.config import Granularity, Heads, PipelineConfig, Placement, Quantisation, RefineConfig
 from steerseg.errors import SteerSegError
 
 if TYPE_CHECKING:
+    from steerseg.evaluation import MaskFolder, Sample
     from steerseg.pipeline import Proposal
+    from steerseg.presets import Preset
+    from steerseg.ranks import Ranks
 
 _ERROR, _INTERRUPTED = 2, 130
 
@@ -35,6 +38,9 @@ _STAGES = {
     "tracking": "tracking",
     "save": "writing files",
     "evaluate": "evaluating",
+    "others": "waiting for others",
+    "pack": "packing masks",
+    "train": "training",
 }
 
 
@@ -68,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)  # a further command is one more line here
     _add_evaluate(commands)
+    _add_train(commands)
     return parser
 
 
@@ -116,7 +123,7 @@ def _segment(options: argparse.Namespace) -> int:
             progress=progress,
         )
         progress("load", 0.0)
-        steerseg = SteerSeg.from_pretrained(options.preset, device=options.device)
+        steerseg = SteerSeg.from_pretrained(_preset(options), device=options.device)
         progress("load", 1.0)
         config = method_config(options, steerseg.config)
         proposal = steerseg.propose(video, expression, config=config, progress=progress)
@@ -174,14 +181,10 @@ def _add_evaluate(commands: Any) -> None:
         description="Propose for every expression of a split with the method and with parts of it left out, "
         "score the best tracklet against the ground truth, and write results, tables and plots. A run that "
         "was interrupted goes on where it stopped; results of the same settings from other machines can be "
-        "copied into DIR/results.",
+        "copied into DIR/results. Started by torchrun, each process takes its part of the clips.",
     )
-    parser.add_argument(
-        "--dataset",
-        default="sprites-ref",
-        help="sprites-ref, drawn on first use, or a folder in Ref-YouTube-VOS layout (default: %(default)s)",
-    )
-    parser.add_argument("--split", default="val", help="which split (default: val)")
+    _add_dataset_arguments(parser, default="sprites-ref")
+    parser.add_argument("--split", help="which split (default: the one that is usually reported, val, ...)")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the result"
     )
@@ -198,6 +201,12 @@ def _add_evaluate(commands: Any) -> None:
     )
     parser.add_argument(
         "--report-only", action="store_true", help="write tables and plots of what DIR/results holds"
+    )
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help="keep predicted masks as pictures in DIR/masks; always done, and packed as submission-VARIANT.zip, "
+        "where only the dataset's server knows the truth",
     )
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
@@ -229,9 +238,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from steerseg.evaluation.report import write_report
     from steerseg.evaluation.results import ResultFolder
+    from steerseg.ranks import Ranks
 
     results = options.output / "results"
-    notes = [] if options.report_only else _measure(options, results)
+    ranks = Ranks.from_environment()
+    notes = [] if options.report_only else _measure(options, results, ranks)
+    if not ranks.first:
+        return 0
     measured = ResultFolder(results).read()
     if not measured:
         raise SteerSegError(f"{results} holds no results; run without --report-only first.")
@@ -239,25 +252,25 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(options: argparse.Namespace, results: Path) -> list[str]:
+def _measure(options: argparse.Namespace, results: Path, ranks: Ranks) -> list[str]:
     """Fill the folder of results; what a reader of the report should know."""
-
     from steerseg.evaluation import (
+        MaskFolder,
         Models,
         choose_variants,
+        default_split,
         describe_runs,
         evaluate,
         in_processes,
         in_this_process,
         open_dataset,
     )
+    from steerseg.evaluation.datasets import SPRITES_REF
     from steerseg.evaluation.example import draw_example, largest_gain
-    from steerseg.evaluation.readers import SPRITES_REF
     from steerseg.evaluation.runner import environment
-    from steerseg.presets import find_preset, load_preset
     from steerseg.soft_prompts import SoftPrompts
 
-    preset = load_preset(find_preset(options.preset))
+    preset = _preset(options)
     own, others = preset.soft_prompts, {}
     for given in options.soft_prompts:
         name, separator, folder = given.rpartition("=")
@@ -272,33 +285,207 @@ def _measure(options: argparse.Namespace, results: Path) -> list[str]:
         own=None if own is None else SoftPrompts.load(own),
         others=others,
     )
-    samples = open_dataset(options.dataset, options.split, options.data, options.processes)
-    runs = describe_runs(options.dataset, options.split, samples, preset, variants)
-    models = Models(options.preset, options.device)
+    notes = [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
+    split = options.split or default_split(options.dataset)
+    models = Models(preset, ranks.device(options.device))
     work = in_this_process(models) if options.processes == 1 else in_processes(models, options.processes)
-    with ProgressBar() as progress:
+    with ProgressBar(shown=ranks.first) as progress, ranks.joined():
+        with ranks.first_before_others():
+            samples = open_dataset(options.dataset, split, options.data, options.processes, root=options.root)
+        asked = samples[: options.limit]
+        submitted = any(sample.truth is None for sample in asked)
+        masks = MaskFolder(options.output / "masks") if options.masks or submitted else None
         measured = evaluate(
-            samples[: options.limit],
+            asked,
             variants,
-            runs,
+            describe_runs(options.dataset, split, samples, preset, variants),
             results,
             work=work,
             made_by=environment(options.device),
             progress=progress,
+            masks=masks,
+            ranks=ranks,
         )
+        if not ranks.first:
+            return []
+        if submitted and masks is not None:
+            whole = len(asked) == len(samples)
+            notes += _pack(options, [v.name for v in variants], samples, masks, progress) if whole else []
         example = options.example or largest_gain(measured)
         if example is not None:
             draw_example(models.steerseg, samples, variants, measured, example, options.output)
-    return [f"Left out for want of soft prompts: {', '.join(left_out)}."] if left_out else []
+    return notes
+
+
+def _pack(
+    options: argparse.Namespace,
+    variants: Sequence[str],
+    samples: Sequence[Sample],
+    masks: MaskFolder,
+    progress: ProgressBar,
+) -> list[str]:
+    """Write what the dataset's server takes; where it lies."""
+    from steerseg.evaluation import DATASETS, write_submission
+
+    packed = [options.output / f"submission-{name}.zip" for name in variants]
+    for place, (name, path) in enumerate(zip(variants, packed, strict=True)):
+        progress("pack", place / len(packed))
+        write_submission(path, masks, name, samples, DATASETS[options.dataset].zip_folder)
+    progress("pack", 1.0)
+    return [f"For the dataset's server: {', '.join(str(path) for path in packed)}."]
+
+
+# --- train -------------------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train soft prompts on a dataset",
+        description="Train a preset's soft prompts from scratch, as the paper does, and write a preset folder "
+        "that has them. Started by torchrun, the processes share every step. A run that was interrupted goes "
+        "on from its last state.",
+    )
+    _add_dataset_arguments(parser, default="ref-youtube-vos")
+    parser.add_argument("--split", default="train", help="which split (default: train)")
+    parser.add_argument(
+        "-o", "--output", metavar="PRESETDIR", type=Path, required=True, help="the preset that is made"
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N expressions")
+    _add_model_arguments(parser)
+    parser.add_argument("--name", help="what the preset is called (default: that of --preset, -trained)")
+    learning = parser.add_argument_group("learning", "Batches and frames are of each process.")
+    learning.add_argument("--tokens", type=_positive, default=64, help="length of each prompt (default: 64)")
+    learning.add_argument(
+        "--placement",
+        choices=get_args(Placement),
+        default="before_vision",
+        help="where the prompts stand (default: before_vision)",
+    )
+    learning.add_argument(
+        "--start",
+        choices=("line-breaks", "words"),
+        default="line-breaks",
+        help="what they start as (default: line-breaks)",
+    )
+    learning.add_argument("--epochs", type=_positive, default=1, help="default: 1")
+    learning.add_argument("--batch", type=_positive, default=8, help="expressions of a step (default: 8)")
+    learning.add_argument(
+        "--frames-per-sample", type=_positive, default=2, help="frame passes of an expression (default: 2)"
+    )
+    learning.add_argument(
+        "--attributes",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="of questions that hold the model's own attributes, which take time (default: 0.5)",
+    )
+    learning.add_argument(
+        "--learning-rate",
+        type=_positive_float,
+        default=RefineConfig.learning_rate,
+        help="default: %(default)s",
+    )
+    learning.add_argument("--seed", type=int, default=1, help="default: 1")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--rows",
+        type=_positive,
+        default=2,
+        help="questions that go through the model at once; more are faster and take more memory (default: 2)",
+    )
+    running.add_argument(
+        "--cache-gib", type=_positive_float, default=8.0, help="memory for visual tokens (default: 8)"
+    )
+    running.add_argument(
+        "--save-every", type=_positive, default=50, metavar="STEPS", help="between states (default: 50)"
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    _prepare_folder(options.output)
+
+    from steerseg.evaluation import open_dataset
+    from steerseg.lvlm import LVLM
+    from steerseg.pipeline import place_of
+    from steerseg.ranks import Ranks
+    from steerseg.training import Recipe, train, write_preset
+
+    preset = _preset(options)
+    samples = open_dataset(options.dataset, options.split, root=options.root)
+    recipe = Recipe(
+        tokens=options.tokens,
+        placement=options.placement,
+        beginning=options.start,
+        epochs=options.epochs,
+        batch=options.batch,
+        frames_per_sample=options.frames_per_sample,
+        attributes=options.attributes,
+        seed=options.seed,
+    )
+    schedule = replace(recipe.schedule, learning_rate=options.learning_rate, rows=options.rows)
+    ranks = Ranks.from_environment()
+    device, dtype = place_of(ranks.device(options.device))
+    with ProgressBar(shown=ranks.first) as progress, ranks.joined(str(device)):
+        progress("load", 0.0)
+        lvlm = LVLM.from_pretrained(preset.lvlm, device=device, dtype=dtype, quantise=preset.quantise)
+        progress("load", 1.0)
+        prompts = train(
+            lvlm,
+            preset,
+            samples[: options.limit],
+            replace(recipe, schedule=schedule),
+            options.output,
+            ranks=ranks,
+            cache_bytes=int(options.cache_gib * 2**30),
+            save_every=options.save_every,
+            progress=progress,
+        )
+        if ranks.first:
+            write_preset(options.output, preset, prompts, options.name or f"{preset.name}-trained")
+    if ranks.first:
+        print(f"trained {prompts.digest}; use it with --preset {options.output}")
+        print(f"  loss          {prompts.card['loss_first']} at first, {prompts.card['loss_last']} at last")
+        print(f"  log           {options.output / 'training' / 'log.jsonl'}")
+    return 0
 
 
 # --- What several commands share ---------------------------------------------------------------------------
+
+
+def _add_dataset_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--dataset",
+        default=default,
+        metavar="NAME",
+        help="ref-davis17, reasonvos, revos, mevis or ref-youtube-vos, with --root; sprites-ref, drawn on first "
+        "use; or a folder in Ref-YouTube-VOS layout (default: %(default)s)",
+    )
+    parser.add_argument("--root", metavar="DIR", type=Path, help="where that public dataset lies")
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group("models")
     models.add_argument("--preset", default="demo", help="name or folder of a preset (default: demo)")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    models.add_argument(
+        "--sam2",
+        metavar="ID",
+        help="another SAM 2 than the preset's: facebook/sam2-hiera-SIZE or facebook/sam2.1-hiera-SIZE with a SIZE "
+        "of tiny, small, base-plus or large, or a folder",
+    )
+    models.add_argument(
+        "--quantise",
+        choices=get_args(Quantisation),
+        help="load the language model with such weights; needs bitsandbytes (default: as the preset says)",
+    )
+
+
+def _preset(options: argparse.Namespace) -> Preset:
+    from steerseg.presets import open_preset
+
+    return open_preset(options.preset, sam2=options.sam2, quantise=options.quantise)
 
 
 def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
@@ -327,9 +514,14 @@ def method_config(options: argparse.Namespace, base: PipelineConfig) -> Pipeline
 
 
 class ProgressBar:
-    """One bar a stage on standard error; silent where that is not a terminal."""
+    """One bar a stage on standard error; silent where that is not a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        shown: Whether there is one at all: of several processes only one shows its progress.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self._shown = shown
         self._stage: str | None = None
         self._bar: Any = None
 
@@ -358,7 +550,7 @@ class ProgressBar:
                 ncols=72,  # given, since terminals in containers often claim to have no width
                 nrows=24,
                 file=sys.stderr,
-                disable=None,
+                disable=None if self._shown else True,
             )
         self._bar.update(max(0.0, min(1.0, fraction) - self._bar.n))
 
@@ -379,6 +571,13 @@ def _positive_float(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return number
 
 

@@ -1,0 +1,45 @@
+"""A preset of one's own: another preset with other soft prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steerseg.artefacts import write_json
+from steerseg.errors import ConfigError
+from steerseg.presets import PRESET_FILE, Preset
+from steerseg.soft_prompts import SoftPrompts
+
+PROMPTS_FOLDER = "soft_prompts"
+
+
+def write_preset(folder: Path, base: Preset, prompts: SoftPrompts, name: str) -> None:
+    """Write a preset folder.
+
+    Models are named, not copied: by hub id as in ``base``, or by their full path where they are folders.
+
+    Args:
+        folder: What ``--preset`` is given afterwards.
+        base: As :func:`steerseg.presets.load_preset` gives it.
+        prompts: Its soft prompts.
+        name: What it is called in results and versions.
+
+    Raises:
+        ArtefactError: The disk is full or not writable.
+    """
+    prompts.save(folder / PROMPTS_FOLDER)
+    card = base.model_dump(mode="json", exclude_defaults=True)
+    for key in ("lvlm", "sam2"):
+        card[key] = _full(card[key])
+    if base.replay is not None:
+        card["replay"]["source"] = _full(base.replay.source)
+    write_json(folder / PRESET_FILE, {**card, "name": name, "soft_prompts": PROMPTS_FOLDER})
+
+
+def _full(place: str) -> str:
+    return str(Path(place).resolve()) if Path(place).is_dir() else place
+
+
+def refuse_other_preset(folder: Path) -> None:
+    """Raise ``ConfigError`` where a folder holds a preset that no training has begun in."""
+    if (folder / PRESET_FILE).is_file():
+        raise ConfigError(f"{folder} holds a preset already; choose another -o")
