@@ -35,6 +35,10 @@ _POLL = 0.25
 # Progress of one stage crosses the pipe at most this often, in seconds.
 _PROGRESS_INTERVAL = 0.1
 
+# Threads of a model that wait for each other sleep, in place of spinning: on a machine whose cores are shared,
+# with Label Studio for instance, spinning makes everything several times slower, the model itself included.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 # The server's threads go first: it has to answer within a second while this process uses every core.
 _NICENESS = 5
 
@@ -500,6 +504,8 @@ class _Slot(Generic[RequestT, ResultT]):
         process = self._context.Process(
             target=_work, args=(there, self._factory, self._log_level), name="steerseg-models", daemon=True
         )
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # read when the process loads torch
         process.start()
         there.close()
         with self._send_lock:
