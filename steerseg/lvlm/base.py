@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.families import Family, family_of
-from steerseg.lvlm.quantised import bits_of, loading_options
+from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
@@ -94,6 +94,8 @@ class LVLM:
         finally:
             if bars:
                 transformers.utils.logging.enable_progress_bar()
+        if bits_of(model):
+            keep_differentiable(model)
         return cls(model if "device_map" in options else model.to(device), processor, name)
 
     @property
@@ -189,11 +191,7 @@ class LVLM:
         )
         ids = rows["input_ids"].to(self.device)
         vision = vision.expand(len(chats))
-        if (ids == self._vision_ids[vision.kind]).sum() != vision.tokens.shape[:2].numel():
-            raise ExpressionError(
-                f"the text holds {self.family.token(vision.kind)}, which stands for a piece of a picture; leave it "
-                "out."
-            )
+        self._check_count(ids, self._vision_ids[vision.kind], vision.tokens.shape[:2].numel())
         # Rows of one length need no mask, which keeps SDPA on its fast path.
         mask = rows["attention_mask"]
         return {
@@ -201,6 +199,14 @@ class LVLM:
             "attention_mask": None if bool(mask.all()) else mask.to(self.device),
             **self.family.inputs(ids, vision),
         }
+
+    def _check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
+        """What people type may hold a token that has a meaning here."""
+        if int((ids == token).sum()) != count:
+            raise ExpressionError(
+                f"the text holds {self.processor.tokenizer.decode([token])}, which {self.name!r} takes for a piece "
+                "of a picture; leave it out."
+            )
 
     @torch.no_grad()
     def generate(self, text: str, vision: VisionFeatures, *, max_new_tokens: int) -> str:
@@ -236,7 +242,10 @@ class LVLM:
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
         chats = [self.chat(text, vision, soft_tokens=count, placement=placement) for text in texts]
         inputs = self._inputs(chats, vision)
-        self._soft_prompt, self._soft_id = soft_prompt, self._soft_ids[vision.kind]
+        soft_id = self._soft_ids[vision.kind]
+        if soft_prompt is not None:
+            self._check_count(inputs["input_ids"], soft_id, count * len(chats))
+        self._soft_prompt, self._soft_id = soft_prompt, soft_id
         try:
             with tapped(layers) as tap:
                 # The inner model: no logits over the sequence are wanted.

@@ -58,6 +58,16 @@ def loading_options(
     return {"quantization_config": how, "device_map": {"": device}}
 
 
+def keep_differentiable(model: Any) -> None:
+    """Do without the kernel for 4-bit weights that bitsandbytes has for some CPUs: no gradient passes through it.
+
+    It would repack the weights in the first pass without gradients, for good.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def bits_of(model: Any) -> Quantisation | None:
     """How a loaded model is quantised; ``None`` where it is not."""
     if getattr(model, "is_loaded_in_4bit", False):

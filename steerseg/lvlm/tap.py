@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from steerseg.errors import ModelError
+
 TAP_ATTENTION = "steerseg_tap"
 
 
@@ -63,8 +65,15 @@ def _tap_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    layer = getattr(module, "layer_idx", None)
+    layer = getattr(module, "layer_idx", None)  # layers of a vision tower have none
     if _open_taps and layer is not None:
+        window = kwargs.get("sliding_window")
+        if window is not None and window < key.shape[2]:
+            raise ModelError(
+                f"text layer {layer} attends to the last {window} of {key.shape[2]} tokens only, but the rollout is "
+                "made for layers that attend to all; choose a checkpoint without sliding windows, or fewer "
+                "keyframes or visual tokens."
+            )
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         _open_taps[-1].note(layer, query, key, factor)
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

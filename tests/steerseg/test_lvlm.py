@@ -13,6 +13,8 @@ from steerseg.config import Heads, Placement
 from steerseg.errors import ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = (1, 2, 3)
 
 
