@@ -183,7 +183,7 @@ def _add_evaluate(commands: Any) -> None:
         "was interrupted goes on where it stopped; results of the same settings from other machines can be "
         "copied into DIR/results. Started by torchrun, each process takes its part of the clips.",
     )
-    _add_dataset_arguments(parser, default="sprites-ref")
+    _add_dataset_arguments(parser, "; sprites-ref, drawn on first use", default="sprites-ref")
     parser.add_argument("--split", help="which split (default: the one that is usually reported, val, ...)")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the result"
@@ -346,7 +346,7 @@ def _add_train(commands: Any) -> None:
         "that has them. Started by torchrun, the processes share every step. A run that was interrupted goes "
         "on from its last state.",
     )
-    _add_dataset_arguments(parser, default="ref-youtube-vos")
+    _add_dataset_arguments(parser, "", default="ref-youtube-vos")
     parser.add_argument("--split", default="train", help="which split (default: train)")
     parser.add_argument(
         "-o", "--output", metavar="PRESETDIR", type=Path, required=True, help="the preset that is made"
@@ -454,13 +454,13 @@ def _train(options: argparse.Namespace) -> int:
 # --- What several commands share ---------------------------------------------------------------------------
 
 
-def _add_dataset_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_dataset_arguments(parser: argparse.ArgumentParser, others: str, *, default: str) -> None:
     parser.add_argument(
         "--dataset",
         default=default,
         metavar="NAME",
-        help="ref-davis17, reasonvos, revos, mevis or ref-youtube-vos, with --root; sprites-ref, drawn on first "
-        "use; or a folder in Ref-YouTube-VOS layout (default: %(default)s)",
+        help=f"ref-davis17, reasonvos, revos, mevis or ref-youtube-vos, with --root{others}; or a folder in "
+        "Ref-YouTube-VOS layout (default: %(default)s)",
     )
     parser.add_argument("--root", metavar="DIR", type=Path, help="where that public dataset lies")
 
