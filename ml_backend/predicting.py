@@ -72,7 +72,15 @@ class BackendClient:
         Raises:
             BackendError: The backend cannot be reached, or does not know the project.
         """
-        return str(self._ask("GET", f"/versions?project={project}")["current"])
+        return str(self.versions(project)["current"])
+
+    def versions(self, project: int) -> dict[str, Any]:
+        """A project's versions, newest last, and the one in use.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/versions?project={project}")
 
     def refine(self, project: int) -> dict[str, Any]:
         """Ask for a refinement of a project; the answer says how its refinements stand.
@@ -89,6 +97,14 @@ class BackendClient:
             BackendError: The backend cannot be reached, or does not know the project.
         """
         return self._ask("GET", f"/projects/{project}/refinement")
+
+    def corrections(self, project: int) -> dict[str, Any]:
+        """How a project's corrections stand, and what is set aside for which reason.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/projects/{project}/corrections")
 
     def predict(self, project: int, label_config: str, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Wait for the predictions of one task, however long they take.

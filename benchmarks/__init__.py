@@ -1,0 +1,1 @@
+"""Measurements that take more than a test: each folder says by which command its numbers are made."""

@@ -1,0 +1,1 @@
+"""What corrections are worth: a simulated annotator works, prompts are refined, held-out tasks are measured."""
