@@ -64,24 +64,24 @@ def _here(project: int, settings: Settings, tell: Callable[[str], None]) -> bool
 
 
 def _follow(ask: Status, status: dict[str, Any], tell: Callable[[str], None]) -> bool:
-    """Tell of a refinement until it ends."""
-    wanted = status["current"]["id"]
+    """Tell of a refinement, and of one that was remembered while it ran, until the last one ends."""
+    first = status["requested"]
     told = ""
     while True:
         current = status["current"]
-        if current is not None and current["id"] == wanted:
-            line = f"{current['state']} {current['phase']}".strip()
-            if current["total"]:
-                line += f", {current['done']} of {current['total']}"
-            if line != told:
-                told = line
-                tell(line)
-        for ended in status["history"]:
-            if ended["id"] == wanted:
-                for note in ended["notes"]:
+        if current is None:
+            ended = [one for one in reversed(status["history"]) if one["id"] >= first]
+            for one in ended:
+                for note in one["notes"]:
                     tell(f"note: {note}")
-                tell(f"{ended['state']}: {ended['reason']}")
-                tell(f"champion: {status['champion'] or 'the preset'}")
-                return bool(ended["state"] != "failed")
+                tell(f"{one['state']}: {one['reason']}")
+            tell(f"champion: {status['champion'] or 'the preset'}")
+            return bool(ended and ended[-1]["state"] != "failed")
+        line = f"{current['state']} {current['phase']}".strip()
+        if current["total"]:
+            line += f", {current['done']} of {current['total']}"
+        if line != told:
+            told = line
+            tell(line)
         time.sleep(_POLL)
         status = ask()

@@ -300,15 +300,15 @@ class Service:
             self.refinements.request(project.id, "Start training")
 
     def refine(self, project: str) -> dict[str, Any]:
-        """Ask for a refinement of a project and say how it stands.
+        """Ask for a refinement of a project and say how it stands, beside the number of the one that takes it in.
 
         Raises:
             RequestError: The project is unknown.
             StoreError: The database cannot be used.
         """
         known = self._known_project(parse_project_id(project))
-        self.refinements.request(known.id, "a request")
-        return self.refinements.status(known.id)
+        requested = self.refinements.request(known.id, "a request")
+        return {"requested": requested.id, **self.refinements.status(known.id)}
 
     def refinement(self, project: str) -> dict[str, Any]:
         """How a project's refinements stand.
