@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -33,7 +34,7 @@ from steerseg.lvlm.families import FAMILIES, Family, family_of
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
 from steerseg.lvlm.tap import tapped
 from steerseg.lvlm.vision import VisionKind
-from steerseg.presets import open_preset
+from steerseg.presets import BUILT_IN, open_preset
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
@@ -542,3 +543,19 @@ def test_a_proposal_with_every_family(case: Case, tmp_path: Path) -> None:
     assert (maps.frame.shape[0], maps.video.shape[0], maps.fused.shape[0]) == (5, slices, 5)
     assert maps.fused.shape == maps.frame.shape
     assert -1 <= proposal.best.score <= 1
+
+
+# --- what docs/adding-a-backbone.md promises
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_is_at_most_eighty_lines(family: str) -> None:
+    lines = inspect.getsource(inspect.getmodule(FAMILIES[family]) or FAMILIES[family]).splitlines()
+    code = [line for line in lines if line.strip() and not line.strip().startswith(("#", '"""'))]
+    assert len(code) <= 80
+
+
+def test_every_family_and_preset_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-backbone.md").read_text()
+    for name in (*FAMILIES, *BUILT_IN):
+        assert f"`{name}`" in page

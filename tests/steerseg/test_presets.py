@@ -19,11 +19,27 @@ def test_built_in_presets_are_valid(name: str) -> None:
     assert "{" not in preset.texts.grounding_question("the dog", ("red",))
 
 
-def test_the_7b_preset_names_the_papers_models_and_budgets() -> None:
-    preset = load_preset(find_preset("qwen2.5-vl-7b"))
-    assert preset.lvlm == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert preset.sam2 == "facebook/sam2-hiera-large"
-    assert (preset.keyframes, preset.video_tokens) == (16, 400)
+@pytest.mark.parametrize(
+    ("name", "lvlm", "layers", "video_tokens", "frame_tokens"),
+    [
+        ("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", 28, 400, None),
+        ("qwen2-vl-7b", "Qwen/Qwen2-VL-7B-Instruct", 28, 400, None),
+        ("llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf", 28, 14**2, 9 * 27**2),
+        ("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", 28, 16**2, 12 * 16**2),
+        ("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", 36, 400, None),
+    ],
+)
+def test_presets_name_the_papers_models_layers_and_budgets(
+    name: str, lvlm: str, layers: int, video_tokens: int, frame_tokens: int | None
+) -> None:
+    """The upper half of the layers, 16 keyframes; 400 tokens a slice, or 9 and 12 tiles a picture (DecAF)."""
+    preset = load_preset(find_preset(name))
+    assert (preset.lvlm, preset.sam2) == (lvlm, "facebook/sam2-hiera-large")
+    assert preset.layers == tuple(range(layers // 2, layers))
+    assert (preset.keyframes, preset.frame_batch) == (16, 4)
+    assert (preset.video_tokens, preset.frame_tokens) == (video_tokens, frame_tokens)
+    assert preset.quantise is None
+    assert name in BUILT_IN
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sam2
 import torch
+from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 
 from steerseg.config import PipelineConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
@@ -24,19 +27,23 @@ from tests.conftest import SMALL_SAM2
 CONFIG = PipelineConfig(duplicate_iou=0.999, max_candidates=8)
 
 
+def make_heard(model: Any) -> None:
+    """Random weights hardly hear prompts and memories, so that any mistake would pass: raise their voice."""
+    for parameter in model.sam_prompt_encoder.parameters():
+        parameter.mul_(3)
+    for layer in model.memory_attention.layers:
+        layer.cross_attn_image.out_proj.weight.mul_(20)
+    for head in model.sam_mask_decoder.output_hypernetworks_mlps:
+        head.layers[-1].weight.mul_(20)
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(8.0)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
     model = build_sam2(SMALL_SAM2)
     with torch.no_grad():
-        # Random weights hardly hear prompts and memories, so that any mistake would pass: raise their voice.
-        for parameter in model.sam_prompt_encoder.parameters():
-            parameter.mul_(3)
-        for layer in model.memory_attention.layers:
-            layer.cross_attn_image.out_proj.weight.mul_(20)
-        for head in model.sam_mask_decoder.output_hypernetworks_mlps:
-            head.layers[-1].weight.mul_(20)
-        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(8.0)
+        make_heard(model)
     path = tmp_path_factory.mktemp("sam2")
     save_sam2(model.state_dict(), SMALL_SAM2, path)
     return path
@@ -91,8 +98,33 @@ def test_a_batch_of_candidates_equals_one_by_one(tracker: Tracker) -> None:
     assert not torch.allclose(together.logits[0], together.logits[1], atol=1e-2)
 
 
-def test_the_driver_gives_what_the_stock_predictor_gives(tracker: Tracker, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def first_generation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SAM 2 as it was before 2.1: no encoding of time at object pointers, none of absence in the memory."""
+    config = model_config(SMALL_SAM2)
+    config["model"] |= {
+        "no_obj_embed_spatial": False,
+        "add_tpos_enc_to_obj_ptrs": False,
+        "proj_tpos_enc_in_obj_ptrs": False,
+        "use_signed_tpos_enc_to_obj_ptrs": False,
+    }
+    torch.manual_seed(7)
+    model = instantiate(OmegaConf.create(config["model"]))
+    assert model.no_obj_embed_spatial is None
+    with torch.no_grad():
+        make_heard(model)
+    path = tmp_path_factory.mktemp("sam2-first")
+    OmegaConf.save(OmegaConf.create(config), path / "config.yaml")
+    torch.save({"model": model.state_dict()}, path / "model.pt")
+    return path
+
+
+@pytest.mark.parametrize("generation", ["folder", "first_generation"])
+def test_the_driver_gives_what_the_stock_predictor_gives(
+    generation: str, request: pytest.FixtureRequest
+) -> None:
     """One click in the middle, tracked to both ends by sam2's own predictor over the same pictures."""
+    tracker = Tracker.from_pretrained(request.getfixturevalue(generation))
     video = moving_square()
     encoded = tracker.open(video)
     candidate = tracker.start(encoded, [Prompt(4, points=((0.5, 0.5),), labels=(True,))])
@@ -364,8 +396,6 @@ def test_the_published_layout_loads(tmp_path: Path) -> None:
     torch.save({"model": other.state_dict()}, tmp_path / "sam2.1_hiera_x.pt")
     with pytest.raises(ModelError, match="does not fit"):
         Tracker.from_pretrained(tmp_path)
-    from hydra.utils import instantiate
-
     torch.manual_seed(3)
     model = instantiate(OmegaConf.create(config["model"]))
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 8.0)
@@ -378,6 +408,17 @@ def test_the_published_layout_loads(tmp_path: Path) -> None:
     for i, candidate in enumerate(candidates):
         alone = tracker.propagate(encoded, [candidate])
         assert torch.allclose(together.logits[i], alone.logits[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("generation", ["sam2", "sam2.1"])
+@pytest.mark.parametrize(("size", "width"), [("tiny", 96), ("small", 96), ("base-plus", 112), ("large", 144)])
+def test_every_published_size_is_known_by_its_hub_id(generation: str, size: str, width: int) -> None:
+    """Which weights and which of the package's configurations an id stands for."""
+    config, weights = HF_MODEL_ID_TO_FILENAMES[f"facebook/{generation}-hiera-{size}"]
+    model = OmegaConf.load(Path(sam2.__file__).parent / config).model
+    assert model.image_encoder.trunk.embed_dim == width
+    assert bool(model.get("no_obj_embed_spatial")) == (generation == "sam2.1")
+    assert weights == f"{generation}_hiera_{size.replace('-', '_')}.pt"
 
 
 def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:

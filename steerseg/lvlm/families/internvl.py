@@ -40,12 +40,16 @@ class InternVL(Family):
         side, places = self._tile
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
         if kind == "video":
-            processed = self.processor.video_processor(videos=[pixels], return_tensors="pt")
+            processed = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
             values = processed["pixel_values_videos"][0]
             count, grid = 1, (len(pixels), places, places)
         else:
             processed = self.processor.image_processor(
-                list(pixels), crop_to_patches=True, max_patches=rows * columns, return_tensors="pt"
+                list(pixels),
+                crop_to_patches=True,
+                min_patches=1,
+                max_patches=rows * columns,
+                return_tensors="pt",
             )
             values = processed["pixel_values"]
             count, grid = len(pixels), (1, rows * places, columns * places)

@@ -58,7 +58,7 @@ class LlavaOneVision(Family):
         side, places = self._tile
         model = self.model.model
         if kind == "video":
-            processed = self.processor.video_processor(videos=[pixels], return_tensors="pt")
+            processed = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
             output = model.get_video_features(self.pixels(processed["pixel_values_videos"]), return_dict=True)
             pooled = math.ceil(places / 2)
             grid, extra = (len(pixels), pooled, pooled), 1
