@@ -26,6 +26,7 @@ from steerseg.video import load_video
 from tests.e2e.label_studio import (
     WAIT,
     LabelingPage,
+    ModelPage,
     launch,
     retrieve_predictions,
     sign_in,
@@ -97,8 +98,7 @@ def samples(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFa
 Command = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def steerseg_backend(backend: BackendServer) -> Command:
+def commands_of(backend: BackendServer) -> Command:
     """Run ``steerseg-backend`` with arguments as a person would; return what it prints."""
 
     def run(*arguments: str) -> str:
@@ -113,6 +113,12 @@ def steerseg_backend(backend: BackendServer) -> Command:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def steerseg_backend(backend: BackendServer) -> Command:
+    """See :func:`commands_of`."""
+    return commands_of(backend)
 
 
 @dataclass(frozen=True)
@@ -239,3 +245,9 @@ def page(browser: Browser, signed_in: Any, request: pytest.FixtureRequest) -> It
 def labeling(page: Page, label_studio: LabelStudioServer) -> LabelingPage:
     """The labelling page, not yet opened on a task."""
     return LabelingPage(page, label_studio)
+
+
+@pytest.fixture
+def model_page(page: Page, label_studio: LabelStudioServer) -> ModelPage:
+    """The model's settings, not yet opened for a project."""
+    return ModelPage(page, label_studio)

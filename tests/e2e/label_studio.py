@@ -232,3 +232,28 @@ class LabelingPage:
         annotation = stored.value.json()
         assert isinstance(annotation, dict)
         return annotation
+
+
+@dataclass
+class ModelPage:
+    """*Settings › Model* of a project."""
+
+    page: Page
+    server: LabelStudioServer
+
+    def open(self, project: int) -> None:
+        """Open it, and wait for the connected model."""
+        self.page.goto(f"{self.server.url}/projects/{project}/settings/ml")
+        self.page.get_by_text("Connected", exact=True).first.wait_for()
+
+    def start_training(self) -> None:
+        """Choose *Start Training* from the model's menu, and press the button."""
+        self.page.get_by_label("Machine learning model options").click()
+        self.page.get_by_text("Start Training", exact=True).click()
+        button = self.page.get_by_role("button", name="Start Training")
+        with self.page.expect_response(
+            lambda response: response.request.method == "POST" and response.url.endswith("/train")
+        ) as asked:
+            button.click()
+        assert asked.value.ok, f"{asked.value.status}: {asked.value.text()[:500]}"
+        self.page.get_by_text("Request Sent!").wait_for()

@@ -1,0 +1,155 @@
+"""The walk of a new user: correct a few tasks, press *Start training*, and see predictions by what was learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from benchmarks.refinement.presets import with_recipe
+from ml_backend.demo.servers import BackendServer, LabelStudioServer, free_port
+from ml_backend.label_studio.client import LabelStudioClient
+from steerseg.demo.dataset import render_scene
+from steerseg.demo.language import referrals
+from steerseg.demo.sprites import load_atlas
+from steerseg.demo.world import WorldSpec, sample_scene
+from steerseg.video import write_video
+from tests.e2e.conftest import LABEL_CONFIGS, PRESET, commands_of
+from tests.e2e.label_studio import LabelingPage, ModelPage, predictions_of, until
+
+CORRECTED, LEFT = 3, 1
+"""Tasks that are corrected, and tasks that nobody annotates."""
+
+# What is learned in so short a time is no matter here, nor whether it is any good: the gate has tests of its own.
+RECIPE = {
+    "training": {"steps": 3, "warmup": 1},
+    "batch": 2,
+    "frames_per_sample": 1,
+    "pictures": 2,
+    "tokens": 4,
+    "min_videos": 2,
+    "folds": 2,
+    "min_gain": -1.0,
+    "max_regression": 1.0,
+}
+REPLAY = {"source": "sprites", "training": 1, "held_out": 1}
+
+
+@pytest.fixture(scope="module")
+def quick_backend(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackendServer]:
+    """A backend whose refinements take moments and are promoted."""
+    preset = with_recipe(PRESET, RECIPE, tmp_path_factory.mktemp("preset"), replay=REPLAY)
+    server = BackendServer(tmp_path_factory.mktemp("quick"), free_port(), label_studio, preset=str(preset))
+    with server.process():
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Short clips of two different objects each, by what is to be tracked."""
+    folder = tmp_path_factory.mktemp("clips")
+    world = WorldSpec(
+        sizes=((192, 320),), frames=(10, 10), objects=(2, 2), lookalike=0, tint=0, overlap=0, pan=0
+    )
+    atlas = load_atlas(world.styles)
+    found: dict[str, Path] = {}
+    seed = 0
+    while len(found) < CORRECTED + LEFT:
+        seed += 1
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng, world)
+        named = [r for r in referrals(scene, rng, kinds=("explicit",)) if r.expression == f"the {r.name}"]
+        if named and named[0].expression not in found:
+            path = folder / f"{named[0].name.replace(' ', '-')}.mp4"
+            write_video(path, iter(render_scene(scene, atlas)[0]), scene.fps)
+            found[named[0].expression] = path
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(quick_backend: BackendServer, client: LabelStudioClient, clips: dict[str, Path]) -> int:
+    """A project with masks on frames whose tasks are predicted by the preset's own prompts."""
+    steerseg_backend = commands_of(quick_backend)
+    media = quick_backend.label_studio.files_root / "media"
+    media.mkdir(exist_ok=True)
+    title = "Refinement"
+    config = str(LABEL_CONFIGS / "frames.xml")
+    steerseg_backend("connect", "--title", title, "--label-config", config, "--storage-path", str(media))
+    found = client.find_project(title)
+    assert found is not None
+    number = str(found["id"])
+    root = str(quick_backend.label_studio.files_root)
+    for expression, path in clips.items():
+        steerseg_backend(
+            *("import", number, str(path), "--expression", expression),
+            *("--document-root", root, "--media-dir", str(media)),
+        )
+    steerseg_backend("predict", number)
+    return int(number)
+
+
+def test_corrections_and_start_training_give_a_new_version_and_new_predictions(
+    labeling: LabelingPage,
+    model_page: ModelPage,
+    project: int,
+    client: LabelStudioClient,
+    quick_backend: BackendServer,
+) -> None:
+    def versions() -> dict[str, Any]:
+        answer = requests.get(f"{quick_backend.url}/versions", params={"project": str(project)}, timeout=30)
+        known: dict[str, Any] = answer.json()
+        return known
+
+    before = versions()
+    assert before["versions"] == [before["current"]]
+    (model,) = client.backends(project)
+    assert model["model_version"] == before["current"]
+
+    tasks = sorted(predictions_of(client, project))
+    for task in tasks[:CORRECTED]:
+        labeling.open(project, task)
+        labeling.choose("Accept")
+        labeling.select_region(0)
+        labeling.use_tool("brush-tool")
+        labeling.drag((0.45, 0.5), (0.55, 0.55))
+        labeling.submit()
+
+    model_page.open(project)
+    model_page.start_training()
+    after = until(lambda: (known := versions()) != before and known, "a new version", limit=600)
+    base, _, name = after["current"].partition("+")
+    assert base == before["current"]
+    assert name.startswith("r1-")
+    assert after["versions"] == [base, after["current"]]
+
+    # Label Studio learns of it by /setup, which it calls when a person opens the page.
+    model_page.open(project)
+    (model,) = client.backends(project)
+    assert model["model_version"] == after["current"]
+
+    left = tasks[CORRECTED]
+    new = until(
+        lambda: [p for p in client.predictions(left) if p["model_version"] == after["current"]],
+        f"a prediction of task {left} by {after['current']}",
+        limit=300,
+    )
+    for task in tasks[:CORRECTED]:
+        assert {p["model_version"] for p in client.predictions(task)} == {base}, "nobody asks for it again"
+    labeling.open(project, left)
+    best = max(new, key=lambda prediction: int(prediction["id"]))
+    proposed = [region for region in best["result"] if region["type"] == "brushlabels"]
+    shown = labeling.of_type("brushlabels")
+    assert [region["id"] for region in shown] == [region["id"] for region in proposed]
+    # Tabs name the version that they show, the middle left out.
+    assert labeling.page.get_by_text(re.compile(rf"\.\.\.{after['current'][-6:]}$")).count()
+    for number in range(proposed[0]["item_index"]):
+        labeling.turn_page()
+        labeling.wait_for_page(number + 1)
+    until(labeling.drawn_pixels, "a mask by the new version", limit=30)
