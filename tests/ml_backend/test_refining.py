@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from refinement_world import FRAMES, example, save_film, save_preset
 
 from ml_backend.masking import PutDownError
@@ -34,14 +32,7 @@ from steerseg.pipeline import SteerSeg
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import VideoLimits
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing by two threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
