@@ -16,6 +16,9 @@ LABEL_STUDIO ?= label-studio==1.23.2
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
+# Threads that wait sleep: on shared cores, spinning ones cost torch a factor of four to six.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 VENV := .venv
 LS_VENV := .venv-label-studio
 # Written last, so that an interrupted installation is taken up again.
