@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,7 @@ from steerseg.lvlm import LVLM
 from steerseg.refine import RefineConfig, SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
 from steerseg.soft_prompts import WEIGHTS_FILE, SoftPrompts
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing by two threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prompts(seed: int = 0) -> SoftPrompts:
