@@ -1,4 +1,4 @@
-"""``steerseg-backend``: run the server, import videos, connect projects, predict, refine."""
+"""``steerseg-backend``: run the server, import videos, connect projects, predict, refine, export."""
 
 from __future__ import annotations
 
@@ -83,7 +83,46 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("data_dir", "propagation_confidence"):
         _add_setting(corrections, name)
     corrections.set_defaults(run=_corrections)
+
+    _add_export(commands.add_parser("export", help="write a project's accepted annotations as a dataset"))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", type=int, help="the project's number in Label Studio")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("coco", "youtube-vos", "davis", "mots", "yolo-seg"),
+        help="what to write",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="a new folder (default: export-PROJECT-FORMAT)"
+    )
+    parser.add_argument(
+        "--categories",
+        choices=("label", "expression"),
+        default="label",
+        help="what classes are: labels in Label Studio, or expressions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to write the pictures too",
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the original videos, to fill the frames between the pages of tasks with a stride",
+    )
+    for name in (
+        *("data_dir", "preset", "device", "propagation_confidence"),
+        *("label_studio_url", "local_files_root"),
+    ):
+        _add_setting(parser, name)
+    parser.set_defaults(run=_export)
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -419,6 +458,30 @@ def _corrections(options: argparse.Namespace) -> int:
     finally:
         store.close()
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
+    from ml_backend.task_media import MediaLoader
+
+    settings = _settings(options)
+    wanted = ExportOptions(
+        format=options.format,
+        output=options.output or Path(f"export-{options.project}-{options.format}"),
+        categories=options.categories,
+        images=options.images,
+        videos=options.videos,
+    )
+    store = _open_store(settings)
+    try:
+        exporter = Exporter(settings, store, MediaLoader(settings), lambda: load_tracker(settings))
+        report = exporter.export(options.project, wanted, tell=lambda line: print(line, flush=True))
+    finally:
+        store.close()
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{wanted.output}: {report}")
+    return 1 if report.left_out else 0
 
 
 if __name__ == "__main__":

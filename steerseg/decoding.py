@@ -202,6 +202,42 @@ def decode_file(
     return Decoded(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest.hexdigest())
 
 
+def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
+    """Decode a video file frame by frame, the same frames as :func:`decode_file` keeps, one in memory at a time.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        limits: What it may cost; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
+
+    Yields:
+        (H, W, 3) uint8 RGB, upright, in display order.
+
+    Raises:
+        VideoError: Not a video, no frame that can be decoded, or beyond a limit.
+    """
+    with _open(path, name) as container:
+        stream = _video_stream(container, name)
+        check_size(name, stream.width, stream.height, limits)
+        stream.codec_context.options = {"max_pixels": str(4 * limits.max_pixels + 2**20)}
+        stored: tuple[int, int] | None = None
+        matrix: tuple[int, ...] | None = None
+        for item in _decode(container, stream):
+            if isinstance(item, av.FFmpegError):
+                continue
+            _, frame = item
+            if stored is None:
+                check_size(name, frame.width, frame.height, limits)
+                stored = (frame.width, frame.height)
+                matrix = _display_matrix(frame)
+            yield _upright(_to_rgb(frame, stored), matrix)
+    if stored is None:
+        raise VideoError(
+            f"{name} holds no frame that can be decoded. It may be truncated or empty; export or download it "
+            "again."
+        )
+
+
 def _open(path: Path, name: str) -> Any:
     try:
         # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").

@@ -66,6 +66,14 @@ def outlines_to_mask(outlines: Sequence[Outline], height: int, width: int) -> ND
     return mask
 
 
+def joined_outline(outlines: Sequence[Outline]) -> Outline:
+    """Join at least one outline into one by cuts of no width, for formats that know one outline an object."""
+    joined = outlines[0]
+    for other in outlines[1:]:
+        joined = _spliced(joined, other)
+    return joined
+
+
 def _pixel_edges(mask: NDArray[np.bool_]) -> list[tuple[Outline, list[Outline]]]:
     """Trace each part's outer edge and the edges of its holes; largest part first, specks left out."""
     # Contours run through the centres of border pixels. On a grid twice as fine, the centre of a border
@@ -108,12 +116,16 @@ def _cut_open(outer: Outline, holes: Sequence[Outline]) -> Outline:
     joined = outer
     clockwise = _signed_area(outer) > 0
     for hole in sorted(holes, key=lambda h: float(h[:, 0].min())):
-        against = hole[::-1] if (_signed_area(hole) > 0) == clockwise else hole
-        distances = np.square(joined[:, None, :] - against[None, :, :]).sum(axis=2)
-        i, j = np.unravel_index(int(distances.argmin()), distances.shape)
-        loop = np.concatenate([against[j:], against[: j + 1]])
-        joined = np.concatenate([joined[: i + 1], loop, joined[i:]])
+        joined = _spliced(joined, hole[::-1] if (_signed_area(hole) > 0) == clockwise else hole)
     return joined
+
+
+def _spliced(outline: Outline, other: Outline) -> Outline:
+    """Go round another outline on the way, there and back between the nearest corners of both."""
+    distances = np.square(outline[:, None, :] - other[None, :, :]).sum(axis=2)
+    i, j = np.unravel_index(int(distances.argmin()), distances.shape)
+    loop = np.concatenate([other[j:], other[: j + 1]])
+    return np.concatenate([outline[: i + 1], loop, outline[i:]])
 
 
 def _signed_area(outline: Outline) -> float:

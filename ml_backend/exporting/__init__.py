@@ -1,0 +1,1 @@
+"""Accepted annotations as datasets in the formats that other programs read."""

@@ -1,0 +1,122 @@
+"""The formats by name, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml_backend.exporting.labelled import LabelledSequence, disjoint
+from ml_backend.exporting.pictures import Pictures
+
+VOID = 255
+"""In pictures of object numbers: pixels of which nobody knows what they show, as in DAVIS."""
+
+MAX_OBJECTS = VOID - 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a format writes.
+
+    Attributes:
+        project_id: Project in Label Studio.
+        sequences: The tasks' frames and objects.
+        pictures: By name of the sequence, its pictures; those whose pictures are not wanted are missing.
+        classes: Every category in a fixed order; a class's number is its place, from 1.
+    """
+
+    project_id: int
+    sequences: tuple[LabelledSequence, ...]
+    pictures: Mapping[str, Pictures] = field(repr=False)
+    classes: tuple[str, ...]
+
+    def class_number(self, category: str) -> int:
+        """Number of a category, from 1."""
+        return self.classes.index(category) + 1
+
+
+Writer = Callable[[Export, Path], None]
+
+
+def picture_name(index: int) -> str:
+    """What most formats call the picture of a frame."""
+    return f"{index:05d}.jpg"
+
+
+def write_pictures(
+    export: Export,
+    sequence: LabelledSequence,
+    frames: Sequence[int],
+    folder: Path,
+    name: Callable[[int], str] = picture_name,
+) -> None:
+    """Write the pictures of some frames, where pictures are wanted.
+
+    Args:
+        export: Has the pictures.
+        sequence: Whose.
+        frames: Which frames.
+        folder: Where the pictures go; made where missing.
+        name: Their names by frame.
+
+    Raises:
+        VideoError: The pictures cannot be read.
+    """
+    pictures = export.pictures.get(sequence.name)
+    if pictures is None:
+        return
+    wanted = set(frames)
+    for index, content in enumerate(pictures.jpegs()):
+        if index in wanted:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name(index)).write_bytes(content)
+
+
+def numbered(sequence: LabelledSequence, index: int, *, void: bool) -> NDArray[np.uint8]:
+    """A frame as (H, W) numbers of objects from 1, without overlaps; 0 is background.
+
+    Args:
+        sequence: At most :data:`MAX_OBJECTS` objects.
+        index: The frame.
+        void: Whether what may hide an object of unknown whereabouts is :data:`VOID` in place of background.
+    """
+    undecided = any(index not in object_.masks for object_ in sequence.objects)
+    picture = np.full((sequence.height, sequence.width), VOID if void and undecided else 0, dtype=np.uint8)
+    for number, mask in disjoint(sequence, index).items():
+        picture[mask] = number
+    return picture
+
+
+def save_palette(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write numbers of objects as a PNG whose palette is DAVIS's."""
+    image = Image.fromarray(picture, mode="P")
+    image.putpalette(PALETTE)
+    image.save(path)
+
+
+def shown(sequences: Sequence[LabelledSequence]) -> Iterator[LabelledSequence]:
+    """Those of which any frame shows any object: formats of tracks have no place for others."""
+    return (one for one in sequences if any(object_.ever_visible for object_ in one.objects))
+
+
+def _palette() -> bytes:
+    """PASCAL VOC's colours, which DAVIS and YouTube-VOS use: bits of the number spread over the channels."""
+    colours = bytearray()
+    for number in range(256):
+        red = green = blue = 0
+        rest = number
+        for bit in range(8):
+            red |= (rest & 1) << (7 - bit)
+            green |= (rest >> 1 & 1) << (7 - bit)
+            blue |= (rest >> 2 & 1) << (7 - bit)
+            rest >>= 3
+        colours += bytes((red, green, blue))
+    return bytes(colours)
+
+
+PALETTE = _palette()
