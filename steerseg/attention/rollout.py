@@ -2,18 +2,26 @@
 
 Rollout multiplies the layers' attention, mixed with the identity for the residual stream:
 Â = ½ Ā + ½ I and R = Â^top ... Â^bottom. Only the row of the response token is needed, so it is enough to carry
-one row vector from the top layer down: r <- ½ r Ā + ½ r. Ā is recomputed from q and k in chunks of rows.
+one row vector from the top layer down: r <- ½ r Ā + ½ r. Ā is recomputed from q and k: in tiles by kernels on a GPU, in chunks of rows elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
 from steerseg.lvlm.base import Taken
+
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Gradients are rounded to the precision of what they belong to."""
 
 
 def mean_heads(attention: torch.Tensor, visual: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -71,8 +79,9 @@ def _chunk(
     rows = query.shape[2]
     groups = query.shape[1] // key.shape[1]
     end = start + rows
-    key = key[:, :, :end].repeat_interleave(groups, dim=1)  # later keys are hidden from these rows
-    logits = (query @ key.transpose(-1, -2)).float() * scaling  # (B, H, rows, end)
+    # Later keys are hidden from these rows. In half precision the product itself would be rounded, hence the cast.
+    key = key[:, :, :end].float().repeat_interleave(groups, dim=1)
+    logits = query.float() @ key.transpose(-1, -2) * scaling  # (B, H, rows, end)
     places = torch.arange(end, device=query.device)
     hidden = places[None, :] > torch.arange(start, end, device=query.device)[:, None]
     # A padding row sees itself, so that its softmax is defined; its weight in the row vector is zero.
@@ -85,17 +94,45 @@ def _chunk(
     return added, peaks
 
 
-def streaming_rollout(taken: Taken, layers: Sequence[int], *, heads: Heads, chunk: int = 256) -> torch.Tensor:
+def roll_layer_in_chunks(
+    row: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    visual: torch.Tensor,
+    live: torch.Tensor,
+    scaling: float,
+    *,
+    chunk: int = 256,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One layer in chunks of rows, on any device: what :func:`steerseg.attention.kernels.roll_layer` gives."""
+    added = row.new_zeros(row.shape[0], query.shape[1], row.shape[1])
+    peaks = row.new_zeros(row.shape[0], query.shape[1])
+    for start in range(0, row.shape[1], chunk):
+        part = query[:, :, start : start + chunk]
+        arguments = (row, part, key, visual, live, start, scaling)
+        if torch.is_grad_enabled() and part.requires_grad:
+            more, peak = checkpoint(_chunk, *arguments, use_reentrant=False)
+        else:
+            more, peak = _chunk(*arguments)
+        added = added + torch.nn.functional.pad(more, (0, row.shape[1] - more.shape[-1]))
+        peaks = peaks + peak
+    return added, peaks
+
+
+def streaming_rollout(
+    taken: Taken, layers: Sequence[int], *, heads: Heads, chunk: int = 256, kernels: bool | None = None
+) -> torch.Tensor:
     """Roll attention out from the response token.
 
-    Equal to :func:`reference_rollout` over the same layers. Differentiable in the queries and keys; chunks are
-    recomputed in the backward pass.
+    Equal to :func:`reference_rollout` over the same layers. Differentiable in the queries and keys, whose products
+    are computed again in the backward pass.
 
     Args:
         taken: Queries and keys of one forward pass.
         layers: The layers of the product.
         heads: How heads are averaged.
-        chunk: Rows at a time.
+        chunk: Rows at a time, where no kernels are used.
+        kernels: Whether Triton kernels do it; where left out, they do on a GPU on which they were seen to be right.
 
     Returns:
         (B, S) float32: how much the response token takes from each token.
@@ -105,23 +142,74 @@ def streaming_rollout(taken: Taken, layers: Sequence[int], *, heads: Heads, chun
     row[:, taken.response] = 1.0
     for layer in sorted(layers, reverse=True):
         query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
-        added = row.new_zeros(row.shape[0], query.shape[1], row.shape[1])
-        peaks = row.new_zeros(row.shape[0], query.shape[1])
-        for start in range(0, row.shape[1], chunk):
-            part = query[:, :, start : start + chunk]
-            arguments = (row, part, key, visual, live, start, scaling)
-            if torch.is_grad_enabled() and part.requires_grad:
-                more, peak = checkpoint(_chunk, *arguments, use_reentrant=False)
-            else:
-                more, peak = _chunk(*arguments)
-            added = added + torch.nn.functional.pad(more, (0, row.shape[1] - more.shape[-1]))
-            peaks = peaks + peak
+        if kernels_work(query) if kernels is None else kernels:
+            from steerseg.attention.kernels import roll_layer  # Triton is not there everywhere
+
+            added, peaks = roll_layer(row, query, key, visual, live, scaling)
+        else:
+            added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
         if heads == "visual_max":
             weight = peaks / live.sum(dim=-1, keepdim=True)
             weight = weight / weight.amax(dim=-1, keepdim=True)
             added = added * weight[:, :, None]
         row = 0.5 * added.mean(dim=1) + 0.5 * row
     return row
+
+
+def kernels_work(query: torch.Tensor) -> bool:
+    """Whether the Triton kernels serve such queries (B, H, S, d): on a GPU, and only if they are right there.
+
+    Seen once a process for each device, precision and number of channels, on small random numbers.
+    """
+    if query.device.type != "cuda" or query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    return _kernels_are_right(query.device, query.dtype, query.shape[-1])
+
+
+@functools.cache
+def _kernels_are_right(device: torch.device, dtype: torch.dtype, depth: int) -> bool:
+    try:
+        largest = kernel_difference(device, dtype, depth)
+    except Exception as error:  # of whatever kind: a compiler's, a driver's, or that there is no Triton
+        _log.warning("no rollout kernels on %s, chunks of rows do it more slowly: %s", device, error)
+        return False
+    if largest > _TOLERANCE[dtype]:
+        _log.warning(
+            "the rollout kernels differ by %.1e from the reference on %s in %s; chunks of rows do it more slowly.",
+            largest,
+            device,
+            dtype,
+        )
+        return False
+    return True
+
+
+def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, size: int = 200) -> float:
+    """The kernels against chunks of rows on small random numbers, with padding.
+
+    Returns:
+        The largest difference of output and gradients, as a share of the largest value of each.
+    """
+    from steerseg.attention.kernels import roll_layer
+
+    generator = torch.Generator().manual_seed(0)
+    visual = torch.zeros(2, size, dtype=torch.bool, device=device)
+    visual[:, size // 8 : size // 2] = True
+    live = torch.ones_like(visual)
+    live[1, :17] = False
+    row = torch.rand(2, size, generator=generator).to(device) * live
+    query, key = (torch.randn(2, n, size, depth, generator=generator).to(device, dtype) for n in (4, 2))
+    weights = torch.rand(2, 4, size, generator=generator).to(device)
+
+    def results(layer: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        inputs = [part.detach().clone().requires_grad_() for part in (row, query, key)]
+        with torch.enable_grad():
+            added, peaks = layer(*inputs, visual, live, depth**-0.5)
+            loss = (added * weights).sum() + (peaks * peaks).sum()
+        return [added.detach(), peaks.detach(), *torch.autograd.grad(loss, inputs)]
+
+    pairs = zip(results(roll_layer), results(roll_layer_in_chunks), strict=True)
+    return max(float((a - b).float().abs().max() / b.float().abs().max()) for a, b in pairs)
 
 
 def visual_map(rollout: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
