@@ -37,6 +37,7 @@ _PIXEL_STD = (0.229, 0.224, 0.225)
 _ENCODE_BATCH = {"cpu": 4, "cuda": 8}
 _FEATURE_BYTES = 2 << 30
 _MAX_ROWS = 32
+_EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
 _TRUSTED_TARGETS = ("sam2.", "steerseg.demo.sam2.")
 
 
@@ -72,6 +73,7 @@ class Prompt:
         labels: Per click, whether it lies on the object.
         box: (x, y, width, height) in [0, 1].
         mask: (H, W) bool at the video's size; taken as the truth on that frame.
+        earlier: (H, W) bool at the video's size; an answer that the clicks or the box correct.
     """
 
     frame: int
@@ -79,13 +81,14 @@ class Prompt:
     labels: tuple[bool, ...] = ()
     box: tuple[float, float, float, float] | None = None
     mask: NDArray[np.bool_] | None = field(default=None, repr=False)
+    earlier: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.points) != len(self.labels):
             raise ValueError(f"{len(self.points)} points came with {len(self.labels)} labels; give one each")
         if self.mask is None and not self.points and self.box is None:
             raise ValueError("a prompt needs clicks, a box or a mask")
-        if self.mask is not None and (self.points or self.box is not None):
+        if self.mask is not None and (self.points or self.box is not None or self.earlier is not None):
             raise ValueError("a mask prompt is the truth on its frame; give no clicks or box beside it")
 
     def place(self) -> PointPrompt:
@@ -506,14 +509,7 @@ class Tracker:
 
     def _decode_prompt(self, encoded: EncodedVideo, prompt: Prompt) -> _Decoded:
         if prompt.mask is not None:
-            if prompt.mask.shape != (encoded.height, encoded.width):
-                raise ValueError(
-                    f"the mask is {prompt.mask.shape}, but the frames are {(encoded.height, encoded.width)}"
-                )
-            size = (self.model.image_size, self.model.image_size)
-            mask = torch.from_numpy(prompt.mask).float()[None, None]
-            mask = F.interpolate(mask, size=size, mode="bilinear", align_corners=False, antialias=True)
-            mask = (mask >= 0.5).float().to(self.device)
+            mask = (self._resized(encoded, prompt.mask, self.model.image_size) >= 0.5).float()
             return self._decode(encoded, prompt.frame, [prompt.place()], mask=mask)[0]
         places, labels = list(prompt.points), [int(label) for label in prompt.labels]
         if prompt.box is not None:
@@ -522,7 +518,24 @@ class Tracker:
         clicks = self._clicks(
             torch.tensor([places], dtype=torch.float32), torch.tensor([labels], dtype=torch.int32)
         )
-        return self._decode(encoded, prompt.frame, [prompt.place()], clicks=clicks)[0]
+        earlier: Tensor | None = None
+        if prompt.earlier is not None and prompt.earlier.any():
+            side = 4 * self.model.sam_image_embedding_size
+            # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
+            earlier = (self._resized(encoded, prompt.earlier, side) * 2 - 1) * _EARLIER_LOGIT
+        return self._decode(encoded, prompt.frame, [prompt.place()], clicks=clicks, earlier=earlier)[0]
+
+    def _resized(self, encoded: EncodedVideo, mask: NDArray[np.bool_], side: int) -> Tensor:
+        """A mask of the video's size as (1, 1, side, side) coverage in [0, 1]."""
+        if mask.shape != (encoded.height, encoded.width):
+            raise ValueError(
+                f"the mask is {mask.shape}, but the frames are {(encoded.height, encoded.width)}"
+            )
+        coverage = torch.from_numpy(mask).float()[None, None]
+        coverage = F.interpolate(
+            coverage, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+        )
+        return coverage.to(self.device)
 
     def _clicks(self, places: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """(N, P, 2) places in [0, 1] -> SAM 2's pixel coordinates, to which it adds half a pixel itself."""
@@ -539,8 +552,9 @@ class Tracker:
         points: Sequence[PointPrompt],
         clicks: dict[str, Tensor] | None = None,
         mask: Tensor | None = None,
+        earlier: Tensor | None = None,
     ) -> list[_Decoded]:
-        """One prompt per row on one frame, without memory of other frames."""
+        """One prompt per row on one frame, without memory of other frames; clicks may correct earlier logits."""
         features, positions = self._vision(encoded, [frame] * len(points))
         with self._precision():
             _, output, _, _ = self.model._track_step(
@@ -554,7 +568,7 @@ class Tracker:
                 output_dict={},
                 num_frames=1,
                 track_in_reverse=False,
-                prev_sam_mask_logits=None,
+                prev_sam_mask_logits=earlier,
             )
         _, _, ious, logits, large, pointers, presence = output
         # With several masks per prompt SAM 2 has taken the one that it believes in most.
