@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from steerseg.attention.rollout import streaming_rollout, visual_map
 from steerseg.config import Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
+from steerseg.lvlm.prefix import PrefixShelf, PrefixSlot
 from steerseg.soft_prompts import SoftPrompts
 
 # Kernel widths of the Gaussian blur (sigma 1) that DecAF uses.
@@ -130,14 +131,18 @@ def rolled_map(
     layers: Sequence[int],
     heads: Heads,
     soft_prompts: SoftPrompts | None,
+    prefix: PrefixSlot | None = None,
 ) -> torch.Tensor:
-    """One grounding pass: the raw rollout on the token grid, (B, t, h, w). Differentiable in the soft prompt."""
+    """One grounding pass: the raw rollout on the token grid, (B, t, h, w). Differentiable in the soft prompt.
+
+    Where ``prefix`` is given, the part of the pass that no text changes is kept there, and taken from there.
+    """
     matrix = None
     placement: Placement = "before_vision"
     if soft_prompts is not None:
         matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
         placement = soft_prompts.placement
-    taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement)
+    taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
     rollout = streaming_rollout(taken, layers, heads=heads)
     return visual_map(rollout, taken.cells, vision.grid)
 
@@ -184,6 +189,7 @@ def ground(
     *,
     layers: Sequence[int],
     frame_batch: int,
+    prefixes: PrefixShelf | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> GroundingMaps:
     """Ask the grounding question and read where the answer looks.
@@ -196,13 +202,25 @@ def ground(
         config: Granularity and head weighting.
         layers: Text layers of the rollout.
         frame_batch: Frame passes at a time.
+        prefixes: Where the parts of the passes that do not depend on the question are kept.
         tick: Called with the fraction done.
     """
     video = frame = None
     count = len(context.keyframes)
+    steering = None if soft_prompts is None else soft_prompts.digest
+
+    def slot(part: Hashable) -> PrefixSlot | None:
+        return None if prefixes is None else prefixes.slot((steering, tuple(layers)), part)
+
     if config.granularity != "frame":
         rollout = rolled_map(
-            lvlm, [question], context.video, layers=layers, heads=config.heads, soft_prompts=soft_prompts
+            lvlm,
+            [question],
+            context.video,
+            layers=layers,
+            heads=config.heads,
+            soft_prompts=soft_prompts,
+            prefix=slot("video"),
         )
         video = video_map_from(rollout[0])
         tick(0.2)
@@ -217,6 +235,7 @@ def ground(
                 layers=layers,
                 heads=config.heads,
                 soft_prompts=soft_prompts,
+                prefix=slot((start, len(images))),
             )
             parts.append(rollout[:, 0])
             tick(min(1.0, 0.2 + 0.8 * (start + len(images)) / count))

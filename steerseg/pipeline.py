@@ -17,6 +17,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
+from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
@@ -109,10 +110,12 @@ class Seen:
     Attributes:
         context: The keyframes as the LVLM's vision tower saw them.
         encoded: The video's frames for SAM 2, encoded when they are first needed.
+        prefixes: What the text model made of the chats up to the last visual token.
     """
 
     context: VisionContext
     encoded: EncodedVideo
+    prefixes: PrefixShelf | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,11 @@ class SteerSeg:
         preset: Layers, budgets and questions.
         soft_prompts: What steers attention; ``None`` leaves it raw.
         remembered_videos: For how many videos the features are kept, least recently used first out.
+        prefix_bytes: How much is kept beside them of what the text model made of the vision, so that a further
+            expression costs its own tokens only; 0 keeps nothing. Left out, on a GPU a third of what is free beside
+            the weights and at most 6 GiB, on a CPU 256 MiB.
+        remembered_bytes: How much of videos and of SAM 2's features of them is kept, the least recently used
+            first out; the video in use is kept whatever its size.
     """
 
     def __init__(
@@ -160,6 +168,8 @@ class SteerSeg:
         soft_prompts: SoftPrompts | None = None,
         *,
         remembered_videos: int = 2,
+        prefix_bytes: int | None = None,
+        remembered_bytes: int = 4 << 30,
     ) -> None:
         self.lvlm = lvlm
         self.tracker = tracker
@@ -175,14 +185,24 @@ class SteerSeg:
         self.soft_prompts = self.checked(soft_prompts)
         self._remembered_videos = remembered_videos
         self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
+        self._remembered_bytes = remembered_bytes
+        self._opened: OrderedDict[str, EncodedVideo] = OrderedDict()
+        self._prefixes = PrefixStore(default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes)
 
     @classmethod
-    def from_pretrained(cls, preset: str | Path | Preset = "demo", *, device: str = "auto") -> SteerSeg:
+    def from_pretrained(
+        cls,
+        preset: str | Path | Preset = "demo",
+        *,
+        device: str = "auto",
+        remembered_bytes: int = 4 << 30,
+    ) -> SteerSeg:
         """Load a preset by name (``"demo"``, ``"qwen2.5-vl-7b"``), from a folder, or as :func:`open_preset` changed it.
 
         Args:
             preset: Name, folder or preset.
             device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+            remembered_bytes: See :class:`SteerSeg`.
 
         Raises:
             ConfigError: The preset cannot be used.
@@ -193,7 +213,7 @@ class SteerSeg:
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
-        return cls(lvlm, tracker, loaded, prompts)
+        return cls(lvlm, tracker, loaded, prompts, remembered_bytes=remembered_bytes)
 
     def checked(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
         """The prompts on the model's device.
@@ -273,6 +293,24 @@ class SteerSeg:
     def forget(self) -> None:
         """Drop the features of remembered videos, so that the next proposal starts cold."""
         self._seen.clear()
+        self._opened.clear()
+        self._prefixes.clear()
+
+    def open(self, video: Video) -> EncodedVideo:
+        """The video for SAM 2, with the features that earlier work on it has left.
+
+        All videos together are kept below ``remembered_bytes``, the least recently opened being forgotten first.
+        """
+        encoded = self._opened.pop(video.digest, None) or self.tracker.open(video)
+        self._opened[video.digest] = encoded
+        while len(self._opened) > 1 and self.remembered > self._remembered_bytes:
+            self._opened.popitem(last=False)
+        return encoded
+
+    @property
+    def remembered(self) -> int:
+        """Bytes of opened videos and their features."""
+        return sum(encoded.size for encoded in self._opened.values())
 
     # ------------------------------------------------------------------ the stages of a proposal
 
@@ -290,11 +328,12 @@ class SteerSeg:
         key = (video.digest, keyframes)
         if key in self._seen:
             self._seen.move_to_end(key)
-            return self._seen[key]
-        seen = Seen(self.see(video, config, tell), self.tracker.open(video))
+            return replace(self._seen[key], encoded=self.open(video))
+        seen = Seen(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:
-            self._seen.popitem(last=False)
+            forgotten, _ = self._seen.popitem(last=False)
+            self._prefixes.drop(forgotten)
         return seen
 
     def see(
@@ -362,6 +401,7 @@ class SteerSeg:
             config,
             layers=self.layers,
             frame_batch=self.preset.frame_batch,
+            prefixes=seen.prefixes,
             tick=lambda fraction: tell("grounding", fraction),
         )
 

@@ -132,9 +132,7 @@ def _sum_columns(  # type: ignore[no-untyped-def]
     batch, head = both // heads, both % heads
     cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
     dims = tl.arange(0, DIMS)
-    k = tl.trans(
-        _block(k_at + batch * k_batch + (head // groups) * k_head, cols, dims, k_row, size, depth)
-    )
+    k = tl.trans(_block(k_at + batch * k_batch + (head // groups) * k_head, cols, dims, k_row, size, depth))
     q_base = q_at + batch * q_batch + head * q_head
     live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
     added = tl.zeros([COLS], tl.float32)

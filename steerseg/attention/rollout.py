@@ -2,7 +2,8 @@
 
 Rollout multiplies the layers' attention, mixed with the identity for the residual stream:
 Â = ½ Ā + ½ I and R = Â^top ... Â^bottom. Only the row of the response token is needed, so it is enough to carry
-one row vector from the top layer down: r <- ½ r Ā + ½ r. Ā is recomputed from q and k: in tiles by kernels on a GPU, in chunks of rows elsewhere.
+one row vector from the top layer down: r <- ½ r Ā + ½ r. Ā is recomputed from q and k: in tiles by kernels on a
+GPU, in chunks of rows elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
 from steerseg.lvlm.base import Taken
-
 
 _log = logging.getLogger(__name__)
 

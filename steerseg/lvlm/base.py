@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.families import Family, family_of
+from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
@@ -227,10 +229,11 @@ class LVLM:
         layers: Sequence[int],
         soft_prompt: torch.Tensor | None = None,
         placement: Placement = "before_vision",
+        prefix: PrefixSlot | None = None,
     ) -> Taken:
         """Read ``texts`` with the vision before them and keep the queries and keys of ``layers``.
 
-        Gradients flow to ``soft_prompt`` where it requires them.
+        Nothing above the last of these layers is computed. Gradients flow to ``soft_prompt`` where it requires them.
 
         Args:
             texts: One text for each image, or any number over the one video.
@@ -238,22 +241,26 @@ class LVLM:
             layers: Text layers whose queries and keys are wanted.
             soft_prompt: (n, d); replaces the embeddings of n placeholder tokens.
             placement: Where the soft prompt stands in the chat.
+            prefix: Where the part up to the last visual token is kept for the next such pass. Left out, or for
+                texts of several lengths, or with gradients, chats are read as a whole.
         """
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
         chats = [self.chat(text, vision, soft_tokens=count, placement=placement) for text in texts]
         inputs = self._inputs(chats, vision)
-        soft_id = self._soft_ids[vision.kind]
-        if soft_prompt is not None:
-            self._check_count(inputs["input_ids"], soft_id, count * len(chats))
-        self._soft_prompt, self._soft_id = soft_prompt, soft_id
-        try:
-            with tapped(layers) as tap:
-                # The inner model: no logits over the sequence are wanted.
-                self.model.model(**inputs, use_cache=False)
-        finally:
-            self._soft_prompt = None
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if soft_prompt is not None:
+            self._check_count(ids, self._soft_ids[vision.kind], count * len(chats))
         places = (ids == self._vision_ids[vision.kind]).nonzero()[:, 1].view(len(chats), -1)
+        steered = torch.is_grad_enabled() and soft_prompt is not None and soft_prompt.requires_grad
+        tap = None
+        with self._steered(soft_prompt, vision.kind):
+            if prefix is not None and mask is None and not steered:
+                first = soft_prompt if placement != "after_vision" else None
+                tap = self._read_on(inputs, int(places.max()) + 1, layers, first, prefix)
+            if tap is None:
+                with tapped(layers, last=max(layers)) as tap:
+                    # The inner model: no logits over the sequence are wanted.
+                    self.model.model(**inputs, use_cache=False)
         cells = places[:, self.family.cells(vision).to(self.device)]
         return Taken(
             tap,
@@ -263,11 +270,97 @@ class LVLM:
             response=ids.shape[1] - 1,
         )
 
+    def _read_on(
+        self,
+        inputs: Mapping[str, Any],
+        length: int,
+        layers: Sequence[int],
+        soft_prompt: torch.Tensor | None,
+        slot: PrefixSlot,
+    ) -> QueryKeyTap | None:
+        """Read chats from their ``length`` first tokens on, which are taken from ``slot`` or put there.
+
+        Returns:
+            Queries and keys over the whole chats; ``None`` where there is no room for the prefix.
+        """
+        positions = self.family.positions(inputs["input_ids"], inputs)
+        begun = self._begun(inputs, positions, length, layers, max(layers), soft_prompt, slot)
+        if begun is None:
+            return None
+        with tapped(layers, last=max(layers)) as tap:
+            self._text_model(
+                inputs_embeds=self.embeddings(inputs["input_ids"][:, begun.length :]),
+                position_ids=positions[..., begun.length :],
+                past_key_values=begun.cache(),
+                use_cache=True,
+            )
+        for layer, query in tap.queries.items():
+            tap.queries[layer] = torch.cat([begun.queries[layer], query], dim=2)
+        return tap
+
+    def _begun(
+        self,
+        inputs: Mapping[str, Any],
+        positions: torch.Tensor,
+        length: int,
+        layers: Sequence[int],
+        last: int,
+        soft_prompt: torch.Tensor | None,
+        slot: PrefixSlot,
+    ) -> Prefix | None:
+        """The prefix of chats up to text layer ``last``, from ``slot`` or into it; ``None`` where it has no room."""
+        ids = inputs["input_ids"]
+        found = slot.store.find(slot.owner, slot.part)
+        if found is not None and found.begins(ids, soft_prompt):
+            return found
+        ids = ids[:, :length]
+        text = self.model.config.get_text_config()
+        depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        rows = 2 * (last + 1) * text.num_key_value_heads + len(layers) * text.num_attention_heads
+        if not slot.store.make_room(slot.owner, slot.part, ids.numel() * rows * depth * self.dtype.itemsize):
+            return None
+        beginning = {
+            **inputs,
+            "input_ids": ids,
+            **(
+                {"mm_token_type_ids": inputs["mm_token_type_ids"][:, :length]}
+                if "mm_token_type_ids" in inputs
+                else {}
+            ),
+        }
+        cache = DynamicCache()
+        with tapped(layers, last=last) as tap:
+            self.model.model(
+                **beginning, position_ids=positions[..., :length], past_key_values=cache, use_cache=True
+            )
+        prefix = Prefix(
+            ids,
+            soft_prompt,
+            tuple(layer.keys for layer in cache.layers),
+            tuple(layer.values for layer in cache.layers),
+            dict(tap.queries),
+        )
+        slot.store.keep(slot.owner, slot.part, prefix)
+        return prefix
+
+    @property
+    def _text_model(self) -> Any:
+        return self.model.model.language_model
+
+    @contextmanager
+    def _steered(self, soft_prompt: torch.Tensor | None, kind: VisionKind) -> Iterator[None]:
+        """Inside, the embeddings of placeholder tokens are the soft prompt's."""
+        self._soft_prompt, self._soft_id = soft_prompt, self._soft_ids[kind]
+        try:
+            yield
+        finally:
+            self._soft_prompt = None
+
     def _place_soft_prompt(
         self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
     ) -> torch.Tensor | None:
         if self._soft_prompt is None:
             return None
-        places = torch.eq(args[0], self._soft_id).unsqueeze(-1)
+        places = torch.eq(args[0], self._soft_id).unsqueeze(-1)  # none in what follows a prefix that has it
         rows = self._soft_prompt.to(output.dtype).expand(output.shape[0], -1, -1)
         return output.masked_scatter(places, rows)

@@ -21,6 +21,10 @@ from steerseg.errors import ModelError
 TAP_ATTENTION = "steerseg_tap"
 
 
+class ReadEnough(Exception):  # noqa: N818 (not an error)
+    """Ends a forward pass of which nothing more is needed."""
+
+
 class QueryKeyTap:
     """Holds what one forward pass leaves behind.
 
@@ -28,10 +32,12 @@ class QueryKeyTap:
         queries: Layer index -> (B, H, S, d) after rotary embedding.
         keys: Layer index -> (B, H_kv, S, d) after rotary embedding.
         scaling: Layer index -> the factor on the logits.
+        last: The layer after whose queries and keys the pass ends by :class:`ReadEnough`; none where left out.
     """
 
-    def __init__(self, layers: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[int], *, last: int | None = None) -> None:
         self.layers = frozenset(layers)
+        self.last = last
         self.queries: dict[int, torch.Tensor] = {}
         self.keys: dict[int, torch.Tensor] = {}
         self.scaling: dict[int, float] = {}
@@ -46,12 +52,20 @@ _open_taps: list[QueryKeyTap] = []
 
 
 @contextmanager
-def tapped(layers: Sequence[int]) -> Iterator[QueryKeyTap]:
-    """Collect queries and keys of ``layers`` from the forward passes made inside the block."""
-    tap = QueryKeyTap(layers)
+def tapped(layers: Sequence[int], *, last: int | None = None) -> Iterator[QueryKeyTap]:
+    """Collect queries and keys of ``layers`` from the forward passes made inside the block.
+
+    Args:
+        layers: Which text layers.
+        last: Where given, a pass and with it the block ends once this layer has its queries and keys: neither its
+            attention nor anything above is computed.
+    """
+    tap = QueryKeyTap(layers, last=last)
     _open_taps.append(tap)
     try:
         yield tap
+    except ReadEnough:
+        pass
     finally:
         _open_taps.remove(tap)
 
@@ -75,7 +89,10 @@ def _tap_attention(
                 "keyframes or visual tokens."
             )
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        _open_taps[-1].note(layer, query, key, factor)
+        tap = _open_taps[-1]
+        tap.note(layer, query, key, factor)
+        if layer == tap.last:
+            raise ReadEnough
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 

@@ -94,6 +94,10 @@ class Family(ABC):
         output = BaseModelOutputWithPooling(pooler_output=vision.tokens)
         return {"mm_encoder_outputs": {self.modality(vision.kind): output}}
 
+    def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Positions (..., B, S) of chats without padding, as the text model takes them; ``inputs`` as above."""
+        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+
     # --- what the processor says
 
     def place(self, kind: VisionKind) -> str:

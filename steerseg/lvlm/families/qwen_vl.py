@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -80,6 +81,12 @@ class Qwen2VL(Family):
             f"{vision.kind}_grid_thw": patches.to(ids.device),
             "mm_encoder_outputs": {vision.kind: output},
         }
+
+    def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """In time, height and width: (3, B, S)."""
+        told = {name: inputs[name] for name in inputs if name not in ("mm_encoder_outputs", "attention_mask")}
+        positions: torch.Tensor = self.model.model.get_rope_index(**told)[0]
+        return positions
 
 
 class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
