@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
+from ml_backend.recent_videos import RecentVideos
 from ml_backend.refining import (
     Prepared,
     PrepareRequest,
@@ -21,11 +22,11 @@ from ml_backend.refining import (
     Tried,
     TryRequest,
 )
-from steerseg.video import VideoLimits, load_video
+from ml_backend.steering import SteerAnswer, SteerRequest, answer_steering
+from steerseg.video import VideoLimits
 
 if TYPE_CHECKING:
     from steerseg.pipeline import Progress, SteerSeg
-    from steerseg.tracking import EncodedVideo
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,24 @@ class PutDown:
     """The answer of work that made way for something more urgent: ask again."""
 
 
-ModelRequest = ProposeRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
-ModelAnswer = StoredProposal | MaskAnswer | Prepared | Trained | Tried | PutDown
+ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
+ModelAnswer = StoredProposal | SteerAnswer | MaskAnswer | Prepared | Trained | Tried | PutDown
 
 
 class ModelHandler:
-    """Answers requests with a loaded :class:`~steerseg.pipeline.SteerSeg`."""
+    """Answers requests with a loaded :class:`~steerseg.pipeline.SteerSeg`.
 
-    def __init__(self, steerseg: SteerSeg, limits: VideoLimits) -> None:
+    Args:
+        steerseg: The models.
+        limits: Of the videos.
+        frame_bytes: How much of decoded videos is kept for the next request, the least recently used first out.
+    """
+
+    def __init__(self, steerseg: SteerSeg, limits: VideoLimits, frame_bytes: int = 1 << 30) -> None:
         self._steerseg = steerseg
-        self._limits = limits
+        self._videos = RecentVideos(limits, frame_bytes)
         self._prompts = LoadedPrompts()
         self._refiner = Refiner(steerseg, limits, self._prompts)
-        self._opened: tuple[str, EncodedVideo] | None = None
 
     def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
         """Answer one request.
@@ -75,14 +81,15 @@ class ModelHandler:
         match request:
             case ProposeRequest():
                 return self._propose(request, progress)
+            case SteerRequest():
+                return self._steer(request, progress)
             case MaskRequest():
                 return self._masks(request, progress)
             case PrepareRequest() | TrainRequest() | TryRequest():
                 return self._refine(request, progress)
 
     def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
-        self._opened = None  # room for what an annotator may be waiting for
-        video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
+        video = self._videos.load(request.media, request.fps, progress)
         config = replace(self._steerseg.config, alternatives=request.alternatives)
         proposal = self._steerseg.propose(
             video,
@@ -93,10 +100,13 @@ class ModelHandler:
         )
         return StoredProposal.from_proposal(proposal)
 
+    def _steer(self, request: SteerRequest, progress: Progress) -> SteerAnswer:
+        video = self._videos.load(request.media, request.fps, progress)
+        return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, progress)
+
     def _refine(
         self, request: PrepareRequest | TrainRequest | TryRequest, progress: Progress
     ) -> Prepared | Trained | Tried | PutDown:
-        self._opened = None
         try:
             match request:
                 case PrepareRequest():
@@ -109,17 +119,15 @@ class ModelHandler:
             return PutDown()
 
     def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:
-        video = load_video(request.media, limits=self._limits, fps=request.fps, progress=progress)
-        tracker = self._steerseg.tracker
-        if self._opened is None or self._opened[0] != video.digest:
-            self._opened = (video.digest, tracker.open(video))
+        video = self._videos.load(request.media, request.fps, progress)
         try:
-            return answer_masks(tracker, video, self._opened[1], request, progress)
+            encoded = self._steerseg.open(video)
+            return answer_masks(self._steerseg.tracker, video, encoded, request, progress)
         except PutDownError:
             return PutDown()
 
 
-def _load(preset: str, device: str, limits: VideoLimits) -> ModelHandler:
+def _load(preset: str, device: str, limits: VideoLimits, memory: int) -> ModelHandler:
     # Only the model process pays for importing torch, transformers and sam2.
     from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
@@ -129,9 +137,20 @@ def _load(preset: str, device: str, limits: VideoLimits) -> ModelHandler:
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
-    return ModelHandler(SteerSeg.from_pretrained(preset, device=device), limits)
+    steerseg = SteerSeg.from_pretrained(preset, device=device, remembered_bytes=memory)
+    return ModelHandler(steerseg, limits, memory // 4)
 
 
-def model_worker(preset: str, device: str, limits: VideoLimits) -> Callable[[], ModelHandler]:
-    """A picklable factory of the handler for :class:`ml_backend.executor.Executor`."""
-    return partial(_load, preset, device, limits)
+def model_worker(
+    preset: str, device: str, limits: VideoLimits, memory: int = 4 << 30
+) -> Callable[[], ModelHandler]:
+    """A picklable factory of the handler for :class:`ml_backend.executor.Executor`.
+
+    Args:
+        preset: Name or folder.
+        device: Where the models run.
+        limits: Of the videos.
+        memory: Bytes of videos and of SAM 2's features of them that are kept for further requests; a quarter
+            as much again is kept of decoded frames.
+    """
+    return partial(_load, preset, device, limits, memory)

@@ -304,7 +304,10 @@ class SteerSeg:
         encoded = self._opened.pop(video.digest, None) or self.tracker.open(video)
         self._opened[video.digest] = encoded
         while len(self._opened) > 1 and self.remembered > self._remembered_bytes:
-            self._opened.popitem(last=False)
+            forgotten, _ = self._opened.popitem(last=False)
+            for key in [key for key in self._seen if key[0] == forgotten]:
+                del self._seen[key]
+                self._prefixes.drop(key)
         return encoded
 
     @property
@@ -328,7 +331,8 @@ class SteerSeg:
         key = (video.digest, keyframes)
         if key in self._seen:
             self._seen.move_to_end(key)
-            return replace(self._seen[key], encoded=self.open(video))
+            self.open(video)  # it is in use again
+            return self._seen[key]
         seen = Seen(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:

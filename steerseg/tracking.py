@@ -255,6 +255,11 @@ class EncodedVideo:
         """Pixels."""
         return int(self.frames.shape[2])
 
+    @property
+    def size(self) -> int:
+        """Bytes of the frames and of the features that are kept now."""
+        return int(self.frames.nbytes) + self._bytes
+
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Those of ``frames`` whose features are not there, each once, rising."""
         return sorted({frame for frame in frames if frame not in self._features})
