@@ -5,13 +5,16 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import secrets
 import threading
 import time
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, render_template, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ml_backend.pages.forgery import from_elsewhere
+from ml_backend.pages.views import pages
 from ml_backend.protocol import RequestError
 from ml_backend.service import Service
 from ml_backend.store import StoreError
@@ -20,8 +23,10 @@ from steerseg.errors import Cancelled, ConfigError, SteerSegError
 log = logging.getLogger(__name__)
 
 SECRET_HEADER = "X-SteerSeg-Secret"
-# Requests that Label Studio and monitors repeat all the time are logged only when one debugs.
-_QUIET_ROUTES = frozenset({"/health", "/setup", "/metrics", "/versions"})
+# Requests that Label Studio, monitors and open pages repeat all the time are logged only when one debugs.
+_QUIET_ROUTES = frozenset(
+    {"/health", "/setup", "/metrics", "/versions", "/", "/pages/jobs", "/static/<path:filename>"}
+)
 
 
 def create_app(service: Service) -> Flask:
@@ -34,6 +39,9 @@ def create_app(service: Service) -> Flask:
     settings = service.settings
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Sessions hold nothing but the secret of their forms, which may change with every start.
+    app.secret_key = secrets.token_bytes(32)
+    app.config.update(SESSION_COOKIE_NAME="steerseg", SESSION_COOKIE_SAMESITE="Strict")
     # Predictions may wait for a model; the other threads keep answering /health, /setup and /webhook.
     waiting = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
@@ -58,6 +66,12 @@ def create_app(service: Service) -> Flask:
         response.headers["WWW-Authenticate"] = 'Basic realm="SteerSeg"'
         return response
 
+    @app.before_request
+    def check_origin() -> Response | None:
+        if not from_elsewhere(request):
+            return None
+        return _error(403, "another site's page sent this request", "Send it from the backend's own pages.")
+
     @app.after_request
     def count(response: Response) -> Response:
         route = "unknown" if request.url_rule is None else request.url_rule.rule
@@ -78,10 +92,6 @@ def create_app(service: Service) -> Flask:
     @app.get("/health")
     def health() -> Response:
         return jsonify(service.health())
-
-    @app.get("/")
-    def index() -> str:
-        return render_template("index.html", **service.overview())
 
     @app.post("/setup")
     def setup() -> Response:
@@ -123,6 +133,8 @@ def create_app(service: Service) -> Flask:
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(service.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.register_blueprint(pages(service))
 
     @app.errorhandler(SteerSegError)
     def explain(error: SteerSegError) -> Response:

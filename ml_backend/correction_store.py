@@ -141,6 +141,22 @@ class CorrectionStore:
             ).scalars()
             return [_correction(row, weights) for row in rows]
 
+    def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
+        """Some of the project's usable corrections, the one that changed last first.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._store.reading() as session:
+            rows = session.scalars(
+                select(CorrectionRow)
+                .where(CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
+                .order_by(CorrectionRow.changed_at.desc(), CorrectionRow.id.desc())
+                .limit(limit)
+                .offset(offset)
+            )
+            return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
+
     def count_since(self, project_id: int, since: datetime | None) -> int:
         """How many annotations with usable masks came or changed after a time; all where it is ``None``."""
         with self._store.reading() as session:

@@ -50,11 +50,12 @@ from ml_backend.schedule import Schedule
 from ml_backend.settings import Settings
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Loader, Media, MediaLoader
+from ml_backend.task_store import TaskStore
 from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
 from ml_backend.version_store import PromptVersion, VersionStore
 from ml_backend.versions import PromptLine, model_fingerprint
 from ml_backend.worker import ProposeRequest, model_worker
-from steerseg.errors import Cancelled, SteerSegError
+from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 from steerseg.reasoning import check_expression
 from steerseg.video import VideoLimits
@@ -138,6 +139,7 @@ class Service:
         self._guidance = guidance
         self.metrics = metrics
         self._store = store
+        self._tasks = TaskStore(store)
         self._executor = executor
         self._media = media
         self._base_version = base_version
@@ -212,6 +214,43 @@ class Service:
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
         self._store.close()
+
+    # --- what the pages show
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        return self._store
+
+    @property
+    def guidance(self) -> Guidance:
+        """What the preset says about its answers."""
+        return self._guidance
+
+    def task_media(self, project_id: int, task_id: int, digest: str) -> Media:
+        """The media of a task that was predicted; fetched again where the cache no longer has them.
+
+        Args:
+            project_id: The project.
+            task_id: The task.
+            digest: Of the media that are meant.
+
+        Raises:
+            RequestError: The project is unknown.
+            VideoError: The task is not known any more, or its media are gone, or others by now.
+            ConfigError: The labelling configuration cannot hold proposals.
+        """
+        project = self._known_project(project_id)
+        data = self._tasks.data(project_id, task_id)
+        if data is None:
+            raise VideoError(f"what task {task_id} consists of was not kept; it is when it is predicted again")
+        client = self._connections.client(project)
+        media = self._media.load(
+            Task(task_id, data), parse_controls(project.label_config), self._connections.url(project), client
+        )
+        if media.digest != digest:
+            raise VideoError(f"the media of task {task_id} were replaced since this was proposed")
+        return media
 
     # --- what Label Studio asks
 
@@ -457,6 +496,7 @@ class Service:
                 work.media = self._media.load(
                     work.task, controls, self._connections.url(project), self._connections.client(project)
                 )
+                self._tasks.note(project.id, work.task.id, work.task.data)
                 wish = self._proposer.request(
                     ProposalKey(work.media.digest, work.expression, steering.version),
                     ProposeRequest(

@@ -140,6 +140,11 @@ class VersionStore:
                 raise VersionError(f"{name} is the champion of project {project_id} already")
             set_champion(session, project_id, row, by=by)
 
+    def can_roll_back(self, project_id: int) -> bool:
+        """Whether there is a promotion to take back."""
+        with self._store.reading() as session:
+            return _last_promotion(session, project_id) is not None
+
     def roll_back(self, project_id: int) -> str:
         """Take the last promotion back, as one transaction; return the name of the champion of before it.
 
@@ -147,12 +152,7 @@ class VersionStore:
             VersionError: Nothing was promoted.
         """
         with self._store.writing() as session:
-            last = session.scalars(
-                select(PromotionRow)
-                .where(PromotionRow.project_id == project_id, PromotionRow.undone.is_(False))
-                .order_by(PromotionRow.id.desc())
-                .limit(1)
-            ).first()
+            last = _last_promotion(session, project_id)
             if last is None:
                 raise VersionError(
                     f"project {project_id} uses the preset's own prompts, and nothing was promoted: there is "
@@ -214,6 +214,16 @@ def set_champion(session: Session, project_id: int, row: PromptVersionRow | None
         )
     )
     _crown(session, project_id, row)
+
+
+def _last_promotion(session: Session, project_id: int) -> PromotionRow | None:
+    """The newest promotion that was not taken back."""
+    return session.scalars(
+        select(PromotionRow)
+        .where(PromotionRow.project_id == project_id, PromotionRow.undone.is_(False))
+        .order_by(PromotionRow.id.desc())
+        .limit(1)
+    ).first()
 
 
 def _crown(session: Session, project_id: int, row: PromptVersionRow | None) -> None:
