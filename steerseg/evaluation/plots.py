@@ -58,9 +58,7 @@ def kinds_figure(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -
     counts = [sum(inside(r) for r in rows["raw"]) for inside in groups.values()]
     axes.set_yticks(places, [f"{group}  ({n})" for group, n in zip(groups, counts, strict=True)])
     _finish(axes, "J&F by kind of expression")
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), frameon=False, fontsize=9, borderpad=0.2
-    )
+    figure.legend(loc="outside lower right", ncols=len(series), frameon=False, fontsize=9, borderpad=0.2)
     return figure
 
 
