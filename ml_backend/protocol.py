@@ -30,6 +30,19 @@ class RequestError(SteerSegError):
 
 
 @dataclass(frozen=True)
+class Draft:
+    """An unsaved annotation of the person who calls.
+
+    Attributes:
+        annotator: Label Studio's number of that person; ``None`` where it is not told.
+        results: What it holds.
+    """
+
+    annotator: int | None
+    results: tuple[Mapping[str, Any], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Task:
     """A task as Label Studio sends it.
 
@@ -37,11 +50,15 @@ class Task:
         id: Its number in Label Studio.
         data: What it is made of: addresses of media, expression, fps, ...
         drafts: The results of its unsaved drafts; sent with interactive calls only.
+        draft: The draft that was saved last; sent with interactive calls only.
+        predictions: The results of each prediction that is stored for it, the newest last.
     """
 
     id: int
     data: Mapping[str, Any]
     drafts: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    draft: Draft | None = None
+    predictions: tuple[tuple[Mapping[str, Any], ...], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -180,7 +197,34 @@ def _task(value: object, index: int) -> Task:
     for draft in drafts if isinstance(drafts, list) else []:
         if isinstance(draft, dict):
             results += [item for item in draft.get("result") or [] if isinstance(item, dict)]
-    return Task(id=number, data=_object(fields["data"], f"'data' of {where}"), drafts=tuple(results))
+    return Task(
+        id=number,
+        data=_object(fields["data"], f"'data' of {where}"),
+        drafts=tuple(results),
+        draft=_latest_draft(drafts),
+        predictions=_predictions(fields.get("predictions")),
+    )
+
+
+def _latest_draft(drafts: object) -> Draft | None:
+    known = [draft for draft in drafts if isinstance(draft, dict)] if isinstance(drafts, list) else []
+    if not known:
+        return None
+    latest = max(known, key=lambda draft: str(draft.get("updated_at") or ""))
+    # Of a person Label Studio tells "name email, number" only.
+    number = str(latest.get("created_username") or "").rpartition(", ")[2]
+    return Draft(int(number) if number.isascii() and number.isdigit() else None, _results_in(latest))
+
+
+def _predictions(predictions: object) -> tuple[tuple[Mapping[str, Any], ...], ...]:
+    known = [each for each in predictions if isinstance(each, dict)] if isinstance(predictions, list) else []
+    known.sort(key=lambda each: each["id"] if isinstance(each.get("id"), int) else 0)
+    return tuple(_results_in(each) for each in known)
+
+
+def _results_in(holder: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    results = holder.get("result")
+    return tuple(item for item in results if isinstance(item, dict)) if isinstance(results, list) else ()
 
 
 def _results(context: object) -> tuple[Mapping[str, Any], ...]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,8 +20,9 @@ from ml_backend.corrections import Weights
 from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
 from ml_backend.ingestion import Ingestor
+from ml_backend.interactive import Answer, Call, FrameCalls, answer_video
 from ml_backend.jobs import ModelExecutor, Proposer, Wish
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls
+from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
 from ml_backend.label_studio.regions import (
     Result,
     expression_result,
@@ -30,6 +31,7 @@ from ml_backend.label_studio.regions import (
     tracklet_to_frames_regions,
     tracklet_to_video_region,
 )
+from ml_backend.label_studio.told import Told, read_context, side_of
 from ml_backend.metrics import Metrics
 from ml_backend.prompts import PromptsRef
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
@@ -48,14 +50,17 @@ from ml_backend.refinement_run import RefinementSettings
 from ml_backend.repredicting import Repredictor
 from ml_backend.schedule import Schedule
 from ml_backend.settings import Settings
+from ml_backend.steering_jobs import SteeringJobs
+from ml_backend.steering_store import SteeringStore
 from ml_backend.store import Project, ProposalKey, Store
 from ml_backend.task_media import Loader, Media, MediaLoader
 from ml_backend.task_store import TaskStore
 from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
 from ml_backend.version_store import PromptVersion, VersionStore
 from ml_backend.versions import PromptLine, model_fingerprint
+from ml_backend.words import alternatives_for
 from ml_backend.worker import ProposeRequest, model_worker
-from steerseg.errors import Cancelled, SteerSegError, VideoError
+from steerseg.errors import Cancelled, ExpressionError, SteerSegError, VideoError
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 from steerseg.reasoning import check_expression
 from steerseg.video import VideoLimits
@@ -76,7 +81,6 @@ _ACTIONS = frozenset(
         "START_TRAINING",
     }
 )
-_PROMPT_TYPES = frozenset({"keypoint", "keypointlabels", "rectangle", "rectanglelabels"})
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
 _PUSHERS = 2  # late predictions that are pushed at the same time
 
@@ -145,6 +149,8 @@ class Service:
         self._base_version = base_version
         self.line = PromptLine(VersionStore(store), settings.data_dir, model)
         self._proposer = Proposer(store, ProposalFiles(settings.data_dir), executor, metrics)
+        self._told = SteeringStore(store)
+        self._frame_calls = FrameCalls(self._told, SteeringJobs(store, executor, metrics), guidance)
         self._preparers = {
             Priority.BATCH: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-batch"),
             Priority.INTERACTIVE: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-interactive"),
@@ -243,7 +249,9 @@ class Service:
         project = self._known_project(project_id)
         data = self._tasks.data(project_id, task_id)
         if data is None:
-            raise VideoError(f"what task {task_id} consists of was not kept; it is when it is predicted again")
+            raise VideoError(
+                f"what task {task_id} consists of was not kept; it is when it is predicted again"
+            )
         client = self._connections.client(project)
         media = self._media.load(
             Task(task_id, data), parse_controls(project.label_config), self._connections.url(project), client
@@ -323,6 +331,7 @@ class Service:
         number = self._store.add_event(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
+        self._forget_told(event)
         self.ingestor.notify()
         return number
 
@@ -503,7 +512,7 @@ class Service:
                         media=work.media.path,
                         expression=work.expression,
                         fps=work.media.fps,
-                        alternatives=self.settings.alternatives,
+                        alternatives=alternatives_for(work.expression, self.settings.alternatives),
                         prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
@@ -669,42 +678,71 @@ class Service:
             )
         task = request.tasks[0]
         context = request.context or ()
-        side = _side_of(context, controls)
-        text = None if side is None else _last_text(context, side.task.expression)
-        message: str | None = None
-        result: list[Result] = []
-        score = 0.0
-        if side is not None and text is not None:
-            work = self._begin(
-                _Work(task),
-                project,
-                controls,
-                partial(check_expression, text),
-                steering,
-                Priority.INTERACTIVE,
+        side = side_of(context, (controls.frames, controls.video))
+        told = Told() if side is None else read_context(context, side)
+        answer = Answer()
+        if not told.nothing:
+            call = Call(
+                project_id=project.id,
+                task=task,
+                told=told,
+                context=context,
+                video=_video_beside(controls, task),
+                version=version,
+                own_expression=self._own_expression(task, project),
+                deadline=deadline,
+                propose=lambda text: self._begin(
+                    _Work(task),
+                    project,
+                    controls,
+                    partial(check_expression, text),
+                    steering,
+                    Priority.INTERACTIVE,
+                ),
+                fetch=lambda: self._media.load(
+                    task, controls, self._connections.url(project), self._connections.client(project)
+                ),
             )
             try:
-                proposal = work.outcome.result(max(0.0, deadline - time.monotonic()))
-                name = _object_name(task)
-                if proposal.tracklets:
-                    echoed = _region_texts((*context, *task.drafts), side.task.region_text, name)
-                    result = self._regions(work, proposal, 0, name=name, region_texts=echoed)
-                    score = _score(proposal.tracklets[0])
-                message = tell(proposal, guidance=self._guidance)
-                self.metrics.predictions.labels("answered" if result else "empty").inc()
-            except TimeoutError:
-                self.metrics.predictions.labels("late").inc()
-                message = f"still working: {work.progress}. Press Enter again in a while."
+                if isinstance(side, FramesSide):
+                    answer = self._frame_calls.answer(call, side)
+                else:
+                    answer = answer_video(call, side, self._guidance)
+                outcome = "late" if answer.late else "answered" if answer.result else "empty"
+                self.metrics.predictions.labels(outcome).inc()
             except Exception as error:
-                message = self._note_task_error(project, task, error)
-        elif any(item.get("type") in _PROMPT_TYPES for item in context):
-            message = "Clicks and boxes are not used yet: type what to track and press Enter."
-        status = None if side is None or message is None else status_result(side, message)
+                answer = Answer(message=self._note_task_error(project, task, error))
+        result = list(answer.result)
+        status = None if side is None or answer.message is None else status_result(side, answer.message)
         result += [] if status is None else [status]
         return {
-            "results": [{"result": result, "score": score, "model_version": version}],
+            "results": [{"result": result, "score": answer.score, "model_version": version}],
             "model_version": version,
         }
+
+    def _own_expression(self, task: Task, project: Project) -> str | None:
+        """What the task itself names; ``None`` where it names nothing usable."""
+        try:
+            return task_expression(task.data, project.extra_params, self.settings)
+        except ExpressionError:
+            return None
+
+    def _forget_told(self, event: WebhookEvent) -> None:
+        """Forget what was told of a task by whoever submits it, and of a task that is gone by everybody."""
+        if event.project_id is None:
+            return
+        annotation = event.payload.get("annotation")
+        if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED") and isinstance(annotation, dict):
+            task = annotation.get("task")
+            for person in {_number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
+                if isinstance(task, int) and person is not None:
+                    self._told.forget(event.project_id, task, person)
+        elif event.action == "TASKS_DELETED":
+            tasks = event.payload.get("tasks")
+            for gone in tasks if isinstance(tasks, list) else ():
+                number = _number_of(gone)
+                if number is not None:
+                    self._told.forget(event.project_id, number)
 
     # --- what is known
 
@@ -813,36 +851,14 @@ def _pass_on(future: Future[StoredProposal], outcome: Future[StoredProposal]) ->
         outcome.set_exception(error)
 
 
-def _side_of(context: Sequence[Mapping[str, Any]], controls: Controls) -> FramesSide | VideoSide | None:
-    """The side of the task that an interactive call is about."""
-    targets = {item.get("to_name") for item in context}
-    for side in (controls.frames, controls.video):
-        if side is not None and side.name in targets:
-            return side
-    return None
+def _video_beside(controls: Controls, task: Task) -> VideoSide | None:
+    """The video side, where the task has a video."""
+    video = controls.video
+    return video if video is not None and task_value(task.data, video.data_key) else None
 
 
-def _last_text(context: Sequence[Mapping[str, Any]], control: str | None) -> str | None:
-    """The text that was typed last into a control; ``None`` where there is none."""
-    texts: list[str] = []
-    for item in context:
-        if control is not None and item.get("from_name") == control:
-            texts += _texts(item)
-    return texts[-1] if texts else None
-
-
-def _region_texts(results: Iterable[Mapping[str, Any]], control: str | None, region: str) -> list[str]:
-    """The texts of one region, which Label Studio forgets when the region is replaced."""
-    texts: list[str] = []
-    for item in results:
-        if control is not None and item.get("from_name") == control and item.get("id") == region:
-            texts = texts or _texts(item)
-    return texts
-
-
-def _texts(item: Mapping[str, Any]) -> list[str]:
-    value = item.get("value")
-    texts = value.get("text") if isinstance(value, Mapping) else None
-    if isinstance(texts, str):
-        return [texts]
-    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+def _number_of(value: object) -> int | None:
+    """The number of what Label Studio gives as a number or as an object with an ``id``."""
+    if isinstance(value, dict):
+        value = value.get("id")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -18,6 +18,9 @@ from steerseg.masks import RLE, mask_area
 KNOWN_ANSWERS = 12
 """So many of the latest answers to one page are told from what an annotator painted."""
 
+NOTHING = "-"
+"""The fingerprint of an empty mask."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -61,6 +64,7 @@ class SteeredObject:
         marks: Clicks and boxes, in the order in which they were made.
         painted: By page, the mask that the annotator made, which never changes; ``None`` where it was removed.
         shown: One mask per page as it was answered last; empty before the first answer.
+        scores: Of each of them, how sure SAM 2 is that it shows the object.
         known: By page, the fingerprints of the latest answers, so that a draft of before is not taken for paint.
         told: Fingerprint of what the last answer followed from.
     """
@@ -76,6 +80,7 @@ class SteeredObject:
     marks: tuple[Mark, ...] = ()
     painted: Mapping[int, RLE | None] = field(default_factory=dict, repr=False)
     shown: tuple[RLE | None, ...] = field(default=(), repr=False)
+    scores: tuple[float, ...] = field(default=(), repr=False)
     known: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     told: str = ""
 
@@ -108,11 +113,16 @@ class SteeredObject:
             known[page] = (*earlier, mark)[-KNOWN_ANSWERS:]
         return replace(self, known=known)
 
-    def with_answer(self, shown: Iterable[RLE | None], told: str) -> SteeredObject:
-        """The object with what was answered last."""
+    def with_answer(self, shown: Iterable[RLE | None], scores: Iterable[float], told: str) -> SteeredObject:
+        """The object with what was answered last; painted pages are the annotator's, and no answer."""
         masks = tuple(shown)
-        answered = self.with_known(dict(enumerate(masks)))
-        return replace(answered, shown=masks, told=told)
+        ours = {page: rle for page, rle in enumerate(masks) if page not in self.painted}
+        return replace(self.with_known(ours), shown=masks, scores=tuple(scores), told=told)
+
+    @property
+    def visible_pages(self) -> frozenset[int]:
+        """Pages where the last answer shows it."""
+        return frozenset(page for page, rle in enumerate(self.shown) if fingerprint(rle) != NOTHING)
 
     def frame_marks(self) -> dict[int, FrameMarks]:
         """The marks by page, as SAM 2 is given them: all clicks, and the last box."""
@@ -175,7 +185,7 @@ class SteeredTask:
 def fingerprint(rle: RLE | None) -> str:
     """A few characters that tell one mask from another; all empty ones have the same."""
     if rle is None or mask_area(rle) == 0:
-        return "-"
+        return NOTHING
     return hashlib.sha256(f"{rle['size']} {rle['counts']}".encode()).hexdigest()[:12]
 
 
@@ -209,6 +219,7 @@ def _object(stored: Mapping[str, Any]) -> SteeredObject:
             "marks": tuple(Mark(**mark) for mark in stored["marks"]),
             "painted": {int(page): rle for page, rle in stored["painted"].items()},
             "shown": tuple(stored["shown"]),
+            "scores": tuple(stored["scores"]),
             "known": {int(page): tuple(marks) for page, marks in stored["known"].items()},
         }
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ml_backend.proposals import StoredProposal
-from steerseg.masks import mask_area
+from ml_backend.steered import SteeredObject
+from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presets import Preset
 
 _ADVICE = "Try plainer words: name the object, then its colour, its place or how it moves."
@@ -77,3 +80,139 @@ def ranges(indices: Sequence[int], most: int = 4) -> str:
             runs.append([index, index])
     shown = [str(a + 1) if a == b else f"{a + 1}–{b + 1}" for a, b in runs[:most]]
     return ", ".join(shown) + (", …" if len(runs) > most else "")
+
+
+def place_of(rle: RLE) -> str:
+    """Where a mask lies in its frame, in words: ``top left``, ``middle``, ..."""
+    rows, columns = np.nonzero(decode_rle(rle))
+    height, width = rle["size"]
+    return _place_words((float(columns.mean()) + 0.5) / width, (float(rows.mean()) + 0.5) / height)
+
+
+def _place_words(x: float, y: float) -> str:
+    across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
+    down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
+    return f"{down} {across}".strip() or "middle"
+
+
+def candidates(proposal: StoredProposal, taken: Collection[int]) -> str:
+    """The other candidates by number, so that an annotator can pick one; empty where there are none.
+
+    Args:
+        proposal: The proposal.
+        taken: Ranks of those that are shown.
+    """
+    named = []
+    for rank, tracklet in enumerate(proposal.tracklets):
+        visible = [(t, rle) for t, rle in enumerate(tracklet.rles) if mask_area(rle)]
+        if rank not in taken and visible:
+            t, rle = visible[0]
+            named.append(f"#{rank + 1} ({place_of(rle)} of frame {t + 1}, score {tracklet.score:.2f})")
+    if not named:
+        return ""
+    return f"Other candidates: {', '.join(named)}; to take one, type its number, like {named[0].split()[0]}."
+
+
+def attributes(proposal: StoredProposal) -> str:
+    """How the words were taken; empty without attributes."""
+    return f"Taken as: {', '.join(proposal.attributes)}." if proposal.attributes else ""
+
+
+def tell_answer(proposal: StoredProposal, rank: int, guidance: Guidance) -> str:
+    """What is told of one object that words gave: :func:`tell`, the attributes and the other candidates."""
+    if not proposal.tracklets:
+        return tell(proposal, guidance=guidance) + _closest(proposal)
+    text = tell(proposal, rank, guidance)
+    parts = [text, "" if "words were taken" in text else attributes(proposal), candidates(proposal, {rank})]
+    return " ".join(part for part in parts if part)
+
+
+def tell_several(
+    proposal: StoredProposal, ranks: Sequence[int], labels: Sequence[str], meant: int | None
+) -> str:
+    """What is told of several objects.
+
+    Args:
+        proposal: The proposal.
+        ranks: The chosen candidates.
+        labels: Of each, the label that it was given.
+        meant: How many the expression means; ``None`` for all there are.
+    """
+    total = len(proposal.tracklets[ranks[0]].rles)
+    each = []
+    for rank, label in zip(ranks, labels, strict=True):
+        tracklet = proposal.tracklets[rank]
+        shown = sum(mask_area(rle) > 0 for rle in tracklet.rles)
+        each.append(f"{label} on {shown} of {total} frames (score {tracklet.score:.2f})")
+    count = f"{len(ranks)} of {meant} objects" if meant and meant > len(ranks) else f"{len(ranks)} objects"
+    if len(ranks) == 1:
+        count = count.replace("objects", "object") if not (meant and meant > 1) else count
+    parts = [f"Tracked {count} for “{proposal.expression}”: {'; '.join(each)}."]
+    parts += [attributes(proposal), candidates(proposal, ranks)]
+    return " ".join(part for part in parts if part)
+
+
+def tell_steered(
+    steered: SteeredObject, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
+) -> str:
+    """What is told of an object that was clicked, boxed or painted.
+
+    Args:
+        steered: The object.
+        shown: One mask per frame.
+        kept_track: Whether what was tracked before took part.
+        unused: Frames whose clicks told nothing.
+    """
+    hidden = [t for t, rle in enumerate(shown) if mask_area(rle) == 0]
+    name = f"“{steered.expression}”" if steered.expression else steered.label
+    text = f"Tracked {name} on {len(shown) - len(hidden)} of {len(shown)} frames"
+    text += f"; not visible on {ranges(hidden)}. " if hidden else ". "
+    text += f"It follows {_marks_in_words(steered)}."
+    if steered.painted:
+        kept = ranges(sorted(steered.painted))
+        text += (
+            f" Kept as you made it: frame {kept}."
+            if len(steered.painted) == 1
+            else f" Kept as you made them: frames {kept}."
+        )
+    if steered.track and not kept_track:
+        text += " That is something else than was tracked before, which is left out."
+    if unused:
+        text += f" On frame {ranges(sorted(unused))} there was nothing to take away from: click on the object itself."
+    return text
+
+
+def tell_choice(steered: SteeredObject | None, label: str) -> str:
+    """What is told of an object that was chosen."""
+    if steered is None or not (steered.expression or steered.needs_steering):
+        return f"Next is {label}: type what to track and press Enter, or click on it."
+    name = f" (“{steered.expression}”)" if steered.expression else ""
+    return f"Words and clicks are now about {label}{name}."
+
+
+def _marks_in_words(steered: SteeredObject) -> str:
+    clicks = [mark for mark in steered.marks if mark.kind == "click"]
+    boxes = len(steered.marks) - len(clicks)
+    off = sum(not mark.positive for mark in clicks)
+    parts = [_counted(len(clicks) - off, "click", "clicks")] if len(clicks) > off else []
+    parts += [_counted(off, "click", "clicks") + " off it"] if off else []
+    parts += [_counted(boxes, "box", "boxes")] if boxes else []
+    parts += (
+        [_counted(len(steered.fixed_masks), "frame of yours", "frames of yours")]
+        if steered.fixed_masks
+        else []
+    )
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _closest(proposal: StoredProposal) -> str:
+    """Where the map was highest, for an annotator to look at; empty where no point was tried."""
+    best = max(proposal.points, key=lambda point: point.value, default=None)
+    if best is None:
+        return ""
+    where = f"{_place_words(best.x, best.y)} of frame {best.frame + 1}"
+    return f" The closest was at the {where}: if that is it, click on it."

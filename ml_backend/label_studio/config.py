@@ -101,12 +101,15 @@ class TaskControls:
         status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
         region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
         verdict: The choices of the whole task.
+        object: The choices by which annotators say which object their words and clicks are about: those that
+            are all labels of objects.
     """
 
     expression: str | None = None
     status: str | None = None
     region_text: str | None = None
     verdict: ChoicesControl | None = None
+    object: ChoicesControl | None = None
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,7 @@ def _frames_side(image: _Tag, controls: Iterable[_Tag], problems: list[str]) -> 
         masks=masks,
         click=_prompt_control(mine, "keypoint"),
         box=_prompt_control(mine, "rectangle"),
-        task=_task_controls(mine),
+        task=_task_controls(mine, masks[0].labels),
     )
 
 
@@ -322,7 +325,7 @@ def _video_side(video: _Tag, controls: Iterable[_Tag], problems: list[str]) -> V
         labels_name=labels.name if labels else None,
         frame_rate=None if rate.startswith("$") else _number(rate),
         frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
-        task=_task_controls(mine),
+        task=_task_controls(mine, labels.children("label") if labels else ()),
     )
 
 
@@ -366,7 +369,7 @@ def _prompt_control(mine: Iterable[_Tag], kind: Literal["keypoint", "rectangle"]
     )
 
 
-def _task_controls(mine: Sequence[_Tag]) -> TaskControls:
+def _task_controls(mine: Sequence[_Tag], labels: Sequence[str]) -> TaskControls:
     texts = [tag for tag in mine if tag.kind == "textarea"]
     whole = [tag for tag in texts if not tag.flag("perregion")]
     writable = [tag for tag in whole if not _read_only(tag)]
@@ -375,13 +378,21 @@ def _task_controls(mine: Sequence[_Tag]) -> TaskControls:
     status = _first(tag for tag in shown if _called(tag, "status")) or _first(shown)
     region_text = _first(tag for tag in texts if tag.flag("perregion"))
     choices = [tag for tag in mine if tag.kind == "choices" and not tag.flag("perregion")]
+    which = _first(tag for tag in choices if _chooses_object(tag, labels))
+    choices = [tag for tag in choices if tag is not which]
     verdict = _first(tag for tag in choices if _called(tag, "verdict")) or _first(choices)
     return TaskControls(
         expression=expression.name if expression else None,
         status=status.name if status else None,
         region_text=region_text.name if region_text else None,
         verdict=ChoicesControl(verdict.name, verdict.children("choice")) if verdict else None,
+        object=ChoicesControl(which.name, which.children("choice")) if which else None,
     )
+
+
+def _chooses_object(tag: _Tag, labels: Sequence[str]) -> bool:
+    choices = tag.children("choice")
+    return bool(choices) and set(choices) <= set(labels)
 
 
 def _read_only(tag: _Tag) -> bool:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -115,6 +115,8 @@ def tracklet_to_frames_regions(
     attributes: Sequence[str] = (),
     label: str | None = None,
     pages: Sequence[int] | None = None,
+    left_alone: Collection[int] = (),
+    blank: Collection[int] = (),
 ) -> list[Result]:
     """Write a tracklet as mask regions on the pages of an ``<Image valueList>`` task.
 
@@ -126,21 +128,25 @@ def tracklet_to_frames_regions(
         attributes: Likewise.
         label: The label to give; chosen by the expression if not given.
         pages: (T,) the page of each mask; 0, 1, 2, ... if not given.
+        left_alone: Pages that get no region whatever the masks are, since the annotator's own stands there.
+        blank: Pages that get a region without a pixel where the mask is empty: an interactive answer can
+            replace a region, but not delete one.
 
     Returns:
-        Results in page order; none for empty masks, so an invisible object gives an empty list, of which no
-        prediction must be made.
+        Results in page order; none for empty masks that are not to be blank, so an invisible object gives an
+        empty list, of which no prediction must be made.
     """
     control = side.mask
     label = label or choose_label(control.labels, expression, attributes)
     lines = note(expression, attributes)
     results: list[Result] = []
     for i, rle in enumerate(tracklet.rles):
-        if mask_area(rle) == 0:
+        page = i if pages is None else pages[i]
+        visible = mask_area(rle) > 0
+        if page in left_alone or not (visible or page in blank):
             continue
         mask = decode_rle(rle)
-        page = i if pages is None else pages[i]
-        for part, value in enumerate(_mask_values(mask, control)):
+        for part, value in enumerate(_mask_values(mask, control) if visible else [_blank(mask, control)]):
             results += _page_results(
                 value,
                 control,
@@ -367,6 +373,16 @@ def _mask_values(mask: NDArray[np.bool_], control: MaskControl) -> list[dict[str
     if control.kind == "polygon":
         return [{"points": outline.round(_DECIMALS).tolist(), "closed": True} for outline in outlines]
     return [{"closed": True, "vertices": _vertices(outline)} for outline in outlines]
+
+
+def _blank(mask: NDArray[np.bool_], control: MaskControl) -> dict[str, Any]:
+    """The value of a region without a pixel. An outline cannot be empty: its corners lie on one point."""
+    if control.kind in ("brush", "bitmask"):
+        return _mask_values(np.zeros_like(mask), control)[0]
+    corner = np.zeros((3, 2))
+    if control.kind == "polygon":
+        return {"points": corner.tolist(), "closed": True}
+    return {"closed": True, "vertices": _vertices(corner)}
 
 
 def _vertices(outline: Outline) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from steering_targets import steer
 
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
+from ml_backend.steering import SteerAnswer, SteerRequest
 from ml_backend.worker import ProposeRequest
 from steerseg.errors import VideoError
 from steerseg.masks import encode_rle
@@ -65,5 +67,14 @@ def _tracklet(rank: int, score: float) -> StoredTracklet:
     )
 
 
-def proposing() -> Callable[[ProposeRequest, Callable[[str, float], None]], StoredProposal]:
-    return propose
+def answer(
+    request: ProposeRequest | SteerRequest, progress: Callable[[str, float], None]
+) -> StoredProposal | SteerAnswer:
+    """What the model process answers in the service tests."""
+    return steer(request, progress) if isinstance(request, SteerRequest) else propose(request, progress)
+
+
+def proposing() -> Callable[
+    [ProposeRequest | SteerRequest, Callable[[str, float], None]], StoredProposal | SteerAnswer
+]:
+    return answer

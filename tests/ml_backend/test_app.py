@@ -15,9 +15,12 @@ import pytest
 from backend_fixtures import FIXTURES, VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
 from label_studio_sdk.label_interface import LabelInterface
 
+from ml_backend.label_studio.regions import object_id
+
 pytestmark = pytest.mark.timeout(120)
 
 WEBHOOKS = sorted(path.stem for path in FIXTURES.glob("webhook_*.json"))
+SERIES = object_id(5, "", 0).partition("-")[2]
 INTERACTIVE = sorted(path.stem for path in FIXTURES.glob("predict_interactive_*.json"))
 
 
@@ -120,8 +123,14 @@ def test_an_interactive_call_gets_one_result(backend: Backend, name: str) -> Non
     if "text" in name:
         assert item["score"] == 0.8
         assert item["result"][0]["meta"]["text"][0] == ("green square" if "video" in name else "green box")
+    elif "region" in name:
+        # The text beside a box track is about that track: same region, same label, the text still beside it.
+        track, text = item["result"]
+        assert {track["id"], text["id"]} == {"trk1"}
+        assert track["value"]["labels"] == ["object"]
+        assert track["meta"]["text"][0] == "a per region phrase" == text["value"]["text"][0]
     else:
-        assert item["result"] == []
+        assert {region["id"].split("-f")[0] for region in item["result"]} <= {"t5-" + SERIES}
 
 
 def test_the_spurious_call_after_a_submit_gives_nothing_to_do(backend: Backend) -> None:
