@@ -317,6 +317,8 @@ def _told(settings: Settings) -> list[tuple[str, str, str, bool]]:
             told = "set; not shown"
         elif isinstance(value, bool):
             told = str(value).lower()
+        elif isinstance(value, float):
+            told = f"{value:g}"
         elif isinstance(value, tuple):
             told = ", ".join(map(str, value)) or "none"
         elif name.endswith("_url"):

@@ -23,6 +23,7 @@ from annotation_samples import (
     annotation,
     choice,
     event_body,
+    frames_config,
     mask_regions,
     square,
 )
@@ -33,6 +34,8 @@ from pycocotools.coco import COCO
 from test_completion import Completing, moving, regions
 
 from ml_backend.cli import main
+from ml_backend.completion import Completer
+from ml_backend.connections import Connections
 from ml_backend.executor import Executor
 from ml_backend.exporting.command import PROVENANCE_FILE, Exporter, ExportOptions, ExportReport
 from ml_backend.exporting.dense import _windows, densify
@@ -53,6 +56,7 @@ from steerseg.evaluation.datasets import open_dataset
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
 from steerseg.tracking import Tracker
+from steerseg.video import write_video
 
 FIRST, FEW, ABSENT = "task-000005", "task-000006", "task-000008"
 CONFIDENCE = 0.5  # of the masks that the test's handler propagates, those of frames 1 to 6 have as much
@@ -471,3 +475,66 @@ def test_another_video_is_refused(
     ):
         with pytest.raises(VideoError, match=reason):
             densify(task, pages, Frames(other), None, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def filmed(
+    tmp_path: Path, film: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+) -> Iterator[tuple[Completing, list[NDArray[np.bool_]]]]:
+    """Every fourth frame of a video as a task's pages, annotated as they should be; the video lies beside them."""
+    frames, truth = film
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "clip.mp4", iter(frames), 24.0)
+    pages = []
+    for index, frame in enumerate(frames[::4]):
+        pages.append(tmp_path / "pages" / f"{index:05d}.jpg")
+        pages[-1].parent.mkdir(exist_ok=True)
+        Image.fromarray(frame).save(pages[-1], quality=90)
+    executor: ModelExecutor = Executor([mask_targets.masking])
+    made = Completing(tmp_path, executor, local_roots=(tmp_path,))
+    made.media = MediaLoader(made.settings)  # type: ignore[assignment]
+    made.completer.close()
+    made.completer = Completer(
+        made.settings, made.store, made.corrections, made.media, Connections(made.settings), executor
+    )
+    masks = list(truth[::4])
+    data = {
+        "frames": [str(page) for page in pages],
+        "fps": 24,
+        "stride": 4,
+        "source": "/elsewhere/clip.mp4",
+        "expr": "the red ball",
+    }
+    drawn = mask_regions({i: mask for i, mask in enumerate(masks) if mask.any()}, "bitmask", proposed=False)
+    made.receive(
+        [event_body("ANNOTATION_CREATED", annotation(drawn), data=data, config=frames_config("bitmask"))]
+    )
+    made.ingestor.catch_up()
+    made.completer.complete_all(patiently=False)
+    yield made, masks
+    made.completer.close()
+    executor.close()
+    made.close()
+
+
+def test_a_strided_task_is_exported_with_all_frames_of_its_video(
+    filmed: tuple[Completing, list[NDArray[np.bool_]]], tracker: Tracker, tmp_path: Path
+) -> None:
+    completing, masks = filmed
+    exporter = Exporter(completing.settings, completing.store, completing.media, lambda: tracker)
+    told: list[str] = []
+    wanted = ExportOptions("youtube-vos", tmp_path / "dense", videos=tmp_path / "videos")
+    report = exporter.export(1, wanted, told.append)
+    assert "task 5: filling the frames between its pages" in told
+    assert not [warning for warning in report.warnings if "only every" in warning]
+    (dense,) = report.sequences
+    assert (dense.num_frames, dense.fps) == (13, 24)
+    written = sorted((tmp_path / "dense" / "train" / "JPEGImages" / FIRST).iterdir())
+    assert len(written) == 13
+    for page, mask in enumerate(masks):
+        with Image.open(tmp_path / f"dense/train/Annotations/{FIRST}/{4 * page:05d}.png") as image:
+            assert ((np.asarray(image) == 1) == mask).all()
+    report = exporter.export(1, ExportOptions("youtube-vos", tmp_path / "pages-only"))
+    assert "only every 4. frame has masks" in report.warnings[0]
+    assert "--videos" in report.warnings[0]
+    assert (report.sequences[0].num_frames, report.sequences[0].fps) == (4, 6)
