@@ -382,7 +382,12 @@ class SteerSeg:
             return ()
         tell("reasoning", 0.0)
         attributes = attributes_of(
-            self.lvlm, seen.context.video, expression, self.texts, max_new_tokens=config.max_new_tokens
+            self.lvlm,
+            seen.context.video,
+            expression,
+            self.texts,
+            max_new_tokens=config.max_new_tokens,
+            prefix=None if seen.prefixes is None else seen.prefixes.slot("reasoning", "video"),
         )
         tell("reasoning", 1.0)
         return attributes

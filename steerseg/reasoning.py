@@ -11,6 +11,7 @@ from steerseg.errors import ExpressionError
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
     from steerseg.lvlm.base import LVLM, VisionFeatures
+    from steerseg.lvlm.prefix import PrefixSlot
 
 MAX_EXPRESSION_LENGTH = 1000
 MAX_ATTRIBUTES = 8
@@ -112,12 +113,20 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
 
 
 def attributes_of(
-    lvlm: LVLM, video: VisionFeatures, expression: str, texts: PromptTexts, *, max_new_tokens: int
+    lvlm: LVLM,
+    video: VisionFeatures,
+    expression: str,
+    texts: PromptTexts,
+    *,
+    max_new_tokens: int,
+    prefix: PrefixSlot | None = None,
 ) -> tuple[str, ...]:
     """Ask the frozen model what tells the object apart.
 
     Returns:
         At most eight short phrases; empty where the answer holds none.
     """
-    answer = lvlm.generate(texts.reasoning_question(expression), video, max_new_tokens=max_new_tokens)
+    answer = lvlm.generate(
+        texts.reasoning_question(expression), video, max_new_tokens=max_new_tokens, prefix=prefix
+    )
     return parse_attributes(answer)

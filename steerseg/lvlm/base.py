@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCach
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
+from steerseg.lvlm.answering import GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -59,6 +60,7 @@ class LVLM:
         self.name = name
         self._soft_prompt: torch.Tensor | None = None
         self._soft_id = -1
+        self._answers = GreedyAnswers(model)
         model.set_attn_implementation({"text_config": TAP_ATTENTION, "vision_config": "sdpa"})
         kinds: tuple[VisionKind, ...] = ("image", "video")
         self._soft_ids = {kind: self._id_of(self.family.soft_token(kind)) for kind in kinds}
@@ -211,15 +213,65 @@ class LVLM:
             )
 
     @torch.no_grad()
-    def generate(self, text: str, vision: VisionFeatures, *, max_new_tokens: int) -> str:
-        """Answer ``text`` about a video, greedily. No soft prompt takes part."""
+    def generate(
+        self,
+        text: str,
+        vision: VisionFeatures,
+        *,
+        max_new_tokens: int,
+        prefix: PrefixSlot | None = None,
+        own_steps: bool | None = None,
+    ) -> str:
+        """Answer ``text`` about a video, greedily. No soft prompt takes part.
+
+        Args:
+            text: The question.
+            vision: The visual tokens.
+            max_new_tokens: Limit of the answer.
+            prefix: Where the part up to the last visual token is kept for the next question.
+            own_steps: Whether tokens are made by :class:`GreedyAnswers`, which is fast on a GPU and used there, or
+                by the model's own ``generate``.
+        """
         inputs = self._inputs([self.chat(text, vision)], vision)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        prompt_length = inputs["input_ids"].shape[1]
+        ids = inputs["input_ids"]
+        decode = self.processor.tokenizer.decode
+        wanted = self.device.type == "cuda" if own_steps is None else own_steps
+        if wanted and self._answers.serves:
+            return decode(
+                self._answer(inputs, vision, max_new_tokens, prefix), skip_special_tokens=True
+            ).strip()
+        inputs["attention_mask"] = torch.ones_like(ids)
         output = self.model.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None
         )
-        return self.processor.tokenizer.decode(output[0, prompt_length:], skip_special_tokens=True).strip()
+        return decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+    def _answer(
+        self, inputs: Mapping[str, Any], vision: VisionFeatures, most: int, slot: PrefixSlot | None
+    ) -> list[int]:
+        ids = inputs["input_ids"]
+        positions = self.family.positions(ids, inputs)
+        length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1
+        begun = slot and self._begun(inputs, positions, length, (), self.num_layers - 1, None, slot)
+        if begun:
+            cache = begun.cache()
+            output = self._text_model(
+                inputs_embeds=self.embeddings(ids[:, length:]),
+                position_ids=positions[..., length:],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        else:
+            cache = DynamicCache()
+            output = self.model.model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
+        following = positions[..., -1:].amax() + 1  # all dimensions of a position go on together after text
+        return self._answers.answer(
+            cache,
+            output.last_hidden_state[:, -1],
+            ids,
+            following.expand(positions[..., -1:].shape),
+            most=most,
+        )
 
     def attend(
         self,

@@ -1,0 +1,243 @@
+"""Greedy answers without a word from the host in between: each token's step is one replay of a CUDA graph.
+
+A step of a 7B model is a few hundred small kernels, which take several times longer to launch one by one than to run.
+Everything that changes from token to token lives in buffers on the device, so that a step can be captured once and
+replayed. Where capturing does not work, the same steps run one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+_log = logging.getLogger(__name__)
+
+_BUCKET = 512
+"""Room is made in steps of so many tokens, so that questions of other lengths find their graph captured."""
+
+_LOOK = 8
+"""Tokens between two looks at whether the answer has ended."""
+
+_CHANGES_WORDS = (
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "sequence_bias",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "encoder_repetition_penalty",
+)
+
+
+class _FixedLayer(CacheLayerMixin):
+    """Keys and values of one layer in room for M tokens, written at the place that a tensor says."""
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, place: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.place = keys, values, place
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """The room is there from the start."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token and show the whole room; the mask hides what is not written yet."""
+        self.keys.index_copy_(2, self.place, key_states)
+        self.values.index_copy_(2, self.place, value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Not asked for: steps bring their own mask."""
+        return self.get_max_length(), 0
+
+    def get_seq_length(self) -> int:
+        """Not asked for: steps bring their own positions."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """M."""
+        return int(self.keys.shape[2])
+
+
+@dataclass(frozen=True)
+class _Room:
+    """The buffers of answers of up to M tokens, question included, and the captured step over them."""
+
+    cache: Cache
+    place: torch.Tensor  # (1,) where the next token goes
+    position: torch.Tensor  # (..., 1, 1) its position as the text model takes it
+    mask: torch.Tensor  # (1, 1, 1, M) bool, what is written
+    token: torch.Tensor  # (1, 1)
+    said: torch.Tensor  # (1, V) bool, words that a repetition penalty applies to
+    answer: torch.Tensor  # (M,) the answer, at the places that its tokens have been written to
+    graph: list[torch.cuda.CUDAGraph]
+
+
+class GreedyAnswers:
+    """Answers of one frozen model.
+
+    Args:
+        model: A ``*ForConditionalGeneration`` model with ``model.language_model`` and ``lm_head``.
+
+    Attributes:
+        capture_seconds: What capturing steps has taken so far.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._rooms: dict[int, _Room] = {}
+        self.capture_seconds = 0.0
+
+    @property
+    def serves(self) -> bool:
+        """Whether the model's settings ask for nothing that changes words but a repetition penalty."""
+        settings = self._model.generation_config
+        return not any(getattr(settings, name, None) for name in _CHANGES_WORDS)
+
+    @torch.no_grad()
+    def answer(
+        self, past: Cache, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, *, most: int
+    ) -> list[int]:
+        """Go on after a question that was read.
+
+        Args:
+            past: Keys and values of the S tokens of the chat.
+            hidden: (1, d) the text model's output at the last of them.
+            ids: (1, S) the tokens.
+            position: (..., 1, 1) the position of the token that comes next.
+            most: Limit of new tokens.
+
+        Returns:
+            The tokens before the one that ends the answer.
+        """
+        length = ids.shape[1]
+        room = self._room_for(length + most, past, position)
+        first = self._prime(room, past, hidden, ids, position)
+        ends = self._ends()
+        for step in range(1, most):
+            if step % _LOOK == 0 and _ended(room.answer[length : length + step].tolist(), ends):
+                break
+            if room.graph:
+                room.graph[0].replay()
+            else:
+                self._step(room)
+        said = [first, *room.answer[length + 1 : length + most].tolist()]
+        return _until_end([token for token in said if token >= 0], ends)
+
+    def _ends(self) -> frozenset[int]:
+        end = self._model.generation_config.eos_token_id
+        return frozenset() if end is None else frozenset([end] if isinstance(end, int) else end)
+
+    def _room_for(self, length: int, past: Cache, position: torch.Tensor) -> _Room:
+        size = -(-length // _BUCKET) * _BUCKET
+        if size not in self._rooms:
+            self._rooms.clear()  # one at a time: videos of one project need the same
+            self._rooms[size] = self._make_room(size, past, position)
+        return self._rooms[size]
+
+    def _make_room(self, size: int, past: Cache, position: torch.Tensor) -> _Room:
+        like = past.layers[0].keys
+        device = like.device
+        place = torch.zeros(1, dtype=torch.long, device=device)
+        layers = []
+        for layer in past.layers:
+            shape = (1, layer.keys.shape[1], size, layer.keys.shape[3])
+            keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
+            layers.append(_FixedLayer(keys, values, place))
+        room = _Room(
+            Cache(layers=layers),
+            place,
+            position.clone(),
+            torch.zeros(1, 1, 1, size, dtype=torch.bool, device=device),
+            torch.zeros(1, 1, dtype=torch.long, device=device),
+            torch.zeros(1, self._model.lm_head.weight.shape[0], dtype=torch.bool, device=device),
+            torch.full((size,), -1, dtype=torch.long, device=device),
+            [],
+        )
+        if device.type == "cuda":
+            start = time.perf_counter()
+            try:
+                room.graph.append(self._captured(room))
+            except RuntimeError as error:
+                torch.cuda.synchronize(device)
+                _log.warning("answers are made step by step, since a step could not be captured: %s", error)
+            self.capture_seconds += time.perf_counter() - start
+        return room
+
+    def _captured(self, room: _Room) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries make their work spaces outside of the capture
+            for _ in range(2):
+                self._step(room)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(room)
+        return graph
+
+    def _prime(
+        self, room: _Room, past: Cache, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor
+    ) -> int:
+        """Fill the buffers from the question; returns the first word of the answer."""
+        length = ids.shape[1]
+        for fixed, layer in zip(room.cache.layers, past.layers, strict=True):
+            fixed.keys[:, :, :length].copy_(layer.keys)
+            fixed.values[:, :, :length].copy_(layer.values)
+        room.place.fill_(length)
+        room.position.copy_(position)
+        room.mask.zero_()[..., :length] = True
+        room.said.zero_().scatter_(1, ids, True)
+        room.answer.fill_(-1)
+        self._choose(room, hidden)
+        return int(room.token)
+
+    def _step(self, room: _Room) -> None:
+        """Read the last word and choose the next. Nothing here waits for the device."""
+        room.mask.index_fill_(3, room.place, True)
+        output = self._model.model.language_model(
+            inputs_embeds=self._model.get_input_embeddings()(room.token),
+            position_ids=room.position,
+            attention_mask=room.mask,
+            past_key_values=room.cache,
+            use_cache=True,
+        )
+        room.place.add_(1)
+        room.position.add_(1)
+        self._choose(room, output.last_hidden_state[:, -1])
+        room.answer.index_copy_(0, room.place, room.token[0])
+
+    def _choose(self, room: _Room, hidden: torch.Tensor) -> None:
+        logits: torch.Tensor = self._model.lm_head(hidden).float()
+        penalty = self._model.generation_config.repetition_penalty or 1.0
+        if penalty != 1.0:
+            scaled = torch.where(logits < 0, logits * penalty, logits / penalty)
+            logits = torch.where(room.said, scaled, logits)
+        room.token.copy_(logits.argmax(dim=-1, keepdim=True))
+        room.said.scatter_(1, room.token, True)
+
+
+def _ended(tokens: Sequence[int], ends: frozenset[int]) -> bool:
+    return any(token in ends for token in tokens)
+
+
+def _until_end(tokens: Sequence[int], ends: frozenset[int]) -> list[int]:
+    """The tokens before the first that ends an answer."""
+    for place, token in enumerate(tokens):
+        if token in ends:
+            return list(tokens[:place])
+    return list(tokens)

@@ -1,0 +1,158 @@
+"""What is kept of a chat for the next question changes nothing but the time that it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerseg.attention.rollout import streaming_rollout
+from steerseg.config import Placement
+from steerseg.lvlm import LVLM, VisionFeatures
+from steerseg.lvlm.prefix import PrefixShelf, PrefixStore
+from steerseg.lvlm.vision import VisionKind
+from tests.tiny_lvlms import TINY, save_tiny_lvlm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LAYERS = (1, 2)
+QUESTIONS = ("where is it?", "and where is the other one?")
+KINDS: tuple[VisionKind, ...] = ("image", "video")
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def lvlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LVLM:
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    save_tiny_lvlm(folder, request.param)
+    return LVLM.from_pretrained(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def seen(lvlm: LVLM, kind: VisionKind) -> VisionFeatures:
+    budget = TINY[lvlm.family.model_type].frame_tokens
+    sizes = lvlm.family.sizes(100, 150, video_tokens=6, frame_tokens=budget)
+    generator = torch.Generator().manual_seed(3)
+    shape = (3, 3, *(sizes.video if kind == "video" else sizes.picture))
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return lvlm.encode_vision(pixels, kind, seconds_per_slice=1.5)
+
+
+@pytest.mark.parametrize("placement", ["before_vision", "start", "after_vision"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_kept_prefix_gives_the_same_rollout(lvlm: LVLM, kind: VisionKind, placement: Placement) -> None:
+    vision = seen(lvlm, kind)
+    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", kind)
+    prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(1))
+    for question in QUESTIONS:
+        texts = [question] * len(vision)
+        whole, continued = (
+            lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, placement=placement, prefix=where)
+            for where in (None, slot)
+        )
+        expected, got = (streaming_rollout(taken, LAYERS, heads="visual_max") for taken in (whole, continued))
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    kept = slot.store.find(slot.owner, slot.part)
+    assert kept is not None
+    assert len(kept.keys) == max(LAYERS) + 1
+
+
+@torch.no_grad()
+def test_another_soft_prompt_is_not_answered_from_the_prefix_of_the_first(lvlm: LVLM) -> None:
+    vision = seen(lvlm, "video")
+    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", 0)
+    for seed in (1, 2):
+        prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(seed))
+        whole, continued = (
+            lvlm.attend(["where?"], vision, layers=LAYERS, soft_prompt=prompt, prefix=where)
+            for where in (None, slot)
+        )
+        expected, got = (streaming_rollout(taken, LAYERS, heads="mean") for taken in (whole, continued))
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
+    lvlm: LVLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the prefix's remedy is for: positions come from the whole chat."""
+    vision = seen(lvlm, "video")
+    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", 0)
+    expected = streaming_rollout(lvlm.attend(["where?"], vision, layers=LAYERS), LAYERS, heads="mean")
+    positions = type(lvlm.family).positions
+
+    def anew(family: object, ids: torch.Tensor, inputs: dict[str, object]) -> torch.Tensor:
+        whole = positions(family, ids, inputs)  # type: ignore[arg-type]
+        after = int((ids == lvlm._vision_ids["video"]).nonzero()[-1, 1]) + 1
+        return torch.cat([whole[..., :after], whole[..., : whole.shape[-1] - after]], dim=-1)
+
+    monkeypatch.setattr(type(lvlm.family), "positions", anew)
+    wrong = lvlm.attend(["where?"], vision, layers=LAYERS, prefix=slot)
+    assert not torch.allclose(streaming_rollout(wrong, LAYERS, heads="mean"), expected, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_without_room_chats_are_read_as_a_whole(lvlm: LVLM) -> None:
+    vision = seen(lvlm, "image")
+    slot = PrefixShelf(PrefixStore(100), "video").slot("pair", 0)
+    whole, read = (lvlm.attend(["where?"] * 3, vision, layers=LAYERS, prefix=where) for where in (None, slot))
+    assert slot.store.nbytes == 0
+    assert torch.equal(*(streaming_rollout(taken, LAYERS, heads="mean") for taken in (whole, read)))
+
+
+def test_a_pass_ends_after_the_last_layer_that_is_read(lvlm: LVLM) -> None:
+    ran: list[int] = []
+    layers = lvlm.model.model.language_model.layers
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+        for index, layer in enumerate(layers)
+    ]
+    lvlm.attend(["where?"], seen(lvlm, "video"), layers=LAYERS)
+    for hook in hooks:
+        hook.remove()
+    assert ran == list(range(max(LAYERS)))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_answers_step_by_step_are_those_of_generate(
+    lvlm: LVLM, penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lvlm.model.generation_config, "repetition_penalty", penalty)
+    vision = seen(lvlm, "video")
+    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("reasoning", 0)
+    for question in QUESTIONS:
+        expected = lvlm.generate(question, vision, max_new_tokens=20, own_steps=False)
+        for where in (None, slot):
+            got = lvlm.generate(question, vision, max_new_tokens=20, own_steps=True, prefix=where)
+            assert got == expected
+    assert slot.store.nbytes > 0
+
+
+def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = seen(lvlm, "video")
+    inputs = lvlm._inputs([lvlm.chat("what?", vision)], vision)
+    whole = lvlm._answer(inputs, vision, 20, None)
+    end = whole[9]
+    monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [end])
+    assert lvlm._answer(inputs, vision, 20, None) == whole[: whole.index(end)]
+
+
+def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
+    from steerseg.lvlm.prefix import Prefix
+
+    def prefix() -> Prefix:
+        return Prefix(torch.zeros(1, 1), None, (torch.zeros(25),), (), {})  # 100 bytes
+
+    store = PrefixStore(300)
+    shelves = [PrefixShelf(store, name) for name in "ab"]
+    for shelf in shelves:
+        slot = shelf.slot("pair", 0)
+        assert store.make_room(slot.owner, slot.part, 100)
+        store.keep(slot.owner, slot.part, prefix())
+    slot = shelves[1].slot("pair", 1)
+    assert store.make_room(slot.owner, slot.part, 200)
+    assert store.find(shelves[0].slot("pair", 0).owner, 0) is None
+    assert store.find(slot.owner, 0) is not None
+    assert not store.make_room(slot.owner, slot.part, 300)
+    store.drop("b")
+    assert store.nbytes == 0
