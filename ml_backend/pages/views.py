@@ -111,7 +111,6 @@ def pages(service: Service) -> Blueprint:
             jobs=listed,
             counts=store.count_jobs(),
             workers=service.health()["workers"],
-            queued=service.health()["queued"],
             proposals=newest_proposals(store, tasks),
             cancellable=(),
         )
