@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ml_backend.label_studio.told import Regions, Told
-from ml_backend.steered import NOTHING, SteeredObject, SteeredTask, fingerprint
+from ml_backend.steered import NOTHING, Mark, SteeredObject, SteeredTask, fingerprint
 from steerseg.masks import RLE, decode_rle, encode_rle
 
 
@@ -16,7 +16,6 @@ class Event(enum.StrEnum):
 
     WORDS = "words"
     MARKS = "marks"
-    CHOICE = "choice"
 
 
 @dataclass(frozen=True)
@@ -34,30 +33,48 @@ class Heard:
     task: SteeredTask
 
 
-def hear(
-    task: SteeredTask, told: Told, draft: Regions | None, labels: Sequence[str], own_expression: str | None
-) -> Heard:
+def hear(task: SteeredTask, told: Told, draft: Regions | None, labels: Sequence[str]) -> Heard:
     """Take a call in.
+
+    Label Studio sends the chosen object with words; of clicks and boxes the draft tells it, seconds late. So a
+    mark beside the object in hand that lies on another one is about that one.
 
     Args:
         task: What is remembered.
         told: The call; there is something to do in it.
         draft: The draft beside it.
         labels: Of the objects, in their order.
-        own_expression: What the task itself names.
     """
     task = with_draft(task, draft)
-    if told.marks:
-        place = labels.index(told.label) if told.label in labels else task.active
-        return Heard(Event.MARKS, place, replace(task, active=place))
-    chosen = labels.index(told.chosen) if told.chosen in labels else None
-    place = task.active if chosen is None else chosen
-    known = task.texts or (draft.texts if draft is not None else ())
-    nothing_typed = not told.texts or told.texts == known or (not known and told.texts[-1] == own_expression)
-    # Label Studio sends words and choice together, whichever of them has changed.
-    if not told.texts or (chosen is not None and chosen != task.active and nothing_typed):
-        return Heard(Event.CHOICE, place, replace(task, active=place, texts=told.texts or task.texts))
-    return Heard(Event.WORDS, place, replace(task, active=place, texts=told.texts))
+    if not told.marks:
+        place = labels.index(told.chosen) if told.chosen in labels else task.active
+        return Heard(Event.WORDS, place, replace(task, active=place, chosen=told.chosen or task.chosen))
+    chosen = "" if draft is None else draft.chosen
+    place = task.active
+    if told.label in labels:
+        place = labels.index(told.label)
+    elif chosen in labels and chosen != task.chosen:
+        place = labels.index(chosen)
+    else:
+        place = _under(task, told.marks[-1])
+    return Heard(Event.MARKS, place, replace(task, active=place, chosen=chosen or task.chosen))
+
+
+def _under(task: SteeredTask, mark: Mark) -> int:
+    """The object that a mark lies on; the one in hand where it lies on it, or on none."""
+    x, y = mark.x + mark.width / 2, mark.y + mark.height / 2
+
+    def lies_on(steered: SteeredObject) -> bool:
+        shown = steered.painted.get(mark.frame)
+        if shown is None and mark.frame < len(steered.shown):
+            shown = steered.shown[mark.frame]
+        if shown is None:
+            return False
+        height, width = shown["size"]
+        return bool(decode_rle(shown)[min(int(y * height), height - 1), min(int(x * width), width - 1)])
+
+    hit = [place for place, steered in sorted(task.objects.items()) if lies_on(steered)]
+    return task.active if not hit or task.active in hit else hit[0]
 
 
 def with_draft(task: SteeredTask, draft: Regions | None) -> SteeredTask:

@@ -29,10 +29,10 @@ from ml_backend.steering import AGREEMENT, SteerAnswer, SteerRequest
 from ml_backend.steering_jobs import SteeringJobs
 from ml_backend.steering_store import UNKNOWN, SteeringKey, SteeringStore
 from ml_backend.task_media import Media, page_stride
-from ml_backend.telling import Guidance, tell_answer, tell_choice, tell_several, tell_steered
+from ml_backend.telling import Guidance, tell_answer, tell_nothing_there, tell_several, tell_steered
 from ml_backend.words import Wanted, choose_objects, read_words, wanted
 from steerseg.errors import ExpressionError
-from steerseg.masks import RLE, decode_rle, encode_rle, iou
+from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
 
 
 class Work(Protocol):
@@ -153,9 +153,6 @@ class _FrameCall:
 
     def answer(self) -> Answer:
         heard = self._take_in()
-        if heard.event is Event.CHOICE:
-            message = tell_choice(heard.task.objects.get(heard.place), self._label(heard.place))
-            return self._noted(Answer(message=message))
         if heard.event is Event.MARKS:
             steered = heard.task.objects[heard.place]
             return self._noted(self._steer([(steered, "")]))
@@ -168,7 +165,7 @@ class _FrameCall:
         known = self._memory.get(self._key)
 
         def heard_by(task: SteeredTask) -> Heard:
-            return hear(task, told, self._draft, self._labels, self._call.own_expression)
+            return hear(task, told, self._draft, self._labels)
 
         first = heard_by(known)
         place = self._meant_place(first)
@@ -179,7 +176,7 @@ class _FrameCall:
         def change(task: SteeredTask) -> SteeredTask:
             heard = heard_by(task)
             remembered = replace(heard.task, active=place)
-            if newcomer is not None and place not in remembered.objects and heard.event is not Event.CHOICE:
+            if newcomer is not None and place not in remembered.objects:
                 remembered = remembered.with_object(newcomer)
             if heard.event is Event.MARKS and place in remembered.objects:
                 remembered = remembered.with_object(remembered.objects[place].with_marks(told.marks))
@@ -330,6 +327,8 @@ class _FrameCall:
                 except TimeoutError:
                     return _still_working(wish.progress)
                 shown, scores = _shown(answer)
+                if self._call.told.marks and not any(mask_area(rle) for rle in shown):
+                    return self._nothing_there(steered)
                 kept = answer.kept_track or not steered.track
                 messages.append(tell_steered(steered, shown, kept_track=kept, unused=answer.unused))
             else:
@@ -350,6 +349,17 @@ class _FrameCall:
             message=" ".join(message for message in messages if message) or None,
             score=round(min(max(score, 0.0), 1.0), 4),
         )
+
+    def _nothing_there(self, steered: SteeredObject) -> Answer:
+        """Forget marks that lead to nothing: one slip must not cost what was tracked before."""
+        marks = self._call.told.marks
+
+        def change(task: SteeredTask) -> SteeredTask:
+            now = task.objects.get(steered.place)
+            return task if now is None else task.with_object(now.without_marks(marks))
+
+        self._memory.change(self._key, change)
+        return Answer(message=tell_nothing_there(steered, marks))
 
     def _regions(
         self, steered: SteeredObject, shown: tuple[RLE, ...], scores: tuple[float, ...]

@@ -104,6 +104,11 @@ class SteeredObject:
         there = {mark.id for mark in self.marks}
         return replace(self, marks=(*self.marks, *(mark for mark in marks if mark.id not in there)))
 
+    def without_marks(self, marks: Iterable[Mark]) -> SteeredObject:
+        """The object without some marks."""
+        gone = {mark.id for mark in marks}
+        return replace(self, marks=tuple(mark for mark in self.marks if mark.id not in gone))
+
     def with_known(self, pages: Mapping[int, RLE | None]) -> SteeredObject:
         """The object with further answers by page that are not the annotator's own."""
         known = dict(self.known)
@@ -160,13 +165,13 @@ class SteeredTask:
     Attributes:
         active: The object that words, clicks and boxes are about now.
         objects: The objects by place.
-        texts: What stood in the expression field at the last call.
+        chosen: The label of the object that the annotator had chosen at the last call; empty where none.
         message: What the annotator was told last; a draft with it is younger than that answer.
     """
 
     active: int = 0
     objects: Mapping[int, SteeredObject] = field(default_factory=dict)
-    texts: tuple[str, ...] = ()
+    chosen: str = ""
     message: str = ""
 
     def with_object(self, steered: SteeredObject) -> SteeredTask:
@@ -176,10 +181,6 @@ class SteeredTask:
     def without_object(self, place: int) -> SteeredTask:
         """The task without an object and all that was said of it."""
         return replace(self, objects={p: found for p, found in self.objects.items() if p != place})
-
-    def next_place(self) -> int:
-        """The first place that no object has."""
-        return next(place for place in range(len(self.objects) + 1) if place not in self.objects)
 
 
 def fingerprint(rle: RLE | None) -> str:
@@ -205,7 +206,7 @@ def from_json(stored: Mapping[str, Any]) -> SteeredTask:
     return SteeredTask(
         active=int(stored["active"]),
         objects={int(place): _object(found) for place, found in stored["objects"].items()},
-        texts=tuple(stored["texts"]),
+        chosen=stored["chosen"],
         message=stored["message"],
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_backend.proposals import StoredProposal
-from ml_backend.steered import SteeredObject
+from ml_backend.steered import Mark, SteeredObject
 from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presets import Preset
 
@@ -182,12 +182,14 @@ def tell_steered(
     return text
 
 
-def tell_choice(steered: SteeredObject | None, label: str) -> str:
-    """What is told of an object that was chosen."""
-    if steered is None or not (steered.expression or steered.needs_steering):
-        return f"Next is {label}: type what to track and press Enter, or click on it."
-    name = f" (“{steered.expression}”)" if steered.expression else ""
-    return f"Words and clicks are now about {label}{name}."
+def tell_nothing_there(steered: SteeredObject, marks: Sequence[Mark]) -> str:
+    """What is told where marks lead to nothing at all, and are forgotten again."""
+    what = "box" if marks[-1].kind == "box" else "click"
+    name = f"“{steered.expression}”" if steered.expression else steered.label
+    return (
+        f"Nothing that can be tracked is at this {what} on frame {marks[-1].frame + 1}; {name} stays as it was. "
+        "Click into the middle of the object, or draw a box around it."
+    )
 
 
 def _marks_in_words(steered: SteeredObject) -> str:

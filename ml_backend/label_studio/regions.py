@@ -29,6 +29,7 @@ __all__ = [
     "Result",
     "Track",
     "interpolate",
+    "is_label_of_text",
     "masks_by_page",
     "note",
     "object_id",
@@ -275,7 +276,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
     masks = []
     for result in results:
         kind = str(result.get("type", "")).lower()
-        if kind not in _MASK_TYPES:
+        if kind not in _MASK_TYPES or is_label_of_text(result):
             continue
         region_id = str(result.get("id", ""))
         try:
@@ -297,6 +298,16 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
             )
         )
     return masks
+
+
+def is_label_of_text(result: Mapping[str, Any]) -> bool:
+    """Whether a result is no region, but a label that Label Studio has hung on a text of the whole task.
+
+    It does so with the label that is selected when an interactive answer brings the text.
+    """
+    value = result.get("value")
+    kind = str(result.get("type", ""))
+    return "original_height" not in result and isinstance(value, Mapping) and value.keys() <= {kind}
 
 
 def region_labels(result: Mapping[str, Any], kind: str = "labels") -> tuple[str, ...]:

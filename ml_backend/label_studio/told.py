@@ -9,7 +9,14 @@ from functools import lru_cache
 from typing import Any
 
 from ml_backend.label_studio.config import FramesSide, VideoSide
-from ml_backend.label_studio.regions import PageMask, masks_by_page, object_id, page_masks, region_labels
+from ml_backend.label_studio.regions import (
+    PageMask,
+    is_label_of_text,
+    masks_by_page,
+    object_id,
+    page_masks,
+    region_labels,
+)
 from ml_backend.steered import Mark
 from steerseg.masks import RLE, decode_rle, encode_rle
 
@@ -57,7 +64,7 @@ class Regions:
         notes: By place of the object, the expression that its regions are noted with.
         labels: By place of the object, the label of its regions.
         status: What the annotator is shown of the backend's last message.
-        texts: What stands in the expression field.
+        chosen: The label of the object that is chosen; empty where none is.
     """
 
     series: Mapping[int, Mapping[int, RLE]] = field(default_factory=dict, repr=False)
@@ -65,7 +72,7 @@ class Regions:
     notes: Mapping[int, str] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     status: str = ""
-    texts: tuple[str, ...] = ()
+    chosen: str = ""
 
 
 def side_of(context: Sequence[Mapping[str, Any]], sides: Iterable[FramesSide | VideoSide | None]) -> Any:
@@ -121,14 +128,14 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
     painted: dict[str, dict[int, list[Any]]] = {}
     notes: dict[int, str] = {}
     labels: dict[int, str] = {}
-    status, texts = "", []
+    status = chosen = ""
     controls = {control.name for control in side.masks}
     for item in results:
         if _from(item, side.task.status):
             status = " ".join(texts_of(item))
-        elif _from(item, side.task.expression):
-            texts += texts_of(item)
-        if item.get("from_name") not in controls or item.get("type") not in _MASKS:
+        elif side.task.object is not None and _from(item, side.task.object.name):
+            chosen = next(iter(region_labels(item, "choices")), chosen)
+        if item.get("from_name") not in controls or item.get("type") not in _MASKS or is_label_of_text(item):
             continue
         place = places.get(str(item.get("id")).partition("-f")[0])
         page = int(item.get("item_index") or 0)
@@ -149,7 +156,7 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
         notes=notes,
         labels=labels,
         status=status,
-        texts=tuple(texts),
+        chosen=chosen,
     )
 
 
