@@ -126,6 +126,11 @@ def create_app(service: Service) -> Flask:
     def refine(project: str) -> tuple[Response, int]:
         return jsonify(service.refine(project)), 202
 
+    @app.post("/jobs/<int:job>/cancel")
+    def cancel(job: int) -> tuple[Response, int]:
+        service.cancel(job)
+        return jsonify({"job": job}), 202
+
     @app.get("/projects/<project>/refinement")
     def refinement(project: str) -> Response:
         return jsonify(service.refinement(project))
@@ -166,10 +171,10 @@ def create_app(service: Service) -> Flask:
 
 
 _HTTP_HINTS = {
-    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, and below /projects/<number> "
-    "/corrections, /refine and /refinement.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, /jobs/<number>/cancel, the pages "
+    "that / leads to, and below /projects/<number> /corrections, /refine and /refinement.",
     405: "GET for /, /health, /versions, /metrics, and /corrections and /refinement below /projects/<number>; "
-    "POST for /setup, /predict, /webhook and /projects/<number>/refine.",
+    "POST for /setup, /predict, /webhook, /jobs/<number>/cancel and /projects/<number>/refine.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
 }
 

@@ -107,6 +107,21 @@ class Proposer:
         self._metrics.proposals.labels("joined").inc()
         return job.wish
 
+    def cancel(self, job_id: int) -> bool:
+        """End a job: at once where it waits, at its next sign of progress where it runs.
+
+        Whoever waits for it is told that it was cancelled; asking again begins it anew.
+
+        Returns:
+            Whether it is under way here; ``False`` where it has ended, or is no proposal.
+        """
+        with self._lock:
+            job = next((job for job in self._jobs.values() if job.id == job_id), None)
+        if job is None or job.wish.ticket is None:
+            return False
+        self._executor.cancel(job.wish.ticket)
+        return True
+
     def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> Wish | None:
         with self._lock:
             job = self._jobs.get(key)

@@ -260,6 +260,20 @@ class Service:
             raise VideoError(f"the media of task {task_id} were replaced since this was proposed")
         return media
 
+    def cancel(self, job_id: int) -> None:
+        """End a job that makes a proposal, also in the middle; its task may be asked for again.
+
+        Raises:
+            RequestError: It is not under way.
+        """
+        if not self._proposer.cancel(job_id):
+            raise RequestError(
+                409,
+                f"job {job_id} cannot be cancelled: it has ended, or is not one that makes a proposal",
+                "GET /pages/jobs lists what is under way.",
+            )
+        log.info("job %d is cancelled on request", job_id)
+
     # --- what Label Studio asks
 
     def health(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _ROWS = 50  # of a list on a page
 _JOBS = 100
 _BY = "a person, on the page"
+_CANCELLABLE = frozenset({"propose"})  # kinds of jobs
 
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
@@ -112,8 +113,13 @@ def pages(service: Service) -> Blueprint:
             counts=store.count_jobs(),
             workers=service.health()["workers"],
             proposals=newest_proposals(store, tasks),
-            cancellable=(),
+            cancellable=_CANCELLABLE,
         )
+
+    @blueprint.post("/pages/jobs/<int:number>/cancel")
+    def cancel(number: int) -> AnyResponse:
+        service.cancel(number)
+        return redirect(url_for(".jobs"), 303)
 
     @blueprint.get("/pages/settings")
     def settings() -> str:

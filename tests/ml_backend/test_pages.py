@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from backend_fixtures import Backend, MakeBackend, NamedMedia, recorded
 from flask.testing import FlaskClient
 from PIL import Image
-from test_app import introduce
+from test_app import introduce, wait_until, with_expression
 
 from ml_backend.pages.curves import curve_of, presence_of
 from ml_backend.pages.queries import list_proposals
@@ -100,6 +101,35 @@ def test_jobs_show_progress_and_how_they_ended(predicted: Backend) -> None:
     assert "the video &lt;b&gt;is&lt;/b&gt; gone" in page
     assert "data-live" in page
     assert re.search(r'href="/pages/proposals/\d+">look', page)
+
+
+def test_a_running_job_is_cancelled_in_the_middle(backend: Backend, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    body = with_expression(introduce(backend), f"wait {release}")
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(backend.post("/predict", body)))
+    asking.start()
+    wait_until(Path(f"{release}.started").exists)
+    page = text_of(backend.client, "/pages/jobs")
+    (path,) = re.findall(r'action="(/pages/jobs/\d+/cancel)"', page)
+    form = {"csrf_token": token_in(page)}
+    assert backend.client.post(path).status_code == 403
+    assert backend.client.post(path, data=form).status_code == 303
+    asking.join(30)
+    (told,) = answers[0]["errors"].values()
+    assert "cancelled during tracking" in told
+    page = text_of(backend.client, "/pages/jobs")
+    assert 'class="badge cancelled"' in page
+    assert "/cancel" not in page
+    assert backend.client.post(path, data=form).status_code == 409, "it has ended"
+    release.touch()
+    assert backend.post("/predict", body)["errors"] == {}, "the task may be asked for again"
+
+
+def test_the_api_cancels_too_and_says_when_there_is_nothing_to_cancel(predicted: Backend) -> None:
+    response = predicted.client.post("/jobs/1/cancel")
+    assert response.status_code == 409
+    assert "it has ended" in response.get_json()["error"]
 
 
 def test_a_project_lists_its_proposals(predicted: Backend) -> None:
