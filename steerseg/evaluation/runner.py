@@ -49,7 +49,7 @@ class Models:
         """The pipeline, loaded when it is first asked for."""
         from steerseg.pipeline import SteerSeg
 
-        return SteerSeg.from_pretrained(self.preset, device=self.device)
+        return SteerSeg.from_pretrained(self.preset, device=self.device, remembered_bytes=0)
 
 
 def describe_runs(
