@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from steerseg.config import Placement, Quantisation
@@ -398,6 +400,38 @@ class LVLM:
     @property
     def _text_model(self) -> Any:
         return self.model.model.language_model
+
+    def activations_fit(self, tokens: int) -> bool:
+        """Whether everything that a backward pass over so many tokens needs has room on the device."""
+        if self.device.type != "cuda":
+            return True
+        text = self.model.config.get_text_config()
+        # What PyTorch keeps of a layer: some sixteen tensors of its width, and four of its inner one.
+        kept = (
+            (16 * text.hidden_size + 4 * text.intermediate_size)
+            * text.num_hidden_layers
+            * self.dtype.itemsize
+        )
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return tokens * kept < 0.8 * (free + unused)
+
+    @contextmanager
+    def recomputing(self, wanted: bool = True, *, up_to: int) -> Iterator[None]:
+        """Inside, text layers below ``up_to`` keep their inputs only and are computed again in the backward pass.
+
+        That layer itself is left alone: a pass ends within it.
+        """
+        layers = list(self._text_model.layers)[:up_to] if wanted else []
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+            layer.training = True  # of itself only: nothing in it drops out
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
 
     @contextmanager
     def _steered(self, soft_prompt: torch.Tensor | None, kind: VisionKind) -> Iterator[None]:

@@ -1,0 +1,441 @@
+"""``python -m benchmarks.gpu -o DIR [--quick] [--device cuda]``: time and memory of everything, on random weights.
+
+Each measurement stands alone: one that fails is recorded as failed, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
+from benchmarks.gpu.models import (
+    Size,
+    make_lvlm,
+    make_preset,
+    make_prompts,
+    make_tracker,
+    make_video,
+)
+from benchmarks.gpu.records import Records, measure
+from benchmarks.gpu.report import write_report
+from benchmarks.gpu.straightforward import eager_maps, full_rollout, track_one_by_one
+from steerseg import SteerSeg
+from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
+from steerseg.config import RefineConfig
+from steerseg.lvlm.base import Taken
+from steerseg.lvlm.tap import QueryKeyTap
+from steerseg.pipeline import installed_version
+from steerseg.refine import SoftPromptTrainer, TrainingSample
+from steerseg.tracking import Prompt
+
+ATTRIBUTES = ("red", "on the left")
+EXPRESSIONS = ("the block that stays behind", "the bright thing above the others")
+
+
+class Bench:
+    """The models and what is measured on them."""
+
+    def __init__(self, records: Records, size: Size, device: torch.device, *, quick: bool) -> None:
+        self.records, self.size, self.device, self.quick = records, size, device, quick
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.video = make_video(80 if size == "full" else 6, size)
+        self._steerseg: SteerSeg | None = None
+        self.cold = self.further = 0.0  # seconds of a proposal, once measured
+
+    @property
+    def steerseg(self) -> SteerSeg:
+        """Made when first asked for."""
+        if self._steerseg is None:
+            lvlm = make_lvlm(self.size, self.device, self.dtype)
+            tracker = make_tracker(self.size, self.device, self.dtype)
+            self._steerseg = SteerSeg(lvlm, tracker, make_preset(self.size), make_prompts(lvlm, self.size))
+        return self._steerseg
+
+    # ------------------------------------------------------------------ the rollout alone
+
+    def kernels(self) -> None:
+        """Whether the Triton kernels are right, and what they take beside chunks of rows and whole matrices."""
+        put = self.records.put
+        if self.device.type == "cuda":
+            for dtype in (torch.float32, torch.bfloat16):
+                name = str(dtype).removeprefix("torch.")
+                difference = kernel_difference(self.device, dtype, 128, size=700)
+                put(f"kernels against row chunks, {name}", largest_difference=difference)
+        self._rollout("rollout, video pass", 1, 3000)
+        self._rollout("rollout, frame passes", 4, 1560)
+
+    def _rollout(self, name: str, rows: int, tokens: int) -> None:
+        layers = tuple(range(14))
+        heads, shared, depth = 28, 4, 128
+        if self.size == "tiny":
+            tokens, layers, heads, shared, depth = 60, (0, 1), 4, 2, 16
+        taken = random_pass(rows, tokens, layers, heads, shared, depth, self.device, self.dtype)
+        query = taken.tap.queries[0]
+        results = {}
+        base = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        ways: dict[str, bool] = {"chunks": False}
+        if kernels_work(query):
+            ways["kernels"] = True
+        for way, kernels in ways.items():
+            streaming_rollout(taken, layers, heads="visual_max", kernels=kernels)
+
+            def run(kernels: bool = kernels) -> torch.Tensor:
+                return streaming_rollout(taken, layers, heads="visual_max", kernels=kernels)
+
+            result, times, peak = measure(run, self.device, 3)
+            results[way] = result
+            self.records.put(
+                f"{name}, {way}", seconds=sorted(times)[1], extra_gb=(peak - base) / 1e9, rows=rows
+            )
+
+        def whole() -> torch.Tensor:
+            parts = []
+            for row in range(rows):
+                attentions = tuple(
+                    whole_attention(
+                        taken.tap.queries[layer][row : row + 1],
+                        taken.tap.keys[layer][row : row + 1],
+                        taken.tap.scaling[layer],
+                    )
+                    for layer in layers
+                )
+                parts.append(full_rollout(attentions, taken.visual[row : row + 1], layers, "visual_max"))
+            return torch.cat(parts)
+
+        expected, times, peak = measure(whole, self.device, 1)
+        self.records.put(f"{name}, S x S", seconds=times[0], extra_gb=(peak - base) / 1e9, rows=rows)
+        for way, result in results.items():
+            self.records.put(f"{name}, {way} against S x S", largest_difference=difference(result, expected))
+
+    # ------------------------------------------------------------------ a proposal
+
+    def warm_up(self) -> None:
+        """The first proposal of a process compiles kernels and captures the answer's step."""
+        steerseg = self.steerseg
+        if self.device.type == "cuda":
+            self.records.put("weights", gb=torch.cuda.memory_allocated(self.device) / 1e9)
+        self.records.timed(
+            "warm-up: the first proposal", lambda: steerseg.propose(self.video, EXPRESSIONS[0])
+        )
+        self.records.put("warm-up: capturing", seconds=steerseg.lvlm._answers.capture_seconds)
+        steerseg.forget()
+
+    def proposals(self) -> None:
+        """Every stage, cold and for a further expression, and the whole."""
+        steerseg = self.steerseg
+        for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
+            self._stages(state, expression)
+        steerseg.forget()
+        whole = self.records.timed
+        _, self.cold = whole("cold: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[0]))
+        _, self.further = whole("further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]))
+
+    def _stages(self, state: str, expression: str) -> None:
+        steerseg, config = self.steerseg, self.steerseg.config
+        floors = Floors.of(steerseg.lvlm)
+        timed = self.records.timed
+        seen, first = timed(f"{state}: see", lambda: steerseg.look(self.video, config))
+        _, height, width = seen.context.frames.grid
+        tokens = seen.context.video.tokens.shape[1]
+        frames = len(seen.context.keyframes)
+        floor = floors.see(tokens + frames * height * width) if state == "cold" else 0.0
+        self.records.put(f"{state}: see, floor", seconds=floor)
+        known = 0 if state == "cold" else tokens
+        text = len(steerseg.texts.reasoning_question(expression)) + 40
+        _, second = timed(
+            f"{state}: reason",
+            lambda: steerseg.reason(seen, expression, config),
+            floor=floors.read(1, tokens + text, known=known) + floors.speak(config.max_new_tokens),
+        )
+        soft = len(make_prompts(steerseg.lvlm, self.size).frame)
+        text = len(steerseg.texts.grounding_question(expression, ATTRIBUTES)) + 40 + soft
+        known_picture = height * width if known else 0
+        maps, third = timed(
+            f"{state}: ground",
+            lambda: steerseg.ground(seen, expression, ATTRIBUTES, config, steerseg.soft_prompts),
+            floor=floors.read(1, tokens + text, known=known)
+            + floors.read(frames, height * width + text, known=known_picture),
+            prefixes_gb=steerseg._prefixes.nbytes / 1e9,
+        )
+        found, fourth = timed(
+            f"{state}: find",
+            lambda: steerseg.find(seen, maps, config),
+            floor=frames * (SAM2_ENCODER if state == "cold" else 0.0) + frames * SAM2_STEP,
+        )
+        self.records.put(f"{state}: found", points=len(found.points), candidates=found.candidates)
+        ranking, fifth = timed(f"{state}: rank", lambda: steerseg.rank(found, maps, config))
+        rest = len(self.video) - frames if state == "cold" else 0
+        _, sixth = timed(
+            f"{state}: track",
+            lambda: steerseg.track(seen, found, ranking),
+            floor=rest * SAM2_ENCODER + len(self.video) * len(ranking) * SAM2_STEP,
+        )
+        self.records.put(f"{state}: all stages", seconds=first + second + third + fourth + fifth + sixth)
+
+    def grounding_parts(self) -> None:
+        """What share of its grounding pass the rollout takes."""
+        steerseg, lvlm = self.steerseg, self.steerseg.lvlm
+        seen = steerseg.look(self.video, steerseg.config)
+        prompts = steerseg.soft_prompts
+        assert prompts is not None
+        count = min(len(seen.context.frames), steerseg.preset.frame_batch)
+        for name, vision, matrix in (
+            ("video pass", seen.context.video, prompts.video),
+            ("frame passes", seen.context.frames[:count], prompts.frame),
+        ):
+            texts = ["where is it?"] * len(vision)
+
+            @torch.no_grad()
+            def attend(texts=texts, vision=vision, matrix=matrix) -> Taken:  # type: ignore[no-untyped-def]
+                return lvlm.attend(texts, vision, layers=steerseg.layers, soft_prompt=matrix)
+
+            attend()
+            taken, reading = self.records.timed(f"grounding alone, {name}: read", attend, repeat=3)
+            _, rolling = self.records.timed(
+                f"grounding alone, {name}: roll",
+                lambda taken=taken: streaming_rollout(taken, steerseg.layers, heads="visual_max"),
+                repeat=3,
+                floor=Floors.of(lvlm).roll(len(texts), taken.visual.shape[1], len(steerseg.layers)),
+            )
+            self.records.put(
+                f"grounding alone, {name}: rollout", share=rolling / (rolling + reading), rows=len(texts)
+            )
+
+    def straightforward(self) -> None:
+        """The same by the straightforward implementation; maps and times side by side."""
+        steerseg, lvlm, config = self.steerseg, self.steerseg.lvlm, self.steerseg.config
+        prompts = steerseg.soft_prompts
+        assert prompts is not None
+        seen = steerseg.look(self.video, config)
+        ours = steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
+        again = steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
+        timed = self.records.timed
+        total = 0.0
+        for purpose in ("reasoning", "grounding"):
+            context, seconds = timed(
+                f"straightforward: see for {purpose}", lambda: steerseg.see(self.video, config)
+            )
+            total += seconds
+        question = steerseg.texts.reasoning_question(EXPRESSIONS[0])
+        _, seconds = timed(
+            "straightforward: reason",
+            lambda: lvlm.generate(
+                question, context.video, max_new_tokens=config.max_new_tokens, own_steps=False
+            ),
+        )
+        total += seconds
+        question = steerseg.texts.grounding_question(EXPRESSIONS[0], ATTRIBUTES)
+        theirs, seconds = timed(
+            "straightforward: ground",
+            lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
+        )
+        total += seconds
+        assert ours.frame is not None
+        assert ours.video is not None
+        assert theirs.frame is not None
+        assert theirs.video is not None
+        for name, a, b in (
+            ("frame", ours.frame, theirs.frame),
+            ("video", ours.video, theirs.video),
+            ("fused", ours.fused, theirs.fused),
+            ("frame, prefix kept against not", again.frame, ours.frame),
+        ):
+            assert a is not None
+            correlation = float(np.corrcoef(a.flatten().numpy(), b.flatten().numpy())[0, 1])
+            self.records.put(
+                f"maps against straightforward: {name}",
+                correlation=correlation,
+                largest_difference=float((a - b).abs().max()),
+                mean_difference=float((a - b).abs().mean()),
+            )
+        tracker = make_tracker(self.size, self.device, torch.float32)
+        tracked, seconds = timed(
+            "straightforward: find, rank and track",
+            lambda: track_one_by_one(tracker, self.video, theirs, config, lvlm.family.temporal_merge),
+        )
+        total += seconds
+        self.records.put("straightforward: found", candidates=tracked.candidates)
+        self.records.put("straightforward: all stages", seconds=total)
+        if self.cold:
+            self.records.put("ratio to straightforward", cold=total / self.cold, further=total / self.further)
+
+    # ------------------------------------------------------------------ refinement
+
+    def refinement(self) -> None:
+        """One sample a step: a video pass and two frame passes, forwards and backwards."""
+        steerseg = self.steerseg
+        prompts = steerseg.soft_prompts
+        assert prompts is not None
+        steerseg.forget()
+        context = steerseg.see(self.video, steerseg.config, pictures=[0, 1])
+        masks = np.zeros((len(context.keyframes), *self.video.frames.shape[1:3]), dtype=bool)
+        masks[:, 10:40, 10:60] = True
+        sample = TrainingSample.from_masks(
+            context, "where is it?", masks, steerseg.lvlm.family.temporal_merge, pictures=[0, 1]
+        )
+        for name, checkpointing in (("", None), ("all kept", False), ("recomputed", True)):
+            config = RefineConfig(steps=20, warmup=2)
+            trainer = SoftPromptTrainer(
+                steerseg.lvlm, steerseg.layers, prompts, config, checkpointing=checkpointing
+            )
+            rng = np.random.default_rng(0)
+            step = f"refinement, a sample{', ' if name else ''}{name}"
+
+            def run(trainer: SoftPromptTrainer = trainer, rng: np.random.Generator = rng) -> float:
+                return trainer.step([sample], rng, frames_per_sample=2)
+
+            def measured(step: str = step) -> None:
+                run()
+                loss, _ = self.records.timed(step, run, repeat=3)
+                self.records.put(f"{step}: loss", value=loss)
+
+            self.records.attempt(step, measured)
+
+    # ------------------------------------------------------------------ scaling
+
+    def scaling_keyframes(self) -> None:
+        """Seeing and grounding by the number of keyframes."""
+        steerseg = self.steerseg
+        for count in (8, 16, 32, 64) if self.size == "full" else (2, 4):
+            config = replace(steerseg.config, keyframes=count)
+
+            def measured(config=config, count=count) -> None:  # type: ignore[no-untyped-def]
+                steerseg.forget()
+                seen, _ = self.records.timed(
+                    f"{count} keyframes: see", lambda: steerseg.look(self.video, config), keyframes=count
+                )
+                for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
+                    self.records.timed(
+                        f"{count} keyframes: ground, {state}",
+                        lambda expression=expression: steerseg.ground(
+                            seen, expression, ATTRIBUTES, config, steerseg.soft_prompts
+                        ),
+                        keyframes=count,
+                    )
+
+            self.records.attempt(f"{count} keyframes", measured)
+        steerseg.forget()
+
+    def scaling_frames(self) -> None:
+        """Tracking one object by the number of frames."""
+        tracker = self.steerseg.tracker
+        lengths = (80, 800, 5000) if self.size == "full" else (6, 12)
+        pace = 0.0
+        for count in lengths:
+            name = f"{count} frames: encode and track one object"
+            if pace * count > self.records.left:
+                self.records.put(name, not_measured="no time was left", expected_seconds=pace * count)
+                continue
+
+            def measured(count: int = count, name: str = name) -> None:
+                nonlocal pace
+                encoded = tracker.open(make_video(count, self.size))
+                start = tracker.start(encoded, [Prompt(0, ((0.5, 0.5),), (True,))])
+                _, seconds = self.records.timed(
+                    name, lambda: tracker.propagate(encoded, [start]), frames=count
+                )
+                pace = seconds / count
+
+            self.records.attempt(name, measured)
+
+    def quantised(self) -> None:
+        """8 and 4 bit need an optional package."""
+        if find_spec("bitsandbytes") is None:
+            self.records.put("4-bit language model", not_measured="bitsandbytes is not installed")
+        else:
+            self.records.put("4-bit language model", not_measured="random weights are made in bf16 only")
+
+
+def random_pass(
+    rows: int,
+    tokens: int,
+    layers: Sequence[int],
+    heads: int,
+    shared: int,
+    depth: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Taken:
+    """Queries and keys as a pass leaves them, all random."""
+    tap = QueryKeyTap(layers)
+    torch.manual_seed(0)
+    for layer in layers:
+        query = torch.randn(rows, heads, tokens, depth, device=device, dtype=dtype)
+        key = torch.randn(rows, shared, tokens, depth, device=device, dtype=dtype)
+        tap.note(layer, query, key, depth**-0.5)
+    visual = torch.zeros(rows, tokens, dtype=torch.bool, device=device)
+    visual[:, tokens // 20 : -tokens // 10] = True
+    live = torch.ones_like(visual)
+    cells = torch.arange(tokens // 20, tokens - tokens // 10, device=device).expand(rows, -1)
+    return Taken(tap, cells, visual, live, tokens - 1)
+
+
+def whole_attention(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """(1, H, S, S) float32, causal."""
+    size, groups = query.shape[2], query.shape[1] // key.shape[1]
+    key = key.float().repeat_interleave(groups, dim=1)
+    logits = query.float() @ key.transpose(-1, -2) * scaling
+    hidden = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
+    return logits.masked_fill(hidden, float("-inf")).softmax(dim=-1)
+
+
+def difference(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference as a share of the largest value."""
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure everything; returns 0 where nothing failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder of results.jsonl and report.md"
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out what takes minutes; done in six")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
+    parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
+    parser.add_argument("--seconds", type=float, help="begin no measurement after so many")
+    parser.add_argument("--report", action="store_true", help="only write the report of what is there")
+    given = parser.parse_args(arguments)
+    if given.report:
+        write_report(given.output)
+        return 0
+    device = torch.device(given.device)
+    seconds = given.seconds or (300.0 if given.quick else 1800.0)
+    records = Records(given.output, device, seconds)
+    records.put(
+        "environment",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        torch=torch.__version__,
+        transformers=installed_version("transformers"),
+        triton=installed_version("triton"),
+        size=given.size,
+        quick=given.quick,
+    )
+    bench = Bench(records, given.size, device, quick=given.quick)
+    for name, work in (
+        ("rollout kernels", bench.kernels),
+        ("warm-up", bench.warm_up),
+        ("proposals", bench.proposals),
+        ("grounding alone", bench.grounding_parts),
+        ("straightforward", bench.straightforward),
+        ("refinement", bench.refinement),
+        ("keyframes", bench.scaling_keyframes),
+        ("frames", bench.scaling_frames),
+        ("quantised", bench.quantised),
+    ):
+        records.attempt(name, work)
+    write_report(given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""From ``results.jsonl`` to a table, and a plot of how time and memory scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run."""
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.md`` and, where scaling was measured, ``scaling.png``."""
+    results = read_results(folder)
+    (folder / "report.md").write_text(table(results))
+    draw_scaling(results, folder / "scaling.png")
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One row a measurement; what failed or was not measured says so."""
+    about = results[0]
+    lines = [
+        f"Measured on {about['device']}, torch {about['torch']}, transformers {about['transformers']}, "
+        f"triton {about['triton']}; random weights ({about['size']}).",
+        "",
+        "| what | seconds | floor (s) | peak (GB) | more |",
+        "|---|---:|---:|---:|---|",
+    ]
+    shown = ("name", "seconds", "floor", "peak_gb", "where")
+    for result in results[1:]:
+        more = "; ".join(f"{key} {_short(value)}" for key, value in result.items() if key not in shown)
+        cells = [_short(result.get(key, "")) for key in ("seconds", "floor", "peak_gb")]
+        lines.append(f"| {result['name']} | {' | '.join(cells)} | {more.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).splitlines()[0] if value != "" else ""
+
+
+def draw_scaling(results: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and gigabytes by keyframes and by frames."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    measured = [result for result in results if "seconds" in result]
+    series: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    for axis in ("keyframes", "frames"):
+        for result in measured:
+            if axis in result:
+                label = result["name"].split(": ", 1)[1]
+                series.setdefault((axis, label), []).append(
+                    (result[axis], result["seconds"], result["peak_gb"])
+                )
+    if not series:
+        return
+    figure, places = plt.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
+    for (axis, label), points in series.items():
+        column = ("keyframes", "frames").index(axis)
+        for row, unit in enumerate(("seconds", "peak memory (GB)")):
+            place = places[row, column]
+            place.plot(
+                [point[0] for point in points], [point[1 + row] for point in points], "o-", label=label
+            )
+            place.set(xlabel=axis, ylabel=unit, xscale="log")
+            place.set_ylim(bottom=0)
+            place.grid(alpha=0.3)
+    for place in places[0]:
+        place.legend(fontsize=8)
+    figure.suptitle(f"{results[0]['device']}, random weights ({results[0]['size']})")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
