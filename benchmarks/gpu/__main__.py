@@ -31,6 +31,7 @@ from benchmarks.gpu.straightforward import eager_maps, full_rollout, track_one_b
 from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import RefineConfig
+from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import Taken
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import installed_version
@@ -156,7 +157,7 @@ class Bench:
             lambda: steerseg.reason(seen, expression, config),
             floor=floors.read(1, tokens + text, known=known) + floors.speak(config.max_new_tokens),
         )
-        soft = len(make_prompts(steerseg.lvlm, self.size).frame)
+        soft = 0 if steerseg.soft_prompts is None else len(steerseg.soft_prompts.frame)
         text = len(steerseg.texts.grounding_question(expression, ATTRIBUTES)) + 40 + soft
         known_picture = height * width if known else 0
         maps, third = timed(
@@ -215,10 +216,19 @@ class Bench:
         steerseg, lvlm, config = self.steerseg, self.steerseg.lvlm, self.steerseg.config
         prompts = steerseg.soft_prompts
         assert prompts is not None
-        seen = steerseg.look(self.video, config)
-        ours = steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
-        again = steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
         timed = self.records.timed
+        steerseg.forget()
+        seen = steerseg.look(self.video, config)
+
+        def ground() -> GroundingMaps:
+            return steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
+
+        budget, steerseg._prefixes.budget = steerseg._prefixes.budget, 0
+        ours, _ = timed("ground, no prefix kept", ground)
+        steerseg._prefixes.budget = budget
+        ground()
+        again = ground()
+        steerseg.forget()
         total = 0.0
         for purpose in ("reasoning", "grounding"):
             context, seconds = timed(
