@@ -26,7 +26,7 @@ from ml_backend.proposals import ProposalFiles
 from ml_backend.protocol import RequestError
 from ml_backend.service import Service
 from ml_backend.settings import ENV_PREFIX, Settings
-from ml_backend.store import Project, StoreError
+from ml_backend.store import Job, Project, StoreError
 from ml_backend.telling import tell
 from ml_backend.version_store import PRESET, VersionError
 from steerseg.download import redact_url
@@ -109,7 +109,7 @@ def pages(service: Service) -> Blueprint:
         }
         return render_template(
             "jobs.html",
-            jobs=listed,
+            jobs=[(job, _words_of(job)) for job in listed],
             counts=store.count_jobs(),
             workers=service.health()["workers"],
             proposals=newest_proposals(store, tasks),
@@ -261,6 +261,12 @@ def _project(service: Service, number: int) -> Project:
             404, f"project {number} is unknown here", "The start page lists those that are known."
         )
     return known
+
+
+def _words_of(job: Job) -> str:
+    """What a job that makes a proposal looks for; empty for others. Its key ends with the expression."""
+    parts = job.key.split(":", 2)
+    return parts[2] if job.kind in _CANCELLABLE and len(parts) == 3 else ""
 
 
 def _promote(service: Service, number: int, name: str) -> None:

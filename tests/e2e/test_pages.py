@@ -331,7 +331,7 @@ def test_versions_are_promoted_and_rolled_back(reader: Reader) -> None:
     assert "+" not in reader.desk.get(f"/versions?project={PROJECT}")["current"]
 
 
-def test_jobs_are_followed_while_they_run(browser: Browser, desk: Desk) -> None:
+def test_jobs_are_followed_while_they_run_and_cancelled(browser: Browser, desk: Desk) -> None:
     context, reader = reader_of(browser, desk, "light")
     page = reader.page
     reader.open("/pages/jobs")
@@ -342,8 +342,10 @@ def test_jobs_are_followed_while_they_run(browser: Browser, desk: Desk) -> None:
     expect(page.locator("tbody tr")).to_have_count(before + 1, timeout=30_000)
     first = page.locator("tbody tr").first
     expect(first.locator(".badge")).to_have_text("running", timeout=60_000)
+    expect(first).to_contain_text("the thing that moves")
     reader.keep("jobs")
-    expect(first.locator(".badge")).to_have_text("done", timeout=PATIENCE * 1000)
+    first.get_by_role("button", name="Cancel").click()
+    expect(page.locator("tbody tr").first.locator(".badge")).to_have_text("cancelled", timeout=60_000)
     asking.join()
     context.close()
     assert reader.strangers == []
