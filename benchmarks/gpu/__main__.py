@@ -6,6 +6,7 @@ Each measurement stands alone: one that fails is recorded as failed, and the oth
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import RefineConfig
 from steerseg.grounding import GroundingMaps
-from steerseg.lvlm.base import Taken
+from steerseg.lvlm.base import Taken, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import installed_version
 from steerseg.refine import SoftPromptTrainer, TrainingSample
@@ -184,32 +185,33 @@ class Bench:
 
     def grounding_parts(self) -> None:
         """What share of its grounding pass the rollout takes."""
-        steerseg, lvlm = self.steerseg, self.steerseg.lvlm
+        steerseg = self.steerseg
         seen = steerseg.look(self.video, steerseg.config)
         prompts = steerseg.soft_prompts
         assert prompts is not None
         count = min(len(seen.context.frames), steerseg.preset.frame_batch)
-        for name, vision, matrix in (
-            ("video pass", seen.context.video, prompts.video),
-            ("frame passes", seen.context.frames[:count], prompts.frame),
-        ):
-            texts = ["where is it?"] * len(vision)
+        self._grounding_part("video pass", seen.context.video, prompts.video)
+        self._grounding_part("frame passes", seen.context.frames[:count], prompts.frame)
 
-            @torch.no_grad()
-            def attend(texts=texts, vision=vision, matrix=matrix) -> Taken:  # type: ignore[no-untyped-def]
-                return lvlm.attend(texts, vision, layers=steerseg.layers, soft_prompt=matrix)
+    def _grounding_part(self, name: str, vision: VisionFeatures, matrix: torch.Tensor) -> None:
+        lvlm, layers = self.steerseg.lvlm, self.steerseg.layers
+        texts = ["where is it?"] * len(vision)
 
-            attend()
-            taken, reading = self.records.timed(f"grounding alone, {name}: read", attend, repeat=3)
-            _, rolling = self.records.timed(
-                f"grounding alone, {name}: roll",
-                lambda taken=taken: streaming_rollout(taken, steerseg.layers, heads="visual_max"),
-                repeat=3,
-                floor=Floors.of(lvlm).roll(len(texts), taken.visual.shape[1], len(steerseg.layers)),
-            )
-            self.records.put(
-                f"grounding alone, {name}: rollout", share=rolling / (rolling + reading), rows=len(texts)
-            )
+        @torch.no_grad()
+        def attend() -> Taken:
+            return lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix)
+
+        attend()
+        taken, reading = self.records.timed(f"grounding alone, {name}: read", attend, repeat=3)
+        _, rolling = self.records.timed(
+            f"grounding alone, {name}: roll",
+            lambda: streaming_rollout(taken, layers, heads="visual_max"),
+            repeat=3,
+            floor=Floors.of(lvlm).roll(len(texts), taken.visual.shape[1], len(layers)),
+        )
+        self.records.put(
+            f"grounding alone, {name}: rollout", share=rolling / (rolling + reading), rows=len(texts)
+        )
 
     def straightforward(self) -> None:
         """The same by the straightforward implementation; maps and times side by side."""
@@ -316,24 +318,21 @@ class Bench:
         """Seeing and grounding by the number of keyframes."""
         steerseg = self.steerseg
         for count in (8, 16, 32, 64) if self.size == "full" else (2, 4):
-            config = replace(steerseg.config, keyframes=count)
-
-            def measured(config=config, count=count) -> None:  # type: ignore[no-untyped-def]
-                steerseg.forget()
-                seen, _ = self.records.timed(
-                    f"{count} keyframes: see", lambda: steerseg.look(self.video, config), keyframes=count
-                )
-                for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
-                    self.records.timed(
-                        f"{count} keyframes: ground, {state}",
-                        lambda expression=expression: steerseg.ground(
-                            seen, expression, ATTRIBUTES, config, steerseg.soft_prompts
-                        ),
-                        keyframes=count,
-                    )
-
-            self.records.attempt(f"{count} keyframes", measured)
+            self.records.attempt(f"{count} keyframes", functools.partial(self._keyframes, count))
         steerseg.forget()
+
+    def _keyframes(self, count: int) -> None:
+        steerseg = self.steerseg
+        config = replace(steerseg.config, keyframes=count)
+        steerseg.forget()
+        seen, _ = self.records.timed(
+            f"{count} keyframes: see", lambda: steerseg.look(self.video, config), keyframes=count
+        )
+        for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
+            work = functools.partial(
+                steerseg.ground, seen, expression, ATTRIBUTES, config, steerseg.soft_prompts
+            )
+            self.records.timed(f"{count} keyframes: ground, {state}", work, keyframes=count)
 
     def scaling_frames(self) -> None:
         """Tracking one object by the number of frames."""

@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
@@ -159,6 +160,8 @@ class LVLM:
             seconds_per_slice: Seconds between two slices of a video's grid, each of as many frames as the family
                 merges.
         """
+        if isinstance(self.processor.image_processor, TorchvisionBackend):  # works where the pixels are
+            pixels = pixels.to(self.device)
         return self.family.encode(pixels, kind, seconds_per_slice)
 
     def chat(
