@@ -49,6 +49,7 @@ from ml_backend.exporting.labelled import (
     sequences,
 )
 from ml_backend.jobs import ModelExecutor
+from ml_backend.label_studio.outlines import joined_outline, mask_to_outlines
 from ml_backend.task_media import MediaLoader
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.errors import ConfigError, VideoError
@@ -307,6 +308,14 @@ def test_yolo_outlines_give_the_masks_back(
             assert mask.rle is not None
             assert iou(coco_mask.decode(rle).astype(bool), decode_rle(mask.rle)) >= 0.95
     assert '0: "object 1"' in (tmp_path / "out" / "data.yaml").read_text()
+
+
+def test_an_object_in_parts_with_a_hole_is_one_outline() -> None:
+    mask = square(4, 4, 20) | square(40, 10, 12) | square(56, 30, 5)
+    mask[10:16, 10:16] = False
+    outline = joined_outline(mask_to_outlines(mask))
+    (rle,) = coco_mask.frPyObjects([outline.ravel().tolist()], HEIGHT, WIDTH)
+    assert iou(coco_mask.decode(rle).astype(bool), mask) >= 0.95
 
 
 def test_provenance_stands_beside_every_format(completing: Completing, tmp_path: Path) -> None:
