@@ -72,6 +72,13 @@ def should_yield(progress: Progress) -> bool:
     return bool(getattr(progress, "should_yield", False))
 
 
+def tell_frames(progress: Progress, frames: int) -> None:
+    """Say how many frames the video has that the work told of by ``progress`` is about."""
+    tell = getattr(progress, "tell_frames", None)
+    if tell is not None:
+        tell(frames)
+
+
 class Priority(enum.IntEnum):
     """Who goes first; the lowest number does."""
 
@@ -116,6 +123,7 @@ class Ticket(Generic[RequestT, ResultT]):
         priority: Its place in the queue.
         stage: Name of the stage it is in; empty before the first.
         fraction: Part of that stage that is done, in [0, 1].
+        frames: How many frames the video has; ``None`` until the work has told.
         attempts: How many times a worker has begun it.
     """
 
@@ -128,6 +136,7 @@ class Ticket(Generic[RequestT, ResultT]):
         self.future: Future[ResultT] = Future()
         self.stage = ""
         self.fraction = 0.0
+        self.frames: int | None = None
         self.attempts = 0
         self.cancelled = False
         self._on_progress = on_progress
@@ -436,6 +445,8 @@ class _Slot(Generic[RequestT, ResultT]):
                 match message:
                     case ("progress", number, stage, fraction) if number == ticket.number:
                         ticket._note(stage, fraction)
+                    case ("frames", number, frames) if number == ticket.number:
+                        ticket.frames = frames
                     case ("result", number, result) if number == ticket.number:
                         ticket._succeed(result)
                         return
@@ -662,6 +673,9 @@ class _Reporter:
     @property
     def should_yield(self) -> bool:
         return self._number in self._yielding
+
+    def tell_frames(self, frames: int) -> None:
+        _send(self._pipe, ("frames", self._number, frames))
 
     def __call__(self, stage: str, fraction: float) -> None:
         if self._number in self._cancelled:

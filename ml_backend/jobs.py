@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ml_backend.executor import Executor, Priority, Ticket
 from ml_backend.metrics import Metrics, StageClock
 from ml_backend.proposals import ProposalFiles, StoredProposal
-from ml_backend.store import JobState, ProposalKey, Store, StoreError
+from ml_backend.store import Job, JobState, ProposalKey, Store, StoreError
 from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
-from steerseg.errors import Cancelled, SteerSegError
+from steerseg.errors import Cancelled, ModelError, SteerSegError
 
 log = logging.getLogger(__name__)
 
+KIND = "propose"
 # Progress is written to the database at most this often, in seconds.
 _NOTE_INTERVAL = 1.0
 
@@ -43,7 +45,20 @@ class Wish:
         ticket = self.ticket
         if ticket is None or not ticket.stage:
             return "waiting for the model"
-        return f"{ticket.stage}, {ticket.fraction:.0%}"
+        return progress_words(ticket.stage, ticket.fraction, ticket.frames)
+
+
+def progress_words(stage: str, fraction: float, frames: int | None) -> str:
+    """Where a job is, for a person; by frames where it is frames that it goes through.
+
+    Args:
+        stage: Name of the stage.
+        fraction: Part of it that is done, in [0, 1].
+        frames: Of the video, where known.
+    """
+    if stage == "tracking" and frames is not None:
+        return f"tracking, frame {round(fraction * frames)} of {frames}"
+    return f"{stage}, {fraction:.0%}"
 
 
 @dataclass
@@ -53,6 +68,7 @@ class _Job:
     wish: Wish
     clock: StageClock
     owners: set[Owner]
+    before: int = 0  # attempts by earlier processes of the server
     noted: float = field(default=0.0)
     stage: str = ""
 
@@ -75,6 +91,48 @@ class Proposer:
         # Reentrant: a job may end while it is being begun, in the same thread.
         self._lock = threading.RLock()
         self._jobs: dict[ProposalKey, _Job] = {}
+        self._left: dict[str, Job] = {}  # what an earlier process was at, by key
+        self._given_up: dict[str, str] = {}
+        self._stopping = False
+
+    def recover(self, owed: Collection[tuple[int, int, str]], most_attempts: int) -> int:
+        """Take over the jobs that an earlier process of the server has left; call it before any request.
+
+        A job that a delivery needs waits in the queue until it is asked for again; one that was running each
+        of ``most_attempts`` times when the server ended has failed. Jobs of callers who are gone have too.
+
+        Args:
+            owed: Project, task and version of what is still to be delivered.
+            most_attempts: How often a job may be begun in all.
+
+        Returns:
+            How many go on.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        for job in self._store.unfinished_jobs(KIND):
+            if (job.project_id, job.task_id, job.version) not in owed:
+                continue
+            if job.state is JobState.RUNNING and job.attempts >= most_attempts:
+                reason = (
+                    f"the server ended {job.attempts} times while a model worked on this, so it is not tried "
+                    "again; a shorter or smaller video needs less memory, and the log has the details"
+                )
+                self._given_up[job.key] = reason
+                self._store.finish_job(job.id, JobState.FAILED, error=reason)
+            elif job.key not in self._left:
+                self._store.requeue_job(job.id, attempts=job.attempts)
+                self._left[job.key] = job
+        kept = {job.id for job in self._left.values()}
+        ended = self._store.fail_unfinished_jobs("the server stopped before it was done; ask again", but=kept)
+        if ended or kept:
+            log.warning("of the previous run's jobs, %d go on and %d have ended with it", len(kept), ended)
+        return len(kept)
+
+    def stop(self) -> None:
+        """What is cancelled from now on is so because the server ends: it stays in the queue for the next one."""
+        self._stopping = True
 
     def request(self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority) -> Wish:
         """Ask for a proposal; returns at once, apart from a read of the store.
@@ -87,8 +145,13 @@ class Proposer:
 
         Raises:
             StoreError: The database cannot be used.
+            ModelError: The server itself has ended too often on it.
             Cancelled: The server is stopping.
         """
+        if priority is Priority.INTERACTIVE:
+            self._given_up.pop(str(key), None)  # a person wants it tried once more
+        elif str(key) in self._given_up:
+            raise ModelError(self._given_up[str(key)])
         joined = self._join(key, owner, priority)
         if joined is not None:
             return joined
@@ -147,11 +210,22 @@ class Proposer:
 
     def _start(self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority) -> Wish:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
-        job_id = self._store.add_job(
-            "propose", str(key), project_id=owner[0], task_id=owner[1], priority=priority
-        )
+        left = self._left.pop(str(key), None)
+        if left is not None:
+            job_id = left.id
+        else:
+            job_id = self._store.add_job(
+                KIND,
+                str(key),
+                project_id=owner[0],
+                task_id=owner[1],
+                priority=priority,
+                expression=key.expression,
+                version=key.version,
+            )
         wish = Wish(Future())
-        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner})
+        before = 0 if left is None else left.attempts
+        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, before)
         try:
             wish.ticket = self._executor.submit(
                 request,
@@ -159,7 +233,7 @@ class Proposer:
                 on_progress=lambda stage, fraction: self._progress(job, stage, fraction),
             )
         except Cancelled as error:
-            self._store.finish_job(job_id, JobState.CANCELLED, error=str(error))
+            self._end_cancelled(job, error)
             raise
         self._jobs[key] = job
         wish.ticket.future.add_done_callback(lambda future: self._end(job, future))
@@ -172,7 +246,15 @@ class Proposer:
             job.stage, job.noted = stage, now
             ticket = job.wish.ticket
             attempts = 1 if ticket is None else ticket.attempts
-            self._store.update_job(job.id, stage=stage, fraction=fraction, attempts=attempts)
+            frames = None if ticket is None else ticket.frames
+            self._store.update_job(
+                job.id,
+                stage=stage,
+                fraction=fraction,
+                attempts=job.before + attempts,
+                frames=frames,
+                message=progress_words(stage, fraction, frames),
+            )
 
     def _end(self, job: _Job, future: Future[ModelAnswer]) -> None:
         job.clock.enter(None)
@@ -213,10 +295,20 @@ class Proposer:
             self._jobs.pop(job.key, None)
 
     def _note_failure(self, job: _Job, error: BaseException) -> None:
-        cancelled = isinstance(error, Cancelled)
-        self._metrics.proposals.labels("cancelled" if cancelled else "failed").inc()
+        if isinstance(error, Cancelled):
+            self._metrics.proposals.labels("cancelled").inc()
+            self._end_cancelled(job, error)
+            return
+        self._metrics.proposals.labels("failed").inc()
         message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
-        self._store.finish_job(job.id, JobState.CANCELLED if cancelled else JobState.FAILED, error=message)
+        self._store.finish_job(job.id, JobState.FAILED, error=message)
+
+    def _end_cancelled(self, job: _Job, error: Cancelled) -> None:
+        if self._stopping:
+            # An orderly end is nobody's fault: it does not count as an attempt.
+            self._store.requeue_job(job.id, attempts=job.before)
+        else:
+            self._store.finish_job(job.id, JobState.CANCELLED, error=str(error))
 
     def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
         scores = [tracklet.score for tracklet in proposal.tracklets]

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,11 +17,13 @@ from ml_backend.completion import Completer
 from ml_backend.connections import Connections
 from ml_backend.correction_store import CorrectionStore
 from ml_backend.corrections import Weights
+from ml_backend.deliveries import Deliveries, Delivery, Place
 from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
 from ml_backend.ingestion import Ingestor
 from ml_backend.interactive import Answer, Call, FrameCalls, answer_video
 from ml_backend.jobs import ModelExecutor, Proposer, Wish
+from ml_backend.label_studio.client import LabelStudioUnreachableError
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
 from ml_backend.label_studio.regions import (
     Result,
@@ -52,7 +54,7 @@ from ml_backend.schedule import Schedule
 from ml_backend.settings import Settings
 from ml_backend.steering_jobs import SteeringJobs
 from ml_backend.steering_store import SteeringStore
-from ml_backend.store import Project, ProposalKey, Store
+from ml_backend.store import Project, ProposalKey, Store, StoreError
 from ml_backend.task_media import Loader, Media, MediaLoader
 from ml_backend.task_store import TaskStore
 from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
@@ -60,7 +62,7 @@ from ml_backend.version_store import PromptVersion, VersionStore
 from ml_backend.versions import PromptLine, model_fingerprint
 from ml_backend.words import alternatives_for
 from ml_backend.worker import ProposeRequest, model_worker
-from steerseg.errors import Cancelled, ExpressionError, SteerSegError, VideoError
+from steerseg.errors import Cancelled, ConfigError, ExpressionError, SteerSegError, VideoError
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 from steerseg.reasoning import check_expression
 from steerseg.video import VideoLimits
@@ -83,6 +85,8 @@ _ACTIONS = frozenset(
 )
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
 _PUSHERS = 2  # late predictions that are pushed at the same time
+_LOOK_AGAIN = 30.0  # seconds between two looks at what is owed to a Label Studio that could not be reached
+_REMEMBERED_PUSHES = 600.0  # seconds: longer than any request waits
 
 
 @dataclass
@@ -192,30 +196,40 @@ class Service:
         )
         # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
         # stored twice when the task is asked for again in the meantime.
-        self._late: dict[tuple[int, int, str], _Work] = {}
+        self._late: dict[Place, _Work] = {}
+        self._pushed: dict[Place, float] = {}  # when, by this process's clock
+        self._deliveries = Deliveries(store, settings.max_queue)
+        self._closing = threading.Event()
+        self._look = threading.Event()
+        self._catch_up = threading.Thread(target=self._follow_deliveries, name="deliveries", daemon=True)
         metrics.watch(
             queue_length=lambda: executor.queue_length,
             restarts=lambda: sum(status.restarts for status in executor.statuses),
         )
-        left = store.fail_unfinished_jobs("the server stopped before it was done; ask again")
-        if left:
-            log.warning("%d jobs of the previous run had not ended", left)
+        # A worker's death counts as an attempt, and so does the server's: twice as many together.
+        self._proposer.recover({owed.place for owed in self._deliveries.left()}, 2 * settings.max_attempts)
 
     def start(self) -> None:
         """Begin the work that no request asks for: from annotations to corrections to better prompts."""
         self.ingestor.start()
         self.completer.start()
         self.refinements.start()
+        self._catch_up.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
 
     def close(self) -> None:
-        """Stop the model processes and drop what is queued."""
+        """Stop the model processes; what is owed to Label Studio goes on with the next start."""
+        self._closing.set()
+        self._look.set()
+        self._proposer.stop()
         self.ingestor.close()
         self._executor.close()
         self.completer.close()
         self.refinements.close()
         self._repredictor.close()
+        if self._catch_up.is_alive():
+            self._catch_up.join(2.0)
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -313,6 +327,7 @@ class Service:
         )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
+            self._look.set()
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
@@ -461,6 +476,26 @@ class Service:
     ) -> dict[str, Any]:
         steering = self._steering(project.id)
         version = steering.version
+        if not request.deliver_late:
+            return self._answer_batch(request, project, controls, deadline, steering)
+        owed = [Delivery(project.id, task, version) for task in request.tasks]
+        self._deliveries.admit(owed)
+        try:
+            return self._answer_batch(request, project, controls, deadline, steering)
+        except BaseException:
+            self._deliveries.put_off(delivery.place for delivery in owed)
+            raise
+
+    def _answer_batch(
+        self,
+        request: PredictRequest,
+        project: Project,
+        controls: Controls,
+        deadline: float,
+        steering: _Steering,
+    ) -> dict[str, Any]:
+        version = steering.version
+        begun = time.monotonic()
         works = [
             self._begin(
                 _Work(task),
@@ -473,7 +508,9 @@ class Service:
             for task in request.tasks
         ]
         items: dict[int, list[dict[str, Any]]] = {}
+        failures: dict[int, Exception] = {}
         errors: dict[int, str] = {}
+        pushed: set[int] = set()
         by_outcome = {work.outcome: index for index, work in enumerate(works)}
         try:
             for outcome in as_completed(by_outcome, timeout=max(0.0, deadline - time.monotonic())):
@@ -482,8 +519,13 @@ class Service:
                 try:
                     items[index] = self._predictions(work, outcome.result(), version)
                 except Exception as error:
+                    failures[index] = error
                     errors[index] = self._note_task_error(project, work.task, error)
-                self._take_late(project, work.task, version)
+                if not self._take_late(project, work.task, version) and self._pushed_since(
+                    (project.id, work.task.id, version), begun
+                ):
+                    pushed.add(index)  # it was stored while this request waited: once is enough
+                    items[index] = []
                 if time.monotonic() > deadline:
                     raise TimeoutError  # writing many regions takes its time as well
         except TimeoutError:
@@ -492,9 +534,14 @@ class Service:
         for index in pending if request.deliver_late else ():
             self._deliver_late(works[index], project, version)
         for index, predictions in items.items():
+            if index in pushed:
+                continue
             self.metrics.predictions.labels("answered" if predictions else "empty").inc()
             if not predictions:
                 errors[index] = f"nothing in the video matches {works[index].expression!r}"
+        self._settle((project.id, works[index].task.id, version) for index in items)
+        for index, failure in failures.items():
+            self._settle([(project.id, works[index].task.id, version)], failure)
         return {
             "results": [_item(items.get(index, [])) for index in range(len(works))],
             "model_version": version,
@@ -637,45 +684,151 @@ class Service:
         def push(_: Future[StoredProposal]) -> None:
             try:
                 self._pushers.submit(self._push, work, project, version)
-            except RuntimeError:  # the pool is closed: the task is asked for again after the restart
-                log.warning("task %d was not ready before the server stopped", work.task.id)
+            except RuntimeError:  # the pool is closed
+                log.info("task %d was not ready before the server stopped; it goes on then", work.task.id)
 
         work.outcome.add_done_callback(push)
 
     def _take_late(self, project: Project, task: Task, version: str, only: _Work | None = None) -> bool:
-        """Take over the delivery of a late prediction; ``False`` where there is none, or not this one."""
+        """Take over the delivery of a late prediction; ``False`` where there is none, or not this one.
+
+        One that is taken by its own work is noted as pushed, so that a request that waits for it as well does
+        not have it stored once more.
+        """
         place = (project.id, task.id, version)
+        now = time.monotonic()
         with self._lock:
-            if only is not None and self._late.get(place) is not only:
-                return False
+            if only is not None:
+                if self._late.get(place) is not only:
+                    return False
+                old = [known for known, at in self._pushed.items() if now - at > _REMEMBERED_PUSHES]
+                for known in old:
+                    del self._pushed[known]
+                self._pushed[place] = now
             return self._late.pop(place, None) is not None
+
+    def _pushed_since(self, place: Place, begun: float) -> bool:
+        with self._lock:
+            return self._pushed.get(place, float("-inf")) >= begun
 
     def _push(self, work: _Work, project: Project, version: str) -> None:
         """Store a late prediction through Label Studio's API, unless someone else delivered it."""
         if not self._take_late(project, work.task, version, only=work):
             return
+        place = (project.id, work.task.id, version)
         try:
-            predictions = self._predictions(work, work.outcome.result(), version)
-            client = self._connections.client(project)
-            if not predictions:
-                log.info("task %d: nothing in the video matches %r", work.task.id, work.expression)
-                self.metrics.predictions.labels("empty").inc()
-            elif client is None or not self.settings.push_predictions:
-                log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
-            elif any(p.get("model_version") == version for p in client.predictions(work.task.id)):
-                log.info("task %d has a prediction of %s already", work.task.id, version)
+            try:
+                self._store_predictions(work, project, version)
+            except Exception as error:
+                if not self._closing.is_set():
+                    self._note_task_error(project, work.task, error)
+                self._settle([place], error)
             else:
-                for prediction in predictions:
-                    client.create_prediction(
-                        work.task.id,
-                        prediction["result"],
-                        score=prediction["score"],
-                        model_version=version,
-                    )
-                self.metrics.predictions.labels("pushed").inc()
-                log.info("task %d: %d late predictions pushed", work.task.id, len(predictions))
-        except Exception as error:
-            self._note_task_error(project, work.task, error)
+                self._settle([place])
+        except StoreError as error:
+            self._deliveries.put_off([place])
+            log.error("task %d: that it has its prediction could not be noted: %s", work.task.id, error)
+
+    def _store_predictions(self, work: _Work, project: Project, version: str) -> None:
+        """Store a task's predictions; those that an interrupted attempt has stored are there already.
+
+        Raises:
+            SteerSegError: There are none, or Label Studio does not take them.
+        """
+        predictions = self._predictions(work, work.outcome.result(), version)
+        client = self._connections.client(project)
+        if not predictions:
+            log.info("task %d: nothing in the video matches %r", work.task.id, work.expression)
+            self.metrics.predictions.labels("empty").inc()
+            return
+        if client is None or not self.settings.push_predictions:
+            log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
+            return
+        # They are stored in one order always, the best one last, so that their number says which are missing.
+        stored = sum(known.get("model_version") == version for known in client.predictions(work.task.id))
+        if stored >= len(predictions):
+            log.info("task %d has its predictions of %s already", work.task.id, version)
+            return
+        for prediction in predictions[stored:]:
+            client.create_prediction(
+                work.task.id,
+                prediction["result"],
+                score=prediction["score"],
+                model_version=version,
+            )
+        self.metrics.predictions.labels("pushed").inc()
+        log.info("task %d: %d late predictions pushed", work.task.id, len(predictions) - stored)
+
+    def _settle(self, places: Iterable[Place], error: Exception | None = None) -> None:
+        """Strike predictions off what is owed, unless the error is one that passes.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        passes = isinstance(error, LabelStudioUnreachableError | StoreError)
+        if passes or (isinstance(error, Cancelled) and self._closing.is_set()):
+            self._deliveries.put_off(places)
+        else:
+            self._deliveries.end(places)
+
+    # --- what an earlier process owed
+
+    def _follow_deliveries(self) -> None:
+        """Take up what is owed and nobody works on: after a restart, and after Label Studio was away."""
+        while not self._closing.is_set():
+            self._look.clear()
+            try:
+                for delivery in self._deliveries.left():
+                    if self._closing.is_set():
+                        return
+                    self._take_up(delivery)
+            except SteerSegError as error:
+                log.error("what is owed to Label Studio could not be taken up: %s", error)
+            except Exception:
+                log.exception(
+                    "what is owed to Label Studio could not be taken up"
+                )  # later ones need this thread
+            self._look.wait(_LOOK_AGAIN)
+
+    def _take_up(self, delivery: Delivery) -> None:
+        """Go on with a prediction that an earlier process was asked for.
+
+        Raises:
+            SteerSegError: The database cannot be used.
+        """
+        project = self._store.project(delivery.project_id)
+        if project is None:
+            self._strike(delivery)
+            return
+        if self._connections.client(project) is None and self.settings.push_predictions:
+            return  # the token lives in memory only: the next /setup brings it again
+        steering = self._steering(project.id)
+        if steering.version != delivery.version:
+            # A promotion came in between: what counts is the version that /setup names now.
+            self._strike(delivery)
+            delivery = Delivery(project.id, delivery.task, steering.version)
+            self._deliveries.admit([delivery], bounded=False)
+        elif not self._deliveries.take_up(delivery):
+            return
+        try:
+            controls = parse_controls(project.label_config)
+        except ConfigError as error:
+            log.warning("task %d is given up: %s", delivery.task.id, error)
+            self._deliveries.end([delivery.place])
+            return
+        work = self._begin(
+            _Work(delivery.task),
+            project,
+            controls,
+            partial(task_expression, delivery.task.data, project.extra_params, self.settings),
+            steering,
+            Priority.BATCH,
+        )
+        self._deliver(work, project, steering.version)
+
+    def _strike(self, delivery: Delivery) -> None:
+        if self._deliveries.take_up(delivery):
+            self._deliveries.end([delivery.place])
 
     # --- interactive calls
 

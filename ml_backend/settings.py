@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         le=10,
         description="How often a request is tried when the model process dies under it.",
     )
+    max_queue: int = Field(
+        1000,
+        ge=1,
+        description="Tasks that may wait for their predictions; `/predict` answers 503 with `Retry-After` to "
+        "batches beyond.",
+    )
     stall_timeout: float = Field(
         1800.0,
         gt=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from steerseg.errors import SteerSegError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_TIMEOUT_MS = 5000
 
 
@@ -160,6 +160,10 @@ class JobRow(Base):
     fraction: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
+    expression: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[str | None]
+    frames: Mapped[int | None]  # of the video, once it is known
+    message: Mapped[str] = mapped_column(Text, default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -344,7 +348,16 @@ class ProposalKey:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as a status page shows it."""
+    """A job as a status page shows it.
+
+    Attributes:
+        stage: What it is doing, or was when it ended; empty before the first sign of progress.
+        fraction: Part of the stage that is done, in [0, 1].
+        message: Stage and progress in words, with frames where they are what is counted.
+        frames: How many frames the video has; ``None`` until it is known.
+        attempts: How often a model process has begun it, restarts of the server included.
+        error: Why it failed, was cancelled, or had to begin again.
+    """
 
     id: int
     kind: str
@@ -360,6 +373,10 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expression: str | None = None
+    version: str | None = None
+    frames: int | None = None
+    message: str = ""
 
 
 def _add_processing_to_events(connection: Connection) -> None:
@@ -387,11 +404,22 @@ def _add_training_to_projects(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE projects ADD COLUMN repredicted VARCHAR")
 
 
+def _add_subject_to_jobs(connection: Connection) -> None:
+    for column in (
+        "expression TEXT",
+        "version VARCHAR",
+        "frames INTEGER",
+        "message TEXT NOT NULL DEFAULT ''",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {column}")
+
+
 # Upgrades from one layout to the next: `_UPGRADES[n]` brings version n to n + 1. New tables need none.
 _UPGRADES: dict[int, Callable[[Connection], None]] = {
     1: _add_processing_to_events,
     2: _add_lineage_to_prompt_versions,
     3: _add_training_to_projects,
+    4: _add_subject_to_jobs,
 }
 
 
@@ -489,17 +517,41 @@ class Store:
     # --- jobs
 
     def add_job(
-        self, kind: str, key: str, *, project_id: int | None, task_id: int | None, priority: int
+        self,
+        kind: str,
+        key: str,
+        *,
+        project_id: int | None,
+        task_id: int | None,
+        priority: int,
+        expression: str | None = None,
+        version: str | None = None,
     ) -> int:
         """Note a queued job and return its number."""
         with self._write() as session:
-            row = JobRow(kind=kind, key=key, project_id=project_id, task_id=task_id, priority=priority)
+            row = JobRow(
+                kind=kind,
+                key=key,
+                project_id=project_id,
+                task_id=task_id,
+                priority=priority,
+                expression=expression,
+                version=version,
+            )
             session.add(row)
             session.flush()
             return row.id
 
     def update_job(
-        self, job_id: int, *, stage: str, fraction: float, attempts: int, priority: int | None = None
+        self,
+        job_id: int,
+        *,
+        stage: str,
+        fraction: float,
+        attempts: int,
+        priority: int | None = None,
+        frames: int | None = None,
+        message: str = "",
     ) -> None:
         """Note a running job's progress. A job that has ended stays as it is."""
         values: dict[str, Any] = {
@@ -507,10 +559,13 @@ class Store:
             "stage": stage,
             "fraction": fraction,
             "attempts": attempts,
+            "message": message,
             "started_at": func.coalesce(JobRow.started_at, _now()),
         }
         if priority is not None:
             values["priority"] = priority
+        if frames is not None:
+            values["frames"] = frames
         with self._write() as session:
             session.execute(
                 update(JobRow)
@@ -527,14 +582,14 @@ class Store:
                 .values(state=state, error=error, finished_at=_now())
             )
 
-    def fail_unfinished_jobs(self, reason: str) -> int:
-        """End every job that a stopped server left behind; return how many there were."""
+    def fail_unfinished_jobs(self, reason: str, *, but: Collection[int] = ()) -> int:
+        """End every job that a stopped server left behind, ``but`` for some; return how many there were."""
         with self._write() as session:
-            stale = list(
+            stale = set(
                 session.scalars(
                     select(JobRow.id).where(JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
                 )
-            )
+            ).difference(but)
             session.execute(
                 update(JobRow)
                 .where(JobRow.id.in_(stale))
@@ -542,29 +597,30 @@ class Store:
             )
             return len(stale)
 
+    def unfinished_jobs(self, kind: str) -> list[Job]:
+        """The jobs of a kind that have not ended, the oldest first."""
+        with self._read() as session:
+            rows = session.scalars(
+                select(JobRow)
+                .where(JobRow.kind == kind, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
+                .order_by(JobRow.id)
+            )
+            return [_job(row) for row in rows]
+
+    def requeue_job(self, job_id: int, *, attempts: int) -> None:
+        """Put a job that has not ended back into the queue, for the next start of the server."""
+        with self._write() as session:
+            session.execute(
+                update(JobRow)
+                .where(JobRow.id == job_id, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
+                .values(state=JobState.QUEUED, stage="", fraction=0.0, message="", attempts=attempts)
+            )
+
     def jobs(self, limit: int = 20) -> list[Job]:
         """The latest jobs, newest first."""
         with self._read() as session:
             rows = session.scalars(select(JobRow).order_by(JobRow.id.desc()).limit(limit))
-            return [
-                Job(
-                    id=row.id,
-                    kind=row.kind,
-                    key=row.key,
-                    project_id=row.project_id,
-                    task_id=row.task_id,
-                    state=row.state,
-                    priority=row.priority,
-                    stage=row.stage,
-                    fraction=row.fraction,
-                    error=row.error,
-                    attempts=row.attempts,
-                    created_at=row.created_at,
-                    started_at=row.started_at,
-                    finished_at=row.finished_at,
-                )
-                for row in rows
-            ]
+            return [_job(row) for row in rows]
 
     def count_jobs(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
@@ -711,6 +767,29 @@ def _project(row: ProjectRow) -> Project:
         last_seen=row.last_seen,
         min_annotations=row.min_annotations,
         repredicted=row.repredicted,
+    )
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        key=row.key,
+        project_id=row.project_id,
+        task_id=row.task_id,
+        state=row.state,
+        priority=row.priority,
+        stage=row.stage,
+        fraction=row.fraction,
+        error=row.error,
+        attempts=row.attempts,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        expression=row.expression,
+        version=row.version,
+        frames=row.frames,
+        message=row.message,
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_backend.executor import tell_frames
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
@@ -90,6 +91,7 @@ class ModelHandler:
 
     def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
         video = self._videos.load(request.media, request.fps, progress)
+        tell_frames(progress, len(video))
         config = replace(self._steerseg.config, alternatives=request.alternatives)
         proposal = self._steerseg.propose(
             video,
