@@ -73,7 +73,7 @@ def see(
     *,
     budget: int,
     seconds_per_slice: float,
-    frame_batch: int,
+    frame_batch: int | None = None,
     frame_budget: int | None = None,
     pictures: Sequence[int] | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
@@ -86,7 +86,7 @@ def see(
         keyframes: Their indices in the video.
         budget: Most places of a slice of the video pass; families whose video frames have one size pass over it.
         seconds_per_slice: Seconds between two frame pairs.
-        frame_batch: Images encoded at a time.
+        frame_batch: Images encoded at a time; as many as suit the device where left out.
         frame_budget: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
             times ``budget`` where left out. The others show exactly twice the video's grid in each direction.
         pictures: Which of the K keyframes are encoded as images; all where left out. Training needs but a few.
@@ -98,10 +98,11 @@ def see(
     video = lvlm.encode_vision(_resize(frames, *sizes.video), "video", seconds_per_slice=seconds_per_slice)
     shown = frames if pictures is None else frames[list(pictures)]
     images = _resize(shown, *sizes.picture)
+    batch = frame_batch or lvlm.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
-    for start in range(0, len(images), frame_batch):
-        parts.append(lvlm.encode_vision(images[start : start + frame_batch], "image"))
-        tick(min(1.0, (start + frame_batch) / len(images)))
+    for start in range(0, len(images), batch):
+        parts.append(lvlm.encode_vision(images[start : start + batch], "image"))
+        tick(min(1.0, (start + batch) / len(images)))
     return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))
 
 
@@ -188,7 +189,7 @@ def ground(
     config: PipelineConfig,
     *,
     layers: Sequence[int],
-    frame_batch: int,
+    frame_batch: int | None = None,
     prefixes: PrefixShelf | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> GroundingMaps:
@@ -201,7 +202,7 @@ def ground(
         soft_prompts: What steers the attention; ``None`` for the raw attention.
         config: Granularity and head weighting.
         layers: Text layers of the rollout.
-        frame_batch: Frame passes at a time.
+        frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
         prefixes: Where the parts of the passes that do not depend on the question are kept.
         tick: Called with the fraction done.
     """
@@ -225,9 +226,10 @@ def ground(
         video = video_map_from(rollout[0])
         tick(0.2)
     if config.granularity != "video":
+        batch = frame_batch or lvlm.rows_at_once(context.frames.tokens.shape[1], len(layers))
         parts = []
-        for start in range(0, count, frame_batch):
-            images = context.frames[start : start + frame_batch]
+        for start in range(0, count, batch):
+            images = context.frames[start : start + batch]
             rollout = rolled_map(
                 lvlm,
                 [question] * len(images),

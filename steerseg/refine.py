@@ -209,14 +209,21 @@ def _picture_row(sample: TrainingSample, index: int) -> _Row:
     )
 
 
-def _passes(rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
-    """Rows that can go through the model together: of one grid and one pace."""
+def _passes(rows: Sequence[_Row], most: int, fitting: Callable[[int], int]) -> Iterator[list[_Row]]:
+    """Rows that can go through the model together: of one grid and one pace, and as many as memory allows.
+
+    Args:
+        rows: All rows.
+        most: Of one pass.
+        fitting: The number of a row's visual tokens -> how many such rows have room.
+    """
     groups: dict[tuple[object, ...], list[_Row]] = {}
     for row in rows:
         groups.setdefault(row.vision.layout, []).append(row)
     for group in groups.values():
-        for start in range(0, len(group), most):
-            yield group[start : start + most]
+        size = min(most, fitting(group[0].vision.tokens.shape[1]))
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 class SoftPromptTrainer:
@@ -366,7 +373,7 @@ class SoftPromptTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for rows, count in zip((films, pictures), counts.tolist(), strict=True):
-            for part in _passes(rows, self.config.rows):
+            for part in _passes(rows, self.config.rows, self.lvlm.training_rows):
                 loss = self._row_losses(part).sum() / count
                 loss.backward()
                 total += loss.item()

@@ -189,7 +189,8 @@ class Bench:
         seen = steerseg.look(self.video, steerseg.config)
         prompts = steerseg.soft_prompts
         assert prompts is not None
-        count = min(len(seen.context.frames), steerseg.preset.frame_batch)
+        tokens = seen.context.frames.tokens.shape[1]
+        count = min(len(seen.context.frames), steerseg.lvlm.rows_at_once(tokens, len(steerseg.layers)))
         self._grounding_part("video pass", seen.context.video, prompts.video)
         self._grounding_part("frame passes", seen.context.frames[:count], prompts.frame)
 

@@ -129,7 +129,7 @@ def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracke
 def make_preset(size: Size) -> Preset:
     """Keyframes, budgets and layers of the published preset, or small ones."""
     if size == "full":
-        return Preset(name="random", lvlm="-", sam2="-", layers=tuple(range(14, 28)), frame_batch=8)
+        return Preset(name="random", lvlm="-", sam2="-", layers=tuple(range(14, 28)))
     pipeline = {"max_new_tokens": 8}
     return Preset(name="random", lvlm="-", sam2="-", keyframes=4, video_tokens=24, pipeline=pipeline)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
+
+_CPU_ROWS = 4
+_FILLING_TOKENS = 8192
+"""A GPU multiplies matrices of so many rows as fast as larger ones."""
 
 __all__ = ["LVLM", "Taken", "VisionFeatures", "VisionKind"]
 
@@ -403,6 +408,37 @@ class LVLM:
     @property
     def _text_model(self) -> Any:
         return self.model.model.language_model
+
+    @functools.cached_property
+    def _working_bytes(self) -> int:
+        """A quarter of what is free when first asked for: always the same, so that passes and prefixes keep fitting."""
+        return torch.cuda.mem_get_info(self.device)[0] // 4
+
+    def rows_at_once(self, tokens: int, layers: int) -> int:
+        """How many chats of so many tokens should be read together: they fill the device, within its memory.
+
+        Args:
+            tokens: Of a chat.
+            layers: Of how many text layers queries and keys are kept.
+        """
+        if self.device.type != "cuda":
+            return _CPU_ROWS
+        text = self.model.config.get_text_config()
+        depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        # Of one layer at a time some eight tensors of its width and three of its inner one.
+        passing = 8 * text.hidden_size + 3 * text.intermediate_size
+        kept = layers * depth * (text.num_attention_heads + text.num_key_value_heads)
+        fits = self._working_bytes // (tokens * (passing + kept) * self.dtype.itemsize)
+        return max(1, min(fits, -(-_FILLING_TOKENS // tokens)))
+
+    def training_rows(self, tokens: int) -> int:
+        """How many chats of so many tokens have room together in training, if text layers are recomputed."""
+        if self.device.type != "cuda":
+            return sys.maxsize
+        text = self.model.config.get_text_config()
+        # The input of every layer; of one at a time all that its backward pass needs.
+        kept = (text.num_hidden_layers + 16) * text.hidden_size + 4 * text.intermediate_size
+        return max(1, self._working_bytes // (tokens * kept * self.dtype.itemsize))
 
     def activations_fit(self, tokens: int) -> bool:
         """Whether everything that a backward pass over so many tokens needs has room on the device."""

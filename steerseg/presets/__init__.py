@@ -58,7 +58,7 @@ class Preset(BaseModel):
             over it.
         frame_tokens: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
             times ``video_tokens`` where left out. Others show exactly twice the video's grid in each direction.
-        frame_batch: Frame passes at a time.
+        frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
         seconds_per_slice: Seconds between two frame pairs as told to the LVLM; the video's own where left out.
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         prompts: The questions, where they differ from the defaults.
@@ -79,7 +79,7 @@ class Preset(BaseModel):
     keyframes: int = Field(default=16, ge=1)
     video_tokens: int = Field(default=400, ge=4)
     frame_tokens: int | None = Field(default=None, ge=4)
-    frame_batch: int = Field(default=4, ge=1)
+    frame_batch: int | None = Field(default=None, ge=1)
     seconds_per_slice: float | None = Field(default=None, gt=0)
     soft_prompts: str | None = None
     prompts: dict[str, str] = {}

@@ -36,7 +36,7 @@ def test_presets_name_the_papers_models_layers_and_budgets(
     preset = load_preset(find_preset(name))
     assert (preset.lvlm, preset.sam2) == (lvlm, "facebook/sam2-hiera-large")
     assert preset.layers == tuple(range(layers // 2, layers))
-    assert (preset.keyframes, preset.frame_batch) == (16, 4)
+    assert (preset.keyframes, preset.frame_batch) == (16, None)
     assert (preset.video_tokens, preset.frame_tokens) == (video_tokens, frame_tokens)
     assert preset.quantise is None
     assert name in BUILT_IN
