@@ -150,7 +150,8 @@ def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
         lines.append(f"The split has {run['samples']} pairs; this is a part of it.")
     if len({len(entry.results) for entry in measured.values()}) > 1:
         lines.append("Not every row has all samples yet; gains are over those that both rows have.")
-    prompts = next((e.run["soft_prompts"] for e in measured.values() if e.run["soft_prompts"]), None)
+    rows = sorted(measured, key=lambda name: name not in ("steerseg", "soft"))  # the preset's, not an ablation's
+    prompts = next((measured[n].run["soft_prompts"] for n in rows if measured[n].run["soft_prompts"]), None)
     if prompts is not None:
         lines.append(
             f"Soft prompts: {prompts['digest']}, {prompts['tokens']} tokens, placed at {prompts['placement']}."
