@@ -1,0 +1,229 @@
+"""What Label Studio was promised arrives once, whoever dies meanwhile; what is too much is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backend_fixtures import VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
+
+from ml_backend.deliveries import Deliveries, Delivery
+from ml_backend.protocol import RequestError, Task
+from ml_backend.store import JobState, Store
+
+pytestmark = pytest.mark.timeout(240)
+DRIVER = Path(__file__).with_name("delivery_driver.py")
+ROOT = Path(__file__).parents[2]
+TASKS = 200
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def batch_of(expressions: list[str], first: int = 1000) -> dict[str, Any]:
+    """A /predict body with one task for each expression, each of its own video."""
+    body = recorded("predict_batch_video")
+    like = body["tasks"][-1]
+    tasks = [
+        {**like, "id": first + i, "data": {"video": f"/data/upload/{i}.mp4", "fps": 25, "expr": expression}}
+        for i, expression in enumerate(expressions)
+    ]
+    return {**body, "tasks": tasks}
+
+
+def introduce(backend: Backend, body: dict[str, Any], label_studio: FakeLabelStudio) -> None:
+    setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
+    backend.post("/setup", {**setup, "hostname": label_studio.url, "access_token": "abc"})
+
+
+@contextlib.contextmanager
+def served(
+    data: Path, label_studio: FakeLabelStudio, body: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A backend in a process of its own, killed in the end as by a power cut."""
+    command = [sys.executable, str(DRIVER), str(data), label_studio.url, *([str(body)] if body else [])]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(DRIVER.parent)))},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("up")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def worker_of(server: subprocess.Popen[str]) -> int | None:
+    """The model process of a server: its child that keeps itself behind the server by its niceness."""
+    for task in Path(f"/proc/{server.pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                    return int(child)
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the model process by /proc")
+def test_a_batch_of_200_survives_the_death_of_server_and_worker(
+    fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    data, body = tmp_path / "data", tmp_path / "body.json"
+    body.write_text(json.dumps(batch_of([f"the ball number {i}" for i in range(TASKS)])))
+    stored = fake_label_studio.predictions
+    with served(data, fake_label_studio, body):
+        wait_until(lambda: len(stored) >= 10)
+    with served(data, fake_label_studio) as server:
+        wait_until(lambda: len(stored) >= 60)
+        wait_until(lambda: worker_of(server) is not None)
+        os.kill(worker_of(server) or 0, signal.SIGKILL)
+        wait_until(lambda: len(stored) >= 110)
+    with served(data, fake_label_studio), sqlite3.connect(data / "steerseg.sqlite") as database:
+        wait_until(lambda: database.execute("SELECT count(*) FROM deliveries").fetchone() == (0,))
+        counts = Counter(prediction["task"] for prediction in stored)
+        assert counts == dict.fromkeys(range(1000, 1000 + TASKS), 1)
+        assert {prediction["model_version"] for prediction in stored} == {VERSION}
+        (open_jobs,) = database.execute(
+            "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+        ).fetchone()
+        assert open_jobs == 0
+
+
+def test_a_job_goes_on_under_its_own_number(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    body = batch_of([f"wait {release}"])
+    backend = make_backend(predict_timeout=0.3)
+    introduce(backend, body, fake_label_studio)
+    assert backend.post("/predict", body)["pending"] == [1000]
+    wait_until(Path(f"{release}.started").exists)
+    backend.service.close()
+    assert fake_label_studio.predictions == []
+
+    release.touch()
+    again = make_backend(
+        label_studio_url=fake_label_studio.url, label_studio_api_key="abc", predict_timeout=0.3
+    )
+    (job,) = again.store.jobs()
+    assert (job.state, job.expression, job.version) == (JobState.QUEUED, f"wait {release}", VERSION)
+    again.service.start()
+    wait_until(lambda: len(fake_label_studio.predictions) == 2)
+    wait_until(lambda: again.store.jobs()[0].state is JobState.DONE)
+    (job,) = again.store.jobs()
+    assert job.attempts == 1, "an orderly end of the server is no failed attempt"
+
+
+def test_what_kills_the_server_again_and_again_is_given_up(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
+) -> None:
+    body = batch_of(["the ball"])
+    backend = make_backend(max_attempts=2)
+    introduce(backend, body, fake_label_studio)
+    task = Task(1000, body["tasks"][0]["data"])
+    Deliveries(backend.store, 9).admit([Delivery(body["project"], task, VERSION)])
+    key = "of the job"
+    job = backend.store.add_job(
+        "propose", key, project_id=body["project"], task_id=1000, priority=1, version=VERSION
+    )
+    backend.store.update_job(job, stage="tracking", fraction=0.5, attempts=4)
+    backend.service.close()
+    (given_up,) = make_backend(max_attempts=2).store.jobs()
+    assert given_up.state is JobState.FAILED
+    assert "the server ended 4 times" in (given_up.error or "")
+
+
+def test_bad_input_is_not_tried_again(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    body = batch_of([f"wait {release}", "unreadable"])
+    backend = make_backend(predict_timeout=0.3)
+    introduce(backend, body, fake_label_studio)
+    backend.post("/predict", body)
+    release.touch()
+    wait_until(lambda: len(fake_label_studio.predictions) == 2)
+    deliveries = Deliveries(backend.store, 9)
+    wait_until(lambda: deliveries.left() == [])
+    (failed,) = [job for job in backend.store.jobs() if job.state is JobState.FAILED]
+    assert failed.attempts == 1
+
+
+def test_a_full_queue_says_when_to_come_back(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    backend = make_backend(predict_timeout=0.3, max_queue=3)
+    body = batch_of([f"wait {release}", "b", "c", "d"])
+    introduce(backend, body, fake_label_studio)
+    assert len(backend.post("/predict", body)["pending"]) == 4, "an empty queue takes any batch"
+    refused = backend.client.post("/predict", json=batch_of(["e"], first=2000))
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+    assert "the queue is full" in refused.get_json()["error"]
+    assert backend.post("/predict", body)["pending"], "those that wait already may be asked for again"
+    release.touch()
+    wait_until(lambda: len(fake_label_studio.predictions) == 8)
+    wait_until(lambda: Deliveries(backend.store, 9).left() == [])
+    assert backend.post("/predict", batch_of(["e"], first=2000))["errors"] == {}
+
+
+def test_deliveries_are_noted_once_and_all_or_none(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    deliveries = Deliveries(store, 2)
+    one, two, three = (Delivery(1, Task(number, {"a": number}), "v") for number in (1, 2, 3))
+    deliveries.admit([one])
+    with pytest.raises(RequestError, match="full"):
+        deliveries.admit([two, three])
+    deliveries.admit([one, two])
+    assert deliveries.left() == []
+    deliveries.put_off([one.place])
+    assert [left.task.id for left in deliveries.left()] == [1]
+    assert deliveries.take_up(one)
+    assert not deliveries.take_up(one)
+    deliveries.end([one.place, two.place, three.place])
+    assert Deliveries(store, 2).left() == []
+
+
+def test_a_push_that_label_studio_missed_is_made_up_for(
+    make_backend: MakeBackend,
+    fake_label_studio: FakeLabelStudio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ml_backend.service._LOOK_AGAIN", 0.2)
+    release = tmp_path / "release"
+    body = batch_of([f"wait {release}"])
+    backend = make_backend(predict_timeout=0.3)
+    introduce(backend, body, fake_label_studio)
+    setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
+    backend.post("/setup", {**setup, "hostname": "http://127.0.0.1:9", "access_token": "abc"})
+    threading.Thread(target=backend.service._follow_deliveries, daemon=True).start()
+    assert backend.post("/predict", body)["pending"] == [1000]
+    release.touch()
+    wait_until(
+        lambda: (
+            "failed" in {job.state for job in backend.store.jobs()} or backend.store.count_proposals() == 1
+        )
+    )
+    introduce(backend, body, fake_label_studio)  # Label Studio is back
+    wait_until(lambda: len(fake_label_studio.predictions) == 2)
+    wait_until(lambda: Deliveries(backend.store, 9).left() == [])
+    assert len(fake_label_studio.predictions) == 2
