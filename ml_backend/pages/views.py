@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from ml_backend.corrections import Correction
+from ml_backend.jobs import KIND
 from ml_backend.pages.curves import curve_of, presence_of
 from ml_backend.pages.forgery import FIELD, form_token, require_own_form
 from ml_backend.pages.pictures import ProposalPictures, Shown, View, views
@@ -26,7 +27,7 @@ from ml_backend.proposals import ProposalFiles
 from ml_backend.protocol import RequestError
 from ml_backend.service import Service
 from ml_backend.settings import ENV_PREFIX, Settings
-from ml_backend.store import Job, Project, StoreError
+from ml_backend.store import Project, StoreError
 from ml_backend.telling import tell
 from ml_backend.version_store import PRESET, VersionError
 from steerseg.download import redact_url
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 _ROWS = 50  # of a list on a page
 _JOBS = 100
 _BY = "a person, on the page"
-_CANCELLABLE = frozenset({"propose"})  # kinds of jobs
+_CANCELLABLE = frozenset({KIND})
 
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
@@ -109,7 +110,7 @@ def pages(service: Service) -> Blueprint:
         }
         return render_template(
             "jobs.html",
-            jobs=[(job, _words_of(job)) for job in listed],
+            jobs=listed,
             counts=store.count_jobs(),
             workers=service.health()["workers"],
             proposals=newest_proposals(store, tasks),
@@ -261,12 +262,6 @@ def _project(service: Service, number: int) -> Project:
             404, f"project {number} is unknown here", "The start page lists those that are known."
         )
     return known
-
-
-def _words_of(job: Job) -> str:
-    """What a job that makes a proposal looks for; empty for others. Its key ends with the expression."""
-    parts = job.key.split(":", 2)
-    return parts[2] if job.kind in _CANCELLABLE and len(parts) == 3 else ""
 
 
 def _promote(service: Service, number: int, name: str) -> None:
