@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     preset: str = Field("demo", description="Name or folder of the preset that holds or names the models.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     warm: bool = Field(True, description="Load the models when the server starts, not at the first request.")
+    compile_models: bool = Field(
+        False,
+        description="Compile SAM 2 when the models are loaded: minutes once, then less for every frame on a GPU.",
+    )
     alternatives: int = Field(
         3, ge=1, le=20, description="Most ranked tracklets per task; each becomes a prediction of its own."
     )

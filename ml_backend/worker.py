@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from steerseg.video import VideoLimits
 
 if TYPE_CHECKING:
     from steerseg.pipeline import Progress, SteerSeg
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,22 +132,26 @@ class ModelHandler:
             return PutDown()
 
 
-def _load(preset: str, device: str, limits: VideoLimits, memory: int) -> ModelHandler:
+def _load(preset: str, device: str, limits: VideoLimits, memory: int, compiled: bool) -> ModelHandler:
     # Only the model process pays for importing torch, transformers and sam2.
     from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
 
     from steerseg.pipeline import SteerSeg
+    from steerseg.warming import warm_up
 
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
     steerseg = SteerSeg.from_pretrained(preset, device=device, remembered_bytes=memory)
+    if compiled or steerseg.lvlm.device.type == "cuda":
+        log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
+        log.info("the models are warm after %.0f s", warm_up(steerseg, compiled=compiled))
     return ModelHandler(steerseg, limits, memory // 4)
 
 
 def model_worker(
-    preset: str, device: str, limits: VideoLimits, memory: int = 4 << 30
+    preset: str, device: str, limits: VideoLimits, memory: int = 4 << 30, *, compiled: bool = False
 ) -> Callable[[], ModelHandler]:
     """A picklable factory of the handler for :class:`ml_backend.executor.Executor`.
 
@@ -154,5 +161,6 @@ def model_worker(
         limits: Of the videos.
         memory: Bytes of videos and of SAM 2's features of them that are kept for further requests; a quarter
             as much again is kept of decoded frames.
+        compiled: Whether SAM 2 is compiled first.
     """
-    return partial(_load, preset, device, limits, memory)
+    return partial(_load, preset, device, limits, memory, compiled)
