@@ -1,0 +1,40 @@
+"""The GPU benchmark on a CPU, with tiny models: everything is measured, and both ways give the same maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_everything_is_measured_and_both_ways_agree(tmp_path: Path) -> None:
+    assert main(["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--quick"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if "failed" in line]
+    by_name = {line["name"]: line for line in lines}
+    for name in ("frame", "video", "fused", "frame, prefix kept against not"):
+        assert by_name[f"maps against straightforward: {name}"]["largest_difference"] <= 1e-4
+    for name in ("cold: propose", "further: propose", "refinement, a sample", "straightforward: all stages"):
+        assert by_name[name]["seconds"] > 0
+    assert "| further: ground |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "scaling.png").stat().st_size > 0
+
+
+def test_a_failed_measurement_is_recorded_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("benchmarks.gpu.__main__.make_tracker", broken)
+    assert main(["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--quick"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    failed = [line["name"] for line in lines if "out of memory" in line.get("failed", "")]
+    assert "warm-up" in failed
+    assert "proposals" in failed
+    assert any(line["name"].startswith("4-bit") for line in lines)
