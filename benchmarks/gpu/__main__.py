@@ -38,8 +38,10 @@ from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import installed_version
 from steerseg.refine import SoftPromptTrainer, TrainingSample
 from steerseg.tracking import Prompt
+from steerseg.warming import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
+_COMPILING = 120.0  # seconds that compiling may take
 EXPRESSIONS = ("the block that stays behind", "the bright thing above the others")
 
 
@@ -357,6 +359,22 @@ class Bench:
 
             self.records.attempt(name, measured)
 
+    def compiled(self) -> None:
+        """Tracking by a compiled SAM 2; the first time compiles."""
+        if self.device.type != "cuda":
+            self.records.put("compiled SAM 2", not_measured="compiling is of use on a GPU")
+            return
+        if self.records.left < _COMPILING:
+            self.records.put("compiled SAM 2", not_measured="no time was left")
+            return
+        tracker = make_tracker(self.size, self.device, self.dtype)
+        compile_tracker(tracker)
+        for state in ("compiled SAM 2: first time", "compiled SAM 2: encode and track one object"):
+            encoded = tracker.open(self.video)
+            start = tracker.start(encoded, [Prompt(0, ((0.5, 0.5),), (True,))])
+            work = functools.partial(tracker.propagate, encoded, [start])
+            self.records.timed(state, work)
+
     def quantised(self) -> None:
         """8 and 4 bit need an optional package."""
         if find_spec("bitsandbytes") is None:
@@ -440,6 +458,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("refinement", bench.refinement),
         ("keyframes", bench.scaling_keyframes),
         ("frames", bench.scaling_frames),
+        ("compiled", bench.compiled),
         ("quantised", bench.quantised),
     ):
         records.attempt(name, work)
