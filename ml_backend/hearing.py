@@ -105,7 +105,9 @@ def with_paint(steered: SteeredObject, draft: Regions, *, young: bool) -> Steere
     """
     series = draft.series.get(steered.place, {})
     own = draft.painted.get(steered.label, {})
-    painted: dict[int, RLE | None] = {} if young else dict(steered.painted)
+    painted = dict(steered.painted)
+    if young:  # what was removed stays so until something stands there again
+        painted = {page: rle for page, rle in painted.items() if rle is None and page not in series}
     for page, rle in series.items():
         mark = fingerprint(rle)
         if mark not in steered.known.get(page, ()):

@@ -24,7 +24,7 @@ from ml_backend.label_studio.regions import (
 from ml_backend.label_studio.told import Regions, Told, read_regions, texts_of
 from ml_backend.proposals import StoredProposal
 from ml_backend.protocol import Task
-from ml_backend.steered import SteeredObject, SteeredTask, fingerprint
+from ml_backend.steered import NOTHING, SteeredObject, SteeredTask, fingerprint
 from ml_backend.steering import AGREEMENT, SteerAnswer, SteerRequest
 from ml_backend.steering_jobs import SteeringJobs
 from ml_backend.steering_store import UNKNOWN, SteeringKey, SteeringStore
@@ -145,6 +145,7 @@ class _FrameCall:
         draft = call.task.draft
         annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
         self._key = SteeringKey(call.project_id, call.task.id, annotator, side.name)
+        self._young = False  # whether the draft has the last answer in it
         self._draft: Regions | None = None
         if draft is not None:
             self._draft = read_regions(draft.results, side, call.task.id)
@@ -163,6 +164,7 @@ class _FrameCall:
     def _take_in(self) -> Heard:
         told = self._call.told
         known = self._memory.get(self._key)
+        self._young = self._draft is not None and bool(known.message) and self._draft.status == known.message
 
         def heard_by(task: SteeredTask) -> Heard:
             return hear(task, told, self._draft, self._labels)
@@ -365,8 +367,18 @@ class _FrameCall:
         self, steered: SteeredObject, shown: tuple[RLE, ...], scores: tuple[float, ...]
     ) -> list[Result]:
         there = set(steered.visible_pages)
+        settled: set[int] = set()
         if self._draft is not None:
-            there |= self._draft.series.get(steered.place, {}).keys()
+            drawn = self._draft.series.get(steered.place, {})
+            there |= drawn.keys()
+            named = self._draft.labels.get(steered.place), self._draft.notes.get(steered.place)
+            if self._young and named == (steered.label, steered.expression or steered.label):
+                # What stands there already is not sent again: a stroke that no draft has yet would be lost.
+                settled = {
+                    page
+                    for page, rle in drawn.items()
+                    if page < len(shown) and fingerprint(shown[page]) == fingerprint(rle)
+                }
         track = _Track(shown, np.asarray(scores, dtype=np.float32))
         name = object_id(self._call.task.id, "", steered.place)
         expression = steered.expression or steered.label
@@ -377,7 +389,7 @@ class _FrameCall:
             expression=expression,
             attributes=steered.attributes,
             label=steered.label,
-            left_alone=steered.painted.keys(),
+            left_alone=settled | steered.painted.keys(),
             blank=there,
         )
         video, data = self._call.video, self._call.task.data
@@ -459,7 +471,7 @@ def _shown(answer: SteerAnswer) -> tuple[tuple[RLE, ...], tuple[float, ...]]:
 
 
 def _visible(rle: RLE) -> RLE | None:
-    return None if fingerprint(rle) == "-" else rle
+    return None if fingerprint(rle) == NOTHING else rle
 
 
 @lru_cache(16)

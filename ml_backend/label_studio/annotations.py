@@ -262,8 +262,12 @@ def _decide(
             return [_worded(bare, meant)]
         return [replace(bare, expression=meant or "", problem=(Problem.EMPTY, _NOTHING))]
     decisions = []
+    # What was typed last is about one of the objects only, where each was asked for in words of its own.
+    each_noted = len({group.note for group in groups if group.note}) > 1
     for group in (primary, *(group for group in groups if group is not primary)):
         words = group.text or (meant if group is primary else None)
+        if each_noted and group.note:
+            words = group.text or group.note
         if words is None and group.note not in (None, meant):
             words = group.note
         decision = replace(

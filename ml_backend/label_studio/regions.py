@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle as decode_brush
 from label_studio_sdk.converter.brush import mask2rle
@@ -49,6 +50,7 @@ MAX_PAGE_PIXELS = 64_000_000
 """Pages larger than this are refused before anything is allocated for them."""
 
 _PNG_URL = "data:image/png;base64,"
+_STROKE_BITS = 4  # of fractions of a pixel
 _DECIMALS = 3  # of percents; a thousandth of a percent is far below a pixel
 _MASK_TYPES = frozenset(
     kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
@@ -447,7 +449,7 @@ def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise ValueError(f"its page is {width} x {height} pixels")
     value = result["value"]
     if kind == "brush":
-        return _read_brush(value["rle"], height, width)
+        return _read_brush(value, height, width)
     if kind == "bitmask":
         return _read_bitmask(value["imageDataURL"], height, width)
     if kind == "polygon":
@@ -460,12 +462,35 @@ def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:
     return outlines_to_mask([outline], height, width)
 
 
-def _read_brush(rle: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
-    # The length stands first; checking it keeps a forged one from allocating gigabytes.
-    declared = int.from_bytes(bytes(rle[:4]), "big")
-    if declared != height * width * 4:
-        raise ValueError(f"its run lengths are for {declared} values, its page has {width} x {height} x 4")
-    return decode_brush(rle).reshape(height, width, 4)[:, :, 3] > 127
+def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """A brush region: its run lengths and, in a draft, the strokes that were made over them since."""
+    rle, strokes = value.get("rle"), value.get("touches") or ()
+    if rle is None and not strokes:
+        raise ValueError("it has no run lengths ('rle')")
+    mask = np.zeros((height, width), dtype=np.uint8)
+    if rle is not None:
+        # The length stands first; checking it keeps a forged one from allocating gigabytes.
+        declared = int.from_bytes(bytes(rle[:4]), "big")
+        if declared != height * width * 4:
+            raise ValueError(
+                f"its run lengths are for {declared} values, its page has {width} x {height} x 4"
+            )
+        mask = (decode_brush(rle).reshape(height, width, 4)[:, :, 3] > 127).astype(np.uint8)
+    for stroke in strokes:
+        _draw_stroke(mask, stroke)
+    return mask.astype(bool)
+
+
+def _draw_stroke(mask: NDArray[np.uint8], stroke: Mapping[str, Any]) -> None:
+    """Draw or erase a stroke as Label Studio's editor does: round ends and corners, all in percents of the page."""
+    height, width = mask.shape
+    points = np.asarray(stroke["relativePoints"], dtype=np.float64).reshape(-1, 2)
+    thickness = float(stroke["relativeStrokeWidth"]) * width / 100
+    if not (np.isfinite(points).all() and 0 <= thickness <= 4 * max(width, height)):
+        raise ValueError("it has a stroke that is no line of points")
+    corners = (points * (width, height) / 100 * (1 << _STROKE_BITS)).round().astype(np.int32)
+    colour = 0 if stroke.get("type") == "eraser" else 1
+    cv2.polylines(mask, [corners], False, colour, max(1, round(thickness)), cv2.LINE_8, _STROKE_BITS)
 
 
 def _read_bitmask(url: str, height: int, width: int) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,7 @@ from steerseg.masks import RLE, decode_rle, encode_rle
 _MASKS = frozenset(
     kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
 )
+_OURS = re.compile(r"(t\d+-[0-9a-f]{10})-f\d+(?:-\d+)?")
 _OFF_THE_OBJECT = ("negative", "background", "exclude", "remove")
 _READ_REGIONS = 2048
 """So many mask regions stay read: a draft comes with every call, and few of its regions have changed."""
@@ -137,7 +139,8 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
             chosen = next(iter(region_labels(item, "choices")), chosen)
         if item.get("from_name") not in controls or item.get("type") not in _MASKS or is_label_of_text(item):
             continue
-        place = places.get(str(item.get("id")).partition("-f")[0])
+        ours = _OURS.fullmatch(str(item.get("id")))
+        place = None if ours is None else places.get(ours.group(1))
         page = int(item.get("item_index") or 0)
         rle = _read(json.dumps(item, sort_keys=True))
         names = region_labels(item, str(item.get("type")))

@@ -1,0 +1,224 @@
+"""Clicks, boxes, paint and words as Label Studio sends them: what is remembered of them, and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from backend_fixtures import VERSION, Backend, MakeBackend, recorded
+
+from ml_backend.label_studio.regions import object_id, page_masks
+from steerseg.masks import encode_rle
+
+pytestmark = pytest.mark.timeout(120)
+
+OBJECTS = '<Choices name="which" toName="frames"><Choice value="object"/><Choice value="other"/></Choices>'
+STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
+TASK = 5
+Result = dict[str, Any]
+
+
+class Annotator:
+    """One person at one task: what stands on the pages, and calls as Label Studio's page makes them."""
+
+    def __init__(self, backend: Backend, number: int = 1) -> None:
+        self.backend = backend
+        self.number = number
+        self.body = recorded("predict_interactive_click_frames")
+        self.body["label_config"] = self.body["label_config"].replace("</View>", OBJECTS + STATUS + "</View>")
+        setup = {**recorded("setup"), "project": self.body["project"], "schema": self.body["label_config"]}
+        backend.post("/setup", setup)
+        self.click = self.body["params"]["context"]["result"][0]
+        self.draft: dict[str, Result] = {}
+        self.texts: list[str] = []
+        self.chosen: str | None = None
+        self.clicks = 0
+
+    def call(self, context: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """Send a call with the present draft; accept the answer into the draft, and return it."""
+        task = {**self.body["tasks"][0], "predictions": [], "drafts": []}
+        if self.draft:
+            person = f"someone@example.com, {self.number}"
+            task["drafts"] = [{"created_username": person, "result": list(self.draft.values())}]
+        body = {**self.body, "tasks": [task], "params": {"context": {"result": list(context)}}}
+        (item,) = self.backend.post("/predict", body)["results"]
+        assert item["model_version"] == VERSION
+        for result in item["result"]:
+            self.draft[result["id"]] = result
+        return list(item["result"])
+
+    def type(self, text: str) -> list[Result]:
+        self.texts.append(text)
+        typed = {"id": "e", "from_name": "expression", "to_name": "frames", "type": "textarea"}
+        context = [{**typed, "value": {"text": self.texts}}]
+        if self.chosen is not None:
+            choice = {"id": "c", "from_name": "which", "to_name": "frames", "type": "choices"}
+            context.append({**choice, "value": {"choices": [self.chosen]}})
+        return self.call(context)
+
+    def point(self, page: int, label: str = "object", **changes: Any) -> list[Result]:
+        self.clicks += 1
+        value = {**self.click["value"], "keypointlabels": [label], "labels": [label]}
+        return self.call(
+            [{**self.click, "id": f"k{self.clicks}", "item_index": page, "value": value, **changes}]
+        )
+
+    def series(self, place: int = 0) -> dict[int, Result]:
+        """What stands on the pages of one object."""
+        name = object_id(TASK, "", place)
+        found = {r["id"]: r for r in self.draft.values() if r["id"].startswith(name)}
+        return {region["item_index"]: region for region in found.values()}
+
+    @property
+    def told(self) -> str:
+        return str(self.draft["status-frames"]["value"]["text"][0])
+
+
+@pytest.fixture
+def annotator(backend: Backend) -> Annotator:
+    return Annotator(backend)
+
+
+def top(region: Result) -> int:
+    """The highest row of a region's mask; the test's model process says by it how many marks it was given."""
+    (mask,) = page_masks([region])
+    return int(np.flatnonzero(mask.mask.any(axis=1))[0])
+
+
+def test_clicks_and_boxes_of_any_page_add_up_and_move_all_pages(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    before = set(annotator.series())
+    annotator.point(3)
+    assert {top(region) for region in annotator.series().values()} == {1}
+    assert before <= set(annotator.series()) == set(range(12))
+    annotator.point(7, "negative")
+    box = {"type": "rectanglelabels", "from_name": "around"}
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["box"]}
+    annotator.point(9, **box, value=value)
+    assert {top(region) for region in annotator.series().values()} == {3}
+    assert "1 click, 1 click off it and 1 box" in annotator.told
+
+
+def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    draft = dict(annotator.draft)
+    first = annotator.point(3)
+    annotator.draft, annotator.clicks = draft, 0
+    assert annotator.point(3) == first
+    assert "1 click." in annotator.told
+    assert [job.kind for job in annotator.backend.store.jobs()] == ["steer", "propose"]
+
+
+def test_marks_outlast_a_restart_and_end_with_the_submission(
+    make_backend: MakeBackend, annotator: Annotator
+) -> None:
+    annotator.type("the ball")
+    annotator.point(3)
+    annotator.backend.service.close()
+    annotator.backend = make_backend()
+    annotator.point(4)
+    assert {top(region) for region in annotator.series().values()} == {2}
+
+    submitted = recorded("webhook_annotation_created_frames_brush")
+    submitted["annotation"] |= {"task": TASK, "completed_by": annotator.number}
+    annotator.backend.post("/webhook", submitted)
+    annotator.point(5)
+    assert "1 click" in annotator.told
+    assert "2 clicks" not in annotator.told
+
+
+def test_people_do_not_steer_each_other(backend: Backend) -> None:
+    one, other = Annotator(backend, 1), Annotator(backend, 2)
+    for person in (one, other):
+        person.type("the ball")
+        person.point(3)
+    one.point(4)
+    assert "2 clicks" in one.told
+    other.point(5)
+    assert "2 clicks" in other.told
+
+
+def test_a_deleted_object_is_forgotten(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    annotator.point(3)
+    for region in annotator.series().values():
+        del annotator.draft[region["id"]]
+    annotator.point(4)
+    assert "1 click." in annotator.told
+
+
+def painted(region: Result) -> Result:
+    """The region after a stroke, as a draft has it."""
+    points = {"relativePoints": [50, 50, 80, 50], "relativeStrokeWidth": 10, "type": "add"}
+    return {**region, "value": {**region["value"], "touches": [points]}}
+
+
+def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    mine = annotator.series()[4]
+    annotator.draft[mine["id"]] = painted(mine)
+    del annotator.draft[annotator.series()[6]["id"]]  # not visible there
+    answer = annotator.type("the ball")
+    pages = {region["item_index"] for region in answer if "item_index" in region}
+    assert pages.isdisjoint({4, 6})
+    assert "frames 5, 7" in annotator.told
+    assert annotator.draft[mine["id"]] == painted(mine)
+    annotator.point(2)
+    assert annotator.draft[mine["id"]] == painted(mine)
+    assert 6 not in annotator.series()
+
+
+def test_what_stands_there_already_is_not_sent_again(annotator: Annotator) -> None:
+    assert annotator.type("the ball")
+    again = annotator.type("the ball")
+    assert [region["type"] for region in again] == ["textarea"]
+
+
+def test_another_object_is_added_beside_the_first(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    first = annotator.series(0)
+    annotator.chosen = "other"
+    annotator.type("the box")
+    assert annotator.series(0) == first
+    assert {region["value"]["brushlabels"][0] for region in annotator.series(1).values()} == {"other"}
+    annotator.type("object: the sphere")
+    assert {region["meta"]["text"][0] for region in annotator.series(0).values()} == {"the sphere"}
+
+
+def test_several_objects_come_with_labels_in_order(annotator: Annotator) -> None:
+    annotator.type("the two balls")
+    labels = [
+        {region["value"]["brushlabels"][0] for region in annotator.series(place).values()} for place in (0, 1)
+    ]
+    assert labels == [{"object"}, {"other"}]
+    assert annotator.told.startswith("Tracked 2 objects for “the two balls”: object on 10 of 12 frames")
+
+
+def test_a_candidate_is_picked_by_its_number(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    assert "#2 (" in annotator.told
+    before = {page: encode_rle(page_masks([r])[0].mask) for page, r in annotator.series().items()}
+    annotator.type("#2")
+    after = {page: encode_rle(page_masks([r])[0].mask) for page, r in annotator.series().items()}
+    assert set(before) < set(after) == set(range(12))
+    assert before[0] != after[0]
+    annotator.type("#7")
+    assert "no #7" in annotator.told
+
+
+def test_where_a_mask_is_gone_a_blank_one_takes_its_place(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    annotator.type("#2")  # on all frames
+    annotator.type("#1")  # on the first ten
+    last = page_masks([annotator.series()[11]])[0]
+    assert not last.mask.any()
+
+
+def test_words_that_match_nothing_leave_the_pages_alone(annotator: Annotator) -> None:
+    annotator.type("the ball")
+    before = annotator.series()
+    annotator.type("nothing here")
+    assert annotator.series() == before
+    assert "The closest was at the top left of frame 1" in annotator.told
