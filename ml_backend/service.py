@@ -953,7 +953,15 @@ def create_service(settings: Settings) -> Service:
     store = Store(settings.database)
     limits = VideoLimits(max_bytes=settings.max_download_bytes)
     executor: ModelExecutor = Executor(
-        [model_worker(settings.preset, settings.device, limits, compiled=settings.compile_models)],
+        [
+            model_worker(
+                settings.preset,
+                settings.device,
+                limits,
+                settings.video_memory_bytes,
+                compiled=settings.compile_models,
+            )
+        ],
         warm=settings.warm,
         max_attempts=settings.max_attempts,
         stall_timeout=settings.stall_timeout,

@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds without any sign of progress after which the model process is replaced.",
     )
+    video_memory_mib: int = Field(
+        4096,
+        ge=64,
+        description="Size in MiB of the videos, and of SAM 2's features of them, that the model process keeps for "
+        "the next click; the least recently used go first.",
+    )
 
     # --- Label Studio
     label_studio_url: str | None = Field(
@@ -221,6 +227,11 @@ class Settings(BaseSettings):
     def max_download_bytes(self) -> int:
         """Largest media file in bytes."""
         return self.max_download_mib * _UNIT_MIB
+
+    @property
+    def video_memory_bytes(self) -> int:
+        """Size of the videos that the model process keeps, in bytes."""
+        return self.video_memory_mib * _UNIT_MIB
 
     @property
     def refine_cache_bytes(self) -> int:
