@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,14 +186,27 @@ def _propagate(
     _tell(progress, "propagating", 0.0)
     chosen = spread(sorted(known), MAX_CONDITIONING)
     started = tracker.start(encoded, [Prompt(frame=frame, mask=decode_rle(known[frame])) for frame in chosen])
-    tracked = tracker.propagate(
-        encoded, [started], progress=lambda fraction: _tell(progress, "propagating", fraction)
+    judges = _Judges(frozenset(wanted), encoded.height, encoded.width)
+    tracker.follow(
+        encoded, [started], [judges], progress=lambda fraction: _tell(progress, "propagating", fraction)
     )
-    masks = dict(zip(tracked.frames, tracked.frame_masks(0), strict=True))
-    return {
-        frame: _judged(masks[frame], float(tracked.frame_scores[0, frame]), tracked.logits[0, frame])
-        for frame in wanted
-    }
+    return dict(sorted(judges.judged.items()))
+
+
+class _Judges:
+    """Judges the wanted frames as they come, so that a long video's logits are never all in memory."""
+
+    def __init__(self, wanted: Collection[int], height: int, width: int) -> None:
+        self._wanted = wanted
+        self._size = (height, width)
+        self.judged: dict[int, PropagatedFrame] = {}
+
+    def put(self, frame: int, logits: torch.Tensor, presence: float) -> None:
+        """Take one frame from the tracker; see :class:`steerseg.tracking.Sink`."""
+        from steerseg.packing import mask_at_size
+
+        if frame in self._wanted:
+            self.judged[frame] = _judged(mask_at_size(logits, *self._size), presence, logits)
 
 
 def _judged(mask: NDArray[np.bool_], presence: float, logits: torch.Tensor) -> PropagatedFrame:

@@ -129,9 +129,7 @@ def answer_steering(
             "clicks that do not belong to the object need an object first; type what to track, or click on it"
         )
     started = tracker.start(encoded, prompts)
-    tracked = tracker.propagate(
-        encoded, [started], progress=lambda fraction: progress("tracking", fraction)
-    ).tracklets()[0]
+    (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= {t: _empty(encoded) for t in request.hidden if t < total}
     place = prompts[0].place()

@@ -20,8 +20,12 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
+from steerseg.spilling import FrameFile
 
 logger = logging.getLogger(__name__)
+
+IN_MEMORY = 512 * 2**20
+"""Bytes of decoded frames that are held in memory; a video with more of them is held on disk."""
 
 DEFAULT_FPS = 25.0
 """Frame rate of what has none of its own: a folder of frames, a single frame."""
@@ -383,7 +387,10 @@ def _frame_rate(pts: NDArray[np.float64], fallback: float) -> float:
 
 
 class FrameBuffer:
-    """Grows a (T, H, W, 3) array in place, so that the frames are in memory once and not twice."""
+    """Grows a (T, H, W, 3) array in place, so that the frames are in memory once and not twice.
+
+    Beyond :data:`IN_MEMORY` they are in no memory at all, but in a file that is mapped into it.
+    """
 
     def __init__(self, name: str, limits: VideoLimits, stride: int, expected: int = 0) -> None:
         self._name = name
@@ -393,6 +400,7 @@ class FrameBuffer:
         self._expected = max(0, expected) // stride + 1
         self._count = 0
         self._array: NDArray[np.uint8] | None = None
+        self._file: FrameFile | None = None
 
     def append(self, image: NDArray[np.uint8]) -> None:
         """Copy one (H, W, 3) image to the end.
@@ -403,7 +411,14 @@ class FrameBuffer:
         most = min(self._limits.max_frames, self._limits.max_memory // image.nbytes)
         if self._count >= most:
             raise VideoError(self._too_many(image.nbytes))
+        if self._file is None and (self._count + 1) * image.nbytes > IN_MEMORY:
+            self._spill(image.shape)
+        if self._file is not None:
+            self._file.append(image)
+            self._count += 1
+            return
         if self._array is None:
+            most = max(1, min(most, IN_MEMORY // image.nbytes))
             self._array = np.empty((min(most, max(16, min(self._expected, 4096))), *image.shape), np.uint8)
         elif self._count == len(self._array):
             grown = min(most, self._count + max(16, self._count // 4))
@@ -411,8 +426,18 @@ class FrameBuffer:
         self._array[self._count] = image
         self._count += 1
 
+    def _spill(self, shape: tuple[int, ...]) -> None:
+        """Move what is there to a file, where the rest follows."""
+        self._file = FrameFile(shape)
+        if self._array is not None:
+            for image in self._array[: self._count]:
+                self._file.append(image)
+            self._array = None
+
     def finish(self) -> NDArray[np.uint8]:
         """The frames so far, without spare room."""
+        if self._file is not None:
+            return self._file.finish()
         if self._array is None:
             raise ValueError("no frame was appended")
         self._array.resize((self._count, *self._array.shape[1:]), refcheck=False)

@@ -448,12 +448,11 @@ class SteerSeg:
         """The ranked candidates over the whole video, in the given order."""
         if not ranking:
             return ()
-        whole = self.tracker.propagate(
+        whole = self.tracker.track(
             seen.encoded,
             [found.on_keyframes.candidates[ranked.index] for ranked in ranking],
             progress=lambda fraction: tell("tracking", fraction),
         )
         return tuple(
-            replace(tracklet, score=ranked.score)
-            for tracklet, ranked in zip(whole.tracklets(), ranking, strict=True)
+            replace(tracklet, score=ranked.score) for tracklet, ranked in zip(whole, ranking, strict=True)
         )

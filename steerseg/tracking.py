@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from torch import Tensor
 from steerseg.config import PipelineConfig
 from steerseg.errors import ModelError
 from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.packing import PackedTrack, mask_at_size
 from steerseg.points import PointPrompt
+from steerseg.spilling import let_go
 from steerseg.video import Video
 
 Tick = Callable[[float], None]
@@ -36,6 +38,10 @@ _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
 _ENCODE_BATCH = {"cpu": 4, "cuda": 8}
 _FEATURE_BYTES = 2 << 30
+# Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that
+# the rows of a batch look ahead to.
+_STREAMED_FRAMES = 128
+_READ_BYTES = 64 << 20  # of frames that lie in a file, after which their memory is given back
 _MAX_ROWS = 32
 _EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
 _TRUSTED_TARGETS = ("sam2.", "steerseg.demo.sam2.")
@@ -159,6 +165,20 @@ class _Track:
     presence: NDArray[np.float32]
 
 
+class Sink(Protocol):
+    """What takes an object's answers, each frame's once, in the order in which they are found."""
+
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        """Take one frame.
+
+        Args:
+            frame: Index in the video.
+            logits: (h, w) float32 mask logits on the CPU; the grid covers the whole frame.
+            presence: Probability in [0, 1] that the object is visible.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """An object that a prompt started, not yet or partly tracked.
@@ -203,13 +223,7 @@ class Propagation:
     def frame_masks(self, index: int) -> Iterator[NDArray[np.bool_]]:
         """The (H, W) bool masks of one candidate at the video's size, frame by frame."""
         for logits in self.logits[index]:
-            full = F.interpolate(
-                logits[None, None].float(),
-                size=(self.height, self.width),
-                mode="bilinear",
-                align_corners=False,
-            )
-            yield (full[0, 0] > 0).numpy()
+            yield mask_at_size(logits, self.height, self.width)
 
     def masks(self, index: int) -> NDArray[np.bool_]:
         """(F, H, W) bool masks of one candidate at the video's size."""
@@ -232,7 +246,9 @@ class EncodedVideo:
     """A video with the image features of the frames that were needed so far.
 
     Features are kept up to ``budget`` bytes, least recently used first out; within it every frame is encoded
-    once, however many expressions and candidates ask for it.
+    once, however many expressions and candidates ask for it. A video whose features do not all fit is passed
+    through in order anyway, and would have lost each one before it comes again: of such a video no more is kept
+    than one batch of objects needs.
     """
 
     def __init__(self, video: Video, device: torch.device, budget: int) -> None:
@@ -240,6 +256,7 @@ class EncodedVideo:
         self.device = device
         self.budget = budget
         self._bytes = 0
+        self._read = 0
         self._features: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -268,11 +285,21 @@ class EncodedVideo:
         """Store a frame's features; over budget, forget the longest unused frame that is not ``wanted``."""
         self._features[frame] = features
         self._bytes += _size(features)
-        while self._bytes > self.budget:
+        budget = self.budget
+        if _size(features) * len(self) > budget:
+            budget = min(budget, _STREAMED_FRAMES * _size(features))
+        while self._bytes > budget:
             oldest = next((f for f in self._features if f not in wanted), None)
             if oldest is None:
                 return
             self._bytes -= _size(self._features.pop(oldest))
+
+    def rest(self, count: int) -> None:
+        """Note that so many frames were read; now and then, give back their memory where they lie in a file."""
+        self._read += count * int(self.frames[0].nbytes)
+        if self._read >= _READ_BYTES:
+            self._read = 0
+            let_go(self.frames)
 
     def get(self, frame: int) -> tuple[Tensor, ...]:
         """Per level (C, h, w) features of an encoded frame."""
@@ -370,6 +397,7 @@ class Tracker:
             for frame, features in zip(part, self._encode(encoded.frames[part]), strict=True):
                 kept = tuple(level.to(encoded.device) for level in features)
                 encoded.keep(frame, kept, wanted=part)
+            encoded.rest(len(part))
             if progress is not None:
                 progress((start + len(part)) / len(missing))
 
@@ -631,6 +659,53 @@ class Tracker:
             scores = np.stack([track.presence for track in tracks])
         return Propagation(tuple(tracked), wanted, logits, scores, encoded.height, encoded.width)
 
+    def track(
+        self, encoded: EncodedVideo, candidates: Sequence[Candidate], progress: Tick | None = None
+    ) -> tuple[Tracklet, ...]:
+        """The candidates as tracklets of the whole video, with a score of 0 until they are ranked.
+
+        The same masks as :meth:`propagate` gives, in memory that hardly grows with the video's length.
+
+        Args:
+            encoded: The video.
+            candidates: What to track.
+            progress: Told of each tracked frame.
+        """
+        packed = [PackedTrack(len(encoded), encoded.height, encoded.width) for _ in candidates]
+        self.follow(encoded, candidates, packed, progress=progress)
+        return tuple(
+            Tracklet(rles=track.rles, frame_scores=track.presence, prompt=candidate.prompt, score=0.0)
+            for track, candidate in zip(packed, candidates, strict=True)
+        )
+
+    def follow(
+        self,
+        encoded: EncodedVideo,
+        candidates: Sequence[Candidate],
+        sinks: Sequence[Sink],
+        progress: Tick | None = None,
+    ) -> None:
+        """Track all candidates over the whole video and hand on each frame's answer as soon as it is there.
+
+        Nothing is kept of a frame but what SAM 2 still attends to.
+
+        Args:
+            encoded: The video.
+            candidates: What to track.
+            sinks: What takes the answers, one for each candidate.
+            progress: Told of each tracked frame.
+        """
+        frames = tuple(range(len(encoded)))
+        wanted: dict[int, Sink] = {}
+        for owner, (candidate, sink) in enumerate(zip(candidates, sinks, strict=True)):
+            track = candidate._track
+            if track is None or track.frames != frames:
+                wanted[owner] = sink
+                continue
+            for frame in frames:
+                sink.put(frame, track.logits[frame], float(track.presence[frame]))
+        self._run(encoded, candidates, wanted, frames, progress)
+
     def _tracked(
         self,
         encoded: EncodedVideo,
@@ -639,13 +714,29 @@ class Tracker:
         progress: Tick | None,
     ) -> list[Candidate]:
         """The candidates with their tracks over ``frames``; tracks that are there already are kept."""
+        tracks = {
+            owner: _Builder(frames)
+            for owner, candidate in enumerate(candidates)
+            if candidate._track is None or candidate._track.frames != frames
+        }
+        self._run(encoded, candidates, tracks, frames, progress)
+        return [
+            replace(candidate, _track=tracks[owner].track()) if owner in tracks else candidate
+            for owner, candidate in enumerate(candidates)
+        ]
+
+    def _run(
+        self,
+        encoded: EncodedVideo,
+        candidates: Sequence[Candidate],
+        sinks: Mapping[int, Sink],
+        frames: tuple[int, ...],
+        progress: Tick | None,
+    ) -> None:
+        """Track the candidates that have a sink over ``frames``, and over their prompted frames."""
         rows: dict[tuple[int, ...], list[_Row]] = {}
-        tracks: dict[int, _Builder] = {}
-        for owner, candidate in enumerate(candidates):
-            if candidate._track is not None and candidate._track.frames == frames:
-                continue
-            tracks[owner] = _Builder(frames)
-            for row in _rows(owner, candidate._memories, frames):
+        for owner in sinks:
+            for row in _rows(owner, candidates[owner]._memories, frames):
                 # Rows whose prompts lie at the same relative places can share one memory bank.
                 rows.setdefault(tuple(row.memories), []).append(row)
         batches = [
@@ -656,18 +747,14 @@ class Tracker:
         steps = sum(max(len(row.path) for row in batch) for batch in batches)
         done = 0
         for batch in batches:
-            for _ in self._advance(encoded, batch, tracks, num_frames=len(frames)):
+            for _ in self._advance(encoded, batch, sinks, num_frames=len(frames)):
                 done += 1
                 if progress is not None:
                     progress(done / steps)
-        return [
-            replace(candidate, _track=tracks[owner].track()) if owner in tracks else candidate
-            for owner, candidate in enumerate(candidates)
-        ]
 
     @torch.inference_mode()
     def _advance(
-        self, encoded: EncodedVideo, rows: list[_Row], tracks: dict[int, _Builder], num_frames: int
+        self, encoded: EncodedVideo, rows: list[_Row], tracks: Mapping[int, Sink], num_frames: int
     ) -> Iterator[None]:
         """Step all rows through their paths; yields after every step.
 

@@ -206,6 +206,26 @@ def test_features_over_budget_are_forgotten_and_made_again(folder: Path) -> None
     assert len(encoded.missing(range(9))) > 0
 
 
+def test_streamed_tracks_are_those_of_all_frames_at_once(folder: Path) -> None:
+    plenty = Tracker.from_pretrained(folder)
+    scarce = Tracker(plenty.model, version="scarce", feature_bytes=60_000)
+    video = moving_square()
+    whole, streamed = plenty.open(video), scarce.open(video)
+    expected = plenty.propagate(whole, started(plenty, whole)).tracklets()
+    given = scarce.track(streamed, started(scarce, streamed))
+    assert any(rle["counts"] != expected[0].rles[0]["counts"] for rle in expected[0].rles)
+    for one, other in zip(given, expected, strict=True):
+        assert one.rles == other.rles
+        assert np.allclose(one.frame_scores, other.frame_scores, atol=1e-5)
+        assert one.prompt == other.prompt
+    # A candidate that was tracked over every frame already is not tracked again.
+    calls = count_encodings(plenty)
+    known = plenty.propagate(whole, started(plenty, whole)).candidates
+    before = sum(calls)
+    assert [track.rles for track in plenty.track(whole, known)] == [track.rles for track in expected]
+    assert sum(calls) == before
+
+
 def test_points_on_the_same_object_give_one_candidate(tracker: Tracker) -> None:
     encoded = tracker.open(moving_square())
     twice = [point(4, 0.5, 0.5, value=0.8), point(4, 0.5, 0.5, value=1.0)]

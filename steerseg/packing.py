@@ -1,0 +1,61 @@
+"""Masks of long videos: each one is brought to the video's size and encoded as soon as it is known.
+
+SAM 2 answers with a grid of floats for each object and frame, 256 KiB of them at its usual size; a minute of
+video would keep hundreds of MiB of that. An encoded mask takes a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerseg.masks import RLE, encode_rle
+
+
+def mask_at_size(logits: Tensor, height: int, width: int) -> NDArray[np.bool_]:
+    """(h, w) mask logits of a whole frame -> its (H, W) mask."""
+    full = F.interpolate(
+        logits[None, None].float(), size=(height, width), mode="bilinear", align_corners=False
+    )
+    mask: NDArray[np.bool_] = (full[0, 0] > 0).cpu().numpy()
+    return mask
+
+
+class PackedTrack:
+    """One object's masks, encoded in whatever order its frames come.
+
+    Args:
+        frames: How many frames the video has.
+        height: Of its frames.
+        width: Of its frames.
+    """
+
+    def __init__(self, frames: int, height: int, width: int) -> None:
+        self._size = (height, width)
+        self._rles: list[RLE | None] = [None] * frames
+        self.presence: NDArray[np.float32] = np.zeros(frames, dtype=np.float32)
+
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        """Note one frame.
+
+        Args:
+            frame: Index in the video.
+            logits: (h, w) mask logits; not kept.
+            presence: Probability in [0, 1] that the object is visible.
+        """
+        self._rles[frame] = encode_rle(mask_at_size(logits, *self._size))
+        self.presence[frame] = presence
+
+    @property
+    def rles(self) -> tuple[RLE, ...]:
+        """One encoded (H, W) mask per frame.
+
+        Raises:
+            RuntimeError: A frame is missing.
+        """
+        known = tuple(rle for rle in self._rles if rle is not None)
+        if len(known) != len(self._rles):
+            raise RuntimeError("a track is asked for before all of its frames were tracked")
+        return known
