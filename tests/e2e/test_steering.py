@@ -1,0 +1,148 @@
+"""An annotator steers in a real browser: words, clicks, boxes, strokes, several objects, texts beside boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.demo.samples import Sample
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.regions import object_id, page_masks
+from tests.e2e.conftest import ARTEFACTS, Project
+from tests.e2e.label_studio import WAIT, LabelingPage, until
+
+AUTOSAVE = 6_000
+"""Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""
+
+
+def answered(labeling: LabelingPage, act: Callable[[], None]) -> None:
+    """Do something that asks the backend, and wait until its answer is on the page."""
+    with labeling.page.expect_response(
+        lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
+    ):
+        act()
+    labeling.page.wait_for_timeout(1000)
+
+
+def series(labeling: LabelingPage, task: int, place: int = 0) -> dict[int, dict[str, Any]]:
+    """The regions of one object by page."""
+    name = object_id(task, "", place)
+    return {r["item_index"]: r for r in labeling.of_type("brushlabels") if r["id"].startswith(name)}
+
+
+def mask_of(region: dict[str, Any]) -> NDArray[np.bool_]:
+    return page_masks([region])[0].mask
+
+
+def middle_of(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """The middle of a mask, in fractions of the page."""
+    rows, columns = np.nonzero(mask)
+    return float(columns.mean()) / mask.shape[1], float(rows.mean()) / mask.shape[0]
+
+
+def mark(labeling: LabelingPage, label: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Click, or draw a box, with the Auto-Detect tool; Ctrl draws over regions in place of selecting them."""
+    page = labeling.page
+    page.get_by_text(label, exact=True).first.click()
+    page.keyboard.press("m")
+    page.wait_for_timeout(300)
+
+    def draw() -> None:
+        page.keyboard.down("Control")
+        labeling.drag(start, end)
+        page.keyboard.up("Control")
+
+    def click() -> None:
+        box = labeling.canvas.bounding_box()
+        assert box is not None
+        page.keyboard.down("Control")
+        page.mouse.click(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+        page.keyboard.up("Control")
+
+    answered(labeling, click if start == end else draw)
+
+
+def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
+    labeling: LabelingPage, frames_project: Project, client: LabelStudioClient, samples: list[Sample]
+) -> None:
+    data = {"frames": client.task(frames_project.first_task)["data"]["frames"]}
+    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
+    labeling.open(frames_project.id, task, predicted=False)
+    labeling.switch_on_auto_annotation()
+    labeling.ask(samples[0].expression)
+    first = series(labeling, task)
+    page = min(first)
+    assert "Taken as:" in labeling.status()
+
+    middle = middle_of(mask_of(first[page]))
+    for number in range(page):
+        labeling.turn_page()
+        labeling.wait_for_page(number + 1)
+    mark(labeling, "positive", middle, middle)
+    assert "It follows 1 click." in labeling.status()
+    assert set(first) <= set(series(labeling, task))
+    labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
+
+    labeling.turn_page()
+    labeling.wait_for_page(page + 1)
+    rows, columns = np.nonzero(mask_of(series(labeling, task)[page + 1]))
+    height, width = first[page]["original_height"], first[page]["original_width"]
+    corners = (columns.min() / width, rows.min() / height), (columns.max() / width, rows.max() / height)
+    mark(labeling, "box", *corners)
+    assert "1 click and 1 box" in labeling.status()
+
+    # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
+    order = [region["item_index"] for region in labeling.of_type("brushlabels")]
+    labeling.select_region(order.index(page + 1))
+    labeling.use_tool("brush-tool")
+    labeling.drag((0.1, 0.85), (0.3, 0.85))
+    until(lambda: mask_of(series(labeling, task)[page + 1]).sum() > len(rows), "the stroke", limit=30)
+    stroked = mask_of(series(labeling, task)[page + 1])
+    labeling.page.keyboard.press("Escape")
+    labeling.page.wait_for_timeout(AUTOSAVE)
+    answered(labeling, lambda: labeling.type_expression(samples[0].expression))
+    assert f"Kept as you made it: frame {page + 2}." in labeling.status()
+    assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()
+    labeling.page.screenshot(path=ARTEFACTS / "steering-stroke.png")
+
+    # Another object beside it, and another candidate for it.
+    before = {number: mask_of(region) for number, region in series(labeling, task).items()}
+    labeling.page.locator("label", has_text="object 2").first.click()
+    labeling.ask("the backpack")
+    added = series(labeling, task, 1)
+    assert {region["value"]["brushlabels"][0] for region in added.values()} == {"object 2"}
+    labeling.page.screenshot(path=ARTEFACTS / "steering-objects.png")
+    answered(labeling, lambda: labeling.type_expression("#2"))
+    assert "#2 of" in labeling.status() or "no #2" in labeling.status()
+    after = {number: mask_of(region) for number, region in series(labeling, task).items()}
+    assert after.keys() == before.keys()
+    assert all((after[number] == before[number]).all() for number in before)
+
+    shown = {region["id"] for region in labeling.of_type("brushlabels")}
+    labeling.submit()
+    labeling.page.wait_for_timeout(2000)  # for the call that Label Studio makes after a submission
+    (stored,) = client.task(task)["annotations"]
+    kept = {region["id"] for region in stored["result"] if region["type"] == "brushlabels"}
+    assert shown <= kept
+
+
+def test_a_text_beside_a_box_track_tracks_that_box_anew(
+    labeling: LabelingPage, video_project: Project, samples: list[Sample]
+) -> None:
+    task = max(number for number in video_project.predictions)
+    labeling.open(video_project.id, task)
+    labeling.switch_on_auto_annotation()
+    (before,) = labeling.of_type("videorectangle")
+    field = labeling.page.get_by_placeholder("text for this box, then Enter").first
+    field.fill("the animal")
+
+    answered(labeling, lambda: field.press("Enter"))
+    (track,) = labeling.of_type("videorectangle")
+    assert track["id"] == before["id"]
+    assert track["value"]["labels"] == before["value"]["labels"]
+    assert track["meta"]["text"][0] == "the animal"
+    assert labeling.texts("region_expression") == ["the animal"]
+    labeling.page.screenshot(path=ARTEFACTS / "steering-video.png")

@@ -1,0 +1,87 @@
+"""Clicks, boxes and paint through a small SAM 2 with random weights: what is kept, and what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ml_backend.steering import FrameMarks, SteerAnswer, SteerRequest, answer_steering
+from steerseg.demo.sam2 import build_sam2, save_sam2
+from steerseg.errors import Cancelled, SteerSegError
+from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.tracking import EncodedVideo, Tracker
+from steerseg.video import video_from_frames
+from tests.conftest import SMALL_SAM2
+
+FRAMES, HEIGHT, WIDTH = 6, 36, 64
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("sam2")
+    save_sam2(build_sam2(SMALL_SAM2).state_dict(), SMALL_SAM2, folder)
+    return Tracker.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def encoded(tracker: Tracker) -> EncodedVideo:
+    frames = np.random.default_rng(0).integers(0, 255, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return tracker.open(video_from_frames(frames, fps=8.0))
+
+
+def square(x: int) -> NDArray[np.bool_]:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[8:24, x : x + 16] = True
+    return mask
+
+
+def answer(tracker: Tracker, encoded: EncodedVideo, **changes: Any) -> SteerAnswer:
+    given: dict[str, Any] = {"marks": {}, "painted": {}, "hidden": frozenset(), **changes}
+    track: tuple[RLE | None, ...] = given.pop("track", tuple(encode_rle(square(4)) for _ in range(FRAMES)))
+    request = SteerRequest(media=Path("video"), fps=None, track=track, anchor=0, **given)
+    return answer_steering(tracker, encoded, request, given.get("progress", lambda *_: None))
+
+
+def test_painted_frames_stay_and_removed_ones_stay_empty(tracker: Tracker, encoded: EncodedVideo) -> None:
+    painted: Mapping[int, RLE] = {2: encode_rle(square(6))}
+    found = answer(tracker, encoded, painted=painted, hidden=frozenset({4}))
+    assert found.tracklet.rles[2] == painted[2]
+    assert not decode_rle(found.tracklet.rles[4]).any()
+    assert len(found.tracklet.rles) == len(found.tracklet.frame_scores) == FRAMES
+    assert found.kept_track
+
+
+def test_paint_that_is_elsewhere_leaves_the_track_out(tracker: Tracker, encoded: EncodedVideo) -> None:
+    assert not answer(tracker, encoded, painted={2: encode_rle(square(44))}).kept_track
+
+
+def test_the_same_request_gives_the_same_answer(tracker: Tracker, encoded: EncodedVideo) -> None:
+    marks = {1: FrameMarks(((0.2, 0.4), (0.9, 0.9)), (True, False)), 3: FrameMarks(box=(0.1, 0.2, 0.3, 0.4))}
+    first, second = (answer(tracker, encoded, marks=marks) for _ in range(2))
+    assert first.tracklet.rles == second.tracklet.rles
+
+
+def test_a_click_off_the_object_needs_an_object(tracker: Tracker, encoded: EncodedVideo) -> None:
+    off = {1: FrameMarks(((0.9, 0.9),), (False,))}
+    assert answer(tracker, encoded, marks=off).unused == ()
+    with pytest.raises(SteerSegError, match="need an object first"):
+        answer(tracker, encoded, marks=off, track=())
+
+
+def test_it_stops_when_it_is_cancelled(tracker: Tracker, encoded: EncodedVideo) -> None:
+    def cancel(stage: str, fraction: float) -> None:
+        raise Cancelled(f"cancelled during {stage}")
+
+    request = SteerRequest(
+        Path("video"), None, (), None, {0: FrameMarks(((0.5, 0.5),), (True,))}, {}, frozenset()
+    )
+    with pytest.raises(Cancelled):
+        answer_steering(tracker, encoded, request, cancel)
