@@ -71,7 +71,8 @@ def draw_scaling(results: list[dict[str, Any]], path: Path) -> None:
             place.set_ylim(bottom=0)
             place.grid(alpha=0.3)
     for place in places[0]:
-        place.legend(fontsize=8)
+        if place.lines:
+            place.legend(fontsize=8)
     figure.suptitle(f"{results[0]['device']}, random weights ({results[0]['size']})")
     figure.savefig(path, dpi=120)
     plt.close(figure)
