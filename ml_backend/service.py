@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -85,6 +86,7 @@ _ACTIONS = frozenset(
 )
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
 _PUSHERS = 2  # late predictions that are pushed at the same time
+_SEEN_AGAIN = 60.0  # seconds after which a project is noted as seen again
 _LOOK_AGAIN = 30.0  # seconds between two looks at what is owed to a Label Studio that could not be reached
 _REMEMBERED_PUSHES = 600.0  # seconds: longer than any request waits
 
@@ -318,13 +320,20 @@ class Service:
         extra_params = request.extra_params
         if extra_params is None:
             extra_params = known.extra_params if known else {}
-        self._store.save_project(
-            request.project_id,
-            uid=request.uid,
-            label_config=request.label_config,
-            hostname=hostname,
-            extra_params=extra_params,
-        )
+        described = (request.uid, request.label_config, hostname, extra_params)
+        # Label Studio introduces a project over and over: what has not changed is not written each time.
+        if (
+            known is None
+            or described != (known.uid, known.label_config, known.hostname, known.extra_params)
+            or (datetime.now(UTC) - known.last_seen).total_seconds() > _SEEN_AGAIN
+        ):
+            self._store.save_project(
+                request.project_id,
+                uid=request.uid,
+                label_config=request.label_config,
+                hostname=hostname,
+                extra_params=extra_params,
+            )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
             self._look.set()

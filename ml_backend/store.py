@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -435,6 +436,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._writing = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -744,7 +746,9 @@ class Store:
     @contextmanager
     def _write(self) -> Iterator[Session]:
         engine = self._engine.execution_options(immediate=True)
-        with self._errors(), Session(engine) as session, session.begin():
+        # SQLite lets writers that wait look again from time to time, and forgets nobody but by luck: under load
+        # some wait for seconds. A lock of this process wakes the next one at once.
+        with self._errors(), self._writing, Session(engine) as session, session.begin():
             yield session
 
     @contextmanager

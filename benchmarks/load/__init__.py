@@ -1,0 +1,1 @@
+"""How quickly the backend answers many callers while a model works."""

@@ -1,0 +1,1 @@
+"""How memory grows while a long video is tracked."""
