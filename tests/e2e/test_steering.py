@@ -12,7 +12,7 @@ from ml_backend.demo.samples import Sample
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.regions import object_id, page_masks
 from tests.e2e.conftest import ARTEFACTS, Project
-from tests.e2e.label_studio import WAIT, LabelingPage, until
+from tests.e2e.label_studio import WAIT, LabelingPage
 
 AUTOSAVE = 6_000
 """Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""
@@ -95,11 +95,15 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     assert "1 click and 1 box" in labeling.status()
 
     # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
-    order = [region["item_index"] for region in labeling.of_type("brushlabels")]
-    labeling.select_region(order.index(page + 1))
+    labeling.use_tool("move-tool")
+    x, y = middle_of(mask_of(series(labeling, task)[page + 1]))
+    box = labeling.canvas.bounding_box()
+    assert box is not None
+    labeling.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
     labeling.use_tool("brush-tool")
     labeling.drag((0.1, 0.85), (0.3, 0.85))
-    until(lambda: mask_of(series(labeling, task)[page + 1]).sum() > len(rows), "the stroke", limit=30)
+    mended = int(mask_of(series(labeling, task)[page + 1])[int(0.85 * height), int(0.2 * width)])
+    assert mended, "the stroke is a part of the object's region"
     stroked = mask_of(series(labeling, task)[page + 1])
     labeling.page.keyboard.press("Escape")
     labeling.page.wait_for_timeout(AUTOSAVE)
