@@ -150,7 +150,8 @@ def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
         lines.append(f"The split has {run['samples']} pairs; this is a part of it.")
     if len({len(entry.results) for entry in measured.values()}) > 1:
         lines.append("Not every row has all samples yet; gains are over those that both rows have.")
-    rows = sorted(measured, key=lambda name: name not in ("steerseg", "soft"))  # the preset's, not an ablation's
+    # The preset's own prompts, not those of an ablation.
+    rows = sorted(measured, key=lambda name: name not in ("steerseg", "soft"))
     prompts = next((measured[n].run["soft_prompts"] for n in rows if measured[n].run["soft_prompts"]), None)
     if prompts is not None:
         lines.append(
