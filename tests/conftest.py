@@ -8,24 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerseg.demo.sam2 import Sam2Size
 from steerseg.lvlm import LVLM
 from tests.tiny_lvlms import save_tiny_lvlm
+from tests.tiny_sam2 import SMALL_SAM2
 
 __all__ = ["SMALL_SAM2", "save_tiny_lvlm"]
-
-SMALL_SAM2 = Sam2Size(
-    image_size=64,
-    width=8,
-    stages=(1, 1, 2, 1),
-    windows=(8, 4, 4, 2),
-    global_blocks=(3,),
-    channels=32,
-    memory_channels=16,
-    memory_layers=1,
-    memory_frames=3,
-    object_pointers=4,
-)
 
 
 @pytest.fixture(scope="module")

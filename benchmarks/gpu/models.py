@@ -16,6 +16,7 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.video import Video, video_from_frames
 from tests.tiny_lvlms import CHAT_TEMPLATE, TINY, byte_tokenizer
+from tests.tiny_sam2 import SMALL_SAM2
 
 Size = Literal["full", "tiny"]
 
@@ -107,21 +108,9 @@ def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracke
 
         model = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_l.yaml", None, device=str(device))
     else:
-        from steerseg.demo.sam2 import Sam2Size, build_sam2
+        from steerseg.demo.sam2 import build_sam2
 
-        small = Sam2Size(
-            image_size=64,
-            width=8,
-            stages=(1, 1, 2, 1),
-            windows=(8, 4, 4, 2),
-            global_blocks=(3,),
-            channels=32,
-            memory_channels=16,
-            memory_layers=1,
-            memory_frames=3,
-            object_pointers=4,
-        )
-        model = build_sam2(small).to(device)
+        model = build_sam2(SMALL_SAM2).to(device)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
     return Tracker(model, version=f"random-{size}", dtype=dtype)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,23 +35,13 @@ def main() -> None:
 
     import torch
 
-    from steerseg.demo.sam2 import Sam2Size, build_sam2, save_sam2
+    from steerseg.demo.sam2 import build_sam2, save_sam2
     from steerseg.tracking import Prompt, Tracker
     from steerseg.video import VideoLimits, load_video, write_video
+    from tests.tiny_sam2 import SMALL_SAM2
 
     torch.manual_seed(0)
-    size = Sam2Size(
-        image_size=128,
-        width=8,
-        stages=(1, 1, 2, 1),
-        windows=(8, 4, 4, 2),
-        global_blocks=(3,),
-        channels=32,
-        memory_channels=16,
-        memory_layers=1,
-        memory_frames=7,
-        object_pointers=16,
-    )
+    size = replace(SMALL_SAM2, image_size=128, memory_frames=7, object_pointers=16)
     with tempfile.TemporaryDirectory() as folder:
         save_sam2(build_sam2(size).state_dict(), size, Path(folder) / "sam2")
         path = Path(folder) / "long.mp4"
