@@ -3,9 +3,10 @@
     python -m benchmarks.load
     python -m benchmarks.load --clients 100 --seconds 30
 
-A real server (``steerseg-backend serve``) with the demo's models predicts one task after another meanwhile. Each of
-the clients sends a request a second, of the three kinds in turn, on a connection that it keeps. Afterwards the
-database is asked for every event that was acknowledged.
+A real server (``steerseg-backend serve``) with the demo's models has work meanwhile: first a refinement from a few
+submitted tracks, then tasks to predict as well, for which the refinement makes way. Each of the clients sends a request
+a second, of the three kinds in turn, on a connection that it keeps. Afterwards the database is asked for every event
+that was acknowledged.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ GOALS = {"/health": 0.1, "/webhook": 0.2}
 """Seconds below which the 99th percentile is to stay."""
 
 _PROJECT = 1
+_CORRECTED = 6  # submitted tracks
 _CONFIG = """<View><Video name="video" value="$video"/><VideoRectangle name="box" toName="video"/>
 <Labels name="labels" toName="video"><Label value="object"/></Labels>
 <TextArea name="expression" toName="video"/></View>"""
@@ -54,8 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clip = folder / "clip.mp4"
-        write_video(clip, list(_pictures(48)), 25.0)
+        clips = [folder / f"clip-{number}.mp4" for number in range(_CORRECTED)]
+        for number, clip in enumerate(clips):
+            write_video(clip, list(_pictures(48, number)), 25.0)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
@@ -71,17 +75,24 @@ def main() -> None:
         command = [sys.executable, "-m", "ml_backend.cli", "serve"]
         with subprocess.Popen(command, env=environment) as server:
             try:
-                _measure(f"http://127.0.0.1:{port}", folder, clip, arguments.clients, arguments.seconds)
+                _measure(f"http://127.0.0.1:{port}", folder, clips, arguments.clients, arguments.seconds)
             finally:
                 server.terminate()
 
 
-def _measure(url: str, folder: Path, clip: Path, clients: int, seconds: float) -> None:
+def _measure(url: str, folder: Path, clips: list[Path], clients: int, seconds: float) -> None:
     _wait_until_ready(url)
     requests.post(f"{url}/setup", json=_SETUP, timeout=30).raise_for_status()
+    for number, clip in enumerate(clips):
+        requests.post(f"{url}/webhook", json=_submitted(number, clip), timeout=30).raise_for_status()
+    _wait_for_corrections(url)
+    requests.post(f"{url}/projects/{_PROJECT}/refine", timeout=30).raise_for_status()
+    print(f"a refinement runs ({_refinement_phase(url, 'training')})")
+    events = _load(url, clients, seconds)
+
     body = {
         "tasks": [
-            {"id": number, "data": {"video": str(clip), "expression": f"the red square number {number}"}}
+            {"id": number, "data": {"video": str(clips[0]), "expression": f"the red square number {number}"}}
             for number in range(1, 200)
         ],
         "project": f"{_PROJECT}.1",
@@ -90,9 +101,76 @@ def _measure(url: str, folder: Path, clip: Path, clients: int, seconds: float) -
     }
     answer = requests.post(f"{url}/predict", json=body, timeout=120)
     answer.raise_for_status()
-    busy = len(answer.json()["pending"])
-    print(f"{busy} predictions wait for the model; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{len(answer.json()['pending'])} predictions as well; the refinement: {_refinement_phase(url)}")
+    events |= _load(url, clients, seconds)
 
+    with sqlite3.connect(folder / "data" / "steerseg.sqlite") as database:
+        kept = {row[0] for row in database.execute("SELECT id FROM events")}
+    print(f"events acknowledged {len(events)}, lost {len(events - kept)}")
+
+
+def _submitted(number: int, clip: Path) -> dict[str, Any]:
+    """The event of an annotation: the square's track, as an annotator draws it."""
+    keyframes = [
+        {"frame": t + 1, "enabled": True, "rotation": 0, "time": (t + 1) / 25, **_square(t, number)}
+        for t in (0, 47)
+    ]
+    now = datetime.now(UTC).isoformat()
+    return {
+        "action": "ANNOTATION_CREATED",
+        "project": {"id": _PROJECT, "label_config": _CONFIG},
+        "task": {"id": 1000 + number, "data": {"video": str(clip), "expression": "the square"}},
+        "annotation": {
+            "id": 1000 + number,
+            "task": 1000 + number,
+            "project": _PROJECT,
+            "was_cancelled": False,
+            "created_at": now,
+            "updated_at": now,
+            "result": [
+                {
+                    "id": "square",
+                    "from_name": "box",
+                    "to_name": "video",
+                    "type": "videorectangle",
+                    "value": {
+                        "framesCount": 48,
+                        "duration": 1.92,
+                        "sequence": keyframes,
+                        "labels": ["object"],
+                    },
+                }
+            ],
+        },
+    }
+
+
+def _wait_for_corrections(url: str) -> None:
+    """Wait until SAM 2 has made masks of the boxes."""
+    while True:
+        counts = requests.get(f"{url}/projects/{_PROJECT}/corrections", timeout=30).json()
+        if counts["usable"] == _CORRECTED:
+            return
+        if counts["problems"]:
+            raise SystemExit(f"a track was set aside: {counts['problems'][0]['reason']}")
+        time.sleep(0.5)
+
+
+def _refinement_phase(url: str, wanted: str = "") -> str:
+    """What the refinement does, once that begins with ``wanted``."""
+    while True:
+        status = requests.get(f"{url}/projects/{_PROJECT}/refinement", timeout=30).json()
+        current = status["current"]
+        if current is None:
+            raise SystemExit(f"the refinement has ended: {status['history'][0]['reason']}")
+        if current["phase"].startswith(wanted):
+            return str(current["phase"])
+        time.sleep(0.5)
+
+
+def _load(url: str, clients: int, seconds: float) -> set[int]:
+    """Ask from all sides at once, print a table; the numbers of the events that were acknowledged."""
+    load = os.getloadavg()[0]
     times: dict[str, list[float]] = {"/health": [], "/setup": [], "/webhook": []}
     refused: list[str] = []
     events: set[int] = set()
@@ -105,11 +183,7 @@ def _measure(url: str, folder: Path, clip: Path, clients: int, seconds: float) -
         thread.start()
     for thread in threads:
         thread.join()
-    left = requests.get(f"{url}/health", timeout=30).json()["queued"]
-    with sqlite3.connect(folder / "data" / "steerseg.sqlite") as database:
-        kept = {row[0] for row in database.execute("SELECT id FROM events")}
-
-    print(f"{clients} clients, {seconds:.0f} s, {left} predictions still wait\n")
+    print(f"{clients} clients, {seconds:.0f} s, load before {load:.1f} on {os.cpu_count()} cores\n")
     print(f"{'route':10} {'requests':>8} {'p50 ms':>8} {'p99 ms':>8} {'most ms':>8}  p99 / goal")
     for route, values in times.items():
         middle, late = np.percentile(values, [50, 99]) if values else (float("nan"), float("nan"))
@@ -117,9 +191,11 @@ def _measure(url: str, folder: Path, clip: Path, clients: int, seconds: float) -
         print(
             f"{route:10} {len(values):8} {middle * 1000:8.1f} {late * 1000:8.1f} {max(values) * 1000:8.1f}  {goal}"
         )
-    print(f"\nevents acknowledged {len(events)}, lost {len(events - kept)}; requests refused {len(refused)}")
+    print(f"\nrequests refused {len(refused)}")
     for reason in sorted(set(refused)):
         print(f"  {reason}")
+    print()
+    return events
 
 
 def _wait_until_ready(url: str) -> None:
@@ -180,11 +256,22 @@ def _request(session: requests.Session, url: str, route: str, number: int, turn:
     return session.post(url + route, json=body, timeout=30)
 
 
-def _pictures(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+def _square(t: int, number: int) -> dict[str, float]:
+    """Its place in percent of the picture."""
+    return {
+        "x": (4 * t) / 320 * 100,
+        "y": (20 + 15 * number) / 180 * 100,
+        "width": 60 / 320 * 100,
+        "height": 50 / 180 * 100,
+    }
+
+
+def _pictures(count: int, number: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     pictures = []
+    top = 20 + 15 * number
     for t in range(count):
         picture = np.full((180, 320, 3), 60, dtype=np.uint8)
-        picture[60:110, 4 * t : 4 * t + 60] = (210, 40, 40)
+        picture[top : top + 50, 4 * t : 4 * t + 60] = (210, 40, 40)
         pictures.append(picture)
     return pictures
 
