@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +18,7 @@ from ml_backend.label_studio.config import (
 from steerseg.errors import ConfigError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label-studio-1.23.2"
+SHIPPED = Path(__file__).parents[2] / "label_config"
 
 
 def captured_config(name: str) -> str:
@@ -177,3 +179,11 @@ def test_label_follows_the_expression() -> None:
     assert choose_label(labels, "the doggy", ["cat", "on the left"]) == "cat"
     assert choose_label(labels, "whatever") == "object"
     assert choose_label((), "the dog") is None
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.xml")), ids=lambda path: path.name)
+def test_a_shipped_config_names_every_control_once(path: Path) -> None:
+    """Label Studio refuses to make a project of any other."""
+    names = [element.get("name") for element in ElementTree.parse(path).iter() if element.get("name")]
+    assert len(names) == len(set(names))
+    assert parse_controls(path.read_text(encoding="utf-8"))
