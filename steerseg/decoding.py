@@ -161,27 +161,19 @@ def decode_file(
         while block := file.read(1 << 20):
             digest.update(block)
     with _open(path, name) as container:
-        stream = _video_stream(container, name)
-        check_size(name, stream.width, stream.height, limits)
-        # A stream may change its size midway; the decoder itself then refuses to allocate what no limit
-        # allows. Its measure includes margins around the picture, hence the slack.
-        stream.codec_context.options = {"max_pixels": str(4 * limits.max_pixels + 2**20)}
+        stream = _bounded_stream(container, name, limits)
         rate = _declared_rate(stream)
         start = _start_time(container)
         frames = FrameBuffer(name, limits, stride, expected=stream.frames)
         times: list[Fraction | None] = []
-        stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
-        matrix: tuple[int, ...] | None = None
+        upright = _Upright(name, limits)
         decoded = damaged = 0
         for item in _decode(container, stream):
             if isinstance(item, av.FFmpegError):
                 damaged += 1
                 continue
             packet_end, frame = item
-            if stored is None:
-                check_size(name, frame.width, frame.height, limits)
-                stored = (frame.width, frame.height)
-                matrix = _display_matrix(frame)
+            upright.begin(frame)
             if decoded % stride == 0:
                 time = _time(frame, stream.time_base, start)
                 if time is not None and time > limits.max_duration:
@@ -189,7 +181,7 @@ def decode_file(
                         f"{name} is longer than the limit of {limits.max_duration:g} s. Cut it into shorter "
                         "clips."
                     )
-                frames.append(_upright(_to_rgb(frame, stored), matrix))
+                frames.append(upright.picture(frame))
                 times.append(time)
                 if len(times) % 8 == 1:
                     tick(min(1.0, packet_end / size))
@@ -221,25 +213,55 @@ def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDA
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
     """
     with _open(path, name) as container:
-        stream = _video_stream(container, name)
-        check_size(name, stream.width, stream.height, limits)
-        stream.codec_context.options = {"max_pixels": str(4 * limits.max_pixels + 2**20)}
-        stored: tuple[int, int] | None = None
-        matrix: tuple[int, ...] | None = None
+        stream = _bounded_stream(container, name, limits)
+        upright = _Upright(name, limits)
         for item in _decode(container, stream):
             if isinstance(item, av.FFmpegError):
                 continue
             _, frame = item
-            if stored is None:
-                check_size(name, frame.width, frame.height, limits)
-                stored = (frame.width, frame.height)
-                matrix = _display_matrix(frame)
-            yield _upright(_to_rgb(frame, stored), matrix)
-    if stored is None:
+            upright.begin(frame)
+            yield upright.picture(frame)
+    if not upright.begun:
         raise VideoError(
             f"{name} holds no frame that can be decoded. It may be truncated or empty; export or download it "
             "again."
         )
+
+
+class _Upright:
+    """Turns decoded frames into upright pictures of the first one's size."""
+
+    def __init__(self, name: str, limits: VideoLimits) -> None:
+        self._name, self._limits = name, limits
+        self._stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
+        self._matrix: tuple[int, ...] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a frame has come."""
+        return self._stored is not None
+
+    def begin(self, frame: Any) -> None:
+        """Take the size and the rotation of the first frame; later ones change nothing."""
+        if self._stored is None:
+            check_size(self._name, frame.width, frame.height, self._limits)
+            self._stored = (frame.width, frame.height)
+            self._matrix = _display_matrix(frame)
+
+    def picture(self, frame: Any) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB."""
+        assert self._stored is not None
+        return _upright(_to_rgb(frame, self._stored), self._matrix)
+
+
+def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
+    """The video stream of a file, its size checked and its decoder bounded."""
+    stream = _video_stream(container, name)
+    check_size(name, stream.width, stream.height, limits)
+    # A stream may change its size midway; the decoder itself then refuses to allocate what no limit
+    # allows. Its measure includes margins around the picture, hence the slack.
+    stream.codec_context.options = {"max_pixels": str(4 * limits.max_pixels + 2**20)}
+    return stream
 
 
 def _open(path: Path, name: str) -> Any:
