@@ -52,6 +52,11 @@ class Taken:
     response: int
 
 
+def _head_width(text: Any) -> int:
+    """Width of an attention head, by a text model's configuration."""
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
 class LVLM:
     """Wraps a frozen Hugging Face model and its processor. Weights never require gradients.
 
@@ -377,7 +382,7 @@ class LVLM:
             return found
         ids = ids[:, :length]
         text = self.model.config.get_text_config()
-        depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        depth = _head_width(text)
         rows = 2 * (last + 1) * text.num_key_value_heads + len(layers) * text.num_attention_heads
         if not slot.store.make_room(slot.owner, slot.part, ids.numel() * rows * depth * self.dtype.itemsize):
             return None
@@ -424,7 +429,7 @@ class LVLM:
         if self.device.type != "cuda":
             return _CPU_ROWS
         text = self.model.config.get_text_config()
-        depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        depth = _head_width(text)
         # Of one layer at a time some eight tensors of its width and three of its inner one.
         passing = 8 * text.hidden_size + 3 * text.intermediate_size
         kept = layers * depth * (text.num_attention_heads + text.num_key_value_heads)
