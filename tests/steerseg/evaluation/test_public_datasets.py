@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -23,8 +20,7 @@ from steerseg.evaluation.tables import main_table, published_table, report
 from steerseg.evaluation.variants import STEERSEG
 from steerseg.ranks import Ranks
 from tests.steerseg.evaluation import public_layouts as public
-
-ROOT = Path(__file__).parents[3]
+from tests.torchrun import steerseg_in_two_processes
 
 
 def arguments(dataset: str, root: Path, preset: Path, out: Path, *more: str) -> list[str]:
@@ -52,16 +48,7 @@ def test_the_processes_of_torchrun_share_the_clips(preset: Path, tmp_path: Path)
     begun = tmp_path / "two" / "results" / "begun.jsonl"
     begun.parent.mkdir(parents=True)
     begun.write_text("\n".join(first.read_text().splitlines()[:2]) + "\n")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "steerseg.cli", *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = steerseg_in_two_processes(command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("# Preset `small` on `revos` valid") == 1
     assert "| referring | 2 |" in done.stdout

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +18,8 @@ from steerseg.presets import Preset, load_preset
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training import Examples, Recipe, Record, data_order, train
 from tests.steerseg.evaluation import public_layouts as public
+from tests.torchrun import steerseg_in_two_processes
 
-ROOT = Path(__file__).parents[3]
 RECIPE = Recipe(tokens=3, batch=2, epochs=2, pictures=3, frames_per_sample=2, window=2)
 
 
@@ -59,17 +56,8 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(
     # Three expressions: the last step of an epoch has one, so that one of the processes has nothing to do.
     more = ("--limit", "3", "--learning-rate", "0.02", "--batch")
     assert cli.main(arguments(dataset, preset, tmp_path / "one", *more, "2")) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = arguments(dataset, preset, tmp_path / "two", *more, "1")
-    done = subprocess.run(
-        [*torchrun, "-m", "steerseg.cli", *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = steerseg_in_two_processes(command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("use it with --preset") == 1
     one, two = (SoftPrompts.load(tmp_path / name / "soft_prompts") for name in ("one", "two"))
