@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -157,6 +157,7 @@ class Proposer:
             return joined
         stored = self._stored(key, owner)
         if stored is not None:
+            self._end_left(lambda left: left.key == str(key), JobState.DONE)
             self._metrics.proposals.labels("cached").inc()
             ready: Future[StoredProposal] = Future()
             ready.set_result(stored)
@@ -169,6 +170,29 @@ class Proposer:
             job.owners.add(owner)
         self._metrics.proposals.labels("joined").inc()
         return job.wish
+
+    def let_go(self, places: Collection[tuple[int, int, str]]) -> None:
+        """End the jobs that an earlier process has left for these, so far as nobody has asked for them since.
+
+        Args:
+            places: Project, task and version of what is no longer to be delivered.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        self._end_left(
+            lambda left: (left.project_id, left.task_id, left.version) in places,
+            JobState.CANCELLED,
+            "nothing waits for it any more",
+        )
+
+    def _end_left(self, chosen: Callable[[Job], bool], state: JobState, reason: str | None = None) -> None:
+        with self._lock:
+            ended = [left for left in self._left.values() if chosen(left)]
+            for left in ended:
+                del self._left[left.key]
+        for left in ended:
+            self._store.finish_job(left.id, state, error=reason)
 
     def cancel(self, job_id: int) -> bool:
         """End a job: at once where it waits, at its next sign of progress where it runs.

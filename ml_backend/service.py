@@ -778,7 +778,7 @@ class Service:
         if passes or (isinstance(error, Cancelled) and self._closing.is_set()):
             self._deliveries.put_off(places)
         else:
-            self._deliveries.end(places)
+            self._end_owed(places)
 
     # --- what an earlier process owed
 
@@ -823,7 +823,7 @@ class Service:
             controls = parse_controls(project.label_config)
         except ConfigError as error:
             log.warning("task %d is given up: %s", delivery.task.id, error)
-            self._deliveries.end([delivery.place])
+            self._end_owed([delivery.place])
             return
         work = self._begin(
             _Work(delivery.task),
@@ -837,7 +837,13 @@ class Service:
 
     def _strike(self, delivery: Delivery) -> None:
         if self._deliveries.take_up(delivery):
-            self._deliveries.end([delivery.place])
+            self._end_owed([delivery.place])
+
+    def _end_owed(self, places: Iterable[Place]) -> None:
+        """Owe these no longer, nor go on with what an earlier process began for them."""
+        ended = set(places)
+        self._proposer.let_go(ended)
+        self._deliveries.end(ended)
 
     # --- interactive calls
 

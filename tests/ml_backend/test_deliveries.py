@@ -101,10 +101,8 @@ def test_a_batch_of_200_survives_the_death_of_server_and_worker(
         counts = Counter(prediction["task"] for prediction in stored)
         assert counts == dict.fromkeys(range(1000, 1000 + TASKS), 1)
         assert {prediction["model_version"] for prediction in stored} == {VERSION}
-        (open_jobs,) = database.execute(
-            "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
-        ).fetchone()
-        assert open_jobs == 0
+        still_open = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+        wait_until(lambda: database.execute(still_open).fetchone() == (0,))
 
 
 def test_a_job_goes_on_under_its_own_number(
@@ -132,6 +130,31 @@ def test_a_job_goes_on_under_its_own_number(
     assert job.attempts == 1, "an orderly end of the server is no failed attempt"
 
 
+def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
+) -> None:
+    body = batch_of(["the ball", "the cube"])
+    backend = make_backend()
+    introduce(backend, body, fake_label_studio)
+    assert backend.post("/predict", body)["results"]
+    done, other = (job for job in reversed(backend.store.jobs()))
+    backend.service.close()
+    # The moment after the first proposal is on disk and before its job says so; the second was for other words.
+    owed = [Delivery(1, Task(task["id"], task["data"]), VERSION) for task in body["tasks"]]
+    with sqlite3.connect(backend.service.settings.database) as database:
+        database.execute("UPDATE jobs SET state = 'running', finished_at = NULL")
+        database.execute("UPDATE jobs SET key = 'of other words' WHERE id = ?", (other.id,))
+    Deliveries(backend.store, 9).admit(owed)
+
+    again = make_backend(label_studio_url=fake_label_studio.url, label_studio_api_key="abc")
+    assert {job.state for job in again.store.jobs()} == {JobState.QUEUED}
+    again.service.start()
+    wait_until(lambda: not Deliveries(again.store, 9).left())
+    assert {prediction["task"] for prediction in fake_label_studio.predictions} == {1000, 1001}
+    states = {job.id: job.state for job in again.store.jobs()}
+    assert states == {done.id: JobState.DONE, other.id: JobState.CANCELLED}
+
+
 def test_what_kills_the_server_again_and_again_is_given_up(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
 ) -> None:
@@ -139,11 +162,9 @@ def test_what_kills_the_server_again_and_again_is_given_up(
     backend = make_backend(max_attempts=2)
     introduce(backend, body, fake_label_studio)
     task = Task(1000, body["tasks"][0]["data"])
-    Deliveries(backend.store, 9).admit([Delivery(body["project"], task, VERSION)])
+    Deliveries(backend.store, 9).admit([Delivery(1, task, VERSION)])
     key = "of the job"
-    job = backend.store.add_job(
-        "propose", key, project_id=body["project"], task_id=1000, priority=1, version=VERSION
-    )
+    job = backend.store.add_job("propose", key, project_id=1, task_id=1000, priority=1, version=VERSION)
     backend.store.update_job(job, stage="tracking", fraction=0.5, attempts=4)
     backend.service.close()
     (given_up,) = make_backend(max_attempts=2).store.jobs()
