@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SECRET_HEADER = "X-SteerSeg-Secret"
 # Requests that Label Studio, monitors and open pages repeat all the time are logged only when one debugs.
 _QUIET_ROUTES = frozenset(
-    {"/health", "/setup", "/metrics", "/versions", "/", "/pages/jobs", "/static/<path:filename>"}
+    {"/health", "/setup", "/metrics", "/versions", "/jobs", "/", "/pages/jobs", "/static/<path:filename>"}
 )
 
 
@@ -126,8 +126,12 @@ def create_app(service: Service) -> Flask:
     def refine(project: str) -> tuple[Response, int]:
         return jsonify(service.refine(project)), 202
 
-    @app.post("/jobs/<int:job>/cancel")
-    def cancel(job: int) -> tuple[Response, int]:
+    @app.get("/jobs")
+    def jobs() -> Response:
+        return jsonify(service.jobs())
+
+    @app.post("/jobs/<job>/cancel")
+    def cancel(job: str) -> tuple[Response, int]:
         service.cancel(job)
         return jsonify({"job": job}), 202
 
@@ -171,10 +175,10 @@ def create_app(service: Service) -> Flask:
 
 
 _HTTP_HINTS = {
-    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, /jobs/<number>/cancel, the pages "
-    "that / leads to, and below /projects/<number> /corrections, /refine and /refinement.",
-    405: "GET for /, /health, /versions, /metrics, and /corrections and /refinement below /projects/<number>; "
-    "POST for /setup, /predict, /webhook, /jobs/<number>/cancel and /projects/<number>/refine.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, /jobs, /jobs/<name>/cancel, the "
+    "pages that / leads to, and below /projects/<number> /corrections, /refine and /refinement.",
+    405: "GET for /, /health, /versions, /metrics, /jobs, and /corrections and /refinement below "
+    "/projects/<number>; POST for /setup, /predict, /webhook, /jobs/<name>/cancel and /projects/<number>/refine.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
 }
 

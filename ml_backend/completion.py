@@ -29,7 +29,7 @@ from ml_backend.corrections import (
     TrackBox,
     Verdict,
 )
-from ml_backend.executor import Priority
+from ml_backend.executor import Priority, Ticket
 from ml_backend.jobs import ModelExecutor
 from ml_backend.label_studio.annotations import read_annotation
 from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
@@ -41,16 +41,20 @@ from ml_backend.label_studio.media import (
     MediaUnavailableError,
 )
 from ml_backend.masking import MaskAnswer, MaskRequest, box_iou, box_of, mask_iou, upright_box
+from ml_backend.progress_notes import ProgressNotes
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
 from ml_backend.protocol import Task
 from ml_backend.settings import Settings
 from ml_backend.store import JobState, Store, StoreError
 from ml_backend.task_media import Loader, Media
+from ml_backend.worker import ModelAnswer, ModelRequest
 from steerseg.errors import Cancelled, ConfigError, SteerSegError, VideoError
 from steerseg.masks import RLE, mask_area
 from steerseg.video import frame_files
 
 log = logging.getLogger(__name__)
+
+KIND = "masks"
 
 UNTOUCHED_IOU = 0.985
 """A mask that overlaps its proposal by as much was not changed, where Label Studio does not say: outlines lose
@@ -76,6 +80,10 @@ class UnusableError(SteerSegError):
         self.problem = problem
 
 
+class GivenUpError(SteerSegError):
+    """A person cancelled the model's work on a correction."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Number and size of the frames of media."""
@@ -91,6 +99,21 @@ class Origin:
 
     proposed: Proposed
     tracklet: StoredTracklet
+
+
+@dataclass
+class _Job:
+    """The model's work on a correction.
+
+    Attributes:
+        id: Number of the job.
+        ticket: Of what was asked last.
+        cancelled: Whether a person cancelled it.
+    """
+
+    id: int
+    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    cancelled: bool = False
 
 
 class Completer:
@@ -130,6 +153,7 @@ class Completer:
         self._closing = False
         self._not_before: dict[str, float] = {}  # revisions that could not be completed, by monotonic time
         self._working = threading.Lock()
+        self._job: _Job | None = None  # there is one at a time
         self._thread = threading.Thread(target=self._follow, name="complete", daemon=True)
 
     def start(self) -> None:
@@ -185,6 +209,25 @@ class Completer:
                         usable += 1
         return usable
 
+    def cancel(self, job_id: int) -> bool:
+        """End the model's work on a correction, also in the middle.
+
+        A correction that is usable without it stays as it is; another one is set aside, and tried again when the
+        project's annotations are read anew.
+
+        Returns:
+            Whether it is under way here; ``False`` where it has ended, or is no completion.
+        """
+        with self._changed:
+            job = self._job
+            if job is None or job.id != job_id:
+                return False
+            job.cancelled = True
+            ticket = job.ticket
+        if ticket is not None:
+            self._executor.cancel(ticket)
+        return True
+
     # --- one correction
 
     def _try(self, pending: Pending, *, with_model: bool) -> bool | None:
@@ -198,6 +241,8 @@ class Completer:
             log.debug("%s: the server is stopping", where)
         except UnusableError as error:
             self._fail(pending, where, error.problem, str(error))
+        except GivenUpError as error:
+            self._give_up(pending, where, error)
         except SteerSegError as error:
             self._postpone(pending, where, error)
         except Exception as error:
@@ -219,11 +264,18 @@ class Completer:
             log.info("%s: tried again later: %s", where, error)
             return
         problem = Problem.MEDIA_GONE if isinstance(error, VideoError | LabelStudioError) else Problem.MODEL
-        if pending.usable and problem is Problem.MODEL:
+        if problem is Problem.MODEL:
+            self._give_up(pending, where, error)
+        else:
+            self._fail(pending, where, problem, str(error))
+
+    def _give_up(self, pending: Pending, where: str, error: SteerSegError) -> None:
+        """Go without the model: what is usable stays so, with its gaps."""
+        if pending.usable:
             self._corrections.leave_gaps(pending)
             log.warning("%s: nothing was propagated: %s", where, error)
-            return
-        self._fail(pending, where, problem, str(error))
+        else:
+            self._fail(pending, where, Problem.MODEL, str(error))
 
     def _fail(self, pending: Pending, where: str, problem: Problem, reason: str) -> None:
         if self._corrections.fail(pending, problem, reason):
@@ -354,6 +406,7 @@ class Completer:
 
         Raises:
             UnusableError: The media cannot be decoded.
+            GivenUpError: A person cancelled it.
             SteerSegError: It could not answer.
         """
         frames = pending.decision.frames
@@ -367,27 +420,47 @@ class Completer:
             hidden=frozenset(i for i, frame in frames.items() if frame.rle is None and not frame.boxes),
             propagate=propagate,
         )
-        job = self._store.add_job(
-            "masks",
+        number = self._store.add_job(
+            KIND,
             f"correction {pending.id}",
             project_id=pending.project_id,
             task_id=pending.task_id,
             priority=Priority.REFINEMENT,
+            expression=pending.decision.expression,
         )
+        job = self._job = _Job(number)
         try:
-            while True:
-                ticket = self._executor.submit(request, priority=Priority.REFINEMENT)
-                answer = ticket.result()
-                if isinstance(answer, MaskAnswer):
-                    self._store.finish_job(job, JobState.DONE)
-                    return answer
-                # Put down for something more urgent.
+            answer = self._answer(job, request)
         except SteerSegError as error:
             state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
-            self._store.finish_job(job, state, error=str(error))
+            self._store.finish_job(number, state, error=str(error))
+            if isinstance(error, Cancelled) and job.cancelled:
+                raise GivenUpError(
+                    "the model's work on it was cancelled on request; it is tried again when the project's "
+                    "annotations are read anew"
+                ) from error
             if isinstance(error, VideoError):
                 raise UnusableError(Problem.MEDIA_GONE, str(error)) from error
             raise
+        finally:
+            self._job = None
+        self._store.finish_job(number, JobState.DONE)
+        return answer
+
+    def _answer(self, job: _Job, request: MaskRequest) -> MaskAnswer:
+        """Ask the model process, again and again while it puts the request down for something more urgent."""
+        notes = ProgressNotes(self._store, job.id)
+        while True:
+            ticket = self._executor.submit(request, priority=Priority.REFINEMENT, on_progress=notes)
+            notes.ticket = ticket
+            with self._changed:
+                job.ticket = ticket
+                cancelled = job.cancelled  # while it was put down
+            if cancelled:
+                self._executor.cancel(ticket)
+            answer = ticket.result()
+            if isinstance(answer, MaskAnswer):
+                return answer
 
     # --- the thread
 

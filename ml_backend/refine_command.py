@@ -28,7 +28,7 @@ def refine(
         tell: Called with a line for a person now and then.
 
     Returns:
-        Whether it ended with a decision, or was asked for and goes on; ``False`` where it failed.
+        Whether it ended with a decision, or was asked for and goes on; ``False`` where it failed or was cancelled.
 
     Raises:
         SteerSegError: The project is unknown, or the server's data folder is not here.
@@ -76,7 +76,7 @@ def _follow(ask: Status, status: dict[str, Any], tell: Callable[[str], None]) ->
                     tell(f"note: {note}")
                 tell(f"{one['state']}: {one['reason']}")
             tell(f"champion: {status['champion'] or 'the preset'}")
-            return bool(ended and ended[-1]["state"] != "failed")
+            return bool(ended and ended[-1]["state"] not in ("failed", "cancelled"))
         line = f"{current['state']} {current['phase']}".strip()
         if current["total"]:
             line += f", {current['done']} of {current['total']}"

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ml_backend.connections import Connections
 from ml_backend.correction_store import CorrectionStore
-from ml_backend.executor import Priority
+from ml_backend.executor import Priority, Ticket
 from ml_backend.jobs import ModelExecutor
 from ml_backend.refinement_run import (
     FEATURES,
@@ -50,10 +51,16 @@ class _Carried:
     """A refinement that a thread carries on, or will again."""
 
     thread: threading.Thread | None = None
+    ticket: Ticket[ModelRequest, ModelAnswer] | None = None  # of the slice that it waits for
+    ended: bool = False  # nothing more is to be asked for it
     not_before: float = 0.0
     waits: int = 0
     failures: int = 0
     progress: tuple[str, int] = ("", 0)
+
+    @property
+    def alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
 
 
 class RefinementManager:
@@ -138,6 +145,36 @@ class RefinementManager:
         with self._changed:
             self._changed.notify_all()
         return refinement
+
+    def cancel(self, refinement_id: int) -> bool:
+        """End a refinement, also in the middle of a slice; the champion stays as it is.
+
+        What it has prepared and trained is removed. A trigger that it remembers becomes a refinement of its own.
+
+        Returns:
+            Whether there was something to end.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        if not self._refinements.cancel(refinement_id, "cancelled on request; the champion stays as it is"):
+            return False
+        log.info("refinement %d is cancelled on request", refinement_id)
+        self._halt(refinement_id)
+        with self._changed:
+            self._changed.notify_all()
+        return True
+
+    def _halt(self, refinement_id: int) -> None:
+        """End the slice of a refinement that has ended, and let it ask for none any more."""
+        with self._changed:
+            carried = self._carried.get(refinement_id)
+            if carried is None:
+                return
+            carried.ended = True
+            ticket = carried.ticket
+        if ticket is not None:
+            self._executor.cancel(ticket)
 
     def corrected(self, project_id: int) -> None:
         """Say that a correction became usable: enough of them ask for a refinement."""
@@ -230,12 +267,15 @@ class RefinementManager:
         active = self._refinements.active()
         known = {refinement.id for refinement in active}
         for number in [number for number in self._carried if number not in known]:
-            self._carried.pop(number)
-        busy = [one for one in self._carried.values() if one.thread is not None and one.thread.is_alive()]
+            self._halt(number)  # another process may have cancelled it
+            if not self._carried[number].alive:
+                self._carried.pop(number)
+                shutil.rmtree(self._folder / str(number), ignore_errors=True)
+        busy = [one for one in self._carried.values() if one.alive]
         for refinement in active:
-            carried = self._carried.setdefault(refinement.id, _Carried())
-            alive = carried.thread is not None and carried.thread.is_alive()
-            if alive or len(busy) >= _AT_ONCE or time.monotonic() < carried.not_before:
+            with self._changed:
+                carried = self._carried.setdefault(refinement.id, _Carried())
+            if carried.alive or len(busy) >= _AT_ONCE or time.monotonic() < carried.not_before:
                 continue
             if not busy:
                 evict_features(self._settings.data_dir, self._settings.feature_bytes)
@@ -256,14 +296,14 @@ class RefinementManager:
             line=self._line,
             media=self._media,
             connections=self._connections,
-            ask=self._ask,
+            ask=partial(self._ask, carried),
             refresh=self._refresh,
             patient=carried.waits < _PATIENCE,
         )
         try:
             run.run()
-        except Cancelled:
-            log.info("refinement %d is carried on at the next start", refinement.id)
+        except Cancelled as error:
+            log.info("refinement %d stops here: %s", refinement.id, error)
         except MediaPendingError as error:
             carried.waits += 1
             carried.not_before = time.monotonic() + _RETRY
@@ -287,10 +327,19 @@ class RefinementManager:
         with self._changed:
             self._changed.notify_all()
 
-    def _ask(self, request: ModelRequest) -> ModelAnswer:
-        if self._closing:
-            raise Cancelled("the server is stopping")
-        return self._executor.submit(request, priority=Priority.REFINEMENT).result()
+    def _ask(self, carried: _Carried, request: ModelRequest) -> ModelAnswer:
+        with self._changed:
+            if self._closing:
+                raise Cancelled("the server is stopping; it is carried on at the next start")
+            if carried.ended:
+                raise Cancelled("it was cancelled")
+        ticket = self._executor.submit(request, priority=Priority.REFINEMENT)
+        with self._changed:
+            carried.ticket = ticket
+            ended = carried.ended  # between the look above and now
+        if ended:
+            self._executor.cancel(ticket)
+        return ticket.result()
 
     def _failed_in_a_row(self, refinement: Refinement, carried: _Carried) -> int:
         now = self._refinements.get(refinement.id) or refinement

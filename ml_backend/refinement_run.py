@@ -59,7 +59,7 @@ from ml_backend.versions import PromptLine
 from ml_backend.worker import ModelAnswer, ModelRequest, PutDown
 from steerseg.artefacts import explained, write_bytes, write_json
 from steerseg.config import RefinementRecipe
-from steerseg.errors import ConfigError, SteerSegError, VideoError
+from steerseg.errors import Cancelled, ConfigError, SteerSegError, VideoError
 from steerseg.presets import ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class RefinementRun:
 
         Raises:
             MediaPendingError: Media cannot be had now; run again later.
-            Cancelled: The server is stopping; run again after its next start.
+            Cancelled: The server is stopping, to run it again after its next start; or it was cancelled.
             SteerSegError: It cannot be carried on.
         """
         plan = self._plan()
@@ -485,7 +485,8 @@ class RefinementRun:
             return {}
 
     def _tell(self, phase: str, done: int, total: int) -> None:
-        self._refinements.note_progress(self._refinement.id, phase, done, total)
+        if not self._refinements.note_progress(self._refinement.id, phase, done, total):
+            raise Cancelled(f"refinement {self._refinement.id} has ended: it was cancelled")
 
 
 def evict_features(data_dir: Path, limit: int) -> None:

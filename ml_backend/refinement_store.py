@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
@@ -122,11 +122,14 @@ class RefinementStore:
             return [_refinement(row) for row in session.scalars(query)]
 
     def last_begun(self, project_id: int) -> datetime | None:
-        """When the newest refinement began that looked at the corrections and did not fail."""
-        states = [*_ENDS.values(), RefinementState.RUNNING]
+        """When the newest refinement began that looked at the corrections and did not fail.
+
+        One that was cancelled counts too, also before it began: else the next correction would ask for it again.
+        """
+        states = [*_ENDS.values(), RefinementState.RUNNING, RefinementState.CANCELLED]
         with self._store.reading() as session:
             return session.scalar(
-                select(RefinementRow.started_at)
+                select(func.coalesce(RefinementRow.started_at, RefinementRow.finished_at))
                 .where(RefinementRow.project_id == project_id, RefinementRow.state.in_(states))
                 .order_by(RefinementRow.id.desc())
                 .limit(1)
@@ -135,7 +138,7 @@ class RefinementStore:
     def begin(
         self, refinement_id: int, *, champion_id: int | None, base_version: str, at: datetime
     ) -> Refinement:
-        """Let a waiting refinement run: its plan is on disk.
+        """Let a waiting refinement run: its plan is on disk. One that has ended meanwhile stays as it is.
 
         Args:
             refinement_id: The refinement.
@@ -145,6 +148,8 @@ class RefinementStore:
         """
         with self._store.writing() as session:
             row = _row(session, refinement_id)
+            if row.state not in ACTIVE_REFINEMENTS:
+                return _refinement(row)
             row.state = RefinementState.RUNNING
             row.champion_id, row.base_version = champion_id, base_version
             row.started_at = at
@@ -154,15 +159,24 @@ class RefinementStore:
         """Let a running refinement wait again, to begin anew; what it measured is dropped."""
         with self._store.writing() as session:
             row = _row(session, refinement_id)
+            if row.state not in ACTIVE_REFINEMENTS:
+                return
             row.state, row.phase, row.done, row.total, row.left_out = RefinementState.WAITING, "", 0, 0, []
             row.notes = _with(row.notes, note)
             session.execute(delete(TrialRow).where(TrialRow.refinement_id == refinement_id))
 
-    def note_progress(self, refinement_id: int, phase: str, done: int, total: int) -> None:
-        """Note how far it is."""
+    def note_progress(self, refinement_id: int, phase: str, done: int, total: int) -> bool:
+        """Note how far it is.
+
+        Returns:
+            Whether it goes on: ``False`` where it has ended, as by a cancellation, and stays as it is.
+        """
         with self._store.writing() as session:
             row = _row(session, refinement_id)
+            if row.state not in ACTIVE_REFINEMENTS:
+                return False
             row.phase, row.done, row.total = phase, done, total
+            return True
 
     def add_note(self, refinement_id: int, note: str) -> None:
         """Note something that a person should know; once only."""
@@ -228,6 +242,21 @@ class RefinementStore:
             if row.state in ACTIVE_REFINEMENTS:
                 _end(session, row, RefinementState.FAILED, reason)
             return _refinement(row)
+
+    def cancel(self, refinement_id: int, reason: str) -> bool:
+        """End a refinement because a person wants it; a remembered trigger becomes a waiting one.
+
+        Whoever carries it on finds that it has ended.
+
+        Returns:
+            Whether it was waiting or running; one that has ended, or never was, stays as it is.
+        """
+        with self._store.writing() as session:
+            row = session.get(RefinementRow, refinement_id)
+            if row is None or row.state not in ACTIVE_REFINEMENTS:
+                return False
+            _end(session, row, RefinementState.CANCELLED, reason)
+            return True
 
 
 def _end(session: Session, row: RefinementRow, state: RefinementState, reason: str) -> None:

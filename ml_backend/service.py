@@ -23,6 +23,7 @@ from ml_backend.executor import Executor, Priority, WorkerState
 from ml_backend.expressions import task_expression
 from ml_backend.ingestion import Ingestor
 from ml_backend.interactive import Answer, Call, FrameCalls, answer_video
+from ml_backend.job_list import count_jobs, list_jobs, read_name
 from ml_backend.jobs import ModelExecutor, Proposer, Wish
 from ml_backend.label_studio.client import LabelStudioUnreachableError
 from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
@@ -156,7 +157,8 @@ class Service:
         self.line = PromptLine(VersionStore(store), settings.data_dir, model)
         self._proposer = Proposer(store, ProposalFiles(settings.data_dir), executor, metrics)
         self._told = SteeringStore(store)
-        self._frame_calls = FrameCalls(self._told, SteeringJobs(store, executor, metrics), guidance)
+        self._steering_jobs = SteeringJobs(store, executor, metrics)
+        self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {
             Priority.BATCH: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-batch"),
             Priority.INTERACTIVE: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-interactive"),
@@ -276,19 +278,47 @@ class Service:
             raise VideoError(f"the media of task {task_id} were replaced since this was proposed")
         return media
 
-    def cancel(self, job_id: int) -> None:
-        """End a job that makes a proposal, also in the middle; its task may be asked for again.
+    def jobs(self, limit: int = 100) -> dict[str, Any]:
+        """Jobs and refinements, what runs first and then the newest, JSON-ready, and how many are in each state.
 
         Raises:
-            RequestError: It is not under way.
+            StoreError: The database cannot be read.
         """
-        if not self._proposer.cancel(job_id):
+        return {
+            "counts": {str(state): number for state, number in count_jobs(self._store).items()},
+            "jobs": [job.to_json() for job in list_jobs(self._store, limit)],
+        }
+
+    def cancel(self, name: str) -> None:
+        """End a job or a refinement, also in the middle; what it was for may be asked for again.
+
+        Args:
+            name: As the list of jobs names it; see :class:`~ml_backend.job_list.ListedJob`.
+
+        Raises:
+            RequestError: It is no name of a job, or the job is not under way.
+            StoreError: The database cannot be used.
+        """
+        read = read_name(name)
+        if read is None:
+            raise RequestError(
+                404,
+                f"{name!r} is no name of a job",
+                "GET /jobs lists them; their names are like 7 or refine-3.",
+            )
+        refinement, number = read
+        ends = (
+            (self.refinements.cancel,)
+            if refinement
+            else (self._proposer.cancel, self._steering_jobs.cancel, self.completer.cancel)
+        )
+        if not any(end(number) for end in ends):
             raise RequestError(
                 409,
-                f"job {job_id} cannot be cancelled: it has ended, or is not one that makes a proposal",
-                "GET /pages/jobs lists what is under way.",
+                f"job {name} cannot be cancelled: it has ended, or another process has it",
+                "GET /jobs lists what is under way.",
             )
-        log.info("job %d is cancelled on request", job_id)
+        log.info("job %s is cancelled on request", name)
 
     # --- what Label Studio asks
 
@@ -446,7 +476,7 @@ class Service:
         return {
             "version": self._base_version,
             "workers": self._executor.statuses,
-            "job_counts": self._store.count_jobs(),
+            "job_counts": count_jobs(self._store),
             "proposals": self._store.count_proposals(),
             "events": self._store.count_events(),
             "projects": [
@@ -455,7 +485,7 @@ class Service:
             ],
             "set_aside": self.corrections.list_set_aside(limit=20),
             "refinements": self.refinements.latest(),
-            "jobs": self._store.jobs(),
+            "jobs": list_jobs(self._store, 8),
         }
 
     def predict(self, body: object) -> dict[str, Any]:

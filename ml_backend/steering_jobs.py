@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from ml_backend.executor import Priority, Ticket
 from ml_backend.jobs import ModelExecutor
 from ml_backend.metrics import Metrics
+from ml_backend.progress_notes import ProgressNotes
 from ml_backend.steering import SteerAnswer, SteerRequest
 from ml_backend.store import JobState, Store, StoreError
 from ml_backend.worker import ModelAnswer, ModelRequest
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 KIND = "steer"
 _KEPT_ANSWERS = 64
-_NOTE_INTERVAL = 1.0
 
 
 @dataclass
@@ -30,10 +29,12 @@ class SteerWish:
 
     Attributes:
         future: Where it or its error arrives.
-        ticket: Its work; ``None`` where it was known.
+        job: Number of the job that makes it.
+        ticket: Its work; ``None`` before it was handed to the executor.
     """
 
     future: Future[SteerAnswer]
+    job: int
     ticket: Ticket[ModelRequest, ModelAnswer] | None = None
 
     @property
@@ -80,27 +81,34 @@ class SteeringJobs:
                 return known
             return self._start(digest, request, owner)
 
+    def cancel(self, job_id: int) -> bool:
+        """End a job: at once where it waits, at its next sign of progress where it runs.
+
+        Whoever waits for it is told that it was cancelled; asking again begins it anew.
+
+        Returns:
+            Whether it is under way here; ``False`` where it has ended, or is no steering.
+        """
+        with self._lock:
+            wish = next((wish for wish in self._wishes.values() if wish.job == job_id), None)
+        if wish is None or wish.ticket is None or wish.future.done():
+            return False
+        self._executor.cancel(wish.ticket)
+        return True
+
     def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> SteerWish:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
         job = self._store.add_job(
             KIND, digest, project_id=owner[0], task_id=owner[1], priority=Priority.INTERACTIVE
         )
-        wish = SteerWish(Future())
-        noted = ("", 0.0)
-
-        def note(stage: str, fraction: float) -> None:
-            nonlocal noted
-            now = time.monotonic()
-            if stage != noted[0] or now - noted[1] >= _NOTE_INTERVAL:
-                noted = (stage, now)
-                attempts = 1 if wish.ticket is None else wish.ticket.attempts
-                self._store.update_job(job, stage=stage, fraction=fraction, attempts=attempts)
-
+        wish = SteerWish(Future(), job)
+        notes = ProgressNotes(self._store, job)
         try:
-            wish.ticket = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=note)
+            wish.ticket = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=notes)
         except Cancelled as error:
             self._store.finish_job(job, JobState.CANCELLED, error=str(error))
             raise
+        notes.ticket = wish.ticket
         self._wishes[digest] = wish
         while len(self._wishes) > _KEPT_ANSWERS:
             self._wishes.popitem(last=False)

@@ -71,6 +71,7 @@ class RefinementState(enum.StrEnum):
     KEPT_BACK = "kept back"
     NOT_ENOUGH_DATA = "not enough data"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 ACTIVE_REFINEMENTS = (RefinementState.WAITING, RefinementState.RUNNING)

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from ml_backend.corrections import Correction
-from ml_backend.jobs import KIND
+from ml_backend.job_list import count_jobs, list_jobs, name_of_refinement
 from ml_backend.pages.curves import curve_of, presence_of
 from ml_backend.pages.forgery import FIELD, form_token, require_own_form
 from ml_backend.pages.pictures import ProposalPictures, Shown, View, views
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 _ROWS = 50  # of a list on a page
 _JOBS = 100
 _BY = "a person, on the page"
-_CANCELLABLE = frozenset({KIND})
 
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
@@ -69,7 +68,7 @@ def pages(service: Service) -> Blueprint:
 
     @blueprint.context_processor
     def everywhere() -> dict[str, Any]:
-        return {"csrf_field": FIELD, "csrf_token": form_token}
+        return {"csrf_field": FIELD, "csrf_token": form_token, "name_of_refinement": name_of_refinement}
 
     @blueprint.before_request
     def only_own_forms() -> None:
@@ -104,22 +103,21 @@ def pages(service: Service) -> Blueprint:
 
     @blueprint.get("/pages/jobs")
     def jobs() -> str:
-        listed = store.jobs(_JOBS)
+        listed = list_jobs(store, _JOBS)
         tasks = {
             (j.project_id, j.task_id) for j in listed if j.project_id is not None and j.task_id is not None
         }
         return render_template(
             "jobs.html",
             jobs=listed,
-            counts=store.count_jobs(),
+            counts=count_jobs(store),
             workers=service.health()["workers"],
             proposals=newest_proposals(store, tasks),
-            cancellable=_CANCELLABLE,
         )
 
-    @blueprint.post("/pages/jobs/<int:number>/cancel")
-    def cancel(number: int) -> AnyResponse:
-        service.cancel(number)
+    @blueprint.post("/pages/jobs/<name>/cancel")
+    def cancel(name: str) -> AnyResponse:
+        service.cancel(name)
         return redirect(url_for(".jobs"), 303)
 
     @blueprint.get("/pages/settings")

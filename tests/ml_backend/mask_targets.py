@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def mask(request: ModelRequest, progress: Callable[[str, float], None]) -> Model
         raise VideoError("the video holds no frame that can be decoded; export it again")
     if word == "broken":
         raise ModelError("out of memory while working on the request")
+    while word == "endless":
+        progress("propagating", 0.3)
+        time.sleep(0.01)
     if word == "busy":
         flag = Path(request.media.parent, "was-put-down")
         if not flag.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ class LocalMedia:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.video = "video"
+        self.video, self.folder_name = "video", "pages"
         self.trouble: MediaError | None = None
         self.pages = PAGES
         self.size = WIDTH, HEIGHT
@@ -72,7 +73,7 @@ class LocalMedia:
             raise self.trouble
         if controls.frames is None:
             return Media(self.folder / self.video, DIGEST, video=controls.video)
-        pages = self.folder / "pages"
+        pages = self.folder / self.folder_name
         pages.mkdir(exist_ok=True)
         for page in range(self.pages):
             Image.new("RGB", self.size).save(pages / f"{page:05}.jpg")
@@ -511,6 +512,44 @@ def test_a_model_that_fails_leaves_masks_usable(completing: Completing, tmp_path
     problem, reason = completing.problem()
     assert problem is Problem.MODEL
     assert "out of memory" in reason
+
+
+def cancelled(completing: Completing) -> None:
+    """Complete what there is, and cancel the model's work on it in the middle."""
+    working = threading.Thread(target=completing.complete)
+    working.start()
+    wait_until(lambda: any(job.state is JobState.RUNNING for job in completing.store.jobs()))
+    (job,) = completing.store.jobs()
+    assert job.kind == "masks"
+    assert not completing.completer.cancel(job.id + 1)
+    assert completing.completer.cancel(job.id)
+    working.join()
+    (job,) = completing.store.jobs()
+    assert job.state is JobState.CANCELLED
+    assert not completing.completer.cancel(job.id), "it has ended"
+
+
+def test_cancelled_work_on_boxes_is_set_aside_until_annotations_are_read_anew(completing: Completing) -> None:
+    completing.submit_video([track({2: (25, 25, 25, 50)})])
+    completing.media.video = "endless"
+    cancelled(completing)
+    problem, reason = completing.problem()
+    assert problem is Problem.MODEL
+    assert "cancelled on request" in reason
+    completing.media.video = "video"
+    assert completing.complete() == [], "nobody asked for it again"
+    assert completing.corrections.retry(1, [Problem.MODEL]) == 1
+    assert len(completing.complete()) == 1
+
+
+def test_cancelled_propagation_leaves_the_annotators_masks_usable(completing: Completing) -> None:
+    completing.media.folder_name = "endless"
+    completing.submit(mask_regions({0: square(20)}, proposed=False))
+    cancelled(completing)
+    (correction,) = completing.complete()
+    assert sorted(correction.frames) == [0]
+    assert correction.propagated == {}
+    assert len(completing.store.jobs()) == 1, "it is not begun again"
 
 
 def test_an_annotation_that_changes_meanwhile_is_not_overwritten(completing: Completing) -> None:

@@ -96,7 +96,7 @@ def test_jobs_show_progress_and_how_they_ended(predicted: Backend) -> None:
     predicted.store.finish_job(failed, JobState.FAILED, error="the video <b>is</b> gone")
     page = text_of(predicted.client, "/pages/jobs")
     assert '<progress value="0.42"' in page
-    assert "tracking 42 %" in page
+    assert "tracking, 42%" in page
     assert "try 2" in page
     assert "the video &lt;b&gt;is&lt;/b&gt; gone" in page
     assert "data-live" in page
@@ -131,6 +131,8 @@ def test_the_api_cancels_too_and_says_when_there_is_nothing_to_cancel(predicted:
     response = predicted.client.post("/jobs/1/cancel")
     assert response.status_code == 409
     assert "it has ended" in response.get_json()["error"]
+    assert predicted.client.post("/jobs/refine-1/cancel").status_code == 409, "there never was one"
+    assert predicted.client.post("/jobs/everything/cancel").status_code == 404
 
 
 def test_a_project_lists_its_proposals(predicted: Backend) -> None:

@@ -253,6 +253,41 @@ def test_a_prediction_is_answered_while_a_training_goes_on(world: World) -> None
     assert backend.executor.statuses[0].restarts == 0
 
 
+def test_a_refinement_is_a_job_that_is_cancelled_in_the_middle_of_its_training(world: World) -> None:
+    backend = world.start(steps=4000)
+    backend.post("/projects/1/refine")
+    number = backend.in_phase("training")["current"]["id"]
+    wait_until(lambda: backend.status()["current"]["done"] > 0)
+    (job,) = backend.client.get("/jobs").get_json()["jobs"]
+    assert (job["name"], job["kind"], job["state"]) == (f"refine-{number}", "refine", "running")
+    assert job["message"].startswith("training fold-1, ")
+    assert job["message"].endswith(" of 4000")
+    assert f'action="/pages/jobs/refine-{number}/cancel"' in backend.client.get("/pages/jobs").get_data(True)
+    backend.post("/webhook", training_event())  # remembered, so it is not lost with the one that runs
+    backend.post(f"/jobs/refine-{number}/cancel")
+    folder = world.root / "data" / "refinement" / str(number)
+    wait_until(lambda: not folder.exists())
+    second = backend.in_phase("training")["current"]
+    assert second["triggers"] == ["Start training"]
+    backend.post(f"/jobs/refine-{second['id']}/cancel")
+    history = backend.ended(count=2)["history"]
+    assert [one["state"] for one in history] == ["cancelled"] * 2
+    assert backend.status()["champion"] is None
+    again = backend.client.post(f"/jobs/refine-{number}/cancel")
+    assert (again.status_code, "it has ended" in again.get_json()["error"]) == (409, True)
+    assert backend.post("/predict", predict_body())["pending"] == [], "the model process is free again"
+    assert backend.executor.statuses[0].restarts == 0
+
+
+def test_a_refinement_that_waits_is_cancelled_before_it_begins(world: World) -> None:
+    backend = world.start(begin=False)
+    number = backend.post("/projects/1/refine")["current"]["id"]
+    backend.post(f"/jobs/refine-{number}/cancel")
+    backend.service.start()
+    (ended,) = backend.ended()["history"]
+    assert (ended["state"], ended["started_at"]) == ("cancelled", None)
+
+
 def test_a_killed_model_process_and_a_stopped_server_are_survived(world: World) -> None:
     """That it ends with the very same version is tested without the waiting for processes to start."""
     backend = world.start(steps=12)

@@ -283,6 +283,24 @@ def _alternate(driver: Driver, refinements: list[Refinement]) -> None:
     assert not failures
 
 
+def test_a_run_that_was_cancelled_elsewhere_stops_after_its_slice(driver: Driver) -> None:
+    slices: list[TrainRequest] = []
+
+    def ask(request: ModelRequest) -> ModelAnswer:
+        if isinstance(request, TrainRequest):
+            slices.append(request)
+            assert driver.refinements.cancel(refinement.id, "cancelled by another process")
+        return driver.ask(request)
+
+    refinement = driver.refinements.request(1, "test")
+    with pytest.raises(Cancelled):
+        driver.run(refinement, ask=ask)
+    assert len(slices) == 1
+    (ended,) = driver.refinements.latest(1)
+    assert (ended.state, ended.reason) == (RefinementState.CANCELLED, "cancelled by another process")
+    assert driver.versions.versions(1) == []
+
+
 def test_a_preset_that_was_changed_meanwhile_begins_it_anew(driver: Driver) -> None:
     def ask(request: ModelRequest) -> ModelAnswer:
         if isinstance(request, TrainRequest):

@@ -118,6 +118,40 @@ def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:
     assert refinements.trials(first.id) == {}
 
 
+def test_a_cancelled_one_stays_so_and_its_remembered_trigger_waits(store: Store) -> None:
+    refinements = RefinementStore(store)
+    first = refinements.request(1, "a request")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
+    refinements.request(1, "Start training")
+    assert refinements.cancel(first.id, "cancelled on request")
+    assert not refinements.cancel(first.id, "once more")
+    assert not refinements.cancel(99, "never was")
+    (waiting,) = refinements.active(1)
+    assert waiting.triggers == ("Start training",)
+    # Whoever still carries it on changes nothing any more.
+    assert not refinements.note_progress(first.id, "training candidate", 1, 2)
+    refinements.restart(first.id, "the preset was changed")
+    refinements.begin(first.id, champion_id=None, base_version="other", at=TIME)
+    refinements.settle(first.id, PROMOTE, new("aaaaaaaa"))
+    ended = refinements.get(first.id)
+    assert ended is not None
+    assert (ended.state, ended.base_version, ended.phase) == (RefinementState.CANCELLED, "base", "")
+    assert VersionStore(store).versions(1) == []
+
+
+def test_the_corrections_of_a_cancelled_one_do_not_ask_for_it_again(store: Store) -> None:
+    refinements = RefinementStore(store)
+    before = datetime.now(UTC)
+    assert refinements.cancel(refinements.request(1, "5 corrections").id, "not now")
+    begun = refinements.last_begun(1)
+    assert begun is not None, "though it never began"
+    assert before <= begun <= datetime.now(UTC)
+    second = refinements.request(1, "a request")
+    refinements.begin(second.id, champion_id=None, base_version="base", at=TIME)
+    refinements.cancel(second.id, "not now")
+    assert refinements.last_begun(1) == TIME
+
+
 def test_only_runs_that_looked_at_the_corrections_count_as_begun(store: Store) -> None:
     refinements = RefinementStore(store)
     assert refinements.last_begun(1) is None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from backend_fixtures import VERSION, Backend, MakeBackend, recorded
+from test_app import wait_until, with_expression
 
 from ml_backend.label_studio.regions import object_id, page_masks
 from steerseg.masks import encode_rle
@@ -138,6 +141,36 @@ def test_people_do_not_steer_each_other(backend: Backend) -> None:
     assert "2 clicks" in one.told
     other.point(5)
     assert "2 clicks" in other.told
+
+
+def test_a_click_is_a_job_that_can_be_cancelled_and_asked_for_again(
+    annotator: Annotator, tmp_path: Path
+) -> None:
+    backend, release = annotator.backend, tmp_path / "release"
+    annotator.type("the ball")
+    busy = with_expression(recorded("predict_batch_video"), f"wait {release}")
+    busy |= {"project": annotator.body["project"]}
+    predicting = threading.Thread(target=backend.post, args=("/predict", busy))
+    predicting.start()
+    wait_until(Path(f"{release}.started").exists)
+    clicking = threading.Thread(target=annotator.point, args=(3,))
+    clicking.start()
+
+    def waiting() -> list[str]:
+        jobs = backend.client.get("/jobs").get_json()["jobs"]
+        return [job["name"] for job in jobs if (job["kind"], job["state"]) == ("steer", "queued")]
+
+    wait_until(lambda: len(waiting()) == 1)
+    (name,) = waiting()
+    assert backend.client.post(f"/jobs/{name}/cancel").status_code == 202
+    clicking.join()
+    assert annotator.told == "cancelled before it began"
+    release.touch()
+    predicting.join()
+    assert backend.client.post(f"/jobs/{name}/cancel").status_code == 409
+    annotator.clicks = 0
+    annotator.point(3)
+    assert {top(region) for region in annotator.series().values()} == {1}
 
 
 def test_a_deleted_object_is_forgotten(annotator: Annotator) -> None:
