@@ -125,7 +125,9 @@ class Proposer:
                 self._store.requeue_job(job.id, attempts=job.attempts)
                 self._left[job.key] = job
         kept = {job.id for job in self._left.values()}
-        ended = self._store.fail_unfinished_jobs("the server stopped before it was done; ask again", but=kept)
+        ended = self._store.fail_unfinished_jobs(
+            "the server stopped before it was done; it begins anew when it is asked for again", but=kept
+        )
         if ended or kept:
             log.warning("of the previous run's jobs, %d go on and %d have ended with it", len(kept), ended)
         return len(kept)

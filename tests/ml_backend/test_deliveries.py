@@ -130,6 +130,32 @@ def test_a_job_goes_on_under_its_own_number(
     assert job.attempts == 1, "an orderly end of the server is no failed attempt"
 
 
+def test_an_annotator_presses_enter_again_after_the_server_was_killed(
+    make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    body, release = recorded("predict_interactive_text_frames"), tmp_path / "release"
+    status = '<TextArea name="status" toName="frames" maxSubmissions="0"/></View>'
+    body["label_config"] = body["label_config"].replace("</View>", status)
+    body["params"]["context"]["result"][0]["value"]["text"] = [f"wait {release}"]
+    file = tmp_path / "body.json"
+    file.write_text(json.dumps(body))
+    with served(tmp_path / "data", fake_label_studio, file):
+        wait_until(Path(f"{release}.started").exists)
+
+    again = make_backend(predict_timeout=0.3)
+    (cut_off,) = again.store.jobs()
+    assert cut_off.state is JobState.FAILED
+    assert "begins anew when it is asked for again" in (cut_off.error or "")
+    (item,) = again.post("/predict", body)["results"]
+    assert "still working" in item["result"][-1]["value"]["text"][0]
+    release.touch()
+    wait_until(lambda: again.store.count_proposals() == 1)
+    (item,) = again.post("/predict", body)["results"]
+    assert {region["item_index"] for region in item["result"] if "item_index" in region} == set(range(10))
+    wait_until(lambda: again.store.jobs()[0].state is JobState.DONE)
+    assert len(again.store.jobs()) == 2
+
+
 def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
 ) -> None:
