@@ -1,9 +1,9 @@
 """Point prompts -> tracklets, by SAM 2: frames encoded once, candidates decoded and propagated as batches.
 
-This is a driver over the ``sam2`` package, not a fork of it: the package's own tracking step runs every
-frame. Its stock predictor loops over objects in Python and keeps the state of every frame; here all
-candidates advance as one batch, in both directions of time at once, and only the memory that can still be
-attended to is kept.
+This is a driver over the ``sam2`` package, not a fork of it: the package's own modules compute every frame
+(see :mod:`steerseg.tracking_step`). Its stock predictor loops over objects in Python and keeps the state of
+every frame; here all candidates advance as one batch, in both directions of time at once, and only the memory
+that can still be attended to is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerseg.config import PipelineConfig
+from steerseg.delivery import Delivery, Sink
 from steerseg.errors import ModelError
+from steerseg.graphs import CapturedCalls, Function
 from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.packing import PackedTrack, mask_at_size
 from steerseg.points import PointPrompt
 from steerseg.spilling import let_go
+from steerseg.tracking_step import TrackingStep, attended
 from steerseg.video import Video
 
 Tick = Callable[[float], None]
@@ -43,6 +46,7 @@ _FEATURE_BYTES = 2 << 30
 _STREAMED_FRAMES = 128
 _READ_BYTES = 64 << 20  # of frames that lie in a file, after which their memory is given back
 _MAX_ROWS = 32
+_MAX_DECODED = 32  # points of one call; each takes 20 MB of a GPU at SAM 2's usual size
 _EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
 _TRUSTED_TARGETS = ("sam2.", "steerseg.demo.sam2.")
 
@@ -136,6 +140,7 @@ class _Decoded:
         point: What stands for the prompt.
         iou: Predicted overlap in [0, 1].
         logits: (h, w) low-resolution mask logits.
+        mask: (h, w) bool on the CPU, where they are above 0.
         large: (S, S) mask logits at the model's input size.
         pointer: (C,) object pointer.
         presence: (1,) object score logit.
@@ -145,6 +150,7 @@ class _Decoded:
     point: PointPrompt
     iou: float
     logits: Tensor
+    mask: Tensor
     large: Tensor
     pointer: Tensor
     presence: Tensor
@@ -163,20 +169,6 @@ class _Track:
     frames: tuple[int, ...]
     logits: Tensor
     presence: NDArray[np.float32]
-
-
-class Sink(Protocol):
-    """What takes an object's answers, each frame's once, in the order in which they are found."""
-
-    def put(self, frame: int, logits: Tensor, presence: float) -> None:
-        """Take one frame.
-
-        Args:
-            frame: Index in the video.
-            logits: (h, w) float32 mask logits on the CPU; the grid covers the whole frame.
-            presence: Probability in [0, 1] that the object is visible.
-        """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,6 +326,10 @@ class Tracker:
         version: Name and hash of configuration and weights.
         dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
         feature_bytes: How much of a video's image features is kept.
+
+    Attributes:
+        captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
+        in_blocks: Whether a GPU's answers come to the host in blocks; each one at once where not.
     """
 
     def __init__(
@@ -352,6 +348,10 @@ class Tracker:
         self._positions: list[Tensor] = []
         self._sizes: list[tuple[int, int]] = []
         self._memory_position: Tensor | None = None
+        self._step: TrackingStep | None = None
+        self._calls: CapturedCalls | None = None
+        self.captures = True
+        self.in_blocks = True
 
     @classmethod
     def from_pretrained(
@@ -416,7 +416,7 @@ class Tracker:
     @torch.inference_mode()
     def _encode(self, frames: NDArray[np.uint8]) -> list[tuple[Tensor, ...]]:
         """(B, H, W, 3) uint8 RGB -> per frame and level (C, h, w) features, lowest resolution last."""
-        pixels = preprocess(torch.from_numpy(frames).to(self.device), self.model.image_size)
+        pixels = preprocess(self._on_device(frames), self.model.image_size)
         with self._precision():
             output = self.model.forward_image(pixels)
         levels = output["backbone_fpn"][-self.model.num_feature_levels :]
@@ -426,19 +426,28 @@ class Tracker:
             self._positions = [level[:1].flatten(2).permute(2, 0, 1) for level in positions]  # (h * w, 1, C)
         return list(zip(*(level.unbind(0) for level in levels), strict=True))
 
+    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Frames where the model is. A GPU takes them from page-locked memory, and nobody waits for it."""
+        tensor = torch.from_numpy(pixels)
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _levels(self, encoded: EncodedVideo, frames: Sequence[int]) -> list[Tensor]:
+        """Features of one frame per row, per level (N, C, h, w)."""
+        self.encode(encoded, frames)
+        if len(set(frames)) == 1:
+            return [
+                level.to(self.device)[None].expand(len(frames), -1, -1, -1)
+                for level in encoded.get(frames[0])
+            ]
+        stored = [encoded.get(frame) for frame in frames]
+        return [torch.stack(level).to(self.device) for level in zip(*stored, strict=True)]
+
     def _vision(self, encoded: EncodedVideo, frames: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
         """Features and position encodings of one frame per row, per level (h * w, N, C)."""
-        self.encode(encoded, frames)
-        rows = len(frames)
-        if len(set(frames)) == 1:
-            levels = [
-                level.to(self.device)[None].expand(rows, -1, -1, -1) for level in encoded.get(frames[0])
-            ]
-        else:
-            stored = [encoded.get(frame) for frame in frames]
-            levels = [torch.stack(level).to(self.device) for level in zip(*stored, strict=True)]
-        features = [level.flatten(2).permute(2, 0, 1) for level in levels]
-        return features, [position.expand(-1, rows, -1) for position in self._positions]
+        features = [level.flatten(2).permute(2, 0, 1) for level in self._levels(encoded, frames)]
+        return features, [position.expand(-1, len(frames), -1) for position in self._positions]
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.device.type == "cuda" and self._dtype is not torch.float32:
@@ -458,7 +467,7 @@ class Tracker:
     ) -> list[Candidate]:
         """Points -> different objects, tracked over the keyframes.
 
-        All points of a keyframe are decoded in one call. A candidate's first score is its predicted overlap
+        Points of all keyframes are decoded together. A candidate's first score is its predicted overlap
         plus the map's value. On the keyframe of the best one, all that differ are tracked over the keyframes
         as one batch; candidates of other keyframes that one of these tracks already covers are dropped; and
         so on with the best of the rest (DecAF does the same one point at a time).
@@ -475,15 +484,14 @@ class Tracker:
             Candidates in the order in which they were found; empty where no point gives a mask.
         """
         frames = tuple(sorted({*(keyframes or ()), *(point.frame for point in points)}))
-        by_frame: dict[int, list[PointPrompt]] = {}
-        for point in points:
-            by_frame.setdefault(point.frame, []).append(point)
         tell = progress or (lambda fraction: None)
         self.encode(encoded, frames, progress=lambda fraction: tell(0.0))
         pool: list[_Decoded] = []
-        for frame, prompts in by_frame.items():
-            pool += _without_duplicates(self._decode_points(encoded, frame, prompts), config.duplicate_iou)
-            tell(0.0)
+        decoded_points = self._decode_points(encoded, points)
+        tell(0.0)
+        for frame in dict.fromkeys(point.frame for point in points):
+            answers = [decoded for decoded in decoded_points if decoded.point.frame == frame]
+            pool += _without_duplicates(answers, config.duplicate_iou)
         most = max(1, min(len(pool), config.max_candidates))
 
         found: list[Candidate] = []
@@ -531,19 +539,21 @@ class Tracker:
         place = prompts[0].place()
         return Candidate(place, quality + place.value, quality, memories)
 
-    def _decode_points(
-        self, encoded: EncodedVideo, frame: int, points: Sequence[PointPrompt]
-    ) -> list[_Decoded]:
-        """One positive click per row, a keyframe's in one call; clicks that hit nothing are left out."""
-        places = torch.tensor([[[point.x, point.y]] for point in points], dtype=torch.float32)
-        labels = torch.ones(len(points), 1, dtype=torch.int32)
-        decoded = self._decode(encoded, frame, points, clicks=self._clicks(places, labels))
-        return [answer for answer in decoded if bool((answer.logits > 0).any())]
+    def _decode_points(self, encoded: EncodedVideo, points: Sequence[PointPrompt]) -> list[_Decoded]:
+        """One positive click per row, many in one call; clicks that hit nothing are left out."""
+        decoded: list[_Decoded] = []
+        ordered = sorted(points, key=lambda point: point.frame)
+        for start in range(0, len(ordered), _MAX_DECODED):
+            part = ordered[start : start + _MAX_DECODED]
+            places = torch.tensor([[[point.x, point.y]] for point in part], dtype=torch.float32)
+            labels = torch.ones(len(part), 1, dtype=torch.int32)
+            decoded += self._decode(encoded, part, clicks=self._clicks(places, labels))
+        return [answer for answer in decoded if bool(answer.mask.any())]
 
     def _decode_prompt(self, encoded: EncodedVideo, prompt: Prompt) -> _Decoded:
         if prompt.mask is not None:
             mask = (self._resized(encoded, prompt.mask, self.model.image_size) >= 0.5).float()
-            return self._decode(encoded, prompt.frame, [prompt.place()], mask=mask)[0]
+            return self._decode(encoded, [prompt.place()], mask=mask)[0]
         places, labels = list(prompt.points), [int(label) for label in prompt.labels]
         if prompt.box is not None:
             x, y, width, height = prompt.box
@@ -556,7 +566,7 @@ class Tracker:
             side = 4 * self.model.sam_image_embedding_size
             # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
             earlier = (self._resized(encoded, prompt.earlier, side) * 2 - 1) * _EARLIER_LOGIT
-        return self._decode(encoded, prompt.frame, [prompt.place()], clicks=clicks, earlier=earlier)[0]
+        return self._decode(encoded, [prompt.place()], clicks=clicks, earlier=earlier)[0]
 
     def _resized(self, encoded: EncodedVideo, mask: NDArray[np.bool_], side: int) -> Tensor:
         """A mask of the video's size as (1, 1, side, side) coverage in [0, 1]."""
@@ -581,14 +591,13 @@ class Tracker:
     def _decode(
         self,
         encoded: EncodedVideo,
-        frame: int,
         points: Sequence[PointPrompt],
         clicks: dict[str, Tensor] | None = None,
         mask: Tensor | None = None,
         earlier: Tensor | None = None,
     ) -> list[_Decoded]:
-        """One prompt per row on one frame, without memory of other frames; clicks may correct earlier logits."""
-        features, positions = self._vision(encoded, [frame] * len(points))
+        """One prompt per row on its frame, without memory of other frames; clicks may correct earlier logits."""
+        features, positions = self._vision(encoded, [point.frame for point in points])
         with self._precision():
             _, output, _, _ = self.model._track_step(
                 frame_idx=0,
@@ -606,8 +615,10 @@ class Tracker:
         _, _, ious, logits, large, pointers, presence = output
         # With several masks per prompt SAM 2 has taken the one that it believes in most.
         best = ious.float().amax(dim=1).clamp(0, 1).tolist()
+        masks = (logits[:, 0] > 0).cpu()
+        clicked = clicks is not None
         return [
-            _Decoded(point, best[i], logits[i, 0], large[i, 0], pointers[i], presence[i], clicks is not None)
+            _Decoded(point, best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
             for i, point in enumerate(points)
         ]
 
@@ -623,7 +634,8 @@ class Tracker:
                 object_score_logits=torch.stack([answer.presence for answer in decoded]),
                 is_mask_from_pts=decoded[0].clicked,
             )
-        self._memory_position = positions[-1][:1]
+        if self._memory_position is None:  # always the same, and captured steps read it where it is
+            self._memory_position = positions[-1][:1].clone()
         return [
             _Memory(answer.logits, answer.pointer, answer.presence, memory)
             for answer, memory in zip(decoded, memories, strict=True)
@@ -762,70 +774,70 @@ class Tracker:
         different directions, share one batch: SAM 2 only knows differences of time. Longer paths come first,
         and the batch shrinks from its end as paths end.
         """
-        model = self.model
+        model, step = self.model, self._stepping()
+        call: Function = self._calls if self.captures and self._calls is not None else step
         rows = sorted(rows, key=lambda row: -len(row.path))
-        memory: dict[str, dict[int, dict[str, Any]]] = {
-            "cond_frame_outputs": {},
-            "non_cond_frame_outputs": {},
-        }
-        for place in rows[0].memories:
-            memory["cond_frame_outputs"][place] = self._stacked([row.memories[place] for row in rows])
+        prompted = tuple(rows[0].memories)
+        known = {place: [row.memories[place] for row in rows] for place in prompted}
+        spatial = {place: torch.stack([one.features for one in known[place]]) for place in prompted}
+        pointers = {place: torch.stack([one.pointer for one in known[place]]) for place in prompted}
+        chosen = [attended(model, place, prompted, num_frames) for place in range(len(rows[0].path))]
+        distances = self._distances([[distance for distance, _ in one.pointers] for one in chosen])
         spatial_reach = model.num_maskmem * max(1, model.memory_temporal_stride_for_eval)
         pointer_reach = max(spatial_reach, model.max_obj_ptrs_in_encoder)
         lookahead = _ENCODE_BATCH.get(self.device.type, 4)
+        blocks = {} if self.in_blocks and self.device.type == "cuda" else {"block_bytes": 0}
+        delivery = Delivery(tracks, **blocks)
         active = len(rows)
-        for place in range(len(rows[0].path)):
+        for place, around in enumerate(chosen):
             still = sum(len(row.path) > place for row in rows)
             if still < active:
                 active = still
-                for outputs in memory.values():
-                    for known, output in outputs.items():
-                        outputs[known] = _first(output, active)
+                for bank in (spatial, pointers):
+                    bank.update({earlier: memory[:active] for earlier, memory in bank.items()})
             current = rows[:active]
-            if place in memory["cond_frame_outputs"]:
-                output = memory["cond_frame_outputs"][place]
+            shown = [row.path[place] for row in current]
+            if place in known:
+                logits = torch.stack([one.logits for one in known[place][:active]]).float()
+                presence = (
+                    torch.stack([one.presence for one in known[place][:active]])[:, 0].float().sigmoid()
+                )
             else:
-                shown = [row.path[place] for row in current]
                 if encoded.missing(shown):
                     soon = [frame for row in current for frame in row.path[place : place + lookahead]]
                     self.encode(encoded, sorted(set(soon), key=soon.index))
-                features, positions = self._vision(encoded, shown)
-                with self._precision():
-                    output = model.track_step(
-                        frame_idx=place,
-                        is_init_cond_frame=False,
-                        current_vision_feats=features,
-                        current_vision_pos_embeds=positions,
-                        feat_sizes=self._sizes,
-                        point_inputs=None,
-                        mask_inputs=None,
-                        output_dict=memory,
-                        num_frames=num_frames,
-                    )
-                del output["pred_masks_high_res"]
-                recent = memory["non_cond_frame_outputs"]
-                recent[place] = output
-                if place - spatial_reach in recent:
-                    recent[place - spatial_reach]["maskmem_features"] = None
-                recent.pop(place - pointer_reach, None)
-            logits = output["pred_masks"][:, 0].float().cpu()
-            presence = output["object_score_logits"].float().sigmoid().cpu()
-            for i, row in enumerate(current):
-                tracks[row.owner].put(row.path[place], logits[i], float(presence[i]))
+                key, given, shared = step.arguments(
+                    around,
+                    self._levels(encoded, shown),
+                    [spatial[earlier] for _, earlier in around.spatial],
+                    [pointers[earlier] for _, earlier in around.pointers],
+                    distances[place, : len(around.pointers)],
+                )
+                logits, pointers[place], spatial[place], presence = call(key, given, shared)
+                for bank, reach in ((spatial, spatial_reach), (pointers, pointer_reach)):
+                    if place - reach not in known:
+                        bank.pop(place - reach, None)
+            places = [(row.owner, frame) for row, frame in zip(current, shown, strict=True)]
+            delivery.add(places, logits, presence)
             yield
+        delivery.close()
 
-    def _stacked(self, memories: Sequence[_Memory]) -> dict[str, Any]:
-        """Memories of several rows in the layout of SAM 2's memory bank."""
-        position = self._memory_position
-        if position is None:
-            raise RuntimeError("no prompt has been remembered yet")
-        return {
-            "pred_masks": torch.stack([memory.logits for memory in memories])[:, None],
-            "obj_ptr": torch.stack([memory.pointer for memory in memories]),
-            "object_score_logits": torch.stack([memory.presence for memory in memories]),
-            "maskmem_features": torch.stack([memory.features for memory in memories]),
-            "maskmem_pos_enc": [position.expand(len(memories), -1, -1, -1)],
-        }
+    def _stepping(self) -> TrackingStep:
+        """The step of a frame, made when the first prompt has been remembered."""
+        if self._step is None:
+            if self._memory_position is None:
+                raise RuntimeError("no prompt has been remembered yet")
+            self._step = TrackingStep(
+                self.model, self._sizes, self._positions[-1], self._memory_position, self._precision
+            )
+            self._calls = CapturedCalls(self._step)
+        return self._step
+
+    def _distances(self, distances: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of numbers on the device, each filled up at its end: all of a path's at once."""
+        longest = max(1, *(len(row) for row in distances))
+        filled = [[*row, *[0] * (longest - len(row))] for row in distances]
+        return torch.tensor(filled, dtype=torch.float32).to(self.device)
 
 
 class _Builder:
@@ -869,18 +881,6 @@ def _rows(owner: int, memories: dict[int, _Memory], frames: tuple[int, ...]) -> 
         yield _Row(owner, tuple(back), {-place: memory for place, memory in places.items()})
 
 
-def _first(output: dict[str, Any], count: int) -> dict[str, Any]:
-    """The first ``count`` rows of a memory bank's entry."""
-    return {
-        name: [level[:count] for level in value]
-        if isinstance(value, list)
-        else value[:count]
-        if isinstance(value, Tensor)
-        else value
-        for name, value in output.items()
-    }
-
-
 def _overlap(a: Tensor, b: Tensor) -> float:
     """Intersection over union of two bool masks; 0 where both are empty."""
     union = int((a | b).sum())
@@ -891,7 +891,7 @@ def _without_duplicates(decoded: Sequence[_Decoded], limit: float) -> list[_Deco
     """Best first, without answers that overlap a better one by more than ``limit``."""
     kept: list[_Decoded] = []
     for answer in sorted(decoded, key=lambda answer: -answer.score):
-        if all(_overlap(answer.logits > 0, other.logits > 0) <= limit for other in kept):
+        if all(_overlap(answer.mask, other.mask) <= limit for other in kept):
             kept.append(answer)
     return kept
 
@@ -902,7 +902,7 @@ def _covers(candidate: Candidate, decoded: _Decoded, limit: float) -> bool:
     if track is None:
         return False
     logits = track.logits[track.frames.index(decoded.point.frame)]
-    return _overlap(logits > 0, decoded.logits.cpu() > 0) > limit
+    return _overlap(logits > 0, decoded.mask) > limit
 
 
 def preprocess(frames: Tensor, size: int) -> Tensor:

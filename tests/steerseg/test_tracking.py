@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
+from steerseg.tracking_step import TrackingStep
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
 
@@ -378,19 +380,22 @@ def test_progress_rises_to_one_and_can_cancel(tracker: Tracker) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-    step = tracker.model.track_step
+    held: list[tuple[int, int]] = []
+    made: list[tuple[weakref.ref[torch.Tensor], weakref.ref[torch.Tensor]]] = []
+    step = TrackingStep.__call__
 
-    def watched(**keywords: Any) -> Any:
-        bank = keywords["output_dict"]["non_cond_frame_outputs"]
-        held.append(sum(entry["maskmem_features"] is not None for entry in bank.values()))
-        assert len(bank) <= 4
-        return step(**keywords)
+    def watched(self: TrackingStep, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        held.append((sum(memory() is not None for _, memory in made), sum(p() is not None for p, _ in made)))
+        output = step(self, *arguments)
+        made.append((weakref.ref(output[1]), weakref.ref(output[2])))
+        return output
 
-    monkeypatch.setattr(tracker.model, "track_step", watched)
+    monkeypatch.setattr(TrackingStep, "__call__", watched)
     encoded = tracker.open(moving_square(30, width=140))
     tracker.propagate(encoded, [tracker.start(encoded, [Prompt(0, box=(0.1, 0.2, 0.2, 0.4))])])
-    assert max(held) <= 3
+    assert len(held) == 29
+    assert max(memories for memories, _ in held) <= 4
+    assert max(pointers for _, pointers in held) <= 5
 
 
 def test_the_model_is_frozen_and_its_version_names_its_weights(tracker: Tracker, folder: Path) -> None:

@@ -1,0 +1,219 @@
+"""What surrounds captured steps, on a CPU: recorded runs that read and write the same memory each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from steerseg.delivery import Delivery
+from steerseg.graphs import CapturedCalls, _Recorded
+from steerseg.points import PointPrompt
+from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.tracking_step import attended
+from steerseg.video import video_from_frames
+from tests.conftest import SMALL_SAM2
+
+
+class _Rerun:
+    """Runs the work again and writes where the first run wrote, as a CUDA graph does."""
+
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]]) -> None:
+        self._work = work
+        self.outputs = tuple(output.clone() for output in work())
+
+    def replay(self) -> None:
+        for kept, output in zip(self.outputs, self._work(), strict=True):
+            kept.copy_(output)
+
+
+class Rerun(CapturedCalls):
+    """Captured calls without a GPU."""
+
+    wrong = 0.0
+
+    def _serves(self, device: torch.device) -> bool:
+        return True
+
+    def _capture(
+        self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
+    ) -> tuple[_Recorded, tuple[Tensor, ...]]:
+        run = _Rerun(work)
+        return _Recorded(run, run.outputs), tuple(output + self.wrong for output in work())
+
+
+def product(key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    assert isinstance(key, int)
+    return rows[0] * key + shared[0], rows[1].sum(dim=1)
+
+
+def arguments(count: int, seed: int, width: int = 5) -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(count, width, generator=generator), torch.randn(count, 7, generator=generator)]
+    return rows, [torch.randn(width, generator=generator)]
+
+
+def test_replays_give_what_calls_give() -> None:
+    """Of any number of rows, keys and shapes, in turn; answers stay what they were when the next call comes."""
+    calls = Rerun(product)
+    kept = []
+    for seed in range(40):
+        key, count, width = 1 + seed % 2, 1 + seed % 5, 5 + seed % 3 // 2
+        rows, shared = arguments(count, seed, width)
+        kept.append((calls(key, rows, shared), product(key, rows, shared)))
+    for given, expected in kept:
+        assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+    assert calls.replays > 10
+    assert 0 < len(calls) <= 16
+
+
+def test_many_rows_and_first_sights_are_not_captured() -> None:
+    calls = Rerun(product)
+    for _ in range(3):
+        calls(1, *arguments(9, 0))
+    calls(1, *arguments(2, 0))
+    assert len(calls) == 0
+    calls(1, *arguments(2, 0))
+    assert len(calls) == 1
+    calls.enabled = False
+    calls(1, *arguments(2, 0))
+    assert calls.replays == 1
+
+
+def test_a_replay_that_is_off_is_not_used() -> None:
+    calls = Rerun(product)
+    calls.wrong = 0.5
+    for key in range(1, 5):
+        for seed in range(3):
+            rows, shared = arguments(3, seed)
+            results = zip(calls(key, rows, shared), product(key, rows, shared), strict=True)
+            assert all(torch.equal(a, b) for a, b in results)
+    assert calls.replays == 0
+    assert not calls.enabled  # after three forms that failed, no more are tried
+
+
+def test_what_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Rerun(product)
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(calls, "_capture", refuse)
+    rows, shared = arguments(3, 0)
+    for _ in range(3):
+        assert torch.equal(calls(2, rows, shared)[0], product(2, rows, shared)[0])
+
+
+@pytest.fixture
+def tracker() -> Tracker:
+    from steerseg.demo.sam2 import build_sam2
+
+    torch.manual_seed(3)
+    model = build_sam2(SMALL_SAM2)
+    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
+    return Tracker(model, version="random")
+
+
+def opened(tracker: Tracker, frames: int) -> EncodedVideo:
+    pixels = np.random.default_rng(0).integers(0, 256, (frames, 45, 70, 3), dtype=np.uint8)
+    return tracker.open(video_from_frames(pixels, fps=8))
+
+
+def test_tracking_by_replays_gives_the_same_masks(tracker: Tracker) -> None:
+    """Objects that start on different frames, go both ways, and end at different times."""
+    encoded = opened(tracker, 14)
+    prompts = [(3, 0.2), (3, 0.8), (9, 0.5), (0, 0.4)]
+    started = [tracker.start(encoded, [Prompt(frame, ((x, 0.5),), (True,))]) for frame, x in prompts]
+    plain = tracker.propagate(encoded, started)
+    calls = Rerun(tracker._stepping())
+    tracker._calls = calls
+    for _ in range(2):
+        again = tracker.propagate(encoded, started)
+        scale = plain.logits.abs().max()
+        assert float((again.logits - plain.logits).abs().max()) < 1e-5 * float(scale)
+        assert np.allclose(again.frame_scores, plain.frame_scores, atol=1e-6)
+    assert calls.replays > 15
+
+
+def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None:
+    """Against what the package's own step concatenates, by marks in the memories and pointers."""
+    model = tracker.model
+    seen: list[tuple[list[float], list[float], int]] = []
+
+    def noted(curr: Any, memory: Tensor, num_obj_ptr_tokens: int, **_: Any) -> Tensor:
+        side = SMALL_SAM2.image_size // 16
+        spatial = memory[: len(memory) - num_obj_ptr_tokens, 0, 0].view(-1, side * side)[:, 0]
+        pointers = memory[len(memory) - num_obj_ptr_tokens :, 0, 0].view(-1, 2)[:, 0]
+        seen.append((spatial.tolist(), pointers.tolist(), num_obj_ptr_tokens))
+        return curr[0]
+
+    model.memory_attention.forward = noted
+    side, channels, width = SMALL_SAM2.image_size // 16, model.mem_dim, model.hidden_dim
+    for prompted in ((0,), (0, 3), (0, -4), (0, 2, 5, 6)):
+        for stride, most in ((1, -1), (2, -1), (1, 2)):
+            model.memory_temporal_stride_for_eval, model.max_cond_frames_in_attn = stride, most
+            for place in range(1, 12):
+                if place in prompted:
+                    continue
+                entries = {
+                    other: {
+                        "maskmem_features": torch.full((1, channels, side, side), float(other)),
+                        "maskmem_pos_enc": [torch.zeros(1, channels, side, side)],
+                        "obj_ptr": torch.full((1, width), float(other)),
+                    }
+                    for other in {*prompted, *range(place)}
+                }
+                bank = {
+                    "cond_frame_outputs": {other: entries[other] for other in prompted},
+                    "non_cond_frame_outputs": {
+                        other: entries[other] for other in range(place) if other not in prompted
+                    },
+                }
+                model._prepare_memory_conditioned_features(
+                    frame_idx=place,
+                    is_init_cond_frame=False,
+                    current_vision_feats=[torch.zeros(side * side, 1, width)],
+                    current_vision_pos_embeds=[torch.zeros(side * side, 1, width)],
+                    feat_sizes=[(side, side)],
+                    output_dict=bank,
+                    num_frames=12,
+                )
+                spatial, pointers, _ = seen.pop()
+                chosen = attended(model, place, prompted, 12)
+                assert [float(other) for _, other in chosen.spatial] == spatial
+                assert [float(other) for _, other in chosen.pointers] == pointers
+
+
+def test_answers_arrive_in_order_and_in_blocks() -> None:
+    arrived: dict[int, list[tuple[int, float, float]]] = {0: [], 1: []}
+
+    def sink(owner: int) -> Any:
+        return SimpleNamespace(
+            put=lambda frame, logits, presence: arrived[owner].append((frame, float(logits[0, 0]), presence))
+        )
+
+    delivery = Delivery({0: sink(0), 1: sink(1)}, block_bytes=3 * 2 * 16 * 4)
+    for frame in range(8):
+        logits = torch.full((2, 4, 4), float(frame))
+        delivery.add([(0, frame), (1, 7 - frame)], logits, torch.tensor([0.25, 0.5]))
+        assert len(arrived[0]) == 3 * max(0, (frame + 1) // 3 - 1)  # a block behind what was sent
+    delivery.close()
+    assert arrived[0] == [(frame, float(frame), 0.25) for frame in range(8)]
+    assert arrived[1] == [(7 - frame, float(frame), 0.5) for frame in range(8)]
+
+
+def test_points_of_all_keyframes_are_decoded_together(tracker: Tracker) -> None:
+    """In one call, with the answers of one call each."""
+    encoded = opened(tracker, 6)
+    points = [PointPrompt(frame, 0.1 + 0.15 * place, 0.4, 0.9) for place, frame in enumerate((0, 3, 3, 5))]
+    together = tracker._decode_points(encoded, points)
+    alone = [answer for point in points for answer in tracker._decode_points(encoded, [point])]
+    assert [answer.point for answer in together] == [answer.point for answer in alone]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert torch.allclose(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+        assert torch.equal(ours.mask, ours.logits > 0)
