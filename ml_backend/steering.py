@@ -100,39 +100,14 @@ def answer_steering(
         SteerSegError: Nothing says where the object is.
         Cancelled: ``progress`` raised it.
     """
-    from steerseg.tracking import Prompt
-
     progress("tracking", 0.0)
     total = len(encoded)
-    track = {t: decode_rle(rle) for t, rle in enumerate(request.track[:total]) if rle is not None}
-    painted = {t: decode_rle(rle) for t, rle in request.painted.items() if t < total and mask_area(rle)}
-    marks = {t: found for t, found in request.marks.items() if t < total and t not in request.painted}
-
-    prompts = [Prompt(frame=t, mask=painted[t]) for t in spread(sorted(painted), MAX_CONDITIONING)]
-    judged = [(t, mask) for t, mask in painted.items()]
-    unused: list[int] = []
-    for frame in spread(sorted(marks), MAX_CONDITIONING):
-        chosen = _marked(tracker, encoded, frame, marks[frame], track.get(frame))
-        if chosen is None:
-            unused.append(frame)
-            continue
-        prompt, mask = chosen
-        prompts.append(prompt)
-        judged.append((frame, mask))
-
-    agrees = all(t not in track or iou(mask, track[t]) >= AGREEMENT for t, mask in judged)
-    anchor = _anchor(request, track, {prompt.frame for prompt in prompts}) if agrees else None
-    if anchor is not None:
-        prompts.append(Prompt(frame=anchor, mask=track[anchor]))
-    if not prompts:
-        raise SteerSegError(
-            "clicks that do not belong to the object need an object first; type what to track, or click on it"
-        )
-    started = tracker.start(encoded, prompts)
+    conditions = conditions_of(tracker, encoded, request)
+    started = tracker.start(encoded, conditions.prompts)
     (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
-    given |= {t: _empty(encoded) for t in request.hidden if t < total}
-    place = prompts[0].place()
+    given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
+    place = conditions.prompts[0].place()
     return SteerAnswer(
         tracklet=StoredTracklet(
             rles=tuple(given.get(t, rle) for t, rle in enumerate(tracked.rles)),
@@ -140,9 +115,68 @@ def answer_steering(
             prompt=StoredPoint(frame=place.frame, x=place.x, y=place.y, value=place.value),
             score=started.predicted_iou,
         ),
-        kept_track=anchor is not None,
-        unused=tuple(unused),
+        kept_track=conditions.kept_track,
+        unused=conditions.unused,
     )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What SAM 2 begins from.
+
+    Attributes:
+        prompts: One for each frame that conditions; at least one.
+        kept_track: Whether the track so far is among them.
+        unused: Marked frames that told nothing.
+    """
+
+    prompts: tuple[Prompt, ...]
+    kept_track: bool
+    unused: tuple[int, ...]
+
+
+def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest) -> Conditions:
+    """Choose what conditions SAM 2; see :func:`answer_steering`.
+
+    Masks are decoded one at a time and only where they are looked at: those of a long track would take gigabytes.
+
+    Raises:
+        SteerSegError: Nothing says where the object is.
+    """
+    from steerseg.tracking import Prompt
+
+    total = len(encoded)
+    track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
+    painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
+    marks = {t: found for t, found in request.marks.items() if t < total and t not in request.painted}
+
+    prompts = [
+        Prompt(frame=t, mask=decode_rle(painted[t])) for t in spread(sorted(painted), MAX_CONDITIONING)
+    ]
+    marked: dict[int, NDArray[np.bool_]] = {}
+    unused: list[int] = []
+    for frame in spread(sorted(marks), MAX_CONDITIONING):
+        earlier = decode_rle(track[frame]) if frame in track else None
+        chosen = _marked(tracker, encoded, frame, marks[frame], earlier)
+        if chosen is None:
+            unused.append(frame)
+            continue
+        prompt, marked[frame] = chosen
+        prompts.append(prompt)
+
+    agrees = all(
+        iou(marked[t] if t in marked else decode_rle(painted[t]), decode_rle(track[t])) >= AGREEMENT
+        for t in (*painted, *marked)
+        if t in track
+    )
+    anchor = _anchor(request, track, {prompt.frame for prompt in prompts}) if agrees else None
+    if anchor is not None:
+        prompts.append(Prompt(frame=anchor, mask=decode_rle(track[anchor])))
+    if not prompts:
+        raise SteerSegError(
+            "clicks that do not belong to the object need an object first; type what to track, or click on it"
+        )
+    return Conditions(tuple(prompts), anchor is not None, tuple(unused))
 
 
 def _marked(
@@ -202,14 +236,13 @@ def _middle(mask: NDArray[np.bool_], avoided: Sequence[tuple[float, float]]) -> 
     return (float(column) + 0.5) / width, (float(row) + 0.5) / height
 
 
-def _anchor(
-    request: SteerRequest, track: Mapping[int, NDArray[np.bool_]], taken: Collection[int]
-) -> int | None:
+def _anchor(request: SteerRequest, track: Mapping[int, RLE], taken: Collection[int]) -> int | None:
     """The frame of the track so far that conditions beside marks and paint; ``None`` where it has none to give."""
-    free = {t for t, mask in track.items() if t not in taken and t not in request.hidden and mask.any()}
+    areas = {t: mask_area(rle) for t, rle in track.items() if t not in taken and t not in request.hidden}
+    free = {t: area for t, area in areas.items() if area}
     if request.anchor in free:
         return request.anchor
-    return max(free, key=lambda t: (int(track[t].sum()), -t), default=None)
+    return max(free, key=lambda t: (free[t], -t), default=None)
 
 
 def _empty(encoded: EncodedVideo) -> RLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.steering import FrameMarks, SteerAnswer, SteerRequest, answer_steering
+from ml_backend.masking import MAX_CONDITIONING
+from ml_backend.steering import FrameMarks, SteerAnswer, SteerRequest, answer_steering, conditions_of
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle
@@ -74,6 +76,31 @@ def test_a_click_off_the_object_needs_an_object(tracker: Tracker, encoded: Encod
     assert answer(tracker, encoded, marks=off).unused == ()
     with pytest.raises(SteerSegError, match="need an object first"):
         answer(tracker, encoded, marks=off, track=())
+
+
+def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker) -> None:
+    frames = 5000
+    picture = np.random.default_rng(0).integers(0, 255, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    film = np.broadcast_to(picture, (frames, HEIGHT, WIDTH, 3))
+    encoded = tracker.open(video_from_frames(film, fps=25.0))
+    request = SteerRequest(
+        media=Path("video"),
+        fps=None,
+        # Not there where the click is: what random weights make of it agrees with nothing.
+        track=tuple(None if t == 7 else encode_rle(square(4 + t % 30)) for t in range(frames)),
+        anchor=None,
+        marks={7: FrameMarks(((0.2, 0.4),), (True,))},
+        painted={t: encode_rle(square(5 + t % 30)) for t in range(1000, frames)},
+        hidden=frozenset({3}),
+    )
+    conditions_of(tracker, encoded, request)  # what is loaded at the first use does not count
+    tracemalloc.start()
+    conditions = conditions_of(tracker, encoded, request)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert conditions.kept_track
+    assert len(conditions.prompts) == MAX_CONDITIONING + 2, "painted frames, the marked one, and the anchor"
+    assert peak < frames * HEIGHT * WIDTH / 5, "a fifth of what the track's masks would take"
 
 
 def test_it_stops_when_it_is_cancelled(tracker: Tracker, encoded: EncodedVideo) -> None:
