@@ -43,6 +43,21 @@ def until(ask: Callable[[], T], what: str, limit: float = 180.0) -> T:
         time.sleep(0.5)
 
 
+def settled(ask: Callable[[], T], what: str, limit: float = 180.0) -> T:
+    """The same, until two answers in a row are alike: what comes one by one has come as a whole then."""
+    earlier: list[T] = []
+
+    def look() -> T | None:
+        answer = ask()
+        alike = bool(answer) and earlier == [answer]
+        earlier[:] = [answer]
+        return answer if alike else None
+
+    found = until(look, what, limit)
+    assert found is not None
+    return found
+
+
 # --- through the API
 
 
@@ -74,7 +89,7 @@ def wait_for_predictions(
         found = predictions_of(client, project)
         return found if found and all(found.values()) else {}
 
-    return until(all_there, f"predictions of all tasks of project {project}", limit)
+    return settled(all_there, f"predictions of all tasks of project {project}", limit)
 
 
 # --- in a browser
@@ -187,9 +202,18 @@ class LabelingPage:
             ):
                 self.type_expression(text)
             self.page.wait_for_timeout(1000)  # the answer is put on the page after it has arrived
-            if not self.status().startswith("still working"):
-                break
-        assert f"“{text}”" in self.status()
+            told = until(
+                lambda: (
+                    (status := self.status())
+                    and (f"“{text}”" in status or status.startswith("still working"))
+                    and status
+                ),
+                f"a status about “{text}”",
+                limit=30,
+            )
+            if f"“{text}”" in str(told):
+                return
+        raise AssertionError(f"the backend still works on “{text}”: {self.status()}")
 
     def texts(self, control: str) -> list[str]:
         """What stands in a text field."""

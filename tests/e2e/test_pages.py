@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,12 +82,12 @@ def label_config() -> str:
     return (LABEL_CONFIGS / "frames.xml").read_text(encoding="utf-8")
 
 
-def until(done: Callable[[], bool]) -> None:
+def until(done: Callable[[], bool], pause: float = 0.2) -> None:
     """Wait for something that the backend does by itself."""
     end = time.monotonic() + PATIENCE
     while not done():
         assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def films(folder: Path) -> dict[int, dict[str, Any]]:
@@ -331,6 +334,19 @@ def test_versions_are_promoted_and_rolled_back(reader: Reader) -> None:
     assert "+" not in reader.desk.get(f"/versions?project={PROJECT}")["current"]
 
 
+@contextlib.contextmanager
+def halted_at_work(desk: Desk) -> Iterator[None]:
+    """Have the model process stand still in the middle of a job: a page may be slower than the models."""
+    until(lambda: any(job["state"] == "running" for job in desk.get("/jobs")["jobs"]), pause=0.02)
+    (worker,) = desk.service._executor.statuses
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+
 def test_jobs_are_followed_while_they_run_and_cancelled(browser: Browser, desk: Desk) -> None:
     context, reader = reader_of(browser, desk, "light")
     page = reader.page
@@ -338,13 +354,15 @@ def test_jobs_are_followed_while_they_run_and_cancelled(browser: Browser, desk: 
     before = page.locator("tbody tr").count()
     asking = threading.Thread(target=desk.predict, args=(21, "the thing that moves"))
     asking.start()
-    # Without a reload by anybody:
-    expect(page.locator("tbody tr")).to_have_count(before + 1, timeout=30_000)
     first = page.locator("tbody tr").first
-    expect(first.locator(".badge")).to_have_text("running", timeout=60_000)
-    expect(first).to_contain_text("the thing that moves")
-    reader.keep("jobs")
-    first.get_by_role("button", name="Cancel").click()
+    with halted_at_work(desk):
+        # Without a reload by anybody:
+        expect(page.locator("tbody tr")).to_have_count(before + 1, timeout=30_000)
+        expect(first.locator(".badge")).to_have_text("running", timeout=60_000)
+        expect(first).to_contain_text("the thing that moves")
+        reader.keep("jobs")
+        with page.expect_response(lambda response: response.url.endswith("/cancel")):
+            first.get_by_role("button", name="Cancel").click()
     expect(page.locator("tbody tr").first.locator(".badge")).to_have_text("cancelled", timeout=60_000)
     asking.join()
     context.close()

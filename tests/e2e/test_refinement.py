@@ -20,7 +20,7 @@ from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.video import write_video
 from tests.e2e.conftest import LABEL_CONFIGS, PRESET, commands_of
-from tests.e2e.label_studio import LabelingPage, ModelPage, predictions_of, until
+from tests.e2e.label_studio import LabelingPage, ModelPage, predictions_of, settled, until
 
 CORRECTED, LEFT = 3, 1
 """Tasks that are corrected, and tasks that nobody annotates."""
@@ -135,9 +135,9 @@ def test_corrections_and_start_training_give_a_new_version_and_new_predictions(
     assert model["model_version"] == after["current"]
 
     left = tasks[CORRECTED]
-    new = until(
+    new = settled(
         lambda: [p for p in client.predictions(left) if p["model_version"] == after["current"]],
-        f"a prediction of task {left} by {after['current']}",
+        f"the predictions of task {left} by {after['current']}",
         limit=300,
     )
     for task in tasks[:CORRECTED]:

@@ -12,7 +12,7 @@ from ml_backend.demo.samples import Sample
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.regions import object_id, page_masks
 from tests.e2e.conftest import ARTEFACTS, Project
-from tests.e2e.label_studio import WAIT, LabelingPage
+from tests.e2e.label_studio import WAIT, LabelingPage, until
 
 AUTOSAVE = 6_000
 """Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""
@@ -25,6 +25,11 @@ def answered(labeling: LabelingPage, act: Callable[[], None]) -> None:
     ):
         act()
     labeling.page.wait_for_timeout(1000)
+
+
+def told(labeling: LabelingPage, *words: str) -> None:
+    """Wait until the status has any of these words: an answer is put on the page after it has arrived."""
+    until(lambda: any(some in labeling.status() for some in words), f"a status with {words}", limit=30)
 
 
 def series(labeling: LabelingPage, task: int, place: int = 0) -> dict[int, dict[str, Any]]:
@@ -82,7 +87,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
         labeling.turn_page()
         labeling.wait_for_page(number + 1)
     mark(labeling, "positive", middle, middle)
-    assert "It follows 1 click." in labeling.status()
+    told(labeling, "It follows 1 click.")
     assert set(first) <= set(series(labeling, task))
     labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
 
@@ -92,7 +97,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     height, width = first[page]["original_height"], first[page]["original_width"]
     corners = (columns.min() / width, rows.min() / height), (columns.max() / width, rows.max() / height)
     mark(labeling, "box", *corners)
-    assert "1 click and 1 box" in labeling.status()
+    told(labeling, "1 click and 1 box")
 
     # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
     labeling.use_tool("move-tool")
@@ -108,7 +113,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.page.keyboard.press("Escape")
     labeling.page.wait_for_timeout(AUTOSAVE)
     answered(labeling, lambda: labeling.type_expression(samples[0].expression))
-    assert f"Kept as you made it: frame {page + 2}." in labeling.status()
+    told(labeling, f"Kept as you made it: frame {page + 2}.")
     assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()
     labeling.page.screenshot(path=ARTEFACTS / "steering-stroke.png")
 
@@ -120,7 +125,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     assert {region["value"]["brushlabels"][0] for region in added.values()} == {"object 2"}
     labeling.page.screenshot(path=ARTEFACTS / "steering-objects.png")
     answered(labeling, lambda: labeling.type_expression("#2"))
-    assert "#2 of" in labeling.status() or "no #2" in labeling.status()
+    told(labeling, "#2 of", "no #2")
     after = {number: mask_of(region) for number, region in series(labeling, task).items()}
     assert after.keys() == before.keys()
     assert all((after[number] == before[number]).all() for number in before)
@@ -144,6 +149,11 @@ def test_a_text_beside_a_box_track_tracks_that_box_anew(
     field.fill("the animal")
 
     answered(labeling, lambda: field.press("Enter"))
+    until(
+        lambda: labeling.of_type("videorectangle")[0]["meta"]["text"][0] == "the animal",
+        "a box track by the box's own text",
+        limit=30,
+    )
     (track,) = labeling.of_type("videorectangle")
     assert track["id"] == before["id"]
     assert track["value"]["labels"] == before["value"]["labels"]

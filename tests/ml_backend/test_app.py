@@ -193,9 +193,9 @@ def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend
     (item,) = backend.post("/predict", body)["results"]
     assert "still working" in item["result"][0]["value"]["text"][0]
     release.touch()
-    wait_until(lambda: backend.store.count_proposals() == 1)
-    (item,) = backend.post("/predict", body)["results"]
-    assert len(item["result"]) == 11
+    # However long this machine takes, it ends with ten pages and what is said of them.
+    wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 11)
+    assert backend.store.count_proposals() == 1
 
 
 def test_region_text_of_a_replaced_track_is_echoed(backend: Backend) -> None:
@@ -298,7 +298,7 @@ def test_a_late_answer_is_pushed_when_it_is_ready(
     assert {prediction["task"] for prediction in pushed} == {3}
     assert fake_label_studio.tokens == {"Token abc"}
     # Asked again, as Label Studio would not: the stored proposal answers, and nothing is pushed twice.
-    assert backend.post("/predict", body)["pending"] == []
+    wait_until(lambda: backend.post("/predict", body)["pending"] == [])
     assert len(pushed) == 2
 
 
@@ -331,9 +331,8 @@ def test_everything_else_is_answered_while_a_model_works(backend: Backend, tmp_p
     assert (health["status"], health["workers"][0]["state"]) == ("UP", "busy")
     assert backend.post("/setup", recorded("setup")) == {"model_version": VERSION}
     backend.post("/webhook", recorded("webhook_start_training"))
-    page = backend.client.get("/").get_data(as_text=True)
-    assert "running" in page
-    assert "tracking 40 %" in page or "grounding 50 %" in page
+    # What the model process tells is noted by a thread of its own, a moment after it was told.
+    wait_until(lambda: "tracking, 40%" in backend.client.get("/").get_data(as_text=True))
     assert answers == []
     release.touch()
     asking.join()

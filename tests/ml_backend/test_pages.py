@@ -115,7 +115,7 @@ def test_a_running_job_is_cancelled_in_the_middle(backend: Backend, tmp_path: Pa
     form = {"csrf_token": token_in(page)}
     assert backend.client.post(path).status_code == 403
     assert backend.client.post(path, data=form).status_code == 303
-    asking.join(30)
+    asking.join()
     assert str(release) in page, "the expression is named"
     (told,) = answers[0]["errors"].values()
     assert "cancelled during tracking" in told
