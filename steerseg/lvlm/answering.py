@@ -22,6 +22,11 @@ _log = logging.getLogger(__name__)
 _BUCKET = 512
 """Room is made in steps of so many tokens, so that questions of other lengths find their graph captured."""
 
+_SPARE = 256
+"""Room beyond the question that made it, for longer ones about the same video."""
+
+_MOST_ROOMS = 2
+
 _LOOK = 8
 """Tokens between two looks at whether the answer has ended."""
 
@@ -143,9 +148,11 @@ class GreedyAnswers:
         return frozenset() if end is None else frozenset([end] if isinstance(end, int) else end)
 
     def _room_for(self, length: int, past: Cache, position: torch.Tensor) -> _Room:
-        size = -(-length // _BUCKET) * _BUCKET
-        if size not in self._rooms:
-            self._rooms.clear()  # one at a time: videos of one project need the same
+        size = min((size for size in self._rooms if size >= length), default=0)
+        if size == 0 or size > length + 4 * _BUCKET:  # every step reads the whole room
+            size = -(-(length + _SPARE) // _BUCKET) * _BUCKET
+            while len(self._rooms) >= _MOST_ROOMS:  # videos of one project need the same
+                del self._rooms[next(iter(self._rooms))]
             self._rooms[size] = self._make_room(size, past, position)
         return self._rooms[size]
 

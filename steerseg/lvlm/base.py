@@ -21,6 +21,7 @@ from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.answering import GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
+from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
@@ -74,11 +75,16 @@ class LVLM:
         self._soft_prompt: torch.Tensor | None = None
         self._soft_id = -1
         self._answers = GreedyAnswers(model)
-        model.set_attn_implementation({"text_config": TAP_ATTENTION, "vision_config": "sdpa"})
         kinds: tuple[VisionKind, ...] = ("image", "video")
         self._soft_ids = {kind: self._id_of(self.family.soft_token(kind)) for kind in kinds}
         self._vision_ids = {kind: self._id_of(self.family.token(kind)) for kind in kinds}
         self.embeddings: nn.Embedding = model.get_input_embeddings()
+        model.set_attn_implementation(
+            {"text_config": TAP_ATTENTION, "vision_config": vision_attention_of(model)}
+        )
+        if self.device.type == "cuda":
+            # cuDNN's attention makes a plan for each length of a chat, up to a second of every new expression.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
     @classmethod
@@ -205,9 +211,13 @@ class LVLM:
 
     def _inputs(self, chats: Sequence[str], vision: VisionFeatures) -> dict[str, Any]:
         """Model inputs for chats over ``vision``: one chat a picture, or one or more over the video."""
+        different = list(dict.fromkeys(chats))
         rows = self.processor.tokenizer(
-            list(chats), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+            different, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
+        if len(different) < len(chats):  # a frame pass asks the same of every picture
+            order = [different.index(chat) for chat in chats]
+            rows = {name: part[order] for name, part in rows.items()}
         ids = rows["input_ids"].to(self.device)
         vision = vision.expand(len(chats))
         self._check_count(ids, self._vision_ids[vision.kind], vision.tokens.shape[:2].numel())
@@ -265,7 +275,7 @@ class LVLM:
         self, inputs: Mapping[str, Any], vision: VisionFeatures, most: int, slot: PrefixSlot | None
     ) -> list[int]:
         ids = inputs["input_ids"]
-        positions = self.family.positions(ids, inputs)
+        positions = self._positions(inputs)
         length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1
         begun = slot and self._begun(inputs, positions, length, (), self.num_layers - 1, None, slot)
         if begun:
@@ -312,7 +322,11 @@ class LVLM:
                 texts of several lengths, or with gradients, chats are read as a whole.
         """
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
-        chats = [self.chat(text, vision, soft_tokens=count, placement=placement) for text in texts]
+        written = {
+            text: self.chat(text, vision, soft_tokens=count, placement=placement)
+            for text in dict.fromkeys(texts)
+        }
+        chats = [written[text] for text in texts]
         inputs = self._inputs(chats, vision)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if soft_prompt is not None:
@@ -337,6 +351,15 @@ class LVLM:
             response=ids.shape[1] - 1,
         )
 
+    def _positions(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Positions (..., B, S); of chats of one text those of the first, since models count in Python, row by row."""
+        ids = inputs["input_ids"]
+        if len(ids) == 1 or not bool((ids == ids[:1]).all()):
+            return self.family.positions(ids, inputs)
+        first = {name: part[:1] if isinstance(part, torch.Tensor) else part for name, part in inputs.items()}
+        positions = self.family.positions(ids[:1], first)
+        return positions.expand(*positions.shape[:-2], *ids.shape)
+
     def _read_on(
         self,
         inputs: Mapping[str, Any],
@@ -350,7 +373,7 @@ class LVLM:
         Returns:
             Queries and keys over the whole chats; ``None`` where there is no room for the prefix.
         """
-        positions = self.family.positions(inputs["input_ids"], inputs)
+        positions = self._positions(inputs)
         begun = self._begun(inputs, positions, length, layers, max(layers), soft_prompt, slot)
         if begun is None:
             return None
