@@ -32,7 +32,7 @@ from steerseg.packing import PackedTrack, mask_at_size
 from steerseg.points import PointPrompt
 from steerseg.spilling import let_go
 from steerseg.tracking_step import TrackingStep, attended
-from steerseg.video import Video
+from steerseg.video import Video, video_from_frames
 
 Tick = Callable[[float], None]
 """Told the fraction in [0, 1] that is done. May raise :class:`steerseg.errors.Cancelled` to stop the work."""
@@ -821,6 +821,37 @@ class Tracker:
             delivery.add(places, logits, presence)
             yield
         delivery.close()
+
+    def warm(self, rows: Sequence[int] = (1, 2, 4)) -> None:
+        """Capture the steps of so many objects at once, which the first videos would pay for. Nothing on a CPU.
+
+        Args:
+            rows: Numbers of objects, both directions of time counted.
+        """
+        if self.device.type == "cuda" and self.captures:
+            self._capture_steps(rows)
+
+    @property
+    def capture_seconds(self) -> float:
+        """What capturing steps has taken so far."""
+        return 0.0 if self._calls is None else self._calls.capture_seconds
+
+    def _capture_steps(self, rows: Sequence[int]) -> None:
+        """See each form of a step once, on a made-up video, so that it is captured."""
+        # As many frames as it takes until every later step is of one form.
+        reach = max(self.model.num_maskmem, self.model.max_obj_ptrs_in_encoder) + 2
+        still = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        encoded = self.open(video_from_frames(np.stack([still] * reach), fps=24))
+        for count in rows:
+            prompts = [Prompt(0, (((place + 0.5) / count, 0.5),), (True,)) for place in range(count)]
+            started = [self.start(encoded, [prompt]) for prompt in prompts]
+            self._stepping()
+            assert self._calls is not None
+            before, self._calls.sights = self._calls.sights, 1
+            try:
+                self.propagate(encoded, started)
+            finally:
+                self._calls.sights = before
 
     def _stepping(self) -> TrackingStep:
         """The step of a frame, made when the first prompt has been remembered."""

@@ -62,5 +62,6 @@ def warm_up(
     pixels = np.stack([np.roll(still, 3 * index, axis=1) for index in range(steerseg.config.keyframes + 2)])
     config = replace(steerseg.config, alternatives=1)
     steerseg.propose(video_from_frames(pixels, fps=24), "anything", config=config, progress=progress)
+    steerseg.tracker.warm()
     steerseg.forget()
     return time.perf_counter() - start

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.gpu.changes import measure_changes
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
     Size,
@@ -27,6 +28,7 @@ from benchmarks.gpu.models import (
     make_tracker,
     make_video,
 )
+from benchmarks.gpu.profiles import profile_stages
 from benchmarks.gpu.records import Records, measure
 from benchmarks.gpu.report import write_report
 from benchmarks.gpu.straightforward import eager_maps, full_rollout, track_one_by_one
@@ -44,6 +46,20 @@ from steerseg.warming import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
 _COMPILING = 120.0  # seconds that compiling may take
+MEASUREMENTS = (
+    "kernels",
+    "warm_up",
+    "proposals",
+    "grounding_parts",
+    "straightforward",
+    "refinement",
+    "changes",
+    "profiles",
+    "scaling_keyframes",
+    "scaling_frames",
+    "compiled",
+    "quantised",
+)
 EXPRESSIONS = ("the block that stays behind", "the bright thing above the others")
 
 
@@ -146,6 +162,7 @@ class Bench:
             "warm-up: the first proposal", lambda: steerseg.propose(self.video, EXPRESSIONS[0])
         )
         self.records.put("warm-up: capturing", seconds=steerseg.lvlm._answers.capture_seconds)
+        self.records.timed("warm-up: capturing steps of tracking", steerseg.tracker.warm)
         steerseg.forget()
 
     def proposals(self) -> None:
@@ -298,6 +315,14 @@ class Bench:
         if self.cold:
             self.records.put("ratio to straightforward", cold=total / self.cold, further=total / self.further)
 
+    def changes(self) -> None:
+        """Stages with single measures left out."""
+        measure_changes(self.records, self.steerseg, self.video)
+
+    def profiles(self) -> None:
+        """Kernels, launches and waits of the stages, in ``profiles.txt``."""
+        profile_stages(self.records, self.steerseg, self.video, self.records.path.with_name("profiles.txt"))
+
     # ------------------------------------------------------------------ refinement
 
     def refinement(self) -> None:
@@ -445,6 +470,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes; done in six")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
+    parser.add_argument(
+        "--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="some of the measurements"
+    )
     parser.add_argument("--seconds", type=float, help="begin no measurement after so many")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     given = parser.parse_args(arguments)
@@ -464,19 +492,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=given.quick,
     )
     bench = Bench(records, given.size, device, quick=given.quick)
-    for name, work in (
-        ("rollout kernels", bench.kernels),
-        ("warm-up", bench.warm_up),
-        ("proposals", bench.proposals),
-        ("grounding alone", bench.grounding_parts),
-        ("straightforward", bench.straightforward),
-        ("refinement", bench.refinement),
-        ("keyframes", bench.scaling_keyframes),
-        ("frames", bench.scaling_frames),
-        ("compiled", bench.compiled),
-        ("quantised", bench.quantised),
-    ):
-        records.attempt(name, work)
+    for name in MEASUREMENTS:
+        if name in given.only:
+            records.attempt(name, getattr(bench, name))
     write_report(given.output)
     return 0
 

@@ -140,6 +140,41 @@ def test_tracking_by_replays_gives_the_same_masks(tracker: Tracker) -> None:
     assert calls.replays > 15
 
 
+def test_warming_sees_every_form_of_later_videos(tracker: Tracker) -> None:
+    encoded = opened(tracker, 20)
+    started = [tracker.start(encoded, [Prompt(7, ((x, 0.5),), (True,))]) for x in (0.2, 0.8)]
+    calls = Rerun(tracker._stepping())
+    tracker._calls = calls
+    tracker._capture_steps((2, 4))
+    before = len(calls)
+    tracker.propagate(encoded, started)
+    assert len(calls) == before > 4
+    assert calls.sights == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_captured_steps_give_the_same_masks(tracker: Tracker, dtype: torch.dtype) -> None:
+    captured = Tracker(tracker.model.cuda(), version="small", dtype=dtype)
+    encoded = opened(captured, 24)
+    started = [captured.start(encoded, [Prompt(frame, ((0.4, 0.5),), (True,))]) for frame in (0, 5, 5)]
+    captured.captures = captured.in_blocks = False
+    plain = captured.propagate(encoded, started)
+    captured.captures = captured.in_blocks = True
+    captured.warm((1, 4))
+    for _ in range(3):
+        again = captured.propagate(encoded, started)
+        if dtype == torch.float32:
+            assert torch.allclose(again.logits, plain.logits, rtol=1e-3, atol=1e-3)
+        else:
+            agreeing = ((again.logits > 0) == (plain.logits > 0)).float().mean()
+            assert float(agreeing) > 0.98
+    calls = captured._calls
+    assert calls is not None
+    assert calls.enabled
+    assert calls.replays > 40
+
+
 def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None:
     """Against what the package's own step concatenates, by marks in the memories and pointers."""
     model = tracker.model

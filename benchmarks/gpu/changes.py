@@ -1,0 +1,122 @@
+"""What single measures bring: each stage as it is, and with one of them left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.records import Records
+from steerseg import SteerSeg, grounding
+from steerseg.lvlm.packed import vision_attention_of
+from steerseg.pipeline import Seen
+from steerseg.video import Video
+
+_EXPRESSION = "the block that moves"
+_ATTRIBUTES = ("red", "on the left")
+
+
+@contextmanager
+def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, an attribute is another."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def pieces_in_turn(steerseg: SteerSeg) -> Iterator[None]:
+    """Inside, the vision tower attends within one window after the other."""
+    model = steerseg.lvlm.model
+    model.set_attn_implementation({"vision_config": "sdpa"})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({"vision_config": vision_attention_of(model)})
+
+
+@contextmanager
+def cudnn_attention() -> Iterator[None]:
+    """Inside, SDPA may choose cuDNN, which makes a plan for each length."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
+    """Every stage with and without what made it faster; the best first, and every way once before it is timed."""
+    config = steerseg.config
+    resize = grounding._resize
+
+    def on_host(frames: Any, height: int, width: int, _: torch.device) -> torch.Tensor:
+        return resize(frames, height, width, torch.device("cpu"))
+
+    ways: dict[str, Callable[[], Any]] = {
+        "": functools.partial(attribute, steerseg, "config", config),
+        "windows in turn": lambda: pieces_in_turn(steerseg),
+        "resized on the host": lambda: attribute(grounding, "_resize", on_host),
+    }
+    for name, way in ways.items():
+        with way():
+            _timed(records, "see", name, lambda: steerseg.see(video, config), repeat=2)
+
+    seen = steerseg.look(video, config)
+    lengths = itertools.count(1)
+    for name in ("", "planned by cuDNN"):
+        with cudnn_attention() if name else attribute(steerseg, "config", config):
+            for attempt in range(3):
+                longer = _EXPRESSION + "." * next(lengths)  # a length that was not seen before
+                label = f"{name}{', ' if name else ''}length {attempt + 1}"
+                _timed(records, "further reason", label, functools.partial(_reason, steerseg, seen, longer))
+                _timed(records, "further ground", label, functools.partial(_ground, steerseg, seen, longer))
+
+    maps = _ground(steerseg, seen, _EXPRESSION)
+    tracker = steerseg.tracker
+    for name, captures, in_blocks in (
+        ("", True, True),
+        ("nothing captured", False, True),
+        ("nothing captured, each answer brought at once", False, False),
+    ):
+        with attribute(tracker, "captures", captures), attribute(tracker, "in_blocks", in_blocks):
+            find = functools.partial(steerseg.find, seen, maps, config)
+            found = find()
+            find()
+            _timed(records, "find", name, find, repeat=3)
+            ranking = steerseg.rank(found, maps, config)
+            track = functools.partial(steerseg.track, seen, found, ranking)
+            track()
+            track()
+            _timed(records, "track", name, track, repeat=3, objects=len(ranking))
+    calls = tracker._calls
+    if calls is not None:
+        records.put(
+            "captured steps",
+            graphs=len(calls),
+            replays=calls.replays,
+            seconds=calls.capture_seconds,
+            peak_gb=0.0,
+            still_used=calls.enabled,
+        )
+
+
+def _timed(records: Records, stage: str, way: str, work: Callable[[], Any], **more: Any) -> None:
+    records.timed(f"changes, {stage}{': ' if way else ''}{way}", work, **more)
+
+
+def _reason(steerseg: SteerSeg, seen: Seen, expression: str) -> Any:
+    return steerseg.reason(seen, expression, dataclasses.replace(steerseg.config, reasoning=True))
+
+
+def _ground(steerseg: SteerSeg, seen: Seen, expression: str) -> Any:
+    return steerseg.ground(seen, expression, _ATTRIBUTES, steerseg.config, steerseg.soft_prompts)

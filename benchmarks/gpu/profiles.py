@@ -1,0 +1,69 @@
+"""Where stages spend their time: kernels, launches and waits, by ``torch.profiler``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu.records import Records
+from steerseg import SteerSeg
+from steerseg.video import Video
+
+_EXPRESSION = "the thing that turns"
+_ATTRIBUTES = ("red", "on the left")
+_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Path) -> None:
+    """Each stage of a further expression, and seeing, once: tables into ``path``, sums as records."""
+    config = steerseg.config
+    seen = steerseg.look(video, config)
+    reason = functools.partial(steerseg.reason, seen, _EXPRESSION, config)
+    ground = functools.partial(steerseg.ground, seen, _EXPRESSION, _ATTRIBUTES, config, steerseg.soft_prompts)
+    maps = ground()
+    found = steerseg.find(seen, maps, config)
+    ranking = steerseg.rank(found, maps, config)
+    stages: dict[str, Callable[[], Any]] = {
+        "see": lambda: steerseg.see(video, config),
+        "further reason": reason,
+        "further ground": ground,
+        "further find": lambda: steerseg.find(seen, maps, config),
+        "further track": lambda: steerseg.track(seen, found, ranking),
+    }
+    path.write_text("")
+    for name, work in stages.items():
+        work()
+        records.attempt(f"profile, {name}", functools.partial(_profile, records, name, work, path))
+
+
+def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:
+    cuda = records.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        work()
+        if cuda:
+            torch.cuda.synchronize(records.device)
+    events = profiler.key_averages()
+    counts = {event.key: event.count for event in events}
+    device = sum(event.self_device_time_total for event in events) / 1e6
+    records.put(
+        f"profile, {name}",
+        operators=sum(count for key, count in counts.items() if key.startswith("aten::")),
+        launches=sum(counts.get(key, 0) for key in _LAUNCHES),
+        graphs=counts.get("cudaGraphLaunch", 0),
+        copies=counts.get("cudaMemcpyAsync", 0),
+        waits=sum(counts.get(key, 0) for key in _WAITS),
+        device_seconds=device,
+        host_seconds=sum(event.self_cpu_time_total for event in events) / 1e6,
+    )
+    orders = ("self_cuda_time_total", "self_cpu_time_total") if cuda else ("self_cpu_time_total",)
+    with path.open("a") as file:
+        for order in orders:
+            table = events.table(sort_by=order, row_limit=30, max_name_column_width=70)
+            file.write(f"==== {name}, by {order}\n{table}\n")
