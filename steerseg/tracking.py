@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerseg.config import PipelineConfig
 from steerseg.delivery import Delivery, Sink
@@ -343,6 +343,8 @@ class Tracker:
         self.model = model.eval().requires_grad_(False)
         self.version = version
         self.device: torch.device = model.device
+        if self.device.type == "cuda" and dtype is not torch.float32:
+            round_multiplied_weights(model, dtype)
         self.feature_bytes = feature_bytes
         self._dtype = dtype
         self._positions: list[Tensor] = []
@@ -934,6 +936,13 @@ def _covers(candidate: Candidate, decoded: _Decoded, limit: float) -> bool:
         return False
     logits = track.logits[track.frames.index(decoded.point.frame)]
     return _overlap(logits > 0, decoded.mask) > limit
+
+
+def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep in ``dtype`` what autocast would bring there at every use, hundreds of times a frame. The same numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.to(dtype)
 
 
 def preprocess(frames: Tensor, size: int) -> Tensor:

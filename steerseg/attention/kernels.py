@@ -26,6 +26,9 @@ __all__ = ["roll_layer"]
 
 _MASKED = tl.constexpr(float("-inf"))
 
+_LENGTHS = ("size",)
+"""Chats have any length: a kernel is not compiled anew for those that are a multiple of 16."""
+
 
 @triton.jit
 def _tile(q, k, rows, cols, live, size, scaling):  # type: ignore[no-untyped-def]
@@ -43,7 +46,7 @@ def _block(base, places, dims, stride, size, depth):  # type: ignore[no-untyped-
     return tl.load(base + places[:, None] * stride + dims[None, :], mask=inside, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def _row_statistics(  # type: ignore[no-untyped-def]
     q_at,
     k_at,
@@ -63,11 +66,12 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     groups,
     depth,
     scaling,
-    ROWS: tl.constexpr,  # noqa: N803 (the language's custom for constants)
+    PLACES: tl.constexpr,  # noqa: N803 (the language's custom for constants)
+    ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
-    """Per row: log-sum-exp, its largest visual share (0 on padding), and on which token that is."""
+    """Per row: log-sum-exp, its largest visual share (0 on padding), and, if wanted, on which token that is."""
     both = tl.program_id(1).to(tl.int64)
     batch, head = both // heads, both % heads
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -87,8 +91,9 @@ def _row_statistics(  # type: ignore[no-untyped-def]
         logits = _tile(q, k, rows, cols, live, size, scaling)
         shown = tl.where(visual[None, :] != 0, logits, _MASKED)
         largest = tl.max(shown, axis=1)
-        place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
-        where = tl.where(largest > best, place, where)
+        if PLACES:
+            place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
+            where = tl.where(largest > best, place, where)
         best = tl.maximum(best, largest)
         higher = tl.maximum(top, tl.max(logits, axis=1))
         shift = tl.where(higher == _MASKED, 0.0, higher)  # a tile may hold nothing that a row sees
@@ -101,10 +106,11 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     out = both * size + rows
     tl.store(lse_at + out, lse, mask=inside)
     tl.store(share_at + out, share, mask=inside)
-    tl.store(peak_at + out, where, mask=inside)
+    if PLACES:
+        tl.store(peak_at + out, where, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def _sum_columns(  # type: ignore[no-untyped-def]
     q_at,
     k_at,
@@ -135,18 +141,18 @@ def _sum_columns(  # type: ignore[no-untyped-def]
     k = tl.trans(_block(k_at + batch * k_batch + (head // groups) * k_head, cols, dims, k_row, size, depth))
     q_base = q_at + batch * q_batch + head * q_head
     live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
-    added = tl.zeros([COLS], tl.float32)
+    weighted = tl.zeros([ROWS, COLS], tl.float32)  # summed over rows once: warps share the rows of a tile
     for start in range((tl.program_id(0) * COLS) // ROWS * ROWS, size, ROWS):
         rows = start + tl.arange(0, ROWS)
         q = _block(q_base, rows, dims, q_row, size, depth)
         lse = tl.load(lse_at + both * size + rows, mask=rows < size, other=0.0)
         weight = tl.load(row_at + batch * size + rows, mask=rows < size, other=0.0)
         attention = tl.exp(_tile(q, k, rows, cols, live, size, scaling) - lse[:, None])
-        added += tl.sum(attention * weight[:, None], axis=0)
-    tl.store(added_at + both * size + cols, added, mask=cols < size)
+        weighted += attention * weight[:, None]
+    tl.store(added_at + both * size + cols, tl.sum(weighted, axis=0), mask=cols < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def _row_gradients(  # type: ignore[no-untyped-def]
     q_at,
     k_at,
@@ -209,7 +215,7 @@ def _row_gradients(  # type: ignore[no-untyped-def]
     tl.store(out, dq * scaling, mask=inside[:, None] & (dims[None, :] < depth))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def _column_gradients(  # type: ignore[no-untyped-def]
     q_at,
     k_at,
@@ -305,7 +311,8 @@ class _RollLayer(torch.autograd.Function):
         peak = torch.empty_like(lse, dtype=torch.int32)
         shapes, tiles = _shapes(query, key), _tiles(query)
         grid = (triton.cdiv(size, tiles["ROWS"]), batch * heads)
-        _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, scaling, **tiles)
+        places = any(ctx.needs_input_grad)
+        _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, scaling, places, **tiles)
         grid = (triton.cdiv(size, tiles["COLS"]), batch * heads)
         _sum_columns[grid](query, key, live, lse, row, added, *shapes, scaling, **tiles)
         ctx.save_for_backward(row, query, key, live, lse, share, peak)

@@ -14,7 +14,7 @@ from torch import Tensor
 from steerseg.delivery import Delivery
 from steerseg.graphs import CapturedCalls, _Recorded
 from steerseg.points import PointPrompt
-from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.tracking import EncodedVideo, Prompt, Tracker, round_multiplied_weights
 from steerseg.tracking_step import attended
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
@@ -138,6 +138,27 @@ def test_tracking_by_replays_gives_the_same_masks(tracker: Tracker) -> None:
         assert float((again.logits - plain.logits).abs().max()) < 1e-5 * float(scale)
         assert np.allclose(again.frame_scores, plain.frame_scores, atol=1e-6)
     assert calls.replays > 15
+
+
+def test_weights_that_are_rounded_before_give_what_autocast_gives(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker, "_precision", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    results = []
+    for rounded in (False, True):
+        if rounded:
+            round_multiplied_weights(tracker.model, torch.bfloat16)
+        encoded = opened(tracker, 6)
+        mask = np.zeros((45, 70), dtype=bool)
+        mask[10:30, 20:50] = True
+        prompts = [
+            Prompt(1, ((0.4, 0.5),), (True,)),
+            Prompt(1, box=(0.2, 0.2, 0.5, 0.4), earlier=mask),
+            Prompt(2, mask=mask),
+        ]
+        started = [tracker.start(encoded, [prompt]) for prompt in prompts]
+        results.append(tracker.propagate(encoded, started).logits)
+    assert torch.equal(*results)
 
 
 def test_warming_sees_every_form_of_later_videos(tracker: Tracker) -> None:
