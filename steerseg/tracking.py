@@ -879,22 +879,26 @@ class _Builder:
     def __init__(self, frames: tuple[int, ...]) -> None:
         self.frames = frames
         self._place = {frame: i for i, frame in enumerate(frames)}
-        self._logits: list[Tensor | None] = [None] * len(frames)
+        self._missing = set(frames)
+        self._logits: Tensor | None = None
         self._presence = np.zeros(len(frames), dtype=np.float32)
 
     def put(self, frame: int, logits: Tensor, presence: float) -> None:
         """Note one frame; those that nobody asked for are passed over."""
         place = self._place.get(frame)
-        if place is not None:
-            self._logits[place] = logits
-            self._presence[place] = presence
+        if place is None:
+            return
+        if self._logits is None:
+            self._logits = logits.new_empty(len(self.frames), *logits.shape)
+        self._logits[place] = logits  # what came may be a part of a block in page-locked memory
+        self._presence[place] = presence
+        self._missing.discard(frame)
 
     def track(self) -> _Track:
         """All frames together."""
-        logits = [entry for entry in self._logits if entry is not None]
-        if len(logits) != len(self.frames):
+        if self._logits is None or self._missing:
             raise RuntimeError("a track is asked for before all of its frames were tracked")
-        return _Track(self.frames, torch.stack(logits), self._presence)
+        return _Track(self.frames, self._logits, self._presence)
 
 
 def _part_of(tell: Tick, start: float, end: float) -> Tick:

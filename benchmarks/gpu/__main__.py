@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.changes import measure_changes
+from benchmarks.gpu.changes import measure_changes, pieces_in_turn, resized_on_host
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
     Size,
@@ -27,6 +27,7 @@ from benchmarks.gpu.models import (
     make_prompts,
     make_tracker,
     make_video,
+    quantise,
 )
 from benchmarks.gpu.profiles import profile_stages
 from benchmarks.gpu.records import Records, measure
@@ -268,9 +269,10 @@ class Bench:
         steerseg.forget()
         total = 0.0
         for purpose in ("reasoning", "grounding"):
-            context, seconds = timed(
-                f"straightforward: see for {purpose}", lambda: steerseg.see(self.video, config)
-            )
+            with pieces_in_turn(steerseg), resized_on_host():  # as transformers does it
+                context, seconds = timed(
+                    f"straightforward: see for {purpose}", lambda: steerseg.see(self.video, config)
+                )
             total += seconds
         question = steerseg.texts.reasoning_question(EXPRESSIONS[0])
         _, seconds = timed(
@@ -305,6 +307,7 @@ class Bench:
                 mean_difference=float((a - b).abs().mean()),
             )
         tracker = make_tracker(self.size, self.device, torch.float32)
+        tracker.captures = tracker.in_blocks = False
         tracked, seconds = timed(
             "straightforward: find, rank and track",
             lambda: track_one_by_one(tracker, self.video, theirs, config, lvlm.family.temporal_merge),
@@ -416,11 +419,22 @@ class Bench:
             self.records.timed(state, work)
 
     def quantised(self) -> None:
-        """8 and 4 bit need an optional package."""
+        """The stages with a 4-bit language model, made from the random one; needs an optional package."""
         if find_spec("bitsandbytes") is None:
             self.records.put("4-bit language model", not_measured="bitsandbytes is not installed")
-        else:
-            self.records.put("4-bit language model", not_measured="random weights are made in bf16 only")
+            return
+        quantise(self.steerseg.lvlm)
+        self._steerseg = SteerSeg(  # with as much room for prefixes as is left now
+            self.steerseg.lvlm, self.steerseg.tracker, self.steerseg.preset, self.steerseg.soft_prompts
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            self.records.put("4-bit, weights", gb=torch.cuda.memory_allocated(self.device) / 1e9)
+        self.steerseg.propose(self.video, EXPRESSIONS[0])
+        self.steerseg.forget()
+        for state, expression in zip(("4-bit, cold", "4-bit, further"), EXPRESSIONS, strict=True):
+            work = functools.partial(self.steerseg.propose, self.video, expression)
+            self.records.timed(f"{state}: propose", work)
 
 
 def random_pass(

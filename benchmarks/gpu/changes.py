@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -54,18 +55,25 @@ def cudnn_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
+def _resized_on_host(frames: Any, height: int, width: int, _: torch.device) -> torch.Tensor:
+    return _RESIZE(frames, height, width, torch.device("cpu"))
+
+
+_RESIZE = grounding._resize
+
+
+def resized_on_host() -> AbstractContextManager[None]:
+    """Inside, pictures are resized by the CPU."""
+    return attribute(grounding, "_resize", _resized_on_host)
+
+
 def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     """Every stage with and without what made it faster; the best first, and every way once before it is timed."""
     config = steerseg.config
-    resize = grounding._resize
-
-    def on_host(frames: Any, height: int, width: int, _: torch.device) -> torch.Tensor:
-        return resize(frames, height, width, torch.device("cpu"))
-
     ways: dict[str, Callable[[], Any]] = {
-        "": functools.partial(attribute, steerseg, "config", config),
+        "": contextlib.nullcontext,
         "windows in turn": lambda: pieces_in_turn(steerseg),
-        "resized on the host": lambda: attribute(grounding, "_resize", on_host),
+        "resized on the host": resized_on_host,
     }
     for name, way in ways.items():
         with way():
@@ -74,7 +82,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     seen = steerseg.look(video, config)
     lengths = itertools.count(1)
     for name in ("", "planned by cuDNN"):
-        with cudnn_attention() if name else attribute(steerseg, "config", config):
+        with cudnn_attention() if name else contextlib.nullcontext():
             for attempt in range(3):
                 longer = _EXPRESSION + "." * next(lengths)  # a length that was not seen before
                 label = f"{name}{', ' if name else ''}length {attempt + 1}"

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from steerseg.lvlm import LVLM
+from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
@@ -98,6 +99,30 @@ def make_lvlm(size: Size, device: torch.device, dtype: torch.dtype) -> LVLM:
         model = model.to(device, dtype)
     model.generation_config.eos_token_id = None
     return LVLM(model, processor, f"random-{size}")
+
+
+def quantise(lvlm: LVLM) -> None:
+    """Bring the text layers' weights to 4 bits, as bitsandbytes does when it loads them."""
+    import bitsandbytes
+
+    text = lvlm.model.model.language_model.layers
+    for module in list(text.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, torch.nn.Linear):
+                fewer = bitsandbytes.nn.Linear4bit(
+                    layer.in_features,
+                    layer.out_features,
+                    bias=layer.bias is not None,
+                    compute_dtype=lvlm.dtype,
+                    quant_type="nf4",
+                    device="meta",
+                )
+                fewer.weight = bitsandbytes.nn.Params4bit(
+                    layer.weight.data, requires_grad=False, quant_type="nf4"
+                )
+                fewer.bias = layer.bias
+                setattr(module, name, fewer.to(lvlm.device))
+    keep_differentiable(lvlm.model)
 
 
 def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracker:

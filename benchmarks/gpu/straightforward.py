@@ -1,7 +1,8 @@
 """The method as one would write it first: what the ratios are against.
 
 Eager attention of all layers, S x S matrices multiplied, one frame pass after the other, the vision tower run for each
-pass, SAM 2 in float32 with one call a point and one object at a time, and nothing kept between expressions.
+pass and window after window on pictures that the CPU resized, SAM 2 in float32 with one call a point and one object at
+a time, and nothing kept between expressions.
 """
 
 from __future__ import annotations
