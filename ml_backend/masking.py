@@ -202,7 +202,7 @@ class _Judges:
         self.judged: dict[int, PropagatedFrame] = {}
 
     def put(self, frame: int, logits: torch.Tensor, presence: float) -> None:
-        """Take one frame from the tracker; see :class:`steerseg.tracking.Sink`."""
+        """Take one frame from the tracker; see :class:`steerseg.delivery.Sink`."""
         from steerseg.packing import mask_at_size
 
         if frame in self._wanted:
