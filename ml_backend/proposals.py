@@ -111,7 +111,7 @@ class StoredProposal:
             fps=float(proposal.fps),
             height=proposal.height,
             width=proposal.width,
-            versions=dict(proposal.versions),
+            versions={name: str(version) for name, version in proposal.versions.items()},
         )
 
 

@@ -234,7 +234,7 @@ class SteerSeg:
         """What takes part in a proposal."""
         return {
             "steerseg": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # its own type would bring torch to whoever unpickles it
             "transformers": installed_version("transformers"),
             "sam2": installed_version("sam2"),
             "preset": self.preset.name,

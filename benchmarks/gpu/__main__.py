@@ -6,6 +6,7 @@ Each measurement stands alone: one that fails is recorded as failed, and the oth
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import platform
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.changes import measure_changes, pieces_in_turn, resized_on_host
+from benchmarks.gpu.changes import measure_changes, pieces_in_turn, resized_on_host, separate_norms
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
     Size,
@@ -283,10 +284,11 @@ class Bench:
         )
         total += seconds
         question = steerseg.texts.grounding_question(EXPRESSIONS[0], ATTRIBUTES)
-        theirs, seconds = timed(
-            "straightforward: ground",
-            lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
-        )
+        with separate_norms(steerseg):
+            theirs, seconds = timed(
+                "straightforward: ground",
+                lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
+            )
         total += seconds
         assert ours.frame is not None
         assert ours.video is not None
@@ -340,7 +342,12 @@ class Bench:
         sample = TrainingSample.from_masks(
             context, "where is it?", masks, steerseg.lvlm.family.temporal_merge, pictures=[0, 1]
         )
-        for name, checkpointing in (("", None), ("all kept", False), ("recomputed", True)):
+        for name, checkpointing in (
+            ("", None),
+            ("all kept", False),
+            ("recomputed", True),
+            ("norms of many kernels", None),
+        ):
             config = RefineConfig(steps=20, warmup=2)
             trainer = SoftPromptTrainer(
                 steerseg.lvlm, steerseg.layers, prompts, config, checkpointing=checkpointing
@@ -351,9 +358,10 @@ class Bench:
             def run(trainer: SoftPromptTrainer = trainer, rng: np.random.Generator = rng) -> float:
                 return trainer.step([sample], rng, frames_per_sample=2)
 
-            def measured(step: str = step) -> None:
-                run()
-                loss, _ = self.records.timed(step, run, repeat=3)
+            def measured(name: str = name, step: str = step) -> None:
+                with separate_norms(steerseg) if name.startswith("norms") else contextlib.nullcontext():
+                    run()
+                    loss, _ = self.records.timed(step, run, repeat=3)
                 self.records.put(f"{step}: loss", value=loss)
 
             self.records.attempt(step, measured)

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.gpu.records import Records
 from steerseg import SteerSeg, grounding
+from steerseg.lvlm import norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.pipeline import Seen
 from steerseg.video import Video
@@ -45,6 +46,17 @@ def pieces_in_turn(steerseg: SteerSeg) -> Iterator[None]:
 
 
 @contextmanager
+def separate_norms(steerseg: SteerSeg) -> Iterator[None]:
+    """Inside, norms are the models' own."""
+    norms.separate_norms(steerseg.lvlm.model)
+    try:
+        yield
+    finally:
+        if steerseg.lvlm.device.type == "cuda":
+            norms.fuse_norms(steerseg.lvlm.model)
+
+
+@contextmanager
 def cudnn_attention() -> Iterator[None]:
     """Inside, SDPA may choose cuDNN, which makes a plan for each length."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
@@ -73,6 +85,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     ways: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
         "windows in turn": lambda: pieces_in_turn(steerseg),
+        "norms of many kernels": lambda: separate_norms(steerseg),
         "resized on the host": resized_on_host,
     }
     for name, way in ways.items():

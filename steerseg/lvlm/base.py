@@ -21,6 +21,7 @@ from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm.answering import GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
+from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -85,6 +86,7 @@ class LVLM:
         if self.device.type == "cuda":
             # cuDNN's attention makes a plan for each length of a chat, up to a second of every new expression.
             torch.backends.cuda.enable_cudnn_sdp(False)
+            fuse_norms(model)
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
     @classmethod

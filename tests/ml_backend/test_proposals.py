@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import pickletools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,17 @@ def test_a_pipeline_proposal_becomes_plain_data_that_needs_no_torch() -> None:
         fps=25.0,
         height=4,
         width=6,
-        versions={"preset": "demo"},
+        versions={"preset": "demo", "torch": torch.__version__},
     )
     stored = StoredProposal.from_proposal(original)
     assert asdict(stored.points[0]) == asdict(point)
     assert np.allclose(stored.maps.fused, original.maps.fused.numpy(), atol=1e-3)
     assert stored.maps.video is None
-    assert b"torch" not in pickle.dumps(stored)
+    assert stored.versions == {"preset": "demo", "torch": str(torch.__version__)}
+    opcodes = pickletools.genops(pickle.dumps(stored, protocol=0))
+    modules = {str(argument).split()[0] for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
+    assert "ml_backend.proposals" in modules
+    assert not any(module.split(".")[0] == "torch" for module in modules), "the server would load torch"
 
 
 def test_a_damaged_or_missing_file_is_an_error(tmp_path: Path, proposal: StoredProposal) -> None:
