@@ -155,3 +155,16 @@ def test_missing_weights_are_a_clear_error(tmp_path: Path) -> None:
 
 def test_weights_never_require_gradients(tiny_lvlm: LVLM) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_lvlm.model.parameters())
+
+
+def test_a_longer_question_finds_the_room_that_a_shorter_one_made(tiny_lvlm: LVLM) -> None:
+    """On a GPU a step is captured for each room, which takes longer than the answer itself."""
+    vision = tiny_lvlm.encode_vision(pictures(2), "video")
+    rooms = tiny_lvlm._answers._rooms
+    rooms.clear()
+    for words in (1, 15, 1):
+        tiny_lvlm.generate("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
+        assert len(rooms) == 1
+    for words in (100, 300, 600, 1):  # much longer ones get their own, and few are kept
+        tiny_lvlm.generate("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
+    assert len(rooms) == 2
