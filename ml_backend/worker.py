@@ -25,6 +25,7 @@ from ml_backend.refining import (
     TryRequest,
 )
 from ml_backend.steering import SteerAnswer, SteerRequest, answer_steering
+from steerseg.startup import uncollected
 from steerseg.video import VideoLimits
 
 if TYPE_CHECKING:
@@ -133,17 +134,18 @@ class ModelHandler:
 
 
 def _load(preset: str, device: str, limits: VideoLimits, memory: int, compiled: bool) -> ModelHandler:
-    # Only the model process pays for importing torch, transformers and sam2.
-    from tqdm import tqdm
-    from transformers.utils import logging as transformers_logging
+    with uncollected():
+        # Only the model process pays for importing torch, transformers and sam2.
+        from tqdm import tqdm
+        from transformers.utils import logging as transformers_logging
 
-    from steerseg.pipeline import SteerSeg
-    from steerseg.warming import warm_up
+        from steerseg.pipeline import SteerSeg
+        from steerseg.warming import warm_up
 
-    transformers_logging.disable_progress_bar()  # a server's log is no terminal
-    # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
-    tqdm.set_lock(threading.RLock())
-    steerseg = SteerSeg.from_pretrained(preset, device=device, remembered_bytes=memory)
+        transformers_logging.disable_progress_bar()  # a server's log is no terminal
+        # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
+        tqdm.set_lock(threading.RLock())
+        steerseg = SteerSeg.from_pretrained(preset, device=device, remembered_bytes=memory)
     if compiled or steerseg.lvlm.device.type == "cuda":
         log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
         log.info("the models are warm after %.0f s", warm_up(steerseg, compiled=compiled))

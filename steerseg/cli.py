@@ -112,7 +112,8 @@ def _segment(options: argparse.Namespace) -> int:
     expression = check_expression(options.expression)
     _prepare_folder(options.output)
 
-    from steerseg import SteerSeg, load_video
+    from steerseg.startup import uncollected
+    from steerseg.video import load_video
 
     with ProgressBar() as progress:
         video = load_video(
@@ -123,7 +124,10 @@ def _segment(options: argparse.Namespace) -> int:
             progress=progress,
         )
         progress("load", 0.0)
-        steerseg = SteerSeg.from_pretrained(_preset(options), device=options.device)
+        with uncollected():
+            from steerseg.pipeline import SteerSeg
+
+            steerseg = SteerSeg.from_pretrained(_preset(options), device=options.device)
         progress("load", 1.0)
         config = method_config(options, steerseg.config)
         proposal = steerseg.propose(video, expression, config=config, progress=progress)
