@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -303,6 +304,56 @@ def _size(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+class _Lookahead:
+    """Has frames encoded that tracking comes to, a batch at a time.
+
+    On a CPU the next batch is encoded in a thread of its own: a step of tracking is a thousand small operations in
+    turn, which leave cores idle that the encoder's large products fill. A GPU has its own queue.
+    """
+
+    def __init__(self, tracker: Tracker, encoded: EncodedVideo) -> None:
+        self._tracker = tracker
+        self._encoded = encoded
+        self._batch = _ENCODE_BATCH.get(tracker.device.type, 4)
+        self._thread = ThreadPoolExecutor(1, "encode") if tracker.device.type == "cpu" else None
+        self._coming: list[tuple[list[int], Future[list[tuple[Tensor, ...]]]]] = []
+
+    def __enter__(self) -> _Lookahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def have(self, frames: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
+        """Have these frames encoded, and begin with those that come after them.
+
+        Args:
+            frames: What is needed now.
+            paths: Frames in the order in which they will be needed, one of ``frames`` first in each.
+        """
+        encoded = self._encoded
+        if not encoded.missing(frames):
+            return
+        soon, later = (
+            _each_once(frame for path in paths for frame in path[start : start + self._batch])
+            for start in (0, self._batch)
+        )
+        for part, features in self._coming:
+            self._tracker.keep(encoded, part, features.result(), wanted=soon)
+        self._coming = []
+        self._tracker.encode(encoded, soon)
+        if self._thread is not None:
+            missing = [frame for frame in later if encoded.missing([frame])]
+            for start in range(0, len(missing), self._batch):
+                part = missing[start : start + self._batch]
+                self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
+
+
+def _each_once(frames: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(frames))
+
+
 @dataclass(frozen=True)
 class _Row:
     """One object in one direction of time, counted from its first prompted frame.
@@ -396,12 +447,21 @@ class Tracker:
         batch = _ENCODE_BATCH.get(self.device.type, 4)
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            for frame, features in zip(part, self._encode(encoded.frames[part]), strict=True):
-                kept = tuple(level.to(encoded.device) for level in features)
-                encoded.keep(frame, kept, wanted=part)
-            encoded.rest(len(part))
+            self.keep(encoded, part, self.features(encoded.frames[part]), wanted=part)
             if progress is not None:
                 progress((start + len(part)) / len(missing))
+
+    @staticmethod
+    def keep(
+        encoded: EncodedVideo,
+        frames: Sequence[int],
+        features: list[tuple[Tensor, ...]],
+        wanted: Sequence[int],
+    ) -> None:
+        """Store features of frames of a video; while that fills its memory, those that are ``wanted`` stay."""
+        for frame, levels in zip(frames, features, strict=True):
+            encoded.keep(frame, tuple(level.to(encoded.device) for level in levels), wanted=wanted)
+        encoded.rest(len(frames))
 
     def _storage(self, video: Video) -> torch.device:
         """On the device, unless the features would take more than a third of its free memory."""
@@ -416,7 +476,7 @@ class Tracker:
         return self.device if fits else torch.device("cpu")
 
     @torch.inference_mode()
-    def _encode(self, frames: NDArray[np.uint8]) -> list[tuple[Tensor, ...]]:
+    def features(self, frames: NDArray[np.uint8]) -> list[tuple[Tensor, ...]]:
         """(B, H, W, 3) uint8 RGB -> per frame and level (C, h, w) features, lowest resolution last."""
         pixels = preprocess(self._on_device(frames), self.model.image_size)
         with self._precision():
@@ -787,41 +847,39 @@ class Tracker:
         distances = self._distances([[distance for distance, _ in one.pointers] for one in chosen])
         spatial_reach = model.num_maskmem * max(1, model.memory_temporal_stride_for_eval)
         pointer_reach = max(spatial_reach, model.max_obj_ptrs_in_encoder)
-        lookahead = _ENCODE_BATCH.get(self.device.type, 4)
         blocks = {} if self.in_blocks and self.device.type == "cuda" else {"block_bytes": 0}
         delivery = Delivery(tracks, **blocks)
         active = len(rows)
-        for place, around in enumerate(chosen):
-            still = sum(len(row.path) > place for row in rows)
-            if still < active:
-                active = still
-                for bank in (spatial, pointers):
-                    bank.update({earlier: memory[:active] for earlier, memory in bank.items()})
-            current = rows[:active]
-            shown = [row.path[place] for row in current]
-            if place in known:
-                logits = torch.stack([one.logits for one in known[place][:active]]).float()
-                presence = (
-                    torch.stack([one.presence for one in known[place][:active]])[:, 0].float().sigmoid()
-                )
-            else:
-                if encoded.missing(shown):
-                    soon = [frame for row in current for frame in row.path[place : place + lookahead]]
-                    self.encode(encoded, sorted(set(soon), key=soon.index))
-                key, given, shared = step.arguments(
-                    around,
-                    self._levels(encoded, shown),
-                    [spatial[earlier] for _, earlier in around.spatial],
-                    [pointers[earlier] for _, earlier in around.pointers],
-                    distances[place, : len(around.pointers)],
-                )
-                logits, pointers[place], spatial[place], presence = call(key, given, shared)
-                for bank, reach in ((spatial, spatial_reach), (pointers, pointer_reach)):
-                    if place - reach not in known:
-                        bank.pop(place - reach, None)
-            places = [(row.owner, frame) for row, frame in zip(current, shown, strict=True)]
-            delivery.add(places, logits, presence)
-            yield
+        with _Lookahead(self, encoded) as ahead:
+            for place, around in enumerate(chosen):
+                still = sum(len(row.path) > place for row in rows)
+                if still < active:
+                    active = still
+                    for bank in (spatial, pointers):
+                        bank.update({earlier: memory[:active] for earlier, memory in bank.items()})
+                current = rows[:active]
+                shown = [row.path[place] for row in current]
+                if place in known:
+                    logits = torch.stack([one.logits for one in known[place][:active]]).float()
+                    presence = (
+                        torch.stack([one.presence for one in known[place][:active]])[:, 0].float().sigmoid()
+                    )
+                else:
+                    ahead.have(shown, [row.path[place:] for row in current])
+                    key, given, shared = step.arguments(
+                        around,
+                        self._levels(encoded, shown),
+                        [spatial[earlier] for _, earlier in around.spatial],
+                        [pointers[earlier] for _, earlier in around.pointers],
+                        distances[place, : len(around.pointers)],
+                    )
+                    logits, pointers[place], spatial[place], presence = call(key, given, shared)
+                    for bank, reach in ((spatial, spatial_reach), (pointers, pointer_reach)):
+                        if place - reach not in known:
+                            bank.pop(place - reach, None)
+                places = [(row.owner, frame) for row, frame in zip(current, shown, strict=True)]
+                delivery.add(places, logits, presence)
+                yield
         delivery.close()
 
     def warm(self, rows: Sequence[int] = (1, 2, 4)) -> None:

@@ -35,8 +35,6 @@ def test_a_failed_measurement_is_recorded_and_the_others_go_on(
     assert main(["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--quick"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     failed = [line["name"] for line in lines if "failed" in line]
-    assert "SAM 2" in failed
-    assert "warm-up" in failed
-    assert "proposals" in failed
+    assert {"SAM 2", "warm_up", "proposals"} <= set(failed)
     assert any(line["name"] == "refinement, a sample" and "seconds" in line for line in lines)
-    assert any(line["name"].startswith("4-bit") for line in lines)
+    assert any(line["name"].startswith(("4-bit", "quantised")) for line in lines)
