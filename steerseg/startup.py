@@ -11,9 +11,9 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Load without Python's garbage collector, which then leaves alone what was loaded.
 
-    torch and transformers make three quarters of a million objects that live as long as the process; the collector would walk
-    them over and over, while they are made and at every later full collection. For the main programs only: what is
-    garbage at the end of the block is never found.
+    torch and transformers make three quarters of a million objects that live as long as the process; the
+    collector would walk them over and over, while they are made and at every later full collection. For the main
+    programs only: what is garbage at the end of the block is never found.
     """
     enabled = gc.isenabled()
     gc.disable()
