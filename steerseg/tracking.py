@@ -325,19 +325,14 @@ class _Lookahead:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def have(self, frames: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
-        """Have these frames encoded, and begin with those that come after them.
-
-        Args:
-            frames: What is needed now.
-            paths: Frames in the order in which they will be needed, one of ``frames`` first in each.
-        """
+    def have(self, paths: Sequence[Sequence[int]], place: int) -> None:
+        """Have the frames at a place of some paths encoded, and begin with those that come after them."""
         encoded = self._encoded
-        if not encoded.missing(frames):
+        if not encoded.missing([path[place] for path in paths]):
             return
         soon, later = (
             _each_once(frame for path in paths for frame in path[start : start + self._batch])
-            for start in (0, self._batch)
+            for start in (place, place + self._batch)
         )
         for part, features in self._coming:
             self._tracker.keep(encoded, part, features.result(), wanted=soon)
@@ -865,7 +860,7 @@ class Tracker:
                         torch.stack([one.presence for one in known[place][:active]])[:, 0].float().sigmoid()
                     )
                 else:
-                    ahead.have(shown, [row.path[place:] for row in current])
+                    ahead.have([row.path for row in current], place)
                     key, given, shared = step.arguments(
                         around,
                         self._levels(encoded, shown),
