@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from ml_backend.jobs import progress_words
+from ml_backend.progress_notes import progress_words
 from ml_backend.store import ACTIVE_REFINEMENTS, JobRow, JobState, RefinementRow, RefinementState, Store
 
 REFINE = "refine"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ml_backend.executor import Executor, Priority, Ticket
 from ml_backend.metrics import Metrics, StageClock
+from ml_backend.progress_notes import ProgressNotes, progress_words
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from ml_backend.store import Job, JobState, ProposalKey, Store, StoreError
 from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
@@ -19,8 +19,6 @@ from steerseg.errors import Cancelled, ModelError, SteerSegError
 log = logging.getLogger(__name__)
 
 KIND = "propose"
-# Progress is written to the database at most this often, in seconds.
-_NOTE_INTERVAL = 1.0
 
 ModelExecutor = Executor[ModelRequest, ModelAnswer]
 Owner = tuple[int, int]
@@ -48,19 +46,6 @@ class Wish:
         return progress_words(ticket.stage, ticket.fraction, ticket.frames)
 
 
-def progress_words(stage: str, fraction: float, frames: int | None) -> str:
-    """Where a job is, for a person; by frames where it is frames that it goes through.
-
-    Args:
-        stage: Name of the stage.
-        fraction: Part of it that is done, in [0, 1].
-        frames: Of the video, where known.
-    """
-    if stage == "tracking" and frames is not None:
-        return f"tracking, frame {round(fraction * frames)} of {frames}"
-    return f"{stage}, {fraction:.0%}"
-
-
 @dataclass
 class _Job:
     key: ProposalKey
@@ -68,9 +53,8 @@ class _Job:
     wish: Wish
     clock: StageClock
     owners: set[Owner]
-    before: int = 0  # attempts by earlier processes of the server
-    noted: float = field(default=0.0)
-    stage: str = ""
+    notes: ProgressNotes
+    before: int  # attempts by earlier processes of the server
 
 
 class Proposer:
@@ -251,7 +235,8 @@ class Proposer:
             )
         wish = Wish(Future())
         before = 0 if left is None else left.attempts
-        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, before)
+        notes = ProgressNotes(self._store, job_id, before)
+        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, notes, before)
         try:
             wish.ticket = self._executor.submit(
                 request,
@@ -261,26 +246,14 @@ class Proposer:
         except Cancelled as error:
             self._end_cancelled(job, error)
             raise
+        notes.ticket = wish.ticket
         self._jobs[key] = job
         wish.ticket.future.add_done_callback(lambda future: self._end(job, future))
         return wish
 
     def _progress(self, job: _Job, stage: str, fraction: float) -> None:
         job.clock.enter(stage)
-        now = time.monotonic()
-        if stage != job.stage or now - job.noted >= _NOTE_INTERVAL:
-            job.stage, job.noted = stage, now
-            ticket = job.wish.ticket
-            attempts = 1 if ticket is None else ticket.attempts
-            frames = None if ticket is None else ticket.frames
-            self._store.update_job(
-                job.id,
-                stage=stage,
-                fraction=fraction,
-                attempts=job.before + attempts,
-                frames=frames,
-                message=progress_words(stage, fraction, frames),
-            )
+        job.notes(stage, fraction)
 
     def _end(self, job: _Job, future: Future[ModelAnswer]) -> None:
         job.clock.enter(None)
