@@ -9,9 +9,10 @@ that can still be attended to is kept.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from steerseg.config import PipelineConfig
 from steerseg.delivery import Delivery, Sink
 from steerseg.errors import ModelError
 from steerseg.graphs import CapturedCalls, Function
+from steerseg.image_encoding import ImageEncoding
 from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.packing import PackedTrack, mask_at_size
 from steerseg.points import PointPrompt
@@ -330,6 +332,9 @@ class _Lookahead:
         encoded = self._encoded
         if not encoded.missing([path[place] for path in paths]):
             return
+        if self._thread is None:
+            self._tracker.encode(encoded, _full_batches(encoded, paths, place, self._batch))
+            return
         soon, later = (
             _each_once(frame for path in paths for frame in path[start : start + self._batch])
             for start in (place, place + self._batch)
@@ -338,15 +343,29 @@ class _Lookahead:
             self._tracker.keep(encoded, part, features.result(), wanted=soon)
         self._coming = []
         self._tracker.encode(encoded, soon)
-        if self._thread is not None:
-            missing = [frame for frame in later if encoded.missing([frame])]
-            for start in range(0, len(missing), self._batch):
-                part = missing[start : start + self._batch]
-                self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
+        missing = [frame for frame in later if encoded.missing([frame])]
+        for start in range(0, len(missing), self._batch):
+            part = missing[start : start + self._batch]
+            self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
 
 
 def _each_once(frames: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(frames))
+
+
+def _full_batches(encoded: EncodedVideo, paths: Sequence[Sequence[int]], place: int, batch: int) -> list[int]:
+    """Frames that paths come to soon: about a batch a path, and so many that those which are missing fill batches."""
+    soon: dict[int, None] = {}
+    missing = 0
+    longest = max(len(path) for path in paths)
+    for ahead in range(place, min(longest, place + 3 * batch)):
+        for path in paths:
+            if ahead - place >= batch and missing % batch == 0:
+                return list(soon)
+            if ahead < len(path) and path[ahead] not in soon:
+                soon[path[ahead]] = None
+                missing += len(encoded.missing([path[ahead]]))
+    return list(soon)
 
 
 @dataclass(frozen=True)
@@ -374,7 +393,9 @@ class Tracker:
         feature_bytes: How much of a video's image features is kept.
 
     Attributes:
-        captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
+        captures: Whether a GPU's steps, and its full batches of frames, are replayed as CUDA graphs once they were
+            seen.
+        fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
         in_blocks: Whether a GPU's answers come to the host in blocks; each one at once where not.
     """
 
@@ -398,7 +419,10 @@ class Tracker:
         self._memory_position: Tensor | None = None
         self._step: TrackingStep | None = None
         self._calls: CapturedCalls | None = None
+        self._encoding = ImageEncoding(model)
+        self._batches = CapturedCalls(self._levels_of, rows=(_ENCODE_BATCH["cuda"],))
         self.captures = True
+        self.fused = self.device.type == "cuda"
         self.in_blocks = True
 
     @classmethod
@@ -474,14 +498,24 @@ class Tracker:
     def features(self, frames: NDArray[np.uint8]) -> list[tuple[Tensor, ...]]:
         """(B, H, W, 3) uint8 RGB -> per frame and level (C, h, w) features, lowest resolution last."""
         pixels = preprocess(self._on_device(frames), self.model.image_size)
-        with self._precision():
-            output = self.model.forward_image(pixels)
-        levels = output["backbone_fpn"][-self.model.num_feature_levels :]
+        if self._precision_is_lower:
+            pixels = pixels.to(self._dtype)  # as the first product would
+        full = len(pixels) == _ENCODE_BATCH["cuda"]
+        call: Function = self._batches if self.captures and full else self._levels_of
+        levels = call(self.fused, [pixels], [])
         if not self._positions:
-            positions = output["vision_pos_enc"][-self.model.num_feature_levels :]
-            self._sizes = [(level.shape[-2], level.shape[-1]) for level in positions]
-            self._positions = [level[:1].flatten(2).permute(2, 0, 1) for level in positions]  # (h * w, 1, C)
+            encoding = self.model.image_encoder.neck.position_encoding
+            positions = [encoding(level[:1]).to(level.dtype) for level in levels]
+            self._sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+            self._positions = [level.flatten(2).permute(2, 0, 1) for level in positions]  # (h * w, 1, C)
         return list(zip(*(level.unbind(0) for level in levels), strict=True))
+
+    def _levels_of(self, key: Hashable, rows: Sequence[Tensor], _: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) pixels -> per level (B, C, h, w) features; the key says whether in few passes."""
+        with self._precision():
+            if key and self._encoding.serves():
+                return tuple(self._encoding(rows[0]))
+            return tuple(self.model.forward_image(rows[0])["backbone_fpn"][-self.model.num_feature_levels :])
 
     def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Frames where the model is. A GPU takes them from page-locked memory, and nobody waits for it."""
@@ -506,8 +540,12 @@ class Tracker:
         features = [level.flatten(2).permute(2, 0, 1) for level in self._levels(encoded, frames)]
         return features, [position.expand(-1, len(frames), -1) for position in self._positions]
 
+    @property
+    def _precision_is_lower(self) -> bool:
+        return self.device.type == "cuda" and self._dtype is not torch.float32
+
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self.device.type == "cuda" and self._dtype is not torch.float32:
+        if self._precision_is_lower:
             return torch.autocast("cuda", dtype=self._dtype)
         return contextlib.nullcontext()
 
@@ -1006,9 +1044,16 @@ def preprocess(frames: Tensor, size: int) -> Tensor:
     """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
     pixels = frames.permute(0, 3, 1, 2).float().div_(255)
     pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    mean = pixels.new_tensor(_PIXEL_MEAN).view(3, 1, 1)
-    std = pixels.new_tensor(_PIXEL_STD).view(3, 1, 1)
-    return (pixels - mean) / std
+    mean, std = _statistics(pixels.device)
+    return pixels.sub_(mean).div_(std)
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and deviation of each colour, there once: bringing them to a GPU waits for all of its work."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_PIXEL_MEAN, _PIXEL_STD))
+    return mean, std
 
 
 # ---------------------------------------------------------------------- loading

@@ -1,0 +1,121 @@
+"""Small operations of SAM 2 that read and write as little as they can: by Triton on a GPU, by torch elsewhere.
+
+Under autocast a layer norm of rounded numbers is three passes over memory (to float32, the norm, back), and a rotation
+by complex numbers five. Each is one pass here, with the sums in float32 as before.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Largest difference between kernels and torch as a share of the largest value: of one rounding."""
+
+
+def add_and_norm(
+    residual: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A sum, and its layer norm.
+
+    Args:
+        residual: (..., C), contiguous.
+        added: (..., C), contiguous; nothing where left out.
+        norm: Over the last axis, with weight and bias.
+        dtype: Of the norm. The sum has what torch's addition gives.
+
+    Returns:
+        The sum and the norm of the sum.
+    """
+    if kernels_work(residual.device, residual.dtype):
+        from steerseg.fused_kernels import add_and_norm as by_kernel  # Triton is not there everywhere
+
+        return by_kernel(residual, added, norm.weight, norm.bias, norm.eps, dtype)
+    return _add_and_norm(residual, added, norm, dtype)
+
+
+def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
+    """Turn pairs of neighbouring channels by angles of the vectors' places, in place.
+
+    Args:
+        vectors: (N, L, C), contiguous.
+        cos: (P, C / 2) float32, by place; places after the last one begin anew.
+        sin: The same.
+        count: How many of the L vectors are turned, from the first on.
+    """
+    if kernels_work(vectors.device, vectors.dtype):
+        from steerseg.fused_kernels import rotate as by_kernel  # Triton is not there everywhere
+
+        return by_kernel(vectors, cos, sin, count)
+    return _rotate(vectors, cos, sin, count)
+
+
+def _add_and_norm(
+    residual: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    total = residual if added is None else residual + added
+    with torch.autocast(total.device.type, enabled=False):
+        normed = F.layer_norm(total.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return total, normed.to(dtype)
+
+
+def _rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
+    places = len(cos)
+    # (N, repeats, P, C / 2, 2); the angles are not repeated in memory.
+    pairs = vectors[:, :count].reshape(len(vectors), -1, places, cos.shape[1], 2).float()
+    first, second = pairs.unbind(-1)
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    vectors[:, :count] = turned.reshape(len(vectors), count, -1).to(vectors.dtype)
+    return vectors
+
+
+@functools.cache
+def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run on a device and give what torch gives; tried once."""
+    if device.type != "cuda" or dtype not in _TOLERANCE:
+        return False
+    try:
+        worst = largest_difference(device, dtype)
+        if not worst <= _TOLERANCE[dtype]:  # NaN is no answer either
+            raise RuntimeError(
+                f"they differ from torch by {worst:.1e}, expected {_TOLERANCE[dtype]:.1e} at most"
+            )
+    except Exception as error:  # a compiler fails in many ways, and torch does the same without it
+        _log.warning("SAM 2 runs without kernels of its own: %s", error)
+        return False
+    return True
+
+
+@torch.inference_mode()
+def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
+    """Between kernels and torch, as a share of the largest value."""
+    from steerseg import fused_kernels
+
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    norm = nn.LayerNorm(72, eps=1e-6, device=device)
+    norm.weight.data, norm.bias.data = random(72), random(72)
+    residual, added = random(3, 35, 72) * 3 + 1, random(3, 35, 72).to(dtype)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for base, more in ((residual, None), (residual, added), (added, added)):
+        given = fused_kernels.add_and_norm(base, more, norm.weight, norm.bias, norm.eps, dtype)
+        pairs += zip(given, _add_and_norm(base, more, norm, dtype), strict=True)
+    vectors, cos, sin = random(2, 45, 16).to(dtype), random(20, 8), random(20, 8)
+    pairs.append(
+        (fused_kernels.rotate(vectors.clone(), cos, sin, 40), _rotate(vectors.clone(), cos, sin, 40))
+    )
+    return max(
+        float((given.float() - expected.float()).abs().max() / expected.float().abs().max())
+        if given.dtype == expected.dtype
+        else float("inf")
+        for given, expected in pairs
+    )

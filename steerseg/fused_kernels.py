@@ -1,0 +1,127 @@
+"""The Triton kernels behind :mod:`steerseg.fused`: each reads its inputs once and writes its outputs once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILE = 4096  # numbers that one program holds
+
+
+@triton.jit
+def _add_and_norm(  # type: ignore[no-untyped-def]
+    residual_at,
+    added_at,
+    weight_at,
+    bias_at,
+    total_at,
+    normed_at,
+    rows,
+    width,
+    eps,
+    ADDED: tl.constexpr,  # noqa: N803 (the language's custom for constants)
+    ROWS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    """Some rows: their sum, rounded as it is kept, and the norm of that."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    col = tl.arange(0, COLS)
+    inside = (row[:, None] < rows) & (col[None, :] < width)
+    at = row[:, None] * width + col[None, :]
+    total = tl.load(residual_at + at, mask=inside, other=0.0).to(tl.float32)
+    if ADDED:
+        total += tl.load(added_at + at, mask=inside, other=0.0).to(tl.float32)
+        kept = total.to(total_at.dtype.element_ty)
+        tl.store(total_at + at, kept, mask=inside)
+        total = kept.to(tl.float32)
+    mean = tl.sum(total, axis=1) / width
+    off = tl.where(inside, total - mean[:, None], 0.0)
+    variance = tl.sum(off * off, axis=1) / width
+    weight = tl.load(weight_at + col, mask=col < width, other=0.0).to(tl.float32)
+    bias = tl.load(bias_at + col, mask=col < width, other=0.0).to(tl.float32)
+    normed = off * tl.rsqrt(variance + eps)[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normed_at + at, normed.to(normed_at.dtype.element_ty), mask=inside)
+
+
+def add_and_norm(
+    residual: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See :func:`steerseg.fused.add_and_norm`."""
+    width = residual.shape[-1]
+    residual = residual.contiguous()
+    added = None if added is None else added.contiguous()
+    total = residual
+    if added is not None:
+        total = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, added.dtype))
+    normed = torch.empty_like(residual, dtype=dtype)
+    rows, cols = residual.numel() // width, triton.next_power_of_2(width)
+    at_once = max(1, _TILE // cols)
+    _add_and_norm[(triton.cdiv(rows, at_once),)](
+        residual,
+        residual if added is None else added,
+        weight,
+        bias,
+        total,
+        normed,
+        rows,
+        width,
+        eps,
+        ADDED=added is not None,
+        ROWS=at_once,
+        COLS=cols,
+        num_warps=4,
+    )
+    return total, normed
+
+
+@triton.jit(do_not_specialize=("count", "length"))
+def _rotate(  # type: ignore[no-untyped-def]
+    at,
+    cos_at,
+    sin_at,
+    count,
+    length,
+    places,
+    HALF: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+):
+    """Some vectors of one batch entry, in place."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    both, half = tl.arange(0, 2 * COLS), tl.arange(0, COLS)
+    inside = (row[:, None] < count) & (both[None, :] < 2 * HALF)
+    start = at + tl.program_id(1).to(tl.int64) * length * (2 * HALF)
+    vectors = start + row[:, None].to(tl.int64) * (2 * HALF) + both[None, :]
+    value = tl.load(vectors, mask=inside, other=0.0).to(tl.float32)
+    first, second = tl.split(tl.reshape(value, (ROWS, COLS, 2)))
+    angles = (row % places)[:, None] * HALF + half[None, :]
+    known = (row[:, None] < count) & (half[None, :] < HALF)
+    cos = tl.load(cos_at + angles, mask=known, other=0.0)
+    sin = tl.load(sin_at + angles, mask=known, other=0.0)
+    turned = tl.join(first * cos - second * sin, first * sin + second * cos)
+    turned = tl.reshape(turned, (ROWS, 2 * COLS))
+    tl.store(vectors, turned.to(at.dtype.element_ty), mask=inside)
+
+
+def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
+    """See :func:`steerseg.fused.rotate`."""
+    if not vectors.is_contiguous():
+        raise ValueError("vectors that are turned in place must be contiguous")
+    batch, length, width = vectors.shape
+    cols = triton.next_power_of_2(width // 2)
+    at_once = max(1, _TILE // (2 * cols))
+    _rotate[(triton.cdiv(count, at_once), batch)](
+        vectors,
+        cos.contiguous(),
+        sin.contiguous(),
+        count,
+        length,
+        len(cos),
+        HALF=width // 2,
+        COLS=cols,
+        ROWS=at_once,
+        num_warps=4,
+    )
+    return vectors

@@ -1,0 +1,129 @@
+"""SAM 2's encoder in few passes against the package's own, and the kernels behind it, interpreted on a CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steerseg.demo.sam2 import Sam2Size, build_sam2
+from steerseg.fused import kernels_work, largest_difference
+from steerseg.image_encoding import ImageEncoding
+from steerseg.tracking import EncodedVideo, Tracker, _full_batches, round_multiplied_weights
+from steerseg.video import video_from_frames
+from tests.tiny_sam2 import SMALL_SAM2
+
+_LONGER = replace(SMALL_SAM2, image_size=128, stages=(1, 2, 3, 2), global_blocks=(5,))
+
+
+def random_sam2(size: Sam2Size) -> Any:
+    torch.manual_seed(0)
+    model = build_sam2(size).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("size", [SMALL_SAM2, _LONGER])
+@torch.inference_mode()
+def test_features_are_those_of_the_package(size: Sam2Size) -> None:
+    """With windows that stay, windows that change between stages, pooling, and attention over the picture."""
+    model = random_sam2(size)
+    encoding = ImageEncoding(model)
+    assert encoding.serves()
+    pixels = torch.randn(2, 3, size.image_size, size.image_size)
+    for rounded, most in ((False, 1e-5), (True, 2e-2)):
+        if rounded:
+            round_multiplied_weights(model, torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+            given, expected = encoding(pixels), model.forward_image(pixels)["backbone_fpn"]
+        for a, b in zip(given, expected, strict=True):
+            assert a.shape == b.shape
+            assert a.dtype == b.dtype
+            assert float((a.float() - b.float()).abs().max()) <= most * float(b.float().abs().max())
+
+
+def test_windows_that_do_not_fill_a_picture_are_left_to_the_package() -> None:
+    model = random_sam2(replace(SMALL_SAM2, windows=(8, 4, 3, 2)))
+    assert not ImageEncoding(model).serves()
+    compiled = random_sam2(SMALL_SAM2)
+    compiled.image_encoder.forward = compiled.image_encoder.forward  # as torch.compile's answer is put there
+    assert not ImageEncoding(compiled).serves()
+
+
+def test_a_tracker_gives_the_same_features_either_way() -> None:
+    tracker = Tracker(random_sam2(SMALL_SAM2), version="random")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    answers = []
+    for tracker.fused in (False, True):
+        answers.append(tracker.features(frames))
+    for given, expected in zip(*answers, strict=True):
+        for a, b in zip(given, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_batches_that_are_encoded_ahead_are_full() -> None:
+    video = video_from_frames(np.zeros((40, 8, 8, 3), dtype=np.uint8), fps=8)
+    encoded = EncodedVideo(video, torch.device("cpu"), 1 << 20)
+    for frame in range(0, 40, 5):
+        encoded.keep(frame, (torch.zeros(1),), wanted=())
+
+    def missing(paths: Sequence[Sequence[int]], place: int) -> list[int]:
+        return encoded.missing(_full_batches(encoded, paths, place, 8))
+
+    onwards, back = tuple(range(12, 40)), tuple(range(12, -1, -1))
+    assert missing([onwards], 0) == [frame for frame in range(12, 22) if frame % 5]
+    assert len(missing([onwards, back], 0)) == 16
+    assert missing([onwards], 24) == [36, 37, 38, 39]  # the path ends
+
+
+_INTERPRETED = """
+import torch
+from steerseg.fused import largest_difference
+for dtype in (torch.float32, torch.bfloat16):
+    print(largest_difference(torch.device("cpu"), dtype))
+"""
+
+
+def test_kernels_are_right_when_interpreted() -> None:
+    pytest.importorskip("triton")
+    run = subprocess.run(
+        [sys.executable, "-c", _INTERPRETED],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    exact, rounded = (float(line) for line in run.stdout.split())
+    assert exact <= 1e-5
+    assert rounded <= 1.6e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_uses_the_kernels_and_replays_full_batches(dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    assert largest_difference(device, dtype) < (1e-5 if dtype == torch.float32 else 1.6e-2)
+    assert kernels_work(device, dtype)
+    tracker = Tracker(random_sam2(SMALL_SAM2).to(device), version="random", dtype=dtype)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 40, 60, 3), dtype=np.uint8)
+    tracker.captures = tracker.fused = False
+    expected = tracker.features(frames)
+    tracker.captures = tracker.fused = True
+    for _ in range(3):
+        for given, kept in zip(tracker.features(frames), expected, strict=True):
+            for a, b in zip(given, kept, strict=True):
+                off = float((a.float() - b.float()).norm() / b.float().norm())
+                assert off < (1e-3 if dtype == torch.float32 else 5e-2)
+    assert tracker._batches.replays == 2
