@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from steerseg.config import PipelineConfig
 from steerseg.delivery import Delivery, Sink
@@ -396,6 +397,7 @@ class Tracker:
         captures: Whether a GPU's steps, and its full batches of frames, are replayed as CUDA graphs once they were
             seen.
         fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
+        memory_backend: What computes the attention to memories then; torch's choice where ``None``.
         in_blocks: Whether a GPU's answers come to the host in blocks; each one at once where not.
     """
 
@@ -423,6 +425,7 @@ class Tracker:
         self._batches = CapturedCalls(self._levels_of, rows=(_ENCODE_BATCH["cuda"],))
         self.captures = True
         self.fused = self.device.type == "cuda"
+        self.memory_backend: SDPBackend | None = None
         self.in_blocks = True
 
     @classmethod
@@ -955,6 +958,7 @@ class Tracker:
                 self.model, self._sizes, self._positions[-1], self._memory_position, self._precision
             )
             self._calls = CapturedCalls(self._step)
+        self._step.fused, self._step.backend = self.fused, self.memory_backend
         return self._step
 
     def _distances(self, distances: Sequence[Sequence[int]]) -> Tensor:

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from steerseg.memory_attention import FewerPasses
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,13 @@ def attended(model: Any, place: int, prompted: Collection[int], num_frames: int)
 
 @dataclass(frozen=True)
 class _Form:
-    """All of a step that is no tensor: places in time of its memories, and what distances are divided by."""
+    """All of a step that is no tensor: places in time of its memories, what distances are divided by, and ways."""
 
     levels: int
     positions: tuple[int, ...]
     span: int
+    fused: bool
+    backend: SDPBackend | None
 
 
 class TrackingStep:
@@ -88,6 +93,10 @@ class TrackingStep:
         image_position: (h * w, 1, C) position encoding of the lowest level.
         memory_position: (1, C_mem, h_mem, w_mem) position encoding of a spatial memory.
         precision: What the package's parts run under.
+
+    Attributes:
+        fused: Whether memories are attended to in fewer passes than the package's own code takes.
+        backend: What computes the attention to memories then; torch's choice where ``None``.
     """
 
     def __init__(
@@ -103,6 +112,9 @@ class TrackingStep:
         self._image_position = image_position
         self._memory_position = memory_position
         self._precision = precision
+        self._fewer_passes = FewerPasses(model.memory_attention)
+        self.fused = False
+        self.backend: SDPBackend | None = None
 
     def arguments(
         self,
@@ -122,7 +134,8 @@ class TrackingStep:
             distances: (P,) those of ``chosen.pointers``, on the device.
         """
         positions = tuple(position for position, _ in chosen.spatial)
-        form = _Form(len(levels), positions, chosen.span)
+        fused = self.fused and self._fewer_passes.serves()
+        form = _Form(len(levels), positions, chosen.span, fused, self.backend if fused else None)
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -138,7 +151,7 @@ class TrackingStep:
         model = self._model
         with self._precision():
             features = [level.flatten(2).permute(2, 0, 1) for level in levels]
-            fused = self._fused(features[-1], memories, key.positions, pointers, shared[0], key.span)
+            fused = self._fused(features[-1], memories, key, pointers, shared[0])
             _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
                 backbone_features=fused,
                 high_res_features=list(levels[:-1]) or None,
@@ -157,43 +170,45 @@ class TrackingStep:
         self,
         features: Tensor,
         memories: Sequence[Tensor],
-        positions: Sequence[int],
+        form: _Form,
         pointers: Sequence[Tensor],
         distances: Tensor,
-        span: int,
     ) -> Tensor:
         """Image features (h * w, N, C) that have attended to the memories: (N, C, h, w)."""
         model = self._model
         count, width = features.shape[1:]
-        place = self._memory_position.flatten(2).permute(2, 0, 1).expand(-1, count, -1)
-        tokens = [memory.flatten(2).permute(2, 0, 1) for memory in memories]
+        place = self._memory_position[0].flatten(1).T
+        tokens = [memory.flatten(2).transpose(1, 2) for memory in memories]
         encodings = [
-            place + model.maskmem_tpos_enc[model.num_maskmem - 1 - position] for position in positions
+            place + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0] for position in form.positions
         ]
         pointer_tokens = 0
         if pointers:
             parts = width // model.mem_dim
-            # (P, N, C) -> (P * parts, N, C_mem)
-            split = torch.stack(list(pointers)).reshape(-1, count, parts, model.mem_dim)
-            tokens.append(split.permute(0, 2, 1, 3).flatten(0, 1))
-            encodings.append(
-                self._pointer_encodings(distances, span, count, width).repeat_interleave(parts, 0)
-            )
+            # (N, P, C) -> (N, P * parts, C_mem)
+            tokens.append(torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim))
+            encodings.append(self._pointer_encodings(distances, form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
-        fused = model.memory_attention(
-            curr=[features],
-            curr_pos=[self._image_position.expand(-1, count, -1)],
-            memory=torch.cat(tokens),
-            memory_pos=torch.cat(encodings),
-            num_obj_ptr_tokens=pointer_tokens,
-        )
+        if form.fused:
+            position = self._image_position[:, 0]
+            fused = self._fewer_passes(
+                features.transpose(0, 1), position, tokens, encodings, pointer_tokens, form.backend
+            ).transpose(0, 1)
+        else:
+            fused = model.memory_attention(
+                curr=[features],
+                curr_pos=[self._image_position.expand(-1, count, -1)],
+                memory=torch.cat(tokens, dim=1).transpose(0, 1),
+                memory_pos=torch.cat(encodings)[:, None].expand(-1, count, -1),
+                num_obj_ptr_tokens=pointer_tokens,
+            )
         return fused.permute(1, 2, 0).view(count, width, *self._sizes[-1])
 
-    def _pointer_encodings(self, distances: Tensor, span: int, count: int, width: int) -> Tensor:
-        """(P, N, C_mem), by the pointers' distances in time."""
+    def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
+        """(P, C_mem), by the pointers' distances in time."""
         model = self._model
         if not model.add_tpos_enc_to_obj_ptrs:
-            return distances.new_zeros(len(distances), count, model.mem_dim)
+            return distances.new_zeros(len(distances), model.mem_dim)
         channels = width if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
-        encoding = model.obj_ptr_tpos_proj(get_1d_sine_pe(distances / span, dim=channels))
-        return encoding.unsqueeze(1).expand(-1, count, model.mem_dim)
+        encoding: Tensor = model.obj_ptr_tpos_proj(get_1d_sine_pe(distances / span, dim=channels))
+        return encoding

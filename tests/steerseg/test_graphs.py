@@ -273,3 +273,30 @@ def test_points_of_all_keyframes_are_decoded_together(tracker: Tracker) -> None:
     for ours, theirs in zip(together, alone, strict=True):
         assert torch.allclose(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
         assert torch.equal(ours.mask, ours.logits > 0)
+
+
+@pytest.mark.parametrize("prompts", [((0,),), ((3,), (9,)), ((2, 6), (2, 6))])
+def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
+    tracker: Tracker, prompts: tuple[tuple[int, ...], ...]
+) -> None:
+    """Of one object or several, prompted on one frame or several, whatever the weights."""
+    for parameter in tracker.model.memory_attention.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    for layer in tracker.model.memory_attention.layers:
+        for part in (layer.self_attn, layer.cross_attn_image):
+            for projection in (part.q_proj, part.k_proj, part.out_proj):
+                projection.weight.data.mul_(10)
+    encoded = opened(tracker, 12)
+    started = [
+        tracker.start(encoded, [Prompt(frame, ((0.4, 0.5),), (True,)) for frame in frames])
+        for frames in prompts
+    ]
+    assert tracker._stepping()._fewer_passes.serves()
+    answers = []
+    for tracker.fused in (False, True):
+        answers.append(tracker.propagate(encoded, started))
+    plain, given = answers
+    assert not torch.equal(plain.logits, given.logits)
+    assert float((given.logits - plain.logits).abs().max()) <= 1e-5 * float(plain.logits.abs().max())
+    assert np.allclose(given.frame_scores, plain.frame_scores, atol=1e-5)
