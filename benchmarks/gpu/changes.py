@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.records import Records
+from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
 from steerseg.lvlm import norms
 from steerseg.lvlm.packed import vision_attention_of
@@ -104,12 +105,19 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     maps = _ground(steerseg, seen, _EXPRESSION)
     tracker = steerseg.tracker
-    for name, captures, in_blocks in (
-        ("", True, True),
-        ("nothing captured", False, True),
-        ("nothing captured, each answer brought at once", False, False),
-    ):
-        with attribute(tracker, "captures", captures), attribute(tracker, "in_blocks", in_blocks):
+    measure_encoding(records, tracker, video)
+    measure_memory_attention(records, tracker)
+    tracking_ways: dict[str, dict[str, Any]] = {
+        "": {},
+        "the package's own passes": {"fused": False},
+        "nothing captured": {"captures": False},
+        "nothing captured, each answer brought at once": {"captures": False, "in_blocks": False},
+    }
+    if records.device.type == "cuda":
+        tracking_ways["memories by cuDNN"] = {"backend": BACKENDS["cuDNN"]}
+
+    def find_and_track(name: str, measures: dict[str, Any]) -> None:
+        with tracker_that(tracker, **measures):
             find = functools.partial(steerseg.find, seen, maps, config)
             found = find()
             find()
@@ -119,6 +127,9 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
             track()
             track()
             _timed(records, "track", name, track, repeat=3, objects=len(ranking))
+
+    for name, measures in tracking_ways.items():
+        records.attempt(f"changes, track: {name}", functools.partial(find_and_track, name, measures))
     calls = tracker._calls
     if calls is not None:
         records.put(

@@ -11,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.records import Records
+from benchmarks.gpu.sam2_ways import encoded_whole
 from steerseg import SteerSeg
 from steerseg.video import Video
 
@@ -33,6 +34,7 @@ def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Pat
         "see": lambda: steerseg.see(video, config),
         "further reason": reason,
         "further ground": ground,
+        "encode": lambda: encoded_whole(steerseg.tracker, video),
         "further find": lambda: steerseg.find(seen, maps, config),
         "further track": lambda: steerseg.track(seen, found, ranking),
     }

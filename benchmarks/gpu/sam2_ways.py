@@ -1,0 +1,103 @@
+"""Ways to run the parts of SAM 2 that take longest: its image encoder, and the attention to memories."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
+
+from benchmarks.gpu.records import Records
+from steerseg.memory_attention import chosen
+from steerseg.tracking import EncodedVideo, Tracker
+from steerseg.video import Video
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+}
+_CALLS = 20  # of one attention; a single one is too short to be timed
+
+
+def encoded_whole(tracker: Tracker, video: Video) -> EncodedVideo:
+    """All frames of a video encoded, as of one that comes for the first time."""
+    encoded = tracker.open(video)
+    tracker.encode(encoded)
+    return encoded
+
+
+def measure_encoding(records: Records, tracker: Tracker, video: Video) -> None:
+    """Frames a second, with and without what made it faster."""
+    for name, fused, captures in (
+        ("", True, True),
+        ("nothing captured", True, False),
+        ("the package's own passes", False, True),
+        ("the package's own passes, nothing captured", False, False),
+    ):
+        with tracker_that(tracker, fused=fused, captures=captures):
+            encoded_whole(tracker, video)
+            label = f"changes, encode{': ' if name else ''}{name}"
+            _, seconds = records.timed(label, functools.partial(encoded_whole, tracker, video), repeat=3)
+            records.put(f"{label}, rate", frames_a_second=len(video.frames) / seconds)
+
+
+def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 2) -> None:
+    """One attention to seven memories and sixteen pointers, by each back end that takes it."""
+    model = tracker.model
+    part = model.memory_attention.layers[0].cross_attn_image
+    places = model.sam_image_embedding_size**2
+    pointers = model.max_obj_ptrs_in_encoder * model.hidden_dim // model.mem_dim
+    dtype = part.q_proj.weight.dtype
+    query, key, value = (
+        torch.randn(rows, 1, count, part.internal_dim, device=records.device, dtype=dtype)
+        for count in (places, *[model.num_maskmem * places + pointers] * 2)
+    )
+
+    def several(backend: SDPBackend) -> torch.Tensor:
+        with chosen(backend):
+            for _ in range(_CALLS):
+                mixed = F.scaled_dot_product_attention(query, key, value)
+        return mixed
+
+    expected: torch.Tensor | None = None
+    for name, backend in BACKENDS.items():
+        if backend is not SDPBackend.FLASH_ATTENTION and records.device.type != "cuda":
+            continue
+
+        def one(name: str = name, backend: SDPBackend = backend) -> None:
+            nonlocal expected
+            several(backend)
+            mixed, seconds = records.timed(
+                f"changes, memory attention: {name}, {_CALLS} calls", lambda: several(backend), repeat=3
+            )
+            expected = mixed if expected is None else expected
+            records.put(
+                f"changes, memory attention: {name}",
+                milliseconds=1000 * seconds / _CALLS,
+                largest_difference=float((mixed.float() - expected.float()).abs().max()),
+            )
+
+        records.attempt(f"changes, memory attention: {name}", one)
+
+
+@contextmanager
+def tracker_that(
+    tracker: Tracker,
+    *,
+    fused: bool = True,
+    captures: bool = True,
+    in_blocks: bool = True,
+    backend: SDPBackend | None = None,
+) -> Iterator[None]:
+    """Inside, a tracker works in another way; on a CPU, too."""
+    before = tracker.fused, tracker.captures, tracker.in_blocks, tracker.memory_backend
+    tracker.fused, tracker.captures, tracker.in_blocks = fused, captures, in_blocks
+    tracker.memory_backend = backend
+    try:
+        yield
+    finally:
+        tracker.fused, tracker.captures, tracker.in_blocks, tracker.memory_backend = before
