@@ -76,6 +76,72 @@ def add_and_norm(
     return total, normed
 
 
+@triton.jit
+def _norm_channels(  # type: ignore[no-untyped-def]
+    at,
+    weight_at,
+    bias_at,
+    normed_at,
+    places,
+    width,
+    picture,
+    channel,
+    place,
+    eps,
+    COLS: tl.constexpr,  # noqa: N803
+    PLACES: tl.constexpr,  # noqa: N803
+):
+    """Some places of one picture, each over its channels."""
+    col = tl.arange(0, COLS)
+    spot = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    inside = (col[:, None] < width) & (spot[None, :] < places)
+    offsets = tl.program_id(1).to(tl.int64) * picture + col[:, None] * channel + spot[None, :] * place
+    value = tl.load(at + offsets, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(value, axis=0) / width
+    off = tl.where(inside, value - mean[None, :], 0.0)
+    variance = tl.sum(off * off, axis=0) / width
+    weight = tl.load(weight_at + col, mask=col < width, other=0.0).to(tl.float32)
+    bias = tl.load(bias_at + col, mask=col < width, other=0.0).to(tl.float32)
+    normed = off * tl.rsqrt(variance + eps)[None, :] * weight[:, None] + bias[:, None]
+    tl.store(normed_at + offsets, normed.to(normed_at.dtype.element_ty), mask=inside)
+
+
+def norm_channels(pictures: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """See :func:`steerseg.fused.norm_channels`."""
+    pictures = _with_collapsible_places(pictures)
+    normed = torch.empty_strided(
+        pictures.shape, pictures.stride(), dtype=pictures.dtype, device=pictures.device
+    )
+    count, width, height, across = pictures.shape
+    cols = triton.next_power_of_2(width)
+    at_once = min(1024, max(32, _TILE // cols))  # neighbours share a line of memory
+    _norm_channels[(triton.cdiv(height * across, at_once), count)](
+        pictures,
+        weight,
+        bias,
+        normed,
+        height * across,
+        width,
+        pictures.stride(0),
+        pictures.stride(1),
+        pictures.stride(3),
+        eps,
+        COLS=cols,
+        PLACES=at_once,
+        num_warps=4,
+    )
+    return normed
+
+
+def _with_collapsible_places(pictures: Tensor) -> Tensor:
+    """(N, C, h, w) whose numbers lie densely, with a place's row and column as one stride."""
+    if pictures.is_contiguous() or pictures.is_contiguous(memory_format=torch.channels_last):
+        across = 1 if pictures.is_contiguous() else pictures.shape[1]
+        if pictures.stride(3) == across and pictures.stride(2) == across * pictures.shape[3]:
+            return pictures
+    return pictures.clone(memory_format=torch.contiguous_format)
+
+
 @triton.jit(do_not_specialize=("count", "length"))
 def _rotate(  # type: ignore[no-untyped-def]
     at,

@@ -17,6 +17,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from steerseg.fused import norms_in_one_pass
 from steerseg.memory_attention import FewerPasses
 
 
@@ -95,7 +96,7 @@ class TrackingStep:
         precision: What the package's parts run under.
 
     Attributes:
-        fused: Whether memories are attended to in fewer passes than the package's own code takes.
+        fused: Whether memories are attended to, and pictures normed, in fewer passes than the package's own code takes.
         backend: What computes the attention to memories then; torch's choice where ``None``.
     """
 
@@ -149,7 +150,7 @@ class TrackingStep:
         end = key.levels + len(key.positions)
         levels, memories, pointers = rows[: key.levels], rows[key.levels : end], rows[end:]
         model = self._model
-        with self._precision():
+        with self._precision(), norms_in_one_pass(model, key.fused):
             features = [level.flatten(2).permute(2, 0, 1) for level in levels]
             fused = self._fused(features[-1], memories, key, pointers, shared[0])
             _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
