@@ -252,9 +252,7 @@ class Refiner:
             tell("reasoning", 0.0)
             lvlm = self._steerseg.lvlm
             film = context.video.to(lvlm.device)
-            attributes = attributes_of(
-                lvlm, film, expression, self._steerseg.texts, max_new_tokens=config.max_new_tokens
-            )
+            attributes = attributes_of(lvlm, film, expression, self._steerseg.texts, config)
         return self._steerseg.texts.grounding_question(expression, attributes)
 
     def _sample_of(

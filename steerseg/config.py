@@ -29,6 +29,10 @@ class PipelineConfig:
         frame_weight: Weight w_f in [0, 1] of the frame map in a tracklet's score; the video map has the rest.
         alternatives: How many ranked tracklets a proposal holds, the best one included.
         max_new_tokens: Length limit of the chain-of-thought answer.
+        attribute_confidence: Least probability in [0, 1] that the LVLM gives an attribute and all before it.
+            What it is less sure of is left out, together with what follows, which was said of the same guess. 0
+            keeps every attribute, as the method does (our choice otherwise): a word that the model has never met,
+            such as a team's own, makes it name some other object, and maps follow that name.
     """
 
     keyframes: int = 16
@@ -43,6 +47,7 @@ class PipelineConfig:
     frame_weight: float = 0.3
     alternatives: int = 3
     max_new_tokens: int = 128
+    attribute_confidence: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -386,7 +386,7 @@ class SteerSeg:
             seen.context.video,
             expression,
             self.texts,
-            max_new_tokens=config.max_new_tokens,
+            config,
             prefix=None if seen.prefixes is None else seen.prefixes.slot("reasoning", "video"),
         )
         tell("reasoning", 1.0)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from steerseg.errors import ExpressionError
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
+    from steerseg.config import PipelineConfig
     from steerseg.lvlm.base import LVLM, VisionFeatures
     from steerseg.lvlm.prefix import PrefixSlot
 
@@ -112,21 +115,48 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
     return _clean(re.split(r"[,;\n]", plain.removeprefix("Attributes:")))
 
 
+def believed(attributes: Sequence[str], tokens: Sequence[tuple[str, float]], least: float) -> tuple[str, ...]:
+    """The attributes that the model is sure of, up to the first that it is not.
+
+    An attribute is said on top of those before it, so what counts is the probability of all of them together.
+
+    Args:
+        attributes: As read from the answer, in its order.
+        tokens: The answer's tokens, as text, each with the probability in [0, 1] that the model gave it.
+        least: Least probability of an attribute and all before it.
+    """
+    answer = "".join(text for text, _ in tokens)
+    ends = list(accumulate(len(text) for text, _ in tokens))
+    together, place = 1.0, 0
+    for number, attribute in enumerate(attributes):
+        start = answer.find(attribute, place)
+        if start < 0:  # written otherwise in the answer, which then counts up to its end
+            start, place = place, len(answer)
+        else:
+            place = start + len(attribute)
+        for (text, probability), end in zip(tokens, ends, strict=True):
+            if end > start and end - len(text) < place:
+                together *= probability
+        if together < least:
+            return tuple(attributes[:number])
+    return tuple(attributes)
+
+
 def attributes_of(
     lvlm: LVLM,
     video: VisionFeatures,
     expression: str,
     texts: PromptTexts,
+    config: PipelineConfig,
     *,
-    max_new_tokens: int,
     prefix: PrefixSlot | None = None,
 ) -> tuple[str, ...]:
     """Ask the frozen model what tells the object apart.
 
     Returns:
-        At most eight short phrases; empty where the answer holds none.
+        At most eight short phrases; empty where the answer holds none that the model is sure of.
     """
-    answer = lvlm.generate(
-        texts.reasoning_question(expression), video, max_new_tokens=max_new_tokens, prefix=prefix
+    answer = lvlm.answer(
+        texts.reasoning_question(expression), video, max_new_tokens=config.max_new_tokens, prefix=prefix
     )
-    return parse_attributes(answer)
+    return believed(parse_attributes(answer.text), answer.tokens, config.attribute_confidence)

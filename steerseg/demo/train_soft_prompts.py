@@ -68,7 +68,7 @@ def held_out_clip(lvlm: LVLM, preset: Preset, rng: np.random.Generator) -> SeenC
         frame_batch=preset.frame_batch,
     )
     asked = [
-        (referral, attributes_of(lvlm, context.video, referral.expression, preset.texts, max_new_tokens=48))
+        (referral, attributes_of(lvlm, context.video, referral.expression, preset.texts, preset.config))
         for referral in by_turns(referrals(scene, rng), rng)[:4]
     ]
     return SeenClip(context, ids[0].cpu(), tuple(asked))

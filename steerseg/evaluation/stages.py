@@ -175,7 +175,14 @@ class ClipStages:
         seen, seconds = self._look(config)
 
         reasoned = self._once(
-            ("reason", sample.id, config.reasoning, config.keyframes, config.max_new_tokens),
+            (
+                "reason",
+                sample.id,
+                config.reasoning,
+                config.keyframes,
+                config.max_new_tokens,
+                config.attribute_confidence,
+            ),
             lambda: steerseg.reason(seen, expression, config),
         )
         attributes: tuple[str, ...] = reasoned.value

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -79,6 +80,33 @@ class _FixedLayer(CacheLayerMixin):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: The answer.
+        tokens: Its tokens as text, special ones left out, each with the probability in [0, 1] that the model gave it.
+    """
+
+    text: str
+    tokens: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, ids: Sequence[int], probabilities: Sequence[float]) -> Answer:
+        """From the ids of tokens; several of them may make up one letter, which goes to the last."""
+        special = frozenset(tokenizer.all_special_ids)
+        tokens: list[tuple[str, float]] = []
+        before = ""
+        for end, (token, probability) in enumerate(zip(ids, probabilities, strict=True), start=1):
+            if token not in special:
+                text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+                whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+                tokens.append((whole[len(before) :], probability))
+                before = whole
+        return cls(tokenizer.decode(ids, skip_special_tokens=True).strip(), tuple(tokens))
+
+
+@dataclass(frozen=True)
 class _Room:
     """The buffers of answers of up to M tokens, question included, and the captured step over them."""
 
@@ -89,6 +117,8 @@ class _Room:
     token: torch.Tensor  # (1, 1)
     said: torch.Tensor  # (1, V) bool, words that a repetition penalty applies to
     answer: torch.Tensor  # (M,) the answer, at the places that its tokens have been written to
+    chance: torch.Tensor  # (1,) float32 probability of the token
+    chances: torch.Tensor  # (M,) those of the answer
     graph: list[torch.cuda.CUDAGraph]
 
 
@@ -116,7 +146,7 @@ class GreedyAnswers:
     @torch.no_grad()
     def answer(
         self, past: Cache, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, *, most: int
-    ) -> list[int]:
+    ) -> list[tuple[int, float]]:
         """Go on after a question that was read.
 
         Args:
@@ -127,11 +157,11 @@ class GreedyAnswers:
             most: Limit of new tokens.
 
         Returns:
-            The tokens before the one that ends the answer.
+            The tokens before the one that ends the answer, each with its probability.
         """
         length = ids.shape[1]
         room = self._room_for(length + most, past, position)
-        first = self._prime(room, past, hidden, ids, position)
+        first = (self._prime(room, past, hidden, ids, position), float(room.chance))
         ends = self._ends()
         for step in range(1, most):
             if step % _LOOK == 0 and _ended(room.answer[length : length + step].tolist(), ends):
@@ -140,8 +170,9 @@ class GreedyAnswers:
                 room.graph[0].replay()
             else:
                 self._step(room)
-        said = [first, *room.answer[length + 1 : length + most].tolist()]
-        return _until_end([token for token in said if token >= 0], ends)
+        rest = slice(length + 1, length + most)
+        said = [first, *zip(room.answer[rest].tolist(), room.chances[rest].tolist(), strict=True)]
+        return _until_end([(token, chance) for token, chance in said if token >= 0], ends)
 
     def _ends(self) -> frozenset[int]:
         end = self._model.generation_config.eos_token_id
@@ -173,6 +204,8 @@ class GreedyAnswers:
             torch.zeros(1, 1, dtype=torch.long, device=device),
             torch.zeros(1, self._model.lm_head.weight.shape[0], dtype=torch.bool, device=device),
             torch.full((size,), -1, dtype=torch.long, device=device),
+            torch.zeros(1, dtype=torch.float32, device=device),
+            torch.zeros(size, dtype=torch.float32, device=device),
             [],
         )
         if device.type == "cuda":
@@ -227,14 +260,17 @@ class GreedyAnswers:
         room.position.add_(1)
         self._choose(room, output.last_hidden_state[:, -1])
         room.answer.index_copy_(0, room.place, room.token[0])
+        room.chances.index_copy_(0, room.place, room.chance)
 
     def _choose(self, room: _Room, hidden: torch.Tensor) -> None:
         logits: torch.Tensor = self._model.lm_head(hidden).float()
+        chances = logits.softmax(dim=-1)
         penalty = self._model.generation_config.repetition_penalty or 1.0
         if penalty != 1.0:
             scaled = torch.where(logits < 0, logits * penalty, logits / penalty)
             logits = torch.where(room.said, scaled, logits)
         room.token.copy_(logits.argmax(dim=-1, keepdim=True))
+        room.chance.copy_(chances.gather(1, room.token)[0])
         room.said.scatter_(1, room.token, True)
 
 
@@ -242,9 +278,6 @@ def _ended(tokens: Sequence[int], ends: frozenset[int]) -> bool:
     return any(token in ends for token in tokens)
 
 
-def _until_end(tokens: Sequence[int], ends: frozenset[int]) -> list[int]:
-    """The tokens before the first that ends an answer."""
-    for place, token in enumerate(tokens):
-        if token in ends:
-            return list(tokens[:place])
-    return list(tokens)
+def _until_end(said: Sequence[tuple[int, float]], ends: frozenset[int]) -> list[tuple[int, float]]:
+    """What was said before the first token that ends an answer."""
+    return list(takewhile(lambda one: one[0] not in ends, said))

@@ -19,7 +19,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
-from steerseg.lvlm.answering import GreedyAnswers
+from steerseg.lvlm.answering import Answer, GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
@@ -249,6 +249,20 @@ class LVLM:
         prefix: PrefixSlot | None = None,
         own_steps: bool | None = None,
     ) -> str:
+        """The text of :meth:`answer`."""
+        return self.answer(
+            text, vision, max_new_tokens=max_new_tokens, prefix=prefix, own_steps=own_steps
+        ).text
+
+    def answer(
+        self,
+        text: str,
+        vision: VisionFeatures,
+        *,
+        max_new_tokens: int,
+        prefix: PrefixSlot | None = None,
+        own_steps: bool | None = None,
+    ) -> Answer:
         """Answer ``text`` about a video, greedily. No soft prompt takes part.
 
         Args:
@@ -261,21 +275,32 @@ class LVLM:
         """
         inputs = self._inputs([self.chat(text, vision)], vision)
         ids = inputs["input_ids"]
-        decode = self.processor.tokenizer.decode
         wanted = self.device.type == "cuda" if own_steps is None else own_steps
         if wanted and self._answers.serves:
-            return decode(
-                self._answer(inputs, vision, max_new_tokens, prefix), skip_special_tokens=True
-            ).strip()
+            said = self._answer(inputs, vision, max_new_tokens, prefix)
+            return Answer.of(
+                self.processor.tokenizer, [one for one, _ in said], [chance for _, chance in said]
+            )
         inputs["attention_mask"] = torch.ones_like(ids)
         output = self.model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        return decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        tokens = output.sequences[0, ids.shape[1] :]
+        chances = torch.stack([logits[0].float().softmax(dim=-1) for logits in output.logits])
+        return Answer.of(
+            self.processor.tokenizer, tokens.tolist(), chances.gather(1, tokens[:, None])[:, 0].tolist()
+        )
 
     def _answer(
         self, inputs: Mapping[str, Any], vision: VisionFeatures, most: int, slot: PrefixSlot | None
-    ) -> list[int]:
+    ) -> list[tuple[int, float]]:
         ids = inputs["input_ids"]
         positions = self._positions(inputs)
         length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1

@@ -207,5 +207,5 @@ class Examples:
             context.video.to(self._lvlm.device),
             expression,
             self._texts,
-            max_new_tokens=self._preset.config.max_new_tokens,
+            self._preset.config,
         )

@@ -121,10 +121,15 @@ def test_answers_step_by_step_are_those_of_generate(
     vision = seen(lvlm, "video")
     slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("reasoning", 0)
     for question in QUESTIONS:
-        expected = lvlm.generate(question, vision, max_new_tokens=20, own_steps=False)
+        expected = lvlm.answer(question, vision, max_new_tokens=20, own_steps=False)
         for where in (None, slot):
-            got = lvlm.generate(question, vision, max_new_tokens=20, own_steps=True, prefix=where)
-            assert got == expected
+            got = lvlm.answer(question, vision, max_new_tokens=20, own_steps=True, prefix=where)
+            assert got.text == expected.text
+            assert [text for text, _ in got.tokens] == [text for text, _ in expected.tokens]
+            assert [chance for _, chance in got.tokens] == pytest.approx(
+                [chance for _, chance in expected.tokens], rel=1e-4
+            )
+            assert all(0 < chance <= 1 for _, chance in got.tokens)
     assert slot.store.nbytes > 0
 
 
@@ -132,9 +137,9 @@ def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.
     vision = seen(lvlm, "video")
     inputs = lvlm._inputs([lvlm.chat("what?", vision)], vision)
     whole = lvlm._answer(inputs, vision, 20, None)
-    end = whole[9]
+    end = whole[9][0]
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [end])
-    assert lvlm._answer(inputs, vision, 20, None) == whole[: whole.index(end)]
+    assert lvlm._answer(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
 
 
 def test_what_others_keep_makes_room_first_and_the_own_never() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from steerseg.errors import ExpressionError
-from steerseg.reasoning import PromptTexts, check_expression, parse_attributes
+from steerseg.reasoning import PromptTexts, believed, check_expression, parse_attributes
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,44 @@ from steerseg.reasoning import PromptTexts, check_expression, parse_attributes
 )
 def test_attributes_are_read_leniently(answer: str, expected: tuple[str, ...]) -> None:
     assert parse_attributes(answer) == expected
+
+
+SAID = (
+    ('{"attributes":', 1.0),
+    (' ["', 1.0),
+    ("high", 0.9),
+    (" heel", 1.0),
+    ('", "', 1.0),
+    ("red", 0.8),
+    ('", "', 1.0),
+    ("still", 0.6),
+    ('"]}', 0.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [
+        (0.0, ("high heel", "red", "still")),
+        (0.4, ("high heel", "red", "still")),  # 0.9 * 0.8 * 0.6 = 0.432
+        (0.5, ("high heel", "red")),
+        (0.8, ("high heel",)),
+        (0.95, ()),
+    ],
+)
+def test_attributes_count_up_to_the_first_that_the_model_is_not_sure_of(
+    least: float, expected: tuple[str, ...]
+) -> None:
+    attributes = parse_attributes("".join(text for text, _ in SAID))
+    assert believed(attributes, SAID, least) == expected
+
+
+def test_an_attribute_that_is_written_otherwise_counts_with_all_that_follows() -> None:
+    said = (('{"attributes": ["high ', 0.9), (" heel", 0.9), ('", "', 1.0), ("red", 0.5), ('"]}', 1.0))
+    attributes = parse_attributes("".join(text for text, _ in said))
+    assert attributes == ("high heel", "red")
+    assert believed(attributes, said, 0.4) == attributes
+    assert believed(attributes, said, 0.5) == ()
 
 
 @pytest.mark.parametrize("expression", [None, "", "   \n\t", "x" * 10_000, 7])
