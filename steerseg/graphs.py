@@ -138,10 +138,8 @@ class CapturedCalls:
         second = [
             self._buffer(("shared", place), tuple(part.shape), part) for place, part in enumerate(shared)
         ]
-        for buffer, part in zip(first, rows, strict=True):
-            buffer[: len(part)].copy_(part)
-        for buffer, part in zip(second, shared, strict=True):
-            buffer.copy_(part)
+        filled = [buffer[: len(part)] for buffer, part in zip(first, rows, strict=True)]
+        _copy_all([*filled, *second], [*rows, *shared])
         return first, second
 
     # ------------------------------------------------------------------ recording
@@ -196,6 +194,20 @@ class CapturedCalls:
                 graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(self._stream)
         return _Recorded(graph, outputs), expected
+
+
+def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors: all that lie alike by one kernel for each of their types, and the others one by one."""
+    alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        if target.dtype == source.dtype and target.is_contiguous() and source.is_contiguous():
+            to, of = alike.setdefault(target.dtype, ([], []))
+            to.append(target)
+            of.append(source)
+        else:
+            target.copy_(source)
+    for to, of in alike.values():
+        torch._foreach_copy_(to, of)
 
 
 def _distance(result: Tensor, expected: Tensor) -> float:

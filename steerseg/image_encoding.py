@@ -8,6 +8,8 @@ brought back. Sums and norms are one pass (:mod:`steerseg.fused`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +94,8 @@ class ImageEncoding:
         """(B, 3, S, S) -> per level (B, C, h, w) features, lowest resolution last: ``forward_image``'s."""
         model = self._model
         encoder = model.image_encoder
-        features, _ = encoder.neck(self._stages(encoder.trunk, pixels))
+        with _without_positions(encoder.neck):
+            features, _ = encoder.neck(self._stages(encoder.trunk, pixels))
         if encoder.scalp > 0:
             features = features[: -encoder.scalp]
         if model.use_high_res_features_in_sam:
@@ -127,6 +130,21 @@ class ImageEncoding:
         if key not in self._positions:
             self._positions[key] = trunk._get_pos_embed(key).contiguous()
         return self._positions[key]
+
+
+@contextmanager
+def _without_positions(neck: Any) -> Iterator[None]:
+    """Inside, a neck makes no position encodings, which take more memory than its features, and are known."""
+    encoding = neck.position_encoding
+    encoding.forward = _nothing
+    try:
+        yield
+    finally:
+        encoding.__dict__.pop("forward", None)
+
+
+def _nothing(level: Tensor) -> Tensor:
+    return level.new_zeros(())
 
 
 def _block(block: Any, tokens: Tensor, added: Tensor | None, grid: _Grid) -> tuple[Tensor, Tensor, _Grid]:

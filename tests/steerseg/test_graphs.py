@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steerseg.delivery import Delivery
-from steerseg.graphs import CapturedCalls, _Recorded
+from steerseg.graphs import CapturedCalls, _copy_all, _Recorded
 from steerseg.points import PointPrompt
 from steerseg.tracking import EncodedVideo, Prompt, Tracker, round_multiplied_weights
 from steerseg.tracking_step import attended
@@ -70,6 +70,22 @@ def test_replays_give_what_calls_give() -> None:
         assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
     assert calls.replays > 10
     assert 0 < len(calls) <= 16
+
+
+def test_inputs_of_any_layout_and_type_are_copied() -> None:
+    whole = torch.arange(24.0).view(2, 3, 4)
+    sources = [
+        whole,
+        whole.transpose(1, 2),
+        whole[:, :1].expand(-1, 3, -1),
+        whole.to(torch.bfloat16),
+        whole[1],
+    ]
+    targets = [torch.zeros_like(source, memory_format=torch.contiguous_format) for source in sources]
+    targets.append(torch.zeros(2, 3, 4))
+    _copy_all(targets, [*sources, whole.to(torch.bfloat16)])
+    for target, source in zip(targets, [*sources, whole], strict=True):
+        assert torch.equal(target, source)
 
 
 def test_many_rows_and_first_sights_are_not_captured() -> None:
