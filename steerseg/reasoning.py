@@ -115,6 +115,14 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
     return _clean(re.split(r"[,;\n]", plain.removeprefix("Attributes:")))
 
 
+_WHOLE_LIST = re.compile(r'"attributes"\s*:\s*\[(?:\s*"(?:[^"\\]|\\.)*"\s*,?)*\s*\]')
+
+
+def holds_attributes(answer: str) -> bool:
+    """Whether the list of attributes is complete: what an answer goes on to say is not read."""
+    return _WHOLE_LIST.search(answer) is not None
+
+
 def believed(attributes: Sequence[str], tokens: Sequence[tuple[str, float]], least: float) -> tuple[str, ...]:
     """The attributes that the model is sure of, up to the first that it is not.
 
@@ -157,6 +165,10 @@ def attributes_of(
         At most eight short phrases; empty where the answer holds none that the model is sure of.
     """
     answer = lvlm.answer(
-        texts.reasoning_question(expression), video, max_new_tokens=config.max_new_tokens, prefix=prefix
+        texts.reasoning_question(expression),
+        video,
+        max_new_tokens=config.max_new_tokens,
+        prefix=prefix,
+        complete=holds_attributes,
     )
     return believed(parse_attributes(answer.text), answer.tokens, config.attribute_confidence)

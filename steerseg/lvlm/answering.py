@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -145,7 +145,14 @@ class GreedyAnswers:
 
     @torch.no_grad()
     def answer(
-        self, past: Cache, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor, *, most: int
+        self,
+        past: Cache,
+        hidden: torch.Tensor,
+        ids: torch.Tensor,
+        position: torch.Tensor,
+        *,
+        most: int,
+        enough: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[tuple[int, float]]:
         """Go on after a question that was read.
 
@@ -155,6 +162,7 @@ class GreedyAnswers:
             ids: (1, S) the tokens.
             position: (..., 1, 1) the position of the token that comes next.
             most: Limit of new tokens.
+            enough: Whether the tokens of an answer are all that is wanted of it.
 
         Returns:
             The tokens before the one that ends the answer, each with its probability.
@@ -164,8 +172,10 @@ class GreedyAnswers:
         first = (self._prime(room, past, hidden, ids, position), float(room.chance))
         ends = self._ends()
         for step in range(1, most):
-            if step % _LOOK == 0 and _ended(room.answer[length : length + step].tolist(), ends):
-                break
+            if step % _LOOK == 0:
+                so_far = [first[0], *room.answer[length + 1 : length + step].tolist()]
+                if not ends.isdisjoint(so_far) or (enough is not None and enough(so_far)):
+                    break
             if room.graph:
                 room.graph[0].replay()
             else:
@@ -272,10 +282,6 @@ class GreedyAnswers:
         room.token.copy_(logits.argmax(dim=-1, keepdim=True))
         room.chance.copy_(chances.gather(1, room.token)[0])
         room.said.scatter_(1, room.token, True)
-
-
-def _ended(tokens: Sequence[int], ends: frozenset[int]) -> bool:
-    return any(token in ends for token in tokens)
 
 
 def _until_end(said: Sequence[tuple[int, float]], ends: frozenset[int]) -> list[tuple[int, float]]:

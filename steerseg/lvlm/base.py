@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,13 @@ import torch
 import transformers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    DynamicCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
@@ -23,13 +29,14 @@ from steerseg.lvlm.answering import Answer, GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
+from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.prefix import Prefix, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 _CPU_ROWS = 4
-_FILLING_TOKENS = 8192
+_FILLING_TOKENS = 4096
 """A GPU multiplies matrices of so many rows as fast as larger ones."""
 
 __all__ = ["LVLM", "Taken", "VisionFeatures", "VisionKind"]
@@ -57,6 +64,28 @@ class Taken:
 def _head_width(text: Any) -> int:
     """Width of an attention head, by a text model's configuration."""
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+class _Enough(StoppingCriteria):
+    """Ends an answer once it holds all that is wanted of it.
+
+    Args:
+        tokenizer: Of the model.
+        length: Tokens of the chat before the answer.
+        complete: Says so of an answer's text.
+    """
+
+    def __init__(self, tokenizer: Any, length: int, complete: Callable[[str], bool]) -> None:
+        self._tokenizer, self._length, self._complete = tokenizer, length, complete
+
+    def said(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer of these tokens is complete."""
+        return self._complete(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """As the model's own ``generate`` asks after each token: (B,) bool."""
+        ended = [self.said(row[self._length :].tolist()) for row in input_ids]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class LVLM:
@@ -87,6 +116,7 @@ class LVLM:
             # cuDNN's attention makes a plan for each length of a chat, up to a second of every new expression.
             torch.backends.cuda.enable_cudnn_sdp(False)
             fuse_norms(model)
+            pad_inner_widths(model)
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
     @classmethod
@@ -262,6 +292,7 @@ class LVLM:
         max_new_tokens: int,
         prefix: PrefixSlot | None = None,
         own_steps: bool | None = None,
+        complete: Callable[[str], bool] | None = None,
     ) -> Answer:
         """Answer ``text`` about a video, greedily. No soft prompt takes part.
 
@@ -272,12 +303,14 @@ class LVLM:
             prefix: Where the part up to the last visual token is kept for the next question.
             own_steps: Whether tokens are made by :class:`GreedyAnswers`, which is fast on a GPU and used there, or
                 by the model's own ``generate``.
+            complete: Whether an answer holds all that is wanted, so that it need not go on; asked now and then.
         """
         inputs = self._inputs([self.chat(text, vision)], vision)
         ids = inputs["input_ids"]
+        enough = None if complete is None else _Enough(self.processor.tokenizer, ids.shape[1], complete)
         wanted = self.device.type == "cuda" if own_steps is None else own_steps
         if wanted and self._answers.serves:
-            said = self._answer(inputs, vision, max_new_tokens, prefix)
+            said = self._answer(inputs, vision, max_new_tokens, prefix, enough)
             return Answer.of(
                 self.processor.tokenizer, [one for one, _ in said], [chance for _, chance in said]
             )
@@ -291,6 +324,7 @@ class LVLM:
             top_k=None,
             output_logits=True,
             return_dict_in_generate=True,
+            stopping_criteria=StoppingCriteriaList([] if enough is None else [enough]),
         )
         tokens = output.sequences[0, ids.shape[1] :]
         chances = torch.stack([logits[0].float().softmax(dim=-1) for logits in output.logits])
@@ -299,7 +333,12 @@ class LVLM:
         )
 
     def _answer(
-        self, inputs: Mapping[str, Any], vision: VisionFeatures, most: int, slot: PrefixSlot | None
+        self,
+        inputs: Mapping[str, Any],
+        vision: VisionFeatures,
+        most: int,
+        slot: PrefixSlot | None,
+        enough: _Enough | None = None,
     ) -> list[tuple[int, float]]:
         ids = inputs["input_ids"]
         positions = self._positions(inputs)
@@ -323,6 +362,7 @@ class LVLM:
             ids,
             following.expand(positions[..., -1:].shape),
             most=most,
+            enough=None if enough is None else enough.said,
         )
 
     def attend(

@@ -93,7 +93,37 @@ def _tap_attention(
         tap.note(layer, query, key, factor)
         if layer == tap.last:
             raise ReadEnough
+    if query.shape[2] == 1 and key.shape[1] < query.shape[1] and not query.requires_grad:
+        return _of_one_query(query, key, value, attention_mask, scaling), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def _of_one_query(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of a token that is being said, (B, H, 1, d) -> (B, 1, H, d): each key is read once for all heads
+    that share it, where SDPA repeats keys and reads them one after the other for each head."""
+    batch, heads, _, depth = query.shape
+    shared = key.shape[1]
+    grouped = query.reshape(batch * shared, heads // shared, depth)
+    logits = _product(grouped, key.flatten(0, 1).transpose(1, 2)).view(batch, shared, heads // shared, -1)
+    logits = logits * (depth**-0.5 if scaling is None else scaling)
+    if mask is not None:
+        hidden = ~mask if mask.dtype == torch.bool else mask < 0
+        logits = logits.masked_fill(hidden, -torch.inf)
+    weights = logits.softmax(dim=-1).to(value.dtype)
+    return (weights @ value).view(batch, 1, heads, depth)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(B, n, k) x (B, k, m), summed and kept in float32."""
+    if a.device.type == "cuda" and a.dtype != torch.float32:
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    return torch.bmm(a.float(), b.float())
 
 
 AttentionInterface.register(TAP_ATTENTION, _tap_attention)

@@ -142,6 +142,18 @@ def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.
     assert lvlm._answer(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
 
 
+@pytest.mark.parametrize("own_steps", [True, False])
+def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_steps: bool) -> None:
+    vision = seen(lvlm, "video")
+    whole = lvlm.answer("what?", vision, max_new_tokens=40, own_steps=own_steps)
+    enough = len(whole.text) // 2
+    cut = lvlm.answer(
+        "what?", vision, max_new_tokens=40, own_steps=own_steps, complete=lambda text: len(text) >= enough
+    )
+    assert cut.tokens == whole.tokens[: len(cut.tokens)]
+    assert 0 < len(cut.tokens) < len(whole.tokens)
+
+
 def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
     from steerseg.lvlm.prefix import Prefix
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from steerseg.errors import ExpressionError
-from steerseg.reasoning import PromptTexts, believed, check_expression, parse_attributes
+from steerseg.reasoning import PromptTexts, believed, check_expression, holds_attributes, parse_attributes
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,20 @@ def test_attributes_count_up_to_the_first_that_the_model_is_not_sure_of(
 ) -> None:
     attributes = parse_attributes("".join(text for text, _ in SAID))
     assert believed(attributes, SAID, least) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ('{"attributes": ["dog", "a \\"good\\" one"]', True),
+        ('{"attributes": []', True),
+        ('{"attributes": ["dog [brown]", "lef', False),
+        ('{"attributes": ["dog", ', False),
+        ("red, small", False),
+    ],
+)
+def test_a_whole_list_of_attributes_is_all_that_is_wanted(answer: str, whole: bool) -> None:
+    assert holds_attributes(answer) is whole
 
 
 def test_an_attribute_that_is_written_otherwise_counts_with_all_that_follows() -> None:
