@@ -92,6 +92,10 @@ def _clean(items: list[str]) -> tuple[str, ...]:
     return tuple(seen.values())[:MAX_ATTRIBUTES]
 
 
+# Each place of an answer is matched in one way only, so that one that repeats itself takes no longer to look through.
+_WHOLE_LIST = re.compile(r'"attributes"\s*:\s*(\[\s*(?:"(?:[^"\\]|\\.)*"\s*(?:,\s*)?)*\])')
+
+
 def parse_attributes(answer: str) -> tuple[str, ...]:
     """Read attributes leniently: JSON, a cut-off JSON list, bullets, or plain text. Nothing usable gives ``()``."""
     found = re.search(r"\{.*\}", answer, flags=re.DOTALL)
@@ -102,6 +106,12 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
             value = None
         if isinstance(value, dict) and isinstance(value.get("attributes"), list):
             return _clean([item for item in value["attributes"] if isinstance(item, str)])
+    whole = _WHOLE_LIST.search(answer)
+    if whole:  # an answer that ended with its list, or went wrong after it
+        try:
+            return _clean(json.loads(whole.group(1)))
+        except json.JSONDecodeError:
+            pass  # a comma too many or too few; its strings still count
     listed = re.search(r"\[(.*)", answer, flags=re.DOTALL)
     if listed:
         # An answer that ran into the length limit has no closing bracket; its complete strings still count.
@@ -113,9 +123,6 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
     if not plain or any(sign in plain for sign in "{}[]"):
         return ()
     return _clean(re.split(r"[,;\n]", plain.removeprefix("Attributes:")))
-
-
-_WHOLE_LIST = re.compile(r'"attributes"\s*:\s*\[(?:\s*"(?:[^"\\]|\\.)*"\s*,?)*\s*\]')
 
 
 def holds_attributes(answer: str) -> bool:

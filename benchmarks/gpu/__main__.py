@@ -36,7 +36,7 @@ from benchmarks.gpu.report import write_report
 from benchmarks.gpu.straightforward import eager_maps, full_rollout, track_one_by_one
 from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
-from steerseg.config import RefineConfig
+from steerseg.config import PipelineConfig, RefineConfig
 from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import Taken, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
@@ -47,11 +47,14 @@ from steerseg.video import Video
 from steerseg.warming import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
+_SMALL_PREFIXES = 2_000_000_000
 _COMPILING = 120.0  # seconds that compiling may take
 MEASUREMENTS = (
     "kernels",
     "warm_up",
     "proposals",
+    "small_memory",
+    "long_answer",
     "grounding_parts",
     "straightforward",
     "refinement",
@@ -176,6 +179,31 @@ class Bench:
         whole = self.records.timed
         _, self.cold = whole("cold: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[0]))
         _, self.further = whole("further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]))
+
+    def small_memory(self) -> None:
+        """Both again with less kept of what does not depend on the question."""
+        steerseg, timed = self.steerseg, self.records.timed
+        store = steerseg._prefixes
+        budget, store.budget = store.budget, _SMALL_PREFIXES
+        steerseg.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
+            timed(
+                f"{state}: propose, {_SMALL_PREFIXES / 1e9:g} GB of prefixes",
+                lambda expression=expression: steerseg.propose(self.video, expression),
+            )
+        store.budget = budget
+        steerseg.forget()
+
+    def long_answer(self) -> None:
+        """The reasoning step at its full limit, which an answer of attributes does not come near."""
+        steerseg = self.steerseg
+        config = replace(steerseg.config, max_new_tokens=PipelineConfig().max_new_tokens)
+        seen = steerseg.look(self.video, config)
+        for expression in EXPRESSIONS:
+            label = f"{config.max_new_tokens} tokens, {'cold' if expression == EXPRESSIONS[0] else 'further'}: reason"
+            self.records.timed(label, lambda expression=expression: steerseg.reason(seen, expression, config))
 
     def _stages(self, state: str, expression: str) -> None:
         steerseg, config = self.steerseg, self.steerseg.config

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import encoded_whole
 from steerseg import SteerSeg
+from steerseg.config import RefineConfig
+from steerseg.refine import SoftPromptTrainer, TrainingSample
 from steerseg.video import Video
 
 _EXPRESSION = "the thing that turns"
@@ -33,15 +36,38 @@ def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Pat
     stages: dict[str, Callable[[], Any]] = {
         "see": lambda: steerseg.see(video, config),
         "further reason": reason,
+        "cold ground": lambda: _cold(steerseg, ground),
         "further ground": ground,
         "encode": lambda: encoded_whole(steerseg.tracker, video),
         "further find": lambda: steerseg.find(seen, maps, config),
         "further track": lambda: steerseg.track(seen, found, ranking),
     }
+    if steerseg.soft_prompts is not None:
+        stages["refinement"] = _refinement(steerseg, video)
     path.write_text("")
     for name, work in stages.items():
         work()
         records.attempt(f"profile, {name}", functools.partial(_profile, records, name, work, path))
+
+
+def _cold(steerseg: SteerSeg, ground: Callable[[], Any]) -> Any:
+    steerseg._prefixes.clear()
+    return ground()
+
+
+def _refinement(steerseg: SteerSeg, video: Video) -> Callable[[], Any]:
+    """One training step of one sample, as ``refinement, a sample`` is measured."""
+    assert steerseg.soft_prompts is not None
+    context = steerseg.see(video, steerseg.config, pictures=[0, 1])
+    masks = np.zeros((len(context.keyframes), *video.frames.shape[1:3]), dtype=bool)
+    masks[:, 10:40, 10:60] = True
+    sample = TrainingSample.from_masks(
+        context, "where is it?", masks, steerseg.lvlm.family.temporal_merge, pictures=[0, 1]
+    )
+    config = RefineConfig(steps=20, warmup=2)
+    trainer = SoftPromptTrainer(steerseg.lvlm, steerseg.layers, steerseg.soft_prompts, config)
+    rng = np.random.default_rng(0)
+    return lambda: trainer.step([sample], rng, frames_per_sample=2)
 
 
 def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:

@@ -73,6 +73,30 @@ def test_a_whole_list_of_attributes_is_all_that_is_wanted(answer: str, whole: bo
     assert holds_attributes(answer) is whole
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        '["a \\"good\\" dog", "left"]',
+        '["dog [brown]", "left"]',
+        '["caf\\u00e9 sign"]',
+        "[]",
+        '["dog", "left",]',
+    ],
+)
+@pytest.mark.parametrize("before", ["", "See [1]. "])
+@pytest.mark.parametrize("after", [', "reasons": "x [y] {z}"}', ', "reasons": "cut off'])
+def test_an_answer_that_ends_with_its_list_says_the_same(before: str, listed: str, after: str) -> None:
+    answer = f'{before}{{"attributes": {listed}{after}'
+    parts = [answer[:end] for end in range(len(answer) + 1)]
+    complete = [part for part in parts if holds_attributes(part)]
+    assert complete
+    assert {parse_attributes(part) for part in complete} == {parse_attributes(answer)}
+
+
+def test_an_answer_that_repeats_itself_is_soon_looked_through() -> None:
+    assert not holds_attributes('{"attributes": [' + '"a" ' * 5000)
+
+
 def test_an_attribute_that_is_written_otherwise_counts_with_all_that_follows() -> None:
     said = (('{"attributes": ["high ', 0.9), (" heel", 0.9), ('", "', 1.0), ("red", 0.5), ('"]}', 1.0))
     attributes = parse_attributes("".join(text for text, _ in said))
