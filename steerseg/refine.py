@@ -371,32 +371,38 @@ class SoftPromptTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        losses: list[torch.Tensor] = []  # read at the end: each reading waits for the device
         for rows, count in zip((films, pictures), counts.tolist(), strict=True):
             for part in _passes(rows, self.config.rows, self.lvlm.training_rows):
                 loss = self._row_losses(part).sum() / count
                 loss.backward()
-                total += loss.item()
-        total = self._shared(total, counts.tolist())
+                losses.append(loss.detach())
+        self._share_gradients(counts.tolist())
+        anchored: list[torch.Tensor] = []
         if self.config.anchor > 0:
             loss = self.config.anchor * self._anchor_loss()
             loss.backward()
-            total += loss.item()
+            anchored = [loss.detach()]
         for matrix in (self.frame, self.video):
             if matrix.grad is not None:
                 torch.nn.utils.clip_grad_norm_([matrix], self.config.clip)
         self.optimizer.step()
         self.step_count += 1
+        own = torch.stack(losses).sum().item() if losses else 0.0
+        total = self._sum_of(own) + sum(loss.item() for loss in anchored)
         self.losses.append(total)
         return total
 
-    def _shared(self, loss: float, counts: Sequence[int]) -> float:
-        """Add up this process's share of the gradients, and of the loss, with the others'."""
+    def _share_gradients(self, counts: Sequence[int]) -> None:
+        """Add up this process's share of the gradients with the others'."""
         for matrix, count in zip((self.video, self.frame), counts, strict=True):
             if count:
                 if matrix.grad is None:  # none of its rows was this process's
                     matrix.grad = torch.zeros_like(matrix)
                 self._add_up(matrix.grad)
+
+    def _sum_of(self, loss: float) -> float:
+        """A loss of this process's part of the batch -> that of the whole."""
         told = torch.tensor([loss], dtype=torch.float64)
         self._add_up(told)
         return told.item()

@@ -47,7 +47,7 @@ from steerseg.video import Video
 from steerseg.warming import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
-_SMALL_PREFIXES = 2_000_000_000
+_SMALL_PREFIXES = 1_250_000_000
 _COMPILING = 120.0  # seconds that compiling may take
 MEASUREMENTS = (
     "kernels",
@@ -191,7 +191,7 @@ class Bench:
         for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
             timed(
                 f"{state}: propose, {_SMALL_PREFIXES / 1e9:g} GB of prefixes",
-                lambda expression=expression: steerseg.propose(self.video, expression),
+                functools.partial(steerseg.propose, self.video, expression),
             )
         store.budget = budget
         steerseg.forget()
@@ -201,9 +201,9 @@ class Bench:
         steerseg = self.steerseg
         config = replace(steerseg.config, max_new_tokens=PipelineConfig().max_new_tokens)
         seen = steerseg.look(self.video, config)
-        for expression in EXPRESSIONS:
-            label = f"{config.max_new_tokens} tokens, {'cold' if expression == EXPRESSIONS[0] else 'further'}: reason"
-            self.records.timed(label, lambda expression=expression: steerseg.reason(seen, expression, config))
+        for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
+            work = functools.partial(steerseg.reason, seen, expression, config)
+            self.records.timed(f"{config.max_new_tokens} tokens, {state}: reason", work)
 
     def _stages(self, state: str, expression: str) -> None:
         steerseg, config = self.steerseg, self.steerseg.config
@@ -460,8 +460,12 @@ class Bench:
             self.records.put("4-bit language model", not_measured="bitsandbytes is not installed")
             return
         quantise(self.steerseg.lvlm)
-        self._steerseg = SteerSeg(  # with as much room for prefixes as is left now
-            self.steerseg.lvlm, self.steerseg.tracker, self.steerseg.preset, self.steerseg.soft_prompts
+        self._steerseg = SteerSeg(  # for a card of 16 GB, which has no more room for prefixes
+            self.steerseg.lvlm,
+            self.steerseg.tracker,
+            self.steerseg.preset,
+            self.steerseg.soft_prompts,
+            prefix_bytes=_SMALL_PREFIXES,
         )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -280,14 +280,23 @@ def _shapes(query: torch.Tensor, key: torch.Tensor) -> tuple[Any, ...]:
     return (*query.stride()[:3], *key.stride()[:3], size, heads, heads // key.shape[1], depth)
 
 
-def _tiles(query: torch.Tensor, *, backward: bool = False) -> dict[str, int]:
-    """Tile sizes: what fits into registers and shared memory with the heads' usual 64 to 128 channels."""
+# (rows, columns, warps, stages) of each kernel's tiles for 16-bit numbers and heads of up to 128 channels: the fastest
+# of a dozen on an H100, at 3 000 tokens of one chat and 1 560 of three.
+_FASTEST = {
+    "row_statistics": (64, 128, 4, 3),
+    "sum_columns": (64, 64, 4, 3),
+    "row_gradients": (64, 32, 4, 2),
+    "column_gradients": (128, 64, 8, 2),
+}
+_SMALL = (32, 32, 4, 2)  # fits into registers and shared memory with anything
+
+
+def _tiles(kernel: str, query: torch.Tensor) -> dict[str, int]:
+    """Tile sizes of a kernel."""
     dims = max(16, triton.next_power_of_2(query.shape[-1]))
-    if query.dtype == torch.float32 or dims > 128:
-        return {"ROWS": 32, "COLS": 32, "DIMS": dims, "num_warps": 4, "num_stages": 2}
-    if backward:
-        return {"ROWS": 64, "COLS": 64, "DIMS": dims, "num_warps": 4, "num_stages": 2}
-    return {"ROWS": 128, "COLS": 64, "DIMS": dims, "num_warps": 8, "num_stages": 3}
+    small = query.dtype == torch.float32 or dims > 128
+    rows, cols, warps, stages = _SMALL if small else _FASTEST[kernel]
+    return {"ROWS": rows, "COLS": cols, "DIMS": dims, "num_warps": warps, "num_stages": stages}
 
 
 class _RollLayer(torch.autograd.Function):
@@ -309,10 +318,11 @@ class _RollLayer(torch.autograd.Function):
         lse = query.new_empty((batch, heads, size), dtype=torch.float32)
         share, added = torch.empty_like(lse), torch.empty_like(lse)
         peak = torch.empty_like(lse, dtype=torch.int32)
-        shapes, tiles = _shapes(query, key), _tiles(query)
+        shapes, tiles = _shapes(query, key), _tiles("row_statistics", query)
         grid = (triton.cdiv(size, tiles["ROWS"]), batch * heads)
         places = any(ctx.needs_input_grad)
         _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, scaling, places, **tiles)
+        tiles = _tiles("sum_columns", query)
         grid = (triton.cdiv(size, tiles["COLS"]), batch * heads)
         _sum_columns[grid](query, key, live, lse, row, added, *shapes, scaling, **tiles)
         ctx.save_for_backward(row, query, key, live, lse, share, peak)
@@ -329,10 +339,11 @@ class _RollLayer(torch.autograd.Function):
         mean = torch.empty_like(lse)
         dq = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         dk = torch.empty(key.shape, dtype=key.dtype, device=key.device)
-        shapes, tiles = _shapes(query, key), _tiles(query, backward=True)
+        shapes, tiles = _shapes(query, key), _tiles("row_gradients", query)
         common = (query, key, live, lse, row, peak, pull, given, mean)
         grid = (triton.cdiv(size, tiles["ROWS"]), batch * heads)
         _row_gradients[grid](*common, dq, *shapes, ctx.scaling, **tiles)
+        tiles = _tiles("column_gradients", query)
         grid = (triton.cdiv(size, tiles["COLS"]), batch * key.shape[1])
         _column_gradients[grid](*common, dk, *shapes, ctx.scaling, **tiles)
         return mean.sum(dim=1), dq, dk, None, None, None
