@@ -1004,6 +1004,7 @@ def create_service(settings: Settings) -> Service:
                 settings.device,
                 limits,
                 settings.video_memory_bytes,
+                prefixes=settings.prefix_bytes,
                 compiled=settings.compile_models,
             )
         ],

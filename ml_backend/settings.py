@@ -80,6 +80,12 @@ class Settings(BaseSettings):
         description="Size in MiB of the videos, and of SAM 2's features of them, that the model process keeps for "
         "the next click; the least recently used go first.",
     )
+    prefix_memory_mib: int | None = Field(
+        None,
+        ge=0,
+        description="Size in MiB of what a GPU keeps of the language model's work on a video, for further "
+        "expressions; a third of what the weights leave free, at most 6144, where left out.",
+    )
 
     # --- Label Studio
     label_studio_url: str | None = Field(
@@ -232,6 +238,11 @@ class Settings(BaseSettings):
     def video_memory_bytes(self) -> int:
         """Size of the videos that the model process keeps, in bytes."""
         return self.video_memory_mib * _UNIT_MIB
+
+    @property
+    def prefix_bytes(self) -> int | None:
+        """Size of what is kept of the language model's work, in bytes."""
+        return None if self.prefix_memory_mib is None else self.prefix_memory_mib * _UNIT_MIB
 
     @property
     def refine_cache_bytes(self) -> int:

@@ -133,7 +133,9 @@ class ModelHandler:
             return PutDown()
 
 
-def _load(preset: str, device: str, limits: VideoLimits, memory: int, compiled: bool) -> ModelHandler:
+def _load(
+    preset: str, device: str, limits: VideoLimits, memory: int, prefixes: int | None, compiled: bool
+) -> ModelHandler:
     with uncollected():
         # Only the model process pays for importing torch, transformers and sam2.
         from tqdm import tqdm
@@ -145,7 +147,9 @@ def _load(preset: str, device: str, limits: VideoLimits, memory: int, compiled: 
         transformers_logging.disable_progress_bar()  # a server's log is no terminal
         # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
         tqdm.set_lock(threading.RLock())
-        steerseg = SteerSeg.from_pretrained(preset, device=device, remembered_bytes=memory)
+        steerseg = SteerSeg.from_pretrained(
+            preset, device=device, remembered_bytes=memory, prefix_bytes=prefixes
+        )
     if compiled or steerseg.lvlm.device.type == "cuda":
         log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
         log.info("the models are warm after %.0f s", warm_up(steerseg, compiled=compiled))
@@ -153,7 +157,13 @@ def _load(preset: str, device: str, limits: VideoLimits, memory: int, compiled: 
 
 
 def model_worker(
-    preset: str, device: str, limits: VideoLimits, memory: int = 4 << 30, *, compiled: bool = False
+    preset: str,
+    device: str,
+    limits: VideoLimits,
+    memory: int = 4 << 30,
+    *,
+    prefixes: int | None = None,
+    compiled: bool = False,
 ) -> Callable[[], ModelHandler]:
     """A picklable factory of the handler for :class:`ml_backend.executor.Executor`.
 
@@ -163,6 +173,7 @@ def model_worker(
         limits: Of the videos.
         memory: Bytes of videos and of SAM 2's features of them that are kept for further requests; a quarter
             as much again is kept of decoded frames.
+        prefixes: Bytes of the text model's work on a video that are kept; see :class:`steerseg.pipeline.SteerSeg`.
         compiled: Whether SAM 2 is compiled first.
     """
-    return partial(_load, preset, device, limits, memory, compiled)
+    return partial(_load, preset, device, limits, memory, prefixes, compiled)

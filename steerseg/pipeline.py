@@ -196,6 +196,7 @@ class SteerSeg:
         *,
         device: str = "auto",
         remembered_bytes: int = 4 << 30,
+        prefix_bytes: int | None = None,
     ) -> SteerSeg:
         """Load a preset by name (``"demo"``, ``"qwen2.5-vl-7b"``), from a folder, or as :func:`open_preset` changed it.
 
@@ -203,6 +204,7 @@ class SteerSeg:
             preset: Name, folder or preset.
             device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
             remembered_bytes: See :class:`SteerSeg`.
+            prefix_bytes: The same.
 
         Raises:
             ConfigError: The preset cannot be used.
@@ -213,7 +215,14 @@ class SteerSeg:
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
-        return cls(lvlm, tracker, loaded, prompts, remembered_bytes=remembered_bytes)
+        return cls(
+            lvlm,
+            tracker,
+            loaded,
+            prompts,
+            remembered_bytes=remembered_bytes,
+            prefix_bytes=prefix_bytes,
+        )
 
     def checked(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
         """The prompts on the model's device.

@@ -68,8 +68,11 @@ def draw_scaling(results: list[dict[str, Any]], path: Path) -> None:
                 [point[0] for point in points], [point[1 + row] for point in points], "o-", label=label
             )
             place.set(xlabel=axis, ylabel=unit, xscale="log")
-            place.set_ylim(bottom=0)
+            place.set_xticks([point[0] for point in points], [f"{point[0]:,}" for point in points])
+            place.minorticks_off()
             place.grid(alpha=0.3)
+    for place in places.flat:
+        place.set_ylim(bottom=0)  # once all series are there
     for place in places[0]:
         if place.lines:
             place.legend(fontsize=8)
