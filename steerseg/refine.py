@@ -378,18 +378,16 @@ class SoftPromptTrainer:
                 loss.backward()
                 losses.append(loss.detach())
         self._share_gradients(counts.tolist())
-        anchored: list[torch.Tensor] = []
-        if self.config.anchor > 0:
-            loss = self.config.anchor * self._anchor_loss()
-            loss.backward()
-            anchored = [loss.detach()]
+        anchor = self.config.anchor * self._anchor_loss() if self.config.anchor > 0 else None
+        if anchor is not None:
+            anchor.backward()
         for matrix in (self.frame, self.video):
             if matrix.grad is not None:
                 torch.nn.utils.clip_grad_norm_([matrix], self.config.clip)
         self.optimizer.step()
         self.step_count += 1
         own = torch.stack(losses).sum().item() if losses else 0.0
-        total = self._sum_of(own) + sum(loss.item() for loss in anchored)
+        total = self._sum_of(own) + (0.0 if anchor is None else anchor.item())
         self.losses.append(total)
         return total
 

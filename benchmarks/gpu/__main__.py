@@ -22,10 +22,12 @@ import torch
 from benchmarks.gpu.changes import measure_changes, pieces_in_turn, resized_on_host, separate_norms
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
+    TRAINING,
     Size,
     make_lvlm,
     make_preset,
     make_prompts,
+    make_sample,
     make_tracker,
     make_video,
     quantise,
@@ -36,12 +38,12 @@ from benchmarks.gpu.report import write_report
 from benchmarks.gpu.straightforward import eager_maps, full_rollout, track_one_by_one
 from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
-from steerseg.config import PipelineConfig, RefineConfig
+from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import Taken, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import installed_version
-from steerseg.refine import SoftPromptTrainer, TrainingSample
+from steerseg.refine import SoftPromptTrainer
 from steerseg.tracking import Prompt, Tracker
 from steerseg.video import Video
 from steerseg.warming import compile_tracker
@@ -306,7 +308,7 @@ class Bench:
         question = steerseg.texts.reasoning_question(EXPRESSIONS[0])
         _, seconds = timed(
             "straightforward: reason",
-            lambda: lvlm.generate(
+            lambda: lvlm.answer(
                 question, context.video, max_new_tokens=config.max_new_tokens, own_steps=False
             ),
         )
@@ -364,21 +366,15 @@ class Bench:
         prompts = steerseg.soft_prompts
         assert prompts is not None
         steerseg.forget()
-        context = steerseg.see(self.video, steerseg.config, pictures=[0, 1])
-        masks = np.zeros((len(context.keyframes), *self.video.frames.shape[1:3]), dtype=bool)
-        masks[:, 10:40, 10:60] = True
-        sample = TrainingSample.from_masks(
-            context, "where is it?", masks, steerseg.lvlm.family.temporal_merge, pictures=[0, 1]
-        )
+        sample = make_sample(steerseg, self.video)
         for name, checkpointing in (
             ("", None),
             ("all kept", False),
             ("recomputed", True),
             ("norms of many kernels", None),
         ):
-            config = RefineConfig(steps=20, warmup=2)
             trainer = SoftPromptTrainer(
-                steerseg.lvlm, steerseg.layers, prompts, config, checkpointing=checkpointing
+                steerseg.lvlm, steerseg.layers, prompts, TRAINING, checkpointing=checkpointing
             )
             rng = np.random.default_rng(0)
             step = f"refinement, a sample{', ' if name else ''}{name}"

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 import transformers
 
+from steerseg import SteerSeg
+from steerseg.config import RefineConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
+from steerseg.refine import TrainingSample
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.video import Video, video_from_frames
@@ -21,6 +24,9 @@ from tests.tiny_sam2 import SMALL_SAM2
 
 Size = Literal["full", "tiny"]
 _ANSWER_TOKENS = 64
+
+TRAINING = RefineConfig(steps=20, warmup=2)
+"""Of a training that is measured for a few steps."""
 
 
 @contextmanager
@@ -154,6 +160,16 @@ def make_preset(size: Size) -> Preset:
 def make_prompts(lvlm: LVLM, size: Size) -> SoftPrompts:
     """64 tokens, as published; 4 for the tiny model."""
     return SoftPrompts.from_vocabulary(lvlm.embeddings.weight, 64 if size == "full" else 4, seed=0)
+
+
+def make_sample(steerseg: SteerSeg, video: Video) -> TrainingSample:
+    """One training sample: a video pass and two frame passes, and a block that both should find."""
+    pictures = [0, 1]
+    context = steerseg.see(video, steerseg.config, pictures=pictures)
+    masks = np.zeros((len(context.keyframes), *video.frames.shape[1:3]), dtype=bool)
+    masks[:, 10:40, 10:60] = True
+    merge = steerseg.lvlm.family.temporal_merge
+    return TrainingSample.from_masks(context, "where is it?", masks, merge, pictures=pictures)
 
 
 def make_video(frames: int, size: Size, *, seed: int = 0) -> Video:

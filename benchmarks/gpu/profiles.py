@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu.models import TRAINING, make_sample
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import encoded_whole
 from steerseg import SteerSeg
-from steerseg.config import RefineConfig
-from steerseg.refine import SoftPromptTrainer, TrainingSample
+from steerseg.refine import SoftPromptTrainer
 from steerseg.video import Video
 
 _EXPRESSION = "the thing that turns"
@@ -58,14 +58,8 @@ def _cold(steerseg: SteerSeg, ground: Callable[[], Any]) -> Any:
 def _refinement(steerseg: SteerSeg, video: Video) -> Callable[[], Any]:
     """One training step of one sample, as ``refinement, a sample`` is measured."""
     assert steerseg.soft_prompts is not None
-    context = steerseg.see(video, steerseg.config, pictures=[0, 1])
-    masks = np.zeros((len(context.keyframes), *video.frames.shape[1:3]), dtype=bool)
-    masks[:, 10:40, 10:60] = True
-    sample = TrainingSample.from_masks(
-        context, "where is it?", masks, steerseg.lvlm.family.temporal_merge, pictures=[0, 1]
-    )
-    config = RefineConfig(steps=20, warmup=2)
-    trainer = SoftPromptTrainer(steerseg.lvlm, steerseg.layers, steerseg.soft_prompts, config)
+    sample = make_sample(steerseg, video)
+    trainer = SoftPromptTrainer(steerseg.lvlm, steerseg.layers, steerseg.soft_prompts, TRAINING)
     rng = np.random.default_rng(0)
     return lambda: trainer.step([sample], rng, frames_per_sample=2)
 

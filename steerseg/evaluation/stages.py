@@ -245,7 +245,7 @@ class ClipStages:
         seen, _ = self._look(config)
         answer: str = self._once(
             ("answer", question),
-            lambda: steerseg.lvlm.generate(question, seen.context.video, max_new_tokens=LONGEST_NAME),
+            lambda: steerseg.lvlm.answer(question, seen.context.video, max_new_tokens=LONGEST_NAME).text,
         ).value
         return answer
 

@@ -270,20 +270,6 @@ class LVLM:
             )
 
     @torch.no_grad()
-    def generate(
-        self,
-        text: str,
-        vision: VisionFeatures,
-        *,
-        max_new_tokens: int,
-        prefix: PrefixSlot | None = None,
-        own_steps: bool | None = None,
-    ) -> str:
-        """The text of :meth:`answer`."""
-        return self.answer(
-            text, vision, max_new_tokens=max_new_tokens, prefix=prefix, own_steps=own_steps
-        ).text
-
     def answer(
         self,
         text: str,

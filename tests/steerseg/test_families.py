@@ -138,7 +138,7 @@ def test_answers_are_the_stock_models(case: Case, kind: VisionKind) -> None:
     inputs = case.stock_inputs(["name it"], frames, kind)
     ids = case.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     expected = case.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert case.lvlm.generate("name it", vision, max_new_tokens=12) == expected
+    assert case.lvlm.answer("name it", vision, max_new_tokens=12).text == expected
 
 
 @pytest.mark.parametrize("heads", ["mean", "visual_max"])
@@ -437,7 +437,7 @@ def test_an_answer_keeps_the_prompts_queries_and_keys(case: Case) -> None:
     with tapped(LAYERS) as tap:
         vision = case.encode("video")
         assert not tap.queries
-        case.lvlm.generate("what?", vision, max_new_tokens=3)
+        case.lvlm.answer("what?", vision, max_new_tokens=3)
     length = case.lvlm._inputs([case.lvlm.chat("what?", vision)], vision)["input_ids"].shape[1]
     assert {query.shape[2] for query in tap.queries.values()} == {length}
     assert {key.shape[2] for key in tap.keys.values()} == {length}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +15,7 @@ from steerseg.fused import kernels_work, largest_difference
 from steerseg.image_encoding import ImageEncoding
 from steerseg.tracking import EncodedVideo, Tracker, _full_batches, round_multiplied_weights
 from steerseg.video import video_from_frames
+from tests.interpreted_kernels import numbers_printed
 from tests.tiny_sam2 import SMALL_SAM2
 
 _LONGER = replace(SMALL_SAM2, image_size=128, stages=(1, 2, 3, 2), global_blocks=(5,))
@@ -95,17 +92,7 @@ for dtype in (torch.float32, torch.bfloat16):
 
 
 def test_kernels_are_right_when_interpreted() -> None:
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    exact, rounded = (float(line) for line in run.stdout.split())
+    exact, rounded = numbers_printed(_INTERPRETED)
     assert exact <= 1e-5
     assert rounded <= 1.6e-2
 

@@ -65,7 +65,7 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
     expected.pop("video_metadata", None)
     ids = model.generate(**expected, max_new_tokens=12, do_sample=False)[0, expected["input_ids"].shape[1] :]
     assert (
-        tiny_lvlm.generate("name it", vision, max_new_tokens=12)
+        tiny_lvlm.answer("name it", vision, max_new_tokens=12).text
         == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
     )
 
@@ -143,9 +143,9 @@ def test_soft_prompts_take_part_and_their_gradient_is_the_full_products(
 
 def test_an_answer_is_not_touched_by_an_earlier_soft_prompt(tiny_lvlm: LVLM) -> None:
     vision = tiny_lvlm.encode_vision(pictures(2), "video")
-    before = tiny_lvlm.generate("what?", vision, max_new_tokens=6)
+    before = tiny_lvlm.answer("what?", vision, max_new_tokens=6).text
     tiny_lvlm.attend(["what?"], vision, layers=LAYERS, soft_prompt=torch.randn(4, tiny_lvlm.hidden_size))
-    assert tiny_lvlm.generate("what?", vision, max_new_tokens=6) == before
+    assert tiny_lvlm.answer("what?", vision, max_new_tokens=6).text == before
 
 
 def test_missing_weights_are_a_clear_error(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_longer_question_finds_the_room_that_a_shorter_one_made(tiny_lvlm: LVL
     rooms = tiny_lvlm._answers._rooms
     rooms.clear()
     for words in (1, 15, 1):
-        tiny_lvlm.generate("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
+        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
         assert len(rooms) == 1
     for words in (100, 300, 600, 1):  # much longer ones get their own, and few are kept
-        tiny_lvlm.generate("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
+        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
     assert len(rooms) == 2

@@ -104,7 +104,7 @@ def test_quantised_models_answer_and_are_steered_afterwards(folder: Path, quanti
     """Gradients reach the soft prompts also after passes that needed none."""
     lvlm = load(folder, quantise)
     vision = lvlm.encode_vision(pictures(lvlm), "image")
-    lvlm.generate("what?", vision[:1], max_new_tokens=3)
+    lvlm.answer("what?", vision[:1], max_new_tokens=3)
     prompts = SoftPrompts.from_embedding(lvlm.line_break, 3, seed=0, noise=1.0)
     prompts.frame.requires_grad_()
     maps = rolled_map(lvlm, TEXTS, vision, layers=LAYERS, heads="visual_max", soft_prompts=prompts)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +16,7 @@ from steerseg.attention.rollout import (
 )
 from steerseg.lvlm.base import Taken
 from steerseg.lvlm.tap import QueryKeyTap
+from tests.interpreted_kernels import numbers_printed
 
 _INTERPRETED = """
 import torch
@@ -31,17 +28,7 @@ for depth, size in ((16, 70), (24, 40)):
 
 def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
     """Shared keys, padding, sizes that are no multiple of a tile, channels that are no power of two."""
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, "-c", _INTERPRETED],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    differences = [float(line) for line in run.stdout.split()]
+    differences = numbers_printed(_INTERPRETED)
     assert len(differences) == 2
     assert max(differences) <= 1e-5
 
