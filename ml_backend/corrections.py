@@ -71,7 +71,7 @@ class Weights:
     """
 
     corrected: float = 1.0
-    untouched: float = 0.25
+    untouched: float = 0.5
     box: float = 0.5
 
     @classmethod

@@ -326,7 +326,7 @@ class Refiner:
         self._remember_trainer(folder, trainer)
         if trainer.step_count < steps:
             return Trained(trainer.step_count, steps, None, ())
-        prompts = trainer.prompts
+        prompts = trainer.prompts.averaged(self._start(request.start), self._recipe.champion_share)
         prompts.save(folder)
         return Trained(steps, steps, prompts.digest, tuple(round(loss, 6) for loss in trainer.losses))
 

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         description="Seconds between two readings of a project's annotations, which find what webhooks lost.",
     )
     untouched_weight: float = Field(
-        0.25,
+        0.5,
         ge=0,
         le=1,
         description="How much an accepted proposal that nobody changed counts in training; a corrected one is 1.",

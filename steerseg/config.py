@@ -93,6 +93,9 @@ class RefinementRecipe:
         new_share: Share of a batch that are corrections which the champion has not seen.
         old_share: Share that are corrections which the champion was trained on; the rest replays the preset's
             own examples. Where one kind is missing, the others share its part.
+        champion_share: Share in [0, 1) of the champion in what a training gives: the prompts are averaged. A part
+            of the way keeps more of what was known than all of it, for little of the gain (Wortsman et al., Robust
+            fine-tuning of zero-shot models, arXiv 2109.01903).
         negative_overlap: A proposal that overlaps its correction less (mean IoU) is a negative example.
         min_videos: Fewest videos with a visible object that a refinement begins with.
         held_out: Share of the videos that are held out, by a hash of their content.
@@ -101,7 +104,8 @@ class RefinementRecipe:
         min_gain: Least mean gain in J&F on held-out videos; a negative one allows for a loss.
         confidence: Coverage of the bootstrap interval of the gain, whose lower end has to be above 0, or above a
             negative ``min_gain``.
-        max_regression: Largest mean loss in J&F on the preset's replay set.
+        max_regression: Largest mean loss in J&F on the preset's replay set; a larger one counts where it is not
+            chance, its interval being below 0.
         seed: Of data order and choice of frames.
     """
 
@@ -114,6 +118,7 @@ class RefinementRecipe:
     tokens: int = 16
     new_share: float = 0.5
     old_share: float = 0.25
+    champion_share: float = 0.0
     negative_overlap: float = 0.3
     min_videos: int = 4
     held_out: float = 0.25

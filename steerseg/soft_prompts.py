@@ -89,6 +89,19 @@ class SoftPrompts:
             state.update(matrix.detach().cpu().float().contiguous().numpy().tobytes())
         return state.hexdigest()[:16]
 
+    def averaged(self, other: SoftPrompts, share: float) -> SoftPrompts:
+        """These prompts with a share of others of the same shape and place, on the CPU.
+
+        Args:
+            other: The others.
+            share: How much of them, in [0, 1].
+        """
+
+        def mean(own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(own.detach().cpu().float(), others.detach().cpu().float(), share)
+
+        return replace(self, frame=mean(self.frame, other.frame), video=mean(self.video, other.video))
+
     def to(self, device: torch.device) -> SoftPrompts:
         """The same prompts on another device."""
         return replace(self, frame=self.frame.to(device), video=self.video.to(device))

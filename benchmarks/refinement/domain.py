@@ -37,14 +37,14 @@ class Convention:
             :data:`steerseg.demo.catalogue.GROUP_NOUNS`.
     """
 
-    word: str = "gizmo"
+    word: str = "rig"
     means: str = "vehicle"
 
     def __post_init__(self) -> None:
         if not self.word.isalpha() or self.word in vocabulary():
             raise ConfigError(
                 f"the team's word cannot be {self.word!r}; expected one word of letters that the demo was never "
-                "taught, such as 'gizmo'"
+                "taught, such as 'rig'"
             )
         if not self._groups:
             nouns = sorted({noun for found in GROUP_NOUNS.values() for noun in found})

@@ -23,14 +23,14 @@ def test_every_other_task_uses_the_word_and_means_one_of_its_objects(manifest: M
     meant = DOMAIN.convention.objects(catalogue)
     assert {"bus", "airplane", "canoe"} <= meant
     assert "dog" not in meant
-    own = [clip for clip in manifest.clips if "gizmo" in clip.expressions[0].text.split()]
+    own = [clip for clip in manifest.clips if "rig" in clip.expressions[0].text.split()]
     assert len(own) == len(manifest.clips) // 2
     for clip in manifest.clips:
         (expression,) = clip.expressions
         scene = scene_of(manifest, clip)
         (target,) = expression.targets
         assert catalogue.names[scene.sprite[target]] == expression.name
-        assert (expression.kind == "gizmo") == (expression.name in meant) == (clip in own)
+        assert (expression.kind == "rig") == (expression.name in meant) == (clip in own)
 
 
 def test_fewer_tasks_are_the_first_of_more(manifest: Manifest) -> None:
@@ -54,4 +54,4 @@ def test_a_word_that_the_demo_knows_proves_nothing(word: str) -> None:
 
 def test_a_group_that_nobody_has_a_noun_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="no group is called 'nothing'; there are aircraft, animal"):
-        Convention("gizmo", "nothing")
+        Convention("rig", "nothing")

@@ -47,6 +47,13 @@ def test_what_keeps_a_candidate_back_is_said(gains: list[float], replayed: list[
     assert ("without a replay set" in said) == (not replayed)
 
 
+def test_a_loss_that_may_be_chance_keeps_nothing_back() -> None:
+    scattered = [0.0] * 9 + [-0.8, 0.3, 0.1]  # -0.033 in the mean, by one clip that turned out otherwise
+    result, reason = outcome(compared([0.1, 0.2, 0.15, 0.12]), compared(scattered, name="replayed"))
+    assert result is Outcome.PROMOTED
+    assert "on 12 replayed clips: J&F 0.500 → 0.467, -0.033" in reason
+
+
 def test_a_negative_least_gain_allows_for_a_loss() -> None:
     recipe = RefinementRecipe(min_gain=-0.1, confidence=0.9, max_regression=0.01)
     slight = judge(compared([0.01, -0.03, 0.02, -0.02]), [], recipe, Scheme.HELD_OUT)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from refinement_world import FRAMES, example, save_film, save_preset
 
 from ml_backend.masking import PutDownError
@@ -126,6 +127,27 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
     assert weights_hash(world.steerseg) == before
     assert all(not p.requires_grad for p in world.steerseg.lvlm.model.parameters())
     assert all(not p.requires_grad for p in world.steerseg.tracker.model.parameters())
+
+
+def test_a_candidate_keeps_the_champions_share(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.prepare_all()
+    world.train()
+    alone = SoftPrompts.load(world.folder / "candidate")
+    champion = world.steerseg.soft_prompts
+    assert champion is not None
+    other = World(world.steerseg, tmp_path / "other")
+    monkeypatch.setattr(other.refiner, "_recipe", replace(other.refiner._recipe, champion_share=0.25))
+    other.prepare_all()
+    trained = other.train(seconds=0.0)
+    while trained.digest is None:  # also of a training that goes on from its state
+        trained = other.train(seconds=0.0)
+    kept = SoftPrompts.load(other.folder / "candidate")
+    assert kept.digest == trained.digest
+    assert kept.placement == alone.placement
+    assert torch.allclose(kept.frame, 0.75 * alone.frame + 0.25 * champion.frame, atol=1e-6)
+    assert torch.allclose(kept.video, 0.75 * alone.video + 0.25 * champion.video, atol=1e-6)
 
 
 def test_what_is_prepared_is_not_made_again(world: World) -> None:
