@@ -494,7 +494,7 @@ def random_pass(
     visual[:, tokens // 20 : -tokens // 10] = True
     live = torch.ones_like(visual)
     cells = torch.arange(tokens // 20, tokens - tokens // 10, device=device).expand(rows, -1)
-    return Taken(tap, cells, visual, live, tokens - 1)
+    return Taken(tap, cells, visual, live, padded=False, response=tokens - 1)
 
 
 def whole_attention(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:

@@ -11,11 +11,15 @@ a second one sums the columns. Backwards, with g = dL/d(added), u_i = sum_j P_ij
     dL/dr_i = u_i
     dL/d(logit_ij) = P_ij (r_i (g_j - u_i) - c_i) + c_i [j is row i's largest visual token]
 
-Products are summed in float32, whatever the precision of q and k. Nothing is summed by atomics, so results repeat.
+Logits are kept to base 2, in which a GPU takes powers. Most tiles lie wholly below the diagonal: in those nothing is
+hidden, and nothing is compared; tiles on an edge are those on the diagonal and at the end, and all where there is
+padding. Programs with the most tiles come first. Products are summed in float32, whatever the precision of q and k.
+Nothing is summed by atomics, so results repeat.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,19 +35,76 @@ _LENGTHS = ("size",)
 
 
 @triton.jit
-def _tile(q, k, rows, cols, live, size, scaling):  # type: ignore[no-untyped-def]
-    """Logits (rows, cols) of one tile; what a row does not see is -inf. A padding row sees itself only."""
-    logits = tl.dot(q, k, input_precision="ieee") * scaling
-    own = cols[None, :] == rows[:, None]
-    seen = (cols[None, :] <= rows[:, None]) & ((live[None, :] != 0) | own) & (rows[:, None] < size)
-    return tl.where(seen, logits, _MASKED)
+def _block(  # type: ignore[no-untyped-def]
+    base,
+    places,
+    dims,
+    stride,
+    size,
+    DEPTH: tl.constexpr,  # noqa: N803 (the language's custom for constants)
+    DIMS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """Vectors (places, dims) of one head; 0 beyond its ends."""
+    at = base + places[:, None] * stride + dims[None, :]
+    if EDGE:
+        return tl.load(at, mask=(places[:, None] < size) & (dims[None, :] < DEPTH), other=0.0)
+    elif DEPTH < DIMS:
+        return tl.load(at, mask=dims[None, :] < DEPTH, other=0.0)
+    else:
+        return tl.load(at)
 
 
 @triton.jit
-def _block(base, places, dims, stride, size, depth):  # type: ignore[no-untyped-def]
-    """Vectors (places, dims) of one head; 0 beyond its ends."""
-    inside = (places[:, None] < size) & (dims[None, :] < depth)
-    return tl.load(base + places[:, None] * stride + dims[None, :], mask=inside, other=0.0)
+def _tile(q, k, rows, cols, live_at, size, scaling, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Logits (rows, cols) of one tile. What a row does not see is -inf; a padding row sees itself only."""
+    logits = tl.dot(q, k, input_precision="ieee") * scaling
+    if EDGE:
+        live = tl.load(live_at + cols, mask=cols < size, other=0)
+        own = cols[None, :] == rows[:, None]
+        seen = (cols[None, :] <= rows[:, None]) & ((live[None, :] != 0) | own) & (rows[:, None] < size)
+        logits = tl.where(seen, logits, _MASKED)
+    return logits
+
+
+@triton.jit
+def _look(  # type: ignore[no-untyped-def]
+    top,
+    total,
+    best,
+    where,
+    start,
+    q,
+    k_base,
+    k_row,
+    rows,
+    visual_at,
+    live_at,
+    size,
+    scaling,
+    PLACES: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
+    DIMS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """The rows' statistics with one more tile."""
+    cols = start + tl.arange(0, COLS)
+    k = tl.trans(_block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, EDGE))
+    visual = tl.load(visual_at + cols, mask=cols < size, other=0)
+    logits = _tile(q, k, rows, cols, live_at, size, scaling, EDGE)
+    shown = tl.where(visual[None, :] != 0, logits, _MASKED)
+    largest = tl.max(shown, axis=1)
+    if PLACES:
+        place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
+        where = tl.where(largest > best, place, where)
+    best = tl.maximum(best, largest)
+    higher = tl.maximum(top, tl.max(logits, axis=1))
+    shift = higher
+    if EDGE:
+        shift = tl.where(higher == _MASKED, 0.0, higher)  # a tile may hold nothing that a row sees
+    total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(logits - shift[:, None]), axis=1)
+    return higher, total, best, where
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
@@ -64,50 +125,76 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     size,
     heads,
     groups,
-    depth,
     scaling,
-    PLACES: tl.constexpr,  # noqa: N803 (the language's custom for constants)
+    PADDED: tl.constexpr,  # noqa: N803
+    PLACES: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
     """Per row: log-sum-exp, its largest visual share (0 on padding), and, if wanted, on which token that is."""
-    both = tl.program_id(1).to(tl.int64)
+    both = tl.program_id(0).to(tl.int64)
     batch, head = both // heads, both % heads
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    dims = tl.arange(0, DIMS)
-    q = _block(q_at + batch * q_batch + head * q_head, rows, dims, q_row, size, depth)
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS
+    rows = first + tl.arange(0, ROWS)
+    q = _block(
+        q_at + batch * q_batch + head * q_head, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, True
+    )
     k_base = k_at + batch * k_batch + (head // groups) * k_head
+    visual_at += batch * size
+    live_at += batch * size
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     where = tl.zeros([ROWS], tl.int32)
-    end = tl.minimum((tl.program_id(0) + 1) * ROWS, size)
-    for start in range(0, end, COLS):
-        cols = start + tl.arange(0, COLS)
-        k = tl.trans(_block(k_base, cols, dims, k_row, size, depth))
-        live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
-        visual = tl.load(visual_at + batch * size + cols, mask=cols < size, other=0)
-        logits = _tile(q, k, rows, cols, live, size, scaling)
-        shown = tl.where(visual[None, :] != 0, logits, _MASKED)
-        largest = tl.max(shown, axis=1)
-        if PLACES:
-            place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
-            where = tl.where(largest > best, place, where)
-        best = tl.maximum(best, largest)
-        higher = tl.maximum(top, tl.max(logits, axis=1))
-        shift = tl.where(higher == _MASKED, 0.0, higher)  # a tile may hold nothing that a row sees
-        total = total * tl.exp(top - shift) + tl.sum(tl.exp(logits - shift[:, None]), axis=1)
-        top = higher
+    plain = 0 if PADDED else first // COLS * COLS
+    for start in range(0, plain, COLS):
+        top, total, best, where = _look(
+            top, total, best, where, start, q, k_base, k_row, rows, visual_at, live_at, size, scaling,
+            PLACES, COLS, DEPTH, DIMS, False,
+        )  # fmt: skip
+    for start in range(plain, tl.minimum(first + ROWS, size), COLS):
+        top, total, best, where = _look(
+            top, total, best, where, start, q, k_base, k_row, rows, visual_at, live_at, size, scaling,
+            PLACES, COLS, DEPTH, DIMS, True,
+        )  # fmt: skip
     inside = rows < size
-    lse = tl.where(inside, top + tl.log(total), 0.0)
-    alive = tl.load(live_at + batch * size + rows, mask=inside, other=0)
-    share = tl.where((alive != 0) & inside, tl.exp(best - lse), 0.0)
+    lse = tl.where(inside, top + tl.log2(total), 0.0)
+    alive = tl.load(live_at + rows, mask=inside, other=0)
+    share = tl.where((alive != 0) & inside, tl.exp2(best - lse), 0.0)
     out = both * size + rows
     tl.store(lse_at + out, lse, mask=inside)
     tl.store(share_at + out, share, mask=inside)
     if PLACES:
         tl.store(peak_at + out, where, mask=inside)
+
+
+@triton.jit
+def _weigh(  # type: ignore[no-untyped-def]
+    weighted,
+    start,
+    k,
+    q_base,
+    q_row,
+    cols,
+    live_at,
+    lse_at,
+    row_at,
+    size,
+    scaling,
+    ROWS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
+    DIMS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """The weighted attention (rows, cols), summed over tiles, with one more tile."""
+    rows = start + tl.arange(0, ROWS)
+    q = _block(q_base, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, EDGE)
+    lse = tl.load(lse_at + rows, mask=rows < size, other=0.0)
+    weight = tl.load(row_at + rows, mask=rows < size, other=0.0)
+    attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
+    return weighted + attention * weight[:, None]
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
@@ -127,29 +214,77 @@ def _sum_columns(  # type: ignore[no-untyped-def]
     size,
     heads,
     groups,
-    depth,
     scaling,
+    PADDED: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
     """Per column: sum over rows of the row vector times the attention."""
-    both = tl.program_id(1).to(tl.int64)
+    both = tl.program_id(0).to(tl.int64)
     batch, head = both // heads, both % heads
-    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    dims = tl.arange(0, DIMS)
-    k = tl.trans(_block(k_at + batch * k_batch + (head // groups) * k_head, cols, dims, k_row, size, depth))
+    first = tl.program_id(1) * COLS
+    cols = first + tl.arange(0, COLS)
+    k_base = k_at + batch * k_batch + (head // groups) * k_head
+    k = tl.trans(_block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, True))
     q_base = q_at + batch * q_batch + head * q_head
-    live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
+    live_at += batch * size
+    lse_at += both * size
+    row_at += batch * size
     weighted = tl.zeros([ROWS, COLS], tl.float32)  # summed over rows once: warps share the rows of a tile
-    for start in range((tl.program_id(0) * COLS) // ROWS * ROWS, size, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        q = _block(q_base, rows, dims, q_row, size, depth)
-        lse = tl.load(lse_at + both * size + rows, mask=rows < size, other=0.0)
-        weight = tl.load(row_at + batch * size + rows, mask=rows < size, other=0.0)
-        attention = tl.exp(_tile(q, k, rows, cols, live, size, scaling) - lse[:, None])
-        weighted += attention * weight[:, None]
+    begin = first // ROWS * ROWS
+    end = size // ROWS * ROWS
+    plain = size if PADDED else tl.maximum(begin, tl.minimum((first + COLS + ROWS - 1) // ROWS * ROWS, end))
+    for start in range(begin, plain, ROWS):
+        weighted = _weigh(
+            weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
+            ROWS, DEPTH, DIMS, True,
+        )  # fmt: skip
+    if not PADDED:
+        for start in range(plain, end, ROWS):
+            weighted = _weigh(
+                weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
+                ROWS, DEPTH, DIMS, False,
+            )  # fmt: skip
+        for start in range(tl.maximum(plain, end), size, ROWS):
+            weighted = _weigh(
+                weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
+                ROWS, DEPTH, DIMS, True,
+            )  # fmt: skip
     tl.store(added_at + both * size + cols, tl.sum(weighted, axis=0), mask=cols < size)
+
+
+@triton.jit
+def _slope(attention, rows, cols, weight, given, mean, pull, peak):  # type: ignore[no-untyped-def]
+    """The gradient of a tile's logits."""
+    slope = attention * (weight[:, None] * (given[None, :] - mean[:, None]) - pull[:, None])
+    return slope + tl.where(cols[None, :] == peak[:, None], pull[:, None], 0.0)
+
+
+@triton.jit
+def _row_tile(  # type: ignore[no-untyped-def]
+    start,
+    q,
+    k_base,
+    k_row,
+    rows,
+    live_at,
+    given_at,
+    lse,
+    size,
+    scaling,
+    COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
+    DIMS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """Columns, their keys and given gradients, and the attention of one tile."""
+    cols = start + tl.arange(0, COLS)
+    k = _block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, EDGE)
+    given = tl.load(given_at + cols, mask=cols < size, other=0.0)
+    attention = tl.exp2(_tile(q, tl.trans(k), rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
+    return cols, k, given, attention
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
@@ -173,46 +308,94 @@ def _row_gradients(  # type: ignore[no-untyped-def]
     size,
     heads,
     groups,
-    depth,
     scaling,
+    factor,
+    PADDED: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
     """Per row: u, the attention's mean of the given gradient, and the gradient of q."""
-    both = tl.program_id(1).to(tl.int64)
+    both = tl.program_id(0).to(tl.int64)
     batch, head = both // heads, both % heads
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS
+    rows = first + tl.arange(0, ROWS)
     dims = tl.arange(0, DIMS)
     inside = rows < size
-    q = _block(q_at + batch * q_batch + head * q_head, rows, dims, q_row, size, depth)
+    q = _block(q_at + batch * q_batch + head * q_head, rows, dims, q_row, size, DEPTH, DIMS, True)
     k_base = k_at + batch * k_batch + (head // groups) * k_head
+    live_at += batch * size
+    given_at += both * size
     lse = tl.load(lse_at + both * size + rows, mask=inside, other=0.0)
     pull = tl.load(pull_at + both * size + rows, mask=inside, other=0.0)
     peak = tl.load(peak_at + both * size + rows, mask=inside, other=-1)
     weight = tl.load(row_at + batch * size + rows, mask=inside, other=0.0)
-    end = tl.minimum((tl.program_id(0) + 1) * ROWS, size)
+    plain = 0 if PADDED else first // COLS * COLS
+    end = tl.minimum(first + ROWS, size)
     mean = tl.zeros([ROWS], tl.float32)
-    for start in range(0, end, COLS):
-        cols = start + tl.arange(0, COLS)
-        k = _block(k_base, cols, dims, k_row, size, depth)
-        live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
-        given = tl.load(given_at + both * size + cols, mask=cols < size, other=0.0)
-        attention = tl.exp(_tile(q, tl.trans(k), rows, cols, live, size, scaling) - lse[:, None])
+    for start in range(0, plain, COLS):
+        cols, k, given, attention = _row_tile(
+            start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, False
+        )
+        mean += tl.sum(attention * given[None, :], axis=1)
+    for start in range(plain, end, COLS):
+        cols, k, given, attention = _row_tile(
+            start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, True
+        )
         mean += tl.sum(attention * given[None, :], axis=1)
     dq = tl.zeros([ROWS, DIMS], tl.float32)
-    for start in range(0, end, COLS):
-        cols = start + tl.arange(0, COLS)
-        k = _block(k_base, cols, dims, k_row, size, depth)
-        live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
-        given = tl.load(given_at + both * size + cols, mask=cols < size, other=0.0)
-        attention = tl.exp(_tile(q, tl.trans(k), rows, cols, live, size, scaling) - lse[:, None])
-        slope = attention * (weight[:, None] * (given[None, :] - mean[:, None]) - pull[:, None])
-        slope += tl.where(cols[None, :] == peak[:, None], pull[:, None], 0.0)
+    for start in range(0, plain, COLS):
+        cols, k, given, attention = _row_tile(
+            start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, False
+        )
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
+        dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
+    for start in range(plain, end, COLS):
+        cols, k, given, attention = _row_tile(
+            start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, True
+        )
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     tl.store(mean_at + both * size + rows, mean, mask=inside)
-    out = dq_at + (both * size + rows[:, None]) * depth + dims[None, :]
-    tl.store(out, dq * scaling, mask=inside[:, None] & (dims[None, :] < depth))
+    out = dq_at + (both * size + rows[:, None]) * DEPTH + dims[None, :]
+    tl.store(out, dq * factor, mask=inside[:, None] & (dims[None, :] < DEPTH))
+
+
+@triton.jit
+def _column_tile(  # type: ignore[no-untyped-def]
+    dk,
+    start,
+    k,
+    given,
+    q_base,
+    q_row,
+    cols,
+    live_at,
+    lse_at,
+    pull_at,
+    peak_at,
+    mean_at,
+    row_at,
+    size,
+    scaling,
+    ROWS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
+    DIMS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """The gradient of k with one more tile."""
+    rows = start + tl.arange(0, ROWS)
+    inside = rows < size
+    q = _block(q_base, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, EDGE)
+    lse = tl.load(lse_at + rows, mask=inside, other=0.0)
+    pull = tl.load(pull_at + rows, mask=inside, other=0.0)
+    peak = tl.load(peak_at + rows, mask=inside, other=-1)
+    mean = tl.load(mean_at + rows, mask=inside, other=0.0)
+    weight = tl.load(row_at + rows, mask=inside, other=0.0)
+    attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
+    slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
+    return dk + tl.dot(tl.trans(slope).to(q.dtype), q, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
@@ -236,48 +419,58 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     size,
     heads,
     groups,
-    depth,
     scaling,
+    factor,
+    PADDED: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
+    DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
-    """Per column: the gradient of k, summed over the heads that share it."""
-    both = tl.program_id(1).to(tl.int64)
-    shared = heads // groups
-    batch, key_head = both // shared, both % shared
-    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    """Per column and head: what the head adds to the gradient of k."""
+    both = tl.program_id(0).to(tl.int64)
+    batch, head = both // heads, both % heads
+    first = tl.program_id(1) * COLS
+    cols = first + tl.arange(0, COLS)
     dims = tl.arange(0, DIMS)
-    k = tl.trans(_block(k_at + batch * k_batch + key_head * k_head, cols, dims, k_row, size, depth))
-    live = tl.load(live_at + batch * size + cols, mask=cols < size, other=0)
+    k_base = k_at + batch * k_batch + (head // groups) * k_head
+    k = tl.trans(_block(k_base, cols, dims, k_row, size, DEPTH, DIMS, True))
+    q_base = q_at + batch * q_batch + head * q_head
+    live_at += batch * size
+    row_at += batch * size
+    lse_at += both * size
+    pull_at += both * size
+    peak_at += both * size
+    mean_at += both * size
+    given = tl.load(given_at + both * size + cols, mask=cols < size, other=0.0)
     dk = tl.zeros([COLS, DIMS], tl.float32)
-    first = (tl.program_id(0) * COLS) // ROWS * ROWS
-    for group in range(0, groups):
-        head = key_head * groups + group
-        line = (batch * heads + head) * size
-        q_base = q_at + batch * q_batch + head * q_head
-        given = tl.load(given_at + line + cols, mask=cols < size, other=0.0)
-        for start in range(first, size, ROWS):
-            rows = start + tl.arange(0, ROWS)
-            inside = rows < size
-            q = _block(q_base, rows, dims, q_row, size, depth)
-            lse = tl.load(lse_at + line + rows, mask=inside, other=0.0)
-            pull = tl.load(pull_at + line + rows, mask=inside, other=0.0)
-            peak = tl.load(peak_at + line + rows, mask=inside, other=-1)
-            mean = tl.load(mean_at + line + rows, mask=inside, other=0.0)
-            weight = tl.load(row_at + batch * size + rows, mask=inside, other=0.0)
-            attention = tl.exp(_tile(q, k, rows, cols, live, size, scaling) - lse[:, None])
-            slope = attention * (weight[:, None] * (given[None, :] - mean[:, None]) - pull[:, None])
-            slope += tl.where(cols[None, :] == peak[:, None], pull[:, None], 0.0)
-            dk += tl.dot(tl.trans(slope).to(q.dtype), q, input_precision="ieee")
-    out = dk_at + (both * size + cols[:, None]) * depth + dims[None, :]
-    tl.store(out, dk * scaling, mask=(cols[:, None] < size) & (dims[None, :] < depth))
+    begin = first // ROWS * ROWS
+    end = size // ROWS * ROWS
+    plain = size if PADDED else tl.maximum(begin, tl.minimum((first + COLS + ROWS - 1) // ROWS * ROWS, end))
+    for start in range(begin, plain, ROWS):
+        dk = _column_tile(
+            dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+            size, scaling, ROWS, DEPTH, DIMS, True,
+        )  # fmt: skip
+    if not PADDED:
+        for start in range(plain, end, ROWS):
+            dk = _column_tile(
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+                size, scaling, ROWS, DEPTH, DIMS, False,
+            )  # fmt: skip
+        for start in range(tl.maximum(plain, end), size, ROWS):
+            dk = _column_tile(
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+                size, scaling, ROWS, DEPTH, DIMS, True,
+            )  # fmt: skip
+    out = dk_at + (both * size + cols[:, None]) * DEPTH + dims[None, :]
+    tl.store(out, dk * factor, mask=(cols[:, None] < size) & (dims[None, :] < DEPTH))
 
 
 def _shapes(query: torch.Tensor, key: torch.Tensor) -> tuple[Any, ...]:
     """Strides and sizes as every kernel takes them."""
-    _, heads, size, depth = query.shape
-    return (*query.stride()[:3], *key.stride()[:3], size, heads, heads // key.shape[1], depth)
+    _, heads, size, _ = query.shape
+    return (*query.stride()[:3], *key.stride()[:3], size, heads, heads // key.shape[1])
 
 
 # (rows, columns, warps, stages) of each kernel's tiles for 16-bit numbers and heads of up to 128 channels: the fastest
@@ -286,17 +479,25 @@ _FASTEST = {
     "row_statistics": (64, 128, 4, 3),
     "sum_columns": (64, 64, 4, 3),
     "row_gradients": (64, 32, 4, 2),
-    "column_gradients": (128, 64, 8, 2),
+    "column_gradients": (64, 64, 4, 2),
 }
 _SMALL = (32, 32, 4, 2)  # fits into registers and shared memory with anything
 
 
 def _tiles(kernel: str, query: torch.Tensor) -> dict[str, int]:
     """Tile sizes of a kernel."""
-    dims = max(16, triton.next_power_of_2(query.shape[-1]))
+    depth = query.shape[-1]
+    dims = max(16, triton.next_power_of_2(depth))
     small = query.dtype == torch.float32 or dims > 128
     rows, cols, warps, stages = _SMALL if small else _FASTEST[kernel]
-    return {"ROWS": rows, "COLS": cols, "DIMS": dims, "num_warps": warps, "num_stages": stages}
+    return {
+        "ROWS": rows,
+        "COLS": cols,
+        "DEPTH": depth,
+        "DIMS": dims,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
 
 
 class _RollLayer(torch.autograd.Function):
@@ -310,6 +511,7 @@ class _RollLayer(torch.autograd.Function):
         key: torch.Tensor,
         visual: torch.Tensor,
         live: torch.Tensor,
+        padded: bool,
         scaling: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, heads, size, _ = query.shape
@@ -318,35 +520,37 @@ class _RollLayer(torch.autograd.Function):
         lse = query.new_empty((batch, heads, size), dtype=torch.float32)
         share, added = torch.empty_like(lse), torch.empty_like(lse)
         peak = torch.empty_like(lse, dtype=torch.int32)
-        shapes, tiles = _shapes(query, key), _tiles("row_statistics", query)
-        grid = (triton.cdiv(size, tiles["ROWS"]), batch * heads)
-        places = any(ctx.needs_input_grad)
-        _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, scaling, places, **tiles)
+        shapes, places = (*_shapes(query, key), scaling / math.log(2)), any(ctx.needs_input_grad)
+        tiles = _tiles("row_statistics", query)
+        grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
+        _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, padded, places, **tiles)
         tiles = _tiles("sum_columns", query)
-        grid = (triton.cdiv(size, tiles["COLS"]), batch * heads)
-        _sum_columns[grid](query, key, live, lse, row, added, *shapes, scaling, **tiles)
+        grid = (batch * heads, triton.cdiv(size, tiles["COLS"]))
+        _sum_columns[grid](query, key, live, lse, row, added, *shapes, padded, **tiles)
         ctx.save_for_backward(row, query, key, live, lse, share, peak)
-        ctx.scaling = scaling
+        ctx.padded, ctx.scaling = padded, scaling
         return added, share.sum(dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         given, pulled = gradients
         row, query, key, live, lse, share, peak = ctx.saved_tensors
-        batch, heads, size, _ = query.shape
+        batch, heads, size, depth = query.shape
         given = given.contiguous()
         pull = share * pulled[:, :, None]
         mean = torch.empty_like(lse)
         dq = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        dk = torch.empty(key.shape, dtype=key.dtype, device=key.device)
-        shapes, tiles = _shapes(query, key), _tiles("row_gradients", query)
+        dk = torch.empty(query.shape, dtype=torch.float32, device=query.device)
+        shapes = (*_shapes(query, key), ctx.scaling / math.log(2), ctx.scaling, ctx.padded)
         common = (query, key, live, lse, row, peak, pull, given, mean)
-        grid = (triton.cdiv(size, tiles["ROWS"]), batch * heads)
-        _row_gradients[grid](*common, dq, *shapes, ctx.scaling, **tiles)
+        tiles = _tiles("row_gradients", query)
+        grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
+        _row_gradients[grid](*common, dq, *shapes, **tiles)
         tiles = _tiles("column_gradients", query)
-        grid = (triton.cdiv(size, tiles["COLS"]), batch * key.shape[1])
-        _column_gradients[grid](*common, dk, *shapes, ctx.scaling, **tiles)
-        return mean.sum(dim=1), dq, dk, None, None, None
+        grid = (batch * heads, triton.cdiv(size, tiles["COLS"]))
+        _column_gradients[grid](*common, dk, *shapes, **tiles)
+        of_shared = dk.view(batch, key.shape[1], -1, size, depth).sum(dim=2).to(key.dtype)
+        return mean.sum(dim=1), dq, of_shared, None, None, None, None
 
 
 def roll_layer(
@@ -356,6 +560,8 @@ def roll_layer(
     visual: torch.Tensor,
     live: torch.Tensor,
     scaling: float,
+    *,
+    padded: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One layer, all heads. Differentiable in ``row``, ``query`` and ``key``.
 
@@ -366,6 +572,7 @@ def roll_layer(
         visual: (B, S) bool, the visual tokens.
         live: (B, S) bool, ``False`` on padding.
         scaling: Factor on the logits.
+        padded: Whether there may be padding; without, less is compared.
 
     Returns:
         (B, H, S) float32, what each head adds to the row vector; and (B, H) float32, the sum over rows of the row's
@@ -373,5 +580,5 @@ def roll_layer(
     """
     query = query if query.stride(-1) == 1 else query.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    added, peaks = _RollLayer.apply(row, query, key, visual, live, scaling)
+    added, peaks = _RollLayer.apply(row, query, key, visual, live, padded, scaling)
     return added, peaks

@@ -140,19 +140,21 @@ def streaming_rollout(
     visual, live = taken.visual, taken.live
     row = torch.zeros(visual.shape, device=visual.device)
     row[:, taken.response] = 1.0
+    lengths = live.sum(dim=-1, keepdim=True)
     for layer in sorted(layers, reverse=True):
         query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
         if kernels_work(query) if kernels is None else kernels:
             from steerseg.attention.kernels import roll_layer  # Triton is not there everywhere
 
-            added, peaks = roll_layer(row, query, key, visual, live, scaling)
+            added, peaks = roll_layer(row, query, key, visual, live, scaling, padded=taken.padded)
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
+        weight = torch.ones_like(peaks)
         if heads == "visual_max":
-            weight = peaks / live.sum(dim=-1, keepdim=True)
+            weight = peaks / lengths
             weight = weight / weight.amax(dim=-1, keepdim=True)
-            added = added * weight[:, :, None]
-        row = 0.5 * added.mean(dim=1) + 0.5 * row
+        # Half of the heads' weighted mean and half of the row itself.
+        row = torch.baddbmm(row[:, None], weight[:, None], added, beta=0.5, alpha=0.5 / added.shape[1])[:, 0]
     return row
 
 
@@ -185,7 +187,7 @@ def _kernels_are_right(device: torch.device, dtype: torch.dtype, depth: int) -> 
 
 
 def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, size: int = 200) -> float:
-    """The kernels against chunks of rows on small random numbers, with padding.
+    """The kernels against chunks of rows on small random numbers, with padding and without.
 
     Returns:
         The largest difference of output and gradients, as a share of the largest value of each.
@@ -195,22 +197,33 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
     generator = torch.Generator().manual_seed(0)
     visual = torch.zeros(2, size, dtype=torch.bool, device=device)
     visual[:, size // 8 : size // 2] = True
-    live = torch.ones_like(visual)
-    live[1, :17] = False
-    row = torch.rand(2, size, generator=generator).to(device) * live
+    whole = torch.ones_like(visual)
+    padded = whole.clone()
+    padded[1, :17] = False
+    row = torch.rand(2, size, generator=generator).to(device)
     query, key = (torch.randn(2, n, size, depth, generator=generator).to(device, dtype) for n in (4, 2))
     weights = torch.rand(2, 4, size, generator=generator).to(device)
 
-    def results(layer: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-        inputs = [part.detach().clone().requires_grad_() for part in (row, query, key)]
+    def results(
+        layer: Callable[..., tuple[torch.Tensor, torch.Tensor]], live: torch.Tensor
+    ) -> list[torch.Tensor]:
+        inputs = [part.detach().clone().requires_grad_() for part in (row * live, query, key)]
         with torch.enable_grad():
             added, peaks = layer(*inputs, visual, live, depth**-0.5)
             loss = (added * weights).sum() + (peaks * peaks).sum()
         with torch.no_grad():  # less is computed where no gradients are wanted
-            plain = layer(row, query, key, visual, live, depth**-0.5)
+            plain = layer(*inputs, visual, live, depth**-0.5)
         return [added.detach(), peaks.detach(), *plain, *torch.autograd.grad(loss, inputs)]
 
-    pairs = zip(results(roll_layer), results(roll_layer_in_chunks), strict=True)
+    pairs = [
+        pair
+        for live in (padded, whole)
+        for pair in zip(
+            results(functools.partial(roll_layer, padded=live is padded), live),
+            results(roll_layer_in_chunks, live),
+            strict=True,
+        )
+    ]
     return max(float((a - b).float().abs().max() / b.float().abs().max()) for a, b in pairs)
 
 

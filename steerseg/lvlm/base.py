@@ -51,6 +51,7 @@ class Taken:
         cells: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
         visual: (B, S) bool, those tokens. Visual tokens that lie on no place are not among them.
         live: (B, S) bool, ``False`` on padding.
+        padded: Whether there may be padding.
         response: Index of the response token: the last prompt position, where the answer begins.
     """
 
@@ -58,6 +59,7 @@ class Taken:
     cells: torch.Tensor
     visual: torch.Tensor
     live: torch.Tensor
+    padded: bool
     response: int
 
 
@@ -401,6 +403,7 @@ class LVLM:
             cells=cells,
             visual=torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True),
             live=torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(),
+            padded=mask is not None,
             response=ids.shape[1] - 1,
         )
 
