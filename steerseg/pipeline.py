@@ -17,7 +17,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget
+from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
@@ -187,7 +187,9 @@ class SteerSeg:
         self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
         self._remembered_bytes = remembered_bytes
         self._opened: OrderedDict[str, EncodedVideo] = OrderedDict()
-        self._prefixes = PrefixStore(default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes)
+        self._prefixes = PrefixStore(
+            default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()
+        )
 
     @classmethod
     def from_pretrained(

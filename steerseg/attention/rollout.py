@@ -149,12 +149,11 @@ def streaming_rollout(
             added, peaks = roll_layer(row, query, key, visual, live, scaling, padded=taken.padded)
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
-        weight = torch.ones_like(peaks)
         if heads == "visual_max":
             weight = peaks / lengths
             weight = weight / weight.amax(dim=-1, keepdim=True)
-        # Half of the heads' weighted mean and half of the row itself.
-        row = torch.baddbmm(row[:, None], weight[:, None], added, beta=0.5, alpha=0.5 / added.shape[1])[:, 0]
+            added = added * weight[:, :, None]
+        row = 0.5 * (added.mean(dim=1) + row)
     return row
 
 

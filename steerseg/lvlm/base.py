@@ -30,7 +30,7 @@ from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.padding import pad_inner_widths
-from steerseg.lvlm.prefix import Prefix, PrefixSlot
+from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
@@ -433,6 +433,7 @@ class LVLM:
         begun = self._begun(inputs, positions, length, layers, max(layers), soft_prompt, slot)
         if begun is None:
             return None
+        queries = begun.queries.bring(inputs["input_ids"].shape[1])
         with tapped(layers, last=max(layers)) as tap:
             self._text_model(
                 inputs_embeds=self.embeddings(inputs["input_ids"][:, begun.length :]),
@@ -440,8 +441,10 @@ class LVLM:
                 past_key_values=begun.cache(),
                 use_cache=True,
             )
+        begun.queries.wait()
         for layer, query in tap.queries.items():
-            tap.queries[layer] = torch.cat([begun.queries[layer], query], dim=2)
+            queries[layer][:, :, begun.length :] = query
+        tap.queries = queries
         return tap
 
     def _begun(
@@ -461,9 +464,14 @@ class LVLM:
             return found
         ids = ids[:, :length]
         text = self.model.config.get_text_config()
-        depth = _head_width(text)
-        rows = 2 * (last + 1) * text.num_key_value_heads + len(layers) * text.num_attention_heads
-        if not slot.store.make_room(slot.owner, slot.part, ids.numel() * rows * depth * self.dtype.itemsize):
+        head = ids.numel() * _head_width(text) * self.dtype.itemsize
+        size = PrefixSize.of(
+            2 * (last + 1) * text.num_key_value_heads * head,
+            len(layers) * text.num_attention_heads * head,
+            len(layers),
+            self.device,
+        )
+        if not slot.store.make_room(slot.owner, slot.part, size):
             return None
         beginning = {
             **inputs,
@@ -484,7 +492,8 @@ class LVLM:
             soft_prompt,
             tuple(layer.keys for layer in cache.layers),
             tuple(layer.values for layer in cache.layers),
-            dict(tap.queries),
+            KeptQueries(tap.queries),
+            size,
         )
         slot.store.keep(slot.owner, slot.part, prefix)
         return prefix

@@ -2,17 +2,106 @@
 
 With the soft prompt before the vision, everything up to the last visual token is the same for every expression. Its
 keys and values stand for it in the model's attention, and its queries belong to the rollout.
+
+Queries are most of it where heads share keys, and are wanted later than keys: a GPU's are kept in page-locked memory
+of the host and brought back while the device reads the rest of the chat.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import os
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+
+class KeptQueries:
+    """The queries of a prefix.
+
+    A GPU's are copied to page-locked memory of the host and back over a stream of their own, beside what the device
+    computes; others stay where they are.
+
+    Args:
+        queries: Of some layers: (B, H, P, d).
+    """
+
+    def __init__(self, queries: Mapping[int, torch.Tensor]) -> None:
+        self._kept = {
+            layer: query.transpose(1, 2) for layer, query in queries.items()
+        }  # as they lie in memory
+        first = next(iter(queries.values()), None)
+        self._device = torch.device("cpu") if first is None else first.device
+        if self._device.type == "cuda":
+            copying = _copying(self._device)
+            copying.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(copying):
+                self._kept = {layer: _put_aside(query) for layer, query in self._kept.items()}
+
+    def bring(self, length: int) -> dict[int, torch.Tensor]:
+        """Room on the device for the queries of whole chats, (B, H, length, d), and the prefix's in it.
+
+        Copies are only begun: :meth:`wait` comes before the first use.
+        """
+        room = {}
+        for layer, kept in self._kept.items():
+            batch, _, heads, depth = kept.shape
+            room[layer] = torch.empty((batch, length, heads, depth), dtype=kept.dtype, device=self._device)
+        if self._device.type == "cuda":
+            copying = _copying(self._device)
+            copying.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(copying):
+                for layer, kept in self._kept.items():
+                    room[layer].record_stream(copying)
+                    for row, held in zip(room[layer], kept, strict=True):
+                        row[: len(held)].copy_(held, non_blocking=True)  # in one piece
+        else:
+            for layer, kept in self._kept.items():
+                room[layer][:, : kept.shape[1]] = kept
+        return {layer: whole.transpose(1, 2) for layer, whole in room.items()}
+
+    def wait(self) -> None:
+        """Let the device go on only when what was brought is there."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).wait_stream(_copying(self._device))
+
+
+@functools.cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _put_aside(query: torch.Tensor) -> torch.Tensor:
+    held = torch.empty(query.shape, dtype=query.dtype, pin_memory=True)
+    held.copy_(query, non_blocking=True)
+    query.record_stream(torch.cuda.current_stream(query.device))
+    return held
+
+
+@dataclass(frozen=True)
+class PrefixSize:
+    """Memory that a prefix takes.
+
+    Attributes:
+        device: Bytes where the model is.
+        host: Bytes of page-locked memory, which is given in powers of two.
+    """
+
+    device: int
+    host: int
+
+    @classmethod
+    def of(cls, keys: int, queries: int, layers: int, device: torch.device) -> PrefixSize:
+        """Of so many bytes of keys and values, and of queries in so many layers, of a model on ``device``."""
+        if device.type != "cuda":
+            return cls(keys + queries, 0)
+        return cls(keys, layers * 2 ** math.ceil(math.log2(queries // layers)) if layers else 0)
 
 
 @dataclass(frozen=True)
@@ -24,24 +113,21 @@ class Prefix:
         soft_prompt: (n, d) the soft prompt among them; ``None`` where there is none.
         keys: Of each text layer from the bottom on, as many as were run: (B, H_kv, P, d).
         values: The same.
-        queries: Of the layers that were asked for: (B, H, P, d).
+        queries: Of the layers that were asked for.
+        size: Memory that it takes.
     """
 
     ids: torch.Tensor
     soft_prompt: torch.Tensor | None
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
-    queries: Mapping[int, torch.Tensor]
+    queries: KeptQueries
+    size: PrefixSize
 
     @property
     def length(self) -> int:
         """P."""
         return self.ids.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return sum(part.nbytes for part in (*self.keys, *self.values, *self.queries.values()))
 
     def begins(self, ids: torch.Tensor, soft_prompt: torch.Tensor | None) -> bool:
         """Whether chats of these tokens (B, S), with this soft prompt, begin with it."""
@@ -73,17 +159,27 @@ class PrefixStore:
     wanted, what other owners have is dropped first, longest unused first, and nothing of the owner itself.
 
     Args:
-        budget: Most bytes that are kept.
+        budget: Most bytes that are kept where the model is.
+        host_budget: Most bytes of page-locked memory that are kept beside them, where the model is on a GPU.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, host_budget: int = 0) -> None:
         self.budget = budget
+        self.host_budget = host_budget
         self._kept: OrderedDict[Hashable, dict[Hashable, Prefix]] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
-        return sum(prefix.nbytes for parts in self._kept.values() for prefix in parts.values())
+        """Bytes that are kept where the model is."""
+        return sum(prefix.size.device for prefix in self._prefixes())
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes of page-locked memory that are kept."""
+        return sum(prefix.size.host for prefix in self._prefixes())
+
+    def _prefixes(self) -> Iterator[Prefix]:
+        return chain.from_iterable(parts.values() for parts in self._kept.values())
 
     def find(self, owner: Hashable, part: Hashable) -> Prefix | None:
         """What is kept for a part of the passes of ``owner``."""
@@ -92,14 +188,16 @@ class PrefixStore:
         self._kept.move_to_end(owner)
         return self._kept[owner].get(part)
 
-    def make_room(self, owner: Hashable, part: Hashable, nbytes: int) -> bool:
-        """Drop what others have until ``nbytes`` fit in; ``False``, and nothing is dropped, where they never will."""
+    def make_room(self, owner: Hashable, part: Hashable, size: PrefixSize) -> bool:
+        """Drop what others have until ``size`` fits in; ``False``, and nothing is dropped, where it never will."""
         mine = self._kept.get(owner, {})
-        own = sum(prefix.nbytes for name, prefix in mine.items() if name != part)
-        if own + nbytes > self.budget:
+        own = [prefix.size for name, prefix in mine.items() if name != part]
+        if size.device + sum(one.device for one in own) > self.budget:
+            return False
+        if size.host + sum(one.host for one in own) > self.host_budget:
             return False
         mine.pop(part, None)
-        while self.nbytes + nbytes > self.budget:
+        while self.nbytes + size.device > self.budget or self.host_nbytes + size.host > self.host_budget:
             oldest = next(other for other in self._kept if other != owner)
             del self._kept[oldest]
         return True
@@ -157,3 +255,8 @@ def default_budget(device: torch.device) -> int:
         return 256 << 20
     free, _ = torch.cuda.mem_get_info(device)
     return min(6 << 30, free // 3)
+
+
+def default_host_budget() -> int:
+    """Bytes of page-locked memory for prefixes: a quarter of the host's."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

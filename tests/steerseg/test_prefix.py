@@ -10,7 +10,7 @@ import torch
 from steerseg.attention.rollout import streaming_rollout
 from steerseg.config import Placement
 from steerseg.lvlm import LVLM, VisionFeatures
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore
+from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixShelf, PrefixSize, PrefixStore
 from steerseg.lvlm.vision import VisionKind
 from tests.tiny_lvlms import TINY, save_tiny_lvlm
 
@@ -155,21 +155,21 @@ def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_steps: bool) -> None
 
 
 def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
-    from steerseg.lvlm.prefix import Prefix
+    size = PrefixSize(100, host=0)
 
     def prefix() -> Prefix:
-        return Prefix(torch.zeros(1, 1), None, (torch.zeros(25),), (), {})  # 100 bytes
+        return Prefix(torch.zeros(1, 1), None, (), (), KeptQueries({}), size)
 
     store = PrefixStore(300)
     shelves = [PrefixShelf(store, name) for name in "ab"]
     for shelf in shelves:
         slot = shelf.slot("pair", 0)
-        assert store.make_room(slot.owner, slot.part, 100)
+        assert store.make_room(slot.owner, slot.part, size)
         store.keep(slot.owner, slot.part, prefix())
     slot = shelves[1].slot("pair", 1)
-    assert store.make_room(slot.owner, slot.part, 200)
+    assert store.make_room(slot.owner, slot.part, PrefixSize(200, host=0))
     assert store.find(shelves[0].slot("pair", 0).owner, 0) is None
     assert store.find(slot.owner, 0) is not None
-    assert not store.make_room(slot.owner, slot.part, 300)
+    assert not store.make_room(slot.owner, slot.part, PrefixSize(300, host=0))
     store.drop("b")
     assert store.nbytes == 0
