@@ -24,6 +24,7 @@ from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
     TRAINING,
     Size,
+    limit_memory,
     make_lvlm,
     make_preset,
     make_prompts,
@@ -49,13 +50,11 @@ from steerseg.video import Video
 from steerseg.warming import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
-_SMALL_PREFIXES = 1_250_000_000
 _COMPILING = 120.0  # seconds that compiling may take
 MEASUREMENTS = (
     "kernels",
     "warm_up",
     "proposals",
-    "small_memory",
     "long_answer",
     "grounding_parts",
     "straightforward",
@@ -82,8 +81,11 @@ class _NoTracker:
 class Bench:
     """The models and what is measured on them."""
 
-    def __init__(self, records: Records, size: Size, device: torch.device, *, quick: bool) -> None:
+    def __init__(
+        self, records: Records, size: Size, device: torch.device, *, quick: bool, memory: float | None = None
+    ) -> None:
         self.records, self.size, self.device, self.quick = records, size, device, quick
+        self.memory = memory  # GB, where less is to be used than there is
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.video = make_video(80 if size == "full" else 6, size)
         self._steerseg: SteerSeg | None = None
@@ -101,6 +103,10 @@ class Bench:
             tracker: Any = made[0] if made else _NoTracker()
             self._steerseg = SteerSeg(lvlm, tracker, make_preset(self.size), make_prompts(lvlm, self.size))
         return self._steerseg
+
+    def _limit(self) -> None:
+        if self.memory is not None:
+            limit_memory(self.device, self.memory)
 
     # ------------------------------------------------------------------ the rollout alone
 
@@ -163,6 +169,7 @@ class Bench:
     def warm_up(self) -> None:
         """The first proposal of a process compiles kernels and captures the answer's step."""
         steerseg = self.steerseg
+        self._limit()
         if self.device.type == "cuda":
             self.records.put("weights", gb=torch.cuda.memory_allocated(self.device) / 1e9)
         self.records.timed(
@@ -181,22 +188,6 @@ class Bench:
         whole = self.records.timed
         _, self.cold = whole("cold: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[0]))
         _, self.further = whole("further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]))
-
-    def small_memory(self) -> None:
-        """Both again with less kept of what does not depend on the question."""
-        steerseg, timed = self.steerseg, self.records.timed
-        store = steerseg._prefixes
-        budget, store.budget = store.budget, _SMALL_PREFIXES
-        steerseg.forget()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
-            timed(
-                f"{state}: propose, {_SMALL_PREFIXES / 1e9:g} GB of prefixes",
-                functools.partial(steerseg.propose, self.video, expression),
-            )
-        store.budget = budget
-        steerseg.forget()
 
     def long_answer(self) -> None:
         """The reasoning step at its full limit, which an answer of attributes does not come near."""
@@ -456,12 +447,9 @@ class Bench:
             self.records.put("4-bit language model", not_measured="bitsandbytes is not installed")
             return
         quantise(self.steerseg.lvlm)
-        self._steerseg = SteerSeg(  # for a card of 16 GB, which has no more room for prefixes
-            self.steerseg.lvlm,
-            self.steerseg.tracker,
-            self.steerseg.preset,
-            self.steerseg.soft_prompts,
-            prefix_bytes=_SMALL_PREFIXES,
+        self._limit()
+        self._steerseg = SteerSeg(  # anew, since more memory is free
+            self.steerseg.lvlm, self.steerseg.tracker, self.steerseg.preset, self.steerseg.soft_prompts
         )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -523,6 +511,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="some of the measurements"
     )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        help="GB: as on a smaller card; for warm_up and proposals, or for quantised alone",
+    )
     parser.add_argument("--seconds", type=float, help="begin no measurement after so many")
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     given = parser.parse_args(arguments)
@@ -540,8 +533,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         triton=installed_version("triton"),
         size=given.size,
         quick=given.quick,
+        memory_gb=given.memory,
     )
-    bench = Bench(records, given.size, device, quick=given.quick)
+    bench = Bench(records, given.size, device, quick=given.quick, memory=given.memory)
     for name in MEASUREMENTS:
         if name in given.only:
             records.attempt(name, getattr(bench, name))

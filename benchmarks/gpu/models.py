@@ -132,6 +132,18 @@ def quantise(lvlm: LVLM) -> None:
     keep_differentiable(lvlm.model)
 
 
+def limit_memory(device: torch.device, gigabytes: float) -> None:
+    """Go on as on a smaller card: PyTorch gets no more memory than that, and is told that there is no more."""
+    limit = int(gigabytes * 1e9)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info(device)[1], device)
+
+    def mem_get_info(device: torch.device | str | int | None = None) -> tuple[int, int]:
+        return limit - torch.cuda.memory_reserved(device), limit
+
+    torch.cuda.mem_get_info = mem_get_info
+
+
 def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracker:
     """A random SAM 2 that believes in every object."""
     torch.manual_seed(1)

@@ -50,7 +50,9 @@ class Records:
     def timed(
         self, name: str, work: Callable[[], _Result], *, repeat: int = 1, **known: Any
     ) -> tuple[_Result, float]:
-        """Run, and record the median time and the highest memory; returns the last result and the time.
+        """Run, and record the median time and the memory; returns the last result and the time.
+
+        Memory is the most that tensors had, and what PyTorch held for them, for captured steps and for later use.
 
         Args:
             name: Of the line.
@@ -60,7 +62,8 @@ class Records:
         """
         result, times, peak = measure(work, self.device, repeat)
         middle = sorted(times)[len(times) // 2]
-        self.put(name, seconds=middle, peak_gb=peak / 1e9, **known)
+        held = torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+        self.put(name, seconds=middle, peak_gb=peak / 1e9, held_gb=held / 1e9, **known)
         return result, middle
 
     def attempt(self, name: str, work: Callable[[], None]) -> None:

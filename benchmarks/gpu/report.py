@@ -26,13 +26,17 @@ def table(results: list[dict[str, Any]]) -> str:
         f"Measured on {about['device']}, torch {about['torch']}, transformers {about['transformers']}, "
         f"triton {about['triton']}; random weights ({about['size']}).",
         "",
-        "| what | seconds | floor (s) | peak (GB) | more |",
-        "|---|---:|---:|---:|---|",
+        "| what | seconds | floor (s) | peak (GB) | held (GB) | more |",
+        "|---|---:|---:|---:|---:|---|",
     ]
-    shown = ("name", "seconds", "floor", "peak_gb", "where")
+    if about.get("memory_gb"):
+        lines[0] += (
+            f" PyTorch was given {about['memory_gb']:g} GB of memory and was told that there is no more."
+        )
+    shown = ("name", "seconds", "floor", "peak_gb", "held_gb", "where")
     for result in results[1:]:
         more = "; ".join(f"{key} {_short(value)}" for key, value in result.items() if key not in shown)
-        cells = [_short(result.get(key, "")) for key in ("seconds", "floor", "peak_gb")]
+        cells = [_short(result.get(key, "")) for key in ("seconds", "floor", "peak_gb", "held_gb")]
         lines.append(f"| {result['name']} | {' | '.join(cells)} | {more.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import data_parallel
 from benchmarks.gpu.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,3 +39,15 @@ def test_a_failed_measurement_is_recorded_and_the_others_go_on(
     assert {"SAM 2", "warm_up", "proposals"} <= set(failed)
     assert any(line["name"] == "refinement, a sample" and "seconds" in line for line in lines)
     assert any(line["name"].startswith(("4-bit", "quantised")) for line in lines)
+
+
+def test_training_is_measured_and_told_beside_what_was_measured_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        arguments = ["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--steps", "2"]
+        assert data_parallel.main(arguments) == 0
+    lines = [json.loads(line) for line in (tmp_path / "data-parallel.jsonl").read_text().splitlines()]
+    assert [line["processes"] for line in lines] == [1, 1]
+    assert all(line["expressions_per_second"] > 0 for line in lines)
+    assert "times the first" in capsys.readouterr().out

@@ -173,3 +173,36 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
     assert not store.make_room(slot.owner, slot.part, PrefixSize(300, host=0))
     store.drop("b")
     assert store.nbytes == 0
+
+
+def test_memory_of_the_host_is_a_limit_of_its_own() -> None:
+    store = PrefixStore(1000, host_budget=100)
+    slot = PrefixShelf(store, "a").slot("pair", 0)
+    size = PrefixSize.of(10, 2 * 33, 2, torch.device("cuda"))
+    assert size == PrefixSize(10, host=128)  # page-locked memory is given in powers of two
+    assert not store.make_room(slot.owner, slot.part, size)
+    store.host_budget = 128
+    assert store.make_room(slot.owner, slot.part, size)
+    assert PrefixSize.of(10, 66, 2, torch.device("cpu")) == PrefixSize(76, host=0)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+def test_queries_come_back_as_they_were_kept(device: str) -> None:
+    queries = {
+        layer: torch.randn(3, 50, 4, 16, device=device).transpose(1, 2) for layer in (5, 7)
+    }  # as a model lays them out
+    kept = KeptQueries(queries)
+    expected = {layer: query.cpu() for layer, query in queries.items()}
+    del queries
+    for _ in range(2):
+        brought = kept.bring(60)
+        kept.wait()
+        for layer, query in expected.items():
+            assert brought[layer].shape == (3, 4, 60, 16)
+            assert torch.equal(brought[layer][:, :, :50].cpu(), query)
