@@ -136,7 +136,8 @@ def limit_memory(device: torch.device, gigabytes: float) -> None:
     """Go on as on a smaller card: PyTorch gets no more memory than that, and is told that there is no more."""
     limit = int(gigabytes * 1e9)
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info(device)[1], device)
+    share = limit / torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(share, device.index or 0)
 
     def mem_get_info(device: torch.device | str | int | None = None) -> tuple[int, int]:
         return limit - torch.cuda.memory_reserved(device), limit

@@ -48,7 +48,7 @@ def eager_map(
     """One pass with the attention of every layer: (1, t, h, w)."""
     matrix = prompts.video if vision.kind == "video" else prompts.frame
     chat = lvlm.chat(question, vision, soft_tokens=len(matrix), placement=prompts.placement)
-    inputs = lvlm._inputs([chat], vision)
+    inputs = lvlm._on_device(lvlm._inputs([chat], vision))
     lvlm.model.set_attn_implementation({"text_config": "eager"})
     try:
         with lvlm._steered(matrix, vision.kind):

@@ -516,7 +516,7 @@ class _RollLayer(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, heads, size, _ = query.shape
         row = row.contiguous()
-        visual, live = visual.to(torch.int8).contiguous(), live.to(torch.int8).contiguous()
+        visual, live = visual.contiguous().view(torch.int8), live.contiguous().view(torch.int8)
         lse = query.new_empty((batch, heads, size), dtype=torch.float32)
         share, added = torch.empty_like(lse), torch.empty_like(lse)
         peak = torch.empty_like(lse, dtype=torch.int32)

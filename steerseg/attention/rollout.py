@@ -140,7 +140,6 @@ def streaming_rollout(
     visual, live = taken.visual, taken.live
     row = torch.zeros(visual.shape, device=visual.device)
     row[:, taken.response] = 1.0
-    lengths = live.sum(dim=-1, keepdim=True)
     for layer in sorted(layers, reverse=True):
         query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
         if kernels_work(query) if kernels is None else kernels:
@@ -150,10 +149,9 @@ def streaming_rollout(
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
         if heads == "visual_max":
-            weight = peaks / lengths
-            weight = weight / weight.amax(dim=-1, keepdim=True)
+            weight = peaks / peaks.amax(dim=-1, keepdim=True)  # sums over as many rows stand for their means
             added = added * weight[:, :, None]
-        row = 0.5 * (added.mean(dim=1) + row)
+        row = torch.lerp(row, added.mean(dim=1), 0.5)
     return row
 
 

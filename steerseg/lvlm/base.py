@@ -244,7 +244,11 @@ class LVLM:
         return before + vision.text + after[: len(after) - len(tail)] + soft + tail
 
     def _inputs(self, chats: Sequence[str], vision: VisionFeatures) -> dict[str, Any]:
-        """Model inputs for chats over ``vision``: one chat a picture, or one or more over the video."""
+        """Model inputs for chats over ``vision``: one chat a picture, or one or more over the video.
+
+        All but the vision is on the host, where it is looked into without waiting for the device; see
+        :meth:`_on_device`.
+        """
         different = list(dict.fromkeys(chats))
         rows = self.processor.tokenizer(
             different, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
@@ -252,16 +256,28 @@ class LVLM:
         if len(different) < len(chats):  # a frame pass asks the same of every picture
             order = [different.index(chat) for chat in chats]
             rows = {name: part[order] for name, part in rows.items()}
-        ids = rows["input_ids"].to(self.device)
+        ids = rows["input_ids"]
         vision = vision.expand(len(chats))
         self._check_count(ids, self._vision_ids[vision.kind], vision.tokens.shape[:2].numel())
         # Rows of one length need no mask, which keeps SDPA on its fast path.
         mask = rows["attention_mask"]
         return {
             "input_ids": ids,
-            "attention_mask": None if bool(mask.all()) else mask.to(self.device),
+            "attention_mask": None if bool(mask.all()) else mask,
             **self.family.inputs(ids, vision),
         }
+
+    def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for the model to read. Nothing waits for the device."""
+        return {
+            name: self._sent(part) if isinstance(part, torch.Tensor) else part
+            for name, part in inputs.items()
+        }
+
+    def _sent(self, part: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return part.to(self.device)
+        return part.pin_memory().to(self.device, non_blocking=True)
 
     def _check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
         """What people type may hold a token that has a meaning here."""
@@ -304,7 +320,7 @@ class LVLM:
             )
         inputs["attention_mask"] = torch.ones_like(ids)
         output = self.model.generate(
-            **inputs,
+            **self._on_device(inputs),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             temperature=None,
@@ -330,25 +346,26 @@ class LVLM:
     ) -> list[tuple[int, float]]:
         ids = inputs["input_ids"]
         positions = self._positions(inputs)
+        there = self._on_device({**inputs, "position_ids": positions})
         length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1
         begun = slot and self._begun(inputs, positions, length, (), self.num_layers - 1, None, slot)
         if begun:
             cache = begun.cache()
             output = self._text_model(
-                inputs_embeds=self.embeddings(ids[:, length:]),
-                position_ids=positions[..., length:],
+                inputs_embeds=self.embeddings(there["input_ids"][:, length:]),
+                position_ids=there["position_ids"][..., length:],
                 past_key_values=cache,
                 use_cache=True,
             )
         else:
             cache = DynamicCache()
-            output = self.model.model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = self.model.model(**there, past_key_values=cache, use_cache=True)
         following = positions[..., -1:].amax() + 1  # all dimensions of a position go on together after text
         return self._answers.answer(
             cache,
             output.last_hidden_state[:, -1],
-            ids,
-            following.expand(positions[..., -1:].shape),
+            there["input_ids"],
+            self._sent(following.expand(positions[..., -1:].shape)),
             most=most,
             enough=None if enough is None else enough.said,
         )
@@ -396,16 +413,24 @@ class LVLM:
             if tap is None:
                 with tapped(layers, last=max(layers)) as tap:
                     # The inner model: no logits over the sequence are wanted.
-                    self.model.model(**inputs, use_cache=False)
-        cells = places[:, self.family.cells(vision).to(self.device)]
+                    self.model.model(**self._on_device(self._placed(inputs)), use_cache=False)
+        cells = places[:, self.family.cells(vision).cpu()]
+        visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
+        live = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         return Taken(
             tap,
-            cells=cells,
-            visual=torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True),
-            live=torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(),
+            cells=self._sent(cells),
+            visual=self._sent(visual),
+            live=self._sent(live),
             padded=mask is not None,
             response=ids.shape[1] - 1,
         )
+
+    def _placed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With positions, which a model would count on the device; of chats with padding, it does."""
+        if inputs["attention_mask"] is not None:
+            return inputs
+        return {**inputs, "position_ids": self._positions(inputs)}
 
     def _positions(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Positions (..., B, S); of chats of one text those of the first, since models count in Python, row by row."""
@@ -436,8 +461,8 @@ class LVLM:
         queries = begun.queries.bring(inputs["input_ids"].shape[1])
         with tapped(layers, last=max(layers)) as tap:
             self._text_model(
-                inputs_embeds=self.embeddings(inputs["input_ids"][:, begun.length :]),
-                position_ids=positions[..., begun.length :],
+                inputs_embeds=self.embeddings(self._sent(inputs["input_ids"][:, begun.length :])),
+                position_ids=self._sent(positions[..., begun.length :]),
                 past_key_values=begun.cache(),
                 use_cache=True,
             )
@@ -476,6 +501,7 @@ class LVLM:
         beginning = {
             **inputs,
             "input_ids": ids,
+            "position_ids": positions[..., :length],
             **(
                 {"mm_token_type_ids": inputs["mm_token_type_ids"][:, :length]}
                 if "mm_token_type_ids" in inputs
@@ -484,9 +510,7 @@ class LVLM:
         }
         cache = DynamicCache()
         with tapped(layers, last=last) as tap:
-            self.model.model(
-                **beginning, position_ids=positions[..., :length], past_key_values=cache, use_cache=True
-            )
+            self.model.model(**self._on_device(beginning), past_key_values=cache, use_cache=True)
         prefix = Prefix(
             ids,
             soft_prompt,

@@ -109,7 +109,7 @@ class Prefix:
     """The first P tokens of B chats of one length.
 
     Attributes:
-        ids: (B, P) the tokens.
+        ids: (B, P) the tokens, on the host.
         soft_prompt: (n, d) the soft prompt among them; ``None`` where there is none.
         keys: Of each text layer from the bottom on, as many as were run: (B, H_kv, P, d).
         values: The same.
@@ -135,7 +135,7 @@ class Prefix:
             return False
         if (soft_prompt is None) != (self.soft_prompt is None):
             return False
-        if soft_prompt is not None and self.soft_prompt is not None:
+        if soft_prompt is not None and self.soft_prompt is not None and soft_prompt is not self.soft_prompt:
             same = soft_prompt.shape == self.soft_prompt.shape and torch.equal(soft_prompt, self.soft_prompt)
             if not same:
                 return False
