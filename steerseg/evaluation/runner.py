@@ -89,11 +89,12 @@ def _describe(variant: Variant, preset: Preset) -> Run:
             "tokens": prompts.frame.shape[0],
             "placement": prompts.placement,
         }
-    return {
-        "variant": variant.name,
-        "config": asdict(variant.config(preset.config)),
-        "soft_prompts": described,
-    }
+    config = asdict(variant.config(preset.config))
+    if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
+        del config[
+            "attribute_confidence"
+        ]  # plays no part; results from before there was one keep their identity
+    return {"variant": variant.name, "config": config, "soft_prompts": described}
 
 
 def environment(device: str) -> dict[str, str]:

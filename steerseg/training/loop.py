@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -171,7 +172,7 @@ class _Batches:
         self._per_epoch = -(-len(videos) // self.size)
         self.steps = recipe.epochs * self._per_epoch
 
-    def _plan(self, done: int) -> Iterator[tuple[list[int], int]]:
+    def plan(self, done: int) -> Iterator[tuple[list[int], int]]:
         """This process's samples and the epoch, of every step that is left."""
         order: list[int] = []
         planned = -1
@@ -183,7 +184,24 @@ class _Batches:
                 )
                 planned = epoch
             batch = order[place * self.size : (place + 1) * self.size]
-            yield batch[self._ranks.rank :: self._ranks.size], epoch
+            yield self._shares(batch)[self._ranks.rank], epoch
+
+    def _shares(self, batch: Sequence[int]) -> list[list[int]]:
+        """As many samples for each process, and those of a clip for the one that has its visual tokens, if they can."""
+        count = self._ranks.size
+        shares: list[list[int]] = [[] for _ in range(count)]
+        quotas = [len(batch[rank::count]) for rank in range(count)]
+        left = []
+        for index in batch:
+            home = zlib.crc32(self._videos[index].encode()) % count
+            if len(shares[home]) < quotas[home]:
+                shares[home].append(index)
+            else:
+                left.append(index)
+        for share, quota in zip(shares, quotas, strict=True):
+            while len(share) < quota:
+                share.append(left.pop())
+        return shares
 
     def opened(self, examples: Examples, done: int) -> Iterator[tuple[list[Opened], int]]:
         """The same with their files read, one step ahead."""
@@ -194,7 +212,7 @@ class _Batches:
 
             waiting: tuple[list[Future[Opened]], int] | None = None
             try:
-                for indices, epoch in self._plan(done):
+                for indices, epoch in self.plan(done):
                     following = (read(indices), epoch)
                     if waiting is not None:
                         yield [future.result() for future in waiting[0]], waiting[1]

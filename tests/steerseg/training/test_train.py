@@ -15,8 +15,10 @@ from steerseg.errors import Cancelled, ConfigError
 from steerseg.evaluation import Sample, open_dataset
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, load_preset
+from steerseg.ranks import Ranks
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training import Examples, Recipe, Record, data_order, train
+from steerseg.training.loop import _Batches
 from tests.steerseg.evaluation import public_layouts as public
 from tests.torchrun import steerseg_in_two_processes
 
@@ -231,3 +233,19 @@ def test_the_record_has_lines_and_a_board_where_it_can(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [1, 2]
     assert np.allclose([event.value for event in board.Scalars("loss")], [1.0, 0.5])
+
+
+def test_processes_share_every_batch_evenly_and_keep_the_expressions_of_a_clip_together() -> None:
+    videos = [f"clip-{k // 4}" for k in range(96)]
+    recipe = replace(RECIPE, batch=8, window=8)
+    plans = [dict(enumerate(_Batches(videos, recipe, Ranks(rank, 2)).plan(0))) for rank in range(2)]
+    alone = _Batches(videos, replace(recipe, batch=16), Ranks())
+    for step, (whole, epoch) in enumerate(alone.plan(0)):
+        shares = [plan[step][0] for plan in plans]
+        assert sorted(index for share in shares for index in share) == sorted(whole)
+        assert [plan[step][1] for plan in plans] == [epoch, epoch]
+        assert len({len(share) for share in shares}) == 1
+    seen = [
+        {videos[index] for share, epoch in plan.values() if epoch == 0 for index in share} for plan in plans
+    ]
+    assert len(seen[0] & seen[1]) < 16  # nearly all 24 if they were dealt out by turns
