@@ -277,7 +277,7 @@ class LVLM:
     def _sent(self, part: torch.Tensor) -> torch.Tensor:
         if self.device.type != "cuda":
             return part.to(self.device)
-        return part.pin_memory().to(self.device, non_blocking=True)
+        return part.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     def _check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
         """What people type may hold a token that has a meaning here."""
