@@ -281,9 +281,10 @@ class SteerSeg:
         steering = self.steering(config, soft_prompts)
         tell = progress or _silent
 
-        seen = self.look(video, config, tell)
-        attributes = self.reason(seen, expression, config, tell)
-        maps = self.ground(seen, expression, attributes, config, steering, tell)
+        with self.tracker.encoding(self.open(video), keyframe_indices(len(video), config.keyframes)):
+            seen = self.look(video, config, tell)
+            attributes = self.reason(seen, expression, config, tell)
+            maps = self.ground(seen, expression, attributes, config, steering, tell)
         found = self.find(seen, maps, config, tell)
         ranking = self.rank(found, maps, config)
         tracklets = self.track(seen, found, ranking, tell)

@@ -473,6 +473,38 @@ class Tracker:
             if progress is not None:
                 progress((start + len(part)) / len(missing))
 
+    @contextlib.contextmanager
+    def encoding(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
+        """Inside, a CPU encodes frames in a thread of its own: ``first`` these, then the others.
+
+        Two passes side by side fill two cores better than one pass that is spread over both. What is done when the
+        block ends is kept, the rest is left to :meth:`encode`. Of a long video, nothing but ``first`` is encoded; and
+        nothing on a GPU, which one pass fills.
+
+        Args:
+            encoded: The video. Inside, nobody else encodes frames.
+            first: What is needed soonest.
+        """
+        if self.device.type != "cpu":
+            yield
+            return
+        others = range(len(encoded)) if len(encoded) <= _STREAMED_FRAMES else ()
+        missing = [frame for frame in _each_once((*first, *others)) if encoded.missing([frame])]
+        batch = _ENCODE_BATCH["cpu"]
+        parts = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+        thread = ThreadPoolExecutor(1, "encode")
+        coming = [thread.submit(self._features_of, encoded, part) for part in parts]
+        try:
+            yield
+        finally:
+            thread.shutdown(cancel_futures=True)
+            for part, features in zip(parts, coming, strict=True):
+                if not features.cancelled():
+                    self.keep(encoded, part, features.result(), wanted=first)
+
+    def _features_of(self, encoded: EncodedVideo, frames: list[int]) -> list[tuple[Tensor, ...]]:
+        return self.features(encoded.frames[frames])
+
     @staticmethod
     def keep(
         encoded: EncodedVideo,

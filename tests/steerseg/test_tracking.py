@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +196,53 @@ def test_every_frame_is_encoded_once(tracker: Tracker) -> None:
     tracker.propagate(encoded, candidates[:1])
     tracker.propagate(encoded, candidates)
     assert sum(calls) == 9
+
+
+def test_frames_are_encoded_while_something_else_is_done(tracker: Tracker) -> None:
+    video = moving_square()
+    expected = tracker.open(video)
+    tracker.encode(expected)
+    encoded = tracker.open(video)
+    calls = count_encodings(tracker)
+    with tracker.encoding(encoded, [8, 4]):
+        deadline = time.monotonic() + 30
+        while sum(calls) < len(video) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert calls == [4, 4, 1]
+    assert encoded.missing(range(9)) == []
+    for frame in range(9):
+        for level, other in zip(encoded.get(frame), expected.get(frame), strict=True):
+            torch.testing.assert_close(level, other)
+    with tracker.encoding(encoded, [8, 4]):
+        pass
+    assert sum(calls) == len(video)
+
+
+def test_encoding_ahead_stops_with_the_block(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    features = tracker.features
+
+    def slow(frames: NDArray[np.uint8]) -> list[tuple[torch.Tensor, ...]]:
+        begun.set()
+        assert go_on.wait(30)
+        return features(frames)
+
+    monkeypatch.setattr(tracker, "features", slow)
+    encoded = tracker.open(moving_square())
+    with tracker.encoding(encoded, [8, 4]):
+        assert begun.wait(30)
+        threading.Timer(0.1, go_on.set).start()
+    assert encoded.missing(range(9)) == [2, 3, 5, 6, 7]  # what was begun is kept
+
+
+def test_of_a_long_video_only_what_is_asked_for_is_encoded_ahead(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerseg.tracking._STREAMED_FRAMES", 8)
+    calls = count_encodings(tracker)
+    with tracker.encoding(tracker.open(moving_square()), [8, 4]):
+        pass
+    assert sum(calls) <= 2
 
 
 def test_features_over_budget_are_forgotten_and_made_again(folder: Path) -> None:
