@@ -46,6 +46,9 @@ def installed_version(package: str) -> str:
 def place_of(device: str) -> tuple[torch.device, torch.dtype]:
     """A device by name, and the precision of models on it.
 
+    A GPU that is named by its number becomes the one that this process uses: kernels of our own and captured steps
+    go to that one.
+
     Raises:
         ConfigError: There is no such device.
     """
@@ -56,6 +59,13 @@ def place_of(device: str) -> tuple[torch.device, torch.dtype]:
         raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
+    if place.index is not None and place.type == "cuda":
+        count = torch.cuda.device_count()
+        if place.index >= count:
+            raise ConfigError(
+                f"device {device!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
+            )
+        torch.cuda.set_device(place)
     return place, torch.bfloat16 if place.type == "cuda" else torch.float32
 
 
