@@ -84,7 +84,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         description="Size in MiB of what a GPU keeps of the language model's work on a video, for further "
-        "expressions; a third of what the weights leave free, at most 6144, where left out.",
+        "expressions; a third of what the weights leave free, at most 6144, where left out. About twice as much "
+        "waits in the host's memory, at most a quarter of it.",
     )
 
     # --- Label Studio
