@@ -91,9 +91,8 @@ def _describe(variant: Variant, preset: Preset) -> Run:
         }
     config = asdict(variant.config(preset.config))
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
-        del config[
-            "attribute_confidence"
-        ]  # plays no part; results from before there was one keep their identity
+        # It plays no part, and results from before there was one keep their identity.
+        del config["attribute_confidence"]
     return {"variant": variant.name, "config": config, "soft_prompts": described}
 
 

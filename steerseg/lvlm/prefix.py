@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import torch
 from transformers import DynamicCache
@@ -33,9 +34,8 @@ class KeptQueries:
     """
 
     def __init__(self, queries: Mapping[int, torch.Tensor]) -> None:
-        self._kept = {
-            layer: query.transpose(1, 2) for layer, query in queries.items()
-        }  # as they lie in memory
+        # As they lie in memory.
+        self._kept = {layer: query.transpose(1, 2) for layer, query in queries.items()}
         first = next(iter(queries.values()), None)
         self._device = torch.device("cpu") if first is None else first.device
         if self._device.type == "cuda":
@@ -257,6 +257,8 @@ def default_budget(device: torch.device) -> int:
     return min(6 << 30, free // 3)
 
 
-def default_host_budget() -> int:
-    """Bytes of page-locked memory for prefixes: a quarter of the host's."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+def default_host_budget(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes of page-locked memory for prefixes: a quarter of the host's, or of what a container may have of it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
+    return (memory if limit == "max" else min(memory, int(limit))) // 4

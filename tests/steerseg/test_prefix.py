@@ -10,7 +10,14 @@ import torch
 from steerseg.attention.rollout import streaming_rollout
 from steerseg.config import Placement
 from steerseg.lvlm import LVLM, VisionFeatures
-from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixShelf, PrefixSize, PrefixStore
+from steerseg.lvlm.prefix import (
+    KeptQueries,
+    Prefix,
+    PrefixShelf,
+    PrefixSize,
+    PrefixStore,
+    default_host_budget,
+)
 from steerseg.lvlm.vision import VisionKind
 from tests.tiny_lvlms import TINY, save_tiny_lvlm
 
@@ -206,3 +213,12 @@ def test_queries_come_back_as_they_were_kept(device: str) -> None:
         for layer, query in expected.items():
             assert brought[layer].shape == (3, 4, 60, 16)
             assert torch.equal(brought[layer][:, :, :50].cpu(), query)
+
+
+def test_a_container_has_less_of_the_host_for_prefixes(tmp_path: Path) -> None:
+    whole = default_host_budget(tmp_path / "no limit")
+    assert whole > 0
+    limit = tmp_path / "memory.max"
+    for told, expected in (("max\n", whole), ("4000000\n", 1_000_000), (f"{8 * whole}\n", whole)):
+        limit.write_text(told)
+        assert default_host_budget(limit) == expected
