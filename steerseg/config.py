@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from steerseg.errors import ConfigError
+
 Granularity = Literal["frame", "video", "both"]
 Heads = Literal["mean", "visual_max"]
 Placement = Literal["before_vision", "start", "after_vision"]
@@ -128,3 +130,19 @@ class RefinementRecipe:
     confidence: float = 0.9
     max_regression: float = 0.01
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises :class:`steerseg.errors.ConfigError` for what is out of range."""
+        shares = ("new_share", "old_share", "champion_share", "negative_overlap", "held_out", "confidence")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} of a refinement is {getattr(self, name)}; expected a share from 0 to 1."
+                )
+        if self.champion_share == 1:
+            raise ConfigError(
+                "champion_share of a refinement is 1, of which nothing is learned; choose less."
+            )
+        for name in ("batch", "frames_per_sample", "pictures", "tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a refinement is {getattr(self, name)}; expected 1 or more.")

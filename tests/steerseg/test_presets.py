@@ -66,6 +66,21 @@ def test_misspelt_pipeline_fields_and_prompts_are_errors(tmp_path: Path) -> None
         _ = load_preset(tmp_path).texts
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("new_share", 1.5, "new_share of a refinement is 1.5; expected a share"),
+        ("champion_share", 1, "nothing is learned"),
+        ("batch", 0, "expected 1 or more"),
+    ],
+)
+def test_a_recipe_out_of_range_is_an_error(tmp_path: Path, field: str, value: float, told: str) -> None:
+    card = {"name": "x", "lvlm": "a", "sam2": "b", "refinement": {field: value}}
+    (tmp_path / "preset.json").write_text(json.dumps(card))
+    with pytest.raises(ConfigError, match=told):
+        _ = load_preset(tmp_path).recipe
+
+
 def test_folders_beside_the_file_win_over_hub_ids(tmp_path: Path) -> None:
     (tmp_path / "lvlm").mkdir()
     (tmp_path / "preset.json").write_text(
