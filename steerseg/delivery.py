@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from steerseg.host_memory import to_host
+
 _BLOCK_BYTES = 2 << 20  # what the sinks do with the last two blocks is done while the device has no work left
 
 
@@ -83,8 +85,8 @@ class Delivery:
         on_gpu = logits.device.type == "cuda"
         block = _Block(
             tuple(self._places),
-            _to_host(logits),
-            _to_host(presence),
+            to_host(logits),
+            to_host(presence),
             torch.cuda.Event() if on_gpu else None,
         )
         if block.arrived is not None:
@@ -105,11 +107,3 @@ class Delivery:
             block.places, block.logits, block.presence.tolist(), strict=True
         ):
             self._sinks[owner].put(frame, logits, presence)
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """A copy in page-locked memory, which is complete once the device has come so far."""
-    if tensor.device.type != "cuda":
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

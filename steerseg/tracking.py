@@ -466,12 +466,17 @@ class Tracker:
         """Encode those of ``frames`` (all if left out) that are not yet, in batches."""
         wanted = range(len(encoded)) if frames is None else frames
         missing = encoded.missing(wanted)
-        batch = _ENCODE_BATCH.get(self.device.type, 4)
-        for start in range(0, len(missing), batch):
-            part = missing[start : start + batch]
+        done = 0
+        for part in self._batched(missing):
             self.keep(encoded, part, self.features(encoded.frames[part]), wanted=part)
+            done += len(part)
             if progress is not None:
-                progress((start + len(part)) / len(missing))
+                progress(done / len(missing))
+
+    def _batched(self, frames: Sequence[int]) -> list[list[int]]:
+        """Frames in the order in which they come, as many at a time as the encoder takes at once."""
+        size = _ENCODE_BATCH.get(self.device.type, 4)
+        return [list(frames[start : start + size]) for start in range(0, len(frames), size)]
 
     @contextlib.contextmanager
     def encoding(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
@@ -490,8 +495,7 @@ class Tracker:
             return
         others = range(len(encoded)) if len(encoded) <= _STREAMED_FRAMES else ()
         missing = [frame for frame in _each_once((*first, *others)) if encoded.missing([frame])]
-        batch = _ENCODE_BATCH["cpu"]
-        parts = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+        parts = self._batched(missing)
         thread = ThreadPoolExecutor(1, "encode")
         coming = [thread.submit(self._features_of, encoded, part) for part in parts]
         try:

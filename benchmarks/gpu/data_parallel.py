@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.gpu.models import make_lvlm, make_preset, make_video
+from benchmarks.gpu.models import Size, make_lvlm, make_preset, make_video
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.truth import Palette
 from steerseg.ranks import Ranks
@@ -30,7 +30,7 @@ _EXPRESSIONS = 4  # of a clip, as datasets have several
 _FRAMES = 16
 
 
-def write_clips(folder: Path, count: int, size: Any) -> list[Sample]:
+def write_clips(folder: Path, count: int, size: Size) -> list[Sample]:
     """Clips of moving blocks as JPEG, one block's masks as PNG, and some expressions of each."""
     names = tuple(f"{index:05}" for index in range(_FRAMES))
     samples = []
@@ -51,7 +51,7 @@ def write_clips(folder: Path, count: int, size: Any) -> list[Sample]:
     return samples
 
 
-def measure(ranks: Ranks, device: torch.device, size: Any, steps: int, folder: Path) -> dict[str, Any]:
+def measure(ranks: Ranks, device: torch.device, size: Size, steps: int, folder: Path) -> dict[str, Any]:
     """Train for some steps; the first, in which kernels are compiled, does not count.
 
     Returns:

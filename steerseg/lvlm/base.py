@@ -25,6 +25,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ExpressionError, ModelError
+from steerseg.host_memory import to_device
 from steerseg.lvlm.answering import Answer, GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.norms import fuse_norms
@@ -270,14 +271,9 @@ class LVLM:
     def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The same for the model to read. Nothing waits for the device."""
         return {
-            name: self._sent(part) if isinstance(part, torch.Tensor) else part
+            name: to_device(part, self.device) if isinstance(part, torch.Tensor) else part
             for name, part in inputs.items()
         }
-
-    def _sent(self, part: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return part.to(self.device)
-        return part.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     def _check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
         """What people type may hold a token that has a meaning here."""
@@ -344,11 +340,11 @@ class LVLM:
         slot: PrefixSlot | None,
         enough: _Enough | None = None,
     ) -> list[tuple[int, float]]:
-        ids = inputs["input_ids"]
-        positions = self._positions(inputs)
-        there = self._on_device({**inputs, "position_ids": positions})
+        inputs = self._placed(inputs)
+        ids, positions = inputs["input_ids"], inputs["position_ids"]
+        there = self._on_device(inputs)
         length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1
-        begun = slot and self._begun(inputs, positions, length, (), self.num_layers - 1, None, slot)
+        begun = slot and self._begun(inputs, length, (), self.num_layers - 1, None, slot)
         if begun:
             cache = begun.cache()
             output = self._text_model(
@@ -365,7 +361,7 @@ class LVLM:
             cache,
             output.last_hidden_state[:, -1],
             there["input_ids"],
-            self._sent(following.expand(positions[..., -1:].shape)),
+            to_device(following.expand(positions[..., -1:].shape), self.device),
             most=most,
             enough=None if enough is None else enough.said,
         )
@@ -399,7 +395,7 @@ class LVLM:
             for text in dict.fromkeys(texts)
         }
         chats = [written[text] for text in texts]
-        inputs = self._inputs(chats, vision)
+        inputs = self._placed(self._inputs(chats, vision))
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if soft_prompt is not None:
             self._check_count(ids, self._soft_ids[vision.kind], count * len(chats))
@@ -413,15 +409,15 @@ class LVLM:
             if tap is None:
                 with tapped(layers, last=max(layers)) as tap:
                     # The inner model: no logits over the sequence are wanted.
-                    self.model.model(**self._on_device(self._placed(inputs)), use_cache=False)
+                    self.model.model(**self._on_device(inputs), use_cache=False)
         cells = places[:, self.family.cells(vision).cpu()]
         visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
         live = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         return Taken(
             tap,
-            cells=self._sent(cells),
-            visual=self._sent(visual),
-            live=self._sent(live),
+            cells=to_device(cells, self.device),
+            visual=to_device(visual, self.device),
+            live=to_device(live, self.device),
             padded=mask is not None,
             response=ids.shape[1] - 1,
         )
@@ -454,15 +450,15 @@ class LVLM:
         Returns:
             Queries and keys over the whole chats; ``None`` where there is no room for the prefix.
         """
-        positions = self._positions(inputs)
-        begun = self._begun(inputs, positions, length, layers, max(layers), soft_prompt, slot)
+        begun = self._begun(inputs, length, layers, max(layers), soft_prompt, slot)
         if begun is None:
             return None
-        queries = begun.queries.bring(inputs["input_ids"].shape[1])
+        ids, positions = inputs["input_ids"], inputs["position_ids"]
+        queries = begun.queries.bring(ids.shape[1])
         with tapped(layers, last=max(layers)) as tap:
             self._text_model(
-                inputs_embeds=self.embeddings(self._sent(inputs["input_ids"][:, begun.length :])),
-                position_ids=self._sent(positions[..., begun.length :]),
+                inputs_embeds=self.embeddings(to_device(ids[:, begun.length :], self.device)),
+                position_ids=to_device(positions[..., begun.length :], self.device),
                 past_key_values=begun.cache(),
                 use_cache=True,
             )
@@ -475,7 +471,6 @@ class LVLM:
     def _begun(
         self,
         inputs: Mapping[str, Any],
-        positions: torch.Tensor,
         length: int,
         layers: Sequence[int],
         last: int,
@@ -501,7 +496,7 @@ class LVLM:
         beginning = {
             **inputs,
             "input_ids": ids,
-            "position_ids": positions[..., :length],
+            "position_ids": inputs["position_ids"][..., :length],
             **(
                 {"mm_token_type_ids": inputs["mm_token_type_ids"][:, :length]}
                 if "mm_token_type_ids" in inputs

@@ -22,6 +22,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from steerseg.host_memory import to_host
+
 
 class KeptQueries:
     """The queries of a prefix.
@@ -78,10 +80,8 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
 
 
 def _put_aside(query: torch.Tensor) -> torch.Tensor:
-    held = torch.empty(query.shape, dtype=query.dtype, pin_memory=True)
-    held.copy_(query, non_blocking=True)
     query.record_stream(torch.cuda.current_stream(query.device))
-    return held
+    return to_host(query)
 
 
 @dataclass(frozen=True)
