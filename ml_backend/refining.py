@@ -313,12 +313,15 @@ class Refiner:
         end = time.monotonic() + request.seconds
         trainer = self._trainer(folder, request.start)
         steps = trainer.config.steps
+        from steerseg.devices import native_products
+
         try:
-            while trainer.step_count < steps:
-                progress("training", trainer.step_count / steps)
-                self._step(trainer, request)
-                if should_yield(progress) or time.monotonic() >= end:
-                    break
+            with native_products():
+                while trainer.step_count < steps:
+                    progress("training", trainer.step_count / steps)
+                    self._step(trainer, request)
+                    if should_yield(progress) or time.monotonic() >= end:
+                        break
             trainer.save_state(folder)
         except BaseException:
             self._trainers.pop(folder, None)  # what is in memory is not what is on disk

@@ -410,9 +410,9 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     _prepare_folder(options.output)
 
+    from steerseg.devices import place_of
     from steerseg.evaluation import open_dataset
     from steerseg.lvlm import LVLM
-    from steerseg.pipeline import place_of
     from steerseg.ranks import Ranks
     from steerseg.training import Recipe, train, write_preset
 

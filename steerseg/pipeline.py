@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig
+from steerseg.devices import place_of
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
@@ -41,32 +42,6 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-
-def place_of(device: str) -> tuple[torch.device, torch.dtype]:
-    """A device by name, and the precision of models on it.
-
-    A GPU that is named by its number becomes the one that this process uses: kernels of our own and captured steps
-    go to that one.
-
-    Raises:
-        ConfigError: There is no such device.
-    """
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
-    try:
-        place = place or torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
-    if place.index is not None and place.type == "cuda":
-        count = torch.cuda.device_count()
-        if place.index >= count:
-            raise ConfigError(
-                f"device {device!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
-            )
-        torch.cuda.set_device(place)
-    return place, torch.bfloat16 if place.type == "cuda" else torch.float32
 
 
 @dataclass(frozen=True)

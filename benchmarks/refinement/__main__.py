@@ -98,6 +98,12 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     add("--recipe", type=_object, default={}, metavar="JSON", help="fields of the recipe that differ")
     add("--word", default=Convention().word, help="the team's own word (default: %(default)s)")
     add("--means", default=Convention().means, help="noun of what it stands for (default: %(default)s)")
+    add(
+        "--share",
+        type=_share,
+        default=Domain().share,
+        help="share of the tasks that use the word (default: %(default)s)",
+    )
     add("--accept", type=float, default=Habits().accept, help="IoU of good proposals (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--processes", type=_positive, default=1, help="that measure (default: %(default)s)")
@@ -120,7 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         offline=given.offline,
         preset=given.preset,
         recipe=given.recipe,
-        domain=Domain(Convention(given.word, given.means)),
+        domain=Domain(Convention(given.word, given.means), given.share),
         habits=Habits(accept=given.accept),
         device=given.device,
         processes=given.processes,
@@ -251,6 +257,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a share from 0 to 1")
     return number
 
 

@@ -66,12 +66,13 @@ class Domain:
 
     Attributes:
         convention: Its word.
-        share: Share of the tasks that use it; the others are ordinary expressions.
+        share: Share of the tasks that use it; the others are ordinary expressions. All do where left out: a project
+            labels one kind of thing.
         world: What the videos are like.
     """
 
     convention: Convention = field(default_factory=Convention)
-    share: float = 0.5
+    share: float = 1.0
     world: WorldSpec = field(
         default_factory=lambda: WorldSpec(
             styles=("twemoji",), frames=(24, 32), pairs="any", photos=0.3, photo_half="heldout"
@@ -100,7 +101,9 @@ class Domain:
             entry = self._entry(f"{split}-{len(clips):04d}", seed, catalogue, own)
             if entry is not None:
                 clips.append(entry)
-        about = f"{self.convention.word!r} for what others call {self.convention.means!r}, and ordinary expressions"
+        about = f"{self.convention.word!r} for what others call {self.convention.means!r}"
+        if self.share < 1:
+            about += ", and ordinary expressions"
         return Manifest(split, about, self.world, "train", tuple(clips))
 
     def _entry(self, video: str, seed: int, catalogue: Catalogue, own: bool) -> ClipEntry | None:

@@ -241,7 +241,7 @@ def load_tracker(settings: Settings) -> Tracker:
         ConfigError: The preset cannot be used.
         ModelError: The weights cannot be loaded.
     """
-    from steerseg.pipeline import place_of
+    from steerseg.devices import place_of
     from steerseg.presets import open_preset
     from steerseg.tracking import Tracker
 

@@ -10,7 +10,7 @@ from steerseg.demo.dataset import Manifest, scene_of
 from steerseg.demo.sprites import load_catalogue
 from steerseg.errors import ConfigError
 
-DOMAIN = Domain()
+DOMAIN = Domain(share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,11 @@ def test_every_other_task_uses_the_word_and_means_one_of_its_objects(manifest: M
         (target,) = expression.targets
         assert catalogue.names[scene.sprite[target]] == expression.name
         assert (expression.kind == "rig") == (expression.name in meant) == (clip in own)
+
+
+def test_a_project_about_one_kind_of_thing_uses_the_word_in_every_task() -> None:
+    manifest = Domain().work(seed=1, count=6)
+    assert all("rig" in clip.expressions[0].text.split() for clip in manifest.clips)
 
 
 def test_fewer_tasks_are_the_first_of_more(manifest: Manifest) -> None:

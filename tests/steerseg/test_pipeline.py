@@ -15,7 +15,6 @@ import torch
 
 from steerseg import SteerSeg
 from steerseg.errors import Cancelled, ConfigError, ExpressionError
-from steerseg.pipeline import place_of
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import Video, video_from_frames
 from tests.conftest import save_tiny_lvlm
@@ -181,18 +180,3 @@ assert proposal.versions["soft_prompts"] == "none"
         check=False,
     )
     assert run.returncode == 0, run.stderr
-
-
-def test_a_gpu_that_is_named_by_its_number_is_the_one_that_the_process_uses(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Kernels and captured steps go to the current GPU, whichever the models are on."""
-    current: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert place_of("cuda:1") == (torch.device("cuda:1"), torch.bfloat16)
-    assert place_of("cuda")[0] == torch.device("cuda")
-    assert current == [torch.device("cuda:1")]
-    with pytest.raises(ConfigError, match=r"cuda:2.* sees 2 GPU\(s\)"):
-        place_of("cuda:2")

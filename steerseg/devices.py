@@ -1,0 +1,68 @@
+"""Where models run and how exactly they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from steerseg.errors import ConfigError
+
+
+def place_of(device: str) -> tuple[torch.device, torch.dtype]:
+    """A device by name, and the precision of models on it.
+
+    A GPU that is named by its number becomes the one that this process uses: kernels of our own and captured steps
+    go to that one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
+    try:
+        place = place or torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
+    if place.index is not None and place.type == "cuda":
+        count = torch.cuda.device_count()
+        if place.index >= count:
+            raise ConfigError(
+                f"device {device!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
+            )
+        torch.cuda.set_device(place)
+    return place, torch.bfloat16 if place.type == "cuda" else torch.float32
+
+
+@contextmanager
+def native_products() -> Iterator[None]:
+    """Inside, a processor that multiplies bfloat16 numbers by itself does so in float32 models.
+
+    Factors of matrix products and convolutions are rounded to bfloat16, their sums stay float32: on a GPU models
+    compute in bfloat16 altogether. Processors without such instructions go on as before. It holds for the whole
+    process, so it is for main programs and not for a library's callers. On two cores of an AMD EPYC a training step of
+    the demo takes a fifth less time inside; proposals, whose products are small, gain next to nothing.
+    """
+    if not _multiplies_bfloat16():
+        yield
+        return
+    onednn: Any = torch.backends.mkldnn  # its settings are made when it is imported
+    kinds = (onednn.matmul, onednn.conv)
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it (AVX-512 BF16 or AMX); torch would imitate them otherwise."""
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
+    asked = [getattr(torch.cpu, name, None) for name in questions]
+    return torch.backends.mkldnn.is_available() and any(ask is not None and ask() for ask in asked)
