@@ -78,6 +78,37 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
     return _norm_channels(pictures, norm)
 
 
+def mixes(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
+    """Whether :func:`mix` is faster than torch's attention: on a GPU, in half precision, by powers of two."""
+    fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in (width, narrow))
+    return dtype != torch.float32 and narrow < width and fits and kernels_work(device, dtype)
+
+
+def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one head whose values are narrower than its keys.
+
+    Where values are projected to the keys' width, that can be left for later: a row's weights sum to one. Torch's
+    attentions take values of the keys' width only, which for SAM 2's memories is four times as much to mix.
+
+    Args:
+        query: (N, L, C).
+        key: (N, S, C).
+        value: (N, S, V).
+
+    Returns:
+        (N, L, V).
+    """
+    if mixes(query.device, query.dtype, query.shape[-1], value.shape[-1]):
+        from steerseg.fused_kernels import mix as by_kernel  # Triton is not there everywhere
+
+        return by_kernel(query.contiguous(), key.contiguous(), value.contiguous())
+    return _mix(query, key, value)
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
 def _one_pass(module: Any, x: Tensor) -> Tensor:
     return norm_channels(x, module)
 
@@ -160,6 +191,9 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     for each in (pictures, pictures.contiguous(memory_format=torch.channels_last), pictures.transpose(2, 3)):
         given = fused_kernels.norm_channels(each, channels.weight, channels.bias, channels.eps)
         pairs.append((given, _norm_channels(each, channels)))
+    if dtype == torch.float32 or device.type == "cuda":  # interpreted, products are of float32 only
+        query, key, value = (random(2, *shape).to(dtype) for shape in ((70, 32), (300, 32), (300, 16)))
+        pairs.append((fused_kernels.mix(query, key, value), _mix(query, key, value)))
     vectors, cos, sin = random(2, 45, 16).to(dtype), random(20, 8), random(20, 8)
     pairs.append(
         (fused_kernels.rotate(vectors.clone(), cos, sin, 40), _rotate(vectors.clone(), cos, sin, 40))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -191,3 +193,138 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
         num_warps=4,
     )
     return vectors
+
+
+@triton.jit
+def _mix_tile(  # type: ignore[no-untyped-def]
+    start,
+    q,
+    k_at,
+    v_at,
+    top,
+    total,
+    mixed,
+    length,
+    scaling,
+    WIDTH: tl.constexpr,  # noqa: N803
+    NARROW: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr,  # noqa: N803
+):
+    """The rows' softmax, kept as it grows, with one more tile of keys; logits are to base 2."""
+    cols = start + tl.arange(0, COLS)
+    k_places = k_at + cols[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    v_places = v_at + cols[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
+    if EDGE:
+        k = tl.load(k_places, mask=cols[:, None] < length, other=0.0)
+        v = tl.load(v_places, mask=cols[:, None] < length, other=0.0)
+    else:
+        k = tl.load(k_places)
+        v = tl.load(v_places)
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+    if EDGE:
+        logits = tl.where(cols[None, :] < length, logits, float("-inf"))
+    higher = tl.maximum(top, tl.max(logits, axis=1))
+    faded = tl.exp2(top - higher)
+    share = tl.exp2(logits - higher[:, None])
+    total = total * faded + tl.sum(share, axis=1)
+    mixed = mixed * faded[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
+    return higher, total, mixed
+
+
+@triton.jit(do_not_specialize=("length",))
+def _mix(  # type: ignore[no-untyped-def]
+    q_at,
+    k_at,
+    v_at,
+    mixed_at,
+    lse_at,
+    rows_in_all,
+    length,
+    part,
+    scaling,
+    WIDTH: tl.constexpr,  # noqa: N803
+    NARROW: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    """Some queries of one batch entry over one part of the keys: mixed values, and the log-sum-exp to base 2."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    entry = tl.program_id(2).to(tl.int64)
+    inside = rows < rows_in_all
+    q_places = (entry * rows_in_all + rows[:, None]) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    q = tl.load(q_at + q_places, mask=inside[:, None], other=0.0)
+    k_at += entry * length * WIDTH
+    v_at += entry * length * NARROW
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    mixed = tl.zeros([ROWS, NARROW], tl.float32)
+    begin = tl.program_id(1) * part
+    end = tl.minimum(begin + part, length)
+    plain = begin + (end - begin) // COLS * COLS
+    for start in range(begin, plain, COLS):
+        top, total, mixed = _mix_tile(
+            start, q, k_at, v_at, top, total, mixed, length, scaling, WIDTH, NARROW, COLS, False
+        )
+    if plain < end:
+        top, total, mixed = _mix_tile(
+            plain, q, k_at, v_at, top, total, mixed, length, scaling, WIDTH, NARROW, COLS, True
+        )
+    out = (tl.program_id(1) * tl.num_programs(2) + entry) * rows_in_all + rows
+    narrow = out[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
+    tl.store(mixed_at + narrow, mixed / total[:, None], mask=inside[:, None])
+    tl.store(lse_at + out, top + tl.log2(total), mask=inside)
+
+
+@triton.jit
+def _join(  # type: ignore[no-untyped-def]
+    mixed_at,
+    lse_at,
+    joined_at,
+    count,
+    PARTS: tl.constexpr,  # noqa: N803
+    NARROW: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+):
+    """Some queries' mixed values over all parts of the keys."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channels = tl.arange(0, NARROW)
+    inside = rows < count
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    for part in tl.static_range(PARTS):
+        top = tl.maximum(top, tl.load(lse_at + part * count + rows, mask=inside, other=0.0))
+    total = tl.zeros([ROWS], tl.float32)
+    joined = tl.zeros([ROWS, NARROW], tl.float32)
+    for part in tl.static_range(PARTS):
+        share = tl.exp2(tl.load(lse_at + part * count + rows, mask=inside, other=0.0) - top)
+        places = (part * count + rows[:, None]) * NARROW + channels[None, :]
+        joined += tl.load(mixed_at + places, mask=inside[:, None], other=0.0) * share[:, None]
+        total += share
+    joined = (joined / total[:, None]).to(joined_at.dtype.element_ty)
+    tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
+
+
+MIX_TILES = {"ROWS": 128, "COLS": 64, "num_warps": 8, "num_stages": 2}
+_MIX_PROGRAMS = 256  # two for each multiprocessor of a large GPU
+
+
+def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """See :func:`steerseg.fused.mix`; channels are powers of two, at least 16, and tensors contiguous."""
+    entries, count, width = query.shape
+    length, narrow = value.shape[1:]
+    blocks = triton.cdiv(count, MIX_TILES["ROWS"]) * entries
+    tiles = triton.cdiv(length, MIX_TILES["COLS"])
+    part = triton.cdiv(tiles, min(tiles, max(1, _MIX_PROGRAMS // blocks))) * MIX_TILES["COLS"]
+    parts = triton.cdiv(length, part)
+    mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
+    lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)
+    grid = (triton.cdiv(count, MIX_TILES["ROWS"]), parts, entries)
+    scaling = width**-0.5 / math.log(2)
+    _mix[grid](
+        query, key, value, mixed, lse, count, length, part, scaling, WIDTH=width, NARROW=narrow, **MIX_TILES
+    )
+    joined = torch.empty((entries, count, narrow), dtype=query.dtype, device=query.device)
+    _join[(triton.cdiv(entries * count, 64),)](
+        mixed, lse, joined, entries * count, PARTS=parts, NARROW=narrow, ROWS=64, num_warps=4
+    )
+    return joined

@@ -54,7 +54,6 @@ class CapturedCalls:
         function: See :data:`Function`. All that it reads beside its tensors must stay in its place, such as weights.
             Its outputs have a row for each row of the first inputs, and rows do not depend on each other.
         sights: Which call of a form is captured.
-        rows: Numbers of rows that calls are filled up to; calls of more are not captured.
 
     Attributes:
         enabled: Whether anything is captured and replayed at all.
@@ -62,9 +61,8 @@ class CapturedCalls:
         replays: How many calls were replays.
     """
 
-    def __init__(self, function: Function, *, sights: int = 2, rows: Sequence[int] = _ROWS) -> None:
+    def __init__(self, function: Function, *, sights: int = 2) -> None:
         self._function = function
-        self._rows = tuple(rows)
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._seen: dict[Hashable, int] = {}
         self._refused: set[Hashable] = set()
@@ -90,7 +88,7 @@ class CapturedCalls:
             shared: Tensors that all rows share.
         """
         count = len(rows[0])
-        size = next((size for size in self._rows if size >= count), None)
+        size = next((size for size in _ROWS if size >= count), None)
         if not self.enabled or size is None or not self._serves(rows[0].device):
             return self._function(key, rows, shared)
         form = (

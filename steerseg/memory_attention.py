@@ -1,8 +1,8 @@
 """SAM 2's memory attention with fewer passes over memory: the package's own weights and arithmetic.
 
 The package adds positions to all memories again in each layer, turns keys as complex numbers in float32, and keeps
-whatever autocast casts. Here memories are laid out once a step, keys are turned in their place, and sums and norms are
-one pass (:mod:`steerseg.fused`).
+whatever autocast casts. Here memories are laid out once a step, keys are turned in their place, sums and norms are
+one pass, and memories are mixed before they are projected (:mod:`steerseg.fused`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.fused import add_and_norm, rotate
+from steerseg.fused import add_and_norm, mix, mixes, rotate
 
 
 class FewerPasses:
@@ -103,13 +103,17 @@ class FewerPasses:
         backend: SDPBackend | None,
     ) -> Tensor:
         """One attention of one head; the last ``unplaced`` keys are not turned."""
-        query, key, value = part.q_proj(queries), part.k_proj(keys), part.v_proj(values)
+        query, key = part.q_proj(queries), part.k_proj(keys)
         cos, sin = self._turns(part, query.shape[1], query.device)
         query = rotate(query, cos, sin, query.shape[1])
         key = rotate(key, cos, sin, key.shape[1] - unplaced)
-        with chosen(backend):
-            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])
-        projected: Tensor = part.out_proj(mixed[:, 0])
+        if backend is None and mixes(query.device, query.dtype, query.shape[-1], values.shape[-1]):
+            mixed = part.v_proj(mix(query, key, values.to(query.dtype)))
+        else:
+            value = part.v_proj(values)
+            with chosen(backend):
+                mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        projected: Tensor = part.out_proj(mixed)
         return projected
 
     def _turns(self, part: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

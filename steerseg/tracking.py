@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -394,8 +394,7 @@ class Tracker:
         feature_bytes: How much of a video's image features is kept.
 
     Attributes:
-        captures: Whether a GPU's steps, and its full batches of frames, are replayed as CUDA graphs once they were
-            seen.
+        captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
         fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
         memory_backend: What computes the attention to memories then; torch's choice where ``None``.
         in_blocks: Whether a GPU's answers come to the host in blocks; each one at once where not.
@@ -422,7 +421,6 @@ class Tracker:
         self._step: TrackingStep | None = None
         self._calls: CapturedCalls | None = None
         self._encoding = ImageEncoding(model)
-        self._batches = CapturedCalls(self._levels_of, rows=(_ENCODE_BATCH["cuda"],))
         self.captures = True
         self.fused = self.device.type == "cuda"
         self.memory_backend: SDPBackend | None = None
@@ -539,9 +537,7 @@ class Tracker:
         pixels = preprocess(self._on_device(frames), self.model.image_size)
         if self._precision_is_lower:
             pixels = pixels.to(self._dtype)  # as the first product would
-        full = len(pixels) == _ENCODE_BATCH["cuda"]
-        call: Function = self._batches if self.captures and full else self._levels_of
-        levels = call(self.fused, [pixels], [])
+        levels = self._levels_of(pixels)
         if not self._positions:
             encoding = self.model.image_encoder.neck.position_encoding
             positions = [encoding(level[:1]).to(level.dtype) for level in levels]
@@ -549,12 +545,12 @@ class Tracker:
             self._positions = [level.flatten(2).permute(2, 0, 1) for level in positions]  # (h * w, 1, C)
         return list(zip(*(level.unbind(0) for level in levels), strict=True))
 
-    def _levels_of(self, key: Hashable, rows: Sequence[Tensor], _: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) pixels -> per level (B, C, h, w) features; the key says whether in few passes."""
+    def _levels_of(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) pixels -> per level (B, C, h, w) features."""
         with self._precision():
-            if key and self._encoding.serves():
-                return tuple(self._encoding(rows[0]))
-            return tuple(self.model.forward_image(rows[0])["backbone_fpn"][-self.model.num_feature_levels :])
+            if self.fused and self._encoding.serves():
+                return tuple(self._encoding(pixels))
+            return tuple(self.model.forward_image(pixels)["backbone_fpn"][-self.model.num_feature_levels :])
 
     def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Frames where the model is. A GPU takes them from page-locked memory, and nobody waits for it."""

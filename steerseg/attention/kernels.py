@@ -500,6 +500,30 @@ def _tiles(kernel: str, query: torch.Tensor) -> dict[str, int]:
     }
 
 
+def _roll(
+    row: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    visual: torch.Tensor,
+    live: torch.Tensor,
+    padded: bool,
+    scaling: float,
+    places: bool,
+) -> tuple[torch.Tensor, ...]:
+    """What a layer adds (B, H, S), and per row its log-sum-exp, largest visual share and, if wanted, its place."""
+    batch, heads, size, _ = query.shape
+    lse, share, added = torch.empty((3, batch, heads, size), dtype=torch.float32, device=query.device)
+    peak = torch.empty_like(lse, dtype=torch.int32) if places else lse  # not written otherwise
+    shapes = (*_shapes(query, key), scaling / math.log(2))
+    tiles = _tiles("row_statistics", query)
+    grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
+    _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, padded, places, **tiles)
+    tiles = _tiles("sum_columns", query)
+    grid = (batch * heads, triton.cdiv(size, tiles["COLS"]))
+    _sum_columns[grid](query, key, live, lse, row, added, *shapes, padded, **tiles)
+    return added, lse, share, peak
+
+
 class _RollLayer(torch.autograd.Function):
     """See :func:`roll_layer`."""
 
@@ -514,19 +538,7 @@ class _RollLayer(torch.autograd.Function):
         padded: bool,
         scaling: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch, heads, size, _ = query.shape
-        row = row.contiguous()
-        visual, live = visual.contiguous().view(torch.int8), live.contiguous().view(torch.int8)
-        lse = query.new_empty((batch, heads, size), dtype=torch.float32)
-        share, added = torch.empty_like(lse), torch.empty_like(lse)
-        peak = torch.empty_like(lse, dtype=torch.int32)
-        shapes, places = (*_shapes(query, key), scaling / math.log(2)), any(ctx.needs_input_grad)
-        tiles = _tiles("row_statistics", query)
-        grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
-        _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, padded, places, **tiles)
-        tiles = _tiles("sum_columns", query)
-        grid = (batch * heads, triton.cdiv(size, tiles["COLS"]))
-        _sum_columns[grid](query, key, live, lse, row, added, *shapes, padded, **tiles)
+        added, lse, share, peak = _roll(row, query, key, visual, live, padded, scaling, True)
         ctx.save_for_backward(row, query, key, live, lse, share, peak)
         ctx.padded, ctx.scaling = padded, scaling
         return added, share.sum(dim=-1)
@@ -580,5 +592,15 @@ def roll_layer(
     """
     query = query if query.stride(-1) == 1 else query.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    added, peaks = _RollLayer.apply(row, query, key, visual, live, padded, scaling)
-    return added, peaks
+    inputs = (
+        row.contiguous(),
+        query,
+        key,
+        visual.contiguous().view(torch.int8),
+        live.contiguous().view(torch.int8),
+    )
+    if torch.is_grad_enabled() and any(part.requires_grad for part in inputs):
+        added, peaks = _RollLayer.apply(*inputs, padded, scaling)
+        return added, peaks
+    added, _, share, _ = _roll(*inputs, padded, scaling, False)
+    return added, share.sum(dim=-1)

@@ -18,6 +18,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from steerseg.lvlm.prefix import cached
+
 _log = logging.getLogger(__name__)
 
 _BUCKET = 512
@@ -259,11 +261,12 @@ class GreedyAnswers:
     def _step(self, room: _Room) -> None:
         """Read the last word and choose the next. Nothing here waits for the device."""
         room.mask.index_fill_(3, room.place, True)
-        output = self._model.model.language_model(
+        text_model = self._model.model.language_model
+        output = text_model(
             inputs_embeds=self._model.get_input_embeddings()(room.token),
             position_ids=room.position,
             attention_mask=room.mask,
-            past_key_values=room.cache,
+            **cached(text_model, room.cache),
             use_cache=True,
         )
         room.place.add_(1)

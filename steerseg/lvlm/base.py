@@ -31,7 +31,7 @@ from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.padding import pad_inner_widths
-from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot
+from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
@@ -350,12 +350,12 @@ class LVLM:
             output = self._text_model(
                 inputs_embeds=self.embeddings(there["input_ids"][:, length:]),
                 position_ids=there["position_ids"][..., length:],
-                past_key_values=cache,
+                **cached(self._text_model, cache),
                 use_cache=True,
             )
         else:
             cache = DynamicCache()
-            output = self.model.model(**there, past_key_values=cache, use_cache=True)
+            output = self.model.model(**there, **cached(self.model.model, cache), use_cache=True)
         following = positions[..., -1:].amax() + 1  # all dimensions of a position go on together after text
         return self._answers.answer(
             cache,
@@ -459,7 +459,7 @@ class LVLM:
             self._text_model(
                 inputs_embeds=self.embeddings(to_device(ids[:, begun.length :], self.device)),
                 position_ids=to_device(positions[..., begun.length :], self.device),
-                past_key_values=begun.cache(),
+                **cached(self._text_model, begun.cache()),
                 use_cache=True,
             )
         begun.queries.wait()
@@ -505,7 +505,7 @@ class LVLM:
         }
         cache = DynamicCache()
         with tapped(layers, last=last) as tap:
-            self.model.model(**self._on_device(beginning), past_key_values=cache, use_cache=True)
+            self.model.model(**self._on_device(beginning), **cached(self.model.model, cache), use_cache=True)
         prefix = Prefix(
             ids,
             soft_prompt,

@@ -10,6 +10,7 @@ of the host and brought back while the device reads the rest of the chat.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
 from collections import OrderedDict
@@ -17,12 +18,25 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import DynamicCache
+from torch import nn
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from steerseg.host_memory import to_host
+
+
+def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:
+    """A cache by the name under which a model takes it: another one from transformers 5.24 on."""
+    kind: Any = type(model)
+    return {_cache_name(kind): cache}
+
+
+@functools.cache
+def _cache_name(kind: Any) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class KeptQueries:
