@@ -304,7 +304,7 @@ def _join(  # type: ignore[no-untyped-def]
     tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
 
 
-MIX_TILES = {"ROWS": 128, "COLS": 64, "num_warps": 8, "num_stages": 2}
+MIX_TILES = {"ROWS": 128, "COLS": 64, "num_warps": 8, "num_stages": 3}  # the fastest of ten on an H100
 _MIX_PROGRAMS = 256  # two for each multiprocessor of a large GPU
 
 

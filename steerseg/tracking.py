@@ -43,7 +43,7 @@ Tick = Callable[[float], None]
 
 _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
-_ENCODE_BATCH = {"cpu": 4, "cuda": 8}
+_ENCODE_BATCH = 4
 _FEATURE_BYTES = 2 << 30
 # Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that
 # the rows of a batch look ahead to.
@@ -317,7 +317,6 @@ class _Lookahead:
     def __init__(self, tracker: Tracker, encoded: EncodedVideo) -> None:
         self._tracker = tracker
         self._encoded = encoded
-        self._batch = _ENCODE_BATCH.get(tracker.device.type, 4)
         self._thread = ThreadPoolExecutor(1, "encode") if tracker.device.type == "cpu" else None
         self._coming: list[tuple[list[int], Future[list[tuple[Tensor, ...]]]]] = []
 
@@ -334,19 +333,19 @@ class _Lookahead:
         if not encoded.missing([path[place] for path in paths]):
             return
         if self._thread is None:
-            self._tracker.encode(encoded, _full_batches(encoded, paths, place, self._batch))
+            self._tracker.encode(encoded, _full_batches(encoded, paths, place, _ENCODE_BATCH))
             return
         soon, later = (
-            _each_once(frame for path in paths for frame in path[start : start + self._batch])
-            for start in (place, place + self._batch)
+            _each_once(frame for path in paths for frame in path[start : start + _ENCODE_BATCH])
+            for start in (place, place + _ENCODE_BATCH)
         )
         for part, features in self._coming:
             self._tracker.keep(encoded, part, features.result(), wanted=soon)
         self._coming = []
         self._tracker.encode(encoded, soon)
         missing = [frame for frame in later if encoded.missing([frame])]
-        for start in range(0, len(missing), self._batch):
-            part = missing[start : start + self._batch]
+        for start in range(0, len(missing), _ENCODE_BATCH):
+            part = missing[start : start + _ENCODE_BATCH]
             self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
 
 
@@ -473,8 +472,7 @@ class Tracker:
 
     def _batched(self, frames: Sequence[int]) -> list[list[int]]:
         """Frames in the order in which they come, as many at a time as the encoder takes at once."""
-        size = _ENCODE_BATCH.get(self.device.type, 4)
-        return [list(frames[start : start + size]) for start in range(0, len(frames), size)]
+        return [list(frames[start : start + _ENCODE_BATCH]) for start in range(0, len(frames), _ENCODE_BATCH)]
 
     @contextlib.contextmanager
     def encoding(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:

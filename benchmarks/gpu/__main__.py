@@ -11,6 +11,7 @@ import functools
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.changes import measure_changes, pieces_in_turn, resized_on_host, separate_norms
+from benchmarks.gpu.changes import (
+    measure_changes,
+    pieces_in_turn,
+    resized_on_host,
+    separate_gates,
+    separate_norms,
+)
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
     TRAINING,
@@ -305,7 +312,7 @@ class Bench:
         )
         total += seconds
         question = steerseg.texts.grounding_question(EXPRESSIONS[0], ATTRIBUTES)
-        with separate_norms(steerseg):
+        with separate_norms(steerseg), separate_gates(steerseg):
             theirs, seconds = timed(
                 "straightforward: ground",
                 lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
@@ -363,6 +370,7 @@ class Bench:
             ("all kept", False),
             ("recomputed", True),
             ("norms of many kernels", None),
+            ("gates of many kernels", None),
         ):
             trainer = SoftPromptTrainer(
                 steerseg.lvlm, steerseg.layers, prompts, TRAINING, checkpointing=checkpointing
@@ -374,12 +382,17 @@ class Bench:
                 return trainer.step([sample], rng, frames_per_sample=2)
 
             def measured(name: str = name, step: str = step) -> None:
-                with separate_norms(steerseg) if name.startswith("norms") else contextlib.nullcontext():
+                with self._way(name):
                     run()
                     loss, _ = self.records.timed(step, run, repeat=3)
                 self.records.put(f"{step}: loss", value=loss)
 
             self.records.attempt(step, measured)
+
+    def _way(self, name: str) -> AbstractContextManager[None]:
+        """Inside, one measure is left out."""
+        ways = {"norms of many kernels": separate_norms, "gates of many kernels": separate_gates}
+        return ways[name](self.steerseg) if name in ways else contextlib.nullcontext()
 
     # ------------------------------------------------------------------ scaling
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
-from steerseg.lvlm import norms
+from steerseg.lvlm import gating, norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.pipeline import Seen
 from steerseg.video import Video
@@ -58,6 +58,17 @@ def separate_norms(steerseg: SteerSeg) -> Iterator[None]:
 
 
 @contextmanager
+def separate_gates(steerseg: SteerSeg) -> Iterator[None]:
+    """Inside, gated MLPs are the models' own."""
+    lvlm = steerseg.lvlm
+    gating.separate_gates(lvlm.model)
+    try:
+        yield
+    finally:
+        gating.fuse_gates(lvlm.model, lvlm.dtype)  # on a GPU
+
+
+@contextmanager
 def cudnn_attention() -> Iterator[None]:
     """Inside, SDPA may choose cuDNN, which makes a plan for each length."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
@@ -87,6 +98,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         "": contextlib.nullcontext,
         "windows in turn": lambda: pieces_in_turn(steerseg),
         "norms of many kernels": lambda: separate_norms(steerseg),
+        "gates of many kernels": lambda: separate_gates(steerseg),
         "resized on the host": resized_on_host,
     }
     for name, way in ways.items():

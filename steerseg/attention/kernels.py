@@ -26,7 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["roll_layer"]
+__all__ = ["next_row", "roll_layer"]
 
 _MASKED = tl.constexpr(float("-inf"))
 
@@ -465,6 +465,51 @@ def _column_gradients(  # type: ignore[no-untyped-def]
             )  # fmt: skip
     out = dk_at + (both * size + cols[:, None]) * DEPTH + dims[None, :]
     tl.store(out, dk * factor, mask=(cols[:, None] < size) & (dims[None, :] < DEPTH))
+
+
+@triton.jit(do_not_specialize=_LENGTHS)
+def _next_row(  # type: ignore[no-untyped-def]
+    row_at,
+    added_at,
+    peaks_at,
+    out_at,
+    size,
+    heads,
+    WEIGHTED: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    """Some columns: half of the row vector from above, and half of the mean of what the heads add."""
+    batch = tl.program_id(1).to(tl.int64)
+    cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    head = tl.arange(0, HEADS)
+    inside = cols < size
+    weight = tl.full([HEADS], 1.0, tl.float32)
+    if WEIGHTED:
+        weight = tl.load(peaks_at + batch * heads + head, mask=head < heads, other=0.0)
+        weight = weight / tl.max(weight, axis=0)
+    places = (batch * heads + head[:, None]) * size + cols[None, :]
+    added = tl.load(added_at + places, mask=(head[:, None] < heads) & inside[None, :], other=0.0)
+    row = tl.load(row_at + batch * size + cols, mask=inside, other=0.0)
+    mean = tl.sum(added * weight[:, None], axis=0) / heads
+    tl.store(out_at + batch * size + cols, 0.5 * row + 0.5 * mean, mask=inside)
+
+
+def next_row(row: torch.Tensor, added: torch.Tensor, peaks: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+    """What goes on to the layer below. Not differentiable.
+
+    Args:
+        row: (B, S) the row vector from the layer above, contiguous.
+        added: (B, H, S) what each head adds, contiguous.
+        peaks: (B, H) the heads' sums of largest attention to a visual token, contiguous.
+        weighted: Whether heads count by them.
+    """
+    batch, heads, size = added.shape
+    out = torch.empty_like(row)
+    grid = (triton.cdiv(size, 128), batch)
+    together = triton.next_power_of_2(heads)
+    _next_row[grid](row, added, peaks, out, size, heads, WEIGHTED=weighted, HEADS=together, COLS=128)
+    return out
 
 
 def _shapes(query: torch.Tensor, key: torch.Tensor) -> tuple[Any, ...]:

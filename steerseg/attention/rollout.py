@@ -142,17 +142,25 @@ def streaming_rollout(
     row[:, taken.response] = 1.0
     for layer in sorted(layers, reverse=True):
         query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
+        weighted = heads == "visual_max"
         if kernels_work(query) if kernels is None else kernels:
-            from steerseg.attention.kernels import roll_layer  # Triton is not there everywhere
+            from steerseg.attention.kernels import next_row, roll_layer  # Triton is not there everywhere
 
             added, peaks = roll_layer(row, query, key, visual, live, scaling, padded=taken.padded)
+            onward = _next_row if added.requires_grad else next_row
+            row = onward(row, added, peaks, weighted=weighted)
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
-        if heads == "visual_max":
-            weight = peaks / peaks.amax(dim=-1, keepdim=True)  # sums over as many rows stand for their means
-            added = added * weight[:, :, None]
-        row = torch.lerp(row, added.mean(dim=1), 0.5)
+            row = _next_row(row, added, peaks, weighted=weighted)
     return row
+
+
+def _next_row(row: torch.Tensor, added: torch.Tensor, peaks: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+    """Half of the row vector from above, and half of the mean of what the heads add: (B, S)."""
+    if weighted:
+        weight = peaks / peaks.amax(dim=-1, keepdim=True)  # sums over as many rows stand for their means
+        added = added * weight[:, :, None]
+    return torch.lerp(row, added.mean(dim=1), 0.5)
 
 
 def kernels_work(query: torch.Tensor) -> bool:
@@ -189,7 +197,7 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
     Returns:
         The largest difference of output and gradients, as a share of the largest value of each.
     """
-    from steerseg.attention.kernels import roll_layer
+    from steerseg.attention.kernels import next_row, roll_layer
 
     generator = torch.Generator().manual_seed(0)
     visual = torch.zeros(2, size, dtype=torch.bool, device=device)
@@ -212,7 +220,12 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
             plain = layer(*inputs, visual, live, depth**-0.5)
         return [added.detach(), peaks.detach(), *plain, *torch.autograd.grad(loss, inputs)]
 
+    peaks = torch.rand(2, 4, generator=generator).to(device)
     pairs = [
+        (next_row(row, weights, peaks, weighted=weighted), _next_row(row, weights, peaks, weighted=weighted))
+        for weighted in (False, True)
+    ]
+    pairs += [
         pair
         for live in (padded, whole)
         for pair in zip(

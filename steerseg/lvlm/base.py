@@ -28,6 +28,7 @@ from steerseg.errors import ExpressionError, ModelError
 from steerseg.host_memory import to_device
 from steerseg.lvlm.answering import Answer, GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
+from steerseg.lvlm.gating import fuse_gates
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.padding import pad_inner_widths
@@ -120,6 +121,7 @@ class LVLM:
             torch.backends.cuda.enable_cudnn_sdp(False)
             fuse_norms(model)
             pad_inner_widths(model)
+            fuse_gates(model, self.dtype)
         self.embeddings.register_forward_hook(self._place_soft_prompt)
 
     @classmethod

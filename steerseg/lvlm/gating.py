@@ -1,0 +1,97 @@
+"""Gated MLPs of a frozen model with one kernel between their products, forwards and backwards.
+
+``down(silu(gate(x)) * up(x))`` reads and writes the inner width, the widest of a layer, five times forwards and nine
+backwards, and keeps a third of it that the gradients can do without.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest difference as a share of the largest value: the product is rounded once and not twice."""
+
+
+def fuse_gates(model: nn.Module, dtype: torch.dtype) -> int:
+    """Let each gated MLP compute so for numbers of ``dtype``, on a GPU whose kernels are right; how many do."""
+    return sum(_fuse(module, dtype) for module in model.modules())
+
+
+def separate_gates(model: nn.Module) -> None:
+    """Undo :func:`fuse_gates`."""
+    for module in model.modules():
+        if getattr(module.__dict__.get("forward"), "__func__", None) is _one_kernel:
+            del module.__dict__["forward"]
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up`` of two tensors of one shape, by one kernel on a GPU."""
+    from steerseg.lvlm.gating_kernels import Gated  # Triton is not there everywhere
+
+    out: torch.Tensor = Gated.apply(gate, up)
+    return out
+
+
+def _one_kernel(module: Any, x: torch.Tensor) -> torch.Tensor:
+    down: torch.Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x)))
+    return down
+
+
+@torch.no_grad()
+def _fuse(module: nn.Module, dtype: torch.dtype) -> bool:
+    layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    gate = layers[0]
+    if "forward" in module.__dict__ or not isinstance(gate, nn.Linear):
+        return False
+    if not all(isinstance(layer, nn.Linear) for layer in layers) or not kernels_work(
+        gate.weight.device, dtype
+    ):
+        return False
+    # Other arithmetic than this may stand between layers of these names.
+    sample = torch.linspace(-2, 2, 2 * gate.in_features, device=gate.weight.device)
+    sample = sample.view(1, 2, gate.in_features).to(dtype)
+    expected, given = module(sample).float(), _one_kernel(module, sample).float()
+    if float((given - expected).abs().max()) > _TOLERANCE[dtype] * float(expected.abs().max()):
+        return False
+    module.forward = MethodType(_one_kernel, module)
+    return True
+
+
+@functools.cache
+def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run on a device and give what torch gives; tried once."""
+    if device.type != "cuda" or dtype not in _TOLERANCE:
+        return False
+    try:
+        worst = largest_difference(device, dtype)
+    except Exception as error:  # a compiler fails in many ways, and torch does the same without it
+        _log.warning("gated MLPs run without a kernel of their own: %s", error)
+        return False
+    if not worst <= _TOLERANCE[dtype]:  # NaN is no answer either
+        _log.warning("gated MLPs run without a kernel of their own: it differs from torch by %.1e", worst)
+        return False
+    return True
+
+
+def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
+    """Between kernels and torch, outputs and gradients, as a share of the largest value."""
+    generator = torch.Generator().manual_seed(0)
+    gate, up, given = (2 * torch.randn(3, 5, 211, generator=generator).to(device, dtype) for _ in range(3))
+    gate.requires_grad_()
+    up.requires_grad_()
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with torch.enable_grad():
+        outputs = gated(gate, up), F.silu(gate) * up
+        pairs.append(outputs)
+        gradients = [torch.autograd.grad(output, (gate, up), given) for output in outputs]
+    pairs += zip(*gradients, strict=True)
+    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)

@@ -1,0 +1,78 @@
+"""Gated MLPs with one kernel give what the models' own give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from steerseg.lvlm import gating
+from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.gating import fuse_gates, kernels_work, largest_difference, separate_gates
+from tests.interpreted_kernels import numbers_printed
+from tests.tiny_lvlms import TINY
+
+_INTERPRETED = """
+import torch
+from steerseg.lvlm.gating import largest_difference
+for dtype in (torch.float32, torch.bfloat16):
+    print(largest_difference(torch.device("cpu"), dtype))
+"""
+
+
+def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
+    exact, rounded = numbers_printed(_INTERPRETED)
+    assert exact <= 1e-5
+    assert rounded <= 3e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    assert largest_difference(device, dtype) <= gating._TOLERANCE[dtype]
+    assert kernels_work(device, dtype)
+
+
+def test_nothing_changes_without_a_gpu() -> None:
+    model, _ = TINY["qwen2_5_vl"].build(2)
+    assert fuse_gates(model, torch.float32) == 0
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for kernels that work."""
+    monkeypatch.setattr(gating, "kernels_work", lambda device, dtype: True)
+    monkeypatch.setattr(gating, "gated", lambda gate, up: nn.functional.silu(gate) * up)
+
+
+@pytest.mark.usefixtures("by_torch")
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_a_model_says_the_same(family: str) -> None:
+    torch.manual_seed(0)
+    model, processor = TINY[family].build(2)
+    lvlm = LVLM(model, processor, family)
+    inputs = torch.randn(2, 12, lvlm.hidden_size)
+    own = lvlm._text_model(inputs_embeds=inputs).last_hidden_state
+    assert fuse_gates(lvlm.model, torch.float32) >= 2
+    assert torch.equal(lvlm._text_model(inputs_embeds=inputs).last_hidden_state, own)
+    separate_gates(lvlm.model)
+    assert not any("forward" in module.__dict__ for module in lvlm.model.modules())
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_other_arithmetic_between_layers_of_these_names_is_left_alone() -> None:
+    class Otherwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj, self.down_proj = (
+                nn.Linear(8, 16),
+                nn.Linear(8, 16),
+                nn.Linear(16, 8),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            down: torch.Tensor = self.down_proj(nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+            return down
+
+    assert fuse_gates(nn.ModuleList([Otherwise()]), torch.float32) == 0
