@@ -15,7 +15,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, whose further work finds it complete."""
-    if device.type != "cuda":
+    """A tensor of the host, or of that device, on a device whose further work finds it complete."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)

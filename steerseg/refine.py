@@ -22,6 +22,7 @@ from steerseg.artefacts import write_tensors
 from steerseg.config import RefineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import FRAME_KERNEL, VIDEO_KERNEL, VisionContext, min_max, rolled_map, smooth
+from steerseg.host_memory import to_device
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.ranking import on_frame_grid, on_video_grid, pearson
 from steerseg.soft_prompts import SoftPrompts
@@ -310,9 +311,10 @@ class SoftPromptTrainer:
             maps = torch.stack([min_max(smooth(one, VIDEO_KERNEL), per_frame=False) for one in rolled])
         else:
             maps = min_max(smooth(rolled[:, 0], FRAME_KERNEL), per_frame=True)[:, None]
-        targets = torch.stack([row.target for row in rows]).to(device)
-        shares = torch.stack([row.share for row in rows]).to(device)[:, :, None, None].expand_as(targets)
-        visible = torch.tensor([float(row.visible) for row in rows], device=device)
+        targets = to_device(torch.stack([row.target for row in rows]), device)
+        shares = to_device(torch.stack([row.share for row in rows]), device)
+        shares = shares[:, :, None, None].expand_as(targets)
+        visible = to_device(torch.tensor([float(row.visible) for row in rows]), device)
         losses = map_loss(maps, targets, shares) * visible
         if not filmed:  # of a video the shares weigh its slices; of a picture, the whole
             losses = losses * shares[:, 0, 0, 0]
@@ -324,13 +326,13 @@ class SoftPromptTrainer:
                     else ranking_loss(
                         one,
                         target * (share > 0),
-                        row.rejected.to(device),
+                        to_device(row.rejected, device),
                         margin=self.config.ranking_margin,
                     )
                     for row, one, target, share in zip(rows, maps, targets, shares, strict=True)
                 ]
             )
-        return losses * torch.tensor([row.weight for row in rows], device=device)
+        return losses * to_device(torch.tensor([row.weight for row in rows]), device)
 
     def _anchor_loss(self) -> torch.Tensor:
         """Distance from the start, as a share of the start's mean square."""

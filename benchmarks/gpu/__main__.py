@@ -191,10 +191,16 @@ class Bench:
         steerseg = self.steerseg
         for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
             self._stages(state, expression)
-        steerseg.forget()
+
+        def cold() -> None:
+            steerseg.forget()
+            steerseg.propose(self.video, EXPRESSIONS[0])
+
         whole = self.records.timed
-        _, self.cold = whole("cold: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[0]))
-        _, self.further = whole("further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]))
+        _, self.cold = whole("cold: propose", cold, repeat=3)
+        _, self.further = whole(
+            "further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]), repeat=5
+        )
 
     def long_answer(self) -> None:
         """The reasoning step at its full limit, which an answer of attributes does not come near."""
@@ -384,7 +390,7 @@ class Bench:
             def measured(name: str = name, step: str = step) -> None:
                 with self._way(name):
                     run()
-                    loss, _ = self.records.timed(step, run, repeat=3)
+                    loss, _ = self.records.timed(step, run, repeat=5)
                 self.records.put(f"{step}: loss", value=loss)
 
             self.records.attempt(step, measured)

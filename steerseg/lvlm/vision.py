@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from steerseg.host_memory import to_device
+
 VisionKind = Literal["image", "video"]
 
 
@@ -50,9 +52,9 @@ class VisionFeatures:
         return self.kind, self.grid, self.seconds_per_slice, self.text
 
     def to(self, device: torch.device) -> VisionFeatures:
-        """The same features on another device."""
-        deep = None if self.deep is None else self.deep.to(device)
-        return replace(self, tokens=self.tokens.to(device), deep=deep)
+        """The same features on another device; a GPU goes on with what it does meanwhile."""
+        deep = None if self.deep is None else to_device(self.deep, device)
+        return replace(self, tokens=to_device(self.tokens, device), deep=deep)
 
     def expand(self, rows: int) -> VisionFeatures:
         """One video for ``rows`` chats about it; features that are ``rows`` already stay as they are."""
