@@ -80,6 +80,15 @@ class Findings:
             made=bootstrap_mean(made - was, videos),
         )
 
+    def by_word(self, runs: Sequence[Refined]) -> dict[str, Change]:
+        """What runs changed on tasks with the team's word and on those without; nothing where all have it."""
+        word = self.word
+        parts = {
+            f"with “{word}”": self.change(runs, self.team, lambda result: result.kind == word),
+            "with ordinary expressions": self.change(runs, self.team, lambda result: result.kind != word),
+        }
+        return {name: change for name, change in parts.items() if change} if all(parts.values()) else {}
+
     def needed_before(self) -> float:
         """Share of the team's held-out tasks whose proposal is not accepted, under the preset's own prompts."""
         return self._needed(self.team[BEFORE])

@@ -70,11 +70,10 @@ def curve_figure(findings: Findings) -> Figure:
 
 def gains_figure(findings: Findings, headline: int) -> Figure:
     """J&F before and after, with the interval of the gain."""
-    runs, word = findings.of_size(headline), findings.word
+    runs = findings.of_size(headline)
     rows = {
         "the team's tasks": findings.change(runs, findings.team),
-        f"… with “{word}”": findings.change(runs, findings.team, lambda result: result.kind == word),
-        "… ordinary expressions": findings.change(runs, findings.team, lambda result: result.kind != word),
+        **{f"… {name}": change for name, change in findings.by_word(runs).items()},
         "the old domain": findings.change(runs, findings.old),
     }
     shown = {name: change for name, change in rows.items() if change is not None}

@@ -60,11 +60,9 @@ def _head(findings: Findings, settings: Mapping[str, Any]) -> str:
 
 
 def _changes(findings: Findings, runs: Sequence[Refined]) -> str:
-    word = findings.word
     rows: list[tuple[str, Change | None]] = [
         ("the team's tasks", findings.change(runs, findings.team)),
-        (f"… with “{word}”", findings.change(runs, findings.team, lambda r: r.kind == word)),
-        ("… with ordinary expressions", findings.change(runs, findings.team, lambda r: r.kind != word)),
+        *((f"… {name}", change) for name, change in findings.by_word(runs).items()),
         ("the old domain", findings.change(runs, findings.old)),
     ]
     lines = ["| J&F on | tasks | before | after | gain [95 % interval] |", "|---|---|---|---|---|"]
