@@ -7,7 +7,6 @@ by complex numbers five. Each is one pass here, with the sums in float32 as befo
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-_log = logging.getLogger(__name__)
+from steerseg.kernel_trial import passes
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
@@ -156,16 +155,11 @@ def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
     if device.type != "cuda" or dtype not in _TOLERANCE:
         return False
-    try:
-        worst = largest_difference(device, dtype)
-        if not worst <= _TOLERANCE[dtype]:  # NaN is no answer either
-            raise RuntimeError(
-                f"they differ from torch by {worst:.1e}, expected {_TOLERANCE[dtype]:.1e} at most"
-            )
-    except Exception as error:  # a compiler fails in many ways, and torch does the same without it
-        _log.warning("SAM 2 runs without kernels of its own: %s", error)
-        return False
-    return True
+    return passes(
+        lambda: largest_difference(device, dtype),
+        _TOLERANCE[dtype],
+        "SAM 2 runs without kernels of its own",
+    )
 
 
 @torch.inference_mode()

@@ -9,16 +9,14 @@ GPU, in chunks of rows elsewhere.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
+from steerseg.kernel_trial import passes
 from steerseg.lvlm.base import Taken
-
-_log = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Gradients are rounded to the precision of what they belong to."""
@@ -175,20 +173,11 @@ def kernels_work(query: torch.Tensor) -> bool:
 
 @functools.cache
 def _kernels_are_right(device: torch.device, dtype: torch.dtype, depth: int) -> bool:
-    try:
-        largest = kernel_difference(device, dtype, depth)
-    except Exception as error:  # of whatever kind: a compiler's, a driver's, or that there is no Triton
-        _log.warning("no rollout kernels on %s, chunks of rows do it more slowly: %s", device, error)
-        return False
-    if largest > _TOLERANCE[dtype]:
-        _log.warning(
-            "the rollout kernels differ by %.1e from the reference on %s in %s; chunks of rows do it more slowly.",
-            largest,
-            device,
-            dtype,
-        )
-        return False
-    return True
+    return passes(
+        lambda: kernel_difference(device, dtype, depth),
+        _TOLERANCE[dtype],
+        f"no rollout kernels on {device}, chunks of rows do it more slowly",
+    )
 
 
 def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, size: int = 200) -> float:

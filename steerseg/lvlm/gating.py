@@ -7,7 +7,6 @@ backwards, and keeps a third of it that the gradients can do without.
 from __future__ import annotations
 
 import functools
-import logging
 from types import MethodType
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_log = logging.getLogger(__name__)
+from steerseg.kernel_trial import passes
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference as a share of the largest value: the product is rounded once and not twice."""
@@ -71,15 +70,11 @@ def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
     if device.type != "cuda" or dtype not in _TOLERANCE:
         return False
-    try:
-        worst = largest_difference(device, dtype)
-    except Exception as error:  # a compiler fails in many ways, and torch does the same without it
-        _log.warning("gated MLPs run without a kernel of their own: %s", error)
-        return False
-    if not worst <= _TOLERANCE[dtype]:  # NaN is no answer either
-        _log.warning("gated MLPs run without a kernel of their own: it differs from torch by %.1e", worst)
-        return False
-    return True
+    return passes(
+        lambda: largest_difference(device, dtype),
+        _TOLERANCE[dtype],
+        "gated MLPs run without a kernel of their own",
+    )
 
 
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:

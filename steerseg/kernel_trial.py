@@ -1,0 +1,29 @@
+"""Kernels of our own are tried on small numbers before they are used: compilers and cards differ."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+
+def passes(largest_difference: Callable[[], float], most: float, otherwise: str) -> bool:
+    """Whether kernels run and give what torch gives.
+
+    Args:
+        largest_difference: Runs both; the difference as a share of the largest value.
+        most: Of it.
+        otherwise: What happens where they do not, for the log.
+    """
+    try:
+        found = largest_difference()
+    except Exception as error:  # of whatever kind: a compiler's, a driver's, or that there is no Triton
+        _log.warning("%s: %s", otherwise, error)
+        return False
+    if not found <= most:  # NaN is no answer either
+        _log.warning(
+            "%s: its kernels differ from torch by %.1e, expected %.1e at most", otherwise, found, most
+        )
+        return False
+    return True
