@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-from steerseg.kernel_trial import passes
+from steerseg.kernel_trial import pass_on_gpu
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
@@ -77,14 +77,26 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
     return _norm_channels(pictures, norm)
 
 
+@functools.cache
 def mixes(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
-    """Whether :func:`mix` is faster than torch's attention: on a GPU, in half precision, by powers of two."""
+    """Whether :func:`mix` serves keys and values so wide: on a GPU, in half precision, by powers of two.
+
+    Tried once for each width, since a card may have too little shared memory for its tiles.
+    """
     fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in (width, narrow))
-    return dtype != torch.float32 and narrow < width and fits and kernels_work(device, dtype)
+    if dtype == torch.float32 or narrow >= width or not fits:
+        return False
+    return pass_on_gpu(
+        device,
+        dtype,
+        _TOLERANCE,
+        lambda device, dtype: mix_difference(device, dtype, width, narrow),
+        "SAM 2 projects its memories before they are mixed",
+    )
 
 
 def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of one head whose values are narrower than its keys.
+    """Attention of one head whose values are narrower than its keys, where :func:`mixes` says so.
 
     Where values are projected to the keys' width, that can be left for later: a row's weights sum to one. Torch's
     attentions take values of the keys' width only, which for SAM 2's memories is four times as much to mix.
@@ -97,15 +109,21 @@ def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (N, L, V).
     """
-    if mixes(query.device, query.dtype, query.shape[-1], value.shape[-1]):
-        from steerseg.fused_kernels import mix as by_kernel  # Triton is not there everywhere
+    from steerseg.fused_kernels import mix as by_kernel  # Triton is not there everywhere
 
-        return by_kernel(query.contiguous(), key.contiguous(), value.contiguous())
-    return _mix(query, key, value)
+    return by_kernel(query.contiguous(), key.contiguous(), value.contiguous())
 
 
-def _mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+@torch.inference_mode()
+def mix_difference(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> float:
+    """Between :func:`mix` and torch, as a share of the largest value."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, *shape, generator=generator).to(device, dtype)
+        for shape in ((70, width), (300, width), (300, narrow))
+    )
+    expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    return float((mix(query, key, value) - expected).float().abs().max() / expected.float().abs().max())
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:
@@ -153,13 +171,7 @@ def _rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
-    if device.type != "cuda" or dtype not in _TOLERANCE:
-        return False
-    return passes(
-        lambda: largest_difference(device, dtype),
-        _TOLERANCE[dtype],
-        "SAM 2 runs without kernels of its own",
-    )
+    return pass_on_gpu(device, dtype, _TOLERANCE, largest_difference, "SAM 2 runs without kernels of its own")
 
 
 @torch.inference_mode()
@@ -185,9 +197,6 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     for each in (pictures, pictures.contiguous(memory_format=torch.channels_last), pictures.transpose(2, 3)):
         given = fused_kernels.norm_channels(each, channels.weight, channels.bias, channels.eps)
         pairs.append((given, _norm_channels(each, channels)))
-    if dtype == torch.float32 or device.type == "cuda":  # interpreted, products are of float32 only
-        query, key, value = (random(2, *shape).to(dtype) for shape in ((70, 32), (300, 32), (300, 16)))
-        pairs.append((fused_kernels.mix(query, key, value), _mix(query, key, value)))
     vectors, cos, sin = random(2, 45, 16).to(dtype), random(20, 8), random(20, 8)
     pairs.append(
         (fused_kernels.rotate(vectors.clone(), cos, sin, 40), _rotate(vectors.clone(), cos, sin, 40))

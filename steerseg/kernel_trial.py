@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import torch
 
 _log = logging.getLogger(__name__)
 
@@ -27,3 +29,16 @@ def passes(largest_difference: Callable[[], float], most: float, otherwise: str)
         )
         return False
     return True
+
+
+def pass_on_gpu(
+    device: torch.device,
+    dtype: torch.dtype,
+    tolerance: Mapping[torch.dtype, float],
+    largest_difference: Callable[[torch.device, torch.dtype], float],
+    otherwise: str,
+) -> bool:
+    """The same for kernels that serve a GPU and numbers of some precisions only, each with a tolerance."""
+    if device.type != "cuda" or dtype not in tolerance:
+        return False
+    return passes(lambda: largest_difference(device, dtype), tolerance[dtype], otherwise)

@@ -344,8 +344,7 @@ class _Lookahead:
         self._coming = []
         self._tracker.encode(encoded, soon)
         missing = [frame for frame in later if encoded.missing([frame])]
-        for start in range(0, len(missing), _ENCODE_BATCH):
-            part = missing[start : start + _ENCODE_BATCH]
+        for part in self._tracker._batched(missing):
             self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
 
 

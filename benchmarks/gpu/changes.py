@@ -36,36 +36,40 @@ def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def pieces_in_turn(steerseg: SteerSeg) -> Iterator[None]:
+def undone(undo: Callable[[], object], redo: Callable[[], object]) -> Iterator[None]:
+    """Inside, something is undone."""
+    undo()
+    try:
+        yield
+    finally:
+        redo()
+
+
+def pieces_in_turn(steerseg: SteerSeg) -> AbstractContextManager[None]:
     """Inside, the vision tower attends within one window after the other."""
     model = steerseg.lvlm.model
-    model.set_attn_implementation({"vision_config": "sdpa"})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"vision_config": vision_attention_of(model)})
+    return undone(
+        lambda: model.set_attn_implementation({"vision_config": "sdpa"}),
+        lambda: model.set_attn_implementation({"vision_config": vision_attention_of(model)}),
+    )
 
 
-@contextmanager
-def separate_norms(steerseg: SteerSeg) -> Iterator[None]:
+def separate_norms(steerseg: SteerSeg) -> AbstractContextManager[None]:
     """Inside, norms are the models' own."""
-    norms.separate_norms(steerseg.lvlm.model)
-    try:
-        yield
-    finally:
-        if steerseg.lvlm.device.type == "cuda":
-            norms.fuse_norms(steerseg.lvlm.model)
+    lvlm = steerseg.lvlm
+    return undone(
+        lambda: norms.separate_norms(lvlm.model),
+        lambda: lvlm.device.type == "cuda" and norms.fuse_norms(lvlm.model),
+    )
 
 
-@contextmanager
-def separate_gates(steerseg: SteerSeg) -> Iterator[None]:
+def separate_gates(steerseg: SteerSeg) -> AbstractContextManager[None]:
     """Inside, gated MLPs are the models' own."""
     lvlm = steerseg.lvlm
-    gating.separate_gates(lvlm.model)
-    try:
-        yield
-    finally:
-        gating.fuse_gates(lvlm.model, lvlm.dtype)  # on a GPU
+    return undone(
+        lambda: gating.separate_gates(lvlm.model),
+        lambda: gating.fuse_gates(lvlm.model, lvlm.dtype),  # on a GPU
+    )
 
 
 @contextmanager

@@ -7,14 +7,14 @@ backwards, and keeps a third of it that the gradients can do without.
 from __future__ import annotations
 
 import functools
-from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from steerseg.kernel_trial import passes
+from steerseg.kernel_trial import pass_on_gpu
+from steerseg.lvlm.forwards import replace, restore
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference as a share of the largest value: the product is rounded once and not twice."""
@@ -27,9 +27,7 @@ def fuse_gates(model: nn.Module, dtype: torch.dtype) -> int:
 
 def separate_gates(model: nn.Module) -> None:
     """Undo :func:`fuse_gates`."""
-    for module in model.modules():
-        if getattr(module.__dict__.get("forward"), "__func__", None) is _one_kernel:
-            del module.__dict__["forward"]
+    restore(model, _one_kernel)
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -45,35 +43,24 @@ def _one_kernel(module: Any, x: torch.Tensor) -> torch.Tensor:
     return down
 
 
-@torch.no_grad()
 def _fuse(module: nn.Module, dtype: torch.dtype) -> bool:
     layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     gate = layers[0]
-    if "forward" in module.__dict__ or not isinstance(gate, nn.Linear):
+    if not isinstance(gate, nn.Linear) or not all(isinstance(layer, nn.Linear) for layer in layers):
         return False
-    if not all(isinstance(layer, nn.Linear) for layer in layers) or not kernels_work(
-        gate.weight.device, dtype
-    ):
+    device, width = gate.weight.device, gate.in_features
+    if not kernels_work(device, dtype):
         return False
     # Other arithmetic than this may stand between layers of these names.
-    sample = torch.linspace(-2, 2, 2 * gate.in_features, device=gate.weight.device)
-    sample = sample.view(1, 2, gate.in_features).to(dtype)
-    expected, given = module(sample).float(), _one_kernel(module, sample).float()
-    if float((given - expected).abs().max()) > _TOLERANCE[dtype] * float(expected.abs().max()):
-        return False
-    module.forward = MethodType(_one_kernel, module)
-    return True
+    sample = torch.linspace(-2, 2, 2 * width, device=device).view(1, 2, width).to(dtype)
+    return replace(module, _one_kernel, sample, _TOLERANCE[dtype])
 
 
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
-    if device.type != "cuda" or dtype not in _TOLERANCE:
-        return False
-    return passes(
-        lambda: largest_difference(device, dtype),
-        _TOLERANCE[dtype],
-        "gated MLPs run without a kernel of their own",
+    return pass_on_gpu(
+        device, dtype, _TOLERANCE, largest_difference, "gated MLPs run without a kernel of their own"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from steerseg import fused
 from steerseg.demo.sam2 import Sam2Size, build_sam2
-from steerseg.fused import kernels_work, largest_difference
+from steerseg.fused import kernels_work, largest_difference, mixes
 from steerseg.image_encoding import ImageEncoding
 from steerseg.tracking import EncodedVideo, Tracker, _full_batches, round_multiplied_weights
 from steerseg.video import video_from_frames
@@ -85,15 +87,17 @@ def test_batches_that_are_encoded_ahead_are_full() -> None:
 
 _INTERPRETED = """
 import torch
-from steerseg.fused import largest_difference
+from steerseg.fused import largest_difference, mix_difference
 for dtype in (torch.float32, torch.bfloat16):
     print(largest_difference(torch.device("cpu"), dtype))
+print(mix_difference(torch.device("cpu"), torch.float32, 32, 16))  # products of bfloat16 cannot be interpreted
 """
 
 
 def test_kernels_are_right_when_interpreted() -> None:
-    exact, rounded = numbers_printed(_INTERPRETED)
+    exact, rounded, mixed = numbers_printed(_INTERPRETED)
     assert exact <= 1e-5
+    assert mixed <= 1e-5
     assert rounded <= 1.6e-2
 
 
@@ -103,6 +107,7 @@ def test_a_gpu_uses_the_kernels(dtype: torch.dtype) -> None:
     device = torch.device("cuda")
     assert largest_difference(device, dtype) < (1e-5 if dtype == torch.float32 else 1.6e-2)
     assert kernels_work(device, dtype)
+    assert mixes(device, dtype, 256, 64) == (dtype != torch.float32)
     tracker = Tracker(random_sam2(SMALL_SAM2).to(device), version="random", dtype=dtype)
     frames = np.random.default_rng(0).integers(0, 256, (8, 40, 60, 3), dtype=np.uint8)
     tracker.fused = False
@@ -112,3 +117,17 @@ def test_a_gpu_uses_the_kernels(dtype: torch.dtype) -> None:
         for a, b in zip(given, kept, strict=True):
             off = float((a.float() - b.float()).norm() / b.float().norm())
             assert off < (1e-3 if dtype == torch.float32 else 5e-2)
+
+
+def test_memories_are_projected_first_where_a_card_is_too_small_to_mix_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_resources(*args: object) -> float:
+        raise RuntimeError("out of resource: shared memory")
+
+    monkeypatch.setattr(fused, "mix_difference", out_of_resources)
+    mixes.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not mixes(torch.device("cuda"), torch.bfloat16, 256, 64)
+    mixes.cache_clear()
+    assert "out of resource: shared memory" in caplog.text
