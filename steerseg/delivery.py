@@ -1,9 +1,12 @@
-"""Answers of a GPU brought to the host in blocks, so that neither waits for the other at every frame."""
+"""Answers of a GPU brought to the host in blocks and taken there by a thread, so that neither waits for the other."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 import torch
@@ -11,7 +14,8 @@ from torch import Tensor
 
 from steerseg.host_memory import to_host
 
-_BLOCK_BYTES = 2 << 20  # what the sinks do with the last two blocks is done while the device has no work left
+_BLOCK_BYTES = 2 << 20  # what the sinks do with the last block is done while the device has no work left
+_MOST_BLOCKS = 4  # on their way
 
 
 class Sink(Protocol):
@@ -39,13 +43,13 @@ class _Block:
 
 
 class Delivery:
-    """Hands answers to their sinks, in the order in which they are added.
+    """Hands answers to their sinks, in the order in which they are added. A context: its end waits for everything.
 
-    One block travels while the next one is computed, and what the sinks do with a block is done meanwhile, too. So
-    two blocks are on the device and two on the host at most.
+    Blocks travel while later ones are computed, and a thread gives them to the sinks: what these do with a mask takes
+    the host about as long as the device takes to find it. Without blocks it is done in turn by who adds.
 
     Args:
-        sinks: By owner.
+        sinks: By owner. Only one of their calls runs at a time.
         block_bytes: Logits are brought over once they are so many; 0 brings each answer at once.
     """
 
@@ -56,7 +60,22 @@ class Delivery:
         self._places: list[tuple[int, int]] = []
         self._logits: list[Tensor] = []
         self._presence: list[Tensor] = []
-        self._travelling: _Block | None = None
+        self._thread = ThreadPoolExecutor(1, "deliver") if block_bytes else None
+        self._travelling: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._send()
+                self._wait(0)
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown(cancel_futures=True)
 
     def add(self, places: Sequence[tuple[int, int]], logits: Tensor, presence: Tensor) -> None:
         """Add the answers of one step.
@@ -65,6 +84,9 @@ class Delivery:
             places: The owner and the frame of each.
             logits: (n, h, w) float32, not changed any more.
             presence: (n,) float32.
+
+        Raises:
+            Exception: What a sink raised, now or before.
         """
         self._places += places
         self._logits.append(logits)
@@ -72,11 +94,6 @@ class Delivery:
         self._bytes += logits.nbytes
         if self._bytes >= self._limit:
             self._send()
-
-    def close(self) -> None:
-        """Wait for everything, and hand it over."""
-        self._send()
-        self._receive()
 
     def _send(self) -> None:
         if not self._places:
@@ -92,15 +109,19 @@ class Delivery:
         if block.arrived is not None:
             block.arrived.record(torch.cuda.current_stream(logits.device))
         self._places, self._logits, self._presence, self._bytes = [], [], [], 0
-        self._receive()  # the one before: the device has work meanwhile
-        self._travelling = block
-        if self._limit == 0:
-            self._receive()
-
-    def _receive(self) -> None:
-        block, self._travelling = self._travelling, None
-        if block is None:
+        if self._thread is None:
+            self._hand_over(block)
             return
+        self._travelling.append(self._thread.submit(self._hand_over, block))
+        self._wait(_MOST_BLOCKS)
+
+    def _wait(self, most: int) -> None:
+        """Until no more than so many blocks are on their way."""
+        while len(self._travelling) > most:
+            self._travelling.popleft().result()
+
+    @torch.inference_mode()
+    def _hand_over(self, block: _Block) -> None:
         if block.arrived is not None:
             block.arrived.synchronize()
         for (owner, frame), logits, presence in zip(

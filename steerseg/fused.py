@@ -22,6 +22,12 @@ from steerseg.kernel_trial import pass_on_gpu
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
 
+MixTiles = tuple[int, int, int, int]
+"""Queries and keys of a tile, warps and stages."""
+
+MIX_TILES: tuple[MixTiles, ...] = ((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2))
+"""Largest first: about 180, 110 and 70 KB of shared memory for SAM 2's widths; the first is the fastest on an H100."""
+
 
 def add_and_norm(
     residual: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype
@@ -78,25 +84,28 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
 
 
 @functools.cache
-def mixes(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
-    """Whether :func:`mix` serves keys and values so wide: on a GPU, in half precision, by powers of two.
+def mix_tiles(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> MixTiles | None:
+    """The tiles in which :func:`mix` serves keys and values so wide: on a GPU, in half precision, by powers of two.
 
-    Tried once for each width, since a card may have too little shared memory for its tiles.
+    Tried once for each width, since a card may have too little shared memory for the largest; ``None`` where no tiles
+    serve.
     """
     fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in (width, narrow))
     if dtype == torch.float32 or narrow >= width or not fits:
-        return False
-    return pass_on_gpu(
-        device,
-        dtype,
-        _TOLERANCE,
-        lambda device, dtype: mix_difference(device, dtype, width, narrow),
-        "SAM 2 projects its memories before they are mixed",
-    )
+        return None
+    for place, tiles in enumerate(MIX_TILES, start=1):
+        last = place == len(MIX_TILES)
+        otherwise = (
+            f"SAM 2 {'projects its memories before they are mixed' if last else 'mixes by smaller tiles'}"
+        )
+        difference = functools.partial(mix_difference, width=width, narrow=narrow, tiles=tiles)
+        if pass_on_gpu(device, dtype, _TOLERANCE, difference, otherwise):
+            return tiles
+    return None
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of one head whose values are narrower than its keys, where :func:`mixes` says so.
+def mix(query: Tensor, key: Tensor, value: Tensor, tiles: MixTiles) -> Tensor:
+    """Attention of one head whose values are narrower than its keys.
 
     Where values are projected to the keys' width, that can be left for later: a row's weights sum to one. Torch's
     attentions take values of the keys' width only, which for SAM 2's memories is four times as much to mix.
@@ -105,17 +114,20 @@ def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query: (N, L, C).
         key: (N, S, C).
         value: (N, S, V).
+        tiles: As :func:`mix_tiles` gives them.
 
     Returns:
         (N, L, V).
     """
     from steerseg.fused_kernels import mix as by_kernel  # Triton is not there everywhere
 
-    return by_kernel(query.contiguous(), key.contiguous(), value.contiguous())
+    return by_kernel(query.contiguous(), key.contiguous(), value.contiguous(), tiles)
 
 
 @torch.inference_mode()
-def mix_difference(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> float:
+def mix_difference(
+    device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: MixTiles
+) -> float:
     """Between :func:`mix` and torch, as a share of the largest value."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -123,7 +135,9 @@ def mix_difference(device: torch.device, dtype: torch.dtype, width: int, narrow:
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return float((mix(query, key, value) - expected).float().abs().max() / expected.float().abs().max())
+    return float(
+        (mix(query, key, value, tiles) - expected).float().abs().max() / expected.float().abs().max()
+    )
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:

@@ -304,24 +304,36 @@ def _join(  # type: ignore[no-untyped-def]
     tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
 
 
-MIX_TILES = {"ROWS": 128, "COLS": 64, "num_warps": 8, "num_stages": 3}  # the fastest of ten on an H100
 _MIX_PROGRAMS = 256  # two for each multiprocessor of a large GPU
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def mix(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
     """See :func:`steerseg.fused.mix`; channels are powers of two, at least 16, and tensors contiguous."""
+    rows, cols, warps, stages = tiles
     entries, count, width = query.shape
     length, narrow = value.shape[1:]
-    blocks = triton.cdiv(count, MIX_TILES["ROWS"]) * entries
-    tiles = triton.cdiv(length, MIX_TILES["COLS"])
-    part = triton.cdiv(tiles, min(tiles, max(1, _MIX_PROGRAMS // blocks))) * MIX_TILES["COLS"]
+    blocks = triton.cdiv(count, rows) * entries
+    steps = triton.cdiv(length, cols)
+    part = triton.cdiv(steps, min(steps, max(1, _MIX_PROGRAMS // blocks))) * cols
     parts = triton.cdiv(length, part)
     mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
     lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)
-    grid = (triton.cdiv(count, MIX_TILES["ROWS"]), parts, entries)
-    scaling = width**-0.5 / math.log(2)
-    _mix[grid](
-        query, key, value, mixed, lse, count, length, part, scaling, WIDTH=width, NARROW=narrow, **MIX_TILES
+    _mix[(triton.cdiv(count, rows), parts, entries)](
+        query,
+        key,
+        value,
+        mixed,
+        lse,
+        count,
+        length,
+        part,
+        width**-0.5 / math.log(2),
+        WIDTH=width,
+        NARROW=narrow,
+        ROWS=rows,
+        COLS=cols,
+        num_warps=warps,
+        num_stages=stages,
     )
     joined = torch.empty((entries, count, narrow), dtype=query.dtype, device=query.device)
     _join[(triton.cdiv(entries * count, 64),)](

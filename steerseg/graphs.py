@@ -7,10 +7,12 @@ into buffers, the graph is replayed, and its outputs are copied out.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +56,9 @@ class CapturedCalls:
         function: See :data:`Function`. All that it reads beside its tensors must stay in its place, such as weights.
             Its outputs have a row for each row of the first inputs, and rows do not depend on each other.
         sights: Which call of a form is captured.
+        most: How many forms are kept, longest unused dropped first.
+        filled: Whether calls are filled up to a few numbers of rows; each number has a form of its own where not.
+        fresh: Whether outputs are copies; where not, the next call may overwrite them.
 
     Attributes:
         enabled: Whether anything is captured and replayed at all.
@@ -61,8 +66,17 @@ class CapturedCalls:
         replays: How many calls were replays.
     """
 
-    def __init__(self, function: Function, *, sights: int = 2) -> None:
+    def __init__(
+        self,
+        function: Function,
+        *,
+        sights: int = 2,
+        most: int = _MOST_GRAPHS,
+        filled: bool = True,
+        fresh: bool = True,
+    ) -> None:
         self._function = function
+        self._most, self._filled, self._fresh = most, filled, fresh
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._seen: dict[Hashable, int] = {}
         self._refused: set[Hashable] = set()
@@ -88,7 +102,7 @@ class CapturedCalls:
             shared: Tensors that all rows share.
         """
         count = len(rows[0])
-        size = next((size for size in _ROWS if size >= count), None)
+        size = next((size for size in _ROWS if size >= count), None) if self._filled else count
         if not self.enabled or size is None or not self._serves(rows[0].device):
             return self._function(key, rows, shared)
         form = (
@@ -109,6 +123,8 @@ class CapturedCalls:
         self._fill(size, rows, shared)
         recorded.run.replay()
         self.replays += 1
+        if not self._fresh:
+            return recorded.outputs if size == count else tuple(output[:count] for output in recorded.outputs)
         return tuple(output[:count].clone() for output in recorded.outputs)
 
     def forget(self) -> None:
@@ -153,6 +169,8 @@ class CapturedCalls:
         first, second = self._fill(size, rows, shared)
         try:
             recorded, expected = self._capture(lambda: self._function(key, first, second), rows[0].device)
+            for output in recorded.outputs:
+                output.zero_()
             recorded.run.replay()
             off = max(
                 _distance(a[: len(rows[0])], b[: len(rows[0])])
@@ -169,7 +187,7 @@ class CapturedCalls:
         finally:
             self.capture_seconds += time.perf_counter() - start
         self._recorded[form] = recorded
-        if len(self._recorded) > _MOST_GRAPHS:
+        if len(self._recorded) > self._most:
             self._recorded.popitem(last=False)
         return recorded
 
@@ -177,21 +195,37 @@ class CapturedCalls:
         self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
     ) -> tuple[_Recorded, tuple[Tensor, ...]]:
         """The captured work, and what it gave when it ran before."""
-        if self._stream is None or self._pool is None:
-            # One pool for all: they never run at the same time.
-            self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        if not self._recorded:  # a pool ends with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
-            expected = work()  # libraries make their work spaces outside of the capture
-            # Not by `torch.cuda.graph`, which empties the allocator's cache each time.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                outputs = work()
-            finally:
-                graph.capture_end()
+            # Libraries make their work spaces outside of the capture. The work may give the same memory once more.
+            expected = tuple(output.clone() for output in work())
+            # Not by `torch.cuda.graph`, which empties the allocator's cache each time. One pool for all, since they
+            # never run at the same time.
+            with _no_collection():
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    outputs = work()
+                finally:
+                    graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(self._stream)
         return _Recorded(graph, outputs), expected
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Inside, no garbage is collected: a graph among it, of models that were dropped, would end the capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -210,5 +244,7 @@ def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 def _distance(result: Tensor, expected: Tensor) -> float:
     """Norm of the difference as a share of the norm."""
-    norm = expected.float().norm().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((result.float() - expected.float()).norm() / norm)
+    norm, off = (
+        torch.linalg.vector_norm(part, dtype=torch.float32) for part in (expected, result - expected)
+    )
+    return float(off / norm.clamp_min(torch.finfo(torch.float32).tiny))

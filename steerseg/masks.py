@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -18,7 +19,8 @@ class RLE(TypedDict):
 
 def encode_rle(mask: NDArray[np.bool_]) -> RLE:
     """Encode one (H, W) mask. Non-zero is foreground."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    columns = cv2.transpose(np.ascontiguousarray(mask, dtype=np.uint8))  # numpy's own takes much longer
+    encoded = coco_mask.encode(columns.T)
     return RLE(size=[int(n) for n in encoded["size"]], counts=encoded["counts"].decode("ascii"))
 
 

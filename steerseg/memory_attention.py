@@ -19,7 +19,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.fused import add_and_norm, mix, mixes, rotate
+from steerseg.fused import add_and_norm, mix, mix_tiles, rotate
 
 
 class FewerPasses:
@@ -107,8 +107,9 @@ class FewerPasses:
         cos, sin = self._turns(part, query.shape[1], query.device)
         query = rotate(query, cos, sin, query.shape[1])
         key = rotate(key, cos, sin, key.shape[1] - unplaced)
-        if backend is None and mixes(query.device, query.dtype, query.shape[-1], values.shape[-1]):
-            mixed = part.v_proj(mix(query, key, values.to(query.dtype)))
+        tiles = mix_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
+        if backend is None and tiles is not None:
+            mixed = part.v_proj(mix(query, key, values.to(query.dtype), tiles))
         else:
             value = part.v_proj(values)
             with chosen(backend):

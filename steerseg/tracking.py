@@ -913,9 +913,8 @@ class Tracker:
         spatial_reach = model.num_maskmem * max(1, model.memory_temporal_stride_for_eval)
         pointer_reach = max(spatial_reach, model.max_obj_ptrs_in_encoder)
         blocks = {} if self.in_blocks and self.device.type == "cuda" else {"block_bytes": 0}
-        delivery = Delivery(tracks, **blocks)
         active = len(rows)
-        with _Lookahead(self, encoded) as ahead:
+        with _Lookahead(self, encoded) as ahead, Delivery(tracks, **blocks) as delivery:
             for place, around in enumerate(chosen):
                 still = sum(len(row.path) > place for row in rows)
                 if still < active:
@@ -945,7 +944,6 @@ class Tracker:
                 places = [(row.owner, frame) for row, frame in zip(current, shown, strict=True)]
                 delivery.add(places, logits, presence)
                 yield
-        delivery.close()
 
     def warm(self, rows: Sequence[int] = (1, 2, 4)) -> None:
         """Capture the steps of so many objects at once, which the first videos would pay for. Nothing on a CPU.
@@ -1043,9 +1041,10 @@ def _rows(owner: int, memories: dict[int, _Memory], frames: tuple[int, ...]) -> 
 
 
 def _overlap(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two bool masks; 0 where both are empty."""
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 0.0
+    """Intersection over union of two bool masks on the CPU; 0 where both are empty."""
+    first, second = a.numpy(), b.numpy()  # torch would wake all its threads for each of many small sums
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 0.0
 
 
 def _without_duplicates(decoded: Sequence[_Decoded], limit: float) -> list[_Decoded]:

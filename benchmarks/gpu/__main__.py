@@ -74,6 +74,13 @@ MEASUREMENTS = (
     "quantised",
 )
 EXPRESSIONS = ("the block that stays behind", "the bright thing above the others")
+FURTHER = (
+    "the red one",
+    "a small block that stays behind",
+    "the thing that goes to the left and leaves in the end",
+    "anything that moves",
+    "the one that is hidden for a while",
+)
 
 
 class _NoTracker:
@@ -174,7 +181,7 @@ class Bench:
     # ------------------------------------------------------------------ a proposal
 
     def warm_up(self) -> None:
-        """The first proposal of a process compiles kernels and captures the answer's step."""
+        """The first proposal of a process compiles kernels and captures the language model's steps."""
         steerseg = self.steerseg
         self._limit()
         if self.device.type == "cuda":
@@ -182,12 +189,12 @@ class Bench:
         self.records.timed(
             "warm-up: the first proposal", lambda: steerseg.propose(self.video, EXPRESSIONS[0])
         )
-        self.records.put("warm-up: capturing", seconds=steerseg.lvlm._answers.capture_seconds)
+        self.records.put("warm-up: capturing", seconds=steerseg.lvlm.capture_seconds)
         self.records.timed("warm-up: capturing steps of tracking", steerseg.tracker.warm)
         steerseg.forget()
 
     def proposals(self) -> None:
-        """Every stage, cold and for a further expression, and the whole."""
+        """Every stage, cold and for a further expression, and the whole: of expressions that were never read before."""
         steerseg = self.steerseg
         for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
             self._stages(state, expression)
@@ -198,8 +205,9 @@ class Bench:
 
         whole = self.records.timed
         _, self.cold = whole("cold: propose", cold, repeat=3)
+        expressions = iter(FURTHER)
         _, self.further = whole(
-            "further: propose", lambda: steerseg.propose(self.video, EXPRESSIONS[1]), repeat=5
+            "further: propose", lambda: steerseg.propose(self.video, next(expressions)), repeat=len(FURTHER)
         )
 
     def long_answer(self) -> None:
@@ -273,11 +281,11 @@ class Bench:
             return lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix)
 
         attend()
-        taken, reading = self.records.timed(f"grounding alone, {name}: read", attend, repeat=3)
+        taken, reading = self.records.timed(f"grounding alone, {name}: read", attend, repeat=9)
         _, rolling = self.records.timed(
             f"grounding alone, {name}: roll",
             lambda: streaming_rollout(taken, layers, heads="visual_max"),
-            repeat=3,
+            repeat=9,
             floor=Floors.of(lvlm).roll(len(texts), taken.visual.shape[1], len(layers)),
         )
         self.records.put(

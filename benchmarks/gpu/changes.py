@@ -111,8 +111,13 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     seen = steerseg.look(video, config)
     lengths = itertools.count(1)
-    for name in ("", "planned by cuDNN"):
-        with cudnn_attention() if name else contextlib.nullcontext():
+    readings: dict[str, Callable[[], Any]] = {
+        "": contextlib.nullcontext,
+        "planned by cuDNN": cudnn_attention,
+        "nothing captured": lambda: attribute(steerseg.lvlm._reading_on.calls, "enabled", False),
+    }
+    for name, way in readings.items():
+        with way():
             for attempt in range(3):
                 longer = _EXPRESSION + "." * next(lengths)  # a length that was not seen before
                 label = f"{name}{', ' if name else ''}length {attempt + 1}"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.records import Records
-from steerseg.fused import mix, mixes
+from steerseg.fused import MIX_TILES, MixTiles, mix, mix_tiles
 from steerseg.memory_attention import chosen
 from steerseg.tracking import EncodedVideo, Tracker
 from steerseg.video import Video
@@ -82,27 +82,29 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
 
         records.attempt(f"changes, memory attention: {name}", one)
     narrow = value[..., : model.mem_dim].contiguous()
-    if mixes(records.device, dtype, part.internal_dim, model.mem_dim):
-        records.attempt(
-            "changes, memory attention: narrow values",
-            lambda: _measure_narrow(records, query[:, 0], key[:, 0], narrow[:, 0]),
-        )
+    if mix_tiles(records.device, dtype, part.internal_dim, model.mem_dim) is not None:
+        for tiles in MIX_TILES:
+            name = "changes, memory attention: narrow values, tiles of {} x {}".format(*tiles)
+            work = functools.partial(
+                _measure_narrow, records, name, query[:, 0], key[:, 0], narrow[:, 0], tiles
+            )
+            records.attempt(name, work)
 
 
-def _measure_narrow(records: Records, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+def _measure_narrow(
+    records: Records, name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: MixTiles
+) -> None:
     def several() -> torch.Tensor:
         for _ in range(_CALLS):
-            mixed = mix(query, key, value)
+            mixed = mix(query, key, value, tiles)
         return mixed
 
     several()
-    mixed, seconds = records.timed(
-        f"changes, memory attention: narrow values, {_CALLS} calls", several, repeat=3
-    )
+    mixed, seconds = records.timed(f"{name}, {_CALLS} calls", several, repeat=3)
     wide = F.pad(value, (0, query.shape[-1] - value.shape[-1]))
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], wide[:, None])
     records.put(
-        "changes, memory attention: narrow values",
+        name,
         milliseconds=1000 * seconds / _CALLS,
         largest_difference=float((mixed - expected[:, 0, :, : value.shape[-1]]).float().abs().max()),
     )

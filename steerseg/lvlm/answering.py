@@ -47,6 +47,10 @@ _CHANGES_WORDS = (
 )
 
 
+Past = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Of each text layer keys and values (1, H_kv, S, d)."""
+
+
 class _FixedLayer(CacheLayerMixin):
     """Keys and values of one layer in room for M tokens, written at the place that a tensor says."""
 
@@ -148,7 +152,7 @@ class GreedyAnswers:
     @torch.no_grad()
     def answer(
         self,
-        past: Cache,
+        past: Past,
         hidden: torch.Tensor,
         ids: torch.Tensor,
         position: torch.Tensor,
@@ -159,7 +163,7 @@ class GreedyAnswers:
         """Go on after a question that was read.
 
         Args:
-            past: Keys and values of the S tokens of the chat.
+            past: Keys and values of the S tokens of the chat; copied.
             hidden: (1, d) the text model's output at the last of them.
             ids: (1, S) the tokens.
             position: (..., 1, 1) the position of the token that comes next.
@@ -190,7 +194,7 @@ class GreedyAnswers:
         end = self._model.generation_config.eos_token_id
         return frozenset() if end is None else frozenset([end] if isinstance(end, int) else end)
 
-    def _room_for(self, length: int, past: Cache, position: torch.Tensor) -> _Room:
+    def _room_for(self, length: int, past: Past, position: torch.Tensor) -> _Room:
         size = min((size for size in self._rooms if size >= length), default=0)
         if size == 0 or size > length + 4 * _BUCKET:  # every step reads the whole room
             size = -(-(length + _SPARE) // _BUCKET) * _BUCKET
@@ -199,13 +203,13 @@ class GreedyAnswers:
             self._rooms[size] = self._make_room(size, past, position)
         return self._rooms[size]
 
-    def _make_room(self, size: int, past: Cache, position: torch.Tensor) -> _Room:
-        like = past.layers[0].keys
+    def _make_room(self, size: int, past: Past, position: torch.Tensor) -> _Room:
+        like = past[0][0]
         device = like.device
         place = torch.zeros(1, dtype=torch.long, device=device)
         layers = []
-        for layer in past.layers:
-            shape = (1, layer.keys.shape[1], size, layer.keys.shape[3])
+        for known, _ in past:
+            shape = (1, known.shape[1], size, known.shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
             layers.append(_FixedLayer(keys, values, place))
         room = _Room(
@@ -243,13 +247,13 @@ class GreedyAnswers:
         return graph
 
     def _prime(
-        self, room: _Room, past: Cache, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor
+        self, room: _Room, past: Past, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor
     ) -> int:
         """Fill the buffers from the question; returns the first word of the answer."""
         length = ids.shape[1]
-        for fixed, layer in zip(room.cache.layers, past.layers, strict=True):
-            fixed.keys[:, :, :length].copy_(layer.keys)
-            fixed.values[:, :, :length].copy_(layer.values)
+        for fixed, (keys, values) in zip(room.cache.layers, past, strict=True):
+            fixed.keys[:, :, :length].copy_(keys)
+            fixed.values[:, :, :length].copy_(values)
         room.place.fill_(length)
         room.position.copy_(position)
         room.mask.zero_()[..., :length] = True

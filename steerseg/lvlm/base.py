@@ -34,6 +34,7 @@ from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
+from steerseg.lvlm.reading_on import FILLED_TO, ReadingOn
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
@@ -108,11 +109,14 @@ class LVLM:
         self.name = name
         self._soft_prompt: torch.Tensor | None = None
         self._soft_id = -1
+        self._tokenised: tuple[tuple[str, ...], Any] | None = None
         self._answers = GreedyAnswers(model)
         kinds: tuple[VisionKind, ...] = ("image", "video")
         self._soft_ids = {kind: self._id_of(self.family.soft_token(kind)) for kind in kinds}
         self._vision_ids = {kind: self._id_of(self.family.token(kind)) for kind in kinds}
         self.embeddings: nn.Embedding = model.get_input_embeddings()
+        filled_to = FILLED_TO if self.device.type == "cuda" else 1
+        self._reading_on = ReadingOn(model.model.language_model, filled_to=filled_to)
         model.set_attn_implementation(
             {"text_config": TAP_ATTENTION, "vision_config": vision_attention_of(model)}
         )
@@ -191,6 +195,11 @@ class LVLM:
         """Layers of the text model."""
         return self.model.config.get_text_config().num_hidden_layers
 
+    @property
+    def capture_seconds(self) -> float:
+        """What capturing steps of answers and texts after a kept prefix has taken so far."""
+        return self._answers.capture_seconds + self._reading_on.calls.capture_seconds
+
     def _id_of(self, token: str) -> int:
         ids = self.processor.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
@@ -252,10 +261,17 @@ class LVLM:
         All but the vision is on the host, where it is looked into without waiting for the device; see
         :meth:`_on_device`.
         """
-        different = list(dict.fromkeys(chats))
-        rows = self.processor.tokenizer(
-            different, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-        )
+        different = tuple(dict.fromkeys(chats))
+        if self._tokenised is None or self._tokenised[0] != different:  # of frame passes, one after the other
+            rows = self.processor.tokenizer(
+                list(different),
+                add_special_tokens=False,
+                padding=True,
+                padding_side="left",
+                return_tensors="pt",
+            )
+            self._tokenised = different, rows
+        rows = self._tokenised[1]
         if len(different) < len(chats):  # a frame pass asks the same of every picture
             order = [different.index(chat) for chat in chats]
             rows = {name: part[order] for name, part in rows.items()}
@@ -348,20 +364,19 @@ class LVLM:
         length = int((ids == self._vision_ids[vision.kind]).nonzero()[-1, 1]) + 1
         begun = slot and self._begun(inputs, length, (), self.num_layers - 1, None, slot)
         if begun:
-            cache = begun.cache()
-            output = self._text_model(
-                inputs_embeds=self.embeddings(there["input_ids"][:, length:]),
-                position_ids=there["position_ids"][..., length:],
-                **cached(self._text_model, cache),
-                use_cache=True,
-            )
+            embeds = self.embeddings(there["input_ids"][:, length:])
+            read, output = self._reading_on.output(begun, embeds, there["position_ids"][..., length:])
+            past = list(zip(read.keys, read.values, strict=True))
         else:
             cache = DynamicCache()
-            output = self.model.model(**there, **cached(self.model.model, cache), use_cache=True)
+            output = self.model.model(
+                **there, **cached(self.model.model, cache), use_cache=True
+            ).last_hidden_state
+            past = [(layer.keys, layer.values) for layer in cache.layers]
         following = positions[..., -1:].amax() + 1  # all dimensions of a position go on together after text
         return self._answers.answer(
-            cache,
-            output.last_hidden_state[:, -1],
+            past,
+            output[:, -1],
             there["input_ids"],
             to_device(following.expand(positions[..., -1:].shape), self.device),
             most=most,
@@ -388,8 +403,9 @@ class LVLM:
             layers: Text layers whose queries and keys are wanted.
             soft_prompt: (n, d); replaces the embeddings of n placeholder tokens.
             placement: Where the soft prompt stands in the chat.
-            prefix: Where the part up to the last visual token is kept for the next such pass. Left out, or for
-                texts of several lengths, or with gradients, chats are read as a whole.
+            prefix: Where the part up to the last visual token is kept for the next such pass, which uses the memory
+                of what this one returns. Left out, or for texts of several lengths, or with gradients, chats are
+                read as a whole.
         """
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
         written = {
@@ -456,18 +472,16 @@ class LVLM:
         if begun is None:
             return None
         ids, positions = inputs["input_ids"], inputs["position_ids"]
-        queries = begun.queries.bring(ids.shape[1])
-        with tapped(layers, last=max(layers)) as tap:
-            self._text_model(
-                inputs_embeds=self.embeddings(to_device(ids[:, begun.length :], self.device)),
-                position_ids=to_device(positions[..., begun.length :], self.device),
-                **cached(self._text_model, begun.cache()),
-                use_cache=True,
-            )
+        tap = QueryKeyTap(layers)
+        tap.queries = begun.queries.bring(ids.shape[1])
+        embeds = self.embeddings(to_device(ids[:, begun.length :], self.device))
+        read = self._reading_on.attended(
+            begun, embeds, to_device(positions[..., begun.length :], self.device), layers
+        )
         begun.queries.wait()
-        for layer, query in tap.queries.items():
-            queries[layer][:, :, begun.length :] = query
-        tap.queries = queries
+        for layer, query in read.queries.items():
+            tap.queries[layer][:, :, begun.length :] = query
+            tap.keys[layer], tap.scaling[layer] = read.keys[layer], read.scaling[layer]
         return tap
 
     def _begun(

@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache
 
 from steerseg.host_memory import to_host
 
@@ -154,16 +153,6 @@ class Prefix:
             if not same:
                 return False
         return torch.equal(ids[:, : self.length], self.ids)
-
-    def cache(self) -> DynamicCache:
-        """A cache to read on with. What is read goes into it and not into the prefix."""
-        cache = DynamicCache()
-        for keys, values in zip(self.keys, self.values, strict=True):
-            layer = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values  # never written to: more is joined to a copy
-            cache.layers.append(layer)
-        return cache
 
 
 class PrefixStore:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -33,11 +35,13 @@ class QueryKeyTap:
         keys: Layer index -> (B, H_kv, S, d) after rotary embedding.
         scaling: Layer index -> the factor on the logits.
         last: The layer after whose queries and keys the pass ends by :class:`ReadEnough`; none where left out.
+        read_on: Whether queries are of the last tokens that there are keys of, none of them padding.
     """
 
-    def __init__(self, layers: Sequence[int], *, last: int | None = None) -> None:
+    def __init__(self, layers: Sequence[int], *, last: int | None = None, read_on: bool = False) -> None:
         self.layers = frozenset(layers)
         self.last = last
+        self.read_on = read_on
         self.queries: dict[int, torch.Tensor] = {}
         self.keys: dict[int, torch.Tensor] = {}
         self.scaling: dict[int, float] = {}
@@ -52,15 +56,16 @@ _open_taps: list[QueryKeyTap] = []
 
 
 @contextmanager
-def tapped(layers: Sequence[int], *, last: int | None = None) -> Iterator[QueryKeyTap]:
+def tapped(layers: Sequence[int], *, last: int | None = None, read_on: bool = False) -> Iterator[QueryKeyTap]:
     """Collect queries and keys of ``layers`` from the forward passes made inside the block.
 
     Args:
         layers: Which text layers.
         last: Where given, a pass and with it the block ends once this layer has its queries and keys: neither its
             attention nor anything above is computed.
+        read_on: See :class:`QueryKeyTap`.
     """
-    tap = QueryKeyTap(layers, last=last)
+    tap = QueryKeyTap(layers, last=last, read_on=read_on)
     _open_taps.append(tap)
     try:
         yield tap
@@ -93,9 +98,24 @@ def _tap_attention(
         tap.note(layer, query, key, factor)
         if layer == tap.last:
             raise ReadEnough
+        if tap.read_on and query.device.type == "cuda":
+            return _of_last_queries(query, key, value, factor), None
     if query.shape[2] == 1 and key.shape[1] < query.shape[1] and not query.requires_grad:
         return _of_one_query(query, key, value, attention_mask, scaling), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def _of_last_queries(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Causal attention of the last T of S tokens, (B, H, T, d) -> (B, T, H, d): for torch's fastest kernel, which
+    takes no mask, and keys that heads share as they are."""
+    hidden = causal_lower_right(query.shape[2], key.shape[2])
+    shared = key.shape[1] < query.shape[1]
+    mixed: torch.Tensor = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=hidden, scale=scaling, enable_gqa=shared
+    )
+    return mixed.transpose(1, 2)
 
 
 def _of_one_query(

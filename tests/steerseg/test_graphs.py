@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import threading
+from collections.abc import Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,39 +13,14 @@ import torch
 from torch import Tensor
 
 from steerseg.delivery import Delivery
-from steerseg.graphs import CapturedCalls, _copy_all, _Recorded
+from steerseg.errors import Cancelled
+from steerseg.graphs import _copy_all
 from steerseg.points import PointPrompt
 from steerseg.tracking import EncodedVideo, Prompt, Tracker, round_multiplied_weights
 from steerseg.tracking_step import attended
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
-
-
-class _Rerun:
-    """Runs the work again and writes where the first run wrote, as a CUDA graph does."""
-
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]]) -> None:
-        self._work = work
-        self.outputs = tuple(output.clone() for output in work())
-
-    def replay(self) -> None:
-        for kept, output in zip(self.outputs, self._work(), strict=True):
-            kept.copy_(output)
-
-
-class Rerun(CapturedCalls):
-    """Captured calls without a GPU."""
-
-    wrong = 0.0
-
-    def _serves(self, device: torch.device) -> bool:
-        return True
-
-    def _capture(
-        self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
-    ) -> tuple[_Recorded, tuple[Tensor, ...]]:
-        run = _Rerun(work)
-        return _Recorded(run, run.outputs), tuple(output + self.wrong for output in work())
+from tests.steerseg.reruns import Rerun
 
 
 def product(key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -261,22 +237,63 @@ def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None
                 assert [float(other) for _, other in chosen.pointers] == pointers
 
 
-def test_answers_arrive_in_order_and_in_blocks() -> None:
-    arrived: dict[int, list[tuple[int, float, float]]] = {0: [], 1: []}
+class Arrivals:
+    """Notes what arrives, and in which thread."""
 
-    def sink(owner: int) -> Any:
-        return SimpleNamespace(
-            put=lambda frame, logits, presence: arrived[owner].append((frame, float(logits[0, 0]), presence))
-        )
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, float, float]] = []
+        self.threads: set[int] = set()
 
-    delivery = Delivery({0: sink(0), 1: sink(1)}, block_bytes=3 * 2 * 16 * 4)
-    for frame in range(8):
-        logits = torch.full((2, 4, 4), float(frame))
-        delivery.add([(0, frame), (1, 7 - frame)], logits, torch.tensor([0.25, 0.5]))
-        assert len(arrived[0]) == 3 * max(0, (frame + 1) // 3 - 1)  # a block behind what was sent
-    delivery.close()
-    assert arrived[0] == [(frame, float(frame), 0.25) for frame in range(8)]
-    assert arrived[1] == [(7 - frame, float(frame), 0.5) for frame in range(8)]
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        self.frames.append((frame, float(logits[0, 0]), presence))
+        self.threads.add(threading.get_ident())
+
+
+@pytest.mark.parametrize("block_bytes", [0, 3 * 2 * 16 * 4])
+def test_answers_arrive_in_order(block_bytes: int) -> None:
+    first, second = Arrivals(), Arrivals()
+    with Delivery({0: first, 1: second}, block_bytes=block_bytes) as delivery:
+        for frame in range(8):
+            logits = torch.full((2, 4, 4), float(frame))
+            delivery.add([(0, frame), (1, 7 - frame)], logits, torch.tensor([0.25, 0.5]))
+            if not block_bytes:
+                assert len(first.frames) == frame + 1
+    assert first.frames == [(frame, float(frame), 0.25) for frame in range(8)]
+    assert second.frames == [(7 - frame, float(frame), 0.5) for frame in range(8)]
+    assert (first.threads == {threading.get_ident()}) == (block_bytes == 0)
+
+
+def test_what_a_sink_raises_reaches_who_adds() -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("full")
+
+    def deliver() -> int:
+        with Delivery({0: SimpleNamespace(put=refuse)}, block_bytes=16) as delivery:
+            for frame in range(100):
+                delivery.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
+        return frame
+
+    with pytest.raises(ValueError, match="full"):
+        deliver()
+
+
+def test_nothing_more_is_delivered_once_the_work_is_stopped() -> None:
+    sink, held = Arrivals(), threading.Event()
+
+    def slow(frame: int, logits: Tensor, presence: float) -> None:
+        held.wait()
+        sink.put(frame, logits, presence)
+
+    def stopped() -> None:
+        with Delivery({0: SimpleNamespace(put=slow)}, block_bytes=16) as delivery:
+            for frame in range(4):
+                delivery.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
+            threading.Timer(0.05, held.set).start()
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        stopped()
+    assert len(sink.frames) <= 1
 
 
 def test_points_of_all_keyframes_are_decoded_together(tracker: Tracker) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from steerseg import fused
 from steerseg.demo.sam2 import Sam2Size, build_sam2
-from steerseg.fused import kernels_work, largest_difference, mixes
+from steerseg.fused import MIX_TILES, MixTiles, kernels_work, largest_difference, mix_difference, mix_tiles
 from steerseg.image_encoding import ImageEncoding
 from steerseg.tracking import EncodedVideo, Tracker, _full_batches, round_multiplied_weights
 from steerseg.video import video_from_frames
@@ -87,17 +87,19 @@ def test_batches_that_are_encoded_ahead_are_full() -> None:
 
 _INTERPRETED = """
 import torch
-from steerseg.fused import largest_difference, mix_difference
+from steerseg.fused import MIX_TILES, largest_difference, mix_difference
 for dtype in (torch.float32, torch.bfloat16):
     print(largest_difference(torch.device("cpu"), dtype))
-print(mix_difference(torch.device("cpu"), torch.float32, 32, 16))  # products of bfloat16 cannot be interpreted
+for tiles in MIX_TILES:  # products of bfloat16 cannot be interpreted
+    print(mix_difference(torch.device("cpu"), torch.float32, width=32, narrow=16, tiles=tiles))
 """
 
 
 def test_kernels_are_right_when_interpreted() -> None:
-    exact, rounded, mixed = numbers_printed(_INTERPRETED)
+    exact, rounded, *mixed = numbers_printed(_INTERPRETED)
     assert exact <= 1e-5
-    assert mixed <= 1e-5
+    assert len(mixed) == 3
+    assert max(mixed) <= 1e-5
     assert rounded <= 1.6e-2
 
 
@@ -107,7 +109,7 @@ def test_a_gpu_uses_the_kernels(dtype: torch.dtype) -> None:
     device = torch.device("cuda")
     assert largest_difference(device, dtype) < (1e-5 if dtype == torch.float32 else 1.6e-2)
     assert kernels_work(device, dtype)
-    assert mixes(device, dtype, 256, 64) == (dtype != torch.float32)
+    assert (mix_tiles(device, dtype, 256, 64) is None) == (dtype == torch.float32)
     tracker = Tracker(random_sam2(SMALL_SAM2).to(device), version="random", dtype=dtype)
     frames = np.random.default_rng(0).integers(0, 256, (8, 40, 60, 3), dtype=np.uint8)
     tracker.fused = False
@@ -119,15 +121,27 @@ def test_a_gpu_uses_the_kernels(dtype: torch.dtype) -> None:
             assert off < (1e-3 if dtype == torch.float32 else 5e-2)
 
 
-def test_memories_are_projected_first_where_a_card_is_too_small_to_mix_them(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def out_of_resources(*args: object) -> float:
-        raise RuntimeError("out of resource: shared memory")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("tiles", MIX_TILES)
+def test_memories_are_mixed_by_tiles_of_every_size(tiles: MixTiles) -> None:
+    off = mix_difference(torch.device("cuda"), torch.bfloat16, width=256, narrow=64, tiles=tiles)
+    assert off < 1.6e-2
 
-    monkeypatch.setattr(fused, "mix_difference", out_of_resources)
-    mixes.cache_clear()
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3])
+def test_memories_are_mixed_by_the_largest_tiles_that_a_card_has_room_for(
+    room: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tried(*_: object, tiles: MixTiles, **__: object) -> float:
+        if tiles not in MIX_TILES[len(MIX_TILES) - room :]:
+            raise RuntimeError("out of resource: shared memory")
+        return 0.0
+
+    monkeypatch.setattr(fused, "mix_difference", tried)
+    mix_tiles.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert not mixes(torch.device("cuda"), torch.bfloat16, 256, 64)
-    mixes.cache_clear()
-    assert "out of resource: shared memory" in caplog.text
+        found = mix_tiles(torch.device("cuda"), torch.bfloat16, 256, 64)
+    mix_tiles.cache_clear()
+    assert found == (MIX_TILES[-room] if room else None)
+    assert caplog.text.count("out of resource: shared memory") == len(MIX_TILES) - room
+    assert ("projects its memories before they are mixed" in caplog.text) == (room == 0)

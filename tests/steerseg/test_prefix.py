@@ -18,7 +18,9 @@ from steerseg.lvlm.prefix import (
     PrefixStore,
     default_host_budget,
 )
+from steerseg.lvlm.reading_on import ReadingOn
 from steerseg.lvlm.vision import VisionKind
+from tests.steerseg.reruns import Rerun
 from tests.tiny_lvlms import TINY, save_tiny_lvlm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +64,40 @@ def test_a_kept_prefix_gives_the_same_rollout(lvlm: LVLM, kind: VisionKind, plac
     kept = slot.store.find(slot.owner, slot.part)
     assert kept is not None
     assert len(kept.keys) == max(LAYERS) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_texts_that_are_filled_up_and_replayed_give_the_same(
+    lvlm: LVLM, kind: VisionKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two videos in turn, texts of several lengths, rollouts and answers: all of them in one room."""
+    reading = ReadingOn(lvlm._text_model, filled_to=32)
+    reading.calls = Rerun(reading._pass, sights=1, filled=False, fresh=False)
+    monkeypatch.setattr(lvlm, "_reading_on", reading)
+    first = seen(lvlm, kind)
+    shelf = PrefixStore(1 << 30)
+    prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(1))
+    for round_, question in enumerate((*QUESTIONS, QUESTIONS[0], "what?")):
+        for video, vision in (("a", first), ("b", first[[2, 0, 1]] if kind == "image" else first)):
+            texts = [question] * len(vision)
+            slot = PrefixShelf(shelf, video).slot("pair", kind)
+            whole, continued = (
+                streaming_rollout(
+                    lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, prefix=where),
+                    LAYERS,
+                    heads="visual_max",
+                )
+                for where in (None, slot)
+            )
+            assert (continued - whole).abs().max() <= 1e-5 * whole.abs().max()
+        if kind == "video":
+            expected, answer = (
+                lvlm.answer(question, first, max_new_tokens=5, own_steps=True, prefix=where)
+                for where in (None, PrefixShelf(shelf, "a").slot("reasoning", kind))
+            )
+            assert answer.text == expected.text
+        assert round_ == 0 or reading.calls.replays > 0
 
 
 @torch.no_grad()
@@ -222,3 +258,29 @@ def test_a_container_has_less_of_the_host_for_prefixes(tmp_path: Path) -> None:
     for told, expected in (("max\n", whole), ("4000000\n", 1_000_000), (f"{8 * whole}\n", whole)):
         limit.write_text(told)
         assert default_host_budget(limit) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_captured_passes_give_the_same_rollout(
+    lvlm: LVLM, kind: VisionKind, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_tiny_lvlm(tmp_path, lvlm.family.model_type)
+    there = LVLM.from_pretrained(str(tmp_path), device=torch.device("cuda"), dtype=dtype)
+    vision = seen(there, kind)
+    slot = PrefixShelf(PrefixStore(1 << 30, 1 << 30), "video").slot("pair", kind)
+    for question in (*QUESTIONS, *QUESTIONS):
+        whole, continued = (
+            streaming_rollout(
+                there.attend([question] * len(vision), vision, layers=LAYERS, prefix=where),
+                LAYERS,
+                heads="visual_max",
+            )
+            for where in (None, slot)
+        )
+        most = 1e-4 if dtype == torch.float32 else 5e-2
+        assert (continued - whole).abs().max() <= most * whole.abs().max()
+    assert there._reading_on.calls.enabled
+    assert there._reading_on.calls.replays == 4
