@@ -30,7 +30,7 @@ from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.base import Taken
-from steerseg.lvlm.families import FAMILIES, Family, family_of
+from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
 from steerseg.lvlm.tap import tapped
 from steerseg.lvlm.vision import VisionKind
@@ -543,6 +543,25 @@ def test_a_proposal_with_every_family(case: Case, tmp_path: Path) -> None:
     assert (maps.frame.shape[0], maps.video.shape[0], maps.fused.shape[0]) == (5, slices, 5)
     assert maps.fused.shape == maps.frame.shape
     assert -1 <= proposal.best.score <= 1
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_layout_of_patches_is_what_the_tower_would_count(
+    family: str, kind: VisionKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_lvlm(tmp_path, family)
+    lvlm = LVLM.from_pretrained(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for height, width in ((100, 150), (150, 100), (100, 150)):
+        sizes = lvlm.family.sizes(height, width, video_tokens=24, frame_tokens=96)
+        shape = (3, 3, *(sizes.video if kind == "video" else sizes.picture))
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        told = lvlm.encode_vision(pixels, kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(qwen_vl, "patch_layout", lambda *_: {})
+            counted = lvlm.encode_vision(pixels, kind)
+        assert torch.equal(told.tokens, counted.tokens)
 
 
 # --- what docs/adding-a-backbone.md promises

@@ -9,6 +9,7 @@ import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from steerseg.lvlm.families.base import Family, Sizes, video_grid
+from steerseg.lvlm.families.patches import patch_layout
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -51,12 +52,11 @@ class Qwen2VL(Family):
                 return_tensors="pt",
             )
             values, grids = processed["pixel_values_videos"], processed["video_grid_thw"]
-            encode = self.model.model.get_video_features
         else:
             processed = self.processor.image_processor(list(pixels), do_resize=False, return_tensors="pt")
             values, grids = processed["pixel_values"], processed["image_grid_thw"]
-            encode = self.model.model.get_image_features
-        output = encode(self.pixels(values), grids.to(self.model.device), return_dict=True)
+        encode = getattr(self.model.model, f"get_{kind}_features")
+        output = encode(self.pixels(values), grids, return_dict=True, **patch_layout(self.model, kind, grids))
         levels = getattr(output, "deepstack_features", None)
         time, height, width = grids[0].tolist()
         return VisionFeatures(
