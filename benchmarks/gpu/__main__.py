@@ -26,6 +26,7 @@ from benchmarks.gpu.changes import (
     resized_on_host,
     separate_gates,
     separate_norms,
+    separate_rotations,
 )
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
 from benchmarks.gpu.models import (
@@ -312,7 +313,8 @@ class Bench:
         steerseg.forget()
         total = 0.0
         for purpose in ("reasoning", "grounding"):
-            with pieces_in_turn(steerseg), resized_on_host():  # as transformers does it
+            # As transformers does it.
+            with pieces_in_turn(steerseg), separate_rotations(steerseg), resized_on_host():
                 context, seconds = timed(
                     f"straightforward: see for {purpose}", lambda: steerseg.see(self.video, config)
                 )
@@ -326,7 +328,7 @@ class Bench:
         )
         total += seconds
         question = steerseg.texts.grounding_question(EXPRESSIONS[0], ATTRIBUTES)
-        with separate_norms(steerseg), separate_gates(steerseg):
+        with separate_norms(steerseg), separate_gates(steerseg), separate_rotations(steerseg):
             theirs, seconds = timed(
                 "straightforward: ground",
                 lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
@@ -385,6 +387,7 @@ class Bench:
             ("recomputed", True),
             ("norms of many kernels", None),
             ("gates of many kernels", None),
+            ("rotations of many kernels", None),
         ):
             trainer = SoftPromptTrainer(
                 steerseg.lvlm, steerseg.layers, prompts, TRAINING, checkpointing=checkpointing
@@ -405,7 +408,11 @@ class Bench:
 
     def _way(self, name: str) -> AbstractContextManager[None]:
         """Inside, one measure is left out."""
-        ways = {"norms of many kernels": separate_norms, "gates of many kernels": separate_gates}
+        ways = {
+            "norms of many kernels": separate_norms,
+            "gates of many kernels": separate_gates,
+            "rotations of many kernels": separate_rotations,
+        }
         return ways[name](self.steerseg) if name in ways else contextlib.nullcontext()
 
     # ------------------------------------------------------------------ scaling

@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
-from steerseg.lvlm import gating, norms
+from steerseg.lvlm import gating, norms, rotations
 from steerseg.lvlm.packed import vision_attention_of
 from steerseg.pipeline import Seen
 from steerseg.video import Video
@@ -72,6 +72,15 @@ def separate_gates(steerseg: SteerSeg) -> AbstractContextManager[None]:
     )
 
 
+def separate_rotations(steerseg: SteerSeg) -> AbstractContextManager[None]:
+    """Inside, rotary positions are the models' own."""
+    model = steerseg.lvlm.model
+    return undone(
+        lambda: rotations.separate_rotations(model),
+        lambda: steerseg.lvlm.device.type == "cuda" and rotations.fuse_rotations(model),
+    )
+
+
 @contextmanager
 def cudnn_attention() -> Iterator[None]:
     """Inside, SDPA may choose cuDNN, which makes a plan for each length."""
@@ -103,6 +112,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         "windows in turn": lambda: pieces_in_turn(steerseg),
         "norms of many kernels": lambda: separate_norms(steerseg),
         "gates of many kernels": lambda: separate_gates(steerseg),
+        "rotations of many kernels": lambda: separate_rotations(steerseg),
         "resized on the host": resized_on_host,
     }
     for name, way in ways.items():

@@ -35,6 +35,7 @@ from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.reading_on import FILLED_TO, ReadingOn
+from steerseg.lvlm.rotations import fuse_rotations
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
@@ -124,6 +125,7 @@ class LVLM:
             # cuDNN's attention makes a plan for each length of a chat, up to a second of every new expression.
             torch.backends.cuda.enable_cudnn_sdp(False)
             fuse_norms(model)
+            fuse_rotations(model)
             pad_inner_widths(model)
             fuse_gates(model, self.dtype)
         self.embeddings.register_forward_hook(self._place_soft_prompt)

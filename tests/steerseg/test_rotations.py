@@ -1,0 +1,104 @@
+"""Rotary positions by one kernel give what the models' own give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from steerseg.lvlm import rotations
+from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.rotations import fuse_rotations, kernels_work, largest_difference, separate_rotations
+from tests.interpreted_kernels import numbers_printed
+from tests.tiny_lvlms import TINY
+
+_INTERPRETED = """
+import torch
+from steerseg.lvlm.rotations import largest_difference
+for dtype in (torch.float32, torch.bfloat16):
+    print(largest_difference(torch.device("cpu"), dtype))
+"""
+
+
+def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
+    exact, rounded = numbers_printed(_INTERPRETED)
+    assert exact <= 1e-5
+    assert rounded <= 3e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    assert largest_difference(device, dtype) <= rotations._TOLERANCE[dtype]
+    assert kernels_work(device, dtype)
+
+
+@pytest.fixture(params=sorted(TINY))
+def lvlm(request: pytest.FixtureRequest) -> Iterator[LVLM]:
+    torch.manual_seed(0)
+    model, processor = TINY[request.param].build(2)
+    yield LVLM(model, processor, request.param)
+    separate_rotations(model)
+
+
+def made(lvlm: LVLM) -> list[torch.Tensor]:
+    """Visual tokens of a picture, and the output and gradients of the text layers."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = lvlm.family.sizes(100, 150, video_tokens=24, frame_tokens=TINY[lvlm.name].frame_tokens)
+    pixels = torch.randint(0, 256, (1, 3, *sizes.picture), generator=generator, dtype=torch.uint8)
+    inputs = torch.randn(2, 12, lvlm.hidden_size, generator=generator).to(lvlm.device, lvlm.dtype)
+    inputs.requires_grad_()
+    output = lvlm._text_model(inputs_embeds=inputs).last_hidden_state
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs)
+    return [lvlm.encode_vision(pixels, "image").tokens, output.detach(), gradient]
+
+
+def test_a_model_says_the_same(lvlm: LVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the functions that are put in place, with torch for kernels that work."""
+    own = made(lvlm)
+    calls = []
+
+    def by_torch(*parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(parts[0].shape)
+        return rotations._by_torch(*parts)
+
+    monkeypatch.setattr(rotations, "_serves", lambda *parts: True)
+    monkeypatch.setattr(rotations, "rotated", by_torch)
+    found = fuse_rotations(lvlm.model)
+    assert found == (2 if lvlm.name.startswith("qwen") else 1)
+    assert fuse_rotations(lvlm.model) == found  # once is enough
+    for given, expected in zip(made(lvlm), own, strict=True):
+        assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+    count = len(calls)
+    assert count >= lvlm.num_layers
+    separate_rotations(lvlm.model)
+    made(lvlm)
+    assert len(calls) == count
+    assert not any(
+        hasattr(getattr(module, name, None), "steerseg_own")
+        for module in rotations._modelling(lvlm.model)
+        for name in rotations._LAYOUTS
+    )
+
+
+def test_without_a_gpu_the_models_own_functions_do_it(lvlm: LVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = made(lvlm)
+    fuse_rotations(lvlm.model)
+    monkeypatch.delattr(rotations, "rotated")  # what is not called need not be there
+    assert all(torch.equal(a, b) for a, b in zip(made(lvlm), own, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_a_model_on_a_gpu_says_the_same(family: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, processor = TINY[family].build(2)
+    lvlm = LVLM(model.to("cuda", dtype), processor, family)
+    given = made(lvlm)
+    separate_rotations(lvlm.model)
+    most = 1e-4 if dtype == torch.float32 else 5e-2
+    for ours, theirs in zip(given, made(lvlm), strict=True):
+        assert float((ours - theirs).float().norm() / theirs.float().norm()) <= most
