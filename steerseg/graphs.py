@@ -7,6 +7,7 @@ into buffers, the graph is replayed, and its outputs are copied out.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import time
@@ -168,7 +169,12 @@ class CapturedCalls:
         start = time.perf_counter()
         first, second = self._fill(size, rows, shared)
         try:
-            recorded, expected = self._capture(lambda: self._function(key, first, second), rows[0].device)
+            work = functools.partial(self._function, key, first, second)
+            try:
+                recorded, expected = self._capture(work, rows[0].device)
+            except torch.OutOfMemoryError:  # which gives back no unused memory while something is captured
+                torch.cuda.empty_cache()
+                recorded, expected = self._capture(work, rows[0].device)
             for output in recorded.outputs:
                 output.zero_()
             recorded.run.replay()

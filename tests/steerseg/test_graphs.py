@@ -101,6 +101,24 @@ def test_what_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(calls(2, rows, shared)[0], product(2, rows, shared)[0])
 
 
+def test_capturing_takes_memory_that_is_held_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is full but for what PyTorch holds."""
+    calls, held = Rerun(product), [True]
+    capture = calls._capture
+
+    def full(*given: Any) -> Any:
+        if held[0]:
+            raise torch.OutOfMemoryError("64 MiB")
+        return capture(*given)
+
+    monkeypatch.setattr(calls, "_capture", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.__setitem__(0, False))
+    for seed in range(3):
+        rows, shared = arguments(3, seed)
+        assert torch.equal(calls(2, rows, shared)[0], product(2, rows, shared)[0])
+    assert calls.replays == 2
+
+
 @pytest.fixture
 def tracker() -> Tracker:
     from steerseg.demo.sam2 import build_sam2

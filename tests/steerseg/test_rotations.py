@@ -35,12 +35,21 @@ def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
     assert kernels_work(device, dtype)
 
 
+def built(family: str, device: str, dtype: torch.dtype) -> LVLM:
+    """A model whose attention depends on what it sees, and so on how that is turned."""
+    torch.manual_seed(0)
+    model, processor = TINY[family].build(2)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("q_proj.weight", "k_proj.weight", "qkv.weight")):
+            parameter.data.mul_(10)
+    return LVLM(model.to(device, dtype), processor, family)
+
+
 @pytest.fixture(params=sorted(TINY))
 def lvlm(request: pytest.FixtureRequest) -> Iterator[LVLM]:
-    torch.manual_seed(0)
-    model, processor = TINY[request.param].build(2)
-    yield LVLM(model, processor, request.param)
-    separate_rotations(model)
+    made = built(request.param, "cpu", torch.float32)
+    yield made
+    separate_rotations(made.model)
 
 
 def made(lvlm: LVLM) -> list[torch.Tensor]:
@@ -51,7 +60,8 @@ def made(lvlm: LVLM) -> list[torch.Tensor]:
     inputs = torch.randn(2, 12, lvlm.hidden_size, generator=generator).to(lvlm.device, lvlm.dtype)
     inputs.requires_grad_()
     output = lvlm._text_model(inputs_embeds=inputs).last_hidden_state
-    (gradient,) = torch.autograd.grad(output.square().sum(), inputs)
+    given = torch.randn(output.shape, generator=generator).to(output)
+    (gradient,) = torch.autograd.grad(output, inputs, given)
     return [lvlm.encode_vision(pixels, "image").tokens, output.detach(), gradient]
 
 
@@ -94,9 +104,7 @@ def test_without_a_gpu_the_models_own_functions_do_it(lvlm: LVLM, monkeypatch: p
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_a_model_on_a_gpu_says_the_same(family: str, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    model, processor = TINY[family].build(2)
-    lvlm = LVLM(model.to("cuda", dtype), processor, family)
+    lvlm = built(family, "cuda", dtype)
     given = made(lvlm)
     separate_rotations(lvlm.model)
     most = 1e-4 if dtype == torch.float32 else 5e-2
