@@ -9,19 +9,12 @@ from torch import nn
 from steerseg.lvlm import gating
 from steerseg.lvlm.base import LVLM
 from steerseg.lvlm.gating import fuse_gates, kernels_work, largest_difference, separate_gates
-from tests.interpreted_kernels import numbers_printed
+from tests.interpreted_kernels import differences
 from tests.tiny_lvlms import TINY
-
-_INTERPRETED = """
-import torch
-from steerseg.lvlm.gating import largest_difference
-for dtype in (torch.float32, torch.bfloat16):
-    print(largest_difference(torch.device("cpu"), dtype))
-"""
 
 
 def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
-    exact, rounded = numbers_printed(_INTERPRETED)
+    exact, rounded = differences("steerseg.lvlm.gating")
     assert exact <= 1e-5
     assert rounded <= 3e-2
 
