@@ -76,7 +76,7 @@ def draw_scaling(results: list[dict[str, Any]], path: Path) -> None:
             place.minorticks_off()
             place.grid(alpha=0.3)
     for place in places.flat:
-        place.set_ylim(0, 1.08 * place.dataLim.y1)  # once all series are there
+        place.set_ylim(0, 1.05 * place.get_ylim()[1])  # once all series are there
     for place in places[0]:
         if place.lines:
             place.legend(fontsize=8)
