@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-from steerseg.kernel_trial import pass_on_gpu
+from steerseg.kernel_trial import largest_share, pass_on_gpu
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
@@ -135,9 +135,7 @@ def mix_difference(
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return float(
-        (mix(query, key, value, tiles) - expected).float().abs().max() / expected.float().abs().max()
-    )
+    return largest_share([(mix(query, key, value, tiles), expected)])
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:
@@ -215,9 +213,4 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     pairs.append(
         (fused_kernels.rotate(vectors.clone(), cos, sin, 40), _rotate(vectors.clone(), cos, sin, 40))
     )
-    return max(
-        float((given.float() - expected.float()).abs().max() / expected.float().abs().max())
-        if given.dtype == expected.dtype
-        else float("inf")
-        for given, expected in pairs
-    )
+    return largest_share(pairs)

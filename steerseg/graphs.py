@@ -8,17 +8,17 @@ into buffers, the graph is replayed, and its outputs are copied out.
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from steerseg.garbage import paused
 
 _log = logging.getLogger(__name__)
 
@@ -124,9 +124,8 @@ class CapturedCalls:
         self._fill(size, rows, shared)
         recorded.run.replay()
         self.replays += 1
-        if not self._fresh:
-            return recorded.outputs if size == count else tuple(output[:count] for output in recorded.outputs)
-        return tuple(output[:count].clone() for output in recorded.outputs)
+        outputs = tuple(output[:count] for output in recorded.outputs)
+        return tuple(output.clone() for output in outputs) if self._fresh else outputs
 
     def forget(self) -> None:
         """Drop all that was captured."""
@@ -211,8 +210,8 @@ class CapturedCalls:
             # Libraries make their work spaces outside of the capture. The work may give the same memory once more.
             expected = tuple(output.clone() for output in work())
             # Not by `torch.cuda.graph`, which empties the allocator's cache each time. One pool for all, since they
-            # never run at the same time.
-            with _no_collection():
+            # never run at the same time. Garbage waits: a graph among it, of a dropped model, would end the capture.
+            with paused():
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
                     outputs = work()
@@ -220,18 +219,6 @@ class CapturedCalls:
                     graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(self._stream)
         return _Recorded(graph, outputs), expected
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Inside, no garbage is collected: a graph among it, of models that were dropped, would end the capture."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

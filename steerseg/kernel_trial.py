@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
+
+ROUNDED_ONCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest difference, as a share of the largest value, between sums that are rounded once and those that torch rounds
+two or three times."""
+
+
+@torch.no_grad()
+def largest_share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Largest difference as a share of the largest value, over results and what was expected of them.
+
+    Infinite where a result is not in the expected precision.
+    """
+    return max(
+        float((given.float() - expected.float()).abs().max() / expected.float().abs().max())
+        if given.dtype == expected.dtype
+        else float("inf")
+        for given, expected in pairs
+    )
 
 
 def passes(largest_difference: Callable[[], float], most: float, otherwise: str) -> bool:

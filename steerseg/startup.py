@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from steerseg.garbage import paused
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -15,11 +17,8 @@ def uncollected() -> Iterator[None]:
     collector would walk them over and over, while they are made and at every later full collection. For the main
     programs only: what is garbage at the end of the block is never found.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if enabled:
-            gc.enable()
+    with paused():
+        try:
+            yield
+        finally:
+            gc.freeze()

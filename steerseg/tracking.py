@@ -31,7 +31,7 @@ from steerseg.delivery import Delivery, Sink
 from steerseg.errors import ModelError
 from steerseg.graphs import CapturedCalls, Function
 from steerseg.image_encoding import ImageEncoding
-from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.masks import RLE, decode_rle, encode_rle, iou
 from steerseg.packing import PackedTrack, mask_at_size
 from steerseg.points import PointPrompt
 from steerseg.spilling import let_go
@@ -1040,18 +1040,11 @@ def _rows(owner: int, memories: dict[int, _Memory], frames: tuple[int, ...]) -> 
         yield _Row(owner, tuple(back), {-place: memory for place, memory in places.items()})
 
 
-def _overlap(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two bool masks on the CPU; 0 where both are empty."""
-    first, second = a.numpy(), b.numpy()  # torch would wake all its threads for each of many small sums
-    union = np.count_nonzero(first | second)
-    return float(np.count_nonzero(first & second) / union) if union else 0.0
-
-
 def _without_duplicates(decoded: Sequence[_Decoded], limit: float) -> list[_Decoded]:
     """Best first, without answers that overlap a better one by more than ``limit``."""
     kept: list[_Decoded] = []
     for answer in sorted(decoded, key=lambda answer: -answer.score):
-        if all(_overlap(answer.mask, other.mask) <= limit for other in kept):
+        if all(iou(answer.mask.numpy(), other.mask.numpy()) <= limit for other in kept):
             kept.append(answer)
     return kept
 
@@ -1062,7 +1055,7 @@ def _covers(candidate: Candidate, decoded: _Decoded, limit: float) -> bool:
     if track is None:
         return False
     logits = track.logits[track.frames.index(decoded.point.frame)]
-    return _overlap(logits > 0, decoded.mask) > limit
+    return iou((logits > 0).numpy(), decoded.mask.numpy()) > limit
 
 
 def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:

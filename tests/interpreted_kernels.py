@@ -23,16 +23,3 @@ def numbers_printed(code: str) -> list[float]:
     )
     assert run.returncode == 0, run.stderr
     return [float(line) for line in run.stdout.split()]
-
-
-def differences(module: str) -> tuple[float, float]:
-    """A module's ``largest_difference`` on a CPU, in float32 and in bfloat16."""
-    exact, rounded = numbers_printed(
-        f"""
-import torch
-from {module} import largest_difference
-for dtype in (torch.float32, torch.bfloat16):
-    print(largest_difference(torch.device("cpu"), dtype))
-"""
-    )
-    return exact, rounded

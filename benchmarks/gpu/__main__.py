@@ -11,7 +11,6 @@ import functools
 import platform
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.changes import (
+    SEPARATE,
     measure_changes,
     pieces_in_turn,
     resized_on_host,
-    separate_gates,
-    separate_norms,
     separate_rotations,
 )
 from benchmarks.gpu.floors import SAM2_ENCODER, SAM2_STEP, Floors
@@ -328,7 +326,9 @@ class Bench:
         )
         total += seconds
         question = steerseg.texts.grounding_question(EXPRESSIONS[0], ATTRIBUTES)
-        with separate_norms(steerseg), separate_gates(steerseg), separate_rotations(steerseg):
+        with contextlib.ExitStack() as separate:
+            for way in SEPARATE.values():
+                separate.enter_context(way(steerseg))
             theirs, seconds = timed(
                 "straightforward: ground",
                 lambda: eager_maps(lvlm, context, question, prompts, steerseg.layers, config.heads),
@@ -385,9 +385,7 @@ class Bench:
             ("", None),
             ("all kept", False),
             ("recomputed", True),
-            ("norms of many kernels", None),
-            ("gates of many kernels", None),
-            ("rotations of many kernels", None),
+            *((way, None) for way in SEPARATE),
         ):
             trainer = SoftPromptTrainer(
                 steerseg.lvlm, steerseg.layers, prompts, TRAINING, checkpointing=checkpointing
@@ -399,21 +397,12 @@ class Bench:
                 return trainer.step([sample], rng, frames_per_sample=2)
 
             def measured(name: str = name, step: str = step) -> None:
-                with self._way(name):
+                with SEPARATE[name](steerseg) if name in SEPARATE else contextlib.nullcontext():
                     run()
                     loss, _ = self.records.timed(step, run, repeat=5)
                 self.records.put(f"{step}: loss", value=loss)
 
             self.records.attempt(step, measured)
-
-    def _way(self, name: str) -> AbstractContextManager[None]:
-        """Inside, one measure is left out."""
-        ways = {
-            "norms of many kernels": separate_norms,
-            "gates of many kernels": separate_gates,
-            "rotations of many kernels": separate_rotations,
-        }
-        return ways[name](self.steerseg) if name in ways else contextlib.nullcontext()
 
     # ------------------------------------------------------------------ scaling
 

@@ -81,6 +81,14 @@ def separate_rotations(steerseg: SteerSeg) -> AbstractContextManager[None]:
     )
 
 
+SEPARATE: dict[str, Callable[[SteerSeg], AbstractContextManager[None]]] = {
+    "norms of many kernels": separate_norms,
+    "gates of many kernels": separate_gates,
+    "rotations of many kernels": separate_rotations,
+}
+"""Ways to have a language model's layers run as transformers wrote them."""
+
+
 @contextmanager
 def cudnn_attention() -> Iterator[None]:
     """Inside, SDPA may choose cuDNN, which makes a plan for each length."""
@@ -110,9 +118,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     ways: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
         "windows in turn": lambda: pieces_in_turn(steerseg),
-        "norms of many kernels": lambda: separate_norms(steerseg),
-        "gates of many kernels": lambda: separate_gates(steerseg),
-        "rotations of many kernels": lambda: separate_rotations(steerseg),
+        **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
         "resized on the host": resized_on_host,
     }
     for name, way in ways.items():

@@ -15,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
-from steerseg.kernel_trial import passes
+from steerseg.kernel_trial import largest_share, passes
 from steerseg.lvlm.base import Taken
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -223,7 +223,7 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
             strict=True,
         )
     ]
-    return max(float((a - b).float().abs().max() / b.float().abs().max()) for a, b in pairs)
+    return largest_share(pairs)
 
 
 def visual_map(rollout: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:

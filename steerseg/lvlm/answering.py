@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
 from steerseg.lvlm.prefix import cached
+from steerseg.lvlm.rooms import RoomLayer
 
 _log = logging.getLogger(__name__)
 
@@ -51,18 +51,12 @@ Past = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Of each text layer keys and values (1, H_kv, S, d)."""
 
 
-class _FixedLayer(CacheLayerMixin):
-    """Keys and values of one layer in room for M tokens, written at the place that a tensor says."""
-
-    is_sliding = False
+class _TokenLayer(RoomLayer):
+    """Room for M tokens, written one by one at the place that a tensor says."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, place: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.place = keys, values, place
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """The room is there from the start."""
+        super().__init__(keys, values)
+        self.place = place
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -71,18 +65,6 @@ class _FixedLayer(CacheLayerMixin):
         self.keys.index_copy_(2, self.place, key_states)
         self.values.index_copy_(2, self.place, value_states)
         return self.keys, self.values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Not asked for: steps bring their own mask."""
-        return self.get_max_length(), 0
-
-    def get_seq_length(self) -> int:
-        """Not asked for: steps bring their own positions."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """M."""
-        return int(self.keys.shape[2])
 
 
 @dataclass(frozen=True)
@@ -211,7 +193,7 @@ class GreedyAnswers:
         for known, _ in past:
             shape = (1, known.shape[1], size, known.shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
-            layers.append(_FixedLayer(keys, values, place))
+            layers.append(_TokenLayer(keys, values, place))
         room = _Room(
             Cache(layers=layers),
             place,

@@ -13,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from steerseg.kernel_trial import pass_on_gpu
+from steerseg.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_gpu
 from steerseg.lvlm.forwards import replace, restore
-
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest difference as a share of the largest value: the product is rounded once and not twice."""
 
 
 def fuse_gates(model: nn.Module, dtype: torch.dtype) -> int:
@@ -53,14 +50,14 @@ def _fuse(module: nn.Module, dtype: torch.dtype) -> bool:
         return False
     # Other arithmetic than this may stand between layers of these names.
     sample = torch.linspace(-2, 2, 2 * width, device=device).view(1, 2, width).to(dtype)
-    return replace(module, _one_kernel, sample, _TOLERANCE[dtype])
+    return replace(module, _one_kernel, sample, ROUNDED_ONCE[dtype])
 
 
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
     return pass_on_gpu(
-        device, dtype, _TOLERANCE, largest_difference, "gated MLPs run without a kernel of their own"
+        device, dtype, ROUNDED_ONCE, largest_difference, "gated MLPs run without a kernel of their own"
     )
 
 
@@ -76,4 +73,4 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
         pairs.append(outputs)
         gradients = [torch.autograd.grad(output, (gate, up), given) for output in outputs]
     pairs += zip(*gradients, strict=True)
-    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    return largest_share(pairs)

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from steerseg.kernel_trial import ROUNDED_ONCE
 from steerseg.lvlm.forwards import replace, restore
-
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest difference as a share of the largest value: the norm is rounded once and not twice."""
 
 
 def fuse_norms(model: nn.Module) -> int:
@@ -40,7 +38,7 @@ def _fuse(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or weight is None or _epsilon(module) is None:
         return False
-    if weight.dtype not in _TOLERANCE:
+    if weight.dtype not in ROUNDED_ONCE:
         return False
     sample = torch.linspace(-2, 2, 2 * len(weight), device=weight.device).view(2, -1).to(weight.dtype)
-    return replace(module, _one_kernel, sample, _TOLERANCE[weight.dtype])
+    return replace(module, _one_kernel, sample, ROUNDED_ONCE[weight.dtype])

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
 from steerseg.graphs import CapturedCalls
 from steerseg.lvlm.prefix import Prefix, cached
+from steerseg.lvlm.rooms import RoomLayer
 from steerseg.lvlm.tap import tapped
 
 FILLED_TO = 32
@@ -28,18 +28,12 @@ FILLED_TO = 32
 _MOST_FORMS = 32
 
 
-class _RoomLayer(CacheLayerMixin):
-    """Keys and values of one layer: (B, H_kv, P + T, d), of which the last T are written."""
-
-    is_sliding = False
+class _TextLayer(RoomLayer):
+    """Room for P + T tokens, of which the last T are written together."""
 
     def __init__(self, keys: Tensor, values: Tensor, begun: int) -> None:
-        super().__init__()
-        self.keys, self.values, self._begun = keys, values, begun
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The room is there from the start."""
+        super().__init__(keys, values)
+        self._begun = begun
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -48,18 +42,6 @@ class _RoomLayer(CacheLayerMixin):
         self.keys[:, :, self._begun :] = key_states
         self.values[:, :, self._begun :] = value_states
         return self.keys, self.values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Not asked for: passes bring their own mask."""
-        return self.get_max_length(), 0
-
-    def get_seq_length(self) -> int:
-        """P; passes bring their own positions."""
-        return self._begun
-
-    def get_max_length(self) -> int:
-        """P + T."""
-        return int(self.keys.shape[2])
 
 
 @dataclass(frozen=True)
@@ -88,8 +70,7 @@ class _Form:
     Attributes:
         begun: P.
         length: T, as filled up.
-        taken: Layers whose queries are wanted.
-        last: The layer within which the pass ends; ``None`` for the whole model.
+        taken: Layers whose queries are wanted; none for the model's output.
         known: (layers, 2, B, H_kv, P + T, d) of keys and values.
         asked: (B, layers, H, T, d) of queries.
     """
@@ -97,9 +78,13 @@ class _Form:
     begun: int
     length: int
     taken: tuple[int, ...]
-    last: int | None
     known: tuple[int, ...]
     asked: tuple[int, ...]
+
+    @property
+    def last(self) -> int | None:
+        """The layer within which the pass ends; ``None`` for the whole model."""
+        return max(self.taken, default=None)
 
     @property
     def size(self) -> int:
@@ -132,14 +117,14 @@ class ReadingOn:
             positions: (..., B, T) their positions.
             layers: Whose queries are wanted.
         """
-        return self._read(prefix, embeds, positions, tuple(sorted(layers)), max(layers))[0]
+        return self._read(prefix, embeds, positions, tuple(sorted(layers)))[0]
 
     def output(self, prefix: Prefix, embeds: Tensor, positions: Tensor) -> tuple[ReadOn, Tensor]:
         """Keys and values of all layers, and the model's output (B, T, width); takes the same."""
-        return self._read(prefix, embeds, positions, (), None)
+        return self._read(prefix, embeds, positions, ())
 
     def _read(
-        self, prefix: Prefix, embeds: Tensor, positions: Tensor, taken: tuple[int, ...], last: int | None
+        self, prefix: Prefix, embeds: Tensor, positions: Tensor, taken: tuple[int, ...]
     ) -> tuple[ReadOn, Tensor]:
         like = prefix.keys[0]
         batch, shared, begun, depth = like.shape
@@ -151,7 +136,6 @@ class ReadingOn:
             begun,
             filled,
             taken,
-            last,
             known=(len(prefix.keys), 2, batch, shared, begun + filled, depth),
             asked=(batch, len(taken), heads, filled, depth),
         )
@@ -185,7 +169,7 @@ class ReadingOn:
         assert isinstance(key, _Form)
         embeds, positions = rows
         known, asked = self._places(key)
-        cache = Cache(layers=[_RoomLayer(keys, values, key.begun) for keys, values in known])
+        cache = Cache(layers=[_TextLayer(keys, values, key.begun) for keys, values in known])
         seen = torch.ones(key.length, key.begun + key.length, dtype=torch.bool, device=embeds.device)
         with tapped(key.taken, last=key.last, read_on=True) as tap:
             output: Tensor = self._text_model(
@@ -195,7 +179,7 @@ class ReadingOn:
                 **cached(self._text_model, cache),
                 use_cache=True,
             ).last_hidden_state
-        if key.last is None:
+        if not key.taken:
             return (output,)
         self._scaling.update(tap.scaling)
         return (torch.stack([tap.queries[layer] for layer in key.taken], dim=1, out=asked),)

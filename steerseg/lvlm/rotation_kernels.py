@@ -94,9 +94,7 @@ def _both(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     q, k = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k))
     batch, size, heads, depth = q.shape
-    q_out, k_out = (
-        torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k)
-    )  # contiguous
+    q_out, k_out = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (q, k))
     _rotate[(batch * size,)](
         q,
         k,

@@ -15,10 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerseg.kernel_trial import pass_on_gpu
-
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest difference as a share of the largest value: sums are rounded once and not three times."""
+from steerseg.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_gpu
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 """A model's own function: of queries, keys, cosines and sines."""
@@ -109,7 +106,7 @@ def _serves(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run on a device and give what torch gives; tried once."""
     return pass_on_gpu(
-        device, dtype, _TOLERANCE, largest_difference, "rotary positions run without a kernel of their own"
+        device, dtype, ROUNDED_ONCE, largest_difference, "rotary positions run without a kernel of their own"
     )
 
 
@@ -128,8 +125,7 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
             pairs += zip(*results, strict=True)
             gradients = [torch.autograd.grad(result, (q, k), given) for result in results]
         pairs += zip(*gradients, strict=True)
-    with torch.no_grad():
-        return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    return largest_share(pairs)
 
 
 def _by_torch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

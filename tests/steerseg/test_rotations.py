@@ -9,23 +9,8 @@ import torch
 
 from steerseg.lvlm import rotations
 from steerseg.lvlm.base import LVLM
-from steerseg.lvlm.rotations import fuse_rotations, kernels_work, largest_difference, separate_rotations
-from tests.interpreted_kernels import differences
+from steerseg.lvlm.rotations import fuse_rotations, separate_rotations
 from tests.tiny_lvlms import TINY
-
-
-def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
-    exact, rounded = differences("steerseg.lvlm.rotations")
-    assert exact <= 1e-5
-    assert rounded <= 3e-2
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
-    device = torch.device("cuda")
-    assert largest_difference(device, dtype) <= rotations._TOLERANCE[dtype]
-    assert kernels_work(device, dtype)
 
 
 def built(family: str, device: str, dtype: torch.dtype) -> LVLM:
