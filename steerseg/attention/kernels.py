@@ -6,14 +6,16 @@ With P the attention of one head, r the row vector that comes from above and V t
     share_i = max_{j in V} P_ij         how far row i looks at one visual token
 
 Both need P only tile by tile. A first pass over the tiles finds each row's log-sum-exp and its largest visual logit,
-a second one sums the columns. Backwards, with g = dL/d(added), u_i = sum_j P_ij g_j and c_i = dL/d(peak) share_i::
+a second one sums the columns, of r_i P_ij = 2^(logit_ij - (lse_i - log2 r_i)). Backwards, with g = dL/d(added),
+u_i = sum_j P_ij g_j and c_i = dL/d(peak) share_i::
 
     dL/dr_i = u_i
     dL/d(logit_ij) = P_ij (r_i (g_j - u_i) - c_i) + c_i [j is row i's largest visual token]
 
 Logits are kept to base 2, in which a GPU takes powers. Most tiles lie wholly below the diagonal: in those nothing is
 hidden, and nothing is compared; tiles on an edge are those on the diagonal and at the end, and all where there is
-padding. Programs with the most tiles come first. Products are summed in float32, whatever the precision of q and k.
+padding. Most tiles hold visual tokens only, or none: their largest logit is the largest visual one, or there is none.
+Programs with the most tiles come first. Products are summed in float32, whatever the precision of q and k.
 Nothing is summed by atomics, so results repeat.
 """
 
@@ -26,7 +28,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["next_row", "roll_layer"]
+__all__ = ["roll_layer", "roll_on"]
 
 _MASKED = tl.constexpr(float("-inf"))
 
@@ -56,15 +58,15 @@ def _block(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _tile(q, k, rows, cols, live_at, size, scaling, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """Logits (rows, cols) of one tile. What a row does not see is -inf; a padding row sees itself only."""
-    logits = tl.dot(q, k, input_precision="ieee") * scaling
+def _tile(q, k, rows, cols, live_at, size, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Products (rows, cols) of one tile. What a row does not see is -inf; a padding row sees itself only."""
+    products = tl.dot(q, k, input_precision="ieee")
     if EDGE:
         live = tl.load(live_at + cols, mask=cols < size, other=0)
         own = cols[None, :] == rows[:, None]
         seen = (cols[None, :] <= rows[:, None]) & ((live[None, :] != 0) | own) & (rows[:, None] < size)
-        logits = tl.where(seen, logits, _MASKED)
-    return logits
+        products = tl.where(seen, products, _MASKED)
+    return products
 
 
 @triton.jit
@@ -88,22 +90,31 @@ def _look(  # type: ignore[no-untyped-def]
     DIMS: tl.constexpr,  # noqa: N803
     EDGE: tl.constexpr,  # noqa: N803
 ):
-    """The rows' statistics with one more tile."""
+    """The rows' statistics with one more tile: ``top`` and ``best`` are products, not scaled."""
     cols = start + tl.arange(0, COLS)
     k = tl.trans(_block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, EDGE))
-    visual = tl.load(visual_at + cols, mask=cols < size, other=0)
-    logits = _tile(q, k, rows, cols, live_at, size, scaling, EDGE)
-    shown = tl.where(visual[None, :] != 0, logits, _MASKED)
-    largest = tl.max(shown, axis=1)
+    visual = tl.load(visual_at + cols, mask=cols < size, other=0).to(tl.int32)
+    products = _tile(q, k, rows, cols, live_at, size, EDGE)
+    largest = tl.max(products, axis=1)
     if PLACES:
+        shown = tl.where(visual[None, :] != 0, products, _MASKED)
+        most = tl.max(shown, axis=1)
         place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
-        where = tl.where(largest > best, place, where)
-    best = tl.maximum(best, largest)
-    higher = tl.maximum(top, tl.max(logits, axis=1))
+        where = tl.where(most > best, place, where)
+        best = tl.maximum(best, most)
+    else:
+        count = tl.sum(visual)
+        if count == COLS:
+            best = tl.maximum(best, largest)
+        elif count > 0:
+            best = tl.maximum(best, tl.max(tl.where(visual[None, :] != 0, products, _MASKED), axis=1))
+    higher = tl.maximum(top, largest)
     shift = higher
     if EDGE:
         shift = tl.where(higher == _MASKED, 0.0, higher)  # a tile may hold nothing that a row sees
-    total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(logits - shift[:, None]), axis=1)
+    shift *= scaling
+    total = total * tl.exp2(top * scaling - shift)
+    total += tl.sum(tl.exp2(products * scaling - shift[:, None]), axis=1)
     return higher, total, best, where
 
 
@@ -113,9 +124,12 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     k_at,
     visual_at,
     live_at,
+    row_at,
+    shift_at,
+    peaks_at,
     lse_at,
     share_at,
-    peak_at,
+    place_at,
     q_batch,
     q_head,
     q_row,
@@ -133,7 +147,8 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
-    """Per row: log-sum-exp, its largest visual share (0 on padding), and, if wanted, on which token that is."""
+    """Per row: log-sum-exp less the logarithm of its weight. Per tile of rows: the sum of their largest visual shares
+    (0 on padding). If wanted, per row also its log-sum-exp, its largest visual share and on which token that is."""
     both = tl.program_id(0).to(tl.int64)
     batch, head = both // heads, both % heads
     first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS
@@ -160,14 +175,17 @@ def _row_statistics(  # type: ignore[no-untyped-def]
             PLACES, COLS, DEPTH, DIMS, True,
         )  # fmt: skip
     inside = rows < size
-    lse = tl.where(inside, top + tl.log2(total), 0.0)
+    lse = tl.where(inside, top * scaling + tl.log2(total), 0.0)
     alive = tl.load(live_at + rows, mask=inside, other=0)
-    share = tl.where((alive != 0) & inside, tl.exp2(best - lse), 0.0)
+    share = tl.where((alive != 0) & inside, tl.exp2(best * scaling - lse), 0.0)
+    weight = tl.load(row_at + batch * size + rows, mask=inside, other=0.0)
     out = both * size + rows
-    tl.store(lse_at + out, lse, mask=inside)
-    tl.store(share_at + out, share, mask=inside)
+    tl.store(shift_at + out, lse - tl.log2(weight), mask=inside)
+    tl.store(peaks_at + both * tl.num_programs(1) + first // ROWS, tl.sum(share, axis=0))
     if PLACES:
-        tl.store(peak_at + out, where, mask=inside)
+        tl.store(lse_at + out, lse, mask=inside)
+        tl.store(share_at + out, share, mask=inside)
+        tl.store(place_at + out, where, mask=inside)
 
 
 @triton.jit
@@ -179,8 +197,7 @@ def _weigh(  # type: ignore[no-untyped-def]
     q_row,
     cols,
     live_at,
-    lse_at,
-    row_at,
+    shift_at,
     size,
     scaling,
     ROWS: tl.constexpr,  # noqa: N803
@@ -191,10 +208,8 @@ def _weigh(  # type: ignore[no-untyped-def]
     """The weighted attention (rows, cols), summed over tiles, with one more tile."""
     rows = start + tl.arange(0, ROWS)
     q = _block(q_base, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, EDGE)
-    lse = tl.load(lse_at + rows, mask=rows < size, other=0.0)
-    weight = tl.load(row_at + rows, mask=rows < size, other=0.0)
-    attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
-    return weighted + attention * weight[:, None]
+    shift = tl.load(shift_at + rows, mask=rows < size, other=0.0)
+    return weighted + tl.exp2(_tile(q, k, rows, cols, live_at, size, EDGE) * scaling - shift[:, None])
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
@@ -202,8 +217,7 @@ def _sum_columns(  # type: ignore[no-untyped-def]
     q_at,
     k_at,
     live_at,
-    lse_at,
-    row_at,
+    shift_at,
     added_at,
     q_batch,
     q_head,
@@ -230,36 +244,32 @@ def _sum_columns(  # type: ignore[no-untyped-def]
     k = tl.trans(_block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, True))
     q_base = q_at + batch * q_batch + head * q_head
     live_at += batch * size
-    lse_at += both * size
-    row_at += batch * size
+    shift_at += both * size
     weighted = tl.zeros([ROWS, COLS], tl.float32)  # summed over rows once: warps share the rows of a tile
     begin = first // ROWS * ROWS
     end = size // ROWS * ROWS
     plain = size if PADDED else tl.maximum(begin, tl.minimum((first + COLS + ROWS - 1) // ROWS * ROWS, end))
     for start in range(begin, plain, ROWS):
         weighted = _weigh(
-            weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
-            ROWS, DEPTH, DIMS, True,
+            weighted, start, k, q_base, q_row, cols, live_at, shift_at, size, scaling, ROWS, DEPTH, DIMS, True,
         )  # fmt: skip
     if not PADDED:
         for start in range(plain, end, ROWS):
             weighted = _weigh(
-                weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
-                ROWS, DEPTH, DIMS, False,
+                weighted, start, k, q_base, q_row, cols, live_at, shift_at, size, scaling, ROWS, DEPTH, DIMS, False,
             )  # fmt: skip
         for start in range(tl.maximum(plain, end), size, ROWS):
             weighted = _weigh(
-                weighted, start, k, q_base, q_row, cols, live_at, lse_at, row_at, size, scaling,
-                ROWS, DEPTH, DIMS, True,
+                weighted, start, k, q_base, q_row, cols, live_at, shift_at, size, scaling, ROWS, DEPTH, DIMS, True,
             )  # fmt: skip
     tl.store(added_at + both * size + cols, tl.sum(weighted, axis=0), mask=cols < size)
 
 
 @triton.jit
-def _slope(attention, rows, cols, weight, given, mean, pull, peak):  # type: ignore[no-untyped-def]
+def _slope(attention, rows, cols, weight, given, mean, pull, place):  # type: ignore[no-untyped-def]
     """The gradient of a tile's logits."""
     slope = attention * (weight[:, None] * (given[None, :] - mean[:, None]) - pull[:, None])
-    return slope + tl.where(cols[None, :] == peak[:, None], pull[:, None], 0.0)
+    return slope + tl.where(cols[None, :] == place[:, None], pull[:, None], 0.0)
 
 
 @triton.jit
@@ -283,7 +293,7 @@ def _row_tile(  # type: ignore[no-untyped-def]
     cols = start + tl.arange(0, COLS)
     k = _block(k_base, cols, tl.arange(0, DIMS), k_row, size, DEPTH, DIMS, EDGE)
     given = tl.load(given_at + cols, mask=cols < size, other=0.0)
-    attention = tl.exp2(_tile(q, tl.trans(k), rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
+    attention = tl.exp2(_tile(q, tl.trans(k), rows, cols, live_at, size, EDGE) * scaling - lse[:, None])
     return cols, k, given, attention
 
 
@@ -294,7 +304,7 @@ def _row_gradients(  # type: ignore[no-untyped-def]
     live_at,
     lse_at,
     row_at,
-    peak_at,
+    place_at,
     pull_at,
     given_at,
     mean_at,
@@ -329,7 +339,7 @@ def _row_gradients(  # type: ignore[no-untyped-def]
     given_at += both * size
     lse = tl.load(lse_at + both * size + rows, mask=inside, other=0.0)
     pull = tl.load(pull_at + both * size + rows, mask=inside, other=0.0)
-    peak = tl.load(peak_at + both * size + rows, mask=inside, other=-1)
+    place = tl.load(place_at + both * size + rows, mask=inside, other=-1)
     weight = tl.load(row_at + batch * size + rows, mask=inside, other=0.0)
     plain = 0 if PADDED else first // COLS * COLS
     end = tl.minimum(first + ROWS, size)
@@ -349,13 +359,13 @@ def _row_gradients(  # type: ignore[no-untyped-def]
         cols, k, given, attention = _row_tile(
             start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, False
         )
-        slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     for start in range(plain, end, COLS):
         cols, k, given, attention = _row_tile(
             start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, True
         )
-        slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     tl.store(mean_at + both * size + rows, mean, mask=inside)
     out = dq_at + (both * size + rows[:, None]) * DEPTH + dims[None, :]
@@ -374,7 +384,7 @@ def _column_tile(  # type: ignore[no-untyped-def]
     live_at,
     lse_at,
     pull_at,
-    peak_at,
+    place_at,
     mean_at,
     row_at,
     size,
@@ -390,11 +400,11 @@ def _column_tile(  # type: ignore[no-untyped-def]
     q = _block(q_base, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, EDGE)
     lse = tl.load(lse_at + rows, mask=inside, other=0.0)
     pull = tl.load(pull_at + rows, mask=inside, other=0.0)
-    peak = tl.load(peak_at + rows, mask=inside, other=-1)
+    place = tl.load(place_at + rows, mask=inside, other=-1)
     mean = tl.load(mean_at + rows, mask=inside, other=0.0)
     weight = tl.load(row_at + rows, mask=inside, other=0.0)
-    attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, scaling, EDGE) - lse[:, None])
-    slope = _slope(attention, rows, cols, weight, given, mean, pull, peak)
+    attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, EDGE) * scaling - lse[:, None])
+    slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
     return dk + tl.dot(tl.trans(slope).to(q.dtype), q, input_precision="ieee")
 
 
@@ -405,7 +415,7 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     live_at,
     lse_at,
     row_at,
-    peak_at,
+    place_at,
     pull_at,
     given_at,
     mean_at,
@@ -440,7 +450,7 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     row_at += batch * size
     lse_at += both * size
     pull_at += both * size
-    peak_at += both * size
+    place_at += both * size
     mean_at += both * size
     given = tl.load(given_at + both * size + cols, mask=cols < size, other=0.0)
     dk = tl.zeros([COLS, DIMS], tl.float32)
@@ -449,25 +459,25 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     plain = size if PADDED else tl.maximum(begin, tl.minimum((first + COLS + ROWS - 1) // ROWS * ROWS, end))
     for start in range(begin, plain, ROWS):
         dk = _column_tile(
-            dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+            dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
             size, scaling, ROWS, DEPTH, DIMS, True,
         )  # fmt: skip
     if not PADDED:
         for start in range(plain, end, ROWS):
             dk = _column_tile(
-                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
                 size, scaling, ROWS, DEPTH, DIMS, False,
             )  # fmt: skip
         for start in range(tl.maximum(plain, end), size, ROWS):
             dk = _column_tile(
-                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, peak_at, mean_at, row_at,
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
                 size, scaling, ROWS, DEPTH, DIMS, True,
             )  # fmt: skip
     out = dk_at + (both * size + cols[:, None]) * DEPTH + dims[None, :]
     tl.store(out, dk * factor, mask=(cols[:, None] < size) & (dims[None, :] < DEPTH))
 
 
-@triton.jit(do_not_specialize=_LENGTHS)
+@triton.jit(do_not_specialize=(*_LENGTHS, "tiles"))
 def _next_row(  # type: ignore[no-untyped-def]
     row_at,
     added_at,
@@ -475,8 +485,10 @@ def _next_row(  # type: ignore[no-untyped-def]
     out_at,
     size,
     heads,
+    tiles,
     WEIGHTED: tl.constexpr,  # noqa: N803
     HEADS: tl.constexpr,  # noqa: N803
+    TILES: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
 ):
     """Some columns: half of the row vector from above, and half of the mean of what the heads add."""
@@ -486,30 +498,16 @@ def _next_row(  # type: ignore[no-untyped-def]
     inside = cols < size
     weight = tl.full([HEADS], 1.0, tl.float32)
     if WEIGHTED:
-        weight = tl.load(peaks_at + batch * heads + head, mask=head < heads, other=0.0)
+        tile = tl.arange(0, TILES)
+        parts = peaks_at + (batch * heads + head[:, None]) * tiles + tile[None, :]
+        known = (head[:, None] < heads) & (tile[None, :] < tiles)
+        weight = tl.sum(tl.load(parts, mask=known, other=0.0), axis=1)
         weight = weight / tl.max(weight, axis=0)
     places = (batch * heads + head[:, None]) * size + cols[None, :]
     added = tl.load(added_at + places, mask=(head[:, None] < heads) & inside[None, :], other=0.0)
     row = tl.load(row_at + batch * size + cols, mask=inside, other=0.0)
     mean = tl.sum(added * weight[:, None], axis=0) / heads
     tl.store(out_at + batch * size + cols, 0.5 * row + 0.5 * mean, mask=inside)
-
-
-def next_row(row: torch.Tensor, added: torch.Tensor, peaks: torch.Tensor, *, weighted: bool) -> torch.Tensor:
-    """What goes on to the layer below. Not differentiable.
-
-    Args:
-        row: (B, S) the row vector from the layer above, contiguous.
-        added: (B, H, S) what each head adds, contiguous.
-        peaks: (B, H) the heads' sums of largest attention to a visual token, contiguous.
-        weighted: Whether heads count by them.
-    """
-    batch, heads, size = added.shape
-    out = torch.empty_like(row)
-    grid = (triton.cdiv(size, 128), batch)
-    together = triton.next_power_of_2(heads)
-    _next_row[grid](row, added, peaks, out, size, heads, WEIGHTED=weighted, HEADS=together, COLS=128)
-    return out
 
 
 def _shapes(query: torch.Tensor, key: torch.Tensor) -> tuple[Any, ...]:
@@ -521,7 +519,7 @@ def _shapes(query: torch.Tensor, key: torch.Tensor) -> tuple[Any, ...]:
 # (rows, columns, warps, stages) of each kernel's tiles for 16-bit numbers and heads of up to 128 channels: the fastest
 # of eight on an H100, at 3 000 tokens of one chat and 1 560 of three.
 _FASTEST = {
-    "row_statistics": (64, 128, 4, 2),
+    "row_statistics": (64, 64, 4, 2),
     "sum_columns": (64, 128, 4, 2),
     "row_gradients": (64, 64, 4, 3),
     "column_gradients": (64, 64, 4, 3),
@@ -553,20 +551,26 @@ def _roll(
     live: torch.Tensor,
     padded: bool,
     scaling: float,
-    places: bool,
-) -> tuple[torch.Tensor, ...]:
-    """What a layer adds (B, H, S), and per row its log-sum-exp, largest visual share and, if wanted, its place."""
+    kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a layer adds (B, H, S), and tile by tile (B, H, T) the sums of its rows' largest visual shares.
+
+    Args:
+        kept: (B, H, S) each, written where given: per row log-sum-exp, largest visual share, and its place.
+    """
     batch, heads, size, _ = query.shape
-    lse, share, added = torch.empty((3, batch, heads, size), dtype=torch.float32, device=query.device)
-    peak = torch.empty_like(lse, dtype=torch.int32) if places else lse  # not written otherwise
+    shift, added = torch.empty((2, batch, heads, size), dtype=torch.float32, device=query.device)
     shapes = (*_shapes(query, key), scaling / math.log(2))
     tiles = _tiles("row_statistics", query)
-    grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
-    _row_statistics[grid](query, key, visual, live, lse, share, peak, *shapes, padded, places, **tiles)
+    rows = triton.cdiv(size, tiles["ROWS"])
+    peaks = torch.empty((batch, heads, rows), dtype=torch.float32, device=query.device)
+    _row_statistics[batch * heads, rows](
+        query, key, visual, live, row, shift, peaks, *(kept or (shift,) * 3), *shapes, padded, kept is not None, **tiles
+    )  # fmt: skip
     tiles = _tiles("sum_columns", query)
     grid = (batch * heads, triton.cdiv(size, tiles["COLS"]))
-    _sum_columns[grid](query, key, live, lse, row, added, *shapes, padded, **tiles)
-    return added, lse, share, peak
+    _sum_columns[grid](query, key, live, shift, added, *shapes, padded, **tiles)
+    return added, peaks
 
 
 class _RollLayer(torch.autograd.Function):
@@ -583,15 +587,17 @@ class _RollLayer(torch.autograd.Function):
         padded: bool,
         scaling: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        added, lse, share, peak = _roll(row, query, key, visual, live, padded, scaling, True)
-        ctx.save_for_backward(row, query, key, live, lse, share, peak)
+        lse, share = torch.empty((2, *query.shape[:3]), dtype=torch.float32, device=query.device)
+        place = torch.empty_like(lse, dtype=torch.int32)
+        added, peaks = _roll(row, query, key, visual, live, padded, scaling, (lse, share, place))
+        ctx.save_for_backward(row, query, key, live, lse, share, place)
         ctx.padded, ctx.scaling = padded, scaling
-        return added, share.sum(dim=-1)
+        return added, peaks.sum(dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         given, pulled = gradients
-        row, query, key, live, lse, share, peak = ctx.saved_tensors
+        row, query, key, live, lse, share, place = ctx.saved_tensors
         batch, heads, size, depth = query.shape
         given = given.contiguous()
         pull = share * pulled[:, :, None]
@@ -599,7 +605,7 @@ class _RollLayer(torch.autograd.Function):
         dq = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         dk = torch.empty(query.shape, dtype=torch.float32, device=query.device)
         shapes = (*_shapes(query, key), ctx.scaling / math.log(2), ctx.scaling, ctx.padded)
-        common = (query, key, live, lse, row, peak, pull, given, mean)
+        common = (query, key, live, lse, row, place, pull, given, mean)
         tiles = _tiles("row_gradients", query)
         grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
         _row_gradients[grid](*common, dq, *shapes, **tiles)
@@ -608,6 +614,19 @@ class _RollLayer(torch.autograd.Function):
         _column_gradients[grid](*common, dk, *shapes, **tiles)
         of_shared = dk.view(batch, key.shape[1], -1, size, depth).sum(dim=2).to(key.dtype)
         return mean.sum(dim=1), dq, of_shared, None, None, None, None
+
+
+def _inputs(
+    row: torch.Tensor, query: torch.Tensor, key: torch.Tensor, visual: torch.Tensor, live: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """As the kernels take them."""
+    return (
+        row.contiguous(),
+        query if query.stride(-1) == 1 else query.contiguous(),
+        key if key.stride(-1) == 1 else key.contiguous(),
+        visual.contiguous().view(torch.int8),
+        live.contiguous().view(torch.int8),
+    )
 
 
 def roll_layer(
@@ -623,29 +642,46 @@ def roll_layer(
     """One layer, all heads. Differentiable in ``row``, ``query`` and ``key``.
 
     Args:
-        row: (B, S) float32, the row vector from the layer above.
-        query: (B, H, S, d), channels contiguous.
-        key: (B, H_kv, S, d), channels contiguous.
+        row: (B, S) float32, at least 0, the row vector from the layer above.
+        query: (B, H, S, d).
+        key: (B, H_kv, S, d).
         visual: (B, S) bool, the visual tokens.
         live: (B, S) bool, ``False`` on padding.
-        scaling: Factor on the logits.
+        scaling: Factor on the logits, above 0.
         padded: Whether there may be padding; without, less is compared.
 
     Returns:
         (B, H, S) float32, what each head adds to the row vector; and (B, H) float32, the sum over rows of the row's
         largest attention to a visual token.
     """
-    query = query if query.stride(-1) == 1 else query.contiguous()
-    key = key if key.stride(-1) == 1 else key.contiguous()
-    inputs = (
-        row.contiguous(),
-        query,
-        key,
-        visual.contiguous().view(torch.int8),
-        live.contiguous().view(torch.int8),
-    )
-    if torch.is_grad_enabled() and any(part.requires_grad for part in inputs):
-        added, peaks = _RollLayer.apply(*inputs, padded, scaling)
-        return added, peaks
-    added, _, share, _ = _roll(*inputs, padded, scaling, False)
-    return added, share.sum(dim=-1)
+    added, peaks = _RollLayer.apply(*_inputs(row, query, key, visual, live), padded, scaling)
+    return added, peaks
+
+
+def roll_on(
+    row: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    visual: torch.Tensor,
+    live: torch.Tensor,
+    scaling: float,
+    *,
+    padded: bool = True,
+    weighted: bool,
+) -> torch.Tensor:
+    """One layer: the row vector (B, S) for the layer below, in three kernels. Not differentiable.
+
+    Args:
+        row, query, key, visual, live, scaling, padded: See :func:`roll_layer`.
+        weighted: Whether heads count by their sums of largest attention to a visual token, and not alike.
+    """
+    row, query, key, visual, live = _inputs(row, query, key, visual, live)
+    added, peaks = _roll(row, query, key, visual, live, padded, scaling)
+    batch, heads, size = added.shape
+    tiles = peaks.shape[-1]
+    out = torch.empty_like(row)
+    _next_row[triton.cdiv(size, 128), batch](
+        row, added, peaks, out, size, heads, tiles,
+        WEIGHTED=weighted, HEADS=triton.next_power_of_2(heads), TILES=triton.next_power_of_2(tiles), COLS=128,
+    )  # fmt: skip
+    return out

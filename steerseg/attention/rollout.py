@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -142,11 +143,13 @@ def streaming_rollout(
         query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
         weighted = heads == "visual_max"
         if kernels_work(query) if kernels is None else kernels:
-            from steerseg.attention.kernels import next_row, roll_layer  # Triton is not there everywhere
+            from steerseg.attention.kernels import roll_layer, roll_on  # Triton is not there everywhere
 
-            added, peaks = roll_layer(row, query, key, visual, live, scaling, padded=taken.padded)
-            onward = _next_row if added.requires_grad else next_row
-            row = onward(row, added, peaks, weighted=weighted)
+            inputs = (row, query, key, visual, live, scaling)
+            if torch.is_grad_enabled() and any(part.requires_grad for part in (row, query, key)):
+                row = _next_row(row, *roll_layer(*inputs, padded=taken.padded), weighted=weighted)
+            else:
+                row = roll_on(*inputs, padded=taken.padded, weighted=weighted)
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
             row = _next_row(row, added, peaks, weighted=weighted)
@@ -186,11 +189,11 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
     Returns:
         The largest difference of output and gradients, as a share of the largest value of each.
     """
-    from steerseg.attention.kernels import next_row, roll_layer
+    from steerseg.attention.kernels import roll_layer, roll_on
 
     generator = torch.Generator().manual_seed(0)
     visual = torch.zeros(2, size, dtype=torch.bool, device=device)
-    visual[:, size // 8 : size // 2] = True
+    visual[:, size // 8 : size * 3 // 4] = True  # tiles with visual tokens, without, and both
     whole = torch.ones_like(visual)
     padded = whole.clone()
     padded[1, :17] = False
@@ -198,31 +201,23 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
     query, key = (torch.randn(2, n, size, depth, generator=generator).to(device, dtype) for n in (4, 2))
     weights = torch.rand(2, 4, size, generator=generator).to(device)
 
-    def results(
-        layer: Callable[..., tuple[torch.Tensor, torch.Tensor]], live: torch.Tensor
-    ) -> list[torch.Tensor]:
+    def on_in_chunks(*inputs: Any, weighted: bool) -> torch.Tensor:
+        return _next_row(inputs[0], *roll_layer_in_chunks(*inputs), weighted=weighted)
+
+    def results(layer: Callable[..., Any], on: Callable[..., Any], live: torch.Tensor) -> list[torch.Tensor]:
         inputs = [part.detach().clone().requires_grad_() for part in (row * live, query, key)]
         with torch.enable_grad():
             added, peaks = layer(*inputs, visual, live, depth**-0.5)
             loss = (added * weights).sum() + (peaks * peaks).sum()
-        with torch.no_grad():  # less is computed where no gradients are wanted
-            plain = layer(*inputs, visual, live, depth**-0.5)
-        return [added.detach(), peaks.detach(), *plain, *torch.autograd.grad(loss, inputs)]
+        with torch.no_grad():
+            rows = [on(*inputs, visual, live, depth**-0.5, weighted=weighted) for weighted in (False, True)]
+        return [added.detach(), peaks.detach(), *rows, *torch.autograd.grad(loss, inputs)]
 
-    peaks = torch.rand(2, 4, generator=generator).to(device)
-    pairs = [
-        (next_row(row, weights, peaks, weighted=weighted), _next_row(row, weights, peaks, weighted=weighted))
-        for weighted in (False, True)
-    ]
-    pairs += [
-        pair
-        for live in (padded, whole)
-        for pair in zip(
-            results(functools.partial(roll_layer, padded=live is padded), live),
-            results(roll_layer_in_chunks, live),
-            strict=True,
-        )
-    ]
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for live in (padded, whole):
+        layer, on = (functools.partial(kernel, padded=live is padded) for kernel in (roll_layer, roll_on))
+        expected = results(roll_layer_in_chunks, on_in_chunks, live)
+        pairs += zip(results(layer, on, live), expected, strict=True)
     return largest_share(pairs)
 
 

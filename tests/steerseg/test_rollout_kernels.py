@@ -21,7 +21,7 @@ from tests.interpreted_kernels import numbers_printed
 _INTERPRETED = """
 import torch
 from steerseg.attention.rollout import kernel_difference
-for depth, size in ((16, 70), (24, 40)):
+for depth, size in ((16, 130), (24, 40)):
     print(kernel_difference(torch.device("cpu"), torch.float32, depth, size=size))
 """
 
