@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend
 
 from steerseg.config import PipelineConfig
 from steerseg.delivery import Delivery, Sink
+from steerseg.device_memory import free_bytes
 from steerseg.errors import ModelError
 from steerseg.graphs import CapturedCalls, Function
 from steerseg.image_encoding import ImageEncoding
@@ -524,8 +525,7 @@ class Tracker:
         channels = self.model.hidden_dim
         # Strides 4, 8 and 16 with an eighth, a quarter and all of the channels, two bytes each.
         frame = 2 * channels * ((side // 4) ** 2 // 8 + (side // 8) ** 2 // 4 + (side // 16) ** 2)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        fits = min(len(video) * frame, self.feature_bytes) < free / 3
+        fits = min(len(video) * frame, self.feature_bytes) < free_bytes(self.device) / 3
         return self.device if fits else torch.device("cpu")
 
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
+from steerseg.device_memory import free_bytes
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.host_memory import to_device
 from steerseg.lvlm.answering import Answer, GreedyAnswers
@@ -542,7 +543,7 @@ class LVLM:
     @functools.cached_property
     def _working_bytes(self) -> int:
         """A quarter of what is free when first asked for: always the same, so that passes and prefixes keep fitting."""
-        return torch.cuda.mem_get_info(self.device)[0] // 4
+        return free_bytes(self.device) // 4
 
     def rows_at_once(self, tokens: int, layers: int) -> int:
         """How many chats of so many tokens should be read together: they fill the device, within its memory.
@@ -581,9 +582,7 @@ class LVLM:
             * text.num_hidden_layers
             * self.dtype.itemsize
         )
-        free, _ = torch.cuda.mem_get_info(self.device)
-        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return tokens * kept < 0.8 * (free + unused)
+        return tokens * kept < 0.8 * free_bytes(self.device)
 
     @contextmanager
     def recomputing(self, wanted: bool = True, *, up_to: int) -> Iterator[None]:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
+from steerseg.device_memory import free_bytes
 from steerseg.host_memory import to_host
 
 
@@ -256,8 +257,7 @@ def default_budget(device: torch.device) -> int:
     """Bytes for prefixes: on a GPU a third of what is free beside the weights, at most 6 GiB; little on a CPU."""
     if device.type != "cuda":
         return 256 << 20
-    free, _ = torch.cuda.mem_get_info(device)
-    return min(6 << 30, free // 3)
+    return min(6 << 30, free_bytes(device) // 3)
 
 
 def default_host_budget(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
