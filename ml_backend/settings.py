@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     warm: bool = Field(True, description="Load the models when the server starts, not at the first request.")
     compile_models: bool = Field(
         False,
-        description="Compile SAM 2 when the models are loaded: minutes once, then less for every frame on a GPU.",
+        description="Compile SAM 2 by `torch.compile` when the models are loaded, which takes minutes; on an H100 "
+        "frames took longer with it than without.",
     )
     alternatives: int = Field(
         3, ge=1, le=20, description="Most ranked tracklets per task; each becomes a prediction of its own."

@@ -46,7 +46,8 @@ def warm_up(
 
     Args:
         steerseg: The loaded models.
-        compiled: Whether SAM 2 is compiled before, which takes a minute or more and makes every frame faster.
+        compiled: Whether SAM 2 is compiled before, which takes minutes. Its own passes are then what runs, in place of
+            those with fewer passes over memory, which were faster on an H100.
         height: Of the made-up video; answers of videos in another format are captured when they come.
         width: The same.
         progress: Told of the proposal's stages.
