@@ -331,10 +331,12 @@ class _Lookahead:
     def have(self, paths: Sequence[Sequence[int]], place: int) -> None:
         """Have the frames at a place of some paths encoded, and begin with those that come after them."""
         encoded = self._encoded
-        if not encoded.missing([path[place] for path in paths]):
+        now = [path[place] for path in paths]
+        if not encoded.missing(now):
             return
         if self._thread is None:
-            self._tracker.encode(encoded, _full_batches(encoded, paths, place, _ENCODE_BATCH))
+            soon = _full_batches(encoded, paths, place, _ENCODE_BATCH)
+            self._tracker.encode(encoded, soon, staying=now)
             return
         soon, later = (
             _each_once(frame for path in paths for frame in path[start : start + _ENCODE_BATCH])
@@ -343,7 +345,7 @@ class _Lookahead:
         for part, features in self._coming:
             self._tracker.keep(encoded, part, features.result(), wanted=soon)
         self._coming = []
-        self._tracker.encode(encoded, soon)
+        self._tracker.encode(encoded, soon, staying=now)
         missing = [frame for frame in later if encoded.missing([frame])]
         for part in self._tracker._batched(missing):
             self._coming.append((part, self._thread.submit(self._tracker.features, encoded.frames[part])))
@@ -458,14 +460,19 @@ class Tracker:
         return EncodedVideo(video, self._storage(video), self.feature_bytes)
 
     def encode(
-        self, encoded: EncodedVideo, frames: Sequence[int] | None = None, progress: Tick | None = None
+        self,
+        encoded: EncodedVideo,
+        frames: Sequence[int] | None = None,
+        progress: Tick | None = None,
+        *,
+        staying: Sequence[int] = (),
     ) -> None:
-        """Encode those of ``frames`` (all if left out) that are not yet, in batches."""
+        """Encode those of ``frames`` (all if left out) that are not yet, in batches; ``staying`` ones make no room."""
         wanted = range(len(encoded)) if frames is None else frames
         missing = encoded.missing(wanted)
         done = 0
         for part in self._batched(missing):
-            self.keep(encoded, part, self.features(encoded.frames[part]), wanted=part)
+            self.keep(encoded, part, self.features(encoded.frames[part]), wanted=[*part, *staying])
             done += len(part)
             if progress is not None:
                 progress(done / len(missing))
@@ -558,7 +565,7 @@ class Tracker:
 
     def _levels(self, encoded: EncodedVideo, frames: Sequence[int]) -> list[Tensor]:
         """Features of one frame per row, per level (N, C, h, w)."""
-        self.encode(encoded, frames)
+        self.encode(encoded, frames, staying=frames)
         if len(set(frames)) == 1:
             return [
                 level.to(self.device)[None].expand(len(frames), -1, -1, -1)

@@ -257,6 +257,18 @@ def test_features_over_budget_are_forgotten_and_made_again(folder: Path) -> None
     assert len(encoded.missing(range(9))) > 0
 
 
+def test_a_frame_of_this_step_makes_no_room_for_another_one(folder: Path) -> None:
+    """Tracks that start on different frames are on different ones, of which some may be there from long ago."""
+    tracker = Tracker.from_pretrained(folder)
+    frame = tracker.features(moving_square().frames[:1])[0]
+    tracker.feature_bytes = 2 * sum(level.numel() * level.element_size() for level in frame)
+    encoded = tracker.open(moving_square())
+    tracker.encode(encoded, [0, 1])
+    levels = tracker._levels(encoded, [0, 5])
+    assert [len(level) for level in levels] == [2] * len(levels)
+    assert encoded.missing(range(9)) == [1, 2, 3, 4, 6, 7, 8]
+
+
 def test_streamed_tracks_are_those_of_all_frames_at_once(folder: Path) -> None:
     plenty = Tracker.from_pretrained(folder)
     scarce = Tracker(plenty.model, version="scarce", feature_bytes=60_000)
