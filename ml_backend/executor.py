@@ -49,6 +49,10 @@ Request_contra = TypeVar("Request_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 
+class UnusableError(Exception):
+    """A handler's process can do no more work. It ends, and the request is tried again in a new one."""
+
+
 class Handler(Protocol[Request_contra, Result_co]):
     """What a worker process does with a request. Built once per process; holds the models."""
 
@@ -63,6 +67,7 @@ class Handler(Protocol[Request_contra, Result_co]):
 
         Raises:
             SteerSegError: Crosses to the caller with its type and message.
+            UnusableError: See there.
         """
         ...
 
@@ -395,8 +400,12 @@ class _Slot(Generic[RequestT, ResultT]):
         except (SteerSegError, _WorkerDied) as error:
             if not self._executor._closing:
                 log.error("the models could not be loaded: %s", error)
-            # Asking for a prediction tries again at once; without one, not in a tight loop.
-            self._retry_warm_at = time.monotonic() + 60
+        except Exception:  # this thread feeds every later request
+            log.exception("the models could not be loaded")
+        else:
+            return
+        # Asking for a prediction tries again at once; without one, not in a tight loop.
+        self._retry_warm_at = time.monotonic() + 60
 
     def _serve(self, ticket: Ticket[RequestT, ResultT]) -> None:
         try:
@@ -517,7 +526,17 @@ class _Slot(Generic[RequestT, ResultT]):
         )
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)  # read when the process loads torch
-        process.start()
+        try:
+            process.start()
+        except OSError as refusal:
+            here.close()
+            there.close()
+            self._state = WorkerState.FAILED
+            self._error = (
+                f"the model process could not be started ({refusal.strerror}); the machine is short of memory, "
+                "processes or open files"
+            )
+            raise ModelError(self._error) from refusal
         there.close()
         with self._send_lock:
             self._process, self._pipe = process, here
@@ -623,6 +642,9 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
         answer: tuple[Any, ...]
         try:
             answer = ("result", number, handler(request, _Reporter(pipe, number, cancelled, yielding)))
+        except UnusableError as error:
+            log.error("this process ends: %s", error, exc_info=error.__cause__)
+            os._exit(1)  # tearing down what is broken may hang
         except Exception as error:
             answer = ("error", number, *_describe(error, "working on the request"))
         cancelled.discard(number)

@@ -223,6 +223,8 @@ class RefinementStore:
                 return _refinement(row)
             state, reason = _ENDS[judgement.outcome], judgement.reason
             champion = champion_row(session, row.project_id)
+            if champion is not None and version is not None and champion.model != version.model:
+                champion = None  # of a model that was in use before: no refinement begins from its prompts
             if state is RefinementState.PROMOTED and _id(champion) != row.champion_id:
                 state = RefinementState.KEPT_BACK
                 reason = f"the champion was changed by hand meanwhile, so it was left alone. {_upper(reason)}"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_backend.executor import tell_frames
+from ml_backend.executor import UnusableError, tell_frames
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
@@ -25,10 +25,13 @@ from ml_backend.refining import (
     TryRequest,
 )
 from ml_backend.steering import SteerAnswer, SteerRequest, answer_steering
+from steerseg.errors import SteerSegError
 from steerseg.startup import uncollected
 from steerseg.video import VideoLimits
 
 if TYPE_CHECKING:
+    import torch
+
     from steerseg.pipeline import Progress, SteerSeg
 
 log = logging.getLogger(__name__)
@@ -82,7 +85,18 @@ class ModelHandler:
 
         Raises:
             SteerSegError: The media or the expression cannot be used, or the request was cancelled.
+            UnusableError: The GPU takes no more work from this process.
         """
+        try:
+            return self._answer(request, progress)
+        except SteerSegError:
+            raise
+        except Exception as error:
+            if _is_lost(self._steerseg.lvlm.device):
+                raise UnusableError("the GPU takes no more work from it") from error
+            raise
+
+    def _answer(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
         match request:
             case ProposeRequest():
                 return self._propose(request, progress)
@@ -131,6 +145,19 @@ class ModelHandler:
             return answer_masks(self._steerseg.tracker, video, encoded, request, progress)
         except PutDownError:
             return PutDown()
+
+
+def _is_lost(device: torch.device) -> bool:
+    """Whether a GPU answers this process no more, as after an illegal access or a fault of its memory."""
+    if device.type != "cuda":
+        return False
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _load(

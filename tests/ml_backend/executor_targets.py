@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_backend.executor import should_yield
+from ml_backend.executor import UnusableError, should_yield
 from steerseg.errors import ConfigError, VideoError
 
 Progress = Callable[[str, float], None]
@@ -61,6 +61,12 @@ class Commands:
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return "survived"
+
+    def break_once(self, progress: Progress, marker: Path) -> str:
+        if not marker.exists():
+            marker.touch()
+            raise UnusableError("its device is gone")
+        return "in a new one"
 
     def wait_for(self, progress: Progress, started: Path, release: Path) -> str:
         """Say that it runs, then report progress until a file appears."""

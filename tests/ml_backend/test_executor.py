@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import executor_targets as targets
 import pytest
 
 from ml_backend.executor import Executor, Priority, WorkerState
-from steerseg.errors import Cancelled, ConfigError, ModelError, VideoError
+from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError, VideoError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -93,6 +94,43 @@ def test_a_killed_process_is_replaced_and_its_request_tried_again(
     assert ticket.attempts == 2
     assert executor.submit(("pid",)).result() != before
     assert executor.statuses[0].restarts == 1
+
+
+def test_a_process_that_can_do_no_more_is_replaced(executor: Executor[Any, Any], tmp_path: Path) -> None:
+    before = executor.submit(("pid",)).result()
+    assert executor.submit(("break_once", tmp_path / "marker")).result() == "in a new one"
+    assert executor.submit(("pid",)).result() != before
+
+
+@pytest.mark.parametrize(
+    "error", [BlockingIOError(11, "Resource temporarily unavailable"), ValueError("odd")]
+)
+def test_a_process_that_does_not_start_is_started_later(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SpawnProcess.start
+    failures = [error]
+
+    def failing(process: SpawnProcess) -> None:
+        if failures:
+            raise failures.pop()
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", failing)
+    warm: Executor[Any, Any] = Executor([targets.commands], warm=True)
+    try:
+        wait_until(lambda: not failures)
+        assert warm.submit(("echo", 1)).result() == 1
+    finally:
+        warm.close()
+    failures.append(error)
+    lazy: Executor[Any, Any] = Executor([targets.commands])
+    try:
+        with pytest.raises(SteerSegError, match=r"temporarily unavailable|ValueError"):
+            lazy.submit(("echo", 1)).result()
+        assert lazy.submit(("echo", 1)).result() == 1
+    finally:
+        lazy.close()
 
 
 def test_a_request_that_always_kills_is_given_up(executor: Executor[Any, Any]) -> None:

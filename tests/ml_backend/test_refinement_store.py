@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,6 +101,20 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Stor
     champion = versions.champion(1)
     assert champion is not None
     assert champion.name == by_hand.name
+
+
+def test_a_champion_of_another_model_gives_way(store: Store) -> None:
+    """It is not in use, so a refinement begins from the preset's own prompts."""
+    refinements, versions = RefinementStore(store), VersionStore(store)
+    of_before = versions.add(1, replace(new("d0"), model="of before"))
+    versions.promote(1, of_before.name, by="hand")
+    first = refinements.request(1, "t")
+    refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
+    assert refinements.settle(first.id, PROMOTE, new("d1")).state is RefinementState.PROMOTED
+    champion = versions.champion(1)
+    assert champion is not None
+    assert champion.digest == "d1"
+    assert versions.version(1, of_before.name).status is PromptStatus.RETIRED
 
 
 def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:

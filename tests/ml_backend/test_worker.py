@@ -1,0 +1,43 @@
+"""What the model process does about what it did not expect."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ml_backend.executor import UnusableError
+from ml_backend.worker import ModelHandler
+from steerseg.errors import VideoError
+from steerseg.video import VideoLimits
+
+
+def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> ModelHandler:
+    """One that fails at whatever it is asked."""
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(ModelHandler, "_answer", fail)
+    monkeypatch.setattr("ml_backend.worker.Refiner", lambda *_: None)
+    steerseg: Any = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device(device)))
+    return ModelHandler(steerseg, VideoLimits())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_gpu_that_answers_no_more_ends_its_process(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(device: torch.device) -> None:
+        if lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    request: Any = None
+    expected = UnusableError if lost else ZeroDivisionError
+    with pytest.raises(expected):
+        handler(monkeypatch, "cuda", ZeroDivisionError())(request, lambda stage, fraction: None)
+    with pytest.raises(VideoError):  # said by us: nobody asks the GPU
+        handler(monkeypatch, "cuda", VideoError("empty"))(request, lambda stage, fraction: None)
+    with pytest.raises(ZeroDivisionError):
+        handler(monkeypatch, "cpu", ZeroDivisionError())(request, lambda stage, fraction: None)
