@@ -185,7 +185,7 @@ class CapturedCalls:
                 raise RuntimeError(f"its replay differs by {off:.1e} from what was captured")
         except RuntimeError as error:
             self._refused.add(form)
-            self._failures += 1
+            self._failures += not isinstance(error, torch.OutOfMemoryError)
             self.enabled = self._failures < _MOST_FAILURES
             _log.warning("a step runs kernel by kernel, since it could not be captured: %s", error)
             return None

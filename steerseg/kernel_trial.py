@@ -36,9 +36,14 @@ def passes(largest_difference: Callable[[], float], most: float, otherwise: str)
         largest_difference: Runs both; the difference as a share of the largest value.
         most: Of it.
         otherwise: What happens where they do not, for the log.
+
+    Raises:
+        torch.OutOfMemoryError: Even small numbers found no room.
     """
     try:
         found = largest_difference()
+    except torch.OutOfMemoryError:  # which says nothing about kernels
+        raise
     except Exception as error:  # of whatever kind: a compiler's, a driver's, or that there is no Triton
         _log.warning("%s: %s", otherwise, error)
         return False

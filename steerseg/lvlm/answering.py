@@ -115,14 +115,17 @@ class GreedyAnswers:
 
     Args:
         model: A ``*ForConditionalGeneration`` model with ``model.language_model`` and ``lm_head``.
+        captures: Whether a GPU replays a captured step.
 
     Attributes:
+        captures: The same.
         capture_seconds: What capturing steps has taken so far.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, captures: bool = True) -> None:
         self._model = model
         self._rooms: dict[int, _Room] = {}
+        self.captures = captures
         self.capture_seconds = 0.0
 
     @property
@@ -206,7 +209,7 @@ class GreedyAnswers:
             torch.zeros(size, dtype=torch.float32, device=device),
             [],
         )
-        if device.type == "cuda":
+        if device.type == "cuda" and self.captures:
             start = time.perf_counter()
             try:
                 room.graph.append(self._captured(room))
@@ -224,7 +227,7 @@ class GreedyAnswers:
                 self._step(room)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step(room)
         return graph
 
@@ -236,6 +239,7 @@ class GreedyAnswers:
         for fixed, (keys, values) in zip(room.cache.layers, past, strict=True):
             fixed.keys[:, :, :length].copy_(keys)
             fixed.values[:, :, :length].copy_(values)
+            fixed.values[:, :, length:].zero_()  # hidden, but 0 times what is no number is none either
         room.place.fill_(length)
         room.position.copy_(position)
         room.mask.zero_()[..., :length] = True

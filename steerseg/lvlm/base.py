@@ -112,13 +112,16 @@ class LVLM:
         self._soft_prompt: torch.Tensor | None = None
         self._soft_id = -1
         self._tokenised: tuple[tuple[str, ...], Any] | None = None
-        self._answers = GreedyAnswers(model)
+        # A product of 8-bit weights asks the device in the middle for what does not fit into 8 bits.
+        captures = bits_of(model) != "8bit"
+        self._answers = GreedyAnswers(model, captures=captures)
         kinds: tuple[VisionKind, ...] = ("image", "video")
         self._soft_ids = {kind: self._id_of(self.family.soft_token(kind)) for kind in kinds}
         self._vision_ids = {kind: self._id_of(self.family.token(kind)) for kind in kinds}
         self.embeddings: nn.Embedding = model.get_input_embeddings()
         filled_to = FILLED_TO if self.device.type == "cuda" else 1
         self._reading_on = ReadingOn(model.model.language_model, filled_to=filled_to)
+        self._reading_on.calls.enabled = captures
         model.set_attn_implementation(
             {"text_config": TAP_ATTENTION, "vision_config": vision_attention_of(model)}
         )

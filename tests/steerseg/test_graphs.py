@@ -119,6 +119,25 @@ def test_capturing_takes_memory_that_is_held_for_nothing(monkeypatch: pytest.Mon
     assert calls.replays == 2
 
 
+def test_a_card_that_is_full_for_now_does_not_end_capturing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Rerun(product)
+    capture = calls._capture
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("64 MiB")
+
+    monkeypatch.setattr(calls, "_capture", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for width in range(2, 8):
+        for seed in range(2):
+            calls(2, *arguments(3, seed, width))
+    monkeypatch.setattr(calls, "_capture", capture)
+    for seed in range(3):
+        rows, shared = arguments(3, seed)
+        assert torch.equal(calls(3, rows, shared)[0], product(3, rows, shared)[0])
+    assert calls.replays == 2
+
+
 @pytest.fixture
 def tracker() -> Tracker:
     from steerseg.demo.sam2 import build_sam2

@@ -60,6 +60,8 @@ def test_only_the_text_model_is_quantised(folder: Path, quantise: Quantisation) 
     assert {type(layers[name]) for name in layers.keys() - text} == {nn.Linear}
     assert lvlm.version == f"{folder.name} ({quantise})"
     assert not any(parameter.requires_grad for parameter in lvlm.model.parameters())
+    # 8-bit products ask the device for outliers, which ends a capture.
+    assert lvlm._reading_on.calls.enabled == lvlm._answers.captures == (quantise == "4bit")
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
