@@ -49,7 +49,7 @@ Request_contra = TypeVar("Request_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 
-class UnusableError(Exception):
+class ProcessLostError(Exception):
     """A handler's process can do no more work. It ends, and the request is tried again in a new one."""
 
 
@@ -67,7 +67,7 @@ class Handler(Protocol[Request_contra, Result_co]):
 
         Raises:
             SteerSegError: Crosses to the caller with its type and message.
-            UnusableError: See there.
+            ProcessLostError: See there.
         """
         ...
 
@@ -642,7 +642,7 @@ def _work(pipe: Connection, factory: Callable[[], Handler[Any, Any]], log_level:
         answer: tuple[Any, ...]
         try:
             answer = ("result", number, handler(request, _Reporter(pipe, number, cancelled, yielding)))
-        except UnusableError as error:
+        except ProcessLostError as error:
             log.error("this process ends: %s", error, exc_info=error.__cause__)
             os._exit(1)  # tearing down what is broken may hang
         except Exception as error:

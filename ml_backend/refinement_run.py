@@ -405,12 +405,18 @@ class RefinementRun:
         """Have a slice answered that needs an example's media; ``None`` where the example is left out."""
         if example.key in self._refinement.left_out:
             return None
+        if not isinstance(example, CorrectionExample):
+            return self._ask(request(None), kind)
         try:
-            media = self._file(example) if isinstance(example, CorrectionExample) else None
-            return self._ask(request(media), kind)
+            media = self._file(example)
+            try:
+                return self._ask(request(media), kind)
+            except VideoError:
+                if media.path.exists():
+                    raise
+            # The cache dropped it while the slice waited.
+            return self._ask(request(self._file(example)), kind)
         except VideoError as error:
-            if not isinstance(example, CorrectionExample):
-                raise
             self._leave_out(example, error)
             return None
 

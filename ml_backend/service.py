@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ml_backend.completion import Completer
@@ -599,7 +600,7 @@ class Service:
     ) -> _Work:
         """Have a task's media fetched and its proposal made, without waiting for either."""
 
-        def prepare() -> None:
+        def prepare(*, again: bool = False) -> None:
             try:
                 work.expression = expression()
                 work.media = self._media.load(
@@ -622,12 +623,25 @@ class Service:
                 work.outcome.set_exception(error)
             else:
                 work.wish = wish
-                wish.future.add_done_callback(lambda future: _pass_on(future, work.outcome))
+                file = work.media.path
+                wish.future.add_done_callback(lambda future: answered(future, file, again=again))
 
-        try:
-            self._preparers[priority].submit(prepare)
-        except RuntimeError:  # the pool is closed
-            work.outcome.set_exception(Cancelled("the server is stopping; try again when it is back"))
+        def answered(future: Future[StoredProposal], file: Path, *, again: bool) -> None:
+            # Of many large videos, the cache drops those first that have waited longest.
+            dropped = isinstance(future.exception(), VideoError) and not file.exists()
+            if dropped and not again:
+                log.info("task %d: its media are fetched again", work.task.id)
+                begin(partial(prepare, again=True))
+            else:
+                _pass_on(future, work.outcome)
+
+        def begin(preparing: Callable[[], None]) -> None:
+            try:
+                self._preparers[priority].submit(preparing)
+            except RuntimeError:  # the pool is closed
+                work.outcome.set_exception(Cancelled("the server is stopping; try again when it is back"))
+
+        begin(prepare)
         return work
 
     def _predictions(self, work: _Work, proposal: StoredProposal, version: str) -> list[dict[str, Any]]:

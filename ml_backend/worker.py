@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_backend.executor import UnusableError, tell_frames
+from ml_backend.executor import ProcessLostError, tell_frames
 from ml_backend.masking import MaskAnswer, MaskRequest, PutDownError, answer_masks
 from ml_backend.prompts import LoadedPrompts, PromptsRef
 from ml_backend.proposals import StoredProposal
@@ -85,7 +85,7 @@ class ModelHandler:
 
         Raises:
             SteerSegError: The media or the expression cannot be used, or the request was cancelled.
-            UnusableError: The GPU takes no more work from this process.
+            ProcessLostError: The GPU takes no more work from this process.
         """
         try:
             return self._answer(request, progress)
@@ -93,7 +93,7 @@ class ModelHandler:
             raise
         except Exception as error:
             if _is_lost(self._steerseg.lvlm.device):
-                raise UnusableError("the GPU takes no more work from it") from error
+                raise ProcessLostError("the GPU takes no more work from it") from error
             raise
 
     def _answer(self, request: ModelRequest, progress: Progress) -> ModelAnswer:

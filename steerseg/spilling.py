@@ -14,7 +14,7 @@ import tempfile
 import numpy as np
 from numpy.typing import NDArray
 
-from steerseg.errors import VideoError
+from steerseg.errors import ArtefactError
 
 _STEP = 64 * 2**20  # bytes by which the file grows, and after which written pages are let go
 
@@ -39,7 +39,7 @@ class FrameFile:
         """Copy one image to the end.
 
         Raises:
-            VideoError: The disk is full.
+            ArtefactError: The disk is full.
         """
         end = (self._count + 1) * self._bytes
         if end > self._room:
@@ -62,7 +62,7 @@ class FrameFile:
             # Reserved and not only promised: writing to a map for which the disk has no room ends the process.
             os.posix_fallocate(self._file.fileno(), 0, room)
         except OSError as error:
-            raise VideoError(
+            raise ArtefactError(
                 f"the decoded frames need {room / 2**20:.0f} MiB in {tempfile.gettempdir()}, which cannot hold "
                 f"them ({error.strerror}); free some space, name another folder by TMPDIR, or use a larger stride"
             ) from error

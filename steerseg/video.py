@@ -135,6 +135,7 @@ def load_video(
 
     Raises:
         VideoError: Nothing there, not a video, no frame that can be decoded, or beyond a limit.
+        ArtefactError: The frames do not fit into memory, and the folder for temporary files is full.
         ValueError: ``stride`` or ``fps`` is not positive.
     """
     if stride < 1:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_backend.executor import UnusableError, should_yield
+from ml_backend.executor import ProcessLostError, should_yield
 from steerseg.errors import ConfigError, VideoError
 
 Progress = Callable[[str, float], None]
@@ -65,7 +65,7 @@ class Commands:
     def break_once(self, progress: Progress, marker: Path) -> str:
         if not marker.exists():
             marker.touch()
-            raise UnusableError("its device is gone")
+            raise ProcessLostError("its device is gone")
         return "in a new one"
 
     def wait_for(self, progress: Progress, started: Path, release: Path) -> str:

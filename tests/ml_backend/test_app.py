@@ -8,14 +8,25 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_fixtures import FIXTURES, VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
+from backend_fixtures import (
+    FIXTURES,
+    VERSION,
+    Backend,
+    FakeLabelStudio,
+    MakeBackend,
+    NamedMedia,
+    recorded,
+)
 from label_studio_sdk.label_interface import LabelInterface
 
 from ml_backend.label_studio.regions import object_id
+from ml_backend.protocol import Task
+from ml_backend.task_media import Media
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -277,6 +288,29 @@ def test_a_task_that_fails_does_not_harm_the_others(backend: Backend) -> None:
     assert len(as_list(answer["results"][1])) == 2
     assert "no frame that can be decoded" in answer["errors"]["3"]
     assert answer["results"][0] == answer["results"][2] == []
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_media_that_were_dropped_while_their_job_waited_are_fetched_once_more(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    fetched: list[int] = []
+
+    class Dropping(NamedMedia):
+        def load(self, task: Task, *rest: Any) -> Media:
+            fetched.append(task.id)
+            if back and len(fetched) == 2:
+                (tmp_path / "video").touch()
+            return replace(super().load(task, *rest), path=tmp_path / "video")
+
+    monkeypatch.setattr(backend.service, "_media", Dropping())
+    answer = backend.post("/predict", with_expression(introduce(backend), "open it"))
+    if back:
+        assert answer["errors"] == {}
+        assert len(as_list(answer["results"][0])) == 2
+    else:
+        assert "does not exist" in answer["errors"]["3"]
+    assert fetched == [3, 3]
 
 
 def test_a_late_answer_is_pushed_when_it_is_ready(

@@ -330,6 +330,40 @@ def test_a_video_that_is_gone_is_set_aside_with_the_reason(driver: Driver) -> No
     assert (aside.task_id, aside.reason) == (10_102, "the film is gone")
 
 
+def test_a_video_that_was_dropped_while_a_slice_waited_is_fetched_again(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of downloads drops what was used longest ago, and slices may wait for hours."""
+    film, elsewhere = (driver.films.root / name for name in ("film102", "elsewhere"))
+    load = driver.films.load
+    dropped: list[Path] = []
+
+    def ask(request: ModelRequest) -> ModelAnswer:
+        if isinstance(request, PrepareRequest) and "film102" in request.example.video and not dropped:
+            dropped.append(film.rename(elsewhere))
+        return driver.always_better(request)
+
+    def fetch(*arguments: Any) -> Any:
+        if elsewhere.exists():
+            elsewhere.rename(film)
+        return load(*arguments)
+
+    monkeypatch.setattr(driver.films, "load", fetch)
+    ended = driver.run(driver.refinements.request(1, "test"), ask=ask)
+    assert ended.state is RefinementState.PROMOTED
+    assert dropped
+    assert CorrectionStore(driver.store).list_set_aside(1) == []
+
+
+def test_a_full_folder_for_frames_sets_no_correction_aside(driver: Driver) -> None:
+    def ask(request: ModelRequest) -> ModelAnswer:
+        raise ArtefactError("the decoded frames need 64 MiB in /tmp")
+
+    with pytest.raises(ArtefactError, match="64 MiB"):
+        driver.run(driver.refinements.request(1, "test"), ask=ask)
+    assert CorrectionStore(driver.store).list_set_aside(1) == []
+
+
 def test_media_that_cannot_be_had_now_are_waited_for(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: Any) -> Any:
         raise MediaUnavailableError("Label Studio asks for a token", status=401)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.executor import UnusableError
+from ml_backend.executor import ProcessLostError
 from ml_backend.worker import ModelHandler
 from steerseg.errors import VideoError
 from steerseg.video import VideoLimits
@@ -34,7 +34,7 @@ def test_a_gpu_that_answers_no_more_ends_its_process(lost: bool, monkeypatch: py
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     request: Any = None
-    expected = UnusableError if lost else ZeroDivisionError
+    expected = ProcessLostError if lost else ZeroDivisionError
     with pytest.raises(expected):
         handler(monkeypatch, "cuda", ZeroDivisionError())(request, lambda stage, fraction: None)
     with pytest.raises(VideoError):  # said by us: nobody asks the GPU

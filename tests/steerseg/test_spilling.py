@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steerseg.decoding import DEFAULT_LIMITS, FrameBuffer
-from steerseg.errors import VideoError
+from steerseg.errors import ArtefactError
 from steerseg.spilling import let_go
 from steerseg.video import load_video, write_video
 
@@ -57,5 +57,5 @@ def test_a_full_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("steerseg.decoding.IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(VideoError, match="name another folder by TMPDIR"):
+    with pytest.raises(ArtefactError, match="name another folder by TMPDIR"):
         FrameBuffer("clip", DEFAULT_LIMITS, 1).append(images(1)[0])
