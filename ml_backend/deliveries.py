@@ -63,7 +63,7 @@ class Deliveries:
     def __init__(self, store: Store, most: int) -> None:
         self._store = store
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is on disk as well: both always change together
         self._under_way: set[Place] = set()
 
     def admit(self, deliveries: Iterable[Delivery], *, bounded: bool = True) -> None:
@@ -89,33 +89,30 @@ class Deliveries:
                     f"the queue is full: {waiting} tasks wait for their predictions, {self._most} may",
                     "Try again in a while, or raise STEERSEG_MAX_QUEUE.",
                 )
-            self._under_way |= new
-        if not new:
-            return
+            if new:
+                self._write([wanted[place] for place in sorted(new)])
+                self._under_way |= new
+
+    def _write(self, deliveries: Iterable[Delivery]) -> None:
         rows = [
             {
-                "project_id": wanted[place].project_id,
-                "task_id": wanted[place].task.id,
-                "version": wanted[place].version,
-                "data": dict(wanted[place].task.data),
+                "project_id": delivery.project_id,
+                "task_id": delivery.task.id,
+                "version": delivery.version,
+                "data": dict(delivery.task.data),
                 "created_at": datetime.now(UTC),
             }
-            for place in sorted(new)
+            for delivery in deliveries
         ]
         statement = insert(DeliveryRow)
-        try:
-            with self._store.writing() as session:
-                session.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["project_id", "task_id", "version"],
-                        set_={"data": statement.excluded.data},
-                    ),
-                    rows,
-                )
-        except BaseException:
-            with self._lock:
-                self._under_way -= new
-            raise
+        with self._store.writing() as session:
+            session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["project_id", "task_id", "version"],
+                    set_={"data": statement.excluded.data},
+                ),
+                rows,
+            )
 
     def end(self, places: Iterable[Place]) -> None:
         """Note that those of these that are under way are no longer owed: delivered, or failed for good.
@@ -126,17 +123,17 @@ class Deliveries:
         with self._lock:
             ended = set(places) & self._under_way
             self._under_way -= ended
-        if not ended:
-            return
-        with self._store.writing() as session:
-            for project_id, task_id, version in ended:
-                session.execute(
-                    delete(DeliveryRow).where(
-                        DeliveryRow.project_id == project_id,
-                        DeliveryRow.task_id == task_id,
-                        DeliveryRow.version == version,
+            if not ended:
+                return
+            with self._store.writing() as session:
+                for project_id, task_id, version in ended:
+                    session.execute(
+                        delete(DeliveryRow).where(
+                            DeliveryRow.project_id == project_id,
+                            DeliveryRow.task_id == task_id,
+                            DeliveryRow.version == version,
+                        )
                     )
-                )
 
     def put_off(self, places: Iterable[Place]) -> None:
         """Keep these as owed; someone has to take them up again."""
@@ -149,14 +146,13 @@ class Deliveries:
         Raises:
             StoreError: The database cannot be read.
         """
-        with self._store.reading() as session:
+        with self._lock, self._store.reading() as session:
             rows = session.scalars(
                 select(DeliveryRow).order_by(
                     DeliveryRow.created_at, DeliveryRow.project_id, DeliveryRow.task_id
                 )
             )
             owed = [Delivery(row.project_id, Task(row.task_id, row.data), row.version) for row in rows]
-        with self._lock:
             return [delivery for delivery in owed if delivery.place not in self._under_way]
 
     def take_up(self, delivery: Delivery) -> bool:

@@ -121,7 +121,9 @@ class RefinementManager:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in (self._thread, *(one.thread for one in self._carried.values() if one.thread)):
+        if self._thread.is_alive():
+            self._thread.join(2.0)  # it begins no more, so that the others are all there
+        for thread in [one.thread for one in list(self._carried.values()) if one.thread]:
             if thread.is_alive():
                 thread.join(2.0)
         if self._lock is not None:

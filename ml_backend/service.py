@@ -623,13 +623,12 @@ class Service:
                 work.outcome.set_exception(error)
             else:
                 work.wish = wish
-                file = work.media.path
-                wish.future.add_done_callback(lambda future: answered(future, file, again=again))
+                file = None if again or not work.media.path.exists() else work.media.path
+                wish.future.add_done_callback(lambda future: answered(future, file))
 
-        def answered(future: Future[StoredProposal], file: Path, *, again: bool) -> None:
+        def answered(future: Future[StoredProposal], file: Path | None) -> None:
             # Of many large videos, the cache drops those first that have waited longest.
-            dropped = isinstance(future.exception(), VideoError) and not file.exists()
-            if dropped and not again:
+            if isinstance(future.exception(), VideoError) and file is not None and not file.exists():
                 log.info("task %d: its media are fetched again", work.task.id)
                 begin(partial(prepare, again=True))
             else:

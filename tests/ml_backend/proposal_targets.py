@@ -27,8 +27,12 @@ def propose(request: ProposeRequest, progress: Callable[[str, float], None]) -> 
     word, _, rest = request.expression.partition(" ")
     if word == "unreadable":
         raise VideoError("the video holds no frame that can be decoded; export it again")
-    if word == "open" and not request.media.exists():
-        raise VideoError("the video does not exist")
+    if word == "dropped":
+        if not Path(rest).exists():
+            Path(rest).touch()
+            request.media.unlink()
+        if not request.media.exists():
+            raise VideoError("the video does not exist")
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "wait":
