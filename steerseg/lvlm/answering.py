@@ -186,6 +186,7 @@ class GreedyAnswers:
             while len(self._rooms) >= _MOST_ROOMS:  # videos of one project need the same
                 del self._rooms[next(iter(self._rooms))]
             self._rooms[size] = self._make_room(size, past, position)
+        self._rooms[size] = self._rooms.pop(size)  # the last to go
         return self._rooms[size]
 
     def _make_room(self, size: int, past: Past, position: torch.Tensor) -> _Room:
