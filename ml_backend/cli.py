@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_backend.settings import ENV_PREFIX, Settings, load_settings
 from steerseg.errors import ConfigError, SteerSegError
@@ -210,9 +211,28 @@ def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif kind is tuple:
-        parser.add_argument(flag, nargs="*", default=None, metavar="VALUE", help=text)
+        text = text.replace(", as JSON", ", one after the other or as JSON")
+        parser.add_argument(flag, nargs="*", action=_ListAction, default=None, metavar="VALUE", help=text)
     else:
         parser.add_argument(flag, default=None, metavar=kind.__name__.upper(), help=text)
+
+
+class _ListAction(argparse.Action):
+    """Takes values one after the other, or all as JSON, as their variable has them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if len(values) == 1 and values[0].lstrip().startswith("["):
+            try:
+                values = json.loads(values[0])
+            except ValueError as error:
+                parser.error(f"{option}: {values[0]!r} is no JSON ({error})")
+        setattr(namespace, self.dest, values)
 
 
 def _plain_type(annotation: typing.Any) -> type:
@@ -289,6 +309,11 @@ def _import(options: argparse.Namespace) -> int:
             "Label Studio serves imported frames from its local-files root, which is not known; give "
             "--document-root or set STEERSEG_LOCAL_FILES_ROOT"
         )
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root} is no folder; expected Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT as this machine "
+            "sees it (--document-root, STEERSEG_LOCAL_FILES_ROOT)"
+        )
     with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {postfix}") as bar:
 
         def show(name: str, fraction: float) -> None:
@@ -311,6 +336,8 @@ def _import(options: argparse.Namespace) -> int:
             progress=show,
         )
     print("\n".join(report.lines()))
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 
@@ -344,7 +371,9 @@ def _connect(options: argparse.Namespace) -> int:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None
 
 
@@ -379,8 +408,6 @@ def _refine(options: argparse.Namespace) -> int:
 
 
 def _versions(options: argparse.Namespace) -> int:
-    import json
-
     from ml_backend.versions import describe, lines, model_fingerprint
 
     settings = _settings(options)
@@ -465,6 +492,8 @@ def _export(options: argparse.Namespace) -> int:
     from ml_backend.task_media import MediaLoader
 
     settings = _settings(options)
+    if options.videos is not None and not options.videos.is_dir():
+        raise ConfigError(f"{options.videos} is no folder; --videos expects that of the original videos")
     wanted = ExportOptions(
         format=options.format,
         output=options.output or Path(f"export-{options.project}-{options.format}"),

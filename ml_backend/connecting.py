@@ -14,6 +14,7 @@ from ml_backend.label_studio.client import (
     BackendRefusedError,
     LabelStudioClient,
     LabelStudioError,
+    LabelStudioUnreachableError,
 )
 from ml_backend.label_studio.config import Controls, parse_controls
 from steerseg.errors import ConfigError
@@ -179,7 +180,16 @@ def _storage(client: LabelStudioClient, project: int, path: str, log: _Log) -> N
         if wanted == covered or wanted.startswith(covered + "/"):
             log.did(f"local storage {storage['id']} serves {covered} already")
             return
-    created = client.create_local_storage(project, wanted, f"{BACKEND_TITLE} media")
+    try:
+        created = client.create_local_storage(project, wanted, f"{BACKEND_TITLE} media")
+    except LabelStudioUnreachableError:
+        raise
+    except LabelStudioError as error:
+        raise LabelStudioError(
+            f"{error}. Expected a folder that is there, where Label Studio runs, below its "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT: make it, or give another --storage-path",
+            error.status,
+        ) from error
     log.did(f"added local storage {created['id']} for {wanted}")
 
 
@@ -217,7 +227,13 @@ def _backend(
         if mine is None and error.backend_id is not None:
             client.delete_backend(error.backend_id)
             log.did(f"removed the half-made connection {error.backend_id}")
-        raise
+        raise BackendRefusedError(
+            f"{error}. Expected a backend that answers Label Studio at {url}: start it with `steerseg-backend "
+            "serve`, name its address as Label Studio reaches it with --backend-url, and give the user name and "
+            "password that it asks for, if any, by STEERSEG_BASIC_AUTH_USERNAME and _PASSWORD",
+            error.status,
+            None,
+        ) from error
     if backend["state"] != "CO":
         raise LabelStudioError(
             f"Label Studio does not get on with the backend at {url}: "
@@ -246,7 +262,7 @@ def _webhook(
         log.did(f"removed webhook {double['id']}, which was there twice")
     if not found:
         created = client.create_webhook(project, url, WEBHOOK_ACTIONS, headers)
-        log.did(f"added webhook {created['id']} to {url}")
+        log.did(f"added webhook {created['id']} to {url}" + (", with the secret header" if secret else ""))
     elif _is_set(found[0], headers):
         log.did(f"webhook {found[0]['id']} to {url} is as it should be")
     else:

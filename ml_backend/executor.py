@@ -520,6 +520,7 @@ class _Slot(Generic[RequestT, ResultT]):
                 return
             self._bury("while it was idle")
         self._state, self._error = WorkerState.LOADING, None
+        start = time.monotonic()
         here, there = self._context.Pipe()
         process = self._context.Process(
             target=_work, args=(there, self._factory, self._log_level), name="steerseg-models", daemon=True
@@ -548,6 +549,7 @@ class _Slot(Generic[RequestT, ResultT]):
         match message:
             case ("ready",):
                 self._state = WorkerState.READY
+                log.info("the model process is ready after %.0f s", time.monotonic() - start)
             case ("unready", kind, text):
                 self._stop()
                 error = _rebuild(kind, text)

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -76,6 +76,7 @@ class ImportReport:
 
     tasks: tuple[int, ...]  # ids, in order
     prepared: tuple[PreparedTask, ...]
+    warnings: tuple[str, ...] = ()  # what may keep annotators from seeing them
 
     def lines(self) -> list[str]:
         """What was done, for people."""
@@ -152,7 +153,23 @@ def import_videos(
         progress=progress,
     )
     tasks = client.import_tasks(project, [{"data": task.data} for task in prepared])
-    return ImportReport(tuple(tasks), tuple(prepared))
+    return ImportReport(tuple(tasks), tuple(prepared), _unserved(client, project, media_dir, document_root))
+
+
+def _unserved(
+    client: LabelStudioClient, project: int, media_dir: Path, document_root: Path
+) -> tuple[str, ...]:
+    """What to say where no storage of the project serves the media. Label Studio may see them under another root."""
+    within = media_dir.resolve().relative_to(document_root.resolve())
+    served = [PurePosixPath(str(storage["path"])) for storage in client.local_storages(project)]
+    for folder in (within, *list(within.parents)[:-1]):
+        if any(path.parts[-len(folder.parts) :] == folder.parts for path in served):
+            return ()
+    return (
+        f"project {project} has no local storage for {media_dir}, without which Label Studio shows no frames; add it "
+        f"with `steerseg-backend connect --project {project} --storage-path FOLDER`, that folder as Label Studio "
+        "sees it",
+    )
 
 
 def prepare_tasks(

@@ -131,6 +131,10 @@ class BackendClient:
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             response = self._session.request(method, self._url + path, timeout=self._timeout, **options)
+        except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as error:
+            raise BackendError(
+                f"{self._url} is no address of a backend; expected one such as http://localhost:9090"
+            ) from error
         except requests.RequestException as error:
             raise BackendUnreachableError(
                 f"the backend at {self._url} does not answer ({type(error).__name__}); start it with "
@@ -142,6 +146,11 @@ class BackendClient:
             answer = None
         if not isinstance(answer, dict):
             raise BackendError(f"{self._url} answered {response.status_code} without JSON; is it one?")
+        if response.status_code == 401:
+            raise BackendError(
+                f"the backend at {self._url} asks for another user name and password; set "
+                "STEERSEG_BASIC_AUTH_USERNAME and STEERSEG_BASIC_AUTH_PASSWORD as it has them"
+            )
         if not response.ok:
             parts = (str(answer.get("error", f"status {response.status_code}")), str(answer.get("hint", "")))
             raise BackendError(". ".join(part for part in parts if part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from pathlib import Path
@@ -83,6 +84,11 @@ def require_free_address(settings: Settings) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"cannot listen on {settings.host}, which is no address of this machine; expected one of its own, "
+                "or 0.0.0.0 for all of them (--host, STEERSEG_HOST)"
+            ) from error
         raise ConfigError(
             f"cannot listen on {settings.host} port {settings.port} ({error.strerror or error}); another "
             "program may listen there: stop it, or choose another port (--port, STEERSEG_PORT)"

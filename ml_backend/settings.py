@@ -7,7 +7,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from ml_backend.schedule import Schedule
 from steerseg.errors import ConfigError
@@ -267,6 +267,12 @@ def load_settings(**overrides: object) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
+    except SettingsError as error:
+        lists = [f"{ENV_PREFIX}{name.upper()}" for name in _lists() if f'"{name}"' in str(error)]
+        raise ConfigError(
+            f"the settings cannot be used: {' and '.join(lists) or error}: expected a list as JSON, such as "
+            '["one", "two"]'
+        ) from None
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_input=False, include_url=False):
@@ -274,6 +280,10 @@ def load_settings(**overrides: object) -> Settings:
             where = f"{name} ({ENV_PREFIX}{name.upper()}): " if name else ""
             problems.append(where + problem["msg"].removeprefix("Value error, "))
         raise ConfigError("the settings cannot be used: " + "; ".join(problems)) from None
+
+
+def _lists() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if field.default == ()]
 
 
 def settings_table() -> str:

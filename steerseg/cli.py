@@ -134,12 +134,12 @@ def _segment(options: argparse.Namespace) -> int:
         progress("save", 0.0)
         proposal.save(options.output)
         progress("save", 1.0)
-    print(summary(proposal, options.output))
+    print(summary(proposal, options.output, steerseg.preset))
     return 0
 
 
-def summary(proposal: Proposal, folder: Path) -> str:
-    """What was found and where it lies, in a few lines for a person."""
+def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> str:
+    """What was found and where it lies, in a few lines for a person; the preset says what an unsure score is."""
     from steerseg.masks import mask_area
 
     total = len(proposal.pts)
@@ -149,6 +149,12 @@ def summary(proposal: Proposal, folder: Path) -> str:
         lines = [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
     else:
         lines = [f'nothing found for "{proposal.expression}"; maps.png shows where the model looked']
+    sure = bool(proposal.tracklets) and (preset is None or proposal.best.score >= preset.unsure_below)
+    if preset is not None and not sure:
+        if proposal.tracklets:
+            lines.append(f"  unsure        clear matches score {preset.unsure_below:.2f} or more")
+        if preset.hint:
+            lines.append(f"  hint          {preset.hint}")
     if proposal.attributes:
         lines.append(f"  attributes    {', '.join(proposal.attributes)}")
     for rank, tracklet in enumerate(proposal.tracklets[1:], start=2):

@@ -226,7 +226,8 @@ class Exporter:
         if parse_controls(sequence.correction.label_config).video is not None:
             return pictures_at(self._load(sequence.correction, connections, video=True).path)
         name = f"{source!r} " if isinstance(source, str) else ""
-        raise VideoError(f"the original video {name}is not known here; name its folder with --videos")
+        where = "here; name its folder with --videos" if options.videos is None else f"in {options.videos}"
+        raise VideoError(f"the original video {name}is not known {where}")
 
     def _sam2(self) -> Tracker:
         if self._tracker is None:

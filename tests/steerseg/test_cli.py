@@ -16,6 +16,7 @@ from steerseg import cli
 from steerseg.config import PipelineConfig
 from steerseg.output import load_proposal
 from steerseg.pipeline import Proposal
+from steerseg.presets import Preset
 from steerseg.video import load_video
 
 MakeProposal = Callable[..., Proposal]
@@ -140,6 +141,25 @@ def test_summary_of_nothing(make_proposal: MakeProposal) -> None:
         "  files         out/proposal.json",
         "                out/maps.png",
     ]
+
+
+def test_summary_of_an_unsure_find(make_proposal: MakeProposal) -> None:
+    preset = Preset(name="tiny", lvlm="lvlm", sam2="sam2", unsure_below=0.9, hint="The models know squares.")
+    lines = cli.summary(make_proposal(), Path("out"), preset).splitlines()
+    assert lines[1:3] == [
+        "  unsure        clear matches score 0.90 or more",
+        "  hint          The models know squares.",
+    ]
+    assert (
+        len(
+            cli.summary(
+                make_proposal(), Path("out"), preset.model_copy(update={"unsure_below": 0.5})
+            ).splitlines()
+        )
+        == 7
+    )
+    nothing = cli.summary(make_proposal(found=False, attributes=()), Path("out"), preset).splitlines()
+    assert nothing[1] == lines[2]
 
 
 def test_segment_from_frames_to_files(
