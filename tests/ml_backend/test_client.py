@@ -309,6 +309,18 @@ def test_a_refused_backend_leaves_nothing_behind(project: LabelStudio) -> None:
     assert left == []
 
 
+def test_a_storage_folder_that_is_not_there_is_to_be_made(project: LabelStudio) -> None:
+    project.answer("GET", "/api/storages/localfiles/", [])
+    project.answer("POST", "/api/storages/localfiles/", {"detail": "path does not exist"}, 400)
+    with pytest.raises(LabelStudioError, match=r"does not exist.*make it, or give another --storage-path"):
+        connect(
+            LabelStudioClient(project.url, LEGACY),
+            "http://backend:9090",
+            project=1,
+            storage_path="/srv/media/x",
+        )
+
+
 def test_a_backend_that_is_in_error_is_said(project: LabelStudio) -> None:
     project.answer("POST", "/api/ml", {"id": 3, "state": "ER", "error_message": "boom"}, 201)
     with pytest.raises(LabelStudioError, match="boom"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.importing import PreparedTask, find_videos, prepare_tasks
+from ml_backend.importing import PreparedTask, find_videos, import_videos, prepare_tasks
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
 from steerseg.decoding import file_kind
 from steerseg.errors import ConfigError, ExpressionError, VideoError
@@ -50,6 +51,37 @@ def served(root: Path, url: str) -> Path:
     prefix = "/data/local-files/?d="
     assert url.startswith(prefix)
     return root / "served" / url.removeprefix(prefix)
+
+
+@pytest.mark.parametrize(
+    ("served", "told"),
+    [
+        ([], True),
+        (["/files/elsewhere"], True),
+        (["/files/imported/steerseg"], False),
+        (["/files/imported"], False),
+    ],
+)
+def test_media_that_no_storage_serves_are_told_of(
+    tmp_path: Path, clip: Path, served: list[str], told: bool
+) -> None:
+    """Label Studio may see the same folders under another root."""
+
+    class Known:
+        def project(self, project: int) -> dict[str, str]:
+            return {"label_config": FRAMES_EXAMPLE}
+
+        def import_tasks(self, project: int, tasks: list[Any]) -> list[int]:
+            return list(range(len(tasks)))
+
+        def local_storages(self, project: int) -> list[dict[str, str]]:
+            return [{"path": path} for path in served]
+
+    client: Any = Known()
+    root = tmp_path / "root"
+    report = import_videos(client, 1, [clip], media_dir=root / "imported" / "steerseg", document_root=root)
+    assert len(report.tasks) == 1
+    assert [("--storage-path" in warning) for warning in report.warnings] == [True] * told
 
 
 def test_pages_are_all_frames_in_order(tmp_path: Path, clip: Path) -> None:

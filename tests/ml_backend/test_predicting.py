@@ -91,6 +91,11 @@ def test_what_is_missing_is_said_in_a_line(
     assert "project 1 is unknown here" in capsys.readouterr().err
     assert main(["predict", str(PROJECT), "--backend-url", "http://127.0.0.1:9"]) == 2
     assert "does not answer" in capsys.readouterr().err
+    assert main(["predict", str(PROJECT), "--backend-url", "127.0.0.1:9"]) == 2
+    assert "expected one such as http://localhost:9090" in capsys.readouterr().err
+    monkeypatch.setenv("STEERSEG_BASIC_AUTH_PASSWORD", "wrong")
+    assert main(["predict", str(PROJECT)]) == 2
+    assert "STEERSEG_BASIC_AUTH_PASSWORD" in capsys.readouterr().err
     monkeypatch.delenv("STEERSEG_LABEL_STUDIO_API_KEY")
     assert main(["predict", str(PROJECT)]) == 2
     assert "STEERSEG_LABEL_STUDIO_API_KEY" in capsys.readouterr().err

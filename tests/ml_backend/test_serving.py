@@ -139,6 +139,7 @@ def test_an_occupied_port_is_named(tmp_path: Path) -> None:
     [
         (("--preset", "no-such-preset"), "no preset 'no-such-preset'"),
         (("--port", "x"), "STEERSEG_PORT"),
+        (("--host", "192.0.2.1"), "no address of this machine"),
         (("--data-dir", "/proc/nothing"), "STEERSEG_DATA_DIR"),
     ],
 )

@@ -35,6 +35,19 @@ def test_every_setting_but_secrets_is_an_option_of_serve(monkeypatch: pytest.Mon
     assert {name for name in Settings.model_fields if not hasattr(options, name)} == secrets
 
 
+def test_lists_are_json_in_the_environment_and_that_or_several_values_as_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = build_parser().parse_args(["serve", "--allowed-hosts", '["a.example", "b.example"]'])
+    assert options.allowed_hosts == ["a.example", "b.example"]
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["serve", "--allowed-hosts", "[a.example"])
+    assert "is no JSON" in capsys.readouterr().err
+    monkeypatch.setenv("STEERSEG_LOCAL_ROOTS", "/videos")
+    with pytest.raises(ConfigError, match="STEERSEG_LOCAL_ROOTS: expected a list as JSON, such as"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
