@@ -63,13 +63,30 @@ class _IncompleteError(SteerSegError):
     """An event does not hold all that is needed."""
 
 
-def ingest(event: StoredEvent, fallback: Fallback, label_config: str | None = None) -> Outcome:
-    """Read an event; touches neither database nor network.
+Complete = Callable[[Mapping[str, Any], int, int, str], Mapping[str, Any]]
+"""An annotation with what Label Studio has left out, from it, its project, its task and the configuration."""
+
+
+def as_it_came(
+    annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
+) -> Mapping[str, Any]:
+    """Nothing was left out."""
+    return annotation
+
+
+def ingest(
+    event: StoredEvent,
+    fallback: Fallback,
+    label_config: str | None = None,
+    complete: Complete = as_it_came,
+) -> Outcome:
+    """Read an event; touches neither database nor network by itself.
 
     Args:
         event: A webhook's payload. Plural and singular actions may hold one object or a list of them.
         fallback: The expression of a task whose annotation names none.
         label_config: The project's labelling configuration as it is known, for events without one.
+        complete: Completes its annotations.
     """
     payload = event.payload
     if event.action in _DELETED:
@@ -98,6 +115,7 @@ def ingest(event: StoredEvent, fallback: Fallback, label_config: str | None = No
                     task=found,
                     label_config=given if isinstance(given, str) else label_config,
                     fallback=fallback,
+                    complete=complete,
                 )
             )
         except _IncompleteError as error:
@@ -115,6 +133,7 @@ def read_state(
     task: Mapping[str, Any] | None,
     label_config: str | None,
     fallback: Fallback,
+    complete: Complete = as_it_came,
 ) -> Annotated:
     """One annotation, from an event or from the API, as what it decides.
 
@@ -135,6 +154,7 @@ def read_state(
     assert isinstance(task_data, dict)
     decisions: tuple[Decision, ...] = ()
     if not cancelled:
+        annotation = complete(annotation, project_id, task_id, label_config or "")
         decisions = read_annotation(
             annotation,
             task_data=task_data,
@@ -204,6 +224,7 @@ class Ingestor:
         corrections: The corrections in it.
         connections: Connections to Label Studio.
         on_change: Called with a project's number after decisions of it were written; should return quickly.
+        complete: Completes annotations.
     """
 
     def __init__(
@@ -213,7 +234,9 @@ class Ingestor:
         corrections: CorrectionStore,
         connections: Connections,
         on_change: Callable[[int], None],
+        complete: Complete = as_it_came,
     ) -> None:
+        self._complete = complete
         self._settings = settings
         self._store = store
         self._corrections = corrections
@@ -284,7 +307,9 @@ class Ingestor:
     def _process(self, event: StoredEvent) -> None:
         known = None if event.project_id is None else self._store.project(event.project_id)
         try:
-            outcome = ingest(event, self._fallback, None if known is None else known.label_config)
+            outcome = ingest(
+                event, self._fallback, None if known is None else known.label_config, self._complete
+            )
         except Exception as error:
             # One event that nobody foresaw must not keep all later ones from being processed.
             log.error("webhook event %d (%s): unexpected error", event.id, event.action, exc_info=error)
@@ -360,6 +385,7 @@ class Ingestor:
                     task=task,
                     label_config=label_config,
                     fallback=self._fallback,
+                    complete=self._complete,
                 )
             except SteerSegError as error:
                 errors.append(f"annotation {number}: {error}")

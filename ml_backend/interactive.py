@@ -30,6 +30,7 @@ from ml_backend.steering_jobs import SteeringJobs
 from ml_backend.steering_store import UNKNOWN, SteeringKey, SteeringStore
 from ml_backend.task_media import Media, page_stride
 from ml_backend.telling import Guidance, tell_answer, tell_nothing_there, tell_several, tell_steered
+from ml_backend.unseen_pages import with_answers
 from ml_backend.words import Wanted, choose_objects, read_words, wanted
 from steerseg.errors import ExpressionError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
@@ -148,9 +149,17 @@ class _FrameCall:
         self._young = False  # whether the draft has the last answer in it
         self._draft: Regions | None = None
         if draft is not None:
-            self._draft = read_regions(draft.results, side, call.task.id)
+            self._draft = read_regions(self._current(draft.results), side, call.task.id)
         pages = task_value(call.task.data, side.data_key)
         self._pages = len(pages) if isinstance(pages, Sequence) and not isinstance(pages, str) else 0
+
+    def _current(self, results: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """A draft; of an editor that stayed open after a submission, with the answers of before it."""
+        key = self._key
+        if self._memory.get(key).objects:
+            return results
+        told = self._memory.submitted_last(key)
+        return results if told is None else with_answers(results, told, self._side, key.task_id) or results
 
     def answer(self) -> Answer:
         heard = self._take_in()

@@ -61,6 +61,7 @@ from ml_backend.store import Project, ProposalKey, Store, StoreError
 from ml_backend.task_media import Loader, Media, MediaLoader
 from ml_backend.task_store import TaskStore
 from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.unseen_pages import UnseenPages
 from ml_backend.version_store import PromptVersion, VersionStore
 from ml_backend.versions import PromptLine, model_fingerprint
 from ml_backend.words import alternatives_for
@@ -167,10 +168,16 @@ class Service:
         self._pushers = ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
+        self._unseen = UnseenPages(store, self._told, self._connections)
         self.corrections = CorrectionStore(store)
         self.completer = Completer(settings, store, self.corrections, media, self._connections, executor)
         self.ingestor = Ingestor(
-            settings, store, self.corrections, self._connections, lambda _: self.completer.notify()
+            settings,
+            store,
+            self.corrections,
+            self._connections,
+            lambda _: self.completer.notify(),
+            complete=self._unseen.completed,
         )
         preset = load_preset(find_preset(settings.preset))
         self.refinements = RefinementManager(
@@ -397,10 +404,10 @@ class Service:
         """
         event = parse_webhook(body)
         self._note_training(event)
+        self._forget_told(event)  # first: what was answered belongs to the annotation that the event brings
         number = self._store.add_event(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
-        self._forget_told(event)
         self.ingestor.notify()
         return number
 
@@ -953,15 +960,17 @@ class Service:
             return None
 
     def _forget_told(self, event: WebhookEvent) -> None:
-        """Forget what was told of a task by whoever submits it, and of a task that is gone by everybody."""
+        """Begin anew with a task that somebody submits; forget what everybody told of one that is gone."""
         if event.project_id is None:
             return
         annotation = event.payload.get("annotation")
         if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED") and isinstance(annotation, dict):
-            task = annotation.get("task")
+            number, task = annotation.get("id"), annotation.get("task")
+            if not isinstance(number, int) or not isinstance(task, int) or self._unseen.is_ours(annotation):
+                return
             for person in {_number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
-                if isinstance(task, int) and person is not None:
-                    self._told.forget(event.project_id, task, person)
+                if person is not None:
+                    self._told.submit(number, event.project_id, task, person)
         elif event.action == "TASKS_DELETED":
             tasks = event.payload.get("tasks")
             for gone in tasks if isinstance(tasks, list) else ():

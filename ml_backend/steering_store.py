@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, delete, or_, select
+from sqlalchemy import JSON, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ml_backend.steered import SteeredTask, from_json, to_json
@@ -30,6 +30,23 @@ class SteeringRow(Base):
     side: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[dict[str, Any]] = mapped_column(JSON)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+
+
+_KEPT = timedelta(days=7)
+"""So long it is known what was answered before an annotation was submitted: an open editor may submit it again."""
+
+
+class SubmittedRow(Base):
+    """What was answered before an annotation was submitted."""
+
+    __tablename__ = "submitted_steering"
+    annotation_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    side: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[int]
+    task_id: Mapped[int]
+    annotator: Mapped[int]
+    state: Mapped[dict[str, Any]] = mapped_column(JSON)
+    submitted_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 @dataclass(frozen=True)
@@ -98,21 +115,83 @@ class SteeringStore:
             )
             return changed
 
-    def forget(self, project_id: int, task_id: int, annotator: int | None = None) -> int:
-        """Forget a task in one annotator's hands, or in everybody's; return how many rows were there.
+    def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
+        """Put a task out of an annotator's hands: what comes next begins anew. Returns how many rows were there.
+
+        What was answered stays known to :meth:`submitted` for a week.
 
         Raises:
             StoreError: The database cannot be used.
         """
-        statement = delete(SteeringRow).where(
-            SteeringRow.project_id == project_id, SteeringRow.task_id == task_id
+        wanted = select(SteeringRow).where(
+            SteeringRow.project_id == project_id,
+            SteeringRow.task_id == task_id,
+            SteeringRow.annotator.in_((annotator, UNKNOWN)),
         )
-        if annotator is not None:
-            statement = statement.where(
-                or_(SteeringRow.annotator == annotator, SteeringRow.annotator == UNKNOWN)
-            )
+        now = datetime.now(UTC)
         with self._store.writing() as session:
-            return int(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+            rows = list(session.scalars(wanted))
+            for row in rows:
+                before = session.get(SubmittedRow, (annotation_id, row.side))
+                session.merge(
+                    SubmittedRow(
+                        annotation_id=annotation_id,
+                        side=row.side,
+                        project_id=project_id,
+                        task_id=task_id,
+                        annotator=annotator,
+                        state=row.state if before is None else to_json(_after(_read(before), _read(row))),
+                        submitted_at=now,
+                    )
+                )
+                session.delete(row)
+            if rows:
+                session.execute(delete(SubmittedRow).where(SubmittedRow.submitted_at < now - _KEPT))
+            return len(rows)
+
+    def submitted(self, annotation_id: int, side: str) -> SteeredTask | None:
+        """What was answered before an annotation was submitted; ``None`` where that is not known.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._store.reading() as session:
+            row = session.get(SubmittedRow, (annotation_id, side))
+            return None if row is None else _read(row)
+
+    def submitted_last(self, key: SteeringKey) -> SteeredTask | None:
+        """What was answered before an annotator submitted the task last; ``None`` where that is not known.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        wanted = (
+            select(SubmittedRow)
+            .where(
+                SubmittedRow.project_id == key.project_id,
+                SubmittedRow.task_id == key.task_id,
+                SubmittedRow.annotator == key.annotator,
+                SubmittedRow.side == key.side,
+            )
+            .order_by(SubmittedRow.submitted_at.desc())
+            .limit(1)
+        )
+        with self._store.reading() as session:
+            row = session.scalars(wanted).first()
+            return None if row is None else _read(row)
+
+    def forget(self, project_id: int, task_id: int) -> int:
+        """Forget a task in everybody's hands; return how many rows were there.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        count = 0
+        with self._store.writing() as session:
+            for table in (SteeringRow, SubmittedRow):
+                gone = delete(table).where(table.project_id == project_id, table.task_id == task_id)
+                count += int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+        return count
 
 
 def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
@@ -130,7 +209,20 @@ def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
     return rows.get(key.annotator, rows.get(UNKNOWN))
 
 
-def _read(row: SteeringRow | None) -> SteeredTask:
+def _after(before: SteeredTask, now: SteeredTask) -> SteeredTask:
+    """What was answered last, with all that was answered before."""
+    objects = dict(before.objects)
+    for place, steered in now.objects.items():
+        earlier: Mapping[int, tuple[str, ...]] = objects[place].known if place in objects else {}
+        known = {
+            page: tuple(dict.fromkeys((*earlier.get(page, ()), *steered.known.get(page, ()))))
+            for page in (*earlier, *steered.known)
+        }
+        objects[place] = replace(steered, known=known)
+    return replace(now, objects=objects)
+
+
+def _read(row: SteeringRow | SubmittedRow | None) -> SteeredTask:
     if row is None:
         return SteeredTask()
     try:

@@ -402,6 +402,13 @@ class LabelStudioClient:
         """One annotation, skipped or not."""
         return dict(self._get(f"/api/annotations/{annotation}/", f"read annotation {annotation}"))
 
+    def update_annotation(self, annotation: int, result: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Give an annotation other results."""
+        body = {"result": list(result)}
+        return dict(
+            self._write("PATCH", f"/api/annotations/{annotation}/", body, f"change annotation {annotation}")
+        )
+
     def prediction(self, prediction: int) -> dict[str, Any]:
         """One prediction."""
         return dict(self._get(f"/api/predictions/{prediction}/", f"read prediction {prediction}"))

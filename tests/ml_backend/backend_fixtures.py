@@ -158,6 +158,14 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
                 task["total_predictions"] += task["id"] == prediction["task"]
             self._answer({"id": len(fake.predictions)})
 
+        def do_PATCH(self) -> None:
+            changes = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            number = int(self.path.split("/")[3])
+            for annotation in fake.annotations:
+                if annotation["id"] == number:
+                    annotation.update(changes)
+            self._one(fake.annotations, number)
+
         def _one(self, items: list[dict[str, Any]], number: int) -> None:
             found = next((item for item in items if item["id"] == number), None)
             self._answer(found or {"detail": "Not found."}, 200 if found else 404)
