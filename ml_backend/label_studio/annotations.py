@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from ml_backend.label_studio.regions import (
     track_boxes,
 )
 from ml_backend.task_media import page_stride
+from ml_backend.words import read_words
 from steerseg.errors import ExpressionError
 from steerseg.masks import encode_rle
 from steerseg.reasoning import check_expression
@@ -115,7 +117,9 @@ def read_annotation(
     decisions: list[Decision] = []
     for side, groups in ((frames, masked), (video, tracked)):
         if side is not None and (groups or not decisions):
-            own = _typed(results, side.task.expression) or (decisions[0].expression if decisions else None)
+            labels = side.mask.labels if isinstance(side, FramesSide) else side.labels
+            own = _typed(results, side.task.expression, labels)
+            own = own or (decisions[0].expression if decisions else None)
             decisions += _decide(bare, groups, side, own, expression)
     return _sorted_out(decisions)
 
@@ -253,7 +257,10 @@ def _decide(
 ) -> list[Decision]:
     """One decision for each group of a side, the one that the expression means first."""
     noted = next((group.note for group in groups if group.note), None)
-    meant = typed or noted or expression
+    changed = any(frame.changed for group in groups for frame in group.frames.values())
+    # What masks were answered to is noted with them. Words that were typed after that were never answered, so they
+    # are about something else only where the masks were changed as well.
+    meant = (typed if changed else noted) or typed or noted or expression
     if bare.verdict is Verdict.NOT_VISIBLE:
         return [_worded(replace(bare, absent_elsewhere=True, proposed_expression=noted), meant)]
     primary = _primary(groups, side, meant)
@@ -373,8 +380,9 @@ def _verdict(results: Iterable[Mapping[str, Any]], controls: Controls) -> Verdic
     return chosen
 
 
-def _typed(results: Iterable[Mapping[str, Any]], control: str | None) -> str | None:
-    """The text that was typed last into a control of the whole task."""
+def _typed(results: Iterable[Mapping[str, Any]], control: str | None, labels: Sequence[str]) -> str | None:
+    """The last words that were typed into a control of the whole task; neither a candidate's number nor what is
+    refused where it is typed, unless there is nothing else."""
     texts = [
         text
         for r in results
@@ -382,6 +390,11 @@ def _typed(results: Iterable[Mapping[str, Any]], control: str | None) -> str | N
         for text in _texts(r)
         if text.strip()
     ]
+    for text in reversed(texts):
+        with contextlib.suppress(ExpressionError):
+            words = read_words(text, labels)
+            if words.expression:
+                return check_expression(words.expression)
     return texts[-1] if texts else None
 
 

@@ -104,10 +104,26 @@ def test_only_regions_of_a_proposal_say_that_missing_ones_were_erased() -> None:
 # --- words
 
 
-def test_what_was_typed_comes_before_the_note_and_the_task() -> None:
+def test_words_that_were_never_answered_are_not_those_of_the_masks() -> None:
+    """Typed without Auto-Annotation, or submitted before the answer came."""
+    regions = mask_regions({0: square(2)}, expression="the noted ball")
+    assert read([*regions, typed("something else")])[0].expression == "the noted ball"
+
+
+@pytest.mark.parametrize("last", ["#2", "dog " * 400, "   "])
+def test_the_last_words_that_can_be_used_count(last: str) -> None:
+    by_hand = mask_regions({0: square(2)}, proposed=False)
+    (decision,) = read([*by_hand, typed("the typed ball"), typed(last)])
+    assert (decision.expression, decision.problem) == ("the typed ball", None)
+
+
+def test_what_was_typed_comes_before_the_note_of_changed_masks_and_the_task() -> None:
     regions = mask_regions({0: square(2)}, expression="the noted ball")
     assert read(regions)[0].expression == "the noted ball"
-    assert read([*regions, typed("  the typed   ball ")])[0].expression == "the typed ball"
+    repainted = mask_regions({0: square(2)}, expression="the noted ball", origin="prediction-changed")
+    assert read([*repainted, typed("  the typed   ball ")])[0].expression == "the typed ball"
+    by_hand = mask_regions({0: square(2)}, proposed=False)
+    assert read([*by_hand, typed("  the typed   ball ")])[0].expression == "the typed ball"
     assert read(mask_regions({0: square(2)}, proposed=False))[0].expression == "the red ball"
 
 
