@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
+from numpy.typing import NDArray
+from playwright.sync_api import Response
 
 from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer
 from ml_backend.demo.verifying import problems_of, shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.regions import masks_by_page, object_id, page_masks
 from tests.e2e.conftest import Command, Project
 from tests.e2e.label_studio import LabelingPage, until
 
@@ -247,6 +250,46 @@ def test_an_expression_that_is_typed_gets_masks(
     labeling.submit()
     (stored,) = client.task(task)["annotations"]
     assert sorted(region["item_index"] for region in shapes_of(stored["result"])) == sorted(pages)
+
+
+def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
+    labeling: LabelingPage, frames_project: Project, client: LabelStudioClient
+) -> None:
+    """Label Studio's editor submits the first masks of pages that it has not shown, whatever took their place."""
+    first = frames_project.first_task
+    data = {"frames": client.task(first)["data"]["frames"]}
+    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
+    old, new = object_id(first, "", 0), object_id(task, "", 0)
+    found = frames_project.predictions[first][-1]
+    result = [{**item, "id": str(item["id"]).replace(old, new)} for item in found["result"]]
+    client.create_prediction(task, result, score=found["score"], model_version=frames_project.version)
+
+    labeling.open(frames_project.id, task)
+    labeling.switch_on_auto_annotation()
+    answers: list[Response] = []
+    labeling.page.on("response", lambda got: answers.append(got) if "interactive" in got.url else None)
+    labeling.ask("the backpack")
+    expected = masks_by_page(page_masks(answers[-1].json()["data"]["result"]))
+    assert len(expected) > 1
+    submitted = labeling.submit()
+    (stored,) = client.annotations(task)
+    until(
+        lambda: same_masks(masks_by_page(page_masks(client.annotation(stored["id"])["result"])), expected),
+        "an annotation with the answered masks on all of its pages",
+        limit=60,
+    )
+    kept = client.annotation(stored["id"])["result"]
+    others = [item for item in submitted["result"] if item["type"] != "brushlabels"]
+    assert [item for item in kept if item["type"] != "brushlabels"] == others
+
+
+def same_masks(found: Mapping[int, NDArray[np.bool_]], expected: Mapping[int, NDArray[np.bool_]]) -> bool:
+    """Whether all pages show the same, up to the edge that the editor smooths."""
+    visible = {page: mask for page, mask in expected.items() if mask.any()}
+    there = {page: mask for page, mask in found.items() if mask.any()}
+    return there.keys() == visible.keys() and all(
+        (there[page] & mask).sum() > 0.9 * (there[page] | mask).sum() for page, mask in visible.items()
+    )
 
 
 def test_a_bad_expression_is_explained_and_a_better_one_replaces_the_masks(
