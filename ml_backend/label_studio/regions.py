@@ -36,6 +36,7 @@ __all__ = [
     "object_id",
     "page_masks",
     "region_labels",
+    "status_id",
     "status_result",
     "thin_keyframes",
     "track_boxes",
@@ -236,17 +237,31 @@ def tracklet_to_video_region(
     return results
 
 
-def status_result(side: FramesSide | VideoSide, text: str) -> Result | None:
+def status_result(side: FramesSide | VideoSide, text: str, *, interactive: bool = False) -> Result | None:
     """A message for annotators in the task's ``status`` field; ``None`` if the configuration has none.
 
     Its id is always the same, so that a later message replaces an earlier one.
+
+    Args:
+        side: The side of the task.
+        text: The message.
+        interactive: Whether it belongs to an interactive answer. Label Studio's editor takes a text of one beside a
+            video for a span of its timeline, and breaks when a span without frames is selected: so it gets one.
     """
-    return _text_result(side, side.task.status, text)
+    result = _text_result(side, side.task.status, text)
+    if result is not None and interactive and isinstance(side, VideoSide):
+        result["value"]["ranges"] = [{"start": 1, "end": 1}]
+    return result
 
 
 def expression_result(side: FramesSide | VideoSide, expression: str) -> Result | None:
     """What was asked for, in the field that annotators ask by; ``None`` if the configuration has none."""
     return _text_result(side, side.task.expression, expression)
+
+
+def status_id(side: FramesSide | VideoSide) -> str:
+    """The id of messages beside a side of a task."""
+    return f"{side.task.status}-{side.name}"
 
 
 def _text_result(side: FramesSide | VideoSide, control: str | None, text: str) -> Result | None:

@@ -17,6 +17,7 @@ from ml_backend.label_studio.regions import (
     object_id,
     page_masks,
     region_labels,
+    status_id,
 )
 from ml_backend.steered import Mark
 from steerseg.masks import RLE, decode_rle, encode_rle
@@ -102,6 +103,8 @@ def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoS
         typed = [text for text in texts_of(item) if text.strip()]
         if _from(item, task.region_text) and typed:
             region, region_text = str(item.get("id")), typed[-1]
+    if region == status_id(side):  # the editor lists the message beside a video as a region
+        region, texts = None, (*texts, region_text)
     if not isinstance(side, FramesSide):
         return Told(texts=texts, chosen=chosen, region=region, region_text=region_text)
     marks, label = [], None

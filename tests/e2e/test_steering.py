@@ -138,6 +138,19 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     assert shown <= kept
 
 
+def test_the_message_beside_a_video_can_be_selected(labeling: LabelingPage, video_project: Project) -> None:
+    """The editor lists it as a span of the timeline."""
+    labeling.open(video_project.id, max(video_project.predictions))
+    labeling.switch_on_auto_annotation()
+    labeling.ask("the backpack")
+    for place in range(labeling.listed()):
+        labeling.page.locator(".lsf-outliner-item").nth(place).click()
+        labeling.page.wait_for_timeout(500)
+    labeling.page.screenshot(path=ARTEFACTS / "steering-video-message.png")
+    labeling.ask("the globe")
+    assert len(labeling.of_type("videorectangle")) == 1
+
+
 def test_a_text_beside_a_box_track_tracks_that_box_anew(
     labeling: LabelingPage, video_project: Project, samples: list[Sample]
 ) -> None:
