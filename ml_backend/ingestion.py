@@ -87,6 +87,9 @@ def ingest(
         fallback: The expression of a task whose annotation names none.
         label_config: The project's labelling configuration as it is known, for events without one.
         complete: Completes its annotations.
+
+    Raises:
+        StoreError: Of ``complete``: the database cannot be read.
     """
     payload = event.payload
     if event.action in _DELETED:
@@ -121,6 +124,8 @@ def ingest(
         except _IncompleteError as error:
             incomplete = True
             errors.append(str(error))
+        except StoreError:
+            raise
         except SteerSegError as error:
             errors.append(f"annotation {annotation.get('id')}: {error}")
     return Outcome(Changes(annotated=tuple(annotated)), "; ".join(errors) or None, incomplete)
@@ -310,6 +315,8 @@ class Ingestor:
             outcome = ingest(
                 event, self._fallback, None if known is None else known.label_config, self._complete
             )
+        except StoreError:
+            raise  # it waits
         except Exception as error:
             # One event that nobody foresaw must not keep all later ones from being processed.
             log.error("webhook event %d (%s): unexpected error", event.id, event.action, exc_info=error)

@@ -248,9 +248,7 @@ class _FrameCall:
         except TimeoutError:
             return _still_working(work.progress)
         if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
-            count = len(proposal.tracklets)
-            offer = f"candidates #1 to #{count}" if count > 1 else f"{count or 'no'} candidate"
-            return Answer(message=f"There is no #{words.pick} for “{expression}”: it has {offer}.")
+            return Answer(message=_no_candidate(words.pick, expression, proposal))
         if not proposal.tracklets:
             return Answer(message=tell_answer(proposal, 0, self._guidance))
         several = None if words.pick is not None else wanted(proposal.expression)
@@ -436,6 +434,12 @@ def _with_objects(task: SteeredTask, objects: Sequence[SteeredObject]) -> Steere
     return task
 
 
+def _no_candidate(pick: int, expression: str, proposal: StoredProposal) -> str:
+    count = len(proposal.tracklets)
+    offer = f"candidates #1 to #{count}" if count > 1 else f"{count or 'no'} candidate"
+    return f"There is no #{pick} for “{expression}”: it has {offer}."
+
+
 def _still_working(progress: str) -> Answer:
     return Answer(message=f"still working: {progress}. Press Enter again in a while.", late=True)
 
@@ -525,7 +529,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     if not proposal.tracklets:
         return Answer(message=tell_answer(proposal, 0, guidance))
     if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
-        return Answer(message=f"There is no #{words.pick} for “{expression}”.")
+        return Answer(message=_no_candidate(words.pick, expression, proposal))
     several = None if words.pick is not None or told.region else wanted(proposal.expression)
     ranks = [words.pick - 1] if words.pick is not None else choose_objects(proposal, several)
     there = [*(() if call.task.draft is None else call.task.draft.results), *call.context]

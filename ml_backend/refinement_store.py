@@ -122,11 +122,12 @@ class RefinementStore:
             return [_refinement(row) for row in session.scalars(query)]
 
     def last_begun(self, project_id: int) -> datetime | None:
-        """When the newest refinement began that looked at the corrections and did not fail.
+        """When the newest refinement began that learned from the corrections.
 
         One that was cancelled counts too, also before it began: else the next correction would ask for it again.
         """
-        states = [*_ENDS.values(), RefinementState.RUNNING, RefinementState.CANCELLED]
+        learned = set(_ENDS.values()) - {RefinementState.NOT_ENOUGH_DATA}
+        states = [*learned, RefinementState.RUNNING, RefinementState.CANCELLED]
         with self._store.reading() as session:
             return session.scalar(
                 select(func.coalesce(RefinementRow.started_at, RefinementRow.finished_at))

@@ -87,7 +87,7 @@ def _clean(items: list[str]) -> tuple[str, ...]:
     seen: dict[str, str] = {}
     for item in items:
         text = " ".join(item.split()).strip(" .,;:-*\"'`")
-        if text and len(text) <= MAX_ATTRIBUTE_LENGTH:
+        if any(letter.isalnum() for letter in text) and len(text) <= MAX_ATTRIBUTE_LENGTH:
             seen.setdefault(text.lower(), text)
     return tuple(seen.values())[:MAX_ATTRIBUTES]
 

@@ -220,6 +220,20 @@ def test_region_text_of_a_replaced_track_is_echoed(backend: Backend) -> None:
     assert result[1]["value"]["text"] == ["keep me"]
 
 
+def test_a_text_beside_the_message_is_about_the_task(backend: Backend) -> None:
+    """Label Studio's editor lists the message beside a video as a region, with a field of its own."""
+    body = introduce(backend, "predict_interactive_text_video")
+    message = '<TextArea name="message" toName="video" maxSubmissions="0"/></View>'
+    body["label_config"] = body["label_config"].replace("</View>", message)
+    track, status = backend.post("/predict", body)["results"][0]["result"]
+    assert status["value"]["ranges"] == [{"start": 1, "end": 1}]
+    text = {**status, "from_name": "region_text", "value": {"text": ["the ball"]}}
+    body["params"]["context"]["result"] = [text]
+    answer = backend.post("/predict", body)["results"][0]["result"]
+    assert [region["id"] for region in answer] == [track["id"], status["id"]]
+    assert "“the ball”" in answer[1]["value"]["text"][0]
+
+
 @pytest.mark.parametrize("name", WEBHOOKS)
 def test_an_event_is_committed_before_it_is_acknowledged(backend: Backend, name: str) -> None:
     body = recorded(name)
