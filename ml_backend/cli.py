@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import types
 import typing
@@ -26,7 +27,8 @@ _SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, 1 for partial failure, 2 for an error, 130 for Ctrl-C."""
+    """Run a command and return its exit status: 0, 1 for partial failure, 2 for an error, 130 for Ctrl-C,
+    141 where nobody reads on."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def build_parser() -> argparse.ArgumentParser:
