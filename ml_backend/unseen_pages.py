@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ml_backend.connections import Connections
 from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import FramesSide, parse_controls
-from ml_backend.label_studio.regions import Result, object_id, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import MASK_TYPES, Result, object_id, tracklet_to_frames_regions
 from ml_backend.label_studio.told import read_regions
 from ml_backend.steered import NOTHING, SteeredObject, SteeredTask, fingerprint
 from ml_backend.steering_store import SteeringStore
@@ -47,7 +47,8 @@ def with_answers(
 ) -> list[Mapping[str, Any]] | None:
     """The results with the last answer on every page that has an earlier one; ``None`` where there is no such page.
 
-    Pages that the annotator painted are neither, and stay.
+    Pages that the annotator painted have neither, and stay; so does all of an object whose last answer was undone, or
+    came too late to be seen.
 
     Args:
         results: Of an annotation or a draft.
@@ -59,26 +60,38 @@ def with_answers(
         RegionError: A region is malformed.
     """
     regions = read_regions(results, side, task)
-    changed = list(results)
-    found = False
+    seen = bool(told.message) and regions.status == told.message
+    older: dict[str, list[Result]] = {}
     for place, masks in regions.series.items():
         steered = told.objects.get(place)
-        if steered is None:
+        if steered is None or not (seen or _shows_last(steered, masks)):
             continue
         name = object_id(task, "", place)
-        for page in (page for page, rle in masks.items() if _is_older(steered, page, rle)):
-            found = True
-            ids = {f"{name}-f{page}"}
-            old = [
-                index
-                for index, item in enumerate(changed)
-                if (number := str(item.get("id"))) in ids or number.startswith(f"{name}-f{page}-")
-            ]
-            new = _page_regions(steered, page, side, name)
-            changed[old[0] : old[0] + 1] = new
-            dropped = {index + len(new) - 1 for index in old[1:]}
-            changed = [item for index, item in enumerate(changed) if index not in dropped]
-    return changed if found else None
+        for page, rle in masks.items():
+            if _is_older(steered, page, rle):
+                older[f"{name}-f{page}"] = _page_regions(steered, page, side, name)
+    if not older:
+        return None
+    changed: list[Mapping[str, Any]] = []
+    for item in results:
+        number = str(item.get("id"))
+        region = next((known for known in older if number == known or number.startswith(f"{known}-")), None)
+        if region is None or str(item.get("type", "")).lower() not in (*MASK_TYPES, "labels"):
+            changed.append(item)  # also what was said of a region beside its mask
+        else:
+            changed += older[region]
+            older[region] = []
+    return changed
+
+
+def _shows_last(steered: SteeredObject, masks: Mapping[int, RLE]) -> bool:
+    """Whether some page has the last answer, where that is another one than before."""
+    return any(
+        len(steered.known.get(page, ())) > 1
+        and fingerprint(rle) == fingerprint(steered.shown[page]) != NOTHING
+        for page, rle in masks.items()
+        if page < len(steered.shown)
+    )
 
 
 def _is_older(steered: SteeredObject, page: int, rle: RLE) -> bool:

@@ -24,6 +24,7 @@ from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, mask_area, mask_box
 
 __all__ = [
+    "MASK_TYPES",
     "Keyframe",
     "PageMask",
     "RegionError",
@@ -53,9 +54,10 @@ MAX_PAGE_PIXELS = 64_000_000
 _PNG_URL = "data:image/png;base64,"
 _STROKE_BITS = 4  # of fractions of a pixel
 _DECIMALS = 3  # of percents; a thousandth of a percent is far below a pixel
-_MASK_TYPES = frozenset(
+MASK_TYPES = frozenset(
     kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
 )
+"""Types of results that are masks, in lower case."""
 
 
 class Track(Protocol):
@@ -293,7 +295,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
     masks = []
     for result in results:
         kind = str(result.get("type", "")).lower()
-        if kind not in _MASK_TYPES or is_label_of_text(result):
+        if kind not in MASK_TYPES or is_label_of_text(result):
             continue
         region_id = str(result.get("id", ""))
         try:

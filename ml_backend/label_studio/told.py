@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_backend.label_studio.config import FramesSide, VideoSide
 from ml_backend.label_studio.regions import (
+    MASK_TYPES,
     PageMask,
     is_label_of_text,
     masks_by_page,
@@ -22,9 +23,6 @@ from ml_backend.label_studio.regions import (
 from ml_backend.steered import Mark
 from steerseg.masks import RLE, decode_rle, encode_rle
 
-_MASKS = frozenset(
-    kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
-)
 _OURS = re.compile(r"(t\d+-[0-9a-f]{10})-f\d+(?:-\d+)?")
 _OFF_THE_OBJECT = ("negative", "background", "exclude", "remove")
 _READ_REGIONS = 2048
@@ -140,7 +138,11 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
             status = " ".join(texts_of(item))
         elif side.task.object is not None and _from(item, side.task.object.name):
             chosen = next(iter(region_labels(item, "choices")), chosen)
-        if item.get("from_name") not in controls or item.get("type") not in _MASKS or is_label_of_text(item):
+        if (
+            item.get("from_name") not in controls
+            or item.get("type") not in MASK_TYPES
+            or is_label_of_text(item)
+        ):
             continue
         ours = _OURS.fullmatch(str(item.get("id")))
         place = None if ours is None else places.get(ours.group(1))

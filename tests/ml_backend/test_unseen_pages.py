@@ -89,6 +89,36 @@ def test_what_the_annotator_painted_stays(annotator: Annotator, fake_label_studi
     assert set(found.values()) == {1}
 
 
+def test_an_answer_that_was_undone_or_never_seen_stays_away(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotator.type("the ball")
+    before = list(annotator.draft.values())
+    annotator.point(3)
+    submit(annotator, fake_label_studio, before)
+    assert fake_label_studio.annotations[0]["result"] is before
+
+
+def test_an_error_after_the_answer_changes_nothing(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    """What the annotator was told last is no part of the answer, but pages that were looked at have it."""
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    after = dict(annotator.draft)
+    annotator.type("dog " * 400)
+    results = as_submitted(before, {**after, "status-frames": annotator.draft["status-frames"]})
+    said = {"id": next(r["id"] for r in results if r.get("item_index") == 6), "from_name": "occluded"}
+    results.append(
+        {**said, "to_name": "frames", "type": "choices", "item_index": 6, "value": {"choices": ["a bit"]}}
+    )
+    submit(annotator, fake_label_studio, results)
+    stored = fake_label_studio.annotations[0]["result"]
+    assert set(tops([r for r in stored if r["type"] != "choices"]).values()) == {1}
+    assert results[-1] in stored, "what was said of the region"
+
+
 def test_an_annotation_that_has_all_answers_is_left_alone(
     annotator: Annotator, fake_label_studio: FakeLabelStudio
 ) -> None:
