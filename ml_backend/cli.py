@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_backend.given_files import read_text
 from ml_backend.settings import ENV_PREFIX, Settings, load_settings
 from steerseg.errors import ConfigError, SteerSegError
 
@@ -359,7 +360,7 @@ def _connect(options: argparse.Namespace) -> int:
         _backend_url(options, settings),
         project=options.project,
         title=options.title,
-        label_config=None if options.label_config is None else _read(options.label_config),
+        label_config=None if options.label_config is None else read_text(options.label_config),
         storage_path=options.storage_path,
         webhook_secret=None if secret is None else secret.get_secret_value(),
         interactive=options.interactive,
@@ -371,15 +372,6 @@ def _connect(options: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"project {connection.project} {connection.title!r}: {connection.url}")
     return 0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None
 
 
 def _predict(options: argparse.Namespace) -> int:

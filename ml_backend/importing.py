@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.given_files import read_text
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, VideoSide, parse_controls
 from steerseg.decoding import DEFAULT_LIMITS, FileKind, VideoLimits, file_kind
@@ -293,10 +294,7 @@ def _read_csv(
 ) -> dict[Path, list[str | None]]:
     if sources or expression is not None:
         raise ConfigError("a CSV names videos and expressions; give no further videos or expression with it")
-    try:
-        text = csv_file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{csv_file} cannot be read as UTF-8 text ({error})") from None
+    text = read_text(csv_file, encoding="utf-8-sig")
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns

@@ -241,12 +241,12 @@ class Ingestor:
         on_change: Callable[[int], None],
         complete: Complete = as_it_came,
     ) -> None:
-        self._complete = complete
         self._settings = settings
         self._store = store
         self._corrections = corrections
         self._connections = connections
         self._on_change = on_change
+        self._complete = complete
         self._changed = threading.Condition()
         self._news = False
         self._closing = False

@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_backend.hearing import Event, Heard, adopt, hear
 from ml_backend.label_studio.config import FramesSide, VideoSide, choose_label, task_value
 from ml_backend.label_studio.regions import (
+    MaskTrack,
     Result,
     object_id,
     region_labels,
@@ -31,7 +31,7 @@ from ml_backend.steering_store import UNKNOWN, SteeringKey, SteeringStore
 from ml_backend.task_media import Media, page_stride
 from ml_backend.telling import Guidance, tell_answer, tell_nothing_there, tell_several, tell_steered
 from ml_backend.unseen_pages import with_answers
-from ml_backend.words import Wanted, choose_objects, read_words, wanted
+from ml_backend.words import Wanted, choose_objects, read_words, typed_expressions, wanted
 from steerseg.errors import ExpressionError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
 
@@ -98,14 +98,6 @@ class Answer:
     message: str | None = None
     score: float = 0.0
     late: bool = False
-
-
-@dataclass(frozen=True)
-class _Track:
-    """Masks as regions are written from."""
-
-    rles: tuple[RLE, ...]
-    frame_scores: NDArray[np.float32]
 
 
 class FrameCalls:
@@ -235,8 +227,7 @@ class _FrameCall:
         steered = heard.task.objects[heard.place]
         expression = words.expression
         if words.pick is not None:
-            earlier = [read_words(text, self._labels).expression for text in self._call.told.texts]
-            typed = next((text for text in reversed(earlier) if text), "")
+            typed = next(typed_expressions(self._call.told.texts, self._labels), "")
             expression = steered.expression or typed or self._call.own_expression or ""
             if not expression:
                 raise ExpressionError(
@@ -386,7 +377,7 @@ class _FrameCall:
                     for page, rle in drawn.items()
                     if page < len(shown) and fingerprint(shown[page]) == fingerprint(rle)
                 }
-        track = _Track(shown, np.asarray(scores, dtype=np.float32))
+        track = MaskTrack(shown, np.asarray(scores, dtype=np.float32))
         name = object_id(self._call.task.id, "", steered.place)
         expression = steered.expression or steered.label
         regions = tracklet_to_frames_regions(
@@ -515,8 +506,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     words = read_words(told.region_text if told.region else told.texts[-1], side.labels)
     expression = words.expression
     if words.pick is not None:
-        typed = (read_words(text, side.labels).expression for text in reversed(told.texts))
-        expression = next((text for text in typed if text), call.own_expression or "")
+        expression = next(typed_expressions(told.texts, side.labels), call.own_expression or "")
         if not expression:
             raise ExpressionError(
                 f"#{words.pick} is the number of a candidate, but nothing was asked for yet; type what to track"

@@ -945,12 +945,9 @@ class Service:
             except Exception as error:
                 answer = Answer(message=self._note_task_error(project, task, error))
         result = list(answer.result)
-        status = (
-            None
-            if side is None or answer.message is None
-            else status_result(side, answer.message, interactive=True)
-        )
-        result += [] if status is None else [status]
+        if side is not None and answer.message is not None:
+            status = status_result(side, answer.message, interactive=True)
+            result += [] if status is None else [status]
         return {
             "results": [{"result": result, "score": answer.score, "model_version": version}],
             "model_version": version,

@@ -268,9 +268,9 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except SettingsError as error:
-        lists = [f"{ENV_PREFIX}{name.upper()}" for name in _lists() if f'"{name}"' in str(error)]
+        meant = [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields if f'"{name}"' in str(error)]
         raise ConfigError(
-            f"the settings cannot be used: {' and '.join(lists) or error}: expected a list as JSON, such as "
+            f"the settings cannot be used: {' and '.join(meant) or error}: expected a list as JSON, such as "
             '["one", "two"]'
         ) from None
     except ValidationError as error:
@@ -280,10 +280,6 @@ def load_settings(**overrides: object) -> Settings:
             where = f"{name} ({ENV_PREFIX}{name.upper()}): " if name else ""
             problems.append(where + problem["msg"].removeprefix("Value error, "))
         raise ConfigError("the settings cannot be used: " + "; ".join(problems)) from None
-
-
-def _lists() -> list[str]:
-    return [name for name, field in Settings.model_fields.items() if field.default == ()]
 
 
 def settings_table() -> str:

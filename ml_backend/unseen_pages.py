@@ -13,16 +13,20 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_backend.connections import Connections
 from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import FramesSide, parse_controls
-from ml_backend.label_studio.regions import MASK_TYPES, Result, object_id, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import (
+    MASK_TYPES,
+    MaskTrack,
+    Result,
+    object_id,
+    tracklet_to_frames_regions,
+)
 from ml_backend.label_studio.told import read_regions
 from ml_backend.steered import NOTHING, SteeredObject, SteeredTask, fingerprint
 from ml_backend.steering_store import SteeringStore
@@ -32,14 +36,6 @@ from steerseg.masks import RLE
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 256  # changed annotations whose events are recognised
-
-
-@dataclass(frozen=True)
-class _Page:
-    """One mask as regions are written from."""
-
-    rles: tuple[RLE, ...]
-    frame_scores: NDArray[np.float32]
 
 
 def with_answers(
@@ -107,7 +103,7 @@ def _page_regions(steered: SteeredObject, page: int, side: FramesSide, name: str
     if rle is None:
         return []
     return tracklet_to_frames_regions(
-        _Page((rle,), np.asarray([steered.scores[page]], dtype=np.float32)),
+        MaskTrack((rle,), np.asarray([steered.scores[page]], dtype=np.float32)),
         side,
         object_id=name,
         expression=steered.expression or steered.label,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ml_backend.proposals import StoredProposal, StoredTracklet
@@ -74,6 +74,12 @@ def read_words(text: str, labels: Sequence[str]) -> Words:
     if picked:
         return Words(label=label, pick=int(picked.group(1)))
     return Words(expression=text, label=label)
+
+
+def typed_expressions(texts: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
+    """What was typed to be tracked, the last first; texts that only pick a candidate are none."""
+    words = (read_words(text, labels) for text in reversed(texts))
+    return (one.expression for one in words if one.expression)
 
 
 def wanted(expression: str) -> Wanted | None:

@@ -29,7 +29,7 @@ from ml_backend.label_studio.regions import (
     track_boxes,
 )
 from ml_backend.task_media import page_stride
-from ml_backend.words import read_words
+from ml_backend.words import typed_expressions
 from steerseg.errors import ExpressionError
 from steerseg.masks import encode_rle
 from steerseg.reasoning import check_expression
@@ -117,8 +117,7 @@ def read_annotation(
     decisions: list[Decision] = []
     for side, groups in ((frames, masked), (video, tracked)):
         if side is not None and (groups or not decisions):
-            labels = side.mask.labels if isinstance(side, FramesSide) else side.labels
-            own = _typed(results, side.task.expression, labels)
+            own = _typed(results, side.task.expression, _labels_of(side))
             own = own or (decisions[0].expression if decisions else None)
             decisions += _decide(bare, groups, side, own, expression)
     return _sorted_out(decisions)
@@ -320,7 +319,7 @@ def _worded(decision: Decision, words: str | None) -> Decision:
 def _primary(groups: Sequence[_Group], side: FramesSide | VideoSide, meant: str | None) -> _Group | None:
     """The group that the expression means: the only one, the expression's label's, or the first label's."""
     plain = [group for group in groups if group.text is None] or list(groups)
-    labels = side.mask.labels if isinstance(side, FramesSide) else side.labels
+    labels = _labels_of(side)
     chosen = choose_label(labels, meant or "")
     order = {label: place for place, label in enumerate(labels)}
     ranked = sorted(plain, key=lambda group: (group.label != chosen, order.get(group.label, len(order))))
@@ -353,6 +352,11 @@ def _only_boxes(decision: Decision) -> bool:
 def _present(side: Any, task_data: Mapping[str, Any]) -> Any:
     """The side, where the task has media for it."""
     return side if side is not None and task_value(task_data, side.data_key) else None
+
+
+def _labels_of(side: FramesSide | VideoSide) -> tuple[str, ...]:
+    """The labels of the side's objects, in their order."""
+    return side.mask.labels if isinstance(side, FramesSide) else side.labels
 
 
 def _pages(side: FramesSide | None, task_data: Mapping[str, Any]) -> int | None:
@@ -390,11 +394,9 @@ def _typed(results: Iterable[Mapping[str, Any]], control: str | None, labels: Se
         for text in _texts(r)
         if text.strip()
     ]
-    for text in reversed(texts):
+    for expression in typed_expressions(texts, labels):
         with contextlib.suppress(ExpressionError):
-            words = read_words(text, labels)
-            if words.expression:
-                return check_expression(words.expression)
+            return check_expression(expression)
     return texts[-1] if texts else None
 
 

@@ -26,6 +26,7 @@ from steerseg.masks import RLE, decode_rle, mask_area, mask_box
 __all__ = [
     "MASK_TYPES",
     "Keyframe",
+    "MaskTrack",
     "PageMask",
     "RegionError",
     "Result",
@@ -68,6 +69,14 @@ class Track(Protocol):
 
     @property
     def frame_scores(self) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class MaskTrack:
+    """A track of masks alone, as regions are written from."""
+
+    rles: tuple[RLE, ...]
+    frame_scores: NDArray[np.float32]
 
 
 class RegionError(SteerSegError):
@@ -263,14 +272,18 @@ def expression_result(side: FramesSide | VideoSide, expression: str) -> Result |
 
 def status_id(side: FramesSide | VideoSide) -> str:
     """The id of messages beside a side of a task."""
-    return f"{side.task.status}-{side.name}"
+    return _text_id(side, side.task.status)
+
+
+def _text_id(side: FramesSide | VideoSide, control: str | None) -> str:
+    return f"{control}-{side.name}"
 
 
 def _text_result(side: FramesSide | VideoSide, control: str | None, text: str) -> Result | None:
     if control is None:
         return None
     return {
-        "id": f"{control}-{side.name}",
+        "id": _text_id(side, control),
         "from_name": control,
         "to_name": side.name,
         "type": "textarea",
