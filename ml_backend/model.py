@@ -13,8 +13,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ml_backend.service import Service, create_service
+from ml_backend.service import Service
 from ml_backend.settings import load_settings
+from ml_backend.web.assemble import create_service
 
 try:
     from label_studio_ml.model import LabelStudioMLBase

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.store import ProposalKey, StoreError
-from steerseg.artefacts import write_bytes
+from ml_backend.database.errors import StoreError
+from ml_backend.database.tables import ProposalKey
 from steerseg.errors import ArtefactError
 from steerseg.masks import RLE
+from steerseg.runtime.artefacts import write_bytes
 
 if TYPE_CHECKING:  # these come with torch, which only the model process loads
     import torch
@@ -39,7 +40,7 @@ class StoredPoint:
 
 @dataclass(frozen=True)
 class StoredTracklet:
-    """A tracklet; see :class:`steerseg.tracking.Tracklet`.
+    """A tracklet; see :class:`steerseg.tracking.tracklets.Tracklet`.
 
     Attributes:
         rles: One encoded (H, W) mask per frame.

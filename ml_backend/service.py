@@ -2,78 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ml_backend.completion import Completer
-from ml_backend.connections import Connections
-from ml_backend.correction_store import CorrectionStore
-from ml_backend.corrections import Weights
-from ml_backend.deliveries import Deliveries, Delivery, Place
-from ml_backend.executor import Executor, Priority, WorkerState
-from ml_backend.expressions import task_expression
-from ml_backend.ingestion import Ingestor
-from ml_backend.interactive import Answer, Call, FrameCalls, answer_video
-from ml_backend.job_list import count_jobs, list_jobs, read_name
-from ml_backend.jobs import ModelExecutor, Proposer, Wish
+from ml_backend.corrections.completion import Completer
+from ml_backend.corrections.ingestion import Ingestor
+from ml_backend.corrections.records import Weights
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.errors import StoreError
+from ml_backend.database.events import EventStore
+from ml_backend.database.projects import Project, ProjectStore
+from ml_backend.database.tables import ProposalKey
+from ml_backend.expressions import alternatives_for, task_expression
+from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
+from ml_backend.interactive.request import Told, read_context, side_of
+from ml_backend.interactive.store import SteeringStore
+from ml_backend.interactive.submitted_pages import UnseenPages, number_of
+from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.proposals import ModelExecutor, Proposer
+from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.client import LabelStudioUnreachableError
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls, task_value
+from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
+from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.regions import (
     Result,
     expression_result,
-    object_id,
     status_result,
     tracklet_to_frames_regions,
     tracklet_to_video_region,
 )
-from ml_backend.label_studio.told import Told, read_context, side_of
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.prompts import PromptsRef
-from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
-from ml_backend.protocol import (
+from ml_backend.models.executor import Priority, WorkerState
+from ml_backend.models.messages import ProposeRequest
+from ml_backend.predictions.batch import answer_item
+from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
+from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.predictions.repredict import Repredictor
+from ml_backend.predictions.results import label_studio_score, object_name
+from ml_backend.predictions.tasks import TaskStore
+from ml_backend.predictions.work import PREPARERS, Steering, Work, pass_on
+from ml_backend.proposals import ProposalFiles, StoredProposal
+from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.run import RefinementSettings
+from ml_backend.refinement.version_store import PromptVersion, VersionStore
+from ml_backend.refinement.versions import PromptLine
+from ml_backend.requests import (
     PredictRequest,
     RequestError,
-    Task,
     WebhookEvent,
     parse_predict,
     parse_project_id,
     parse_setup,
     parse_webhook,
 )
-from ml_backend.refinement import RefinementManager
-from ml_backend.refinement_run import RefinementSettings
-from ml_backend.repredicting import Repredictor
-from ml_backend.schedule import Schedule
-from ml_backend.settings import Settings
-from ml_backend.steering_jobs import SteeringJobs
-from ml_backend.steering_store import SteeringStore
-from ml_backend.store import Project, ProposalKey, Store, StoreError
-from ml_backend.task_media import Loader, Media, MediaLoader
-from ml_backend.task_store import TaskStore
-from ml_backend.telling import DEFAULT_GUIDANCE, Guidance, tell
-from ml_backend.unseen_pages import UnseenPages
-from ml_backend.version_store import PromptVersion, VersionStore
-from ml_backend.versions import PromptLine, model_fingerprint
-from ml_backend.words import alternatives_for
-from ml_backend.worker import ProposeRequest, model_worker
+from ml_backend.settings import Schedule, Settings
 from steerseg.errors import Cancelled, ConfigError, ExpressionError, SteerSegError, VideoError
-from steerseg.presets import PRESET_FILE, find_preset, load_preset
+from steerseg.presets import find_preset, load_preset
 from steerseg.reasoning import check_expression
-from steerseg.video import VideoLimits
 
 log = logging.getLogger(__name__)
 
-_PREPARERS = 4  # tasks whose media are fetched at the same time, for batches and for interactive calls each
 _ACTIONS = frozenset(
     {
         "ANNOTATION_CREATED",
@@ -87,39 +88,7 @@ _ACTIONS = frozenset(
         "START_TRAINING",
     }
 )
-_HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
-_PUSHERS = 2  # late predictions that are pushed at the same time
 _SEEN_AGAIN = 60.0  # seconds after which a project is noted as seen again
-_LOOK_AGAIN = 30.0  # seconds between two looks at what is owed to a Label Studio that could not be reached
-_REMEMBERED_PUSHES = 600.0  # seconds: longer than any request waits
-
-
-@dataclass
-class _Work:
-    """One task on its way to a proposal."""
-
-    task: Task
-    expression: str = ""
-    wish: Wish | None = None
-    media: Media | None = None
-    outcome: Future[StoredProposal] = field(default_factory=Future)
-
-    @property
-    def progress(self) -> str:
-        return "fetching the video" if self.wish is None else self.wish.progress
-
-
-@dataclass(frozen=True)
-class _Steering:
-    """What steers a project's predictions. Read once for each request: a promotion meanwhile is for the next.
-
-    Attributes:
-        version: Name of the version, as Label Studio knows it.
-        prompts: The champion's soft prompts; ``None`` for the preset's own.
-    """
-
-    version: str
-    prompts: PromptsRef | None
 
 
 class Service:
@@ -140,7 +109,7 @@ class Service:
         self,
         settings: Settings,
         *,
-        store: Store,
+        database: Database,
         executor: ModelExecutor,
         media: Loader,
         metrics: Metrics,
@@ -151,29 +120,32 @@ class Service:
         self.settings = settings
         self._guidance = guidance
         self.metrics = metrics
-        self._store = store
-        self._tasks = TaskStore(store)
+        self._database = database
+        self._proposal_store = ProposalStore(database)
+        self._event_store = EventStore(database)
+        self._project_store = ProjectStore(database)
+        self._tasks = TaskStore(database)
         self._executor = executor
         self._media = media
         self._base_version = base_version
-        self.line = PromptLine(VersionStore(store), settings.data_dir, model)
-        self._proposer = Proposer(store, ProposalFiles(settings.data_dir), executor, metrics)
-        self._told = SteeringStore(store)
-        self._steering_jobs = SteeringJobs(store, executor, metrics)
+        self.line = PromptLine(VersionStore(database), settings.data_dir, model)
+        self._proposer = Proposer(database, ProposalFiles(settings.data_dir), executor, metrics)
+        self._told = SteeringStore(database)
+        self._steering_jobs = SteeringJobs(database, executor, metrics)
         self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {
-            Priority.BATCH: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-batch"),
-            Priority.INTERACTIVE: ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare-interactive"),
+            Priority.BATCH: ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare-batch"),
+            Priority.INTERACTIVE: ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare-interactive"),
         }
-        self._pushers = ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push")
+        self._pushers = ThreadPoolExecutor(PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
-        self._unseen = UnseenPages(store, self._told, self._connections)
-        self.corrections = CorrectionStore(store)
-        self.completer = Completer(settings, store, self.corrections, media, self._connections, executor)
+        self._unseen = UnseenPages(database, self._told, self._connections)
+        self.corrections = CorrectionStore(database)
+        self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
         self.ingestor = Ingestor(
             settings,
-            store,
+            database,
             self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
@@ -192,7 +164,7 @@ class Service:
             ),
             refine_after=settings.refine_after,
             schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
-            store=store,
+            database=database,
             line=self.line,
             media=media,
             connections=self._connections,
@@ -201,16 +173,16 @@ class Service:
         )
         self.completer.listeners.append(self.refinements.corrected)
         self._repredictor = Repredictor(
-            store,
+            database,
             self._connections,
             version=lambda project_id: self._steering(project_id).version,
             predict=self._predict_again,
         )
         # Late predictions by project, task and version. Whoever takes one out delivers it, so that none is
         # stored twice when the task is asked for again in the meantime.
-        self._late: dict[Place, _Work] = {}
+        self._late: dict[Place, Work] = {}
         self._pushed: dict[Place, float] = {}  # when, by this process's clock
-        self._deliveries = Deliveries(store, settings.max_queue)
+        self._deliveries = Deliveries(database, settings.max_queue)
         self._closing = threading.Event()
         self._look = threading.Event()
         self._catch_up = threading.Thread(target=self._follow_deliveries, name="deliveries", daemon=True)
@@ -245,14 +217,14 @@ class Service:
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
-        self._store.close()
+        self._database.close()
 
     # --- what the pages show
 
     @property
-    def store(self) -> Store:
+    def database(self) -> Database:
         """The database."""
-        return self._store
+        return self._database
 
     @property
     def guidance(self) -> Guidance:
@@ -293,15 +265,15 @@ class Service:
             StoreError: The database cannot be read.
         """
         return {
-            "counts": {str(state): number for state, number in count_jobs(self._store).items()},
-            "jobs": [job.to_json() for job in list_jobs(self._store, limit)],
+            "counts": {str(state): number for state, number in count_jobs(self._database).items()},
+            "jobs": [job.to_json() for job in list_jobs(self._database, limit)],
         }
 
     def cancel(self, name: str) -> None:
         """End a job or a refinement, also in the middle; what it was for may be asked for again.
 
         Args:
-            name: As the list of jobs names it; see :class:`~ml_backend.job_list.ListedJob`.
+            name: As the list of jobs names it; see :class:`~ml_backend.jobs.listing.ListedJob`.
 
         Raises:
             RequestError: It is no name of a job, or the job is not under way.
@@ -353,7 +325,7 @@ class Service:
             ConfigError: The labelling configuration cannot hold proposals.
         """
         request = parse_setup(body)
-        known = self._store.project(request.project_id)
+        known = self._project_store.find(request.project_id)
         hostname = request.hostname or (known.hostname if known else "")
         extra_params = request.extra_params
         if extra_params is None:
@@ -365,7 +337,7 @@ class Service:
             or described != (known.uid, known.label_config, known.hostname, known.extra_params)
             or (datetime.now(UTC) - known.last_seen).total_seconds() > _SEEN_AGAIN
         ):
-            self._store.save_project(
+            self._project_store.save(
                 request.project_id,
                 uid=request.uid,
                 label_config=request.label_config,
@@ -405,7 +377,7 @@ class Service:
         event = parse_webhook(body)
         self._note_training(event)
         self._forget_told(event)  # first: what was answered belongs to the annotation that the event brings
-        number = self._store.add_event(event.action, event.project_id, event.payload)
+        number = self._event_store.add(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
         self.ingestor.notify()
@@ -413,13 +385,13 @@ class Service:
 
     def _note_training(self, event: WebhookEvent) -> None:
         """Take from an event what it says about training: that it should begin, or after how many annotations."""
-        project = None if event.project_id is None else self._store.project(event.project_id)
+        project = None if event.project_id is None else self._project_store.find(event.project_id)
         if project is None:
             return
         described = event.payload.get("project")
         number = described.get("min_annotations_to_start_training") if isinstance(described, dict) else None
         if isinstance(number, int) and number != project.min_annotations:
-            self._store.note_min_annotations(project.id, number)
+            self._project_store.note_min_annotations(project.id, number)
         if event.action == "START_TRAINING":
             self.refinements.request(project.id, "Start training")
 
@@ -484,16 +456,16 @@ class Service:
         return {
             "version": self._base_version,
             "workers": self._executor.statuses,
-            "job_counts": count_jobs(self._store),
-            "proposals": self._store.count_proposals(),
-            "events": self._store.count_events(),
+            "job_counts": count_jobs(self._database),
+            "proposals": self._proposal_store.count(),
+            "events": self._event_store.count(),
             "projects": [
                 (project, self.corrections.counts(project.id), self._steering(project.id).version)
-                for project in self._store.projects()
+                for project in self._project_store.all()
             ],
             "set_aside": self.corrections.list_set_aside(limit=20),
             "refinements": self.refinements.latest(),
-            "jobs": list_jobs(self._store, 8),
+            "jobs": list_jobs(self._database, 8),
         }
 
     def predict(self, body: object) -> dict[str, Any]:
@@ -539,13 +511,13 @@ class Service:
         project: Project,
         controls: Controls,
         deadline: float,
-        steering: _Steering,
+        steering: Steering,
     ) -> dict[str, Any]:
         version = steering.version
         begun = time.monotonic()
         works = [
             self._begin(
-                _Work(task),
+                Work(task),
                 project,
                 controls,
                 partial(task_expression, task.data, project.extra_params, self.settings),
@@ -590,7 +562,7 @@ class Service:
         for index, failure in failures.items():
             self._settle([(project.id, works[index].task.id, version)], failure)
         return {
-            "results": [_item(items.get(index, [])) for index in range(len(works))],
+            "results": [answer_item(items.get(index, [])) for index in range(len(works))],
             "model_version": version,
             "errors": {str(works[index].task.id): message for index, message in sorted(errors.items())},
             "pending": [works[index].task.id for index in pending],
@@ -598,13 +570,13 @@ class Service:
 
     def _begin(
         self,
-        work: _Work,
+        work: Work,
         project: Project,
         controls: Controls,
         expression: Callable[[], str],
-        steering: _Steering,
+        steering: Steering,
         priority: Priority,
-    ) -> _Work:
+    ) -> Work:
         """Have a task's media fetched and its proposal made, without waiting for either."""
 
         def prepare(*, again: bool = False) -> None:
@@ -639,7 +611,7 @@ class Service:
                 log.info("task %d: its media are fetched again", work.task.id)
                 begin(partial(prepare, again=True))
             else:
-                _pass_on(future, work.outcome)
+                pass_on(future, work.outcome)
 
         def begin(preparing: Callable[[], None]) -> None:
             try:
@@ -650,7 +622,7 @@ class Service:
         begin(prepare)
         return work
 
-    def _predictions(self, work: _Work, proposal: StoredProposal, version: str) -> list[dict[str, Any]]:
+    def _predictions(self, work: Work, proposal: StoredProposal, version: str) -> list[dict[str, Any]]:
         """A proposal's tracklets as Label Studio's predictions, the best one last; empty ones are left out.
 
         Label Studio keeps the order, opens a task with the prediction that was stored last, and shows the
@@ -658,14 +630,14 @@ class Service:
         """
         predictions = []
         for rank in reversed(range(len(proposal.tracklets))):
-            result = self._regions(work, proposal, rank, name=_object_name(work.task))
+            result = self._regions(work, proposal, rank, name=object_name(work.task))
             if result:
                 result += self._texts_of(work, proposal, rank)
-                score = _score(proposal.tracklets[rank])
+                score = label_studio_score(proposal.tracklets[rank])
                 predictions.append({"result": result, "score": score, "model_version": version})
         return predictions
 
-    def _texts_of(self, work: _Work, proposal: StoredProposal, rank: int) -> list[Result]:
+    def _texts_of(self, work: Work, proposal: StoredProposal, rank: int) -> list[Result]:
         """What was asked for and what was found, where annotators look for it."""
         assert work.media is not None
         sides = [side for side in (work.media.frames, work.media.video) if side is not None]
@@ -681,7 +653,7 @@ class Service:
 
     def _regions(
         self,
-        work: _Work,
+        work: Work,
         proposal: StoredProposal,
         rank: int,
         *,
@@ -722,7 +694,7 @@ class Service:
         if steering.version != version:
             return None
         work = self._begin(
-            _Work(task),
+            Work(task),
             project,
             parse_controls(project.label_config),
             partial(task_expression, task.data, project.extra_params, self.settings),
@@ -732,11 +704,11 @@ class Service:
         self._deliver(work, project, version)
         return work.outcome
 
-    def _deliver_late(self, work: _Work, project: Project, version: str) -> None:
+    def _deliver_late(self, work: Work, project: Project, version: str) -> None:
         self.metrics.predictions.labels("late").inc()
         self._deliver(work, project, version)
 
-    def _deliver(self, work: _Work, project: Project, version: str) -> None:
+    def _deliver(self, work: Work, project: Project, version: str) -> None:
         with self._lock:
             self._late[(project.id, work.task.id, version)] = work
 
@@ -748,7 +720,7 @@ class Service:
 
         work.outcome.add_done_callback(push)
 
-    def _take_late(self, project: Project, task: Task, version: str, only: _Work | None = None) -> bool:
+    def _take_late(self, project: Project, task: Task, version: str, only: Work | None = None) -> bool:
         """Take over the delivery of a late prediction; ``False`` where there is none, or not this one.
 
         One that is taken by its own work is noted as pushed, so that a request that waits for it as well does
@@ -760,7 +732,7 @@ class Service:
             if only is not None:
                 if self._late.get(place) is not only:
                     return False
-                old = [known for known, at in self._pushed.items() if now - at > _REMEMBERED_PUSHES]
+                old = [known for known, at in self._pushed.items() if now - at > REMEMBERED_PUSHES]
                 for known in old:
                     del self._pushed[known]
                 self._pushed[place] = now
@@ -770,8 +742,8 @@ class Service:
         with self._lock:
             return self._pushed.get(place, float("-inf")) >= begun
 
-    def _push(self, work: _Work, project: Project, version: str) -> None:
-        """Store a late prediction through Label Studio's API, unless someone else delivered it."""
+    def _push(self, work: Work, project: Project, version: str) -> None:
+        """Database a late prediction through Label Studio's API, unless someone else delivered it."""
         if not self._take_late(project, work.task, version, only=work):
             return
         place = (project.id, work.task.id, version)
@@ -788,8 +760,8 @@ class Service:
             self._deliveries.put_off([place])
             log.error("task %d: that it has its prediction could not be noted: %s", work.task.id, error)
 
-    def _store_predictions(self, work: _Work, project: Project, version: str) -> None:
-        """Store a task's predictions; those that an interrupted attempt has stored are there already.
+    def _store_predictions(self, work: Work, project: Project, version: str) -> None:
+        """Database a task's predictions; those that an interrupted attempt has stored are there already.
 
         Raises:
             SteerSegError: There are none, or Label Studio does not take them.
@@ -847,7 +819,7 @@ class Service:
                 log.exception(
                     "what is owed to Label Studio could not be taken up"
                 )  # later ones need this thread
-            self._look.wait(_LOOK_AGAIN)
+            self._look.wait(LOOK_AGAIN)
 
     def _take_up(self, delivery: Delivery) -> None:
         """Go on with a prediction that an earlier process was asked for.
@@ -855,7 +827,7 @@ class Service:
         Raises:
             SteerSegError: The database cannot be used.
         """
-        project = self._store.project(delivery.project_id)
+        project = self._project_store.find(delivery.project_id)
         if project is None:
             self._strike(delivery)
             return
@@ -876,7 +848,7 @@ class Service:
             self._end_owed([delivery.place])
             return
         work = self._begin(
-            _Work(delivery.task),
+            Work(delivery.task),
             project,
             controls,
             partial(task_expression, delivery.task.data, project.extra_params, self.settings),
@@ -919,12 +891,12 @@ class Service:
                 task=task,
                 told=told,
                 context=context,
-                video=_video_beside(controls, task),
+                video=video_beside(controls, task),
                 version=version,
                 own_expression=self._own_expression(task, project),
                 deadline=deadline,
                 propose=lambda text: self._begin(
-                    _Work(task),
+                    Work(task),
                     project,
                     controls,
                     partial(check_expression, text),
@@ -969,20 +941,20 @@ class Service:
             number, task = annotation.get("id"), annotation.get("task")
             if not isinstance(number, int) or not isinstance(task, int) or self._unseen.is_ours(annotation):
                 return
-            for person in {_number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
+            for person in {number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
                 if person is not None:
                     self._told.submit(number, event.project_id, task, person)
         elif event.action == "TASKS_DELETED":
             tasks = event.payload.get("tasks")
             for gone in tasks if isinstance(tasks, list) else ():
-                number = _number_of(gone)
+                number = number_of(gone)
                 if number is not None:
                     self._told.forget(event.project_id, number)
 
     # --- what is known
 
     def _known_project(self, project_id: int) -> Project:
-        project = self._store.project(project_id)
+        project = self._project_store.find(project_id)
         if project is None:
             raise RequestError(
                 404,
@@ -991,11 +963,11 @@ class Service:
             )
         return project
 
-    def _steering(self, project_id: int) -> _Steering:
+    def _steering(self, project_id: int) -> Steering:
         champion = self.line.champion(project_id)
         if champion is None:
-            return _Steering(self._base_version, None)
-        return _Steering(self._refined_version(champion), self.line.ref(champion))
+            return Steering(self._base_version, None)
+        return Steering(self._refined_version(champion), self.line.ref(champion))
 
     def _refined_version(self, version: PromptVersion) -> str:
         return f"{self._base_version}+{version.name}"
@@ -1008,101 +980,3 @@ class Service:
             return str(error)
         log.error("project %d, task %d: unexpected error", project.id, task.id, exc_info=error)
         return f"unexpected {type(error).__name__}; the server's log has the details"
-
-
-def create_service(settings: Settings) -> Service:
-    """Build the service that the settings describe.
-
-    Raises:
-        ConfigError: The preset cannot be used.
-        StoreError: The database cannot be used.
-    """
-    base_version = preset_version(settings.preset)
-    store = Store(settings.database)
-    limits = VideoLimits(max_bytes=settings.max_download_bytes)
-    executor: ModelExecutor = Executor(
-        [
-            model_worker(
-                settings.preset,
-                settings.device,
-                limits,
-                settings.video_memory_bytes,
-                prefixes=settings.prefix_bytes,
-                compiled=settings.compile_models,
-            )
-        ],
-        warm=settings.warm,
-        max_attempts=settings.max_attempts,
-        stall_timeout=settings.stall_timeout,
-        log_level=settings.log_level,
-    )
-    service = Service(
-        settings,
-        store=store,
-        executor=executor,
-        media=MediaLoader(settings),
-        metrics=Metrics(),
-        base_version=base_version,
-        model=model_fingerprint(settings.preset),
-        guidance=Guidance.of(load_preset(find_preset(settings.preset))),
-    )
-    service.start()
-    return service
-
-
-def preset_version(name_or_folder: str) -> str:
-    """Name the version of predictions by a preset: the package, the preset and its content.
-
-    The content counts, so that new weights of a preset are asked for anew by Label Studio. Models that are
-    named by a hub id count by that id.
-
-    Raises:
-        ConfigError: The preset cannot be used.
-    """
-    folder = find_preset(name_or_folder)
-    preset = load_preset(folder)
-    digest = hashlib.sha256((folder / PRESET_FILE).read_bytes())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PRESET_FILE):
-        stat = file.stat()
-        digest.update(f"{file.relative_to(folder).as_posix()} {stat.st_size}".encode())
-        if stat.st_size <= _HASHED_FILE_BYTES:
-            digest.update(file.read_bytes())
-    return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
-
-
-def _object_name(task: Task) -> str:
-    """One name for what is tracked in a task, whatever the text and the rank.
-
-    So the answer to another text replaces the regions that are there, whichever candidate they came from.
-    """
-    return object_id(task.id, "", 0)
-
-
-def _score(tracklet: StoredTracklet) -> float:
-    """A tracklet's score as Label Studio takes it, in [0, 1]: a correlation below 0 is no agreement."""
-    return round(min(max(tracklet.score, 0.0), 1.0), 4)
-
-
-def _item(predictions: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
-    return predictions[0] if len(predictions) == 1 else predictions
-
-
-def _pass_on(future: Future[StoredProposal], outcome: Future[StoredProposal]) -> None:
-    error = future.exception()
-    if error is None:
-        outcome.set_result(future.result())
-    else:
-        outcome.set_exception(error)
-
-
-def _video_beside(controls: Controls, task: Task) -> VideoSide | None:
-    """The video side, where the task has a video."""
-    video = controls.video
-    return video if video is not None and task_value(task.data, video.data_key) else None
-
-
-def _number_of(value: object) -> int | None:
-    """The number of what Label Studio gives as a number or as an object with an ``id``."""
-    if isinstance(value, dict):
-        value = value.get("id")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

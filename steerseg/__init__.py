@@ -17,8 +17,8 @@ _HOMES = {
     "PipelineConfig": "steerseg.config",
     "Proposal": "steerseg.pipeline",
     "SteerSeg": "steerseg.pipeline",
-    "Video": "steerseg.video",
-    "load_video": "steerseg.video",
+    "Video": "steerseg.video.loading",
+    "load_video": "steerseg.video.loading",
 }
 
 

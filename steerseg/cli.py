@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steerseg.evaluation import MaskFolder, Sample
     from steerseg.pipeline import Proposal
     from steerseg.presets import Preset
-    from steerseg.ranks import Ranks
+    from steerseg.runtime.distributed import Ranks
 
 _ERROR, _INTERRUPTED = 2, 130
 
@@ -112,7 +112,7 @@ def _segment(options: argparse.Namespace) -> int:
     expression = check_expression(options.expression)
     _prepare_folder(options.output)
 
-    from steerseg.startup import uncollected
+    from steerseg.runtime.startup import uncollected
     from steerseg.video import load_video
 
     with ProgressBar() as progress:
@@ -248,7 +248,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from steerseg.evaluation.report import write_report
     from steerseg.evaluation.results import ResultFolder
-    from steerseg.ranks import Ranks
+    from steerseg.runtime.distributed import Ranks
 
     results = options.output / "results"
     ranks = Ranks.from_environment()
@@ -416,10 +416,10 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     _prepare_folder(options.output)
 
-    from steerseg.devices import place_of
     from steerseg.evaluation import open_dataset
     from steerseg.lvlm import LVLM
-    from steerseg.ranks import Ranks
+    from steerseg.runtime.devices import place_of
+    from steerseg.runtime.distributed import Ranks
     from steerseg.training import Recipe, train, write_preset
 
     preset = _preset(options)

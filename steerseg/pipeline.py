@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig
-from steerseg.devices import place_of
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
@@ -23,6 +22,7 @@ from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
+from steerseg.runtime.devices import place_of
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
@@ -83,7 +83,9 @@ class Proposal:
 
     def save(self, directory: str | Path) -> None:
         """Write ``proposal.json``, ``masks/``, ``overlay.mp4`` and ``maps.png``."""
-        from steerseg.output import save_proposal  # pictures need matplotlib, which a server need not load
+        from steerseg.output.proposal import (
+            save_proposal,  # pictures need matplotlib, which a server need not load
+        )
 
         save_proposal(self, directory)
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerseg.errors import ConfigError
-from steerseg.presets import ReplaySpec
-from steerseg.video import Video, load_video
+from steerseg.video import Video
 
-SPRITES = "sprites"
 Part = Literal["training", "held_out"]
 """Clips to learn from, and others that a candidate must not be worse on."""
 
@@ -38,55 +33,3 @@ class ReplaySource(Protocol):
             ConfigError: There are not as many.
         """
         ...
-
-
-def open_replay(spec: ReplaySpec) -> ReplaySource:
-    """The clips that a preset names.
-
-    Raises:
-        ConfigError: The source is neither "sprites" nor a dataset with ground truth.
-    """
-    if spec.source == SPRITES:
-        from steerseg.demo.replay import SpriteReplay  # only the demo needs the renderer
-
-        return SpriteReplay(spec)
-    if not Path(spec.source).is_dir():
-        raise ConfigError(
-            f"there is nothing to replay at {spec.source!r}; a preset's 'replay' names \"{SPRITES}\" or the "
-            "folder of a dataset in Ref-YouTube-VOS layout beside the preset file."
-        )
-    return DatasetReplay(spec)
-
-
-class DatasetReplay:
-    """Expressions of a dataset in Ref-YouTube-VOS layout, one of each clip, in an order by hash.
-
-    Args:
-        spec: Names the dataset. The held-out clips come first in that order, so that more clips to learn from
-            never take any of them.
-    """
-
-    def __init__(self, spec: ReplaySpec) -> None:
-        from steerseg.evaluation.readers import Sample, read_ref_youtube_vos
-
-        def place(name: str) -> bytes:
-            return hashlib.sha256(f"{spec.seed}:{name}".encode()).digest()
-
-        chosen: dict[str, Sample] = {}
-        for sample in read_ref_youtube_vos(spec.source, spec.split):
-            known = chosen.get(sample.video)
-            if known is None or place(sample.id) < place(known.id):
-                chosen[sample.video] = sample
-        self._samples = sorted(chosen.values(), key=lambda sample: place(sample.video))
-        self._spec = spec
-
-    def __call__(self, part: Part, index: int) -> ReplayClip:
-        place = index if part == "held_out" else self._spec.held_out + index
-        if place >= len(self._samples):
-            raise ConfigError(
-                f"{self._spec.source} has {len(self._samples)} clips in {self._spec.split!r}, too few for "
-                f"{self._spec.held_out} held out and {self._spec.training} to learn from; lower them in the "
-                "preset's 'replay'."
-            )
-        sample = self._samples[place]
-        return ReplayClip(load_video(sample.folder, fps=sample.fps), sample.expression, sample.masks())

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from steerseg.artefacts import json_bytes, tensor_bytes, write_together
 from steerseg.config import Placement
 from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import json_bytes, tensor_bytes, write_together
 
 WEIGHTS_FILE = "soft_prompts.safetensors"
 CARD_FILE = "soft_prompts.json"

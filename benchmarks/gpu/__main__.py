@@ -50,10 +50,10 @@ from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import Taken, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import Seen, installed_version
-from steerseg.refine import SoftPromptTrainer
 from steerseg.tracking import Prompt, Tracker
+from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
-from steerseg.warming import compile_tracker
+from steerseg.warm_up import compile_tracker
 
 ATTRIBUTES = ("red", "on the left")
 _COMPILING = 120.0  # seconds that compiling may take

@@ -15,8 +15,9 @@ import torch
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
-from steerseg.lvlm import gating, norms, rotations
-from steerseg.lvlm.packed import vision_attention_of
+from steerseg.lvlm import gated_mlp as gating
+from steerseg.lvlm import norms, rotations
+from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.pipeline import Seen
 from steerseg.video import Video
 

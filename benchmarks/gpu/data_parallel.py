@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.gpu.models import Size, make_lvlm, make_preset, make_video
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.truth import Palette
-from steerseg.ranks import Ranks
+from steerseg.runtime.distributed import Ranks
 from steerseg.training.loop import STATE_FOLDER, Recipe, train
 
 _BATCH = 8  # expressions of a step in each process

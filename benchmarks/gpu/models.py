@@ -15,9 +15,9 @@ from steerseg.config import RefineConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
-from steerseg.refine import TrainingSample
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
+from steerseg.training.trainer import TrainingSample
 from steerseg.video import Video, video_from_frames
 from tests.tiny_lvlms import CHAT_TEMPLATE, TINY, byte_tokenizer
 from tests.tiny_sam2 import SMALL_SAM2

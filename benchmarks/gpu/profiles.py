@@ -15,7 +15,7 @@ from benchmarks.gpu.models import TRAINING, make_sample
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import encoded_whole
 from steerseg import SteerSeg
-from steerseg.refine import SoftPromptTrainer
+from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
 
 _EXPRESSION = "the thing that turns"

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.records import Records
-from steerseg.fused import MIX_TILES, MixTiles, mix, mix_tiles
-from steerseg.memory_attention import chosen
 from steerseg.tracking import EncodedVideo, Tracker
+from steerseg.tracking.fused import MIX_TILES, MixTiles, mix, mix_tiles
+from steerseg.tracking.memory_attention import chosen
 from steerseg.video import Video
 
 BACKENDS = {

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ml_backend.executor import Executor, Priority
-from ml_backend.jobs import ModelExecutor
+from ml_backend.jobs.proposals import ModelExecutor
+from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.handler import model_worker
+from ml_backend.models.messages import FrameMarks, ProposeRequest, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredProposal
-from ml_backend.steering import FrameMarks, SteerAnswer, SteerRequest
-from ml_backend.worker import ProposeRequest, model_worker
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
 from steerseg.demo.sprites import load_atlas
 from steerseg.masks import RLE, decode_rle, mask_area

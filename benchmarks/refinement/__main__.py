@@ -29,7 +29,7 @@ from benchmarks.refinement.presets import with_recipe
 from benchmarks.refinement.records import Records
 from benchmarks.refinement.report import report
 from benchmarks.refinement.workplace import Workplace
-from ml_backend.service import preset_version
+from ml_backend.models.fingerprint import preset_version
 from steerseg.errors import ConfigError, SteerSegError
 from steerseg.evaluation import Sample, open_dataset
 from steerseg.evaluation.runner import environment

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.refinement.annotator import Habits, work_on
 from benchmarks.refinement.workplace import Tell, WorkError, Workplace, frames_side, wait_for
-from ml_backend.versions import VERSION_FILE
+from ml_backend.refinement.versions import VERSION_FILE
 from steerseg.evaluation import Sample
 from steerseg.soft_prompts import SoftPrompts
 

@@ -15,23 +15,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.refinement.workplace import EXPRESSION_KEY, LABEL_CONFIG, NOTHING_FOUND, WorkError
-from ml_backend.correction_store import CorrectionStore
-from ml_backend.executor import Executor
-from ml_backend.jobs import ModelExecutor
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.jobs.proposals import ModelExecutor
+from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.metrics import Metrics
+from ml_backend.models.executor import Executor
+from ml_backend.models.fingerprint import model_fingerprint, preset_version
+from ml_backend.models.handler import model_worker
 from ml_backend.proposals import ProposalFiles
-from ml_backend.service import Service, preset_version
+from ml_backend.service import Service
 from ml_backend.settings import load_settings
-from ml_backend.store import Store
-from ml_backend.task_media import MediaLoader
-from ml_backend.versions import model_fingerprint
-from ml_backend.worker import model_worker
-from steerseg.artefacts import write_bytes
 from steerseg.evaluation import Sample
+from steerseg.runtime.artefacts import write_bytes
 from steerseg.video import VideoLimits
 
 # That there is no Label Studio to read a project from is no news here.
-logging.getLogger("ml_backend.refinement_run").setLevel(logging.ERROR)
+logging.getLogger("ml_backend.refinement.run").setLevel(logging.ERROR)
 
 _IDS_OF_ONE = 100_000  # numbers of tasks and annotations that a project takes
 
@@ -72,10 +73,10 @@ class OfflineWorkplace:
             [model_worker(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
         )
         self._stack.callback(executor.close)
-        self._store = Store(settings.database)
+        self._database = Database(settings.database)
         self._service = Service(
             settings,
-            store=self._store,
+            database=self._database,
             executor=executor,
             media=MediaLoader(settings),
             metrics=Metrics(),
@@ -96,7 +97,7 @@ class OfflineWorkplace:
         return preset_version(self._common)
 
     def begin(self, title: str, samples: Sequence[Sample]) -> tuple[int, dict[int, Sample]]:
-        project = max((known.id for known in self._store.projects()), default=0) + 1
+        project = max((known.id for known in ProjectStore(self._database).all()), default=0) + 1
         self._service.setup({"project": str(project), "schema": self._label_config})
         self._tasks[project] = {}
         return project, {self._add(project, sample): sample for sample in samples}
@@ -171,6 +172,6 @@ class OfflineWorkplace:
     def steered_by(self, project: int, sample: Sample) -> tuple[str, str]:
         task = self._add(project, sample)
         self._predict(project, task)
-        known = CorrectionStore(self._store).proposals(project, task)[-1]
+        known = CorrectionStore(self._database).proposals(project, task)[-1]
         stored = ProposalFiles(self._settings.data_dir).load(known.path)
         return known.key.version, stored.versions["soft_prompts"]

@@ -18,17 +18,18 @@ from benchmarks.refinement.workplace import (
     WorkError,
     wait_for,
 )
-from ml_backend.connecting import connect
-from ml_backend.correction_store import CorrectionStore
+from ml_backend.cli.backend_client import BackendClient
+from ml_backend.cli.connect import connect
+from ml_backend.cli.import_videos import import_videos
+from ml_backend.cli.predict import predict_project
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
 from ml_backend.demo.__main__ import load_account
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, find_label_studio, free_port
-from ml_backend.importing import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.predicting import BackendClient, predict_project
+from ml_backend.models.fingerprint import preset_version
 from ml_backend.proposals import ProposalFiles
-from ml_backend.service import preset_version
 from ml_backend.settings import load_settings
-from ml_backend.store import Store
 from steerseg.evaluation import Sample
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -186,16 +187,16 @@ class OnlineWorkplace:
         # Opening a task is what makes Label Studio ask the backend.
         self._client.request("GET", f"/api/tasks/{task}/", params={"project": project}, timeout=_SUBMIT_LIMIT)
 
-        store = Store(self._backend.data_dir / "steerseg.sqlite")
+        database = Database(self._backend.data_dir / "steerseg.sqlite")
         try:
-            corrections = CorrectionStore(store)
+            corrections = CorrectionStore(database)
             known = wait_for(
                 lambda: next(iter(corrections.proposals(project, task)), None),
                 f"the proposal of task {task}",
                 _PUSH_LIMIT,
             )
         finally:
-            store.close()
+            database.close()
         for prediction in self._client.predictions(task):
             if prediction["model_version"] != known.key.version:
                 raise WorkError(

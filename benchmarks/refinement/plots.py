@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.refinement.findings import Findings
-from steerseg.typography import DPI, FAINT, INK, font_families
+from steerseg.output.figure import DPI, FAINT, INK, font_families
 
 _BEFORE, _AFTER, _OLD = "#a7aebb", "#0092d6", "#5b6472"
 _RULE = "#e6e8ec"

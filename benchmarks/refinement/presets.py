@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerseg.artefacts import write_json
 from steerseg.errors import ConfigError
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
+from steerseg.runtime.artefacts import write_json
 
 
 def with_recipe(preset: str | Path, recipe: Mapping[str, Any], folder: Path, **fields: Any) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.refinement.loop import Refined
-from steerseg.artefacts import write_json
 from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import write_json
 
 _SETTINGS = "settings.json"
 _RUNS = "runs.jsonl"

@@ -61,7 +61,7 @@ class Workplace(Protocol):
         ...
 
     def refinement(self, project: int) -> dict[str, Any]:
-        """How the refinements stand; see :meth:`ml_backend.refinement.RefinementManager.status`."""
+        """How the refinements stand; see :meth:`ml_backend.refinement.manager.RefinementManager.status`."""
         ...
 
     def versions(self, project: int) -> dict[str, Any]:

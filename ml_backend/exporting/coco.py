@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_backend.exporting.formats import Export, picture_name, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence
-from steerseg.artefacts import json_bytes
 from steerseg.masks import decode_rle, mask_area, mask_box
+from steerseg.runtime.artefacts import json_bytes
 
 
 def write_coco(export: Export, folder: Path) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml_backend.connections import Connections
-from ml_backend.correction_store import CorrectionStore
-from ml_backend.corrections import Correction
+from ml_backend.corrections.records import Correction
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
 from ml_backend.exporting.coco import write_coco
 from ml_backend.exporting.dense import densify
 from ml_backend.exporting.formats import Export, Writer
@@ -20,12 +21,12 @@ from ml_backend.exporting.pictures import Pictures, pictures_at
 from ml_backend.exporting.vos import write_davis, write_youtube_vos
 from ml_backend.exporting.yolo import write_yolo_seg
 from ml_backend.label_studio.config import parse_controls
-from ml_backend.protocol import Task
+from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.task_media import Loader, Media
-from steerseg.artefacts import building_folder, explained, write_json
 from steerseg.errors import ConfigError, SteerSegError, VideoError
+from steerseg.runtime.artefacts import building_folder, explained, write_json
 
 if TYPE_CHECKING:  # it comes with torch
     from steerseg.tracking import Tracker
@@ -100,10 +101,11 @@ class Exporter:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, media: Loader, tracker: Callable[[], Tracker]
+        self, settings: Settings, database: Database, media: Loader, tracker: Callable[[], Tracker]
     ) -> None:
         self._settings = settings
-        self._store = store
+        self._database = database
+        self._project_store = ProjectStore(database)
         self._media = media
         self._load_tracker = tracker
         self._tracker: Tracker | None = None
@@ -123,7 +125,7 @@ class Exporter:
         """
         if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
             raise ConfigError(f"{options.output} is there already; name a new folder with --output")
-        corrections = CorrectionStore(self._store).corrections(project_id)
+        corrections = CorrectionStore(self._database).corrections(project_id)
         confidence = self._settings.propagation_confidence
         wanted = sequences(corrections, confidence, options.categories)
         if not wanted:
@@ -199,7 +201,7 @@ class Exporter:
 
     def _load(self, correction: Correction, connections: Connections, *, video: bool = False) -> Media:
         """A correction's media, or the video beside its pages."""
-        project = self._store.project(correction.project_id)
+        project = self._project_store.find(correction.project_id)
         controls = parse_controls(correction.label_config)
         if video:
             controls = replace(controls, frames=None)
@@ -242,8 +244,8 @@ def load_tracker(settings: Settings) -> Tracker:
         ConfigError: The preset cannot be used.
         ModelError: The weights cannot be loaded.
     """
-    from steerseg.devices import place_of
     from steerseg.presets import open_preset
+    from steerseg.runtime.devices import place_of
     from steerseg.tracking import Tracker
 
     place, dtype = place_of(settings.device)

@@ -17,7 +17,9 @@ from PIL import Image
 
 from ml_backend.exporting.labelled import ExportedMask, LabelledSequence, Provenance
 from ml_backend.exporting.pictures import Pictures
-from ml_backend.masking import MAX_CONDITIONING, MaskRequest, answer_masks
+from ml_backend.models.geometry import MAX_CONDITIONING
+from ml_backend.models.masks import answer_masks
+from ml_backend.models.messages import MaskRequest
 from steerseg.errors import VideoError
 from steerseg.masks import RLE
 from steerseg.video import video_from_frames

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.corrections import Correction, Evidence
-from ml_backend.task_media import page_stride, positive_number
+from ml_backend.corrections.records import Correction, Evidence
+from ml_backend.label_studio.task_media import page_stride, positive_number
 from steerseg.masks import RLE, decode_rle, mask_area
 
 Categories = Literal["label", "expression"]

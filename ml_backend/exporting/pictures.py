@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from steerseg.decoding import DEFAULT_LIMITS, stream_frames
 from steerseg.errors import VideoError
-from steerseg.video import frame_files
+from steerseg.video import DEFAULT_LIMITS, frame_files
+from steerseg.video.decoding import stream_frames
 
 JPEG_QUALITY = 95
 _ROTATION = 0x0112  # EXIF's number for how a picture is to be turned

@@ -14,8 +14,8 @@ from ml_backend.exporting.formats import (
     write_pictures,
 )
 from ml_backend.exporting.labelled import LabelledSequence
-from steerseg.artefacts import json_bytes
 from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import json_bytes
 
 SPLIT = "train"
 _RESOLUTION = "Full-Resolution"

@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from ml_backend.label_studio.media_cache import CachedFile, MediaCache
-from steerseg.download import (
+from steerseg.errors import VideoError
+from steerseg.video.download import (
     AddressRefusedError,
     DownloadError,
     DownloadTimeoutError,
@@ -25,7 +26,6 @@ from steerseg.download import (
     fetch,
     redact_url,
 )
-from steerseg.errors import VideoError
 
 _LABEL_STUDIO_PATHS = ("/data/", "/tasks/", "/projects/", "/storage-data/")
 _PORTS = {"http": 80, "https": 443}

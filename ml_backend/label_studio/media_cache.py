@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steerseg.artefacts import explained, move_into_place
-from steerseg.download import Fetched
+from steerseg.runtime.artefacts import explained, move_into_place
+from steerseg.video.download import Fetched
 
 _log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ MASK_TYPES = frozenset(
 
 
 class Track(Protocol):
-    """What is written of a tracklet; :class:`steerseg.tracking.Tracklet` has it, and so has a stored one."""
+    """What is written of a tracklet; :class:`steerseg.tracking.tracklets.Tracklet` has it, and so has a stored one."""
 
     @property
     def rles(self) -> Sequence[RLE]: ...

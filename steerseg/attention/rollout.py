@@ -16,8 +16,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
-from steerseg.kernel_trial import largest_share, passes
 from steerseg.lvlm.base import Taken
+from steerseg.runtime.kernel_trial import largest_share, passes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Gradients are rounded to the precision of what they belong to."""

@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from steerseg.demo.language import Phrasing, Referral, referrals
 from steerseg.demo.scene import Scene
-from steerseg.demo.sprites import ASSETS, FETCHED, Atlas, load_atlas, load_catalogue
+from steerseg.demo.sheet import ASSETS
+from steerseg.demo.sprites import FETCHED, Atlas, load_atlas, load_catalogue
 from steerseg.demo.world import VARIED_SIZES, WorldSpec, collate, render, sample_scene, unseen_pair
 from steerseg.errors import ConfigError
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from steerseg.demo.sprites import ASSETS
+from steerseg.demo.sheet import ASSETS
 
 VIEW = (256, 384)
 """Height and width of a view in pixels."""

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from steerseg.demo.colours import TINT_RGB
 from steerseg.demo.photos import load_photos
 from steerseg.demo.scene import OCTAVES, Scene
-from steerseg.demo.sprites import SPRITE, Atlas
+from steerseg.demo.sheet import SPRITE
+from steerseg.demo.sprites import Atlas
 
 WORLD = 1.5  # the background covers this many frame sizes in each direction
 SPARE = 0.25  # of it lie on each side of the picture

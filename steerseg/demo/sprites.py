@@ -16,12 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from steerseg.demo.colours import main_colour
+from steerseg.demo.sheet import ASSETS, split_sheet
 from steerseg.errors import ConfigError
 
-ASSETS = Path(__file__).parent / "assets"
-SPRITE = 96  # side of a sprite in pixels
-MARGIN = 2  # clear border, so that interpolation fades out inside the sprite
-COLUMNS = 24  # sprites in a row of a sheet
 STYLES = ("noto", "fluent")
 """The shipped styles."""
 FETCHED_STYLES = ("twemoji",)
@@ -134,14 +131,6 @@ class Atlas:
     def colours(self) -> list[list[str]]:
         """Style → object index → dominant colour word or ""."""
         return [list(words) for words in self.catalogue.colours]
-
-
-def split_sheet(image: Image.Image, count: int) -> NDArray[np.uint8]:
-    """An RGBA sheet → (count, S, S, 4) sprites, row by row."""
-    pixels = np.asarray(image.convert("RGBA"))
-    rows = pixels.shape[0] // SPRITE
-    tiles = pixels.reshape(rows, SPRITE, COLUMNS, SPRITE, 4).swapaxes(1, 2).reshape(-1, SPRITE, SPRITE, 4)
-    return np.ascontiguousarray(tiles[:count])
 
 
 def _sprites(style: str, cache: Path) -> NDArray[np.uint8]:

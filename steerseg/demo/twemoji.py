@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steerseg.demo import catalogue
-from steerseg.demo.build_atlas import VARIATION_SELECTOR, centred, half_extent, sheet
 from steerseg.demo.colours import colour_shares
-from steerseg.demo.sprites import ASSETS, split_sheet
+from steerseg.demo.sheet import ASSETS, VARIATION_SELECTOR, centred, half_extent, sheet, split_sheet
 from steerseg.errors import ConfigError
 
 STYLE = "twemoji"

@@ -9,7 +9,7 @@ from steerseg.errors import ConfigError
 from steerseg.evaluation.results import Measured
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.variants import RAW, STEERSEG, Variant
-from steerseg.figure import save_figure, steering_figure
+from steerseg.output.figure import save_figure, steering_figure
 from steerseg.pipeline import SteerSeg
 
 PICTURE = "steering.png"

@@ -20,7 +20,7 @@ from steerseg.evaluation.tables import (
     main_rows,
     sample_groups,
 )
-from steerseg.typography import DPI, FAINT, INK, font_families
+from steerseg.output.figure import DPI, FAINT, INK, font_families
 
 _RAW, _STEERED, _OTHER = "#a7aebb", "#0092d6", "#5b6472"
 _RULE = "#e6e8ec"

@@ -21,7 +21,7 @@ from steerseg.evaluation.sample import Sample, split_digest
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.presets import Preset
-from steerseg.ranks import Ranks
+from steerseg.runtime.distributed import Ranks
 
 if TYPE_CHECKING:  # jobs are made and tables are written without loading torch's models
     from steerseg.evaluation.stages import ClipJob

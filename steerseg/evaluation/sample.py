@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steerseg.decoding import VideoLimits
 from steerseg.errors import ConfigError
 from steerseg.evaluation.truth import Masks, Truth
-from steerseg.video import Video, load_frames
+from steerseg.video import Video, VideoLimits, load_frames
 
 # A dataset on disk is trusted more than what a stranger sends to a server.
 LIMITS = VideoLimits(max_bytes=32 * 2**30, max_frames=100_000, max_memory=32 * 2**30)

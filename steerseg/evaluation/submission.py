@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steerseg.artefacts import building_folder, explained, move_into_place
 from steerseg.errors import ConfigError
 from steerseg.evaluation.sample import Sample
+from steerseg.runtime.artefacts import building_folder, explained, move_into_place
 
 
 @dataclass(frozen=True)

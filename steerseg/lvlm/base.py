@@ -24,21 +24,20 @@ from transformers import (
 from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
-from steerseg.device_memory import free_bytes
 from steerseg.errors import ExpressionError, ModelError
-from steerseg.host_memory import to_device
-from steerseg.lvlm.answering import Answer, GreedyAnswers
 from steerseg.lvlm.families import Family, family_of
-from steerseg.lvlm.gating import fuse_gates
+from steerseg.lvlm.gated_mlp import fuse_gates
+from steerseg.lvlm.generation import Answer, GreedyAnswers
 from steerseg.lvlm.norms import fuse_norms
-from steerseg.lvlm.packed import vision_attention_of
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
+from steerseg.lvlm.prefix_reader import FILLED_TO, ReadingOn
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
-from steerseg.lvlm.reading_on import FILLED_TO, ReadingOn
 from steerseg.lvlm.rotations import fuse_rotations
 from steerseg.lvlm.tap import TAP_ATTENTION, QueryKeyTap, tapped
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision_attention import vision_attention_of
+from steerseg.runtime.memory import free_bytes, to_device
 
 _CPU_ROWS = 4
 _FILLING_TOKENS = 4096

@@ -1,4 +1,4 @@
-"""The Triton kernels behind :mod:`steerseg.lvlm.gating`: each reads its inputs once and writes its outputs once."""
+"""The Triton kernels behind :mod:`steerseg.lvlm.gated_mlp`: each reads its inputs once and writes its outputs once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _grid(count: int) -> tuple[int]:
 
 
 class Gated(torch.autograd.Function):
-    """See :func:`steerseg.lvlm.gating.gated`."""
+    """See :func:`steerseg.lvlm.gated_mlp.gated`."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from steerseg.kernel_trial import ROUNDED_ONCE
 from steerseg.lvlm.forwards import replace, restore
+from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 
 
 def fuse_norms(model: nn.Module) -> int:

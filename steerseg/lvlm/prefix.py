@@ -24,8 +24,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
-from steerseg.device_memory import free_bytes
-from steerseg.host_memory import to_host
+from steerseg.runtime.memory import free_bytes, to_host
 
 
 def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:

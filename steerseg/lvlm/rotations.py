@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerseg.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_gpu
+from steerseg.runtime.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_gpu
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 """A model's own function: of queries, keys, cosines and sines."""

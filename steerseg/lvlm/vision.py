@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from steerseg.host_memory import to_device
+from steerseg.runtime.memory import to_device
 
 VisionKind = Literal["image", "video"]
 

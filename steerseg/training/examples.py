@@ -20,7 +20,7 @@ from steerseg.grounding import VisionContext, see, slice_seconds
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
 from steerseg.reasoning import attributes_of, check_expression
-from steerseg.refine import TrainingSample
+from steerseg.training.trainer import TrainingSample
 from steerseg.video import keyframe_indices
 
 # What the random numbers of a sample are for, so that no two draws depend on each other.

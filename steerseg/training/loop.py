@@ -14,19 +14,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from steerseg.artefacts import write_json
 from steerseg.config import Placement, RefineConfig
 from steerseg.errors import ConfigError
 from steerseg.evaluation.results import fingerprint
 from steerseg.evaluation.sample import Sample, split_digest
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
-from steerseg.ranks import Ranks
-from steerseg.refine import STATE_FILE, SoftPromptTrainer
+from steerseg.runtime.artefacts import write_json
+from steerseg.runtime.distributed import Ranks
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.examples import Examples, Opened, data_order
 from steerseg.training.preset import refuse_other_preset
 from steerseg.training.record import Record
+from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer
 
 RUN_FILE = "run.json"
 STATE_FOLDER = "training"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steerseg.artefacts import write_json
 from steerseg.errors import ConfigError
 from steerseg.presets import PRESET_FILE, Preset
+from steerseg.runtime.artefacts import write_json
 from steerseg.soft_prompts import SoftPrompts
 
 PROMPTS_FOLDER = "soft_prompts"

@@ -19,12 +19,13 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from werkzeug.serving import make_server
 
-from ml_backend.app import create_app
 from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
-from ml_backend.service import Service, create_service
+from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.refinement.version_store import NewVersion
+from ml_backend.service import Service
 from ml_backend.settings import Settings
-from ml_backend.task_media import MediaLoader
-from ml_backend.version_store import NewVersion
+from ml_backend.web.app import create_app
+from ml_backend.web.assemble import create_service
 from steerseg.demo.dataset import render_scene
 from steerseg.demo.language import referrals
 from steerseg.demo.sprites import load_atlas

@@ -15,16 +15,16 @@ import proposal_targets
 import pytest
 from flask.testing import FlaskClient
 
-from ml_backend.app import create_app
-from ml_backend.executor import Executor
+from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, task_value
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Media
 from ml_backend.metrics import Metrics
-from ml_backend.protocol import Task
+from ml_backend.models.executor import Executor
 from ml_backend.service import Service
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.task_media import Media
+from ml_backend.web.app import create_app
 from steerseg.errors import VideoError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label-studio-1.23.2"
@@ -66,7 +66,7 @@ class Backend:
     """
 
     service: Service
-    store: Store
+    database: Database
     client: FlaskClient
 
     def post(self, path: str, body: Any, **options: Any) -> Any:
@@ -86,10 +86,10 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
     def make(**settings: Any) -> Backend:
         given = {"data_dir": tmp_path / "data", "expression_key": "expr", **settings}
         chosen = Settings(**given)
-        store = Store(chosen.database)
+        database = Database(chosen.database)
         service = Service(
             chosen,
-            store=store,
+            database=database,
             executor=Executor([proposal_targets.proposing], max_attempts=chosen.max_attempts),
             media=NamedMedia(),
             metrics=Metrics(),
@@ -97,7 +97,7 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
             model="test-model",
         )
         made.append(service)
-        return Backend(service, store, create_app(service).test_client())
+        return Backend(service, database, create_app(service).test_client())
 
     yield make
     for service in made:

@@ -16,11 +16,11 @@ from pathlib import Path
 import proposal_targets
 from backend_fixtures import VERSION, NamedMedia, recorded
 
-from ml_backend.executor import Executor
+from ml_backend.database.database import Database
 from ml_backend.metrics import Metrics
+from ml_backend.models.executor import Executor
 from ml_backend.service import Service
 from ml_backend.settings import Settings
-from ml_backend.store import Store
 
 
 def main(data_dir: Path, url: str, body: Path | None) -> None:
@@ -36,7 +36,7 @@ def main(data_dir: Path, url: str, body: Path | None) -> None:
     )
     service = Service(
         settings,
-        store=Store(settings.database),
+        database=Database(settings.database),
         executor=Executor([proposal_targets.proposing], max_attempts=settings.max_attempts),
         media=NamedMedia(),
         metrics=Metrics(),

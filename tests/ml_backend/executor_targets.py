@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_backend.executor import ProcessLostError, should_yield
+from ml_backend.models.executor import ProcessLostError, should_yield
 from steerseg.errors import ConfigError, VideoError
 
 Progress = Callable[[str, float], None]

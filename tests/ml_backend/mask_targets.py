@@ -8,9 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.corrections import PropagatedFrame
-from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
-from ml_backend.worker import ModelAnswer, ModelRequest, PutDown
+from ml_backend.models.geometry import upright_box
+from ml_backend.models.messages import (
+    MaskAnswer,
+    MaskRequest,
+    ModelAnswer,
+    ModelRequest,
+    PropagatedFrame,
+    PutDown,
+)
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from steering_targets import steer
 
+from ml_backend.models.messages import ProposeRequest, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
-from ml_backend.steering import SteerAnswer, SteerRequest
-from ml_backend.worker import ProposeRequest
 from steerseg.errors import VideoError
 from steerseg.masks import encode_rle
 

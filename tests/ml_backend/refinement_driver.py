@@ -19,16 +19,17 @@ from typing import Any
 
 from refinement_world import FilmLoader
 
-from ml_backend.connections import Connections
-from ml_backend.corrections import Weights
-from ml_backend.refinement_run import RefinementRun, RefinementSettings
-from ml_backend.refinement_store import Refinement, RefinementStore
-from ml_backend.refining import Tried, TryRequest
+from ml_backend.corrections.records import Weights
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.label_studio.connections import Connections
+from ml_backend.models.handler import ModelHandler
+from ml_backend.models.messages import ModelAnswer, ModelRequest, Tried, TryRequest
+from ml_backend.refinement.run import RefinementRun, RefinementSettings
+from ml_backend.refinement.store import Refinement, RefinementStore
+from ml_backend.refinement.version_store import VersionStore
+from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.version_store import VersionStore
-from ml_backend.versions import PromptLine
-from ml_backend.worker import ModelAnswer, ModelHandler, ModelRequest
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import load_preset
 from steerseg.video import VideoLimits
@@ -51,9 +52,9 @@ class Driver:
 
     def __init__(self, world: Path, steerseg: SteerSeg, *, feature_bytes: int = 1 << 30) -> None:
         self.data = world / "data"
-        self.store = Store(self.data / "store.sqlite")
-        self.refinements = RefinementStore(self.store)
-        self.versions = VersionStore(self.store)
+        self.database = Database(self.data / "store.sqlite")
+        self.refinements = RefinementStore(self.database)
+        self.versions = VersionStore(self.database)
         self.line = PromptLine(self.versions, self.data, MODEL)
         self.films = FilmLoader(world / "films")
         self.handler = ModelHandler(steerseg, VideoLimits())
@@ -92,7 +93,7 @@ class Driver:
         return RefinementRun(
             refinement,
             RefinementSettings(**{**vars(self.settings), **settings}),
-            store=self.store,
+            database=self.database,
             line=self.line,
             media=self.films,
             connections=Connections(Settings(data_dir=self.data)),
@@ -152,7 +153,7 @@ def main() -> None:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         driver = Driver(world, steerseg)
         champions = {}
-        for project in driver.store.projects():
+        for project in ProjectStore(driver.database).all():
             champion = driver.line.champion(project.id)
             champions[project.id] = None if champion is None else champion.name
             if champion is not None:
@@ -161,7 +162,7 @@ def main() -> None:
             one.phase in ("trying on replayed clips", "judging") for one in driver.refinements.active()
         )
         states = [(one.id, str(one.state), one.phase, one.done) for one in driver.refinements.latest()]
-        driver.store.close()
+        driver.database.close()
         print(json.dumps({"status": status, "champions": champions, "refinements": states}))
         if status == 0:
             return

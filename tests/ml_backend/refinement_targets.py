@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ml_backend.refining import Tried, TryRequest
-from ml_backend.worker import ModelAnswer, ModelHandler, ModelRequest
+from ml_backend.models.handler import ModelHandler
+from ml_backend.models.messages import ModelAnswer, ModelRequest, Tried, TryRequest
 
 Progress = Callable[[str, float], None]
 

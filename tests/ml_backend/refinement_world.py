@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.correction_store import Annotated, CorrectionStore
-from ml_backend.corrections import Completed, DecidedFrame, Decision, Evidence, FrameCorrection
+from ml_backend.corrections.records import Completed, DecidedFrame, Decision, Evidence, FrameCorrection
+from ml_backend.corrections.store import Annotated, CorrectionStore
+from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls
 from ml_backend.label_studio.media import MediaUnavailableError
-from ml_backend.protocol import Task
-from ml_backend.store import Store
-from ml_backend.task_media import Media
-from ml_backend.training_set import CorrectionExample, Pool, TaskRef
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Media
+from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.masks import encode_rle
 from steerseg.soft_prompts import SoftPrompts
@@ -164,16 +164,16 @@ class FilmLoader:
         return Media(folder, f"digest-of-{folder.name}", fps=5.0, frames=controls.frames)
 
 
-def add_corrections(store: Store, project: int, films: Path, numbers: range) -> None:
+def add_corrections(database: Database, project: int, films: Path, numbers: range) -> None:
     """Give a project one corrected task for each film, as if annotators had drawn the true masks."""
-    corrections = CorrectionStore(store)
+    corrections = CorrectionStore(database)
     for number in numbers:
         masks = save_film(films / f"film{number}", number)
         correct(corrections, project, number, masks)
 
 
 def correct(corrections: CorrectionStore, project: int, number: int, masks: NDArray[np.bool_]) -> None:
-    """Store one usable correction of a film."""
+    """Database one usable correction of a film."""
     rles = [encode_rle(mask) for mask in masks]
     identity = 10_000 * project + number
     decision = Decision(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ml_backend.models.messages import SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredPoint, StoredTracklet
-from ml_backend.steering import SteerAnswer, SteerRequest
 from steerseg.errors import SteerSegError
 from steerseg.masks import encode_rle
 

@@ -23,8 +23,8 @@ from backend_fixtures import recorded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ml_backend.corrections import Decision, Problem, Verdict
-from ml_backend.label_studio.annotations import MAX_FRAMES, read_annotation
+from ml_backend.corrections.annotations import MAX_FRAMES, read_annotation
+from ml_backend.corrections.records import Decision, Problem, Verdict
 from steerseg.errors import ConfigError
 from steerseg.masks import decode_rle, iou
 

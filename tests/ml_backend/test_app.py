@@ -24,9 +24,13 @@ from backend_fixtures import (
 )
 from label_studio_sdk.label_interface import LabelInterface
 
+from ml_backend.database.events import EventStore
+from ml_backend.database.projects import ProjectStore
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.regions import object_id
-from ml_backend.protocol import Task
-from ml_backend.task_media import Media
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Media
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -70,7 +74,7 @@ def test_health_is_up_without_any_model(backend: Backend) -> None:
 def test_setup_names_the_version_and_keeps_the_project_without_its_token(backend: Backend) -> None:
     body = {**recorded("setup"), "access_token": "a-secret-token"}
     assert backend.post("/setup", body) == {"model_version": VERSION}
-    project = backend.store.project(1)
+    project = ProjectStore(backend.database).find(1)
     assert project is not None
     assert project.hostname == "http://127.0.0.1:8080"
     assert project.extra_params == {"threshold": 0.5, "note": "hello"}
@@ -149,7 +153,7 @@ def test_the_spurious_call_after_a_submit_gives_nothing_to_do(backend: Backend) 
     body["params"]["context"]["result"] = []
     answer = backend.post("/predict", body)
     assert answer["results"] == [{"result": [], "score": 0.0, "model_version": VERSION}]
-    assert backend.store.jobs() == []
+    assert JobStore(backend.database).newest() == []
 
 
 def test_a_further_text_replaces_the_regions_of_the_first(backend: Backend) -> None:
@@ -206,7 +210,7 @@ def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend
     release.touch()
     # However long this machine takes, it ends with ten pages and what is said of them.
     wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 11)
-    assert backend.store.count_proposals() == 1
+    assert ProposalStore(backend.database).count() == 1
 
 
 def test_region_text_of_a_replaced_track_is_echoed(backend: Backend) -> None:
@@ -240,9 +244,9 @@ def test_an_event_is_committed_before_it_is_acknowledged(backend: Backend, name:
     body["project"]["token"] = "a-secret-token"
     response = backend.client.post("/webhook", json=body)
     assert response.status_code == 201
-    assert backend.store.count_events() == 1
+    assert EventStore(backend.database).count() == 1
     # Another connection sees it: it is not merely pending.
-    with contextlib.closing(sqlite3.connect(backend.store.path)) as connection:
+    with contextlib.closing(sqlite3.connect(backend.database.path)) as connection:
         ((action, project, payload),) = connection.execute("SELECT action, project_id, payload FROM events")
     assert (action, project) == (body["action"], body["project"]["id"])
     stored = json.loads(payload)
@@ -267,19 +271,19 @@ def test_versions(backend: Backend) -> None:
 def test_the_same_question_is_worked_on_once(backend: Backend) -> None:
     body = introduce(backend)
     first = backend.post("/predict", body)
-    jobs = len(backend.store.jobs())
+    jobs = len(JobStore(backend.database).newest())
     assert jobs == 2
     second = backend.post("/predict", body)
     assert second == first
-    assert len(backend.store.jobs()) == jobs
+    assert len(JobStore(backend.database).newest()) == jobs
 
 
 def test_the_same_video_and_expression_in_two_tasks_are_one_job(backend: Backend) -> None:
     body = with_expression(introduce(backend), "the ball")
     body["tasks"].append({**body["tasks"][0], "id": 99})
     answer = backend.post("/predict", body)
-    assert len(backend.store.jobs()) == 1
-    assert backend.store.count_proposals() == 2
+    assert len(JobStore(backend.database).newest()) == 1
+    assert ProposalStore(backend.database).count() == 2
     ids = [as_list(item)[0]["result"][0]["id"] for item in answer["results"]]
     assert ids[0] != ids[1]
 
@@ -290,7 +294,7 @@ def test_nothing_found_stores_nothing_but_is_remembered(backend: Backend) -> Non
         answer = backend.post("/predict", body)
         assert answer["results"] == [[]]
         assert "nothing in the video matches" in answer["errors"]["3"]
-    assert len(backend.store.jobs()) == 1
+    assert len(JobStore(backend.database).newest()) == 1
 
 
 def test_a_task_that_fails_does_not_harm_the_others(backend: Backend) -> None:
@@ -432,7 +436,7 @@ def error_of(response: Any, status: int) -> str:
 )
 def test_a_body_that_is_no_json_object(backend: Backend, path: str, content: bytes) -> None:
     error_of(backend.client.post(path, data=content, content_type="application/json"), 400)
-    assert backend.store.count_events() == 0
+    assert EventStore(backend.database).count() == 0
 
 
 @pytest.mark.parametrize(
@@ -500,7 +504,7 @@ def test_a_task_that_cannot_be_predicted_says_why(backend: Backend, data: dict[s
     answer = backend.post("/predict", body)
     assert answer["results"] == [[]]
     assert words in answer["errors"]["5"]
-    assert backend.store.jobs() == []
+    assert JobStore(backend.database).newest() == []
 
 
 def test_a_project_may_bring_a_default_expression(make_backend: MakeBackend) -> None:
@@ -557,7 +561,7 @@ def test_basic_auth_guards_all_but_what_brings_the_secret(make_backend: MakeBack
     training = recorded("webhook_start_training")
     error_of(client.post("/webhook", json=training), 401)
     assert client.post("/webhook", json=training, auth=("ann", "pass")).status_code == 201
-    assert backend.store.count_events() == 2
+    assert EventStore(backend.database).count() == 2
 
 
 def test_a_secret_alone_guards_the_webhook_but_not_start_training(make_backend: MakeBackend) -> None:

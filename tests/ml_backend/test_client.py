@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ml_backend.connecting import WEBHOOK_ACTIONS, connect
+from ml_backend.cli.connect import WEBHOOK_ACTIONS, connect
 from ml_backend.label_studio.client import (
     BackendRefusedError,
     LabelStudioAuthError,

@@ -34,19 +34,22 @@ from PIL import Image
 from test_app import wait_until
 from test_ingestion import Ingesting
 
-from ml_backend.completion import Completer, choose_proposal
-from ml_backend.correction_store import KnownProposal
-from ml_backend.corrections import Correction, Evidence, Problem, Verdict, Weights
-from ml_backend.executor import Executor
-from ml_backend.jobs import ModelExecutor
+from ml_backend.corrections.completion import Completer, choose_proposal
+from ml_backend.corrections.records import Correction, Evidence, Problem, Verdict, Weights
+from ml_backend.corrections.store import KnownProposal
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import JobState, ProposalKey
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.proposals import ModelExecutor
+from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, parse_controls
 from ml_backend.label_studio.media import MediaError, MediaTimeoutError, MediaUnavailableError
 from ml_backend.label_studio.regions import tracklet_to_video_region
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Media
+from ml_backend.models.executor import Executor
 from ml_backend.proposals import ProposalFiles, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
-from ml_backend.protocol import Task
-from ml_backend.store import JobState, ProposalKey
-from ml_backend.task_media import Media
 from steerseg.masks import decode_rle, encode_rle, mask_area
 
 pytestmark = pytest.mark.timeout(120)
@@ -94,9 +97,9 @@ class Completing(Ingesting):
         super().__init__(folder / "data", **given)
         self.media = LocalMedia(folder)
         self.completer = Completer(
-            self.settings, self.store, self.corrections, self.media, self.ingestor._connections, executor
+            self.settings, self.database, self.corrections, self.media, self.ingestor._connections, executor
         )
-        self.store.save_project(
+        ProjectStore(self.database).save(
             1, uid="1", label_config=frames_config(), hostname="http://127.0.0.1:1", extra_params={}
         )
 
@@ -130,7 +133,7 @@ class Completing(Ingesting):
         )
         key = ProposalKey(DIGEST, expression, version)
         path = ProposalFiles(self.settings.data_dir).save(key, proposal)
-        self.store.add_proposal(key, project_id=1, task_id=5, path=path, score=0.8)
+        ProposalStore(self.database).add(key, project_id=1, task_id=5, path=path, score=0.8)
         return proposal
 
     def submit(self, results: list[dict[str, Any]], number: int = 7, **fields: Any) -> None:
@@ -261,7 +264,7 @@ def test_propagation_can_be_switched_off(make: Make) -> None:
     completing.submit(mask_regions({0: square(20)}, proposed=False))
     (correction,) = completing.complete()
     assert correction.propagated == {}
-    assert completing.store.jobs() == []
+    assert JobStore(completing.database).newest() == []
 
 
 def test_weights_come_from_the_settings(make: Make) -> None:
@@ -316,7 +319,7 @@ def test_drawn_boxes_become_masks_that_count_less(completing: Completing) -> Non
     assert mask_area(rle) == 18 * 16
     assert correction.frames[2].weight == Weights().box
     assert sorted(correction.propagated) == [3, 4, 5, 6, 7]
-    assert completing.store.jobs()[0].state is JobState.DONE
+    assert JobStore(completing.database).newest()[0].state is JobState.DONE
 
 
 def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: Completing) -> None:
@@ -333,7 +336,7 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
     assert boxed
     assert all(correction.masks[i] == proposal.tracklets[0].rles[i] for i in boxed)
     assert set(correction.frames) | set(correction.propagated) == set(range(PAGES))
-    assert completing.store.jobs() == [], "no model was needed"
+    assert JobStore(completing.database).newest() == [], "no model was needed"
 
 
 def test_a_moved_keyframe_alone_needs_the_model(completing: Completing) -> None:
@@ -518,13 +521,13 @@ def cancelled(completing: Completing) -> None:
     """Complete what there is, and cancel the model's work on it in the middle."""
     working = threading.Thread(target=completing.complete)
     working.start()
-    wait_until(lambda: any(job.state is JobState.RUNNING for job in completing.store.jobs()))
-    (job,) = completing.store.jobs()
+    wait_until(lambda: any(job.state is JobState.RUNNING for job in JobStore(completing.database).newest()))
+    (job,) = JobStore(completing.database).newest()
     assert job.kind == "masks"
     assert not completing.completer.cancel(job.id + 1)
     assert completing.completer.cancel(job.id)
     working.join()
-    (job,) = completing.store.jobs()
+    (job,) = JobStore(completing.database).newest()
     assert job.state is JobState.CANCELLED
     assert not completing.completer.cancel(job.id), "it has ended"
 
@@ -549,7 +552,7 @@ def test_cancelled_propagation_leaves_the_annotators_masks_usable(completing: Co
     (correction,) = completing.complete()
     assert sorted(correction.frames) == [0]
     assert correction.propagated == {}
-    assert len(completing.store.jobs()) == 1, "it is not begun again"
+    assert len(JobStore(completing.database).newest()) == 1, "it is not begun again"
 
 
 def test_an_annotation_that_changes_meanwhile_is_not_overwritten(completing: Completing) -> None:
@@ -633,7 +636,7 @@ def test_a_kill_during_completion_is_made_good(tmp_path: Path, make: Make, point
             logging.disable()
             # Not the parent's connections: SQLite's must not cross a fork.
             own = Completing(tmp_path, completing.completer._executor, propagate_corrections=False)
-            sqlalchemy_event.listen(own.store._engine, "before_cursor_execute", count)
+            sqlalchemy_event.listen(own.database._engine, "before_cursor_execute", count)
             own.completer.complete_all(patiently=False)
         finally:
             os._exit(0)

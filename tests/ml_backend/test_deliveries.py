@@ -19,9 +19,13 @@ from typing import Any
 import pytest
 from backend_fixtures import VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
 
-from ml_backend.deliveries import Deliveries, Delivery
-from ml_backend.protocol import RequestError, Task
-from ml_backend.store import JobState, Store
+from ml_backend.database.database import Database
+from ml_backend.database.tables import JobState
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.store import JobStore
+from ml_backend.label_studio.task import Task
+from ml_backend.predictions.deliveries import Deliveries, Delivery
+from ml_backend.requests import RequestError
 
 pytestmark = pytest.mark.timeout(240)
 DRIVER = Path(__file__).with_name("delivery_driver.py")
@@ -121,12 +125,12 @@ def test_a_job_goes_on_under_its_own_number(
     again = make_backend(
         label_studio_url=fake_label_studio.url, label_studio_api_key="abc", predict_timeout=0.3
     )
-    (job,) = again.store.jobs()
+    (job,) = JobStore(again.database).newest()
     assert (job.state, job.expression, job.version) == (JobState.QUEUED, f"wait {release}", VERSION)
     again.service.start()
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
-    wait_until(lambda: again.store.jobs()[0].state is JobState.DONE)
-    (job,) = again.store.jobs()
+    wait_until(lambda: JobStore(again.database).newest()[0].state is JobState.DONE)
+    (job,) = JobStore(again.database).newest()
     assert job.attempts == 1, "an orderly end of the server is no failed attempt"
 
 
@@ -143,7 +147,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
         wait_until(Path(f"{release}.started").exists)
 
     again = make_backend(predict_timeout=0.3)
-    (cut_off,) = again.store.jobs()
+    (cut_off,) = JobStore(again.database).newest()
     assert cut_off.state is JobState.FAILED
     assert "begins anew when it is asked for again" in (cut_off.error or "")
     (item,) = again.post("/predict", body)["results"]
@@ -155,7 +159,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
         return {region["item_index"] for region in item["result"] if "item_index" in region}
 
     wait_until(lambda: pages() == set(range(10)))
-    assert [job.state for job in again.store.jobs()] == [JobState.DONE, JobState.FAILED]
+    assert [job.state for job in JobStore(again.database).newest()] == [JobState.DONE, JobState.FAILED]
 
 
 def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
@@ -165,21 +169,21 @@ def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
     backend = make_backend()
     introduce(backend, body, fake_label_studio)
     assert backend.post("/predict", body)["results"]
-    done, other = (job for job in reversed(backend.store.jobs()))
+    done, other = (job for job in reversed(JobStore(backend.database).newest()))
     backend.service.close()
     # The moment after the first proposal is on disk and before its job says so; the second was for other words.
     owed = [Delivery(1, Task(task["id"], task["data"]), VERSION) for task in body["tasks"]]
     with sqlite3.connect(backend.service.settings.database) as database:
         database.execute("UPDATE jobs SET state = 'running', finished_at = NULL")
         database.execute("UPDATE jobs SET key = 'of other words' WHERE id = ?", (other.id,))
-    Deliveries(backend.store, 9).admit(owed)
+    Deliveries(backend.database, 9).admit(owed)
 
     again = make_backend(label_studio_url=fake_label_studio.url, label_studio_api_key="abc")
-    assert {job.state for job in again.store.jobs()} == {JobState.QUEUED}
+    assert {job.state for job in JobStore(again.database).newest()} == {JobState.QUEUED}
     again.service.start()
-    wait_until(lambda: not Deliveries(again.store, 9).left())
+    wait_until(lambda: not Deliveries(again.database, 9).left())
     assert {prediction["task"] for prediction in fake_label_studio.predictions} == {1000, 1001}
-    states = {job.id: job.state for job in again.store.jobs()}
+    states = {job.id: job.state for job in JobStore(again.database).newest()}
     assert states == {done.id: JobState.DONE, other.id: JobState.CANCELLED}
 
 
@@ -190,12 +194,14 @@ def test_what_kills_the_server_again_and_again_is_given_up(
     backend = make_backend(max_attempts=2)
     introduce(backend, body, fake_label_studio)
     task = Task(1000, body["tasks"][0]["data"])
-    Deliveries(backend.store, 9).admit([Delivery(1, task, VERSION)])
+    Deliveries(backend.database, 9).admit([Delivery(1, task, VERSION)])
     key = "of the job"
-    job = backend.store.add_job("propose", key, project_id=1, task_id=1000, priority=1, version=VERSION)
-    backend.store.update_job(job, stage="tracking", fraction=0.5, attempts=4)
+    job = JobStore(backend.database).add(
+        "propose", key, project_id=1, task_id=1000, priority=1, version=VERSION
+    )
+    JobStore(backend.database).update(job, stage="tracking", fraction=0.5, attempts=4)
     backend.service.close()
-    (given_up,) = make_backend(max_attempts=2).store.jobs()
+    (given_up,) = JobStore(make_backend(max_attempts=2).database).newest()
     assert given_up.state is JobState.FAILED
     assert "the server ended 4 times" in (given_up.error or "")
 
@@ -210,9 +216,9 @@ def test_bad_input_is_not_tried_again(
     backend.post("/predict", body)
     release.touch()
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
-    deliveries = Deliveries(backend.store, 9)
+    deliveries = Deliveries(backend.database, 9)
     wait_until(lambda: deliveries.left() == [])
-    (failed,) = [job for job in backend.store.jobs() if job.state is JobState.FAILED]
+    (failed,) = [job for job in JobStore(backend.database).newest() if job.state is JobState.FAILED]
     assert failed.attempts == 1
 
 
@@ -230,13 +236,13 @@ def test_a_full_queue_says_when_to_come_back(
     assert backend.post("/predict", body)["pending"], "those that wait already may be asked for again"
     release.touch()
     wait_until(lambda: len(fake_label_studio.predictions) == 8)
-    wait_until(lambda: Deliveries(backend.store, 9).left() == [])
+    wait_until(lambda: Deliveries(backend.database, 9).left() == [])
     assert backend.post("/predict", batch_of(["e"], first=2000))["errors"] == {}
 
 
 def test_deliveries_are_noted_once_and_all_or_none(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store.sqlite")
-    deliveries = Deliveries(store, 2)
+    database = Database(tmp_path / "store.sqlite")
+    deliveries = Deliveries(database, 2)
     one, two, three = (Delivery(1, Task(number, {"a": number}), "v") for number in (1, 2, 3))
     deliveries.admit([one])
     with pytest.raises(RequestError, match="full"):
@@ -248,7 +254,7 @@ def test_deliveries_are_noted_once_and_all_or_none(tmp_path: Path) -> None:
     assert deliveries.take_up(one)
     assert not deliveries.take_up(one)
     deliveries.end([one.place, two.place, three.place])
-    assert Deliveries(store, 2).left() == []
+    assert Deliveries(database, 2).left() == []
 
 
 def test_a_push_that_label_studio_missed_is_made_up_for(
@@ -257,7 +263,7 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ml_backend.service._LOOK_AGAIN", 0.2)
+    monkeypatch.setattr("ml_backend.predictions.late.LOOK_AGAIN", 0.2)
     release = tmp_path / "release"
     body = batch_of([f"wait {release}"])
     backend = make_backend(predict_timeout=0.3)
@@ -269,10 +275,11 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     release.touch()
     wait_until(
         lambda: (
-            "failed" in {job.state for job in backend.store.jobs()} or backend.store.count_proposals() == 1
+            "failed" in {job.state for job in JobStore(backend.database).newest()}
+            or ProposalStore(backend.database).count() == 1
         )
     )
     introduce(backend, body, fake_label_studio)  # Label Studio is back
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
-    wait_until(lambda: Deliveries(backend.store, 9).left() == [])
+    wait_until(lambda: Deliveries(backend.database, 9).left() == [])
     assert len(fake_label_studio.predictions) == 2

@@ -16,7 +16,7 @@ from typing import Any
 import executor_targets as targets
 import pytest
 
-from ml_backend.executor import Executor, Priority, WorkerState
+from ml_backend.models.executor import Executor, Priority, WorkerState
 from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError, VideoError
 
 pytestmark = pytest.mark.timeout(120)
@@ -257,7 +257,7 @@ def test_closing_ends_everything(tmp_path: Path) -> None:
 SERVER = """
 import sys, time
 from pathlib import Path
-from ml_backend.executor import Executor
+from ml_backend.models.executor import Executor
 import executor_targets as targets
 
 if __name__ == "__main__":

@@ -33,10 +33,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from test_completion import Completing, moving, regions
 
-from ml_backend.cli import main
-from ml_backend.completion import Completer
-from ml_backend.connections import Connections
-from ml_backend.executor import Executor
+from ml_backend.cli.main import main
+from ml_backend.corrections.completion import Completer
 from ml_backend.exporting.command import PROVENANCE_FILE, Exporter, ExportOptions, ExportReport
 from ml_backend.exporting.dense import _windows, densify
 from ml_backend.exporting.formats import VOID
@@ -48,9 +46,11 @@ from ml_backend.exporting.labelled import (
     disjoint,
     sequences,
 )
-from ml_backend.jobs import ModelExecutor
+from ml_backend.jobs.proposals import ModelExecutor
+from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.outlines import joined_outline, mask_to_outlines
-from ml_backend.task_media import MediaLoader
+from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.models.executor import Executor
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation.datasets import open_dataset
@@ -100,7 +100,7 @@ def completing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Completing]
 
 
 def export(completing: Completing, output: Path, format_: str, **options: Any) -> ExportReport:
-    exporter = Exporter(completing.settings, completing.store, completing.media, no_tracker)
+    exporter = Exporter(completing.settings, completing.database, completing.media, no_tracker)
     return exporter.export(1, ExportOptions(format_, output, **options))
 
 
@@ -346,13 +346,15 @@ def test_a_folder_that_is_there_is_left_alone(completing: Completing, tmp_path: 
 
 
 def test_nothing_to_export_says_where_to_look(completing: Completing, tmp_path: Path) -> None:
-    exporter = Exporter(completing.settings, completing.store, completing.media, no_tracker)
+    exporter = Exporter(completing.settings, completing.database, completing.media, no_tracker)
     with pytest.raises(ConfigError, match="corrections 99"):
         exporter.export(99, ExportOptions("coco", tmp_path / "out"))
 
 
 def test_a_task_without_media_is_left_out_and_told(completing: Completing, tmp_path: Path) -> None:
-    exporter = Exporter(completing.settings, completing.store, MediaLoader(completing.settings), no_tracker)
+    exporter = Exporter(
+        completing.settings, completing.database, MediaLoader(completing.settings), no_tracker
+    )
     with pytest.raises(ConfigError, match="no task of project 1 could be exported"):
         exporter.export(1, ExportOptions("coco", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -504,7 +506,7 @@ def filmed(
     made.media = MediaLoader(made.settings)  # type: ignore[assignment]
     made.completer.close()
     made.completer = Completer(
-        made.settings, made.store, made.corrections, made.media, Connections(made.settings), executor
+        made.settings, made.database, made.corrections, made.media, Connections(made.settings), executor
     )
     masks = list(truth[::4])
     data = {
@@ -530,7 +532,7 @@ def test_a_strided_task_is_exported_with_all_frames_of_its_video(
     filmed: tuple[Completing, list[NDArray[np.bool_]]], tracker: Tracker, tmp_path: Path
 ) -> None:
     completing, masks = filmed
-    exporter = Exporter(completing.settings, completing.store, completing.media, lambda: tracker)
+    exporter = Exporter(completing.settings, completing.database, completing.media, lambda: tracker)
     told: list[str] = []
     wanted = ExportOptions("youtube-vos", tmp_path / "dense", videos=tmp_path / "videos")
     report = exporter.export(1, wanted, told.append)

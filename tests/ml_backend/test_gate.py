@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from ml_backend.gate import Compared, Outcome, judge
-from ml_backend.training_set import Scheme
+from ml_backend.refinement.gate import Compared, Outcome, Scheme, judge
 from steerseg.config import RefinementRecipe
 
 RECIPE = RefinementRecipe(min_gain=0.01, confidence=0.9, max_regression=0.01)

@@ -13,11 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.importing import PreparedTask, find_videos, import_videos, prepare_tasks
+from ml_backend.cli.import_videos import PreparedTask, find_videos, import_videos, prepare_tasks
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
-from steerseg.decoding import file_kind
 from steerseg.errors import ConfigError, ExpressionError, VideoError
-from steerseg.video import load_video, write_video
+from steerseg.video import file_kind, load_video, write_video
 
 FRAMES = parse_controls(FRAMES_EXAMPLE)
 VIDEO = parse_controls(VIDEO_EXAMPLE)

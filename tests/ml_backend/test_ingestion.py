@@ -33,13 +33,17 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import select
 from test_app import wait_until
 
-from ml_backend.connections import Connections
-from ml_backend.correction_store import Changes, CorrectionStore, StoredEvent
-from ml_backend.corrections import Problem
-from ml_backend.ingestion import Ingestor, Outcome, ingest
+from ml_backend.corrections.ingestion import Ingestor, Outcome, ingest
+from ml_backend.corrections.records import Problem
+from ml_backend.corrections.store import Changes, CorrectionStore, StoredEvent
+from ml_backend.database.database import Database
+from ml_backend.database.errors import StoreError
+from ml_backend.database.events import EventStore
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import AnnotationRow, CorrectionRow, EventRow
 from ml_backend.label_studio.client import LabelStudioError
+from ml_backend.label_studio.connections import Connections
 from ml_backend.settings import Settings
-from ml_backend.store import AnnotationRow, CorrectionRow, EventRow, Store, StoreError
 from steerseg.errors import ConfigError
 
 FALLBACK = "the red ball"
@@ -56,23 +60,23 @@ class Ingesting:
 
     def __init__(self, folder: Path, **given: Any) -> None:
         self.settings = Settings(data_dir=folder, expression_key="expr", **given)
-        self.store = Store(self.settings.database)
-        self.corrections = CorrectionStore(self.store)
+        self.database = Database(self.settings.database)
+        self.corrections = CorrectionStore(self.database)
         self.changed: list[int] = []
         self.ingestor = Ingestor(
-            self.settings, self.store, self.corrections, Connections(self.settings), self.changed.append
+            self.settings, self.database, self.corrections, Connections(self.settings), self.changed.append
         )
 
     def receive(self, bodies: Sequence[dict[str, Any]]) -> None:
         for body in bodies:
             project = body.get("project")
-            self.store.add_event(
+            EventStore(self.database).add(
                 body["action"], project["id"] if isinstance(project, dict) else project, body
             )
 
     def dump(self) -> list[tuple[Any, ...]]:
         """All that the rest of the backend can see of the corrections."""
-        with self.store.reading() as session:
+        with self.database.reading() as session:
             rows = session.scalars(select(CorrectionRow)).all()
             annotations = session.scalars(select(AnnotationRow)).all()
             return sorted(
@@ -89,7 +93,7 @@ class Ingesting:
 
     def close(self) -> None:
         self.ingestor.close()
-        self.store.close()
+        self.database.close()
 
 
 @pytest.fixture
@@ -258,18 +262,18 @@ def test_what_did_not_change_keeps_its_number_and_its_state(ingesting: Ingesting
 def test_an_event_that_nobody_foresaw_does_not_hold_up_the_others(
     ingesting: Ingesting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import ml_backend.ingestion
+    import ml_backend.corrections.ingestion
 
     def stumble(event: StoredEvent, *rest: Any) -> Outcome:
         if event.id == 1:
             raise ZeroDivisionError
         return ingest(event, *rest)
 
-    monkeypatch.setattr(ml_backend.ingestion, "ingest", stumble)
+    monkeypatch.setattr(ml_backend.corrections.ingestion, "ingest", stumble)
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation([], number)) for number in (1, 2)])
     assert ingesting.ingestor.catch_up() == 2
     assert "ZeroDivisionError" in caplog.text
-    with ingesting.store.reading() as session:
+    with ingesting.database.reading() as session:
         errors = session.scalars(select(EventRow.error).order_by(EventRow.id)).all()
     assert errors == ["unexpected ZeroDivisionError", None]
 
@@ -319,8 +323,8 @@ def _killed_at(folder: Path, number: int) -> bool:
 
         try:
             ingesting = Ingesting(folder)
-            sqlalchemy_event.listen(ingesting.store._engine, "before_cursor_execute", count)
-            sqlalchemy_event.listen(ingesting.store._engine, "commit", count)
+            sqlalchemy_event.listen(ingesting.database._engine, "before_cursor_execute", count)
+            sqlalchemy_event.listen(ingesting.database._engine, "commit", count)
             ingesting.ingestor.catch_up()
         finally:
             os._exit(0)
@@ -332,20 +336,20 @@ def test_on_a_full_disk_events_wait(ingesting: Ingesting) -> None:
     rng = np.random.default_rng(0)
     noise = {page: rng.random((HEIGHT, WIDTH)) > 0.5 for page in range(PAGES)}  # what cannot be compressed
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation(mask_regions(noise)))])
-    store = ingesting.store
-    store.close()
-    with contextlib.closing(sqlite3.connect(store.path)) as connection:
+    database = ingesting.database
+    database.close()
+    with contextlib.closing(sqlite3.connect(database.path)) as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
 
     def limit(connection: Any, _: object) -> None:
         connection.execute(f"PRAGMA max_page_count={pages}")
 
-    sqlalchemy_event.listen(store._engine, "connect", limit)
+    sqlalchemy_event.listen(database._engine, "connect", limit)
     with pytest.raises(StoreError, match="the disk is full"):
         ingesting.ingestor.catch_up()
     assert ingesting.corrections.counts(1).unprocessed == 1
-    sqlalchemy_event.remove(store._engine, "connect", limit)
-    store.close()
+    sqlalchemy_event.remove(database._engine, "connect", limit)
+    database.close()
     assert ingesting.ingestor.catch_up() == 1
     assert ingesting.corrections.counts(1).pending == 1
 
@@ -373,7 +377,7 @@ def test_events_of_an_older_layout_are_processed(tmp_path: Path) -> None:
 @pytest.fixture
 def reading(tmp_path: Path, fake_label_studio: FakeLabelStudio) -> Iterator[Ingesting]:
     made = Ingesting(tmp_path, label_studio_url=fake_label_studio.url, label_studio_api_key="key")
-    made.store.save_project(
+    ProjectStore(made.database).save(
         1, uid="1", label_config=frames_config(), hostname=fake_label_studio.url, extra_params={}
     )
     fake_label_studio.project = {"id": 1, "label_config": frames_config()}
@@ -496,7 +500,7 @@ def test_without_an_answer_nothing_changes(reading: Ingesting, fake_label_studio
 
 
 def test_a_project_without_a_token_says_so(ingesting: Ingesting) -> None:
-    ingesting.store.save_project(
+    ProjectStore(ingesting.database).save(
         1, uid="1", label_config=frames_config(), hostname="http://ls", extra_params={}
     )
     with pytest.raises(ConfigError, match="STEERSEG_LABEL_STUDIO_API_KEY"):

@@ -12,22 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml_backend.corrections import TrackBox
-from ml_backend.executor import Executor, Priority
-from ml_backend.jobs import ModelExecutor
-from ml_backend.masking import (
+from ml_backend.jobs.proposals import ModelExecutor
+from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.geometry import (
     MAX_CONDITIONING,
-    MaskAnswer,
-    MaskRequest,
-    PutDownError,
-    answer_masks,
+    TrackBox,
     box_iou,
     box_of,
     mask_iou,
     spread,
     upright_box,
 )
-from ml_backend.worker import model_worker
+from ml_backend.models.handler import model_worker
+from ml_backend.models.masks import answer_masks
+from ml_backend.models.messages import MaskAnswer, MaskRequest, PutDownError
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset

@@ -94,7 +94,7 @@ def stranger() -> Iterator[Server]:
     server.close()
 
 
-def store(tmp_path: Path, server: Server | None, **options: object) -> MediaStore:
+def database(tmp_path: Path, server: Server | None, **options: object) -> MediaStore:
     host = MediaHost(server.url, lambda: {"Authorization": f"Token {TOKEN}"}) if server else None
     return MediaStore(tmp_path / "media", host=host, **options)  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def files_in(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("reference", ["/data/upload/1/a b.mp4", "{url}/data/upload/1/a%20b.mp4"])
 def test_label_studio_gets_the_token(tmp_path: Path, label_studio: Server, reference: str) -> None:
     label_studio.body("/data/upload/1/a%20b.mp4", b"film")
-    path = store(tmp_path, label_studio).fetch(reference.format(url=label_studio.url))
+    path = database(tmp_path, label_studio).fetch(reference.format(url=label_studio.url))
     assert path.read_bytes() == b"film"
     assert label_studio.asked == [("/data/upload/1/a%20b.mp4", f"Token {TOKEN}")]
 
@@ -123,7 +123,7 @@ def test_a_sub_path_is_kept(tmp_path: Path, label_studio: Server) -> None:
 def test_the_token_does_not_follow_a_redirect(tmp_path: Path, label_studio: Server, stranger: Server) -> None:
     label_studio.redirect("/data/upload/1/a.mp4", stranger.url + "/elsewhere.mp4?signature=1")
     stranger.body("/elsewhere.mp4", b"film")
-    media = store(tmp_path, label_studio, allow_private_addresses=True)
+    media = database(tmp_path, label_studio, allow_private_addresses=True)
     assert media.fetch("/data/upload/1/a.mp4").read_bytes() == b"film"
     assert label_studio.asked[0][1] == f"Token {TOKEN}"
     assert stranger.asked == [("/elsewhere.mp4?signature=1", None)]
@@ -134,7 +134,7 @@ def test_a_stranger_that_points_at_label_studio_gets_what_the_task_would(
 ) -> None:
     stranger.redirect("/a.mp4", label_studio.url + "/data/upload/1/a.mp4")
     label_studio.body("/data/upload/1/a.mp4", b"film")
-    media = store(tmp_path, label_studio, allow_private_addresses=True)
+    media = database(tmp_path, label_studio, allow_private_addresses=True)
     assert media.fetch(stranger.url + "/a.mp4").read_bytes() == b"film"
     assert stranger.asked[0][1] is None
 
@@ -144,7 +144,7 @@ def test_private_addresses_are_refused_also_behind_a_redirect(
 ) -> None:
     stranger.body("/a.mp4", b"film")
     label_studio.redirect("/data/upload/1/a.mp4", stranger.url + "/a.mp4")
-    media = store(tmp_path, label_studio)
+    media = database(tmp_path, label_studio)
     for reference in (
         stranger.url + "/a.mp4",
         "/data/upload/1/a.mp4",
@@ -159,11 +159,11 @@ def test_private_addresses_are_refused_also_behind_a_redirect(
 def test_only_allowed_hosts_are_asked(tmp_path: Path, label_studio: Server, stranger: Server) -> None:
     stranger.body("/a.mp4", b"film")
     label_studio.body("/data/upload/1/a.mp4", b"own")
-    refusing = store(tmp_path, label_studio, allowed_hosts=["example.org"], allow_private_addresses=True)
+    refusing = database(tmp_path, label_studio, allowed_hosts=["example.org"], allow_private_addresses=True)
     with pytest.raises(MediaRefusedError, match="STEERSEG_ALLOWED_HOSTS"):
         refusing.fetch(stranger.url + "/a.mp4")
     assert refusing.fetch("/data/upload/1/a.mp4").read_bytes() == b"own"
-    allowing = store(tmp_path, label_studio, allowed_hosts=["127.0.0.1"], allow_private_addresses=True)
+    allowing = database(tmp_path, label_studio, allowed_hosts=["127.0.0.1"], allow_private_addresses=True)
     assert allowing.fetch(stranger.url + "/a.mp4").read_bytes() == b"film"
 
 
@@ -175,15 +175,15 @@ def test_other_schemes_and_local_paths_are_refused(
     tmp_path: Path, label_studio: Server, reference: str
 ) -> None:
     with pytest.raises(MediaError) as caught:
-        store(tmp_path, label_studio).fetch(reference)
+        database(tmp_path, label_studio).fetch(reference)
     assert isinstance(caught.value, VideoError)
 
 
 def test_things_that_are_no_address_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="address of a file"):
-        store(tmp_path, None).fetch({"a": 1})  # type: ignore[arg-type]
+        database(tmp_path, None).fetch({"a": 1})  # type: ignore[arg-type]
     with pytest.raises(MediaError, match="STEERSEG_LABEL_STUDIO_URL"):
-        store(tmp_path, None).fetch("/data/upload/1/a.mp4")
+        database(tmp_path, None).fetch("/data/upload/1/a.mp4")
 
 
 def test_too_large_is_refused_with_and_without_a_declared_size(tmp_path: Path, label_studio: Server) -> None:
@@ -198,7 +198,7 @@ def test_too_large_is_refused_with_and_without_a_declared_size(tmp_path: Path, l
 
     label_studio.body("/data/declared", bytes(2_000_000))
     label_studio.routes["/data/endless"] = endless
-    media = store(tmp_path, label_studio, max_bytes=1_000_000)
+    media = database(tmp_path, label_studio, max_bytes=1_000_000)
     for reference in ("/data/declared", "/data/endless"):
         with pytest.raises(MediaTooLargeError, match="STEERSEG_MAX_DOWNLOAD_MIB"):
             media.fetch(reference)
@@ -220,7 +220,7 @@ def test_slow_servers_run_into_the_limit(tmp_path: Path, label_studio: Server) -
 
     label_studio.routes["/data/drip"] = drip
     label_studio.routes["/data/silent"] = lambda _: released.wait(30) and None
-    media = store(tmp_path, label_studio, download_timeout=0.4)
+    media = database(tmp_path, label_studio, download_timeout=0.4)
     try:
         for reference in ("/data/drip", "/data/silent"):
             with pytest.raises(MediaTimeoutError, match="STEERSEG_DOWNLOAD_TIMEOUT"):
@@ -239,7 +239,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, label_studio:
 
     label_studio.routes["/data/broken"] = broken
     with pytest.raises(MediaError):
-        store(tmp_path, label_studio).fetch("/data/broken")
+        database(tmp_path, label_studio).fetch("/data/broken")
     assert files_in(tmp_path) == []
 
 
@@ -252,7 +252,7 @@ def test_refusals_come_with_a_hint_and_without_the_token(
 ) -> None:
     label_studio.body("/data/local-files/", b"", status=status)
     with pytest.raises(MediaUnavailableError, match=hint) as caught:
-        store(tmp_path, label_studio).fetch("/data/local-files/?d=clips/a.mp4")
+        database(tmp_path, label_studio).fetch("/data/local-files/?d=clips/a.mp4")
     assert caught.value.status == status
     assert "?d=clips/a.mp4" in str(caught.value)
     assert TOKEN not in str(caught.value)
@@ -261,10 +261,10 @@ def test_refusals_come_with_a_hint_and_without_the_token(
 def test_a_sign_in_page_is_told_apart(tmp_path: Path, label_studio: Server, stranger: Server) -> None:
     label_studio.redirect("/data/upload/1/a.mp4", "/user/login/?next=/data/upload/1/a.mp4")
     with pytest.raises(MediaUnavailableError, match="token"):
-        store(tmp_path, label_studio).fetch("/data/upload/1/a.mp4")
+        database(tmp_path, label_studio).fetch("/data/upload/1/a.mp4")
     stranger.body("/page", b"  <!DOCTYPE html><html>please sign in</html>")
     with pytest.raises(MediaError, match="web page"):
-        store(tmp_path, None, allow_private_addresses=True).fetch(stranger.url + "/page")
+        database(tmp_path, None, allow_private_addresses=True).fetch(stranger.url + "/page")
 
 
 def test_unchanged_files_are_not_sent_again(
@@ -272,7 +272,7 @@ def test_unchanged_files_are_not_sent_again(
 ) -> None:
     monkeypatch.setattr(media_cache, "_FRESH", 0.0)
     label_studio.body("/data/a.mp4", b"one", ETag='"1"')
-    media = store(tmp_path, label_studio)
+    media = database(tmp_path, label_studio)
     first = media.fetch("/data/a.mp4")
     assert media.fetch("/data/a.mp4") == first
     assert len(label_studio.asked) == 2
@@ -283,7 +283,7 @@ def test_unchanged_files_are_not_sent_again(
 
 def test_two_at_once_download_once(tmp_path: Path, label_studio: Server) -> None:
     label_studio.body("/data/a.mp4", bytes(500_000))
-    media = store(tmp_path, label_studio)
+    media = database(tmp_path, label_studio)
     threads = [threading.Thread(target=media.fetch, args=("/data/a.mp4",)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -296,7 +296,7 @@ def test_pages_become_a_folder(tmp_path: Path, label_studio: Server) -> None:
     pages = [jpeg(shade) for shade in (10, 20, 10)]
     for page, content in enumerate(pages):
         label_studio.body(f"/data/upload/1/{page}", content)
-    media = store(tmp_path, label_studio)
+    media = database(tmp_path, label_studio)
     seen: list[float] = []
     folder = media.fetch_frames([f"/data/upload/1/{page}" for page in range(3)], progress=seen.append)
     assert [path.name for path in sorted(folder.iterdir())] == ["00000.jpg", "00001.jpg", "00002.jpg"]
@@ -309,7 +309,7 @@ def test_pages_become_a_folder(tmp_path: Path, label_studio: Server) -> None:
 def test_bad_pages_are_named(tmp_path: Path, label_studio: Server) -> None:
     label_studio.body("/data/upload/1/0", jpeg(1))
     label_studio.body("/data/upload/1/1", b"not an image")
-    media = store(tmp_path, label_studio, max_pages=3)
+    media = database(tmp_path, label_studio, max_pages=3)
     with pytest.raises(MediaError, match="page 1"):
         media.fetch_frames(["/data/upload/1/0", "/data/upload/1/1"])
     with pytest.raises(MediaUnavailableError, match="page 1"):
@@ -327,7 +327,7 @@ def test_local_paths_only_below_allowed_roots(tmp_path: Path, label_studio: Serv
     (root / "a.mp4").write_bytes(b"film")
     (tmp_path / "secret").write_bytes(b"secret")
     (root / "link.mp4").symlink_to(tmp_path / "secret")
-    media = store(tmp_path, label_studio, local_roots=[root])
+    media = database(tmp_path, label_studio, local_roots=[root])
     assert media.fetch(str(root / "a.mp4")) == root / "a.mp4"
     for path in (root / ".." / "secret", root / "link.mp4", tmp_path / "secret"):
         with pytest.raises(MediaRefusedError):
@@ -341,7 +341,7 @@ def test_label_studios_folder_is_read_from_disk_where_it_is_seen(
     (root / "clips").mkdir(parents=True)
     (root / "clips" / "a b.jpg").write_bytes(jpeg(3))
     (tmp_path / "secret").write_bytes(b"secret")
-    media = store(tmp_path, label_studio, local_files_root=root)
+    media = database(tmp_path, label_studio, local_files_root=root)
     assert media.fetch("/data/local-files/?d=clips/a%20b.jpg") == root / "clips" / "a b.jpg"
     folder = media.fetch_frames(["/data/local-files/?d=clips/a%20b.jpg"])
     assert (folder / "00000.jpg").read_bytes() == jpeg(3)
@@ -355,7 +355,7 @@ def test_the_cache_stays_below_its_limit(
 ) -> None:
     for i in range(6):
         label_studio.body(f"/data/{i}", bytes([i]) * 40_000)
-    media = store(tmp_path, label_studio, cache_bytes=100_000)
+    media = database(tmp_path, label_studio, cache_bytes=100_000)
     paths = [media.fetch(f"/data/{i}") for i in range(4)]
     assert all(path.exists() for path in paths), "files just used stay"
     for i, path in enumerate(paths):
@@ -371,7 +371,7 @@ def test_folders_are_evicted_with_what_they_hold(
 ) -> None:
     label_studio.body("/data/0", jpeg(1) + bytes(50_000))
     label_studio.body("/data/1", bytes(60_000))
-    media = store(tmp_path, label_studio, cache_bytes=100_000)
+    media = database(tmp_path, label_studio, cache_bytes=100_000)
     folder = media.fetch_frames(["/data/0"])
     for path in (folder, folder / "00000.jpg"):
         os.utime(path, (time.time() - 10_000,) * 2)

@@ -17,12 +17,15 @@ from flask.testing import FlaskClient
 from PIL import Image
 from test_app import introduce, wait_until, with_expression
 
-from ml_backend.pages.curves import curve_of, presence_of
-from ml_backend.pages.queries import list_proposals
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import JobState, PromptStatus
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.store import JobStore
+from ml_backend.label_studio.task_media import Media
 from ml_backend.proposals import StoredPoint, StoredTracklet
-from ml_backend.store import JobState, PromptStatus
-from ml_backend.task_media import Media
-from ml_backend.version_store import NewVersion
+from ml_backend.refinement.version_store import NewVersion
+from ml_backend.web.pages.curves import curve_of, presence_of
+from ml_backend.web.pages.queries import list_proposals
 from steerseg.masks import encode_rle
 
 PROJECT = 1
@@ -37,7 +40,7 @@ def predicted(backend: Backend) -> Backend:
 
 
 def project_of(backend: Backend) -> int:
-    (known,) = backend.store.projects()
+    (known,) = ProjectStore(backend.database).all()
     return known.id
 
 
@@ -90,10 +93,10 @@ def test_the_overview_names_projects_and_what_goes_on(predicted: Backend) -> Non
 
 def test_jobs_show_progress_and_how_they_ended(predicted: Backend) -> None:
     number = project_of(predicted)
-    running = predicted.store.add_job("propose", "key", project_id=number, task_id=2, priority=1)
-    predicted.store.update_job(running, stage="tracking", fraction=0.42, attempts=2)
-    failed = predicted.store.add_job("propose", "key", project_id=number, task_id=3, priority=1)
-    predicted.store.finish_job(failed, JobState.FAILED, error="the video <b>is</b> gone")
+    running = JobStore(predicted.database).add("propose", "key", project_id=number, task_id=2, priority=1)
+    JobStore(predicted.database).update(running, stage="tracking", fraction=0.42, attempts=2)
+    failed = JobStore(predicted.database).add("propose", "key", project_id=number, task_id=3, priority=1)
+    JobStore(predicted.database).finish(failed, JobState.FAILED, error="the video <b>is</b> gone")
     page = text_of(predicted.client, "/pages/jobs")
     assert '<progress value="0.42"' in page
     assert "tracking, 42%" in page
@@ -138,7 +141,7 @@ def test_the_api_cancels_too_and_says_when_there_is_nothing_to_cancel(predicted:
 def test_a_project_lists_its_proposals(predicted: Backend) -> None:
     number = project_of(predicted)
     page = text_of(predicted.client, f"/pages/projects/{number}")
-    for one in list_proposals(predicted.store, number, limit=10):
+    for one in list_proposals(predicted.database, number, limit=10):
         assert f'href="/pages/proposals/{one.id}"' in page
         assert one.key.expression in page
     assert "0.80" in page
@@ -148,9 +151,11 @@ def test_a_project_lists_its_proposals(predicted: Backend) -> None:
 
 def test_long_lists_have_pages(predicted: Backend) -> None:
     number = project_of(predicted)
-    (one, *_) = list_proposals(predicted.store, number, limit=1)
+    (one, *_) = list_proposals(predicted.database, number, limit=1)
     for task in range(1000, 1060):
-        predicted.store.add_proposal(one.key, project_id=number, task_id=task, path=one.path, score=None)
+        ProposalStore(predicted.database).add(
+            one.key, project_id=number, task_id=task, path=one.path, score=None
+        )
     first = text_of(predicted.client, f"/pages/projects/{number}")
     assert f"/pages/projects/{number}?from=50" in first
     assert "nothing found" in first
@@ -188,7 +193,7 @@ class FilmedMedia(NamedMedia):
 def filmed(predicted: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, int]:
     """A backend whose media can be looked at, and a proposal on pages."""
     monkeypatch.setattr(predicted.service, "_media", FilmedMedia(tmp_path / "pages"))
-    (one, *_) = list_proposals(predicted.store, project_of(predicted), limit=1)
+    (one, *_) = list_proposals(predicted.database, project_of(predicted), limit=1)
     return predicted, one.id
 
 

@@ -11,7 +11,7 @@ import pytest
 from backend_fixtures import VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
 from werkzeug.serving import make_server
 
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 
 pytestmark = pytest.mark.timeout(120)
 PROJECT = 1

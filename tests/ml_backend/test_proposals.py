@@ -15,9 +15,10 @@ import proposal_targets
 import pytest
 import torch
 
+from ml_backend.database.errors import StoreError
+from ml_backend.database.tables import ProposalKey
+from ml_backend.models.messages import ProposeRequest
 from ml_backend.proposals import ProposalFiles, StoredProposal
-from ml_backend.store import ProposalKey, StoreError
-from ml_backend.worker import ProposeRequest
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
 from steerseg.pipeline import Proposal

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.cli import main
-from ml_backend.predicting import BackendUnreachableError
-from ml_backend.refine_command import refine
+from ml_backend.cli.backend_client import BackendUnreachableError
+from ml_backend.cli.main import main
+from ml_backend.cli.refine import refine
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.models.fingerprint import model_fingerprint
+from ml_backend.refinement.version_store import NewVersion, VersionStore
+from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.version_store import NewVersion, VersionStore
-from ml_backend.versions import PromptLine, model_fingerprint
 from steerseg.errors import ConfigError
 from steerseg.soft_prompts import SoftPrompts
 
@@ -24,17 +26,19 @@ from steerseg.soft_prompts import SoftPrompts
 def data(tmp_path: Path) -> Path:
     """A data folder with two projects and one candidate in the line of the first."""
     folder = tmp_path / "data"
-    store = Store(folder / "steerseg.sqlite")
+    database = Database(folder / "steerseg.sqlite")
     for project in (1, 2):
-        store.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
-    line = PromptLine(VersionStore(store), folder, model_fingerprint("demo"))
+        ProjectStore(database).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
+    line = PromptLine(VersionStore(database), folder, model_fingerprint("demo"))
     pair = SoftPrompts(torch.full((2, 4), 0.5), torch.full((2, 4), 0.25))
     pair.save(tmp_path / "pair")
     new = NewVersion(
         line.keep(tmp_path / "pair", pair.digest), pair.digest, line.model, "refined", None, data=((3, "r"),)
     )
     line.versions.add(1, new)
-    store.close()
+    database.close()
     return folder
 
 
@@ -107,7 +111,7 @@ class Backend:
 def test_the_servers_refinement_is_followed_to_its_end(
     state: str, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.refine_command._POLL", 0.0)
+    monkeypatch.setattr("ml_backend.cli.refine._POLL", 0.0)
     said: list[str] = []
     settings = Settings(data_dir=tmp_path)
     backend: Any = Backend(state)

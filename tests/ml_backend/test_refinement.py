@@ -19,15 +19,17 @@ from backend_fixtures import FakeLabelStudio
 from flask.testing import FlaskClient
 from refinement_world import LABEL_CONFIG, FilmLoader, add_corrections, correct, save_film, save_preset
 
-from ml_backend.app import create_app
-from ml_backend.correction_store import CorrectionStore
-from ml_backend.executor import Executor
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import ProposalKey, RefinementState
+from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.metrics import Metrics
-from ml_backend.prompts import LoadedPrompts
-from ml_backend.schedule import Schedule
+from ml_backend.models.executor import Executor
+from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.service import Service
-from ml_backend.settings import Settings
-from ml_backend.store import ProposalKey, RefinementState, Store
+from ml_backend.settings import Schedule, Settings
+from ml_backend.web.app import create_app
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -71,7 +73,7 @@ class Backend:
     """A backend with tiny models in a real model process."""
 
     service: Service
-    store: Store
+    database: Database
     executor: Executor[Any, Any]
     client: FlaskClient
 
@@ -120,21 +122,23 @@ class World:
         return self.root / "films"
 
     def correct(self, numbers: range, project: int = 1) -> None:
-        store = Store(self.root / "data" / "steerseg.sqlite")
-        store.save_project(project, uid=str(project), label_config=LABEL_CONFIG, hostname="", extra_params={})
-        add_corrections(store, project, self.films, numbers)
-        store.close()
+        database = Database(self.root / "data" / "steerseg.sqlite")
+        ProjectStore(database).save(
+            project, uid=str(project), label_config=LABEL_CONFIG, hostname="", extra_params={}
+        )
+        add_corrections(database, project, self.films, numbers)
+        database.close()
 
     def start(self, *, steps: int = 3, begin: bool = True, **settings: Any) -> Backend:
         given = {"data_dir": self.root / "data", "preset": str(self.presets[steps]), "refine_after": 0}
         chosen = Settings(**{**given, **settings})
-        store = Store(chosen.database)
+        database = Database(chosen.database)
         executor: Executor[Any, Any] = self.kept
         if steps != 3:
             executor = Executor([partial(refinement_targets.better, self.presets[steps])])
         service = Service(
             chosen,
-            store=store,
+            database=database,
             executor=executor,
             media=FilmLoader(self.films),
             metrics=Metrics(),
@@ -144,7 +148,7 @@ class World:
         self.running.append(service)
         if begin:
             service.start()
-        return Backend(service, store, executor, create_app(service).test_client())
+        return Backend(service, database, executor, create_app(service).test_client())
 
     def stop(self) -> None:
         while self.running:
@@ -198,7 +202,7 @@ def test_start_training_makes_a_version_that_setup_names_and_predictions_use(wor
     pair = LoadedPrompts().load(backend.service.line.ref(champion))
     assert pair is not None
     # The model process really worked with these prompts.
-    path = backend.store.find_proposal(ProposalKey("digest-of-film0", "the bright square", version))
+    path = ProposalStore(backend.database).find(ProposalKey("digest-of-film0", "the bright square", version))
     assert path is not None
     stored = backend.service._proposer._files.load(path)
     assert stored.versions["soft_prompts"] == pair.digest
@@ -357,7 +361,7 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     assert manager.threshold(1) == 8
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=6))
     assert manager.threshold(1) == 6
-    correct(CorrectionStore(backend.store), 1, 50, save_film(world.films / "film50", 50))
+    correct(CorrectionStore(backend.database), 1, 50, save_film(world.films / "film50", 50))
     manager.corrected(1)
     current = backend.status()["current"]
     assert current["triggers"] == ["6 corrections"]
@@ -433,11 +437,11 @@ def test_tasks_without_annotations_are_predicted_anew_the_least_certain_first(
             }
         )
     key = ProposalKey("digest-of-film0", "the bright square", VERSION)
-    path = backend.store.find_proposal(key)
+    path = ProposalStore(backend.database).find(key)
     assert path is not None
     # Task 10002 is the surer one: its two candidates are far from each other.
     for number, margin in ((0, 0.01), (2, 0.3)):
-        backend.store.add_proposal(
+        ProposalStore(backend.database).add(
             ProposalKey(f"digest-of-film{number}", "the bright square", VERSION),
             project_id=1,
             task_id=10_000 + number,
@@ -445,7 +449,9 @@ def test_tasks_without_annotations_are_predicted_anew_the_least_certain_first(
             score=0.5,
             margin=margin,
         )
-    assert {k: v for k, v in backend.store.certainties(1).items() if k in (10_000, 10_002)} == {
+    assert {
+        k: v for k, v in ProposalStore(backend.database).certainties(1).items() if k in (10_000, 10_002)
+    } == {
         10_000: 0.01,
         10_002: 0.3,
     }
@@ -460,7 +466,9 @@ def test_tasks_without_annotations_are_predicted_anew_the_least_certain_first(
     backend.service.start()
     backend.post("/projects/1/refine")
     version = f"{VERSION}+{backend.ended()['champion']}"
-    wait_until(lambda: (backend.store.project(1) or Any).repredicted == version.partition("+")[2])
+    wait_until(
+        lambda: (ProjectStore(backend.database).find(1) or Any).repredicted == version.partition("+")[2]
+    )
     # 10001 is annotated, and 10003 was never predicted: Label Studio asks for it when it is opened.
     assert asked == [(10_000, version), (10_002, version)]
     pushed = {p["task"] for p in fake_label_studio.predictions if p["model_version"] == version}
@@ -471,10 +479,10 @@ def test_a_rollback_is_followed_as_well(world: World, fake_label_studio: FakeLab
     backend = world.start(label_studio_url=fake_label_studio.url, label_studio_api_key="0123456789abcdef0123")
     backend.post("/projects/1/refine")
     champion = backend.ended()["champion"]
-    project = wait_until(lambda: (p := backend.store.project(1)) and p.repredicted and p)
+    project = wait_until(lambda: (p := ProjectStore(backend.database).find(1)) and p.repredicted and p)
     assert project.repredicted == champion
     backend.service.line.versions.roll_back(1)
-    wait_until(lambda: (p := backend.store.project(1)) and p.repredicted == "")
+    wait_until(lambda: (p := ProjectStore(backend.database).find(1)) and p.repredicted == "")
 
 
 def test_what_was_decided_is_there_after_a_restart(world: World) -> None:

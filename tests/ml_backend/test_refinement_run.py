@@ -17,15 +17,16 @@ import torch
 from refinement_driver import Driver
 from refinement_world import add_corrections, correct, save_film, save_preset
 
-from ml_backend.correction_store import CorrectionStore
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.label_studio.media import MediaUnavailableError
-from ml_backend.prompts import LoadedPrompts
-from ml_backend.refinement_run import FEATURES, FOLDER, MediaPendingError, evict_features
-from ml_backend.refinement_store import Refinement
-from ml_backend.refining import PrepareRequest, TrainRequest
-from ml_backend.store import PromptStatus, RefinementState, Store
-from ml_backend.version_store import NewVersion, PromptVersion
-from ml_backend.worker import ModelAnswer, ModelRequest, PutDown
+from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, PutDown, TrainRequest
+from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.refinement.run import FEATURES, FOLDER, MediaPendingError, evict_features
+from ml_backend.refinement.store import Refinement
+from ml_backend.refinement.version_store import NewVersion, PromptVersion
 from steerseg.errors import ArtefactError, Cancelled, ModelError
 from steerseg.pipeline import SteerSeg
 from steerseg.soft_prompts import SoftPrompts
@@ -51,12 +52,14 @@ def make_world(root: Path, preset: Path, *, projects: tuple[int, ...] = (1,), fi
     root.mkdir(exist_ok=True)
     if not (root / "preset").exists():
         (root / "preset").symlink_to(preset)
-    store = Store(root / "data" / "store.sqlite")
+    database = Database(root / "data" / "store.sqlite")
     for project in projects:
-        store.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(database).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
         first = 100 * project
-        add_corrections(store, project, root / "films", range(first, first + films))
-    store.close()
+        add_corrections(database, project, root / "films", range(first, first + films))
+    database.close()
     return root
 
 
@@ -98,7 +101,7 @@ def test_the_next_refinement_starts_from_the_champion_and_tells_new_from_old(dri
     champion = driver.line.champion(1)
     assert champion is not None
     masks = save_film(driver.films.root / "film999", 999)
-    correct(CorrectionStore(driver.store), 1, 999, masks)
+    correct(CorrectionStore(driver.database), 1, 999, masks)
     trained: list[TrainRequest] = []
 
     def ask(request: ModelRequest) -> ModelAnswer:
@@ -204,10 +207,10 @@ def test_kills_at_two_dozen_points_lose_nothing_and_change_nothing(
     """
     world = make_world(tmp_path / "killed", preset, projects=(1, 2))
     before = Driver(world, steerseg)
-    counted = [CorrectionStore(before.store).corrections(project) for project in (1, 2)]
+    counted = [CorrectionStore(before.database).corrections(project) for project in (1, 2)]
     for project in (1, 2):
         before.refinements.request(project, "test")
-    before.store.close()
+    before.database.close()
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(HERE / "refinement_driver.py"), str(world), "40"],
@@ -232,7 +235,7 @@ def test_kills_at_two_dozen_points_lose_nothing_and_change_nothing(
         champion = after.line.champion(project)
         assert champion is not None
         assert LoadedPrompts().load(after.line.ref(champion)) is not None
-        assert CorrectionStore(after.store).corrections(project) == counted[project - 1]
+        assert CorrectionStore(after.database).corrections(project) == counted[project - 1]
     assert digests(after, 1) != digests(after, 2)
 
 
@@ -245,7 +248,7 @@ def test_two_projects_refining_at_once_do_not_mix(
     for project in (1, 2):
         assert digests(both, project) == digests(undisturbed, project)
         (version,) = both.versions.versions(project)
-        ours = {one.id for one in CorrectionStore(both.store).corrections(project)}
+        ours = {one.id for one in CorrectionStore(both.database).corrections(project)}
         assert version.data
         assert {number for number, _ in version.data} <= ours
     assert digests(both, 1) != digests(both, 2)
@@ -326,7 +329,7 @@ def test_a_video_that_is_gone_is_set_aside_with_the_reason(driver: Driver) -> No
     assert any("the film is gone" in note for note in ended.notes)
     (version,) = driver.versions.versions(1)
     assert len(version.data) == 4
-    (aside,) = CorrectionStore(driver.store).list_set_aside(1)
+    (aside,) = CorrectionStore(driver.database).list_set_aside(1)
     assert (aside.task_id, aside.reason) == (10_102, "the film is gone")
 
 
@@ -352,7 +355,7 @@ def test_a_video_that_was_dropped_while_a_slice_waited_is_fetched_again(
     ended = driver.run(driver.refinements.request(1, "test"), ask=ask)
     assert ended.state is RefinementState.PROMOTED
     assert dropped
-    assert CorrectionStore(driver.store).list_set_aside(1) == []
+    assert CorrectionStore(driver.database).list_set_aside(1) == []
 
 
 def test_a_full_folder_for_frames_sets_no_correction_aside(driver: Driver) -> None:
@@ -361,7 +364,7 @@ def test_a_full_folder_for_frames_sets_no_correction_aside(driver: Driver) -> No
 
     with pytest.raises(ArtefactError, match="64 MiB"):
         driver.run(driver.refinements.request(1, "test"), ask=ask)
-    assert CorrectionStore(driver.store).list_set_aside(1) == []
+    assert CorrectionStore(driver.database).list_set_aside(1) == []
 
 
 def test_media_that_cannot_be_had_now_are_waited_for(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +378,7 @@ def test_media_that_cannot_be_had_now_are_waited_for(driver: Driver, monkeypatch
     (running,) = driver.refinements.active(1)
     monkeypatch.undo()
     assert not driver.run(running).active
-    assert CorrectionStore(driver.store).list_set_aside(1) == []
+    assert CorrectionStore(driver.database).list_set_aside(1) == []
 
 
 def test_media_that_never_come_are_left_out_in_the_end(

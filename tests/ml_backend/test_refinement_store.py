@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.gate import Judgement, Outcome
-from ml_backend.refinement_store import RefinementStore
-from ml_backend.store import PromptStatus, RefinementState, Store
-from ml_backend.version_store import NewVersion, VersionStore
+from ml_backend.database.database import Database
+from ml_backend.database.tables import PromptStatus, RefinementState
+from ml_backend.refinement.gate import Judgement, Outcome
+from ml_backend.refinement.store import RefinementStore
+from ml_backend.refinement.version_store import NewVersion, VersionStore
 
 TIME = datetime(2026, 11, 22, tzinfo=UTC)
 PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "store.sqlite")
+def database(tmp_path: Path) -> Database:
+    made = Database(tmp_path / "store.sqlite")
     for project in (1, 2):
         made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
     return made
@@ -30,8 +31,8 @@ def new(digest: str) -> NewVersion:
     return NewVersion(f"prompts/{digest}", digest, "model", "refined", parent_id=None)
 
 
-def test_a_trigger_during_a_run_is_remembered_for_afterwards(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_a_trigger_during_a_run_is_remembered_for_afterwards(database: Database) -> None:
+    refinements = RefinementStore(database)
     first = refinements.request(1, "start training")
     assert refinements.request(1, "schedule").id == first.id
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
@@ -48,8 +49,8 @@ def test_a_trigger_during_a_run_is_remembered_for_afterwards(store: Store) -> No
     assert len(refinements.active(1)) == 1
 
 
-def test_triggers_at_the_same_time_are_one_refinement(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_triggers_at_the_same_time_are_one_refinement(database: Database) -> None:
+    refinements = RefinementStore(database)
     threads = [threading.Thread(target=refinements.request, args=(1, f"t{n}")) for n in range(8)]
     for thread in threads:
         thread.start()
@@ -59,15 +60,15 @@ def test_triggers_at_the_same_time_are_one_refinement(store: Store) -> None:
     assert len(only.triggers) == 8
 
 
-def test_promotion_is_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    refinements, versions = RefinementStore(store), VersionStore(store)
+def test_promotion_is_one_transaction(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    refinements, versions = RefinementStore(database), VersionStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("ml_backend.refinement_store._end", fail)
+    monkeypatch.setattr("ml_backend.refinement.store._end", fail)
     with pytest.raises(RuntimeError):
         refinements.settle(first.id, PROMOTE, new("d1"))
     assert versions.versions(1) == []
@@ -79,8 +80,8 @@ def test_promotion_is_one_transaction(store: Store, monkeypatch: pytest.MonkeyPa
     assert versions.champion(2) is None
 
 
-def test_a_kept_back_candidate_stays_to_be_looked_at(store: Store) -> None:
-    refinements, versions = RefinementStore(store), VersionStore(store)
+def test_a_kept_back_candidate_stays_to_be_looked_at(database: Database) -> None:
+    refinements, versions = RefinementStore(database), VersionStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     refinements.settle(first.id, Judgement(Outcome.KEPT_BACK, "no gain", {}), new("d1"))
@@ -89,8 +90,8 @@ def test_a_kept_back_candidate_stays_to_be_looked_at(store: Store) -> None:
     assert versions.champion(1) is None
 
 
-def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Store) -> None:
-    refinements, versions = RefinementStore(store), VersionStore(store)
+def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(database: Database) -> None:
+    refinements, versions = RefinementStore(database), VersionStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     by_hand = versions.add(1, new("d0"))
@@ -103,9 +104,9 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(store: Stor
     assert champion.name == by_hand.name
 
 
-def test_a_champion_of_another_model_gives_way(store: Store) -> None:
+def test_a_champion_of_another_model_gives_way(database: Database) -> None:
     """It is not in use, so a refinement begins from the preset's own prompts."""
-    refinements, versions = RefinementStore(store), VersionStore(store)
+    refinements, versions = RefinementStore(database), VersionStore(database)
     of_before = versions.add(1, replace(new("d0"), model="of before"))
     versions.promote(1, of_before.name, by="hand")
     first = refinements.request(1, "t")
@@ -117,8 +118,8 @@ def test_a_champion_of_another_model_gives_way(store: Store) -> None:
     assert versions.version(1, of_before.name).status is PromptStatus.RETIRED
 
 
-def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_trials_are_kept_once_and_dropped_by_a_restart(database: Database) -> None:
+    refinements = RefinementStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     refinements.add_trial(first.id, "a", candidate=0.5, champion=0.25)
@@ -133,8 +134,8 @@ def test_trials_are_kept_once_and_dropped_by_a_restart(store: Store) -> None:
     assert refinements.trials(first.id) == {}
 
 
-def test_a_cancelled_one_stays_so_and_its_remembered_trigger_waits(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_a_cancelled_one_stays_so_and_its_remembered_trigger_waits(database: Database) -> None:
+    refinements = RefinementStore(database)
     first = refinements.request(1, "a request")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
     refinements.request(1, "Start training")
@@ -151,11 +152,11 @@ def test_a_cancelled_one_stays_so_and_its_remembered_trigger_waits(store: Store)
     ended = refinements.get(first.id)
     assert ended is not None
     assert (ended.state, ended.base_version, ended.phase) == (RefinementState.CANCELLED, "base", "")
-    assert VersionStore(store).versions(1) == []
+    assert VersionStore(database).versions(1) == []
 
 
-def test_the_corrections_of_a_cancelled_one_do_not_ask_for_it_again(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_the_corrections_of_a_cancelled_one_do_not_ask_for_it_again(database: Database) -> None:
+    refinements = RefinementStore(database)
     before = datetime.now(UTC)
     assert refinements.cancel(refinements.request(1, "5 corrections").id, "not now")
     begun = refinements.last_begun(1)
@@ -167,8 +168,8 @@ def test_the_corrections_of_a_cancelled_one_do_not_ask_for_it_again(store: Store
     assert refinements.last_begun(1) == TIME
 
 
-def test_only_runs_that_looked_at_the_corrections_count_as_begun(store: Store) -> None:
-    refinements = RefinementStore(store)
+def test_only_runs_that_looked_at_the_corrections_count_as_begun(database: Database) -> None:
+    refinements = RefinementStore(database)
     assert refinements.last_begun(1) is None
     first = refinements.request(1, "t")
     assert refinements.last_begun(1) is None

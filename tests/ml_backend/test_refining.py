@@ -13,19 +13,19 @@ import pytest
 import torch
 from refinement_world import FRAMES, example, save_film, save_preset
 
-from ml_backend.masking import PutDownError
-from ml_backend.prompts import LoadedPrompts, PromptsRef
-from ml_backend.refining import (
+from ml_backend.models.examples import CorrectionExample, Pool, ReplayExample
+from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
-    Refiner,
+    PromptsRef,
+    PutDownError,
     Trained,
     TrainRequest,
     Tried,
     TryRequest,
-    batch_of,
 )
-from ml_backend.training_set import CorrectionExample, Pool, ReplayExample
+from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.models.refine import Refiner, batch_of
 from steerseg.config import RefinementRecipe
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
@@ -217,7 +217,7 @@ def test_a_slice_that_fails_leaves_the_state_of_the_slice_before(
 
 def test_a_loss_that_is_no_number_ends_the_training(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.prepare_all()
-    monkeypatch.setattr("steerseg.refine.SoftPromptTrainer.step", lambda *_, **__: float("nan"))
+    monkeypatch.setattr("steerseg.training.trainer.SoftPromptTrainer.step", lambda *_, **__: float("nan"))
     with pytest.raises(ModelError, match="lower the learning rate"):
         world.train()
 

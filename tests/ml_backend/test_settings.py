@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.cli import build_parser
+from ml_backend.cli.main import build_parser
 from ml_backend.settings import Settings, load_settings, settings_table
 from steerseg.errors import ConfigError
 

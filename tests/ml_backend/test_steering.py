@@ -12,8 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.masking import MAX_CONDITIONING
-from ml_backend.steering import FrameMarks, SteerAnswer, SteerRequest, answer_steering, conditions_of
+from ml_backend.models.geometry import MAX_CONDITIONING
+from ml_backend.models.messages import FrameMarks, SteerAnswer, SteerRequest
+from ml_backend.models.steer import answer_steering, conditions_of
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle

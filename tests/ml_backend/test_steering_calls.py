@@ -12,6 +12,7 @@ import pytest
 from backend_fixtures import VERSION, Backend, MakeBackend, recorded
 from test_app import wait_until, with_expression
 
+from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.regions import object_id, page_masks
 from steerseg.masks import encode_rle
 
@@ -111,7 +112,7 @@ def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: An
     annotator.draft, annotator.clicks = draft, 0
     assert annotator.point(3) == first
     assert "1 click." in annotator.told
-    assert [job.kind for job in annotator.backend.store.jobs()] == ["steer", "propose"]
+    assert [job.kind for job in JobStore(annotator.backend.database).newest()] == ["steer", "propose"]
 
 
 def test_marks_outlast_a_restart_and_end_with_the_submission(

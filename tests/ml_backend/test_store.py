@@ -12,77 +12,83 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.store import JobState, ProposalKey, Store, StoreError
+from ml_backend.database.database import Database
+from ml_backend.database.errors import StoreError
+from ml_backend.database.events import EventStore
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import JobState, ProposalKey
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.store import JobStore
 
 KEY = ProposalKey("digest", "the ball", "v1")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "data" / "store.sqlite")
+def database(tmp_path: Path) -> Database:
+    made = Database(tmp_path / "data" / "store.sqlite")
     made.save_project(1, uid="1.2", label_config="<View/>", hostname="http://ls", extra_params={"a": 1})
     return made
 
 
-def test_it_is_in_wal_mode_and_checks_foreign_keys(store: Store) -> None:
-    assert sqlite3.connect(store.path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+def test_it_is_in_wal_mode_and_checks_foreign_keys(database: Database) -> None:
+    assert sqlite3.connect(database.path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with pytest.raises(StoreError, match="FOREIGN KEY"):
-        store.add_proposal(KEY, project_id=99, task_id=1, path="p", score=None)
+        ProposalStore(database).add(KEY, project_id=99, task_id=1, path="p", score=None)
 
 
-def test_a_project_is_updated_in_place(store: Store) -> None:
-    store.save_project(1, uid="1.2", label_config="<New/>", hostname="http://ls", extra_params={})
-    (project,) = store.projects()
+def test_a_project_is_updated_in_place(database: Database) -> None:
+    ProjectStore(database).save(1, uid="1.2", label_config="<New/>", hostname="http://ls", extra_params={})
+    (project,) = ProjectStore(database).all()
     assert (project.label_config, project.extra_params) == ("<New/>", {})
     assert project.last_seen.tzinfo is not None
-    assert store.project(2) is None
+    assert ProjectStore(database).find(2) is None
 
 
-def test_a_job_ends_once(store: Store) -> None:
-    job = store.add_job("propose", "key", project_id=1, task_id=2, priority=1)
-    assert store.jobs()[0].state is JobState.QUEUED
-    store.update_job(job, stage="tracking", fraction=0.5, attempts=1)
-    running = store.jobs()[0]
+def test_a_job_ends_once(database: Database) -> None:
+    job = JobStore(database).add("propose", "key", project_id=1, task_id=2, priority=1)
+    assert JobStore(database).newest()[0].state is JobState.QUEUED
+    JobStore(database).update(job, stage="tracking", fraction=0.5, attempts=1)
+    running = JobStore(database).newest()[0]
     assert (running.state, running.stage, running.fraction) == (JobState.RUNNING, "tracking", 0.5)
-    store.finish_job(job, JobState.DONE)
-    store.finish_job(job, JobState.FAILED, error="too late")
-    store.update_job(job, stage="grounding", fraction=0.1, attempts=2)
-    done = store.jobs()[0]
+    JobStore(database).finish(job, JobState.DONE)
+    JobStore(database).finish(job, JobState.FAILED, error="too late")
+    JobStore(database).update(job, stage="grounding", fraction=0.1, attempts=2)
+    done = JobStore(database).newest()[0]
     assert (done.state, done.error, done.stage, done.attempts) == (JobState.DONE, None, "tracking", 1)
     assert done.started_at is not None
     assert done.finished_at is not None
     assert done.started_at <= done.finished_at
 
 
-def test_jobs_that_a_stopped_server_left_are_failed(store: Store) -> None:
-    store.add_job("propose", "a", project_id=1, task_id=1, priority=1)
-    done = store.add_job("propose", "b", project_id=1, task_id=2, priority=1)
-    store.finish_job(done, JobState.DONE)
-    assert store.fail_unfinished_jobs("stopped") == 1
-    counts = store.count_jobs()
+def test_jobs_that_a_stopped_server_left_are_failed(database: Database) -> None:
+    JobStore(database).add("propose", "a", project_id=1, task_id=1, priority=1)
+    done = JobStore(database).add("propose", "b", project_id=1, task_id=2, priority=1)
+    JobStore(database).finish(done, JobState.DONE)
+    assert JobStore(database).fail_unfinished("stopped") == 1
+    counts = JobStore(database).count_by_state()
     assert (counts[JobState.FAILED], counts[JobState.DONE], counts[JobState.QUEUED]) == (1, 1, 0)
 
 
-def test_a_proposal_is_found_by_content_words_and_version(store: Store) -> None:
-    assert store.find_proposal(KEY) is None
+def test_a_proposal_is_found_by_content_words_and_version(database: Database) -> None:
+    assert ProposalStore(database).find(KEY) is None
     for task in (1, 2, 2):
-        store.add_proposal(KEY, project_id=1, task_id=task, path="p.json.gz", score=0.5)
-    assert store.count_proposals() == 2
-    assert store.find_proposal(KEY) == "p.json.gz"
-    assert store.find_proposal(ProposalKey("digest", "the ball", "v2")) is None
+        ProposalStore(database).add(KEY, project_id=1, task_id=task, path="p.json.gz", score=0.5)
+    assert ProposalStore(database).count() == 2
+    assert ProposalStore(database).find(KEY) == "p.json.gz"
+    assert ProposalStore(database).find(ProposalKey("digest", "the ball", "v2")) is None
 
 
-def test_threads_write_without_losing_anything(store: Store) -> None:
+def test_threads_write_without_losing_anything(database: Database) -> None:
     def write() -> None:
         for _ in range(20):
-            store.add_event("ANNOTATION_CREATED", 1, {"x": "ü"})
+            EventStore(database).add("ANNOTATION_CREATED", 1, {"x": "ü"})
 
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.count_events() == 160
+    assert EventStore(database).count() == 160
 
 
 def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
@@ -90,69 +96,69 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     script = """
         import os, signal, sys
         from pathlib import Path
-        from ml_backend.store import Store
-        store = Store(Path(sys.argv[1]))
+        from ml_backend.database.database import Database
+        store = Database(Path(sys.argv[1]))
         for number in range(10):
             store.add_event("X", None, {"number": number})
         os.kill(os.getpid(), signal.SIGKILL)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False)
-    assert Store(path).count_events() == 10
+    assert Database(path).count_events() == 10
 
 
-def test_it_opens_again_with_what_it_had(store: Store) -> None:
-    store.add_event("X", 1, {})
-    store.close()
-    assert Store(store.path).count_events() == 1
+def test_it_opens_again_with_what_it_had(database: Database) -> None:
+    EventStore(database).add("X", 1, {})
+    database.close()
+    assert Database(database.path).count_events() == 1
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     path.write_bytes(b"not a database at all" * 500)
     with pytest.raises(StoreError, match=r"store\.sqlite is damaged; restore a backup"):
-        Store(path)
+        Database(path)
 
 
-def test_a_database_of_a_newer_release_is_refused(store: Store) -> None:
-    store.close()
-    with sqlite3.connect(store.path) as connection:
+def test_a_database_of_a_newer_release_is_refused(database: Database) -> None:
+    database.close()
+    with sqlite3.connect(database.path) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
     with pytest.raises(StoreError, match="layout 99"):
-        Store(store.path)
+        Database(database.path)
 
 
-def test_a_database_that_stays_locked_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.close()
-    monkeypatch.setattr("ml_backend.store.BUSY_TIMEOUT_MS", 50)
-    other = sqlite3.connect(store.path, isolation_level=None)
+def test_a_database_that_stays_locked_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    database.close()
+    monkeypatch.setattr("ml_backend.database.errors.BUSY_TIMEOUT_MS", 50)
+    other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="was locked"):
-        store.add_event("X", None, {})
+        EventStore(database).add("X", None, {})
     other.execute("ROLLBACK")
-    store.add_event("X", None, {})
+    EventStore(database).add("X", None, {})
 
 
-def test_a_full_disk_says_so_and_loses_nothing_older(store: Store) -> None:
-    store.add_event("X", None, {})
-    store.close()
+def test_a_full_disk_says_so_and_loses_nothing_older(database: Database) -> None:
+    EventStore(database).add("X", None, {})
+    database.close()
     # SQLite's own page limit gives the very error of a full disk.
     from sqlalchemy import event
 
-    pages = sqlite3.connect(store.path).execute("PRAGMA page_count").fetchone()[0]
-    event.listen(store._engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}"))
+    pages = sqlite3.connect(database.path).execute("PRAGMA page_count").fetchone()[0]
+    event.listen(database._engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}"))
     with pytest.raises(StoreError, match="the disk is full"):
-        store.add_event("X", None, {"long": "x" * 1_000_000})
-    assert store.count_events() >= 1
+        EventStore(database).add("X", None, {"long": "x" * 1_000_000})
+    assert EventStore(database).count() >= 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="STEERSEG_DATA_DIR"):
-        Store(tmp_path / "data" / "store.sqlite")
+        Database(tmp_path / "data" / "store.sqlite")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="STEERSEG_DATA_DIR"):
-        Store(tmp_path / "file" / "data" / "store.sqlite")
+        Database(tmp_path / "file" / "data" / "store.sqlite")

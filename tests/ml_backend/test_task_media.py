@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from ml_backend.label_studio.config import Controls, parse_controls
-from ml_backend.protocol import Task
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Media, MediaLoader, positive_number
 from ml_backend.settings import Settings
-from ml_backend.task_media import Media, MediaLoader, positive_number
 from steerseg.errors import VideoError
 
 FRAMES = (

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from proposal_targets import propose
 
+from ml_backend.models.messages import ProposeRequest
+from ml_backend.predictions.messages import Guidance, tell
 from ml_backend.proposals import StoredProposal
-from ml_backend.telling import Guidance, tell
-from ml_backend.worker import ProposeRequest
 from steerseg.presets import BUILT_IN, load_preset
 
 HINT = "It knows red balls."

@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_backend.corrections import Correction, Evidence, FrameCorrection, PropagatedFrame, Proposed, Verdict
-from ml_backend.store import ProposalKey, StoreError
-from ml_backend.training_set import (
-    NotEnough,
-    Plan,
-    Pool,
-    Scheme,
-    Used,
-    make_plan,
-    pack_plan,
-    proposed_masks,
-    unpack_plan,
-)
+from ml_backend.corrections.records import Correction, Evidence, FrameCorrection, Proposed, Verdict
+from ml_backend.database.errors import StoreError
+from ml_backend.database.tables import ProposalKey
+from ml_backend.models.examples import Pool
+from ml_backend.models.messages import PropagatedFrame
+from ml_backend.refinement.gate import Scheme
+from ml_backend.refinement.plan import NotEnough, Plan, make_plan, pack_plan, proposed_masks, unpack_plan
+from ml_backend.refinement.version_store import Used
 from steerseg.config import RefinementRecipe
 from steerseg.masks import RLE, encode_rle
 from steerseg.presets import ReplaySpec

@@ -9,27 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from ml_backend import versions as module
-from ml_backend.prompts import LoadedPrompts
-from ml_backend.store import PromptStatus, Store
-from ml_backend.version_store import PRESET, NewVersion, PromptVersion, VersionError, VersionStore
-from ml_backend.versions import PromptLine, lines
+from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import PromptStatus
+from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.refinement import versions as module
+from ml_backend.refinement.version_store import PRESET, NewVersion, PromptVersion, VersionError, VersionStore
+from ml_backend.refinement.versions import PromptLine, lines
 from steerseg import soft_prompts
 from steerseg.errors import ConfigError
 from steerseg.soft_prompts import SoftPrompts
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "data" / "store.sqlite")
+def database(tmp_path: Path) -> Database:
+    made = Database(tmp_path / "data" / "store.sqlite")
     for project in (1, 2):
         made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
     return made
 
 
 @pytest.fixture
-def line(store: Store, tmp_path: Path) -> PromptLine:
-    return PromptLine(VersionStore(store), tmp_path / "data", "the-model")
+def line(database: Database, tmp_path: Path) -> PromptLine:
+    return PromptLine(VersionStore(database), tmp_path / "data", "the-model")
 
 
 def prompts(seed: int) -> SoftPrompts:
@@ -101,10 +103,12 @@ def test_projects_have_lines_of_their_own(line: PromptLine, tmp_path: Path) -> N
     assert ours.name != theirs.name  # proposals are found by the name, whatever the project
 
 
-def test_a_champion_of_another_model_is_not_used(line: PromptLine, store: Store, tmp_path: Path) -> None:
+def test_a_champion_of_another_model_is_not_used(
+    line: PromptLine, database: Database, tmp_path: Path
+) -> None:
     made = add(line, tmp_path, 1)
     line.versions.promote(1, made.name, by="test")
-    other = PromptLine(VersionStore(store), tmp_path / "data", "another-model")
+    other = PromptLine(VersionStore(database), tmp_path / "data", "another-model")
     assert other.champion(1) is None
     assert line.champion(1) is not None
 
@@ -143,11 +147,11 @@ def test_an_exported_version_joins_another_line(line: PromptLine, tmp_path: Path
     assert not (tmp_path / "data" / "prompts" / ".importing").exists()
 
 
-def test_what_cannot_be_imported_is_said(line: PromptLine, store: Store, tmp_path: Path) -> None:
+def test_what_cannot_be_imported_is_said(line: PromptLine, database: Database, tmp_path: Path) -> None:
     made = add(line, tmp_path, 1)
     archive = tmp_path / "version.zip"
     archive.write_bytes(line.export(1, made.name))
-    other = PromptLine(VersionStore(store), tmp_path / "data", "another-model")
+    other = PromptLine(VersionStore(database), tmp_path / "data", "another-model")
     with pytest.raises(VersionError, match="made for the vision-language model 'the-model'"):
         other.import_(1, archive)
     (tmp_path / "not.zip").write_bytes(b"no zip")
@@ -174,7 +178,7 @@ def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path
 
 def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
-    Store(path).close()
+    Database(path).close()
     with sqlite3.connect(path) as connection:
         connection.executescript(
             """
@@ -194,8 +198,8 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             UPDATE schema_version SET version = 2;
             """
         )
-    store = Store(path)
-    store.save_project(1, uid="1", label_config="<View/>", hostname="", extra_params={})
-    line = PromptLine(VersionStore(store), tmp_path, "the-model")
+    database = Database(path)
+    ProjectStore(database).save(1, uid="1", label_config="<View/>", hostname="", extra_params={})
+    line = PromptLine(VersionStore(database), tmp_path, "the-model")
     made = add(line, tmp_path, 1)
     assert line.versions.versions(1) == [made]

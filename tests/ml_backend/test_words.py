@@ -4,8 +4,16 @@ from pathlib import Path
 import pytest
 from proposal_targets import propose
 
-from ml_backend.words import MOST_OBJECTS, Wanted, Words, alternatives_for, choose_objects, read_words, wanted
-from ml_backend.worker import ProposeRequest
+from ml_backend.expressions import (
+    MOST_OBJECTS,
+    Wanted,
+    Words,
+    alternatives_for,
+    choose_objects,
+    read_words,
+    wanted,
+)
+from ml_backend.models.messages import ProposeRequest
 
 
 @pytest.mark.parametrize(

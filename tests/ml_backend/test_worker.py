@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.executor import ProcessLostError
-from ml_backend.worker import ModelHandler
+from ml_backend.models.executor import ProcessLostError
+from ml_backend.models.handler import ModelHandler
 from steerseg.errors import VideoError
 from steerseg.video import VideoLimits
 
@@ -21,7 +21,7 @@ def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> M
         raise error
 
     monkeypatch.setattr(ModelHandler, "_answer", fail)
-    monkeypatch.setattr("ml_backend.worker.Refiner", lambda *_: None)
+    monkeypatch.setattr("ml_backend.models.handler.Refiner", lambda *_: None)
     steerseg: Any = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device(device)))
     return ModelHandler(steerseg, VideoLimits())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from steerseg.graphs import CapturedCalls, _Recorded
+from steerseg.runtime.cuda_graphs import CapturedCalls, _Recorded
 
 
 class _Rerun:

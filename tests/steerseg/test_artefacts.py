@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from steerseg.artefacts import (
+from steerseg.errors import ArtefactError
+from steerseg.runtime.artefacts import (
     building_folder,
     move_into_place,
     remove_partials,
@@ -23,7 +24,6 @@ from steerseg.artefacts import (
     write_tensors,
     write_together,
 )
-from steerseg.errors import ArtefactError
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def test_a_real_limit_of_the_system_is_a_clear_error(tmp_path: Path) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from steerseg.artefacts import write_bytes
+        from steerseg.runtime.artefacts import write_bytes
         from steerseg.errors import ArtefactError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -103,7 +103,7 @@ def test_a_kill_leaves_one_content_or_the_other(tmp_path: Path) -> None:
     script = """
         import os, signal, sys
         from pathlib import Path
-        from steerseg import artefacts
+        from steerseg.runtime import artefacts
         left = int(sys.argv[2])
         def counted(call):
             def wrapped(*arguments):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from steerseg import cli
 from steerseg.config import PipelineConfig
-from steerseg.output import load_proposal
+from steerseg.output.proposal import load_proposal
 from steerseg.pipeline import Proposal
 from steerseg.presets import Preset
 from steerseg.video import load_video

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerseg.device_memory import free_bytes
+from steerseg.runtime.memory import free_bytes
 
 
 def test_what_pytorch_holds_unused_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:

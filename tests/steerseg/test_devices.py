@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerseg import devices
-from steerseg.devices import native_products, place_of
 from steerseg.errors import ConfigError
+from steerseg.runtime import devices
+from steerseg.runtime.devices import native_products, place_of
 
 
 def test_a_gpu_that_is_named_by_its_number_is_the_one_that_the_process_uses(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from steerseg.lvlm import gating
+from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm.base import LVLM
-from steerseg.lvlm.gating import fuse_gates, separate_gates
+from steerseg.lvlm.gated_mlp import fuse_gates, separate_gates
 from tests.tiny_lvlms import TINY
 
 

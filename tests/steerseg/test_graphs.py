@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerseg.delivery import Delivery
 from steerseg.errors import Cancelled
-from steerseg.graphs import _copy_all
 from steerseg.points import PointPrompt
-from steerseg.tracking import EncodedVideo, Prompt, Tracker, round_multiplied_weights
-from steerseg.tracking_step import attended
+from steerseg.runtime.cuda_graphs import _copy_all
+from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.tracking.delivery import Delivery
+from steerseg.tracking.step import attended
+from steerseg.tracking.tracker import round_multiplied_weights
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
 from tests.steerseg.reruns import Rerun

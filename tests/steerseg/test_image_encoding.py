@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg import fused
 from steerseg.demo.sam2 import Sam2Size, build_sam2
-from steerseg.fused import MIX_TILES, MixTiles, kernels_work, largest_difference, mix_difference, mix_tiles
-from steerseg.image_encoding import ImageEncoding
-from steerseg.tracking import EncodedVideo, Tracker, _full_batches, round_multiplied_weights
+from steerseg.tracking import EncodedVideo, Tracker, fused
+from steerseg.tracking.fused import (
+    MIX_TILES,
+    MixTiles,
+    kernels_work,
+    largest_difference,
+    mix_difference,
+    mix_tiles,
+)
+from steerseg.tracking.image_encoder import ImageEncoding
+from steerseg.tracking.tracker import _full_batches, round_multiplied_weights
 from steerseg.video import video_from_frames
 from tests.interpreted_kernels import numbers_printed
 from tests.tiny_sam2 import SMALL_SAM2
@@ -87,7 +94,7 @@ def test_batches_that_are_encoded_ahead_are_full() -> None:
 
 _INTERPRETED = """
 import torch
-from steerseg.fused import MIX_TILES, largest_difference, mix_difference
+from steerseg.tracking.fused import MIX_TILES, largest_difference, mix_difference
 for dtype in (torch.float32, torch.bfloat16):
     print(largest_difference(torch.device("cpu"), dtype))
 for tiles in MIX_TILES:  # products of bfloat16 cannot be interpreted

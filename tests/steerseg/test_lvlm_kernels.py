@@ -7,8 +7,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from steerseg.kernel_trial import ROUNDED_ONCE
-from steerseg.lvlm import gating, rotations
+from steerseg.lvlm import gated_mlp as gating
+from steerseg.lvlm import rotations
+from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 from tests.interpreted_kernels import numbers_printed
 
 MODULES = pytest.mark.parametrize("module", [gating, rotations], ids=["gating", "rotations"])

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from steerseg.drawing import RANK_COLOURS, draw_tracklets, heat_overlay
 from steerseg.errors import SteerSegError
-from steerseg.figure import maps_figure
-from steerseg.output import SCHEMA, load_proposal, proposal_to_json, save_proposal
+from steerseg.output.drawing import RANK_COLOURS, draw_tracklets, heat_overlay
+from steerseg.output.figure import maps_figure
+from steerseg.output.proposal import SCHEMA, load_proposal, proposal_to_json, save_proposal
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
 from steerseg.video import load_video

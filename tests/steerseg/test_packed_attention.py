@@ -10,8 +10,8 @@ import torch
 
 from steerseg.grounding import _resize, resize_floats
 from steerseg.lvlm.base import LVLM
-from steerseg.lvlm.packed import PACKED_ATTENTION, vision_attention_of
 from steerseg.lvlm.vision import VisionKind
+from steerseg.lvlm.vision_attention import PACKED_ATTENTION, vision_attention_of
 from tests.tiny_lvlms import TINY
 
 

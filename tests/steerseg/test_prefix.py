@@ -18,7 +18,7 @@ from steerseg.lvlm.prefix import (
     PrefixStore,
     default_host_budget,
 )
-from steerseg.lvlm.reading_on import ReadingOn
+from steerseg.lvlm.prefix_reader import ReadingOn
 from steerseg.lvlm.vision import VisionKind
 from tests.steerseg.reruns import Rerun
 from tests.tiny_lvlms import TINY, save_tiny_lvlm

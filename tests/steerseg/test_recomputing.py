@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from steerseg.config import RefineConfig
 from steerseg.grounding import rolled_map, see
 from steerseg.lvlm import LVLM
-from steerseg.refine import SoftPromptTrainer, TrainingSample
 from steerseg.soft_prompts import SoftPrompts
+from steerseg.training.trainer import SoftPromptTrainer, TrainingSample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

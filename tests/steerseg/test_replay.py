@@ -11,7 +11,7 @@ from PIL import Image
 
 from steerseg.errors import ConfigError
 from steerseg.presets import ReplaySpec, find_preset, load_preset
-from steerseg.replay import open_replay
+from steerseg.training.replay import open_replay
 
 
 def test_rendered_scenes_are_the_same_every_time_and_differ_by_number_part_and_seed() -> None:

@@ -11,8 +11,8 @@ import torch
 from steerseg.errors import ConfigError
 from steerseg.grounding import see
 from steerseg.lvlm import LVLM
-from steerseg.refine import RefineConfig, SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
 from steerseg.soft_prompts import WEIGHTS_FILE, SoftPrompts
+from steerseg.training.trainer import RefineConfig, SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

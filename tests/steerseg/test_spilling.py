@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerseg.decoding import DEFAULT_LIMITS, FrameBuffer
 from steerseg.errors import ArtefactError
-from steerseg.spilling import let_go
-from steerseg.video import load_video, write_video
+from steerseg.video import DEFAULT_LIMITS, load_video, write_video
+from steerseg.video.decoding import FrameBuffer
+from steerseg.video.frame_file import let_go
 
 
 def images(count: int) -> list[np.ndarray]:
@@ -23,8 +23,8 @@ def images(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("in_memory", [0, 5 * 24 * 32 * 3])
 def test_what_is_spilled_is_what_was_appended(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
-    monkeypatch.setattr("steerseg.decoding.IN_MEMORY", in_memory)
-    monkeypatch.setattr("steerseg.spilling._STEP", 3 * 24 * 32 * 3)
+    monkeypatch.setattr("steerseg.video.decoding.IN_MEMORY", in_memory)
+    monkeypatch.setattr("steerseg.video.frame_file._STEP", 3 * 24 * 32 * 3)
     given = images(40)
     buffer = FrameBuffer("clip", DEFAULT_LIMITS, 1, expected=11)
     for image in given:
@@ -40,7 +40,7 @@ def test_what_is_spilled_is_what_was_appended(monkeypatch: pytest.MonkeyPatch, i
 def test_a_video_decodes_to_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "clip.mp4", images(12), 24.0)
     usual = load_video(tmp_path / "clip.mp4")
-    monkeypatch.setattr("steerseg.decoding.IN_MEMORY", 0)
+    monkeypatch.setattr("steerseg.video.decoding.IN_MEMORY", 0)
     spilled = load_video(tmp_path / "clip.mp4")
     base: object = spilled.frames
     while isinstance(base, np.ndarray | memoryview):
@@ -55,7 +55,7 @@ def test_a_full_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("steerseg.decoding.IN_MEMORY", 0)
+    monkeypatch.setattr("steerseg.video.decoding.IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ArtefactError, match="name another folder by TMPDIR"):
         FrameBuffer("clip", DEFAULT_LIMITS, 1).append(images(1)[0])

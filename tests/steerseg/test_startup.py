@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from steerseg.startup import uncollected
+from steerseg.runtime.startup import uncollected
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerseg.decoding import DEFAULT_LIMITS, VideoLimits, stream_frames
 from steerseg.errors import VideoError
-from steerseg.video import load_video, write_video
+from steerseg.video import DEFAULT_LIMITS, VideoLimits, load_video, write_video
+from steerseg.video.decoding import stream_frames
 
 
 @pytest.fixture

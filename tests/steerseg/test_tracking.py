@@ -24,7 +24,7 @@ from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
-from steerseg.tracking_step import TrackingStep
+from steerseg.tracking.step import TrackingStep
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
 
@@ -135,7 +135,7 @@ def test_the_driver_gives_what_the_stock_predictor_gives(
     ours = tracker.propagate(encoded, [candidate]).logits[0]
 
     stock = copy.deepcopy(tracker.model)
-    from steerseg.tracking import preprocess
+    from steerseg.tracking.tracker import preprocess
 
     images = preprocess(torch.from_numpy(video.frames), SMALL_SAM2.image_size)
     state: dict[str, Any] = {
@@ -238,7 +238,7 @@ def test_encoding_ahead_stops_with_the_block(tracker: Tracker, monkeypatch: pyte
 def test_of_a_long_video_only_what_is_asked_for_is_encoded_ahead(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerseg.tracking._STREAMED_FRAMES", 8)
+    monkeypatch.setattr("steerseg.tracking.features.STREAMED_FRAMES", 8)
     calls = count_encodings(tracker)
     with tracker.encoding(tracker.open(moving_square()), [8, 4]):
         pass

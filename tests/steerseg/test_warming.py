@@ -12,7 +12,7 @@ from steerseg import SteerSeg
 from steerseg.demo.sam2 import build_sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.video import video_from_frames
-from steerseg.warming import compile_tracker, warm_up
+from steerseg.warm_up import compile_tracker, warm_up
 from tests.conftest import SMALL_SAM2
 
 pytestmark = pytest.mark.usefixtures("one_thread")

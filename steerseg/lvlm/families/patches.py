@@ -13,7 +13,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from steerseg.host_memory import to_device
+from steerseg.runtime.memory import to_device
 
 _KEPT = 8  # grids a model: videos of a project have few sizes
 

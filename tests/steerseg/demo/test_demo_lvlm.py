@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from steerseg.demo import prompts
-from steerseg.demo.lvlm import (
+from steerseg.errors import ConfigError
+from steerseg.lvlm.families.base import video_grid
+from tools.demo_models.lvlm import (
     SECOND_PER_GRID,
     VIDEO_TOKENS,
     build_model,
@@ -21,10 +23,8 @@ from steerseg.demo.lvlm import (
     own_state,
     save_weights,
 )
-from steerseg.demo.lvlm_fast import FastLVLM, Layout, attention_bias, rollout
-from steerseg.demo.tokenizer import save_preset, train_tokenizer
-from steerseg.errors import ConfigError
-from steerseg.lvlm.families.base import video_grid
+from tools.demo_models.lvlm_fast import FastLVLM, Layout, attention_bias, rollout
+from tools.demo_models.tokenizer import save_preset, train_tokenizer
 
 
 def _texts() -> list[str]:

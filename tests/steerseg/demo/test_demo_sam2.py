@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from steerseg.demo.sam2 import Sam2Size, build_sam2, save_sam2
-from steerseg.demo.sam2_objective import (
+from steerseg.tracking import Prompt, Tracker
+from steerseg.video import video_from_frames
+from tools.demo_models.sam2_objective import (
     LossWeights,
     Targets,
     boxes,
@@ -26,9 +28,7 @@ from steerseg.demo.sam2_objective import (
     track,
     video_losses,
 )
-from steerseg.demo.train_sam2 import Recipe, Schedule, clip_indices, main
-from steerseg.tracking import Prompt, Tracker
-from steerseg.video import video_from_frames
+from tools.demo_models.train_sam2 import Recipe, Schedule, clip_indices, main
 
 SMALL = Sam2Size(
     image_size=64,

@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from steerseg.demo import catalogue
-from steerseg.demo.build_atlas import centred, half_extent
 from steerseg.demo.colours import colour_shares, main_colour
-from steerseg.demo.sprites import SPRITE, STYLES, load_atlas, load_catalogue
+from steerseg.demo.sheet import SPRITE, centred, half_extent
+from steerseg.demo.sprites import STYLES, load_atlas, load_catalogue
 from steerseg.errors import ConfigError
 
 

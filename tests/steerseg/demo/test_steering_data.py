@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg.demo.lvlm_data import at_frames
 from steerseg.demo.sprites import load_atlas
-from steerseg.demo.steering_data import SampleFeed, by_turns
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
 from steerseg.grounding import see
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, find_preset, load_preset
-from steerseg.refine import RefineConfig, SoftPromptTrainer
 from steerseg.soft_prompts import SoftPrompts
+from steerseg.training.trainer import RefineConfig, SoftPromptTrainer
+from tools.demo_models.lvlm_data import at_frames
+from tools.demo_models.steering_data import SampleFeed, by_turns
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from steerseg.demo import prompts
-from steerseg.demo.lvlm import PRESET_FOLDER, demo_config, load_weights
-from steerseg.demo.lvlm_data import BatchMaker, layout_of, training_spec
-from steerseg.demo.lvlm_dense import cell_shares, dense_targets
-from steerseg.demo.lvlm_fast import Layout
-from steerseg.demo.muon import Muon, orthogonalise
-from steerseg.demo.tokenizer import special_ids
-from steerseg.demo.train_lvlm import Run, losses, parse, rate_factor
+from tools.demo_models.lvlm import PRESET_FOLDER, demo_config, load_weights
+from tools.demo_models.lvlm_data import BatchMaker, layout_of, training_spec
+from tools.demo_models.lvlm_dense import cell_shares, dense_targets
+from tools.demo_models.lvlm_fast import Layout
+from tools.demo_models.muon import Muon, orthogonalise
+from tools.demo_models.tokenizer import special_ids
+from tools.demo_models.train_lvlm import Run, losses, parse, rate_factor
 
 
 @pytest.fixture(scope="module")

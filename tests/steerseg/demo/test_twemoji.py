@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from steerseg.demo import twemoji
-from steerseg.demo.build_atlas import half_extent, sheet
 from steerseg.demo.dataset import load_manifest, write_split
 from steerseg.demo.language import referrals
-from steerseg.demo.sprites import SPRITE, load_atlas, load_catalogue, split_sheet
+from steerseg.demo.sheet import SPRITE, half_extent, sheet, split_sheet
+from steerseg.demo.sprites import load_atlas, load_catalogue
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.errors import ConfigError
 

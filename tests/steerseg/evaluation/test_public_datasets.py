@@ -18,7 +18,7 @@ from steerseg.evaluation.runner import share_of
 from steerseg.evaluation.stages import ClipJob
 from steerseg.evaluation.tables import main_table, published_table, report
 from steerseg.evaluation.variants import STEERSEG
-from steerseg.ranks import Ranks
+from steerseg.runtime.distributed import Ranks
 from tests.steerseg.evaluation import public_layouts as public
 from tests.torchrun import steerseg_in_two_processes
 

@@ -15,7 +15,7 @@ from steerseg.errors import Cancelled, ConfigError
 from steerseg.evaluation import Sample, open_dataset
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, load_preset
-from steerseg.ranks import Ranks
+from steerseg.runtime.distributed import Ranks
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training import Examples, Recipe, Record, data_order, train
 from steerseg.training.loop import _Batches

@@ -1,0 +1,128 @@
+"""A client of this backend's own routes, for the commands that ask a running server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+from ml_backend.settings import Settings
+from steerseg.errors import SteerSegError
+
+_MARGIN = 30.0  # seconds on top of the backend's own time limit
+
+
+class BackendError(SteerSegError):
+    """The backend cannot be reached or refuses."""
+
+
+class BackendUnreachableError(BackendError):
+    """Nothing answers at the backend's address."""
+
+
+class BackendClient:
+    """A running backend, asked as Label Studio asks it.
+
+    Args:
+        url: Its address.
+        settings: Credentials and time limits.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = settings.predict_timeout + _MARGIN
+        self._session = requests.Session()
+        self._session.trust_env = False
+        if settings.basic_auth_username is not None and settings.basic_auth_password is not None:
+            password = settings.basic_auth_password.get_secret_value()
+            self._session.auth = (settings.basic_auth_username, password)
+
+    def version(self, project: int) -> str:
+        """The version that the project's predictions have now.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return str(self.versions(project)["current"])
+
+    def versions(self, project: int) -> dict[str, Any]:
+        """A project's versions, newest last, and the one in use.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/versions?project={project}")
+
+    def refine(self, project: int) -> dict[str, Any]:
+        """Ask for a refinement of a project; the answer says how its refinements stand.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("POST", f"/projects/{project}/refine")
+
+    def refinement(self, project: int) -> dict[str, Any]:
+        """How a project's refinements stand.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/projects/{project}/refinement")
+
+    def corrections(self, project: int) -> dict[str, Any]:
+        """How a project's corrections stand, and what is set aside for which reason.
+
+        Raises:
+            BackendError: The backend cannot be reached, or does not know the project.
+        """
+        return self._ask("GET", f"/projects/{project}/corrections")
+
+    def predict(self, project: int, label_config: str, task: dict[str, Any]) -> list[dict[str, Any]]:
+        """Wait for the predictions of one task, however long they take.
+
+        Raises:
+            BackendError: There is none; the message says why.
+        """
+        body = {
+            "tasks": [{"id": task["id"], "data": task["data"]}],
+            "project": str(project),
+            "label_config": label_config,
+            # Whoever asks here stores the answer; the backend must not do it as well.
+            "params": {"context": None, "deliver_late": False},
+        }
+        while True:
+            answer = self._ask("POST", "/predict", json=body)
+            if not answer["pending"]:
+                break
+        if answer["errors"]:
+            raise BackendError("; ".join(answer["errors"].values()))
+        item = answer["results"][0]
+        return [item] if isinstance(item, dict) else list(item)
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            response = self._session.request(method, self._url + path, timeout=self._timeout, **options)
+        except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as error:
+            raise BackendError(
+                f"{self._url} is no address of a backend; expected one such as http://localhost:9090"
+            ) from error
+        except requests.RequestException as error:
+            raise BackendUnreachableError(
+                f"the backend at {self._url} does not answer ({type(error).__name__}); start it with "
+                "`steerseg-backend serve`, or name it with --backend-url"
+            ) from None
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise BackendError(f"{self._url} answered {response.status_code} without JSON; is it one?")
+        if response.status_code == 401:
+            raise BackendError(
+                f"the backend at {self._url} asks for another user name and password; set "
+                "STEERSEG_BASIC_AUTH_USERNAME and STEERSEG_BASIC_AUTH_PASSWORD as it has them"
+            )
+        if not response.ok:
+            parts = (str(answer.get("error", f"status {response.status_code}")), str(answer.get("hint", "")))
+            raise BackendError(". ".join(part for part in parts if part))
+        return answer

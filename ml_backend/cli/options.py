@@ -1,0 +1,114 @@
+"""Options that several commands share, made from the settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_backend.settings import ENV_PREFIX, Settings, load_settings
+from steerseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_backend.label_studio.client import LabelStudioClient
+
+
+# Secrets would show in the list of processes: these come from the environment only.
+SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key"})
+
+
+def add_setting(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add a setting as an option whose value, when left out, comes from the environment or the default."""
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    text = f"{field.description} [{ENV_PREFIX}{name.upper()}; {_shown(field.default)}]".replace("%", "%%")
+    kind = _plain_type(field.annotation)
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif kind is tuple:
+        text = text.replace(", as JSON", ", one after the other or as JSON")
+        parser.add_argument(flag, nargs="*", action=_ListAction, default=None, metavar="VALUE", help=text)
+    else:
+        parser.add_argument(flag, default=None, metavar=kind.__name__.upper(), help=text)
+
+
+class _ListAction(argparse.Action):
+    """Takes values one after the other, or all as JSON, as their variable has them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if len(values) == 1 and values[0].lstrip().startswith("["):
+            try:
+                values = json.loads(values[0])
+            except ValueError as error:
+                parser.error(f"{option}: {values[0]!r} is no JSON ({error})")
+        setattr(namespace, self.dest, values)
+
+
+def _plain_type(annotation: typing.Any) -> type:
+    """``str`` for ``str | None``, ``tuple`` for ``tuple[str, ...]``, and so on."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    plain: type = typing.get_origin(annotation) or annotation
+    return plain
+
+
+def _shown(default: object) -> str:
+    return "unset" if default is None or default == () else f"default {default}"
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    return load_settings(**{name: getattr(options, name, None) for name in Settings.model_fields})
+
+
+def label_studio_client(settings: Settings) -> LabelStudioClient:
+    """A connection to the Label Studio of the settings.
+
+    Raises:
+        ConfigError: Address or token are missing.
+    """
+    from ml_backend.label_studio.client import LabelStudioClient
+
+    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+        raise ConfigError(
+            "the address or the token of Label Studio is missing; set STEERSEG_LABEL_STUDIO_URL and "
+            "STEERSEG_LABEL_STUDIO_API_KEY (Account & Settings in Label Studio shows tokens)"
+        )
+    return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+
+
+def backend_address(options: argparse.Namespace, settings: Settings) -> str:
+    """Where the backend is, seen from this machine."""
+    if options.backend_url:
+        return str(options.backend_url)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def read_text(path: Path, *, encoding: str = "utf-8") -> str:
+    """The content of a file.
+
+    Raises:
+        ConfigError: It is not there, cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding=encoding)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None

@@ -1,0 +1,1 @@
+"""What annotators accepted: read from annotations, completed, kept and counted."""

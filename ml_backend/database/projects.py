@@ -1,0 +1,101 @@
+"""The Label Studio projects that this backend knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from ml_backend.database.database import Database
+from ml_backend.database.tables import ProjectRow, utc_now
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Label Studio project: its id, labelling config, server and the parameters of its model connection.
+
+    ``min_annotations`` is the number of annotations after which Label Studio's settings ask for training, and
+    ``repredicted`` the prompt version by which tasks without annotations were predicted anew last; both may be unknown.
+    """
+
+    id: int
+    uid: str
+    label_config: str
+    hostname: str
+    extra_params: dict[str, Any]
+    last_seen: datetime
+    min_annotations: int | None = None
+    repredicted: str | None = None
+
+
+def project_of_row(row: ProjectRow) -> Project:
+    return Project(
+        id=row.id,
+        uid=row.uid,
+        label_config=row.label_config,
+        hostname=row.hostname,
+        extra_params=row.extra_params,
+        last_seen=row.last_seen,
+        min_annotations=row.min_annotations,
+        repredicted=row.repredicted,
+    )
+
+
+class ProjectStore:
+    """Keeps what ``/setup`` says of each project.
+
+    Args:
+        database: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(
+        self, project_id: int, *, uid: str, label_config: str, hostname: str, extra_params: dict[str, Any]
+    ) -> None:
+        """Insert or update what is known of a project."""
+        values = {
+            "uid": uid,
+            "label_config": label_config,
+            "hostname": hostname,
+            "extra_params": extra_params,
+            "last_seen": utc_now(),
+        }
+        statement = insert(ProjectRow).values(id=project_id, **values)
+        with self._database.writing() as session:
+            session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    def find(self, project_id: int) -> Project | None:
+        """The project, or ``None`` where ``/setup`` never named it."""
+        with self._database.reading() as session:
+            row = session.get(ProjectRow, project_id)
+            return None if row is None else project_of_row(row)
+
+    def all(self) -> list[Project]:
+        """All known projects by id."""
+        with self._database.reading() as session:
+            return [
+                project_of_row(row) for row in session.scalars(select(ProjectRow).order_by(ProjectRow.id))
+            ]
+
+    def note_min_annotations(self, project_id: int, number: int) -> None:
+        """Note after how many annotations Label Studio's settings ask for training."""
+        with self._database.writing() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id)
+                .values(min_annotations=number, last_seen=ProjectRow.last_seen)
+            )
+
+    def note_repredicted(self, project_id: int, version: str) -> None:
+        """Note by which prompt version the project's tasks were predicted anew."""
+        with self._database.writing() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id)
+                .values(repredicted=version, last_seen=ProjectRow.last_seen)
+            )

@@ -1,0 +1,1 @@
+"""Answers to an annotator's prompts while the task is open."""

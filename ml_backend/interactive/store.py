@@ -1,0 +1,208 @@
+"""Where the memory of interactive calls lies: one row per task, side and annotator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from ml_backend.database.database import Database
+from ml_backend.database.tables import SteeringRow, SubmittedRow
+from ml_backend.interactive.state import SteeredTask, from_json, to_json
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = 0
+"""The annotator of a task that has no draft yet: Label Studio names a person in drafts only."""
+
+
+_KEPT = timedelta(days=7)
+"""So long it is known what was answered before an annotation was submitted: an open editor may submit it again."""
+
+
+@dataclass(frozen=True)
+class SteeringKey:
+    """Whose hands which side of a task is in.
+
+    Attributes:
+        project_id: The project.
+        task_id: The task.
+        annotator: Label Studio's number of the person; :data:`UNKNOWN` before the first draft.
+        side: Name of the object that is labelled.
+    """
+
+    project_id: int
+    task_id: int
+    annotator: int
+    side: str
+
+
+class SteeringStore:
+    """Keeps :class:`~ml_backend.interactive.state.SteeredTask`; safe to share between threads.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, key: SteeringKey) -> SteeredTask:
+        """What is known; an empty memory where nothing is.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._database.reading() as session:
+            return _read(_find(session, key))
+
+    def change(self, key: SteeringKey, change: Callable[[SteeredTask], SteeredTask]) -> SteeredTask:
+        """Change what is known in one transaction, and return it.
+
+        The memory of an annotator who had no name yet goes over to the first who has one.
+
+        Raises:
+            StoreError: The database cannot be used; nothing was changed then.
+        """
+        with self._database.writing() as session:
+            row = _find(session, key)
+            found = _read(row)
+            changed = change(found)
+            if row is not None and row.annotator == key.annotator:
+                if changed != found:
+                    row.state = to_json(changed)
+                    row.changed_at = datetime.now(UTC)
+                return changed
+            if row is not None:
+                session.delete(row)
+            session.add(
+                SteeringRow(
+                    project_id=key.project_id,
+                    task_id=key.task_id,
+                    annotator=key.annotator,
+                    side=key.side,
+                    state=to_json(changed),
+                )
+            )
+            return changed
+
+    def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
+        """Put a task out of an annotator's hands: what comes next begins anew. Returns how many rows were there.
+
+        What was answered stays known to :meth:`submitted` for a week.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        wanted = select(SteeringRow).where(
+            SteeringRow.project_id == project_id,
+            SteeringRow.task_id == task_id,
+            SteeringRow.annotator.in_((annotator, UNKNOWN)),
+        )
+        now = datetime.now(UTC)
+        with self._database.writing() as session:
+            rows = list(session.scalars(wanted))
+            for row in rows:
+                before = session.get(SubmittedRow, (annotation_id, row.side))
+                session.merge(
+                    SubmittedRow(
+                        annotation_id=annotation_id,
+                        side=row.side,
+                        project_id=project_id,
+                        task_id=task_id,
+                        annotator=annotator,
+                        state=row.state if before is None else to_json(_after(_read(before), _read(row))),
+                        submitted_at=now,
+                    )
+                )
+                session.delete(row)
+            if rows:
+                session.execute(delete(SubmittedRow).where(SubmittedRow.submitted_at < now - _KEPT))
+            return len(rows)
+
+    def submitted(self, annotation_id: int, side: str) -> SteeredTask | None:
+        """What was answered before an annotation was submitted; ``None`` where that is not known.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._database.reading() as session:
+            row = session.get(SubmittedRow, (annotation_id, side))
+            return None if row is None else _read(row)
+
+    def submitted_last(self, key: SteeringKey) -> SteeredTask | None:
+        """What was answered before an annotator submitted the task last; ``None`` where that is not known.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        wanted = (
+            select(SubmittedRow)
+            .where(
+                SubmittedRow.project_id == key.project_id,
+                SubmittedRow.task_id == key.task_id,
+                SubmittedRow.annotator == key.annotator,
+                SubmittedRow.side == key.side,
+            )
+            .order_by(SubmittedRow.submitted_at.desc())
+            .limit(1)
+        )
+        with self._database.reading() as session:
+            row = session.scalars(wanted).first()
+            return None if row is None else _read(row)
+
+    def forget(self, project_id: int, task_id: int) -> int:
+        """Forget a task in everybody's hands; return how many rows were there.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        count = 0
+        with self._database.writing() as session:
+            for table in (SteeringRow, SubmittedRow):
+                gone = delete(table).where(table.project_id == project_id, table.task_id == task_id)
+                count += int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+        return count
+
+
+def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
+    rows = {
+        row.annotator: row
+        for row in session.scalars(
+            select(SteeringRow).where(
+                SteeringRow.project_id == key.project_id,
+                SteeringRow.task_id == key.task_id,
+                SteeringRow.side == key.side,
+                SteeringRow.annotator.in_((key.annotator, UNKNOWN)),
+            )
+        )
+    }
+    return rows.get(key.annotator, rows.get(UNKNOWN))
+
+
+def _after(before: SteeredTask, now: SteeredTask) -> SteeredTask:
+    """What was answered last, with all that was answered before."""
+    objects = dict(before.objects)
+    for place, steered in now.objects.items():
+        earlier: Mapping[int, tuple[str, ...]] = objects[place].known if place in objects else {}
+        known = {
+            page: tuple(dict.fromkeys((*earlier.get(page, ()), *steered.known.get(page, ()))))
+            for page in (*earlier, *steered.known)
+        }
+        objects[place] = replace(steered, known=known)
+    return replace(now, objects=objects)
+
+
+def _read(row: SteeringRow | SubmittedRow | None) -> SteeredTask:
+    if row is None:
+        return SteeredTask()
+    try:
+        return from_json(row.state)
+    except (KeyError, TypeError, ValueError) as error:
+        # Of another release, perhaps: the annotator clicks again, which is better than an error for ever.
+        log.warning("what was told of task %d cannot be read (%s)", row.task_id, type(error).__name__)
+        return SteeredTask()

@@ -1,0 +1,1 @@
+"""Units of model work: their queue, progress and list."""

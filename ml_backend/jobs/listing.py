@@ -1,0 +1,185 @@
+"""All work as one list: what the table of jobs holds, and refinements, whose own table says how they stand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+
+from ml_backend.database.database import Database
+from ml_backend.database.tables import ACTIVE_REFINEMENTS, JobRow, JobState, RefinementRow, RefinementState
+from ml_backend.jobs.progress import progress_words
+from ml_backend.jobs.store import JobStore
+
+REFINE = "refine"
+"""The kind of a refinement, and what its name in the list begins with."""
+
+_STANDING = {
+    RefinementState.WAITING: JobState.QUEUED,
+    RefinementState.RUNNING: JobState.RUNNING,
+    RefinementState.PROMOTED: JobState.DONE,
+    RefinementState.KEPT_BACK: JobState.DONE,
+    RefinementState.NOT_ENOUGH_DATA: JobState.DONE,
+    RefinementState.FAILED: JobState.FAILED,
+    RefinementState.CANCELLED: JobState.CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class ListedJob:
+    """One piece of work as a person sees it.
+
+    Attributes:
+        name: What it is called and cancelled by: a job's number, or ``refine-`` and a refinement's.
+        kind: ``propose``, ``steer``, ``masks`` or ``refine``.
+        project_id: The project.
+        task_id: The task; ``None`` of a refinement, which is about all of them.
+        state: Where it stands.
+        about: The expression, or what asked for the refinement; empty where it is about neither.
+        version: The prompt version that it works with, where it is noted.
+        stage: What it is doing; empty before the first sign of progress.
+        fraction: Part of the stage that is done, in [0, 1].
+        message: Stage and progress in words; empty where there is nothing to add.
+        attempts: How often it was begun, so far as that is counted.
+        outcome: Why it failed or was cancelled, or what a refinement came to; empty before.
+        created_at: When it was asked for.
+        started_at: When it began.
+        finished_at: When it ended.
+    """
+
+    name: str
+    kind: str
+    project_id: int | None
+    task_id: int | None
+    state: JobState
+    about: str
+    version: str | None
+    stage: str
+    fraction: float
+    message: str
+    attempts: int
+    outcome: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in (JobState.QUEUED, JobState.RUNNING)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; times in ISO format."""
+        fields = {**asdict(self), "state": str(self.state)}
+        for name in ("created_at", "started_at", "finished_at"):
+            fields[name] = None if fields[name] is None else fields[name].isoformat()
+        return fields
+
+
+def list_jobs(database: Database, limit: int) -> list[ListedJob]:
+    """What runs first, and refinements that wait, however long ago they were asked for; then the newest.
+
+    Args:
+        store: The database.
+        limit: Most of them.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    with database.reading() as session:
+        jobs = [
+            *session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING)),
+            *session.scalars(
+                select(JobRow).where(JobRow.state != JobState.RUNNING).order_by(JobRow.id.desc()).limit(limit)
+            ),
+        ]
+        refinements = [
+            *session.scalars(select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS))),
+            *session.scalars(
+                select(RefinementRow)
+                .where(RefinementRow.state.not_in(ACTIVE_REFINEMENTS))
+                .order_by(RefinementRow.id.desc())
+                .limit(limit)
+            ),
+        ]
+        listed = [*map(_of_job, jobs), *map(_of_refinement, refinements)]
+    listed.sort(key=lambda one: one.created_at, reverse=True)
+    listed.sort(
+        key=lambda one: one.state is not JobState.RUNNING and not (one.under_way and one.kind == REFINE)
+    )
+    return listed[:limit]
+
+
+def count_jobs(database: Database) -> dict[JobState, int]:
+    """How many jobs and refinements are in each state.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    counts = JobStore(database).count_by_state()
+    with database.reading() as session:
+        rows = session.execute(select(RefinementRow.state, func.count()).group_by(RefinementRow.state)).all()
+    for state, number in rows:
+        counts[_STANDING[state]] += number
+    return counts
+
+
+def name_of_refinement(number: int) -> str:
+    """What a refinement is called in the list."""
+    return f"{REFINE}-{number}"
+
+
+def read_name(name: str) -> tuple[bool, int] | None:
+    """Whether a name in the list is a refinement's, and its number; ``None`` for what is no name."""
+    found = re.fullmatch(rf"({REFINE}-)?([0-9]{{1,15}})", name)
+    return None if found is None else (found[1] is not None, int(found[2]))
+
+
+def _of_job(row: JobRow) -> ListedJob:
+    message = row.message or (progress_words(row.stage, row.fraction, row.frames) if row.stage else "")
+    return ListedJob(
+        name=str(row.id),
+        kind=row.kind,
+        project_id=row.project_id,
+        task_id=row.task_id,
+        state=row.state,
+        about=row.expression or "",
+        version=row.version,
+        stage=row.stage,
+        fraction=row.fraction,
+        message=message,
+        attempts=row.attempts,
+        outcome=row.error or "",
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _of_refinement(row: RefinementRow) -> ListedJob:
+    counted = f", {row.done} of {row.total}" if row.total > 1 else ""
+    decided = row.state in (
+        RefinementState.PROMOTED,
+        RefinementState.KEPT_BACK,
+        RefinementState.NOT_ENOUGH_DATA,
+    )
+    return ListedJob(
+        name=name_of_refinement(row.id),
+        kind=REFINE,
+        project_id=row.project_id,
+        task_id=None,
+        state=_STANDING[row.state],
+        about=f"asked for by {', '.join(row.triggers or ())}",
+        version=None,
+        stage=row.phase,
+        fraction=row.done / row.total if row.total else 0.0,
+        message=f"{row.phase}{counted}",
+        attempts=0,
+        outcome=f"{row.state}: {row.reason}" if decided else row.reason,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,89 @@
+"""Which proposal was made for which task; the proposals themselves are files."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ml_backend.database.database import Database
+from ml_backend.database.tables import ProposalKey, ProposalRow, utc_now
+
+
+class ProposalStore:
+    """Finds the file of a proposal that was made before.
+
+    Args:
+        database: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, key: ProposalKey) -> str | None:
+        """Where the proposal of this content, expression and version lies, relative to the data folder."""
+        with self._database.reading() as session:
+            return session.scalar(
+                select(ProposalRow.path)
+                .where(
+                    ProposalRow.media_digest == key.media_digest,
+                    ProposalRow.expression == key.expression,
+                    ProposalRow.version == key.version,
+                )
+                .limit(1)
+            )
+
+    def add(
+        self,
+        key: ProposalKey,
+        *,
+        project_id: int,
+        task_id: int,
+        path: str,
+        score: float | None,
+        margin: float | None = None,
+    ) -> None:
+        """Note that a task was given this proposal; noting it again updates the path and the scores."""
+        statement = insert(ProposalRow).values(
+            project_id=project_id,
+            task_id=task_id,
+            media_digest=key.media_digest,
+            expression=key.expression,
+            version=key.version,
+            path=path,
+            score=score,
+            margin=margin,
+            created_at=utc_now(),
+        )
+        with self._database.writing() as session:
+            session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["project_id", "task_id", "media_digest", "expression", "version"],
+                    set_={"path": path, "score": score, "margin": margin},
+                )
+            )
+
+    def certainties(self, project_id: int) -> dict[int, float]:
+        """By task, how sure its newest proposal was: the best score, or its distance to the second if smaller.
+
+        Tasks in which nothing was found have -1.
+        """
+        newest = (
+            select(func.max(ProposalRow.id))
+            .where(ProposalRow.project_id == project_id)
+            .group_by(ProposalRow.task_id)
+        )
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(ProposalRow.task_id, ProposalRow.score, ProposalRow.margin).where(
+                    ProposalRow.id.in_(newest)
+                )
+            )
+            return {
+                task: -1.0 if score is None else min(score, score if margin is None else margin)
+                for task, score, margin in rows
+            }
+
+    def count(self) -> int:
+        """How many (task, expression, version) have a proposal."""
+        with self._database.reading() as session:
+            return session.scalar(select(func.count()).select_from(ProposalRow)) or 0

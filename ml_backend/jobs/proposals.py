@@ -1,0 +1,329 @@
+"""From a wish for a proposal to the proposal: the store first, then one job for all who wish for the same."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ml_backend.database.database import Database
+from ml_backend.database.errors import StoreError
+from ml_backend.database.tables import JobState, ProposalKey
+from ml_backend.jobs.progress import ProgressNotes, progress_words
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.store import Job, JobStore
+from ml_backend.metrics import Metrics, StageClock
+from ml_backend.models.executor import Executor, Priority, Ticket
+from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
+from ml_backend.proposals import ProposalFiles, StoredProposal
+from steerseg.errors import Cancelled, ModelError, SteerSegError
+
+log = logging.getLogger(__name__)
+
+KIND = "propose"
+
+ModelExecutor = Executor[ModelRequest, ModelAnswer]
+Owner = tuple[int, int]
+"""A project and a task that want a proposal."""
+
+
+@dataclass
+class Wish:
+    """A proposal that is there or on its way.
+
+    Attributes:
+        future: Where it or its error arrives.
+        ticket: Its work; ``None`` where it came from the store.
+    """
+
+    future: Future[StoredProposal]
+    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+
+    @property
+    def progress(self) -> str:
+        """In words, for an annotator who waits."""
+        ticket = self.ticket
+        if ticket is None or not ticket.stage:
+            return "waiting for the model"
+        return progress_words(ticket.stage, ticket.fraction, ticket.frames)
+
+
+@dataclass
+class _Job:
+    key: ProposalKey
+    id: int
+    wish: Wish
+    clock: StageClock
+    owners: set[Owner]
+    notes: ProgressNotes
+    before: int  # attempts by earlier processes of the server
+
+
+class Proposer:
+    """Gives proposals for keys: stored ones at once, others by a job of the model process.
+
+    Args:
+        store: Where jobs and proposals are noted.
+        files: Where proposals lie.
+        executor: What runs the models.
+        metrics: What counts.
+    """
+
+    def __init__(
+        self, database: Database, files: ProposalFiles, executor: ModelExecutor, metrics: Metrics
+    ) -> None:
+        self._database = database
+        self._proposal_store = ProposalStore(database)
+        self._job_store = JobStore(database)
+        self._files = files
+        self._executor = executor
+        self._metrics = metrics
+        # Reentrant: a job may end while it is being begun, in the same thread.
+        self._lock = threading.RLock()
+        self._jobs: dict[ProposalKey, _Job] = {}
+        self._left: dict[str, Job] = {}  # what an earlier process was at, by key
+        self._given_up: dict[str, str] = {}
+        self._stopping = False
+
+    def recover(self, owed: Collection[tuple[int, int, str]], most_attempts: int) -> int:
+        """Take over the jobs that an earlier process of the server has left; call it before any request.
+
+        A job that a delivery needs waits in the queue until it is asked for again; one that was running each
+        of ``most_attempts`` times when the server ended has failed. Jobs of callers who are gone have too.
+
+        Args:
+            owed: Project, task and version of what is still to be delivered.
+            most_attempts: How often a job may be begun in all.
+
+        Returns:
+            How many go on.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        for job in self._job_store.unfinished(KIND):
+            if (job.project_id, job.task_id, job.version) not in owed:
+                continue
+            if job.state is JobState.RUNNING and job.attempts >= most_attempts:
+                reason = (
+                    f"the server ended {job.attempts} times while a model worked on this, so it is not tried "
+                    "again; a shorter or smaller video needs less memory, and the log has the details"
+                )
+                self._given_up[job.key] = reason
+                self._job_store.finish(job.id, JobState.FAILED, error=reason)
+            elif job.key not in self._left:
+                self._job_store.requeue(job.id, attempts=job.attempts)
+                self._left[job.key] = job
+        kept = {job.id for job in self._left.values()}
+        ended = self._job_store.fail_unfinished(
+            "the server stopped before it was done; it begins anew when it is asked for again", but=kept
+        )
+        if ended or kept:
+            log.warning("of the previous run's jobs, %d go on and %d have ended with it", len(kept), ended)
+        return len(kept)
+
+    def stop(self) -> None:
+        """What is cancelled from now on is so because the server ends: it stays in the queue for the next one."""
+        self._stopping = True
+
+    def request(self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority) -> Wish:
+        """Ask for a proposal; returns at once, apart from a read of the store.
+
+        Args:
+            key: What makes it the same as another.
+            request: How to make it.
+            owner: Project and task that it is noted for.
+            priority: How urgent it is; a waiting job of the same key is moved forward.
+
+        Raises:
+            StoreError: The database cannot be used.
+            ModelError: The server itself has ended too often on it.
+            Cancelled: The server is stopping.
+        """
+        if priority is Priority.INTERACTIVE:
+            self._given_up.pop(str(key), None)  # a person wants it tried once more
+        elif str(key) in self._given_up:
+            raise ModelError(self._given_up[str(key)])
+        joined = self._join(key, owner, priority)
+        if joined is not None:
+            return joined
+        stored = self._stored(key, owner)
+        if stored is not None:
+            self._end_left(lambda left: left.key == str(key), JobState.DONE)
+            self._metrics.proposals.labels("cached").inc()
+            ready: Future[StoredProposal] = Future()
+            ready.set_result(stored)
+            return Wish(ready)
+        with self._lock:
+            # Someone else may have been as quick.
+            job = self._jobs.get(key)
+            if job is None:
+                return self._start(key, request, owner, priority)
+            job.owners.add(owner)
+        self._metrics.proposals.labels("joined").inc()
+        return job.wish
+
+    def let_go(self, places: Collection[tuple[int, int, str]]) -> None:
+        """End the jobs that an earlier process has left for these, so far as nobody has asked for them since.
+
+        Args:
+            places: Project, task and version of what is no longer to be delivered.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        self._end_left(
+            lambda left: (left.project_id, left.task_id, left.version) in places,
+            JobState.CANCELLED,
+            "nothing waits for it any more",
+        )
+
+    def _end_left(self, chosen: Callable[[Job], bool], state: JobState, reason: str | None = None) -> None:
+        with self._lock:
+            ended = [left for left in self._left.values() if chosen(left)]
+            for left in ended:
+                del self._left[left.key]
+        for left in ended:
+            self._job_store.finish(left.id, state, error=reason)
+
+    def cancel(self, job_id: int) -> bool:
+        """End a job: at once where it waits, at its next sign of progress where it runs.
+
+        Whoever waits for it is told that it was cancelled; asking again begins it anew.
+
+        Returns:
+            Whether it is under way here; ``False`` where it has ended, or is no proposal.
+        """
+        with self._lock:
+            job = next((job for job in self._jobs.values() if job.id == job_id), None)
+        if job is None or job.wish.ticket is None:
+            return False
+        self._executor.cancel(job.wish.ticket)
+        return True
+
+    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> Wish | None:
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is None:
+                return None
+            job.owners.add(owner)
+        if job.wish.ticket is not None:
+            self._executor.promote(job.wish.ticket, priority)
+        self._metrics.proposals.labels("joined").inc()
+        return job.wish
+
+    def _stored(self, key: ProposalKey, owner: Owner) -> StoredProposal | None:
+        path = self._proposal_store.find(key)
+        if path is None:
+            return None
+        try:
+            proposal = self._files.load(path)
+        except StoreError as error:
+            log.warning("%s", error)
+            return None
+        self._note_owner(key, owner, path, proposal)
+        return proposal
+
+    def _start(self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority) -> Wish:
+        """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
+        left = self._left.pop(str(key), None)
+        if left is not None:
+            job_id = left.id
+        else:
+            job_id = self._job_store.add(
+                KIND,
+                str(key),
+                project_id=owner[0],
+                task_id=owner[1],
+                priority=priority,
+                expression=key.expression,
+                version=key.version,
+            )
+        wish = Wish(Future())
+        before = 0 if left is None else left.attempts
+        notes = ProgressNotes(self._database, job_id, before)
+        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, notes, before)
+        try:
+            wish.ticket = self._executor.submit(
+                request,
+                priority=priority,
+                on_progress=lambda stage, fraction: self._progress(job, stage, fraction),
+            )
+        except Cancelled as error:
+            self._end_cancelled(job, error)
+            raise
+        notes.ticket = wish.ticket
+        self._jobs[key] = job
+        wish.ticket.future.add_done_callback(lambda future: self._end(job, future))
+        return wish
+
+    def _progress(self, job: _Job, stage: str, fraction: float) -> None:
+        job.clock.enter(stage)
+        job.notes(stage, fraction)
+
+    def _end(self, job: _Job, future: Future[ModelAnswer]) -> None:
+        job.clock.enter(None)
+        error = future.exception()
+        proposal = None if error is not None else future.result()
+        if error is None and not isinstance(proposal, StoredProposal):
+            error = SteerSegError(
+                f"the model process answered with {type(proposal).__name__}, not a proposal"
+            )
+        try:
+            if isinstance(proposal, StoredProposal):
+                self._keep(job, proposal)
+            elif error is not None:
+                self._note_failure(job, error)
+        except StoreError as trouble:
+            # The proposal itself is fine: whoever waits gets it, and it is made anew when asked for again.
+            log.error("the end of job %d could not be noted: %s", job.id, trouble)
+        finally:
+            self._forget(job)
+            if isinstance(proposal, StoredProposal):
+                job.wish.future.set_result(proposal)
+            elif error is not None:
+                job.wish.future.set_exception(error)
+
+    def _keep(self, job: _Job, proposal: StoredProposal) -> None:
+        self._metrics.proposals.labels("computed").inc()
+        path = self._files.save(job.key, proposal)
+        # The first owner's note is what others find the proposal by; only then may the job be forgotten.
+        first, *_ = job.owners
+        self._note_owner(job.key, first, path, proposal)
+        self._forget(job)
+        for owner in job.owners - {first}:
+            self._note_owner(job.key, owner, path, proposal)
+        self._job_store.finish(job.id, JobState.DONE)
+
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.key, None)
+
+    def _note_failure(self, job: _Job, error: BaseException) -> None:
+        if isinstance(error, Cancelled):
+            self._metrics.proposals.labels("cancelled").inc()
+            self._end_cancelled(job, error)
+            return
+        self._metrics.proposals.labels("failed").inc()
+        message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
+        self._job_store.finish(job.id, JobState.FAILED, error=message)
+
+    def _end_cancelled(self, job: _Job, error: Cancelled) -> None:
+        if self._stopping:
+            # An orderly end is nobody's fault: it does not count as an attempt.
+            self._job_store.requeue(job.id, attempts=job.before)
+        else:
+            self._job_store.finish(job.id, JobState.CANCELLED, error=str(error))
+
+    def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
+        scores = [tracklet.score for tracklet in proposal.tracklets]
+        self._proposal_store.add(
+            key,
+            project_id=owner[0],
+            task_id=owner[1],
+            path=path,
+            score=scores[0] if scores else None,
+            margin=scores[0] - scores[1] if len(scores) > 1 else None,
+        )

@@ -1,0 +1,39 @@
+"""A task and an annotator's draft, as Label Studio sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An unsaved annotation of the person who calls.
+
+    Attributes:
+        annotator: Label Studio's number of that person; ``None`` where it is not told.
+        results: What it holds.
+    """
+
+    annotator: int | None
+    results: tuple[Mapping[str, Any], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as Label Studio sends it.
+
+    Attributes:
+        id: Its number in Label Studio.
+        data: What it is made of: addresses of media, expression, fps, ...
+        drafts: The results of its unsaved drafts; sent with interactive calls only.
+        draft: The draft that was saved last; sent with interactive calls only.
+        predictions: The results of each prediction that is stored for it, the newest last.
+    """
+
+    id: int
+    data: Mapping[str, Any]
+    drafts: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    draft: Draft | None = None
+    predictions: tuple[tuple[Mapping[str, Any], ...], ...] = field(default=(), repr=False)

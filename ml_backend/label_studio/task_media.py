@@ -1,0 +1,144 @@
+"""From a task's data to local media: which side of the task is used, and how its frames map to the other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, task_value
+from ml_backend.label_studio.media import MediaHost, MediaStore
+from ml_backend.label_studio.task import Task
+from ml_backend.settings import Settings
+from steerseg.errors import VideoError
+
+STRIDE_KEY = "stride"
+"""Key of a task's data: every how many frames of the video a page was taken; ``import`` writes it."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """A task's media on this machine.
+
+    Attributes:
+        path: A video file, or a folder of frames.
+        digest: SHA-256 of the content, with what else decides how it is read.
+        fps: Pages a second of a folder of frames, where the task says so.
+        frames: The frames side of the task, if it has one.
+        video: The video side of the task, if it has one.
+        stride: Frames of the original video from one frame of the media to the next.
+    """
+
+    path: Path
+    digest: str
+    fps: float | None = None
+    frames: FramesSide | None = None
+    video: VideoSide | None = None
+    stride: int = 1
+
+
+class Loader(Protocol):
+    """Finds and fetches the media of a task; see :class:`MediaLoader`."""
+
+    def load(
+        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
+    ) -> Media: ...
+
+
+class MediaLoader:
+    """Fetches the media of tasks into a cache below the data folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = MediaStore(
+            settings.data_dir / "media",
+            download_timeout=settings.download_timeout,
+            max_bytes=settings.max_download_bytes,
+            cache_bytes=settings.media_cache_bytes,
+            allowed_hosts=settings.allowed_hosts,
+            allow_private_addresses=settings.allow_private_addresses,
+            local_roots=settings.local_roots,
+            local_files_root=settings.local_files_root,
+        )
+
+    def load(
+        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
+    ) -> Media:
+        """Fetch what the task is about.
+
+        A task may have pages and a video at once. The pages are then the media, being few, and the boxes on
+        the video are interpolated between them.
+
+        Args:
+            task: The task.
+            controls: The controls of its project.
+            url: Address of its Label Studio, if known.
+            client: A connection to it, if there is a token.
+
+        Raises:
+            VideoError: The task names no media, or they cannot be had.
+        """
+        host = None
+        if client is not None:
+            host = MediaHost(client.url, client.auth_headers)
+        elif url:
+            host = MediaHost(url)
+        frames, video = controls.frames, controls.video
+        pages = None if frames is None else task_value(task.data, frames.data_key)
+        address = None if video is None else task_value(task.data, video.data_key)
+        if frames is not None and pages:
+            stride = page_stride(task.data)
+            rate = positive_number(task.data.get("fps"))
+            fps = None if rate is None else rate / stride
+            folder = self._store.fetch_frames(pages, host=host)
+            return Media(
+                path=folder,
+                digest=_digest_of_text(f"{folder.name}\n{fps}"),  # the folder is named by its content
+                fps=fps,
+                frames=frames,
+                video=video if address else None,
+                stride=stride,
+            )
+        if video is not None and address:
+            path = self._store.fetch(address, host=host)
+            return Media(path=path, digest=_digest_of_file(path), video=video)
+        raise VideoError(_nothing_found(task.data, frames, video))
+
+
+def positive_number(value: object) -> float | None:
+    """A finite number above zero, written as a number or as text; else ``None``."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def page_stride(data: Mapping[str, Any]) -> int:
+    """Frames of the original video from one page to the next."""
+    number = positive_number(data.get(STRIDE_KEY))
+    return 1 if number is None else max(1, round(number))
+
+
+def _nothing_found(data: Mapping[str, Any], frames: FramesSide | None, video: VideoSide | None) -> str:
+    keys = [repr(side.data_key) for side in (frames, video) if side is not None]
+    there = ", ".join(repr(key) for key in list(data)[:10]) or "nothing"
+    return (
+        f"the task's data has no media under {' or '.join(keys)}, which the labelling configuration shows; "
+        f"it has {there}"
+    )
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error

@@ -1,0 +1,1 @@
+"""The model process and what is said to it."""

@@ -1,0 +1,50 @@
+"""Names of a preset's versions and models, derived from their content."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from steerseg.presets import PRESET_FILE, find_preset, load_preset
+
+_HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
+
+
+def preset_version(name_or_folder: str) -> str:
+    """Name the version of predictions by a preset: the package, the preset and its content.
+
+    The content counts, so that new weights of a preset are asked for anew by Label Studio. Models that are
+    named by a hub id count by that id.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+    """
+    folder = find_preset(name_or_folder)
+    preset = load_preset(folder)
+    digest = hashlib.sha256((folder / PRESET_FILE).read_bytes())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PRESET_FILE):
+        stat = file.stat()
+        digest.update(f"{file.relative_to(folder).as_posix()} {stat.st_size}".encode())
+        if stat.st_size <= _HASHED_FILE_BYTES:
+            digest.update(file.read_bytes())
+    return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
+
+
+def model_fingerprint(preset: str) -> str:
+    """Names the vision-language model of a preset: its hub id, or the content of its folder.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+    """
+    name = load_preset(find_preset(preset)).lvlm
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}".encode())
+        if size <= _HASHED_FILE_BYTES:
+            digest.update(file.read_bytes())
+    return f"{folder.name}-{digest.hexdigest()[:16]}"

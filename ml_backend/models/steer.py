@@ -1,0 +1,192 @@
+"""In the model process: what an annotator clicked, boxed and painted becomes one tracklet, by SAM 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.models.geometry import MAX_CONDITIONING, spread
+from ml_backend.models.messages import AGREEMENT, FrameMarks, SteerAnswer, SteerRequest
+from ml_backend.proposals import StoredPoint, StoredTracklet
+from steerseg.errors import SteerSegError
+from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
+
+if TYPE_CHECKING:  # these come with torch, which only the model process loads
+    from steerseg.tracking import EncodedVideo, Prompt, Tracker
+
+"""Where a marked or painted frame overlaps the track so far by less, the track followed something else: it then
+tells nothing about the object (our choice)."""
+
+Progress = Callable[[str, float], None]
+
+
+def answer_steering(
+    tracker: Tracker, encoded: EncodedVideo, request: SteerRequest, progress: Progress
+) -> SteerAnswer:
+    """Answer a request.
+
+    Painted masks and marked frames condition SAM 2. A frame with marks takes the track's mask there as the
+    answer that they correct. The track's own beginning conditions as well, as long as it agrees with them.
+
+    Args:
+        tracker: SAM 2.
+        encoded: The video, opened by the tracker.
+        request: What is asked for. Frames beyond the end of the video are passed over.
+        progress: Told of the stage ``tracking``.
+
+    Raises:
+        SteerSegError: Nothing says where the object is.
+        Cancelled: ``progress`` raised it.
+    """
+    progress("tracking", 0.0)
+    total = len(encoded)
+    conditions = conditions_of(tracker, encoded, request)
+    started = tracker.start(encoded, conditions.prompts)
+    (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
+    given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
+    given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
+    place = conditions.prompts[0].place()
+    return SteerAnswer(
+        tracklet=StoredTracklet(
+            rles=tuple(given.get(t, rle) for t, rle in enumerate(tracked.rles)),
+            frame_scores=np.asarray(tracked.frame_scores, dtype=np.float32),
+            prompt=StoredPoint(frame=place.frame, x=place.x, y=place.y, value=place.value),
+            score=started.predicted_iou,
+        ),
+        kept_track=conditions.kept_track,
+        unused=conditions.unused,
+    )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What SAM 2 begins from.
+
+    Attributes:
+        prompts: One for each frame that conditions; at least one.
+        kept_track: Whether the track so far is among them.
+        unused: Marked frames that told nothing.
+    """
+
+    prompts: tuple[Prompt, ...]
+    kept_track: bool
+    unused: tuple[int, ...]
+
+
+def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest) -> Conditions:
+    """Choose what conditions SAM 2; see :func:`answer_steering`.
+
+    Masks are decoded one at a time and only where they are looked at: those of a long track would take gigabytes.
+
+    Raises:
+        SteerSegError: Nothing says where the object is.
+    """
+    from steerseg.tracking import Prompt
+
+    total = len(encoded)
+    track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
+    painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
+    marks = {t: found for t, found in request.marks.items() if t < total and t not in request.painted}
+
+    prompts = [
+        Prompt(frame=t, mask=decode_rle(painted[t])) for t in spread(sorted(painted), MAX_CONDITIONING)
+    ]
+    marked: dict[int, NDArray[np.bool_]] = {}
+    unused: list[int] = []
+    for frame in spread(sorted(marks), MAX_CONDITIONING):
+        earlier = decode_rle(track[frame]) if frame in track else None
+        chosen = _marked(tracker, encoded, frame, marks[frame], earlier)
+        if chosen is None:
+            unused.append(frame)
+            continue
+        prompt, marked[frame] = chosen
+        prompts.append(prompt)
+
+    agrees = all(
+        iou(marked[t] if t in marked else decode_rle(painted[t]), decode_rle(track[t])) >= AGREEMENT
+        for t in (*painted, *marked)
+        if t in track
+    )
+    anchor = _anchor(request, track, {prompt.frame for prompt in prompts}) if agrees else None
+    if anchor is not None:
+        prompts.append(Prompt(frame=anchor, mask=decode_rle(track[anchor])))
+    if not prompts:
+        raise SteerSegError(
+            "clicks that do not belong to the object need an object first; type what to track, or click on it"
+        )
+    return Conditions(tuple(prompts), anchor is not None, tuple(unused))
+
+
+def _marked(
+    tracker: Tracker,
+    encoded: EncodedVideo,
+    frame: int,
+    marks: FrameMarks,
+    earlier: NDArray[np.bool_] | None,
+) -> tuple[Prompt, NDArray[np.bool_]] | None:
+    """The prompt that a frame's marks make, and its mask; ``None`` where they only say what is not the object."""
+    from steerseg.tracking import Prompt
+
+    def answered(prompt: Prompt) -> NDArray[np.bool_]:
+        started = tracker.start(encoded, [prompt])
+        return tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
+
+    pointing = marks.box is not None or any(marks.labels)
+    alone = Prompt(frame=frame, points=marks.points, labels=marks.labels, box=marks.box) if pointing else None
+    if earlier is None or not earlier.any():
+        return None if alone is None else (alone, answered(alone))
+    points, labels = marks.points, marks.labels
+    if not pointing:
+        # A click off the object tells what to leave out, not what to keep: SAM 2 wants both.
+        points, labels = (_middle(earlier, points), *points), (True, *labels)
+    correcting = Prompt(frame=frame, points=points, labels=labels, box=marks.box, earlier=earlier)
+    if alone is not None and not _touches(marks, earlier):
+        # Nothing that was marked as the object lies on the track: it may be another one altogether.
+        mask = answered(alone)
+        if iou(mask, earlier) < AGREEMENT:
+            return alone, mask
+    return correcting, answered(correcting)
+
+
+def _touches(marks: FrameMarks, mask: NDArray[np.bool_]) -> bool:
+    """Whether a click on the object, or the box around it, lies on a mask."""
+    height, width = mask.shape
+    for (x, y), positive in zip(marks.points, marks.labels, strict=True):
+        if positive and mask[min(int(y * height), height - 1), min(int(x * width), width - 1)]:
+            return True
+    if marks.box is None:
+        return False
+    left, top, wide, high = marks.box
+    inside = mask[
+        round(top * height) : round((top + high) * height), round(left * width) : round((left + wide) * width)
+    ]
+    return bool(inside.any())
+
+
+def _middle(mask: NDArray[np.bool_], avoided: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The place of a mask that is farthest from its edge and from the given places."""
+    height, width = mask.shape
+    open_ground = mask.astype(np.uint8)
+    for x, y in avoided:
+        open_ground[min(int(y * height), height - 1), min(int(x * width), width - 1)] = 0
+    distances = cv2.distanceTransform(open_ground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    row, column = np.unravel_index(int(distances.argmax()), distances.shape)
+    return (float(column) + 0.5) / width, (float(row) + 0.5) / height
+
+
+def _anchor(request: SteerRequest, track: Mapping[int, RLE], taken: Collection[int]) -> int | None:
+    """The frame of the track so far that conditions beside marks and paint; ``None`` where it has none to give."""
+    areas = {t: mask_area(rle) for t, rle in track.items() if t not in taken and t not in request.hidden}
+    free = {t: area for t, area in areas.items() if area}
+    if request.anchor in free:
+        return request.anchor
+    return max(free, key=lambda t: (free[t], -t), default=None)
+
+
+def _empty(encoded: EncodedVideo) -> RLE:
+    return encode_rle(np.zeros((encoded.height, encoded.width), dtype=bool))

@@ -1,0 +1,1 @@
+"""Predictions of tasks: in batches, late, and anew after a promotion."""

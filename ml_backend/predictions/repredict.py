@@ -1,0 +1,134 @@
+"""Predicting tasks without annotations anew after their project's version has changed, the least certain first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from ml_backend.database.database import Database
+from ml_backend.database.projects import Project, ProjectStore
+from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.task import Task
+from steerseg.errors import SteerSegError
+
+log = logging.getLogger(__name__)
+
+_TICK = 2.0  # seconds between two looks at the projects' versions
+_RETRY = 60.0  # seconds until a project that could not be read is tried again
+_AT_ONCE = 2  # tasks that are asked for at the same time, so that other batches get their turn
+
+Predict = Callable[[Project, Task, str], Future[Any] | None]
+"""Begins a task's prediction by a version; ``None`` where that is the project's no more."""
+
+
+class Repredictor:
+    """Follows the projects' versions. Whatever changed one, a refinement, a person or a rollback, has the same effect.
+
+    Args:
+        store: The database.
+        connections: Connections to Label Studio.
+        version: The version that a project's predictions have now.
+        predict: Begins a task's prediction.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        connections: Connections,
+        *,
+        version: Callable[[int], str],
+        predict: Predict,
+    ) -> None:
+        self._proposal_store = ProposalStore(database)
+        self._project_store = ProjectStore(database)
+        self._connections = connections
+        self._version = version
+        self._predict = predict
+        self._changed = threading.Condition()
+        self._closing = False
+        self._not_before: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._follow, name="repredict", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with what an earlier process has left."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what is left is taken up at the next start. May be repeated."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    def _follow(self) -> None:
+        while not self._closing:
+            try:
+                for project in self._project_store.all():
+                    if not self._closing:
+                        self._look_at(project)
+            except SteerSegError as error:
+                log.error("predicting anew: %s", error)
+            except Exception:
+                log.exception("predicting anew: unexpected error")  # later promotions need this thread
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(_TICK)
+
+    def _look_at(self, project: Project) -> None:
+        version = self._version(project.id)
+        # The prompt version alone counts: a new release or preset is Label Studio's to ask for.
+        prompts = version.partition("+")[2]
+        if prompts == (project.repredicted or "") or time.monotonic() < self._not_before.get(project.id, 0.0):
+            return
+        try:
+            done = self._repredict(project, version)
+        except SteerSegError as error:
+            log.warning("project %d: its tasks are not predicted anew yet: %s", project.id, error)
+            done = False
+        if done:
+            self._project_store.note_repredicted(project.id, prompts)
+            log.info("project %d: its tasks without annotations were predicted by %s", project.id, version)
+        else:
+            self._not_before[project.id] = time.monotonic() + (_RETRY if not self._closing else 0)
+
+    def _repredict(self, project: Project, version: str) -> bool:
+        """Predict a project's tasks; return whether all had their turn.
+
+        Raises:
+            LabelStudioError: Its tasks cannot be read.
+        """
+        client = self._connections.client(project)
+        if client is None:
+            return False
+        certainty = self._proposal_store.certainties(project.id)
+        tasks = [task for task in client.tasks(project.id) if wants_prediction(task)]
+        tasks.sort(key=lambda task: (certainty.get(int(task["id"]), 0.0), int(task["id"])))
+        running: set[Future[Any]] = set()
+        for task in tasks:
+            while len(running) >= _AT_ONCE and not self._closing:
+                _, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
+            if self._closing:
+                return False
+            if self._version(project.id) != version:
+                return True  # a newer one has its own turn at once
+            begun = self._predict(project, Task(int(task["id"]), task["data"]), version)
+            if begun is not None:
+                running.add(begun)
+        while running and not self._closing:
+            _, running = wait(running, timeout=_TICK)
+        return not self._closing
+
+
+def wants_prediction(task: Mapping[str, Any]) -> bool:
+    """Whether a task was predicted before and nobody has annotated it; others Label Studio asks for when opened."""
+    return (
+        not task.get("total_annotations")
+        and not task.get("is_labeled")
+        and bool(task.get("total_predictions"))
+    )

@@ -1,0 +1,1 @@
+"""From corrections to better soft prompts: training, gate and prompt versions."""

@@ -1,0 +1,155 @@
+"""The gate: whether a candidate takes the champion's place, with the reason in words and numbers."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from steerseg.config import RefinementRecipe
+from steerseg.statistics import Interval, bootstrap_mean
+
+
+class Outcome(enum.StrEnum):
+    """How a refinement ended."""
+
+    PROMOTED = "promoted"
+    KEPT_BACK = "kept back"
+    NOT_ENOUGH_DATA = "not enough data"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """J&F in [0, 1] of both on one example.
+
+    Attributes:
+        key: The example.
+        video: What the bootstrap draws.
+        weight: How much the example counts.
+        candidate: J&F of the candidate, or of the fold's training that stands for it.
+        champion: J&F of the champion.
+    """
+
+    key: str
+    video: str
+    weight: float
+    candidate: float
+    champion: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Weighted means over examples, and the gain paired by example with its interval over videos.
+
+    Attributes:
+        videos: Number of videos.
+        candidate: Mean J&F of the candidate.
+        champion: Mean J&F of the champion.
+        gain: Mean difference.
+    """
+
+    videos: int
+    candidate: float
+    champion: float
+    gain: Interval
+
+    def __str__(self) -> str:
+        gain = self.gain
+        return (
+            f"J&F {self.champion:.3f} → {self.candidate:.3f}, "
+            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The gate's decision.
+
+    Attributes:
+        outcome: What becomes of the candidate.
+        reason: Why, in words and numbers.
+        metrics: The numbers, JSON-ready.
+    """
+
+    outcome: Outcome
+    reason: str
+    metrics: dict[str, Any]
+
+
+def compare(examples: Sequence[Compared], level: float) -> Comparison | None:
+    """Compare candidate and champion; ``None`` without examples."""
+    if not examples:
+        return None
+    weights = np.array([example.weight for example in examples])
+    candidate = np.array([example.candidate for example in examples])
+    champion = np.array([example.champion for example in examples])
+    videos = [example.video for example in examples]
+    return Comparison(
+        videos=len(set(videos)),
+        candidate=float(np.average(candidate, weights=weights)),
+        champion=float(np.average(champion, weights=weights)),
+        gain=bootstrap_mean(candidate - champion, videos, weights=weights, level=level),
+    )
+
+
+def judge(
+    held_out: Sequence[Compared],
+    regression: Sequence[Compared],
+    recipe: RefinementRecipe,
+    scheme: Scheme,
+) -> Judgement:
+    """Decide about a candidate.
+
+    It is promoted where it gains at least ``recipe.min_gain`` on held-out videos, the interval of the gain lies
+    above 0, and it does not lose more than ``recipe.max_regression`` on the replay set with an interval below 0 (our
+    choice): of a dozen clips a few that turn out otherwise are more than that by chance. With a negative
+    ``min_gain``, which allows for a loss, the interval has to lie above that.
+
+    Args:
+        held_out: What both are worth on corrections that the compared training has not seen.
+        regression: What both are worth on the replay set's held-out part; may be empty.
+        recipe: The limits.
+        scheme: How the held-out examples were chosen.
+    """
+    ours = compare(held_out, recipe.confidence)
+    old = compare(regression, recipe.confidence)
+    metrics = {
+        "scheme": str(scheme),
+        "held_out": None if ours is None else asdict(ours),
+        "regression": None if old is None else asdict(old),
+        "examples": [asdict(example) for example in held_out],
+        "replayed": [asdict(example) for example in regression],
+    }
+    if ours is None or ours.videos < 2:
+        found = 0 if ours is None else ours.videos
+        reason = f"{found} held-out videos could be compared, at least 2 are needed"
+        return Judgement(Outcome.NOT_ENOUGH_DATA, reason, metrics)
+    name = "held-out videos" if scheme is Scheme.HELD_OUT else "videos by cross-validation"
+    gain = f"on {ours.videos} {name}: {ours} ({recipe.confidence:.0%} interval)"
+    loss = "without a replay set" if old is None else f"on {old.videos} replayed clips: {old}"
+    faults = []
+    if ours.gain.mean < recipe.min_gain:
+        faults.append(f"the gain is below {recipe.min_gain:.3f}")
+    elif ours.gain.low <= (floor := min(0.0, recipe.min_gain)):
+        chance = ", so that it may be chance" if floor == 0 else ""
+        faults.append(f"the interval of the gain reaches {floor:g}{chance}")
+    if old is not None and old.gain.mean < -recipe.max_regression and old.gain.high < 0:
+        faults.append(f"what was known before is lost by more than {recipe.max_regression:.3f}")
+    if faults:
+        return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {_upper(gain)}; {loss}", metrics)
+    verdict = "better" if ours.gain.low > 0 else "as good as asked for"
+    return Judgement(Outcome.PROMOTED, f"{verdict} {gain}; {loss}", metrics)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+class Scheme(enum.StrEnum):
+    """How a candidate is judged."""
+
+    HELD_OUT = "held-out videos"
+    CROSS_VALIDATION = "cross-validation"

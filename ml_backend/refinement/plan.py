@@ -1,0 +1,329 @@
+"""What a refinement learns from and is judged by: corrections as examples, split by video, with a replay.
+
+Plain data without model libraries. A plan is made once, at the beginning of a refinement, and kept: whatever
+happens to the corrections meanwhile, an interrupted refinement goes on with the same examples.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ml_backend.corrections.records import Correction
+from ml_backend.database.errors import StoreError
+from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
+from ml_backend.refinement.gate import Scheme
+from ml_backend.refinement.version_store import Used
+from steerseg.config import RefinementRecipe
+from steerseg.presets import ReplaySpec
+from steerseg.replay import Part
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+"""By frame; ``None`` where the object is not visible."""
+
+"""A correction that a version was trained on: its number and revision."""
+
+LoadRejected = Callable[[Correction], Masks | None]
+"""The masks that were proposed for a correction, where they are still there."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its name and the corrections that it learns from."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One judgement: an example, and the training whose result is compared with the champion on it."""
+
+    key: str
+    training: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refinement does.
+
+    Attributes:
+        scheme: How the candidate is judged.
+        corrections: The examples from corrections, by key.
+        replayed: Replay clips to learn from, in every training.
+        trainings: What is trained; the last one gives the candidate.
+        held_out: What is tried on held-out videos.
+        regression: Replay clips that the candidate must not be worse on.
+    """
+
+    scheme: Scheme
+    corrections: Mapping[str, CorrectionExample] = field(repr=False)
+    replayed: tuple[ReplayExample, ...]
+    trainings: tuple[Training, ...]
+    held_out: tuple[Trial, ...]
+    regression: tuple[ReplayExample, ...]
+
+    @property
+    def candidate(self) -> Training:
+        """The training that gives the candidate."""
+        return self.trainings[-1]
+
+    @property
+    def used(self) -> tuple[Used, ...]:
+        """What the candidate is trained on."""
+        chosen = (self.corrections[key] for key in self.candidate.keys)
+        return tuple((example.correction, example.revision) for example in chosen)
+
+    def without(self, keys: Collection[str]) -> Plan:
+        """The same plan less some corrections: those whose media cannot be had any more."""
+        return replace(
+            self,
+            corrections={key: example for key, example in self.corrections.items() if key not in keys},
+            trainings=tuple(
+                replace(training, keys=tuple(key for key in training.keys if key not in keys))
+                for training in self.trainings
+            ),
+            held_out=tuple(trial for trial in self.held_out if trial.key not in keys),
+        )
+
+
+@dataclass(frozen=True)
+class NotEnough:
+    """There are too few corrections for a refinement; the reason in words and numbers."""
+
+    reason: str
+
+
+def make_plan(
+    corrections: Sequence[Correction],
+    *,
+    used: Collection[Used],
+    recipe: RefinementRecipe,
+    replay: ReplaySpec | None,
+    confidence: float,
+    rejected: LoadRejected,
+) -> Plan | NotEnough:
+    """Split a project's corrections into what is learned and what is held out.
+
+    Videos are split, not frames or expressions, and by a hash of their content: a video stays on its side,
+    whatever comes later. Where a hash leaves too few on either side, the candidate is cross-validated.
+
+    Args:
+        corrections: All usable corrections of the project.
+        used: What the champion was trained on.
+        recipe: Sizes and limits.
+        replay: The preset's replay set, if it has one.
+        confidence: Least confidence of a propagated mask.
+        rejected: Loads the masks of a correction's proposal.
+    """
+    seen = set(used)
+    examples = [
+        made
+        for correction in corrections
+        if (made := _example(correction, seen, recipe, confidence, rejected)) is not None
+    ]
+    videos = sorted({example.video for example in examples if example.judges}, key=_place)
+    if len(videos) < recipe.min_videos:
+        return NotEnough(
+            f"corrections on {len(videos)} videos show an object, at least {recipe.min_videos} are needed"
+        )
+    away = [video for video in videos if _place(video) < recipe.held_out]
+    trainings: tuple[Training, ...]
+    if len(away) >= recipe.min_held_out and len(videos) - len(away) >= recipe.min_held_out:
+        scheme = Scheme.HELD_OUT
+        trainings = (Training("candidate", _keys(examples, without=away)),)
+        trials = _trials(examples, away, "candidate")
+    else:
+        scheme = Scheme.CROSS_VALIDATION
+        parts = [videos[fold :: recipe.folds] for fold in range(min(recipe.folds, len(videos)))]
+        names = [f"fold-{fold + 1}" for fold in range(len(parts))]
+        folds = [
+            Training(name, _keys(examples, without=part)) for name, part in zip(names, parts, strict=True)
+        ]
+        trainings = (*folds, Training("candidate", _keys(examples, without=())))
+        trials = tuple(
+            trial for name, part in zip(names, parts, strict=True) for trial in _trials(examples, part, name)
+        )
+    return Plan(
+        scheme=scheme,
+        corrections={example.key: example for example in examples},
+        replayed=_replay("training", 0 if replay is None else replay.training),
+        trainings=trainings,
+        held_out=trials,
+        regression=_replay("held_out", 0 if replay is None else replay.held_out),
+    )
+
+
+def _example(
+    correction: Correction,
+    seen: Collection[Used],
+    recipe: RefinementRecipe,
+    confidence: float,
+    load_rejected: LoadRejected,
+) -> CorrectionExample | None:
+    """A correction as an example; ``None`` where it can teach nothing."""
+    truth = correction.filled(confidence)
+    weight = correction.weight
+    shares = {
+        frame: correction.frames[frame].weight / weight
+        if frame in correction.masks
+        else correction.propagated[frame].confidence
+        for frame in truth
+        if weight > 0
+    }
+    wrong: list[Masks] = []
+    overlap = correction.iou
+    # What was rejected, and what had to be replaced altogether; a proposal for something invisible as well.
+    missed = overlap is not None and overlap < recipe.negative_overlap
+    if correction.rejected or (correction.touched and (missed or not correction.visible)):
+        masks = load_rejected(correction)
+        if masks is not None and any(shows_object(rle) for rle in masks.values()):
+            wrong.append(masks)
+    if not (wrong or any(shows_object(rle) for rle in truth.values())):
+        return None
+    return CorrectionExample(
+        key=f"c{correction.id}-{correction.revision[:12]}",
+        correction=correction.id,
+        revision=correction.revision,
+        video=correction.media_digest,
+        expression=correction.expression,
+        pool=Pool.OLD if (correction.id, correction.revision) in seen else Pool.NEW,
+        weight=weight if weight > 0 else 1.0,
+        truth=truth,
+        shares=shares,
+        decided=frozenset(correction.masks),
+        rejected=tuple(wrong),
+        num_frames=correction.num_frames,
+        height=correction.height,
+        width=correction.width,
+        task=TaskRef(correction.task_id, correction.task_data, correction.label_config),
+    )
+
+
+def proposed_masks(load: Callable[[str], Any]) -> LoadRejected:
+    """Loads what was proposed for a correction.
+
+    Args:
+        load: Gives a :class:`ml_backend.proposals.StoredProposal` by its path.
+    """
+
+    def masks(correction: Correction) -> Masks | None:
+        proposed = correction.proposed
+        if proposed is None:
+            return None
+        try:
+            tracklet = load(proposed.path).tracklets[proposed.rank]
+        except (StoreError, IndexError) as error:
+            log.info("correction %d: its proposal is gone (%s)", correction.id, error)
+            return None
+        fits = len(tracklet.rles) == correction.num_frames and tracklet.rles[0]["size"] == [
+            correction.height,
+            correction.width,
+        ]
+        return dict(enumerate(tracklet.rles)) if fits else None
+
+    return masks
+
+
+def _place(video: str) -> float:
+    """A video's place in [0, 1), by a hash of its content."""
+    digest = hashlib.sha256(f"held-out:{video}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _keys(examples: Sequence[CorrectionExample], *, without: Collection[str]) -> tuple[str, ...]:
+    return tuple(example.key for example in examples if example.video not in without)
+
+
+def _trials(
+    examples: Sequence[CorrectionExample], videos: Collection[str], training: str
+) -> tuple[Trial, ...]:
+    # Those of one video follow each other, so that it is decoded and encoded once.
+    chosen = sorted(
+        (example for example in examples if example.video in videos and example.judges),
+        key=lambda example: (example.video, example.key),
+    )
+    return tuple(Trial(example.key, training) for example in chosen)
+
+
+def _replay(part: Part, count: int) -> tuple[ReplayExample, ...]:
+    return tuple(ReplayExample(part, index) for index in range(count))
+
+
+# --- on disk
+
+
+def pack_plan(plan: Plan) -> bytes:
+    """A plan as gzipped JSON."""
+    configs: dict[str, int] = {}  # they are long, and mostly one and the same
+    corrections = []
+    for example in plan.corrections.values():
+        number = configs.setdefault(example.task.label_config, len(configs))
+        stored = asdict(example)
+        stored["decided"] = sorted(example.decided)
+        stored["task"] = {"task_id": example.task.task_id, "data": example.task.data, "config": number}
+        corrections.append(stored)
+    content = {
+        "format": FORMAT,
+        "scheme": plan.scheme,
+        "label_configs": list(configs),
+        "corrections": corrections,
+        "replayed": [asdict(example) for example in plan.replayed],
+        "trainings": [asdict(training) for training in plan.trainings],
+        "held_out": [asdict(trial) for trial in plan.held_out],
+        "regression": [asdict(example) for example in plan.regression],
+    }
+    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 6, mtime=0)
+
+
+def unpack_plan(content: bytes) -> Plan:
+    """Read what :func:`pack_plan` wrote.
+
+    Raises:
+        StoreError: It is damaged, or of another release.
+    """
+    try:
+        stored = json.loads(gzip.decompress(content))
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']}, expected {FORMAT}")
+        examples = [_read_example(fields, stored["label_configs"]) for fields in stored["corrections"]]
+        return Plan(
+            scheme=Scheme(stored["scheme"]),
+            corrections={example.key: example for example in examples},
+            replayed=tuple(ReplayExample(**fields) for fields in stored["replayed"]),
+            trainings=tuple(
+                Training(fields["name"], tuple(fields["keys"])) for fields in stored["trainings"]
+            ),
+            held_out=tuple(Trial(**fields) for fields in stored["held_out"]),
+            regression=tuple(ReplayExample(**fields) for fields in stored["regression"]),
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(
+            f"the plan of a refinement cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read_example(fields: Mapping[str, Any], label_configs: Sequence[str]) -> CorrectionExample:
+    task = fields["task"]
+    read = {
+        **fields,
+        "pool": Pool(fields["pool"]),
+        "truth": _by_frame(fields["truth"]),
+        "shares": _by_frame(fields["shares"]),
+        "decided": frozenset(fields["decided"]),
+        "rejected": tuple(_by_frame(masks) for masks in fields["rejected"]),
+        "task": TaskRef(task["task_id"], task["data"], label_configs[task["config"]]),
+    }
+    return CorrectionExample(**read)
+
+
+def _by_frame(fields: Mapping[str, Any]) -> dict[int, Any]:
+    return {int(frame): value for frame, value in fields.items()}

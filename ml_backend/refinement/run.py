@@ -1,0 +1,518 @@
+"""One refinement from its plan to the gate, slice by slice, so that it can be put down anywhere and taken up again.
+
+What is to be done follows from the plan on disk, what is done from the files and rows that slices left. So
+carrying on after a kill is nothing but running again: what is there is not made twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from ml_backend.corrections.records import Problem, Weights
+from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.database import Database
+from ml_backend.database.errors import StoreError
+from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import RefinementState
+from ml_backend.label_studio.client import LabelStudioError
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.media import (
+    MediaError,
+    MediaRefusedError,
+    MediaTooLargeError,
+    MediaUnavailableError,
+)
+from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.task_media import Loader
+from ml_backend.models.examples import CorrectionExample, Example, Pool
+from ml_backend.models.messages import (
+    MediaFile,
+    ModelAnswer,
+    ModelRequest,
+    Prepared,
+    PrepareRequest,
+    PromptsRef,
+    PutDown,
+    Trained,
+    TrainRequest,
+    Tried,
+    TryRequest,
+)
+from ml_backend.proposals import ProposalFiles
+from ml_backend.refinement.gate import Compared, Judgement, Outcome, judge
+from ml_backend.refinement.plan import (
+    NotEnough,
+    Plan,
+    Training,
+    make_plan,
+    pack_plan,
+    proposed_masks,
+    unpack_plan,
+)
+from ml_backend.refinement.store import Refinement, RefinementStore
+from ml_backend.refinement.version_store import NewVersion
+from ml_backend.refinement.versions import PromptLine
+from steerseg.config import RefinementRecipe
+from steerseg.errors import Cancelled, ConfigError, SteerSegError, VideoError
+from steerseg.presets import ReplaySpec
+from steerseg.runtime.artefacts import explained, write_bytes, write_json
+
+log = logging.getLogger(__name__)
+
+FOLDER = "refinement"
+FEATURES = "features"
+_PLAN = "plan.json.gz"
+_MEDIA = "media.json"
+
+AnswerT = TypeVar("AnswerT", Prepared, Trained, Tried)
+
+Ask = Callable[[ModelRequest], ModelAnswer]
+"""Has the model process answer a slice; raises what it raises."""
+
+
+class MediaPendingError(SteerSegError):
+    """Media cannot be had now, but perhaps later."""
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """What a backend's refinements have in common.
+
+    Attributes:
+        recipe: How they are made.
+        replay: The preset's replay set.
+        base_version: Version of the preset, under which a refinement begins and ends.
+        data_dir: The backend's data folder.
+        feature_bytes: Most bytes of vision features that a refinement keeps on disk.
+        confidence: Least confidence of a propagated mask.
+        weights: How much frames count.
+        slice_seconds: About how long a slice of training is.
+    """
+
+    recipe: RefinementRecipe
+    replay: ReplaySpec | None
+    base_version: str
+    data_dir: Path
+    feature_bytes: int
+    confidence: float
+    weights: Weights
+    slice_seconds: float = 3.0
+
+
+@dataclass
+class _Features:
+    """What is ready to be learned from."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    ready: set[str] = field(default_factory=set)
+    crowded_out: int = 0
+
+
+class RefinementRun:
+    """Carries one refinement on until it ends.
+
+    Args:
+        refinement: The refinement, waiting or running.
+        settings: What all have in common.
+        store: The database.
+        line: The prompt versions.
+        media: What fetches media.
+        connections: Connections to Label Studio.
+        ask: Has the model process answer a slice.
+        refresh: Brings a project's corrections up to date before they are taken.
+        patient: Whether to give up for now, by :class:`MediaPendingError`, where media cannot be had at the
+            moment; else their examples are left out.
+    """
+
+    def __init__(
+        self,
+        refinement: Refinement,
+        settings: RefinementSettings,
+        *,
+        database: Database,
+        line: PromptLine,
+        media: Loader,
+        connections: Connections,
+        ask: Ask,
+        refresh: Callable[[int], None],
+        patient: bool = True,
+    ) -> None:
+        self._refinement = refinement
+        self._settings = settings
+        self._project_store = ProjectStore(database)
+        self._line = line
+        self._media = media
+        self._connections = connections
+        self._ask_once = ask
+        self._refresh = refresh
+        self._patient = patient
+        self._refinements = RefinementStore(database)
+        self._corrections = CorrectionStore(database)
+        self._folder = settings.data_dir / FOLDER / str(refinement.id)
+        self._features_folder = settings.data_dir / FOLDER / FEATURES
+        self._files: dict[str, MediaFile] = {}
+
+    def run(self) -> Refinement:
+        """Carry on until the gate has decided.
+
+        Returns:
+            The refinement as it ended.
+
+        Raises:
+            MediaPendingError: Media cannot be had now; run again later.
+            Cancelled: The server is stopping, to run it again after its next start; or it was cancelled.
+            SteerSegError: It cannot be carried on.
+        """
+        plan = self._plan()
+        if isinstance(plan, NotEnough):
+            judgement = Judgement(Outcome.NOT_ENOUGH_DATA, plan.reason, {})
+            return self._end(self._refinements.settle(self._refinement.id, judgement))
+        self._files = self._known_files()
+        ready = self._prepare(plan)
+        plan = plan.without(self._refinement.left_out)
+        digest = ""
+        losses: tuple[float, ...] = ()
+        for training in plan.trainings:
+            pools = self._pools(plan, training, ready)
+            if not (pools[Pool.NEW] or pools[Pool.OLD]):
+                judgement = Judgement(Outcome.NOT_ENOUGH_DATA, "there is nothing left to learn from", {})
+                return self._end(self._refinements.settle(self._refinement.id, judgement))
+            digest, losses = self._train(training, pools)
+            held_out = [
+                plan.corrections[trial.key] for trial in plan.held_out if trial.training == training.name
+            ]
+            self._try(
+                held_out,
+                PromptsRef(self._folder / training.name, digest),
+                f"trying {training.name} on held-out videos",
+            )
+        candidate = PromptsRef(self._folder / plan.candidate.name, digest)
+        self._try(plan.regression, candidate, "trying on replayed clips")
+        return self._settle(plan, candidate, losses)
+
+    # --- the beginning
+
+    def _plan(self) -> Plan | NotEnough:
+        """The plan on disk, or a new one."""
+        if self._refinement.state is RefinementState.RUNNING:
+            try:
+                if self._refinement.base_version != self._settings.base_version:
+                    raise StoreError("the preset was changed since it began")
+                return unpack_plan((self._folder / _PLAN).read_bytes()).without(self._refinement.left_out)
+            except (OSError, StoreError) as error:
+                log.warning("refinement %d begins anew: %s", self._refinement.id, error)
+                self._refinements.restart(self._refinement.id, f"begun anew: {error}")
+        return self._begin()
+
+    def _begin(self) -> Plan | NotEnough:
+        project = self._refinement.project_id
+        self._tell("reading corrections", 0, 1)
+        try:
+            self._refresh(project)
+        except SteerSegError as error:
+            # What is known is enough to begin with; what a webhook lost is found by the next refinement.
+            log.warning("refinement %d: the project could not be read: %s", self._refinement.id, error)
+        begun_at = datetime.now(UTC)
+        champion = self._line.champion(project)
+        plan = make_plan(
+            self._corrections.corrections(project, self._settings.weights),
+            used=() if champion is None else champion.data,
+            recipe=self._settings.recipe,
+            replay=self._settings.replay,
+            confidence=self._settings.confidence,
+            rejected=proposed_masks(ProposalFiles(self._settings.data_dir).load),
+        )
+        if isinstance(plan, Plan):
+            # Whatever lies there is of a beginning that was never noted.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            write_bytes(self._folder / _PLAN, pack_plan(plan))
+        self._refinement = self._refinements.begin(
+            self._refinement.id,
+            champion_id=None if champion is None else champion.id,
+            base_version=self._settings.base_version,
+            at=begun_at,
+        )
+        return plan
+
+    # --- the slices
+
+    def _prepare(self, plan: Plan) -> _Features:
+        """Have the features of all that is learned from, the newest corrections first, as far as there is room."""
+        wanted = {key for training in plan.trainings for key in training.keys}
+        corrections = [example for key, example in plan.corrections.items() if key in wanted]
+        corrections.sort(key=lambda example: (example.pool is Pool.OLD, -example.correction))
+        examples: list[Example] = [*corrections, *plan.replayed]
+        features = _Features()
+        for done, example in enumerate(examples):
+            self._tell("preparing examples", done, len(examples))
+            if sum(features.sizes.values()) >= self._settings.feature_bytes:
+                features.crowded_out += 1
+                continue
+            answer = self._ask_about(
+                example,
+                lambda media, example=example: PrepareRequest(  # type: ignore[misc]
+                    example, media, self._folder, self._features_folder
+                ),
+                Prepared,
+            )
+            if answer is not None:
+                features.sizes[answer.features] = answer.size
+                if answer.teaches:
+                    features.ready.add(example.key)
+        if features.crowded_out:
+            note = (
+                f"{features.crowded_out} examples do not take part, since vision features may take "
+                f"{self._settings.feature_bytes // 2**20} MiB; raise STEERSEG_REFINE_CACHE_MIB"
+            )
+            log.warning("refinement %d: %s", self._refinement.id, note)
+            self._refinements.add_note(self._refinement.id, note)
+        return features
+
+    def _pools(self, plan: Plan, training: Training, features: _Features) -> dict[Pool, tuple[str, ...]]:
+        def ready(keys: Collection[str], pool: Pool) -> tuple[str, ...]:
+            return tuple(key for key in keys if key in features.ready and plan.corrections[key].pool is pool)
+
+        return {
+            Pool.NEW: ready(training.keys, Pool.NEW),
+            Pool.OLD: ready(training.keys, Pool.OLD),
+            Pool.PRESET: tuple(example.key for example in plan.replayed if example.key in features.ready),
+        }
+
+    def _train(
+        self, training: Training, pools: Mapping[Pool, tuple[str, ...]]
+    ) -> tuple[str, tuple[float, ...]]:
+        """Train to the end; the result's digest, and the loss of each step."""
+        phase = f"training {training.name}"
+        self._tell(phase, 0, self._settings.recipe.training.steps)
+        while True:
+            request = TrainRequest(
+                name=training.name,
+                folder=self._folder,
+                features=self._features_folder,
+                pools=pools,
+                start=self._champion(),
+                seconds=self._settings.slice_seconds,
+            )
+            answer = self._ask(request, Trained)
+            self._tell(phase, answer.step, answer.steps)
+            if answer.digest is not None:
+                return answer.digest, answer.losses
+
+    def _try(self, examples: Sequence[Example], candidate: PromptsRef, phase: str) -> None:
+        known = self._refinements.trials(self._refinement.id)
+        for done, example in enumerate(examples):
+            self._tell(phase, done, len(examples))
+            if example.key in known:
+                continue
+            answer = self._ask_about(
+                example,
+                lambda media, example=example: TryRequest(  # type: ignore[misc]
+                    example, media, candidate, self._champion()
+                ),
+                Tried,
+            )
+            if answer is not None:
+                self._refinements.add_trial(
+                    self._refinement.id,
+                    example.key,
+                    candidate=answer.candidate,
+                    champion=answer.champion,
+                )
+
+    def _champion(self) -> PromptsRef | None:
+        """The version that this refinement began from, whoever leads now."""
+        number = self._refinement.champion_id
+        version = None if number is None else self._line.versions.by_id(number)
+        return None if version is None else self._line.ref(version)
+
+    # --- the end
+
+    def _settle(self, plan: Plan, candidate: PromptsRef, losses: tuple[float, ...]) -> Refinement:
+        self._tell("judging", 0, 1)
+        trials = self._refinements.trials(self._refinement.id)
+
+        def compared(key: str, video: str, weight: float) -> Compared:
+            mine, theirs = trials[key]
+            return Compared(key, video, weight, mine, theirs)
+
+        judgement = judge(
+            [
+                compared(trial.key, example.video, example.weight)
+                for trial in plan.held_out
+                if trial.key in trials
+                for example in (plan.corrections[trial.key],)
+            ],
+            [
+                compared(example.key, example.video, example.weight)
+                for example in plan.regression
+                if example.key in trials
+            ],
+            self._settings.recipe,
+            plan.scheme,
+        )
+        # The artefact first: a version in the database always has one.
+        path = self._line.keep(candidate.folder, candidate.digest)
+        version = NewVersion(
+            path=path,
+            digest=candidate.digest,
+            model=self._line.model,
+            origin="refined",
+            parent_id=self._refinement.champion_id,
+            refinement_id=self._refinement.id,
+            data=plan.used,
+            curve=losses,
+            metrics=judgement.metrics,
+            reason=judgement.reason,
+        )
+        return self._end(self._refinements.settle(self._refinement.id, judgement, version))
+
+    def _end(self, refinement: Refinement) -> Refinement:
+        log.info(
+            "refinement %d of project %d: %s: %s",
+            refinement.id,
+            refinement.project_id,
+            refinement.state,
+            refinement.reason,
+        )
+        self.remove_files()
+        return refinement
+
+    def remove_files(self) -> None:
+        """Remove what only this refinement needed."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- one slice
+
+    def _ask(self, request: ModelRequest, kind: type[AnswerT]) -> AnswerT:
+        """Have a slice answered, again and again while it is put down for something more urgent."""
+        while True:
+            answer = self._ask_once(request)
+            if isinstance(answer, kind):
+                return answer
+            if not isinstance(answer, PutDown):
+                raise SteerSegError(
+                    f"the model process answered with {type(answer).__name__}, not {kind.__name__}"
+                )
+
+    def _ask_about(
+        self, example: Example, request: Callable[[MediaFile | None], ModelRequest], kind: type[AnswerT]
+    ) -> AnswerT | None:
+        """Have a slice answered that needs an example's media; ``None`` where the example is left out."""
+        if example.key in self._refinement.left_out:
+            return None
+        if not isinstance(example, CorrectionExample):
+            return self._ask(request(None), kind)
+        try:
+            media = self._file(example)
+            try:
+                return self._ask(request(media), kind)
+            except VideoError:
+                if media.path.exists():
+                    raise
+            # The cache dropped it while the slice waited.
+            return self._ask(request(self._file(example)), kind)
+        except VideoError as error:
+            self._leave_out(example, error)
+            return None
+
+    def _leave_out(self, example: CorrectionExample, error: SteerSegError) -> None:
+        """Set aside a correction whose media are gone; the refinement goes on without it."""
+        log.warning(
+            "refinement %d: correction %d of task %d is set aside: %s",
+            self._refinement.id,
+            example.correction,
+            example.task.task_id,
+            error,
+        )
+        self._corrections.set_aside(example.correction, Problem.MEDIA_GONE, str(error))
+        self._refinement = self._refinements.leave_out(
+            self._refinement.id, example.key, f"task {example.task.task_id}: {error}"
+        )
+
+    # --- media
+
+    def _file(self, example: CorrectionExample) -> MediaFile:
+        """An example's media on this machine.
+
+        Raises:
+            MediaPendingError: They cannot be had now.
+            VideoError: They are gone, or others than were corrected.
+        """
+        known = self._files.get(example.video)
+        if known is not None and known.path.exists():
+            return known
+        found = self._load(example)
+        self._files[example.video] = found
+        write_json(
+            self._folder / _MEDIA,
+            {video: [str(file.path), file.fps] for video, file in self._files.items()},
+        )
+        return found
+
+    def _load(self, example: CorrectionExample) -> MediaFile:
+        task = Task(example.task.task_id, example.task.data)
+        project = self._project_store.find(self._refinement.project_id)
+        try:
+            controls = parse_controls(example.task.label_config)
+            url = None if project is None else self._connections.url(project)
+            client = None if project is None else self._connections.client(project)
+            media = self._media.load(task, controls, url, client)
+        except (MediaRefusedError, MediaTooLargeError):
+            raise
+        except ConfigError as error:
+            raise VideoError(str(error)) from error
+        except (MediaError, LabelStudioError) as error:
+            gone = isinstance(error, MediaUnavailableError) and error.status in (404, 410)
+            if gone or not self._patient:
+                raise VideoError(str(error)) from error
+            raise MediaPendingError(
+                f"the media of task {task.id} cannot be had now, it is tried again: {error}"
+            ) from error
+        if media.digest != example.video:
+            raise VideoError("the media of the task are not those that were corrected: they were replaced")
+        return MediaFile(media.path, media.fps)
+
+    def _known_files(self) -> dict[str, MediaFile]:
+        path = self._folder / _MEDIA
+        if not path.is_file():
+            return {}
+        try:
+            return {
+                video: MediaFile(Path(file), fps)
+                for video, (file, fps) in json.loads(path.read_text()).items()
+            }
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read and is made anew: %s", path, error)
+            return {}
+
+    def _tell(self, phase: str, done: int, total: int) -> None:
+        if not self._refinements.note_progress(self._refinement.id, phase, done, total):
+            raise Cancelled(f"refinement {self._refinement.id} has ended: it was cancelled")
+
+
+def evict_features(data_dir: Path, limit: int) -> None:
+    """Remove the vision features that were used longest ago until the rest is below ``limit`` bytes.
+
+    Nothing may be refined meanwhile.
+
+    Raises:
+        ArtefactError: A file cannot be removed.
+    """
+    folder = data_dir / FOLDER / FEATURES
+    if not folder.is_dir():
+        return
+    with explained(folder):
+        files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        kept = 0
+        for file in files:
+            kept += file.stat().st_size
+            if kept > limit:
+                file.unlink()

@@ -1,0 +1,276 @@
+"""The tables of prompt versions: each project's own line, its champion, and how it came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ml_backend.database.database import Database
+from ml_backend.database.tables import PromotionRow, PromptStatus, PromptVersionRow
+from steerseg.errors import SteerSegError
+
+PRESET = "preset"
+"""The name under which a project's line has the preset's own prompts, which every line begins with."""
+
+
+class VersionError(SteerSegError):
+    """A prompt version is unknown, damaged, or does not fit."""
+
+
+@dataclass(frozen=True)
+class PromptVersion:
+    """A stored pair of soft prompts.
+
+    Attributes:
+        id: Its number in the database.
+        project_id: Whose line it belongs to.
+        name: Its name in that line; the digest in it makes it another one in every project and refinement.
+        parent: Name of the version that it was refined from; ``None`` for the preset's own prompts.
+        status: Its standing.
+        path: Its folder, relative to the data folder.
+        digest: Identity of its two matrices.
+        model: The vision-language model that it was made for.
+        origin: ``refined`` or ``imported``.
+        refinement_id: The refinement that made it.
+        data: Corrections that it was trained on.
+        curve: The loss of each step of its training.
+        metrics: What the gate measured.
+        reason: What the gate said.
+        created_at: When it was stored.
+    """
+
+    id: int
+    project_id: int
+    name: str
+    parent: str | None
+    status: PromptStatus
+    path: str
+    digest: str
+    model: str
+    origin: str
+    refinement_id: int | None
+    data: tuple[Used, ...] = field(repr=False)
+    curve: tuple[float, ...] = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
+    reason: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version about to be stored; its artefact is on disk already. See :class:`PromptVersion`."""
+
+    path: str
+    digest: str
+    model: str
+    origin: str
+    parent_id: int | None
+    refinement_id: int | None = None
+    data: Sequence[Used] = ()
+    curve: Sequence[float] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class VersionStore:
+    """The prompt versions of one backend. Safe to share between threads and processes.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def champion(self, project_id: int) -> PromptVersion | None:
+        """The project's promoted version; ``None`` while it uses the preset's own prompts."""
+        with self._database.reading() as session:
+            row = champion_row(session, project_id)
+            return None if row is None else _version(session, row)
+
+    def versions(self, project_id: int) -> list[PromptVersion]:
+        """The project's versions, oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(PromptVersionRow)
+                .where(PromptVersionRow.project_id == project_id)
+                .order_by(PromptVersionRow.id)
+            )
+            return [_version(session, row) for row in rows]
+
+    def version(self, project_id: int, name: str) -> PromptVersion:
+        """One version by its name.
+
+        Raises:
+            VersionError: The project has none of that name; the message says which it has.
+        """
+        with self._database.reading() as session:
+            return _version(session, _row(session, project_id, name))
+
+    def by_id(self, version_id: int) -> PromptVersion | None:
+        """One version by its number in the database."""
+        with self._database.reading() as session:
+            row = session.get(PromptVersionRow, version_id)
+            return None if row is None else _version(session, row)
+
+    def add(self, project_id: int, new: NewVersion) -> PromptVersion:
+        """Database a version as a candidate."""
+        with self._database.writing() as session:
+            return _version(session, add_version(session, project_id, new))
+
+    def promote(self, project_id: int, name: str, *, by: str) -> None:
+        """Make a version the project's champion, as one transaction; the name ``preset`` stands for none.
+
+        Args:
+            project_id: The project.
+            name: The version.
+            by: Who or what asked for it.
+
+        Raises:
+            VersionError: There is no such version, or it is the champion already.
+        """
+        with self._database.writing() as session:
+            row = None if name == PRESET else _row(session, project_id, name)
+            if row is champion_row(session, project_id):
+                raise VersionError(f"{name} is the champion of project {project_id} already")
+            set_champion(session, project_id, row, by=by)
+
+    def can_roll_back(self, project_id: int) -> bool:
+        """Whether there is a promotion to take back."""
+        with self._database.reading() as session:
+            return _last_promotion(session, project_id) is not None
+
+    def roll_back(self, project_id: int) -> str:
+        """Take the last promotion back, as one transaction; return the name of the champion of before it.
+
+        Raises:
+            VersionError: Nothing was promoted.
+        """
+        with self._database.writing() as session:
+            last = _last_promotion(session, project_id)
+            if last is None:
+                raise VersionError(
+                    f"project {project_id} uses the preset's own prompts, and nothing was promoted: there is "
+                    "nothing to roll back to"
+                )
+            last.undone = True
+            previous = None if last.previous_id is None else session.get(PromptVersionRow, last.previous_id)
+            _crown(session, project_id, previous)
+            return PRESET if previous is None else previous.name
+
+
+# --- within a transaction
+
+
+def champion_row(session: Session, project_id: int) -> PromptVersionRow | None:
+    """The project's champion."""
+    return session.scalars(
+        select(PromptVersionRow)
+        .where(PromptVersionRow.project_id == project_id, PromptVersionRow.status == PromptStatus.CHAMPION)
+        .order_by(PromptVersionRow.id.desc())
+        .limit(1)
+    ).first()
+
+
+def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVersionRow:
+    """Database a version as a candidate, under the next name of the project's line."""
+    number = session.scalar(
+        select(func.count()).select_from(PromptVersionRow).where(PromptVersionRow.project_id == project_id)
+    )
+    row = PromptVersionRow(
+        project_id=project_id,
+        # The digest makes it the name of a content: proposals of equal names are equal in every project.
+        name=f"r{(number or 0) + 1}-{new.digest[:8]}",
+        parent_id=new.parent_id,
+        path=new.path,
+        digest=new.digest,
+        model=new.model,
+        origin=new.origin,
+        refinement_id=new.refinement_id,
+        data=[list(used) for used in new.data],
+        curve=list(new.curve),
+        metrics=new.metrics,
+        reason=new.reason,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def set_champion(session: Session, project_id: int, row: PromptVersionRow | None, *, by: str) -> None:
+    """Make a version the champion, ``None`` for the preset's own prompts, and note whom it follows."""
+    previous = champion_row(session, project_id)
+    session.add(
+        PromotionRow(
+            project_id=project_id,
+            version_id=None if row is None else row.id,
+            previous_id=None if previous is None else previous.id,
+            made_by=by,
+        )
+    )
+    _crown(session, project_id, row)
+
+
+def _last_promotion(session: Session, project_id: int) -> PromotionRow | None:
+    """The newest promotion that was not taken back."""
+    return session.scalars(
+        select(PromotionRow)
+        .where(PromotionRow.project_id == project_id, PromotionRow.undone.is_(False))
+        .order_by(PromotionRow.id.desc())
+        .limit(1)
+    ).first()
+
+
+def _crown(session: Session, project_id: int, row: PromptVersionRow | None) -> None:
+    previous = champion_row(session, project_id)
+    if previous is not None:
+        previous.status = PromptStatus.RETIRED
+    if row is not None:
+        row.status = PromptStatus.CHAMPION
+    session.flush()
+
+
+def _row(session: Session, project_id: int, name: str) -> PromptVersionRow:
+    row = session.scalars(
+        select(PromptVersionRow).where(
+            PromptVersionRow.project_id == project_id, PromptVersionRow.name == name
+        )
+    ).first()
+    if row is None:
+        known = session.scalars(
+            select(PromptVersionRow.name)
+            .where(PromptVersionRow.project_id == project_id)
+            .order_by(PromptVersionRow.id)
+        ).all()
+        there = f"it has {', '.join(known)}" if known else "it has none yet"
+        raise VersionError(f"project {project_id} has no prompt version {name!r}; {there}")
+    return row
+
+
+def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
+    parent = None if row.parent_id is None else session.get(PromptVersionRow, row.parent_id)
+    return PromptVersion(
+        id=row.id,
+        project_id=row.project_id,
+        name=row.name,
+        parent=None if parent is None else parent.name,
+        status=row.status,
+        path=row.path,
+        digest=row.digest,
+        model=row.model,
+        origin=row.origin,
+        refinement_id=row.refinement_id,
+        data=tuple((int(number), str(revision)) for number, revision in row.data),
+        curve=tuple(row.curve),
+        metrics=row.metrics,
+        reason=row.reason,
+        created_at=row.created_at,
+    )
+
+
+Used = tuple[int, str]

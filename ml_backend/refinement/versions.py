@@ -1,0 +1,224 @@
+"""Each project's line of prompt versions: its artefacts on disk, its champion, export and import."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ml_backend.database.tables import PromptStatus
+from ml_backend.models.messages import PromptsRef
+from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
+from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
+
+log = logging.getLogger(__name__)
+
+FOLDER = "prompts"
+WEIGHTS_FILE = "soft_prompts.safetensors"
+CARD_FILE = "soft_prompts.json"
+VERSION_FILE = "version.json"
+FORMAT = 1
+_HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
+_IMPORT_BYTES = 64 * 1024 * 1024  # two matrices of a 7B model are below 4 MiB
+
+
+class PromptLine:
+    """The prompt versions of every project, with their artefacts. Safe to share between threads and processes.
+
+    Args:
+        versions: The tables.
+        data_dir: The backend's data folder; artefacts lie in ``prompts/<digest>`` below it.
+        model: Fingerprint of the vision-language model in use: prompts of another one are not used.
+    """
+
+    def __init__(self, versions: VersionStore, data_dir: Path, model: str) -> None:
+        self.versions = versions
+        self.model = model
+        self._root = data_dir
+        self._told: set[int] = set()
+
+    def champion(self, project_id: int) -> PromptVersion | None:
+        """The project's champion; ``None`` where predictions use the preset's own prompts.
+
+        A champion of another model than the one in use does not count, since its prompts mean nothing there.
+        """
+        champion = self.versions.champion(project_id)
+        if champion is None or champion.model == self.model:
+            return champion
+        if champion.id not in self._told:
+            self._told.add(champion.id)
+            log.warning(
+                "project %d: champion %s was made for another vision-language model and is not used; refine "
+                "again, or go back to the preset that it was made for",
+                project_id,
+                champion.name,
+            )
+        return None
+
+    def ref(self, version: PromptVersion) -> PromptsRef:
+        """Where the model process finds a version."""
+        return PromptsRef(self._root / version.path, version.digest)
+
+    def keep(self, folder: Path, digest: str) -> str:
+        """Take a pair of soft prompts into the data folder and return its path relative to that.
+
+        Args:
+            folder: Where :meth:`steerseg.soft_prompts.SoftPrompts.save` wrote it.
+            digest: Its digest. Contents of one digest are kept once, whoever they belong to.
+
+        Raises:
+            ArtefactError: The disk is full or not writable.
+            VersionError: The pair cannot be read.
+        """
+        relative = Path(FOLDER) / digest
+        try:
+            contents = {name: (folder / name).read_bytes() for name in (WEIGHTS_FILE, CARD_FILE)}
+        except OSError as error:
+            raise VersionError(f"the soft prompts in {folder} cannot be read: {error.strerror}") from error
+        with building_folder(self._root / relative) as building:
+            for name, content in contents.items():
+                write_bytes(building / name, content)
+        return relative.as_posix()
+
+    def export(self, project_id: int, name: str) -> bytes:
+        """A version as a zip of safetensors and JSON: all that another installation needs.
+
+        Raises:
+            VersionError: There is no such version, or its artefact cannot be read.
+        """
+        version = self.versions.version(project_id, name)
+        folder = self._root / version.path
+        try:
+            contents = {part: (folder / part).read_bytes() for part in (WEIGHTS_FILE, CARD_FILE)}
+        except OSError as error:
+            raise VersionError(
+                f"the artefact of {name} cannot be read from {folder} ({error.strerror}); restore the folder "
+                "from a backup"
+            ) from error
+        contents[VERSION_FILE] = json_bytes({"format": FORMAT, **describe(version)})
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for part, content in contents.items():
+                # Without the time, so that the same version exports as the same bytes.
+                archive.writestr(zipfile.ZipInfo(part), content)
+        return buffer.getvalue()
+
+    def import_(self, project_id: int, archive: Path) -> PromptVersion:
+        """Take an exported version into a project's line, as a candidate.
+
+        Loads torch, to check that the matrices are what their card says.
+
+        Args:
+            project_id: The project.
+            archive: What :meth:`export` made: the zip, or a folder of its files.
+
+        Raises:
+            VersionError: It is not such a thing, is damaged, or is of another model.
+            ArtefactError: The disk is full or not writable.
+        """
+        from steerseg.soft_prompts import SoftPrompts
+
+        scratch = self._root / FOLDER / ".importing"
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            described = _unpack(archive, scratch)
+            try:
+                prompts = SoftPrompts.load(scratch)
+            except ConfigError as error:
+                raise VersionError(f"{archive} holds no usable soft prompts: {error}") from error
+            model = described.get("model")
+            if model != self.model:
+                raise VersionError(
+                    f"{archive} was made for the vision-language model {model!r}, this backend runs "
+                    f"{self.model!r}: soft prompts fit no other model than their own"
+                )
+            path = self.keep(scratch, prompts.digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        new = NewVersion(
+            path=path,
+            digest=prompts.digest,
+            model=self.model,
+            origin="imported",
+            parent_id=None,
+            curve=[float(loss) for loss in described.get("curve", ())],
+            metrics=dict(described.get("metrics", {})),
+            reason=f"imported; there it was {described.get('name')}: {described.get('reason', '')}",
+        )
+        return self.versions.add(project_id, new)
+
+
+def describe(version: PromptVersion) -> dict[str, Any]:
+    """A version as JSON: lineage, data, curve, metrics."""
+    return {
+        "project": version.project_id,
+        "name": version.name,
+        "parent": version.parent,
+        "status": str(version.status),
+        "digest": version.digest,
+        "model": version.model,
+        "origin": version.origin,
+        "refinement": version.refinement_id,
+        "data": [list(used) for used in version.data],
+        "curve": list(version.curve),
+        "metrics": version.metrics,
+        "reason": version.reason,
+        "created_at": version.created_at.isoformat(),
+    }
+
+
+def lines(versions: list[PromptVersion]) -> list[str]:
+    """The versions of a project as a table for a terminal, the preset's own prompts first."""
+    crowned = any(version.status is PromptStatus.CHAMPION for version in versions)
+    rows = [("preset", "" if crowned else "champion", "", "", "", "what the preset brings")]
+    for version in versions:
+        gain = (version.metrics.get("held_out") or {}).get("gain") or {}
+        rows.append(
+            (
+                version.name,
+                str(version.status),
+                version.parent or "preset",
+                f"{len(version.data)}",
+                f"{gain['mean']:+.3f}" if "mean" in gain else "",
+                version.reason,
+            )
+        )
+    header = ("version", "status", "from", "corrections", "gain", "reason")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def _unpack(archive: Path, target: Path) -> dict[str, Any]:
+    """Write the two files of a pair into a new folder; return what the archive says of the version."""
+    try:
+        if archive.is_dir():
+            contents = {name: (archive / name).read_bytes() for name in _PARTS}
+        else:
+            with zipfile.ZipFile(archive) as opened:
+                sizes = {name: opened.getinfo(name).file_size for name in _PARTS}
+                if sum(sizes.values()) > _IMPORT_BYTES:
+                    raise VersionError(
+                        f"{archive} unpacks to {sum(sizes.values()) // 2**20} MiB; a version has a few"
+                    )
+                contents = {name: opened.read(name) for name in _PARTS}
+        described = json.loads(contents.pop(VERSION_FILE))
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            raise VersionError(f"{archive} has another format than this release reads ({FORMAT})")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise VersionError(
+            f"{archive} is not an exported version ({error}); expected {', '.join(_PARTS)} in a zip or a folder"
+        ) from error
+    for name, content in contents.items():
+        write_bytes(target / name, content)
+    return described
+
+
+_PARTS = (WEIGHTS_FILE, CARD_FILE, VERSION_FILE)

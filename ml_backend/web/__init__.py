@@ -1,0 +1,1 @@
+"""HTTP: the app, its pages, who may ask, and the server that runs it."""

@@ -1,0 +1,234 @@
+"""A proposal as pictures, drawn when they are looked at from what the proposal stores and the task's media."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import io
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml_backend.exporting.pictures import pictures_at
+from ml_backend.label_studio.task_media import Media
+from ml_backend.proposals import Grid, StoredPoint, StoredProposal, StoredTracklet
+from steerseg.errors import VideoError
+from steerseg.masks import RLE, decode_rle
+from steerseg.output.drawing import draw_tracklets, heat_overlay, rank_colour
+from steerseg.runtime.artefacts import explained, move_into_place
+from steerseg.video import write_video
+
+Image3 = NDArray[np.uint8]
+
+_KEYFRAME_SIDE = 480  # pixels of the longer side of what is shown
+_OVERLAY_SIDE = 960
+_MOST_OVERLAY_FRAMES = 1500
+_KEPT_SHEETS = 4  # proposals whose keyframes stay in memory: a few MiB each
+_KEPT_OVERLAYS = 24
+_QUALITY = 85
+_INK = (20, 20, 24)
+
+
+class View(enum.StrEnum):
+    """What a keyframe's picture shows."""
+
+    FRAME_MAP = "frame-map"
+    VIDEO_MAP = "video-map"
+    POINTS = "points"
+    MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A proposal and its media.
+
+    Attributes:
+        path: The proposal's file, which stands for its content.
+        proposal: What it holds.
+        media: The media; called when pictures are drawn, since it may have to be fetched.
+    """
+
+    path: str
+    proposal: StoredProposal
+    media: Callable[[], Media] = field(repr=False)
+
+
+class ProposalPictures:
+    """Draws proposals. Safe to share between threads; one draws at a time, so that requests are answered meanwhile.
+
+    Args:
+        data_dir: The backend's data folder; overlays are kept in ``overlays/`` below it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "overlays"
+        self._drawing = threading.Lock()
+        self._sheets: OrderedDict[str, dict[int, Image3]] = OrderedDict()
+
+    def keyframe(self, shown: Shown, number: int, view: View) -> bytes:
+        """One keyframe as a JPEG.
+
+        Args:
+            shown: The proposal.
+            number: Which of its keyframes, from 0.
+            view: What to show.
+
+        Raises:
+            IndexError: It has no such keyframe, or no such map.
+            SteerSegError: The media cannot be had.
+        """
+        proposal = shown.proposal
+        frame = proposal.maps.keyframes[number]
+        grid = map_of(proposal, view)
+        image = self._frames(shown)[frame]
+        if grid is not None:
+            # A video map has one slice for two keyframes.
+            heat = np.array(grid[number * len(grid) // len(proposal.maps.keyframes)], dtype=np.float32)
+            picture = heat_overlay(image, heat * (np.float32(0.55) if view is View.POINTS else 1))
+        else:
+            picture = image
+        if view is View.POINTS:
+            picture = _with_points(picture, proposal, frame)
+        elif view is View.MASKS:
+            picture = _with_masks(picture, proposal.tracklets, frame)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY)
+        return buffer.getvalue()
+
+    def overlay(self, shown: Shown) -> Path:
+        """The video with the best tracklet tinted and the others outlined, as an MP4 that browsers play.
+
+        Long videos are cut off after their first :data:`_MOST_OVERLAY_FRAMES` frames.
+
+        Raises:
+            SteerSegError: The media cannot be had, or the file not be written.
+        """
+        name = hashlib.sha256(shown.path.encode()).hexdigest()[:32]
+        path = self._folder / f"{name}.mp4"
+        with self._drawing:
+            if path.is_file():
+                os.utime(path)
+                return path
+            proposal = shown.proposal
+            frames = islice(pictures_at(_media(shown).path).frames(), _MOST_OVERLAY_FRAMES)
+            with explained(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                partial = self._folder / f".partial-{name}.mp4"
+                try:
+                    count = min(len(proposal.pts), _MOST_OVERLAY_FRAMES)
+                    write_video(partial, _overlaid(frames, proposal), proposal.fps, pts=proposal.pts[:count])
+                    move_into_place(partial, path)
+                finally:
+                    partial.unlink(missing_ok=True)
+                for old in sorted(self._folder.glob("*.mp4"), key=_age)[_KEPT_OVERLAYS:]:
+                    old.unlink(missing_ok=True)
+        return path
+
+    def _frames(self, shown: Shown) -> dict[int, Image3]:
+        """The keyframes, small, by frame; of the proposals that were looked at last they are in memory."""
+        with self._drawing:
+            if shown.path not in self._sheets:
+                wanted = set(shown.proposal.maps.keyframes)
+                found: dict[int, Image3] = {}
+                for index, frame in enumerate(pictures_at(_media(shown).path).frames()):
+                    if index in wanted:
+                        found[index] = _scaled(frame, _KEYFRAME_SIDE)
+                    if len(found) == len(wanted):
+                        break
+                if len(found) < len(wanted):
+                    raise VideoError("the task's media have fewer frames than were proposed for")
+                self._sheets[shown.path] = found
+                while len(self._sheets) > _KEPT_SHEETS:
+                    self._sheets.popitem(last=False)
+            self._sheets.move_to_end(shown.path)
+            return self._sheets[shown.path]
+
+
+def map_of(proposal: StoredProposal, view: View) -> Grid | None:
+    """The grounding map that a view lays over the keyframes; ``None`` for none.
+
+    Raises:
+        IndexError: The proposal was made without this map.
+    """
+    match view:
+        case View.FRAME_MAP:
+            grid = proposal.maps.frame
+        case View.VIDEO_MAP:
+            grid = proposal.maps.video
+        case View.POINTS:
+            grid = proposal.maps.fused
+        case View.MASKS:
+            return None
+    if grid is None:
+        raise IndexError(f"the proposal has no {view}")
+    return grid
+
+
+def views(proposal: StoredProposal) -> list[View]:
+    """What can be shown of a proposal."""
+    absent = {View.FRAME_MAP: proposal.maps.frame is None, View.VIDEO_MAP: proposal.maps.video is None}
+    return [view for view in View if not absent.get(view, False)]
+
+
+def _media(shown: Shown) -> Media:
+    return shown.media()
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def _scaled(image: Image3, side: int) -> Image3:
+    """The image with its longer side at most so long, and even sides."""
+    height, width = image.shape[:2]
+    factor = min(1.0, side / max(height, width))
+    size = (max(2, round(width * factor)), max(2, round(height * factor)))
+    if size == (width, height):
+        return image
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _mask(rle: RLE, image: Image3) -> NDArray[np.bool_]:
+    """A mask at the size of a picture."""
+    mask = decode_rle(rle)
+    if mask.shape == image.shape[:2]:
+        return mask
+    size = (image.shape[1], image.shape[0])
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _with_masks(image: Image3, tracklets: Sequence[StoredTracklet], frame: int) -> Image3:
+    return draw_tracklets(image, [_mask(tracklet.rles[frame], image) for tracklet in tracklets])
+
+
+def _overlaid(frames: Iterator[Image3], proposal: StoredProposal) -> Iterator[Image3]:
+    for index, frame in enumerate(frames):
+        yield _with_masks(_scaled(frame, _OVERLAY_SIDE), proposal.tracklets, index)
+
+
+def _with_points(image: Image3, proposal: StoredProposal, frame: int) -> Image3:
+    """The points that were tried on a keyframe; those that began a tracklet in its colour, the winner's larger."""
+    canvas = image.copy()
+    ranks = {tracklet.prompt: rank for rank, tracklet in reversed(list(enumerate(proposal.tracklets)))}
+    here = [point for point in proposal.points if point.frame == frame]
+    for point in sorted(here, key=lambda point: (point in ranks, -ranks.get(point, 0), point.value)):
+        _mark(canvas, point, ranks.get(point))
+    return canvas
+
+
+def _mark(canvas: Image3, point: StoredPoint, rank: int | None) -> None:
+    height, width = canvas.shape[:2]
+    centre = (round(point.x * (width - 1)), round(point.y * (height - 1)))
+    radius = max(3, round(max(height, width) / 90)) + (3 if rank == 0 else 0)
+    colour = (255, 255, 255) if rank is None else rank_colour(rank)
+    cv2.circle(canvas, centre, radius + 2, _INK, -1, cv2.LINE_AA)
+    cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)

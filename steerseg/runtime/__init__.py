@@ -1,0 +1,1 @@
+"""The machine: devices, memory, CUDA graphs, kernels, processes and files."""

@@ -1,0 +1,243 @@
+"""Calls of one function of tensors as replays of CUDA graphs, for work of many small kernels on few numbers.
+
+Such a call costs a thread of the host more than the device: a thousand launches take ten milliseconds wherever they
+run for two. A graph launches them all at once, but reads and writes the same memory each time. So inputs are copied
+into buffers, the graph is replayed, and its outputs are copied out.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steerseg.runtime.startup import paused
+
+_log = logging.getLogger(__name__)
+
+_ROWS = (1, 2, 4, 6, 8)
+"""A call is filled up to one of so many rows, so that few graphs serve many numbers of rows; more are not captured."""
+
+_MOST_GRAPHS = 96
+_MOST_FAILURES = 3
+_TOLERANCE = 1e-2  # of the norm: the same kernels run twice, but libraries may choose others while capturing
+
+Function = Callable[[Hashable, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
+"""What is captured: of a key that says all that is no tensor, tensors of N rows, and tensors that all rows share."""
+
+
+class Replay(Protocol):
+    """A recorded run: does again what was done, from and to the same memory."""
+
+    def replay(self) -> None:
+        """Run once more."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    run: Replay
+    outputs: tuple[Tensor, ...]
+
+
+class CapturedCalls:
+    """Calls one function; on a GPU, calls of a form that was seen before are replayed.
+
+    The first call of a form runs as it is, the second is captured and compared, and later ones are replayed. What
+    cannot be captured, or gives something else when it is replayed, goes on running as it is.
+
+    Args:
+        function: See :data:`Function`. All that it reads beside its tensors must stay in its place, such as weights.
+            Its outputs have a row for each row of the first inputs, and rows do not depend on each other.
+        sights: Which call of a form is captured.
+        most: How many forms are kept, longest unused dropped first.
+        filled: Whether calls are filled up to a few numbers of rows; each number has a form of its own where not.
+        fresh: Whether outputs are copies; where not, the next call may overwrite them.
+
+    Attributes:
+        enabled: Whether anything is captured and replayed at all.
+        capture_seconds: What capturing has taken so far.
+        replays: How many calls were replays.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        sights: int = 2,
+        most: int = _MOST_GRAPHS,
+        filled: bool = True,
+        fresh: bool = True,
+    ) -> None:
+        self._function = function
+        self._most, self._filled, self._fresh = most, filled, fresh
+        self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
+        self._seen: dict[Hashable, int] = {}
+        self._refused: set[Hashable] = set()
+        self._buffers: dict[Hashable, Tensor] = {}
+        self._failures = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+        self.sights = sights
+        self.enabled = True
+        self.capture_seconds = 0.0
+        self.replays = 0
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    @torch.inference_mode()
+    def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The function's outputs.
+
+        Args:
+            key: Everything that is no tensor.
+            rows: Tensors (N, ...) of one number of rows.
+            shared: Tensors that all rows share.
+        """
+        count = len(rows[0])
+        size = next((size for size in _ROWS if size >= count), None) if self._filled else count
+        if not self.enabled or size is None or not self._serves(rows[0].device):
+            return self._function(key, rows, shared)
+        form = (
+            key,
+            size,
+            tuple((tuple(part.shape[1:]), part.dtype) for part in rows),
+            tuple((tuple(part.shape), part.dtype) for part in shared),
+        )
+        recorded = self._recorded.get(form)
+        if recorded is None:
+            self._seen[form] = self._seen.get(form, 0) + 1
+            if form in self._refused or self._seen[form] < self.sights:
+                return self._function(key, rows, shared)
+            recorded = self._record(form, key, size, rows, shared)
+            if recorded is None:
+                return self._function(key, rows, shared)
+        self._recorded.move_to_end(form)
+        self._fill(size, rows, shared)
+        recorded.run.replay()
+        self.replays += 1
+        outputs = tuple(output[:count] for output in recorded.outputs)
+        return tuple(output.clone() for output in outputs) if self._fresh else outputs
+
+    def forget(self) -> None:
+        """Drop all that was captured."""
+        self._recorded.clear()
+        self._buffers.clear()
+        self._seen.clear()
+
+    # ------------------------------------------------------------------ buffers
+
+    def _buffer(self, name: Hashable, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Forms share their buffers, which hold one call at a time."""
+        name = (name, shape, like.dtype)
+        if name not in self._buffers:
+            self._buffers[name] = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return self._buffers[name]
+
+    def _fill(
+        self, size: int, rows: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Copy the inputs into their buffers; rows beyond theirs keep what they had, which no one reads."""
+        first = [
+            self._buffer(("rows", place), (size, *part.shape[1:]), part) for place, part in enumerate(rows)
+        ]
+        second = [
+            self._buffer(("shared", place), tuple(part.shape), part) for place, part in enumerate(shared)
+        ]
+        filled = [buffer[: len(part)] for buffer, part in zip(first, rows, strict=True)]
+        _copy_all([*filled, *second], [*rows, *shared])
+        return first, second
+
+    # ------------------------------------------------------------------ recording
+
+    def _serves(self, device: torch.device) -> bool:
+        return device.type == "cuda"
+
+    def _record(
+        self, form: Hashable, key: Hashable, size: int, rows: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> _Recorded | None:
+        """Capture a form; ``None``, and never again, where that does not work."""
+        start = time.perf_counter()
+        first, second = self._fill(size, rows, shared)
+        try:
+            work = functools.partial(self._function, key, first, second)
+            try:
+                recorded, expected = self._capture(work, rows[0].device)
+            except torch.OutOfMemoryError:  # which gives back no unused memory while something is captured
+                torch.cuda.empty_cache()
+                recorded, expected = self._capture(work, rows[0].device)
+            for output in recorded.outputs:
+                output.zero_()
+            recorded.run.replay()
+            off = max(
+                _distance(a[: len(rows[0])], b[: len(rows[0])])
+                for a, b in zip(recorded.outputs, expected, strict=True)
+            )
+            if not off <= _TOLERANCE:  # NaN is no answer either
+                raise RuntimeError(f"its replay differs by {off:.1e} from what was captured")
+        except RuntimeError as error:
+            self._refused.add(form)
+            self._failures += not isinstance(error, torch.OutOfMemoryError)
+            self.enabled = self._failures < _MOST_FAILURES
+            _log.warning("a step runs kernel by kernel, since it could not be captured: %s", error)
+            return None
+        finally:
+            self.capture_seconds += time.perf_counter() - start
+        self._recorded[form] = recorded
+        if len(self._recorded) > self._most:
+            self._recorded.popitem(last=False)
+        return recorded
+
+    def _capture(
+        self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
+    ) -> tuple[_Recorded, tuple[Tensor, ...]]:
+        """The captured work, and what it gave when it ran before."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        if not self._recorded:  # a pool ends with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
+            # Libraries make their work spaces outside of the capture. The work may give the same memory once more.
+            expected = tuple(output.clone() for output in work())
+            # Not by `torch.cuda.graph`, which empties the allocator's cache each time. One pool for all, since they
+            # never run at the same time. Garbage waits: a graph among it, of a dropped model, would end the capture.
+            with paused():
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    outputs = work()
+                finally:
+                    graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(self._stream)
+        return _Recorded(graph, outputs), expected
+
+
+def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors: all that lie alike by one kernel for each of their types, and the others one by one."""
+    alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        if target.dtype == source.dtype and target.is_contiguous() and source.is_contiguous():
+            to, of = alike.setdefault(target.dtype, ([], []))
+            to.append(target)
+            of.append(source)
+        else:
+            target.copy_(source)
+    for to, of in alike.values():
+        torch._foreach_copy_(to, of)
+
+
+def _distance(result: Tensor, expected: Tensor) -> float:
+    """Norm of the difference as a share of the norm."""
+    norm, off = (
+        torch.linalg.vector_norm(part, dtype=torch.float32) for part in (expected, result - expected)
+    )
+    return float(off / norm.clamp_min(torch.finfo(torch.float32).tiny))

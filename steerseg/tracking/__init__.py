@@ -1,0 +1,7 @@
+"""Point prompts -> tracklets: one driver over any segmenter, its memories and the masks that it packs."""
+
+from steerseg.tracking.features import EncodedVideo
+from steerseg.tracking.tracker import Tracker
+from steerseg.tracking.tracklets import Candidate, Prompt, Propagation, Tick, Tracklet
+
+__all__ = ["Candidate", "EncodedVideo", "Prompt", "Propagation", "Tick", "Tracker", "Tracklet"]

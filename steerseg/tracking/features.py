@@ -1,0 +1,90 @@
+"""SAM 2's features of one video, kept within a budget of memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerseg.video.frame_file import let_go
+from steerseg.video.loading import Video
+
+# Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that
+# the rows of a batch look ahead to.
+STREAMED_FRAMES = 128
+
+
+_READ_BYTES = 64 << 20  # of frames that lie in a file, after which their memory is given back
+
+
+class EncodedVideo:
+    """A video with the image features of the frames that were needed so far.
+
+    Features are kept up to ``budget`` bytes, least recently used first out; within it every frame is encoded
+    once, however many expressions and candidates ask for it. A video whose features do not all fit is passed
+    through in order anyway, and would have lost each one before it comes again: of such a video no more is kept
+    than one batch of objects needs.
+    """
+
+    def __init__(self, video: Video, device: torch.device, budget: int) -> None:
+        self.frames: NDArray[np.uint8] = video.frames
+        self.device = device
+        self.budget = budget
+        self._bytes = 0
+        self._read = 0
+        self._features: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.frames.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.frames.shape[2])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frames and of the features that are kept now."""
+        return int(self.frames.nbytes) + self._bytes
+
+    def missing(self, frames: Sequence[int]) -> list[int]:
+        """Those of ``frames`` whose features are not there, each once, rising."""
+        return sorted({frame for frame in frames if frame not in self._features})
+
+    def keep(self, frame: int, features: tuple[Tensor, ...], wanted: Sequence[int]) -> None:
+        """Store a frame's features; over budget, forget the longest unused frame that is not ``wanted``."""
+        self._features[frame] = features
+        self._bytes += _size(features)
+        budget = self.budget
+        if _size(features) * len(self) > budget:
+            budget = min(budget, STREAMED_FRAMES * _size(features))
+        while self._bytes > budget:
+            oldest = next((f for f in self._features if f not in wanted), None)
+            if oldest is None:
+                return
+            self._bytes -= _size(self._features.pop(oldest))
+
+    def rest(self, count: int) -> None:
+        """Note that so many frames were read; now and then, give back their memory where they lie in a file."""
+        self._read += count * int(self.frames[0].nbytes)
+        if self._read >= _READ_BYTES:
+            self._read = 0
+            let_go(self.frames)
+
+    def get(self, frame: int) -> tuple[Tensor, ...]:
+        """Per level (C, h, w) features of an encoded frame."""
+        self._features.move_to_end(frame)
+        return self._features[frame]
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

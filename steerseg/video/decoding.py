@@ -1,0 +1,490 @@
+"""Video files -> arrays, by PyAV: sequential decoding with time stamps, within limits.
+
+What decodes counts. Containers lie about frame counts, rates and order, so nothing but the size of the first
+allocation and the refusal of oversized pictures is taken from a header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from numpy.typing import NDArray
+
+from steerseg.errors import VideoError
+from steerseg.video.frame_file import FrameFile
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY = 512 * 2**20
+"""Bytes of decoded frames that are held in memory; a video with more of them is held on disk."""
+
+DEFAULT_FPS = 25.0
+"""Frame rate of what has none of its own: a folder of frames, a single frame."""
+
+# Only containers that hold their own content. FFmpeg also reads playlists (HLS, DASH, concat, SDP), which
+# name further files and addresses to open, and renders text as video; neither may come from a stranger.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,obu,ivf,av1,"
+    "flv,live_flv,asf,asf_o,ogg,mxf,nut,dv,gif,mjpeg,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac"
+)
+READABLE = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, ASF, OGG or GIF"
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What a video may cost. Checked before decoding where a header tells, and again while decoding.
+
+    Attributes:
+        max_bytes: Most bytes of the file, the download, or all images of a folder together.
+        max_frames: Most frames that are kept (every ``stride``-th counts).
+        max_pixels: Most pixels of one frame.
+        max_duration: Longest time in seconds from the first to the last frame.
+        max_memory: Most bytes of decoded frames; three for each pixel of each kept frame.
+        download_timeout: Seconds that one wait for the network may take.
+        download_deadline: Seconds that a whole download may take.
+        max_redirects: Most redirects that a download follows.
+    """
+
+    max_bytes: int = 2 * 2**30
+    max_frames: int = 10_000
+    max_pixels: int = 4096 * 2304
+    max_duration: float = 3600.0
+    max_memory: int = 4 * 2**30
+    download_timeout: float = 20.0
+    download_deadline: float = 900.0
+    max_redirects: int = 5
+
+
+DEFAULT_LIMITS = VideoLimits()
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The kept frames of one file.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, upright, T >= 1.
+        pts: (T,) float64 seconds from the start of the file, strictly increasing.
+        fps: Frames a second of the kept frames.
+        digest: SHA-256 of content and options.
+    """
+
+    frames: NDArray[np.uint8] = field(repr=False)
+    pts: NDArray[np.float64] = field(repr=False)
+    fps: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a video file is made of, as far as it can be told without decoding.
+
+    Attributes:
+        container: FFmpeg's names of the container, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: FFmpeg's name of the codec, such as ``h264``.
+        pixel_format: Such as ``yuv420p``; empty where it is not known.
+        packets: Packets of the video stream: about as many as frames. For advice only; frames are counted by
+            decoding.
+    """
+
+    container: str
+    codec: str
+    pixel_format: str
+    packets: int
+
+
+def file_kind(path: Path) -> FileKind:
+    """Look at a video file without decoding it.
+
+    Raises:
+        VideoError: Not a video.
+        OSError: The file cannot be read.
+    """
+    with _open(path, str(path)) as container:
+        stream = _video_stream(container, str(path))
+        kind = FileKind(
+            container=container.format.name,
+            codec=stream.codec_context.codec.name,
+            pixel_format=stream.codec_context.pix_fmt or "",
+            packets=0,
+        )
+        packets = container.demux(stream)
+        count = 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                break  # the file is cut off here
+            if packet is None:
+                break
+            count += bool(packet.size)
+    return replace(kind, packets=count)
+
+
+def decode_file(
+    path: Path,
+    *,
+    name: str,
+    limits: VideoLimits,
+    stride: int,
+    tick: Callable[[float], None],
+) -> Decoded:
+    """Decode every ``stride``-th frame of a video file.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        limits: What it may cost.
+        stride: At least 1.
+        tick: Told the fraction in [0, 1] of the file that is done; may raise to stop.
+
+    Raises:
+        VideoError: Not a video, no frame that can be decoded, or beyond a limit.
+        OSError: The file cannot be read.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise VideoError(f"{name} is empty (0 bytes); expected a video.")
+    if size > limits.max_bytes:
+        raise VideoError(too_many_bytes(name, limits))
+    with path.open("rb") as file:
+        digest = content_digest("file", f"stride={stride}")
+        while block := file.read(1 << 20):
+            digest.update(block)
+    with _open(path, name) as container:
+        stream = _bounded_stream(container, name, limits)
+        rate = _declared_rate(stream)
+        start = _start_time(container)
+        frames = FrameBuffer(name, limits, stride, expected=stream.frames)
+        times: list[Fraction | None] = []
+        upright = _Upright(name, limits)
+        decoded = damaged = 0
+        for item in _decode(container, stream):
+            if isinstance(item, av.FFmpegError):
+                damaged += 1
+                continue
+            packet_end, frame = item
+            upright.begin(frame)
+            if decoded % stride == 0:
+                time = _time(frame, stream.time_base, start)
+                if time is not None and time > limits.max_duration:
+                    raise VideoError(
+                        f"{name} is longer than the limit of {limits.max_duration:g} s. Cut it into shorter "
+                        "clips."
+                    )
+                frames.append(upright.picture(frame))
+                times.append(time)
+                if len(times) % 8 == 1:
+                    tick(min(1.0, packet_end / size))
+            decoded += 1
+    if not times:
+        raise VideoError(
+            f"{name} holds no frame that can be decoded ({damaged} damaged packets). It may be truncated or "
+            "empty; export or download it again."
+        )
+    if damaged:
+        logger.warning("%s: %d damaged packets skipped, %d frames decoded", name, damaged, decoded)
+    pts = _increasing(times, stride / rate)
+    tick(1.0)
+    return Decoded(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest.hexdigest())
+
+
+def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
+    """Decode a video file frame by frame, the same frames as :func:`decode_file` keeps, one in memory at a time.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        limits: What it may cost; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
+
+    Yields:
+        (H, W, 3) uint8 RGB, upright, in display order.
+
+    Raises:
+        VideoError: Not a video, no frame that can be decoded, or beyond a limit.
+    """
+    with _open(path, name) as container:
+        stream = _bounded_stream(container, name, limits)
+        upright = _Upright(name, limits)
+        for item in _decode(container, stream):
+            if isinstance(item, av.FFmpegError):
+                continue
+            _, frame = item
+            upright.begin(frame)
+            yield upright.picture(frame)
+    if not upright.begun:
+        raise VideoError(
+            f"{name} holds no frame that can be decoded. It may be truncated or empty; export or download it "
+            "again."
+        )
+
+
+class _Upright:
+    """Turns decoded frames into upright pictures of the first one's size."""
+
+    def __init__(self, name: str, limits: VideoLimits) -> None:
+        self._name, self._limits = name, limits
+        self._stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
+        self._matrix: tuple[int, ...] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a frame has come."""
+        return self._stored is not None
+
+    def begin(self, frame: Any) -> None:
+        """Take the size and the rotation of the first frame; later ones change nothing."""
+        if self._stored is None:
+            check_size(self._name, frame.width, frame.height, self._limits)
+            self._stored = (frame.width, frame.height)
+            self._matrix = _display_matrix(frame)
+
+    def picture(self, frame: Any) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB."""
+        assert self._stored is not None
+        return _upright(_to_rgb(frame, self._stored), self._matrix)
+
+
+def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
+    """The video stream of a file, its size checked and its decoder bounded."""
+    stream = _video_stream(container, name)
+    check_size(name, stream.width, stream.height, limits)
+    # A stream may change its size midway; the decoder itself then refuses to allocate what no limit
+    # allows. Its measure includes margins around the picture, hence the slack.
+    stream.codec_context.options = {"max_pixels": str(4 * limits.max_pixels + 2**20)}
+    return stream
+
+
+def _open(path: Path, name: str) -> Any:
+    try:
+        # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
+        return av.open(
+            str(path.absolute()),
+            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{name} is not a video that can be read, or its index is cut off; expected {READABLE}. Convert "
+            "it, for example to MP4 (H.264)."
+        ) from error
+
+
+def _video_stream(container: Any, name: str) -> Any:
+    # The cover picture of a song is a "video stream" of one frame.
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        raise VideoError(f"{name} holds no video stream (audio only?); expected {READABLE} with pictures.")
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise VideoError(
+            f"{name} uses a codec that cannot be decoded. Convert it, for example to MP4 (H.264)."
+        )
+    return stream
+
+
+def check_size(name: str, width: int, height: int, limits: VideoLimits) -> None:
+    """Raise ``VideoError`` where a frame has more pixels than the limit."""
+    if width * height > limits.max_pixels:
+        raise VideoError(
+            f"{name} has frames of {width}x{height}, more than the limit of {limits.max_pixels} pixels. "
+            "Scale it down first."
+        )
+
+
+def _decode(container: Any, stream: Any) -> Iterator[tuple[int, Any] | av.FFmpegError]:
+    """Yield (end of the packet in the file, frame) in display order, and errors where frames are lost."""
+    stream.thread_type = "AUTO"
+    packets = container.demux(stream)
+    end = 0
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            # The container itself breaks off here: what the decoder still holds are the last frames.
+            yield error
+            packet = None
+        try:
+            for frame in stream.decode(packet):
+                yield end, frame
+        except av.EOFError:
+            return  # flushed already
+        except av.FFmpegError as error:
+            yield error
+        if packet is None:
+            return
+        if packet.pos is not None and packet.size:
+            end = max(end, packet.pos + packet.size)
+
+
+def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 as stored, scaled to (width, height) where a stream changes its size midway."""
+    width, height = size
+    array: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return array
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...] | None:
+    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    return None if data is None else tuple(np.frombuffer(bytes(data), dtype="=i4").tolist())
+
+
+def _upright(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    """Apply a display matrix (rows ``a b u, c d v, x y w``; x' = a x + c y, y' = b x + d y) to an image.
+
+    Quarter turns and mirrorings are exact; another angle goes to the nearest of them.
+    """
+    if matrix is None:
+        return image
+    a, b, _, c, d, _ = matrix[:6]
+    if not any((a, b, c, d)):
+        return image
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        flip_x, flip_y = a < 0, d < 0
+    else:
+        image = image.swapaxes(0, 1)
+        flip_x, flip_y = c < 0, b < 0
+    return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+
+def _start_time(container: Any) -> Fraction:
+    """When the earliest sound or picture begins; players count from there."""
+    starts = [
+        stream.start_time * stream.time_base
+        for stream in (*container.streams.video, *container.streams.audio)
+        if stream.start_time is not None and stream.time_base is not None
+    ]
+    return Fraction(min(starts, default=0))
+
+
+def _time(frame: Any, time_base: Fraction, start: Fraction) -> Fraction | None:
+    ticks = frame.pts if frame.pts is not None else frame.dts
+    return None if ticks is None else ticks * time_base - start
+
+
+def _declared_rate(stream: Any) -> float:
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and 0.1 <= rate <= 1000:
+            return float(rate)
+    return DEFAULT_FPS
+
+
+def _increasing(times: Sequence[Fraction | None], interval: float) -> NDArray[np.float64]:
+    """Strictly increasing seconds, one a frame, from time stamps that may be missing, shuffled or doubled.
+
+    Decoders give frames in display order. Where the stamps disagree, the file carries stamps of another order
+    (writers that forget B-frames), so the stamps are sorted, not the frames.
+    """
+    known = sorted(float(time) for time in times if time is not None)
+    if len(known) < len(times) or 2 * len(set(known)) <= len(times) != 1:
+        # Missing, or the same over and over: such stamps tell nothing.
+        known = [i * interval for i in range(len(times))]
+    pts = np.array(known, dtype=np.float64)
+    # A doubled stamp goes a hair after the one before; a thousandth of a frame hurts no rounding.
+    for i in np.flatnonzero(np.diff(pts) <= 0) + 1:
+        pts[i:] = np.maximum(pts[i:], pts[i - 1] + interval * 1e-3)
+    return pts
+
+
+def _frame_rate(pts: NDArray[np.float64], fallback: float) -> float:
+    if len(pts) < 2:
+        return fallback
+    mean = (pts[-1] - pts[0]) / (len(pts) - 1)
+    grid = pts[0] + mean * np.arange(len(pts))
+    # A constant rate in a coarse clock (33, 33, 34 ms) has a wrong median; the mean over the file is right.
+    if np.abs(pts - grid).max() < mean / 2:
+        return float(1.0 / mean)
+    return float(1.0 / np.median(np.diff(pts)))
+
+
+class FrameBuffer:
+    """Grows a (T, H, W, 3) array in place, so that the frames are in memory once and not twice.
+
+    Beyond :data:`IN_MEMORY` they are in no memory at all, but in a file that is mapped into it.
+    """
+
+    def __init__(self, name: str, limits: VideoLimits, stride: int, expected: int = 0) -> None:
+        self._name = name
+        self._limits = limits
+        self._stride = stride
+        # A hint from the header, which may lie: it decides the first allocation, nothing else.
+        self._expected = max(0, expected) // stride + 1
+        self._count = 0
+        self._array: NDArray[np.uint8] | None = None
+        self._file: FrameFile | None = None
+
+    def append(self, image: NDArray[np.uint8]) -> None:
+        """Copy one (H, W, 3) image to the end.
+
+        Raises:
+            VideoError: One more frame would be beyond the limit of frames or of memory.
+        """
+        most = min(self._limits.max_frames, self._limits.max_memory // image.nbytes)
+        if self._count >= most:
+            raise VideoError(self._too_many(image.nbytes))
+        if self._file is None and (self._count + 1) * image.nbytes > IN_MEMORY:
+            self._spill(image.shape)
+        if self._file is not None:
+            self._file.append(image)
+            self._count += 1
+            return
+        if self._array is None:
+            most = max(1, min(most, IN_MEMORY // image.nbytes))
+            self._array = np.empty((min(most, max(16, min(self._expected, 4096))), *image.shape), np.uint8)
+        elif self._count == len(self._array):
+            grown = min(most, self._count + max(16, self._count // 4))
+            self._array.resize((grown, *image.shape), refcheck=False)
+        self._array[self._count] = image
+        self._count += 1
+
+    def _spill(self, shape: tuple[int, ...]) -> None:
+        """Move what is there to a file, where the rest follows."""
+        self._file = FrameFile(shape)
+        if self._array is not None:
+            for image in self._array[: self._count]:
+                self._file.append(image)
+            self._array = None
+
+    def finish(self) -> NDArray[np.uint8]:
+        """The frames so far, without spare room."""
+        if self._file is not None:
+            return self._file.finish()
+        if self._array is None:
+            raise ValueError("no frame was appended")
+        self._array.resize((self._count, *self._array.shape[1:]), refcheck=False)
+        return self._array
+
+    def _too_many(self, frame_bytes: int) -> str:
+        advice = (
+            f"Keep fewer with a larger stride (--stride {self._stride * 2} or more) or use a shorter clip."
+        )
+        if self._count >= self._limits.max_frames:
+            return f"{self._name} has more than the limit of {self._limits.max_frames} frames. {advice}"
+        return (
+            f"{self._name} needs more than the limit of {self._limits.max_memory / 2**20:.0f} MiB for its "
+            f"frames ({frame_bytes / 2**20:.1f} MiB each). {advice}"
+        )
+
+
+def content_digest(*options: str) -> hashlib._Hash:
+    """A SHA-256 that has taken in the kind of source and the options, and waits for the content."""
+    return hashlib.sha256("\0".join(("steerseg-video-1", *options, "")).encode())
+
+
+def too_many_bytes(name: str, limits: VideoLimits) -> str:
+    """The message for a source beyond ``max_bytes``."""
+    return (
+        f"{name} is larger than the limit of {limits.max_bytes / 2**20:.0f} MiB. Use a shorter or smaller "
+        "clip, or raise the limit."
+    )

@@ -1,0 +1,1 @@
+"""What develops the project and ships in no wheel."""
