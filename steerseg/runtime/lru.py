@@ -1,0 +1,94 @@
+"""A cache that drops first what was used longest ago."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class LruCache(Generic[Key, Value]):
+    """Keeps values up to a capacity; the least recently used go first.
+
+    It takes no lock: whoever shares it between threads guards it.
+
+    Args:
+        capacity: What the weights of all values may add up to. The newest value stays even where it alone is heavier.
+        weigh: The weight of a value, for example its bytes; by default each value counts as one.
+        on_evict: Called with key and value of what is dropped for want of room.
+
+    Example:
+        >>> cache = LruCache[str, int](2)
+        >>> cache.put("a", 1); cache.put("b", 2); cache.get("a"); cache.put("c", 3)
+        1
+        >>> list(cache)
+        ['a', 'c']
+    """
+
+    def __init__(
+        self,
+        capacity: float,
+        *,
+        weigh: Callable[[Value], float] = lambda _: 1,
+        on_evict: Callable[[Key, Value], None] | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self._weigh = weigh
+        self._on_evict = on_evict
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._weights: dict[Key, float] = {}
+
+    @property
+    def weight(self) -> float:
+        """The weights of all values, added up."""
+        return sum(self._weights.values())
+
+    def get(self, key: Key) -> Value | None:
+        """The value of a key, which counts as used now; ``None`` where there is none."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def peek(self, key: Key) -> Value | None:
+        """The value of a key without counting as a use; ``None`` where there is none."""
+        return self._values.get(key)
+
+    def put(self, key: Key, value: Value) -> None:
+        """Keep a value as the newest one, and drop the oldest ones until the rest fits."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        self._weights[key] = self._weigh(value)
+        while len(self._values) > 1 and self.weight > self.capacity:
+            oldest = next(iter(self._values))
+            dropped = self._values.pop(oldest)
+            del self._weights[oldest]
+            if self._on_evict is not None:
+                self._on_evict(oldest, dropped)
+
+    def pop(self, key: Key) -> Value | None:
+        """Take a value out; ``None`` where there is none."""
+        self._weights.pop(key, None)
+        return self._values.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop everything without calling ``on_evict``."""
+        self._values.clear()
+        self._weights.clear()
+
+    def items(self) -> Iterator[tuple[Key, Value]]:
+        """Keys and values as they are now, the least recently used first."""
+        return iter(list(self._values.items()))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[Key]:
+        """The keys as they are now, the least recently used first."""
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
