@@ -39,12 +39,11 @@ class LruCache(Generic[Key, Value]):
         self._weigh = weigh
         self._on_evict = on_evict
         self._values: OrderedDict[Key, Value] = OrderedDict()
-        self._weights: dict[Key, float] = {}
 
     @property
     def weight(self) -> float:
-        """The weights of all values, added up."""
-        return sum(self._weights.values())
+        """The weights of all values, added up; they are asked anew, since some values grow."""
+        return sum(self._weigh(value) for value in self._values.values())
 
     def get(self, key: Key) -> Value | None:
         """The value of a key, which counts as used now; ``None`` where there is none."""
@@ -61,23 +60,19 @@ class LruCache(Generic[Key, Value]):
         """Keep a value as the newest one, and drop the oldest ones until the rest fits."""
         self._values[key] = value
         self._values.move_to_end(key)
-        self._weights[key] = self._weigh(value)
         while len(self._values) > 1 and self.weight > self.capacity:
             oldest = next(iter(self._values))
             dropped = self._values.pop(oldest)
-            del self._weights[oldest]
             if self._on_evict is not None:
                 self._on_evict(oldest, dropped)
 
     def pop(self, key: Key) -> Value | None:
         """Take a value out; ``None`` where there is none."""
-        self._weights.pop(key, None)
         return self._values.pop(key, None)
 
     def clear(self) -> None:
         """Drop everything without calling ``on_evict``."""
         self._values.clear()
-        self._weights.clear()
 
     def items(self) -> Iterator[tuple[Key, Value]]:
         """Keys and values as they are now, the least recently used first."""
