@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
-from ml_backend.database.projects import Project
+from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.jobs.listing import count_jobs, list_jobs, name_of_refinement
 from ml_backend.predictions.messages import tell
 from ml_backend.proposals import ProposalFiles
@@ -255,7 +255,7 @@ def _problem(status: int, message: str, hint: str) -> tuple[str, int]:
 
 
 def _project(service: Service, number: int) -> Project:
-    known = service.database.project(number)
+    known = ProjectStore(service.database).find(number)
     if known is None:
         raise RequestError(
             404, f"project {number} is unknown here", "The start page lists those that are known."
