@@ -25,7 +25,7 @@ from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
 from ml_backend.interactive.request import Told, read_context, side_of
-from ml_backend.interactive.store import SteeringStore
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import UnseenPages, number_of
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
@@ -130,7 +130,7 @@ class Service:
         self._base_version = base_version
         self.line = PromptLine(VersionStore(database), settings.data_dir, model)
         self._proposer = Proposer(database, ProposalFiles(settings.data_dir), executor, metrics)
-        self._told = SteeringStore(database)
+        self._told = TaskStateStore(database)
         self._steering_jobs = SteeringJobs(database, executor, metrics)
         self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {

@@ -14,8 +14,8 @@ import numpy as np
 from ml_backend.expressions import Wanted, choose_objects, read_words, typed_expressions, wanted
 from ml_backend.interactive.messages import tell_nothing_there, tell_steered
 from ml_backend.interactive.request import Regions, Told, read_regions, texts_of
-from ml_backend.interactive.state import NOTHING, SteeredObject, SteeredTask, fingerprint
-from ml_backend.interactive.store import UNKNOWN, SteeringKey, SteeringStore
+from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import with_answers
 from ml_backend.interactive.update import Event, Heard, adopt, hear
 from ml_backend.jobs.steering import SteeringJobs
@@ -110,7 +110,7 @@ class FrameCalls:
         guidance: What the preset says about its answers.
     """
 
-    def __init__(self, memory: SteeringStore, jobs: SteeringJobs, guidance: Guidance) -> None:
+    def __init__(self, memory: TaskStateStore, jobs: SteeringJobs, guidance: Guidance) -> None:
         self._memory = memory
         self._jobs = jobs
         self._guidance = guidance
@@ -128,7 +128,7 @@ class _FrameCall:
     """One call about the pages of one task."""
 
     def __init__(
-        self, memory: SteeringStore, jobs: SteeringJobs, guidance: Guidance, call: Call, side: FramesSide
+        self, memory: TaskStateStore, jobs: SteeringJobs, guidance: Guidance, call: Call, side: FramesSide
     ) -> None:
         self._memory = memory
         self._jobs = jobs
@@ -138,7 +138,7 @@ class _FrameCall:
         self._labels = side.mask.labels
         draft = call.task.draft
         annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
-        self._key = SteeringKey(call.project_id, call.task.id, annotator, side.name)
+        self._key = TaskStateKey(call.project_id, call.task.id, annotator, side.name)
         self._young = False  # whether the draft has the last answer in it
         self._draft: Regions | None = None
         if draft is not None:
@@ -168,7 +168,7 @@ class _FrameCall:
         known = self._memory.get(self._key)
         self._young = self._draft is not None and bool(known.message) and self._draft.status == known.message
 
-        def heard_by(task: SteeredTask) -> Heard:
+        def heard_by(task: TaskState) -> Heard:
             return hear(task, told, self._draft, self._labels)
 
         first = heard_by(known)
@@ -177,7 +177,7 @@ class _FrameCall:
         newcomer = None if place in first.task.objects else self._adopted(place)
         kept: list[Heard] = []
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             heard = heard_by(task)
             remembered = replace(heard.task, active=place)
             if newcomer is not None and place not in remembered.objects:
@@ -198,7 +198,7 @@ class _FrameCall:
                 return self._labels.index(label)
         return heard.place
 
-    def _adopted(self, place: int) -> SteeredObject:
+    def _adopted(self, place: int) -> InstanceState:
         task = self._call.task
         predictions = [read_regions(found, self._side, task.id) for found in task.predictions]
         return adopt(place, self._label(place), self._pages, self._draft, predictions)
@@ -210,10 +210,10 @@ class _FrameCall:
             self._memory.change(self._key, lambda task: replace(task, message=message))
         return answer
 
-    def _remember(self, steered: SteeredObject) -> None:
+    def _remember(self, steered: InstanceState) -> None:
         """Note what was answered, unless the annotator went on meanwhile: then only that it was."""
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             now = task.objects.get(steered.place)
             if now is not None and (now.marks != steered.marks or now.expression != steered.expression):
                 return task.with_object(now.with_known(dict(enumerate(steered.shown))))
@@ -246,7 +246,7 @@ class _FrameCall:
         several = None if words.pick is not None else wanted(proposal.expression)
         ranks = self._ranks(proposal, steered, words.pick, several)
         ranks = ranks[: max(1, len(self._labels) - heard.place)]
-        asked: list[tuple[SteeredObject, str]] = []
+        asked: list[tuple[InstanceState, str]] = []
         for offset, rank in enumerate(ranks):
             place = heard.place + offset
             before = heard.task.objects.get(place) or self._adopted(place)
@@ -262,7 +262,7 @@ class _FrameCall:
         )
 
     def _ranks(
-        self, proposal: StoredProposal, steered: SteeredObject, pick: int | None, several: Wanted | None
+        self, proposal: StoredProposal, steered: InstanceState, pick: int | None, several: Wanted | None
     ) -> list[int]:
         if pick is not None:
             return [pick - 1]
@@ -272,8 +272,8 @@ class _FrameCall:
         return choose_objects(proposal, several)
 
     def _named(
-        self, before: SteeredObject, proposal: StoredProposal, rank: int, *, alone: bool
-    ) -> SteeredObject:
+        self, before: InstanceState, proposal: StoredProposal, rank: int, *, alone: bool
+    ) -> InstanceState:
         """The object with what words gave; its clicks stay if they were about the same."""
         tracklet = proposal.tracklets[rank]
         same = before.expression.casefold() == proposal.expression.casefold() and before.rank == rank
@@ -296,7 +296,7 @@ class _FrameCall:
 
     def _steer(
         self,
-        asked: Sequence[tuple[SteeredObject, str]],
+        asked: Sequence[tuple[InstanceState, str]],
         proposal: StoredProposal | None = None,
         ranks: Sequence[int] = (),
     ) -> Answer:
@@ -351,11 +351,11 @@ class _FrameCall:
             score=round(min(max(score, 0.0), 1.0), 4),
         )
 
-    def _nothing_there(self, steered: SteeredObject) -> Answer:
+    def _nothing_there(self, steered: InstanceState) -> Answer:
         """Forget marks that lead to nothing: one slip must not cost what was tracked before."""
         marks = self._call.told.marks
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             now = task.objects.get(steered.place)
             return task if now is None else task.with_object(now.without_marks(marks))
 
@@ -363,7 +363,7 @@ class _FrameCall:
         return Answer(message=tell_nothing_there(steered, marks))
 
     def _regions(
-        self, steered: SteeredObject, shown: tuple[RLE, ...], scores: tuple[float, ...]
+        self, steered: InstanceState, shown: tuple[RLE, ...], scores: tuple[float, ...]
     ) -> list[Result]:
         there = set(steered.visible_pages)
         settled: set[int] = set()
@@ -420,7 +420,7 @@ class _FrameCall:
         return self._label(place)
 
 
-def _with_objects(task: SteeredTask, objects: Sequence[SteeredObject]) -> SteeredTask:
+def _with_objects(task: TaskState, objects: Sequence[InstanceState]) -> TaskState:
     for steered in objects:
         task = task.with_object(steered)
     return task
@@ -436,7 +436,7 @@ def _still_working(progress: str) -> Answer:
     return Answer(message=f"still working: {progress}. Press Enter again in a while.", late=True)
 
 
-def _agrees(steered: SteeredObject) -> bool:
+def _agrees(steered: InstanceState) -> bool:
     """Whether painted pages show what the words gave; if not, words and paint speak of different objects."""
     if not steered.track:
         return True
@@ -450,7 +450,7 @@ def _agrees(steered: SteeredObject) -> bool:
     return not overlaps or sum(overlaps) / len(overlaps) >= AGREEMENT
 
 
-def _with_paint(steered: SteeredObject) -> tuple[RLE, ...]:
+def _with_paint(steered: InstanceState) -> tuple[RLE, ...]:
     """The track as it stands, with the annotator's own pages in it."""
     sized = next((rle for rle in (*steered.track, *steered.painted.values()) if rle is not None), None)
     if sized is None:
@@ -461,7 +461,7 @@ def _with_paint(steered: SteeredObject) -> tuple[RLE, ...]:
     return tuple(empty if rle is None else rle for rle in masks)
 
 
-def _kept_words(steered: SteeredObject, told: str) -> str:
+def _kept_words(steered: InstanceState, told: str) -> str:
     if not steered.painted or not told:
         return ""
     pages = ", ".join(str(page + 1) for page in sorted(steered.painted))

@@ -20,8 +20,8 @@ import numpy as np
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.interactive.request import read_regions
-from ml_backend.interactive.state import NOTHING, SteeredObject, SteeredTask, fingerprint
-from ml_backend.interactive.store import SteeringStore
+from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import FramesSide, parse_controls
 from ml_backend.label_studio.connections import Connections
@@ -40,7 +40,7 @@ _REMEMBERED = 256  # changed annotations whose events are recognised
 
 
 def with_answers(
-    results: Sequence[Mapping[str, Any]], told: SteeredTask, side: FramesSide, task: int
+    results: Sequence[Mapping[str, Any]], told: TaskState, side: FramesSide, task: int
 ) -> list[Mapping[str, Any]] | None:
     """The results with the last answer on every page that has an earlier one; ``None`` where there is no such page.
 
@@ -81,7 +81,7 @@ def with_answers(
     return changed
 
 
-def _shows_last(steered: SteeredObject, masks: Mapping[int, RLE]) -> bool:
+def _shows_last(steered: InstanceState, masks: Mapping[int, RLE]) -> bool:
     """Whether some page has the last answer, where that is another one than before."""
     return any(
         len(steered.known.get(page, ())) > 1
@@ -91,7 +91,7 @@ def _shows_last(steered: SteeredObject, masks: Mapping[int, RLE]) -> bool:
     )
 
 
-def _is_older(steered: SteeredObject, page: int, rle: RLE) -> bool:
+def _is_older(steered: InstanceState, page: int, rle: RLE) -> bool:
     """Whether a page has an answer, but not the last one. An empty one may as well be the annotator's."""
     if page >= len(steered.shown) or page in steered.painted:
         return False
@@ -99,7 +99,7 @@ def _is_older(steered: SteeredObject, page: int, rle: RLE) -> bool:
     return mark not in (NOTHING, fingerprint(steered.shown[page])) and mark in steered.known.get(page, ())
 
 
-def _page_regions(steered: SteeredObject, page: int, side: FramesSide, name: str) -> list[Result]:
+def _page_regions(steered: InstanceState, page: int, side: FramesSide, name: str) -> list[Result]:
     rle = steered.shown[page]
     if rle is None:
         return []
@@ -123,7 +123,7 @@ class UnseenPages:
         connections: Connections to Label Studio.
     """
 
-    def __init__(self, database: Database, told: SteeringStore, connections: Connections) -> None:
+    def __init__(self, database: Database, told: TaskStateStore, connections: Connections) -> None:
         self._project_store = ProjectStore(database)
         self._told = told
         self._connections = connections
@@ -161,7 +161,7 @@ class UnseenPages:
         return self._changed.get(int(annotation.get("id") or 0)) == _digest(annotation.get("result"))
 
     def _give_back(
-        self, number: int, project_id: int, told: SteeredTask, side: FramesSide, task_id: int
+        self, number: int, project_id: int, told: TaskState, side: FramesSide, task_id: int
     ) -> None:
         project = self._project_store.find(project_id)
         client = None if project is None else self._connections.client(project)
