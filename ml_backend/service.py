@@ -26,7 +26,7 @@ from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
 from ml_backend.interactive.request import Told, read_context, side_of
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.interactive.submitted_pages import UnseenPages, number_of
+from ml_backend.interactive.submitted_pages import SubmittedPages, id_of
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import ModelExecutor, Proposer
@@ -140,7 +140,7 @@ class Service:
         self._pushers = ThreadPoolExecutor(PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
-        self._unseen = UnseenPages(database, self._told, self._connections)
+        self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
         self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
         self.ingestor = Ingestor(
@@ -149,7 +149,7 @@ class Service:
             self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
-            complete=self._unseen.completed,
+            complete=self._unseen.complete,
         )
         preset = load_preset(find_preset(settings.preset))
         self.refinements = RefinementManager(
@@ -939,15 +939,19 @@ class Service:
         annotation = event.payload.get("annotation")
         if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED") and isinstance(annotation, dict):
             number, task = annotation.get("id"), annotation.get("task")
-            if not isinstance(number, int) or not isinstance(task, int) or self._unseen.is_ours(annotation):
+            if (
+                not isinstance(number, int)
+                or not isinstance(task, int)
+                or self._unseen.is_own_change(annotation)
+            ):
                 return
-            for person in {number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
+            for person in {id_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
                 if person is not None:
                     self._told.submit(number, event.project_id, task, person)
         elif event.action == "TASKS_DELETED":
             tasks = event.payload.get("tasks")
             for gone in tasks if isinstance(tasks, list) else ():
-                number = number_of(gone)
+                number = id_of(gone)
                 if number is not None:
                     self._told.forget(event.project_id, number)
 

@@ -114,7 +114,7 @@ def _page_regions(steered: InstanceState, page: int, side: FramesSide, name: str
     )
 
 
-class UnseenPages:
+class SubmittedPages:
     """Puts answers into annotations that were submitted without them. Safe to share between threads.
 
     Args:
@@ -129,7 +129,7 @@ class UnseenPages:
         self._connections = connections
         self._changed: OrderedDict[int, str] = OrderedDict()
 
-    def completed(
+    def complete(
         self, annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
     ) -> Mapping[str, Any]:
         """The annotation with the answers that it lacks, which Label Studio is given as well.
@@ -156,7 +156,7 @@ class UnseenPages:
         self._give_back(int(annotation["id"]), project_id, told, side, task_id)
         return {**annotation, "result": changed}
 
-    def is_ours(self, annotation: Mapping[str, Any]) -> bool:
+    def is_own_change(self, annotation: Mapping[str, Any]) -> bool:
         """Whether an annotation is as this has changed it last, and not as its annotator has."""
         return self._changed.get(int(annotation.get("id") or 0)) == _digest(annotation.get("result"))
 
@@ -187,7 +187,7 @@ def _digest(results: object) -> str:
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
-def number_of(value: object) -> int | None:
+def id_of(value: object) -> int | None:
     """The number of what Label Studio gives as a number or as an object with an ``id``."""
     if isinstance(value, dict):
         value = value.get("id")
