@@ -24,7 +24,7 @@ from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
-from ml_backend.interactive.request import Told, read_context, side_of
+from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages, id_of
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
@@ -883,9 +883,9 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = Told() if side is None else read_context(context, side)
+        told = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.nothing:
+        if not told.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,

@@ -18,7 +18,7 @@ NOTHING_FOUND = "nothing in the video"
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
-"""Told what happens, a line at a time."""
+"""InteractiveRequest what happens, a line at a time."""
 
 
 class WorkError(SteerSegError):

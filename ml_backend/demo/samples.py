@@ -57,7 +57,7 @@ def write_samples(
     Args:
         directory: Where the MP4 files go.
         label_studio: The ``label-studio`` command, whose installation has the real clip.
-        tell: Told what happens, a line at a time.
+        tell: InteractiveRequest what happens, a line at a time.
         rendered: How many rendered clips.
 
     Raises:

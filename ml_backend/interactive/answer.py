@@ -13,7 +13,7 @@ import numpy as np
 
 from ml_backend.expressions import Wanted, choose_objects, read_words, typed_expressions, wanted
 from ml_backend.interactive.messages import tell_nothing_there, tell_steered
-from ml_backend.interactive.request import Regions, Told, read_regions, texts_of
+from ml_backend.interactive.request import InteractiveRequest, Regions, read_regions, texts_of
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import with_answers
@@ -69,7 +69,7 @@ class Call:
 
     project_id: int
     task: Task
-    told: Told
+    told: InteractiveRequest
     context: tuple[Mapping[str, Any], ...] = field(repr=False)
     video: VideoSide | None = field(repr=False)
     version: str

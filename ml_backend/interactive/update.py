@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_backend.interactive.request import Mark, Regions, Told
+from ml_backend.interactive.request import InteractiveRequest, Mark, Regions
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from steerseg.masks import RLE, decode_rle, encode_rle
 
@@ -33,7 +33,7 @@ class Heard:
     task: TaskState
 
 
-def hear(task: TaskState, told: Told, draft: Regions | None, labels: Sequence[str]) -> Heard:
+def hear(task: TaskState, told: InteractiveRequest, draft: Regions | None, labels: Sequence[str]) -> Heard:
     """Take a call in.
 
     Label Studio sends the chosen object with words; of clicks and boxes the draft tells it, seconds late. So a
