@@ -49,7 +49,7 @@ from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
 from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
-from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
 from ml_backend.predictions.tasks import TaskStore
@@ -646,7 +646,7 @@ class Service:
             for side in sides
             for text in (
                 expression_result(side, proposal.expression),
-                status_result(side, tell(proposal, rank, self._guidance)),
+                status_result(side, describe_proposal(proposal, rank, self._guidance)),
             )
         ]
         return [text for text in texts if text is not None]

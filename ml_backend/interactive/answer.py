@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ml_backend.expressions import Wanted, choose_objects, read_words, typed_expressions, wanted
-from ml_backend.interactive.messages import tell_nothing_there, tell_steered
+from ml_backend.interactive.messages import describe_no_object, describe_tracked
 from ml_backend.interactive.request import InteractiveRequest, Regions, read_regions, texts_of
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
@@ -31,7 +31,7 @@ from ml_backend.label_studio.regions import (
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media, page_stride
 from ml_backend.models.messages import AGREEMENT, SteerAnswer, SteerRequest
-from ml_backend.predictions.messages import Guidance, tell_answer, tell_several
+from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
@@ -242,7 +242,7 @@ class _FrameCall:
         if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
             return Answer(message=_no_candidate(words.pick, expression, proposal))
         if not proposal.tracklets:
-            return Answer(message=tell_answer(proposal, 0, self._guidance))
+            return Answer(message=describe_answer(proposal, 0, self._guidance))
         several = None if words.pick is not None else wanted(proposal.expression)
         ranks = self._ranks(proposal, steered, words.pick, several)
         ranks = ranks[: max(1, len(self._labels) - heard.place)]
@@ -252,10 +252,10 @@ class _FrameCall:
             before = heard.task.objects.get(place) or self._adopted(place)
             asked.append((self._named(before, proposal, rank, alone=several is None), ""))
         if several is None:
-            message = tell_answer(proposal, ranks[0], self._guidance)
+            message = describe_answer(proposal, ranks[0], self._guidance)
         else:
             labels = [named.label for named, _ in asked]
-            message = tell_several(proposal, ranks, labels, several.most if several.exact else None)
+            message = describe_instances(proposal, ranks, labels, several.most if several.exact else None)
         self._memory.change(self._key, lambda task: _with_objects(task, [named for named, _ in asked]))
         return self._steer(
             [(named, message if i == 0 else "") for i, (named, _) in enumerate(asked)], proposal, ranks
@@ -331,7 +331,7 @@ class _FrameCall:
                 if self._call.told.marks and not any(mask_area(rle) for rle in shown):
                     return self._nothing_there(steered)
                 kept = answer.kept_track or not steered.track
-                messages.append(tell_steered(steered, shown, kept_track=kept, unused=answer.unused))
+                messages.append(describe_tracked(steered, shown, kept_track=kept, unused=answer.unused))
             else:
                 digest = steered.steering_digest("words", self._call.version)
                 if proposal is not None:
@@ -360,7 +360,7 @@ class _FrameCall:
             return task if now is None else task.with_object(now.without_marks(marks))
 
         self._memory.change(self._key, change)
-        return Answer(message=tell_nothing_there(steered, marks))
+        return Answer(message=describe_no_object(steered, marks))
 
     def _regions(
         self, steered: InstanceState, shown: tuple[RLE, ...], scores: tuple[float, ...]
@@ -518,7 +518,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     except TimeoutError:
         return _still_working(work.progress)
     if not proposal.tracklets:
-        return Answer(message=tell_answer(proposal, 0, guidance))
+        return Answer(message=describe_answer(proposal, 0, guidance))
     if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
         return Answer(message=_no_candidate(words.pick, expression, proposal))
     several = None if words.pick is not None or told.region else wanted(proposal.expression)
@@ -546,9 +546,9 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         )
         labels.append(label or f"object {place + 1}")
     score = round(min(max(proposal.tracklets[ranks[0]].score, 0.0), 1.0), 4)
-    message = tell_answer(proposal, ranks[0], guidance)
+    message = describe_answer(proposal, ranks[0], guidance)
     if several is not None:
-        message = tell_several(proposal, ranks, labels, several.most if several.exact else None)
+        message = describe_instances(proposal, ranks, labels, several.most if several.exact else None)
     return Answer(tuple(result), message, score)
 
 

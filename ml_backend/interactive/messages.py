@@ -10,7 +10,7 @@ from ml_backend.predictions.messages import ranges
 from steerseg.masks import RLE, mask_area
 
 
-def tell_steered(
+def describe_tracked(
     steered: InstanceState, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
 ) -> str:
     """What is told of an object that was clicked, boxed or painted.
@@ -40,7 +40,7 @@ def tell_steered(
     return text
 
 
-def tell_nothing_there(steered: InstanceState, marks: Sequence[Mark]) -> str:
+def describe_no_object(steered: InstanceState, marks: Sequence[Mark]) -> str:
     """What is told where marks lead to nothing at all, and are forgotten again."""
     what = "box" if marks[-1].kind == "box" else "click"
     name = f"“{steered.expression}”" if steered.expression else steered.label

@@ -15,7 +15,7 @@ from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.jobs.listing import count_jobs, list_jobs, name_of_refinement
-from ml_backend.predictions.messages import tell
+from ml_backend.predictions.messages import describe_proposal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.version_store import PRESET, VersionError
 from ml_backend.requests import RequestError
@@ -215,7 +215,7 @@ def pages(service: Service) -> Blueprint:
             listed=listed,
             project=_project(service, listed.project_id),
             proposal=stored,
-            told=tell(stored, guidance=service.guidance),
+            told=describe_proposal(stored, guidance=service.guidance),
             tracklets=[(tracklet, presence_of(tracklet)) for tracklet in stored.tracklets],
             keyframes=[
                 (place, frame, stored.pts[frame]) for place, frame in enumerate(stored.maps.keyframes)
