@@ -669,7 +669,7 @@ class Service:
             result += tracklet_to_frames_regions(
                 tracklet,
                 media.frames,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
             )
@@ -677,7 +677,7 @@ class Service:
             result += tracklet_to_video_region(
                 tracklet,
                 media.video,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),

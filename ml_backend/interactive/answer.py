@@ -23,7 +23,7 @@ from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, choo
 from ml_backend.label_studio.regions import (
     MaskTrack,
     Result,
-    object_id,
+    instance_id,
     region_labels,
     tracklet_to_frames_regions,
     tracklet_to_video_region,
@@ -379,12 +379,12 @@ class _FrameCall:
                     if page < len(shown) and fingerprint(shown[page]) == fingerprint(rle)
                 }
         track = MaskTrack(shown, np.asarray(scores, dtype=np.float32))
-        name = object_id(self._call.task.id, "", steered.place)
+        name = instance_id(self._call.task.id, "", steered.place)
         expression = steered.expression or steered.label
         regions = tracklet_to_frames_regions(
             track,
             self._side,
-            object_id=name,
+            instance_id=name,
             expression=expression,
             attributes=steered.attributes,
             label=steered.label,
@@ -398,7 +398,7 @@ class _FrameCall:
             regions += tracklet_to_video_region(
                 track,
                 video,
-                object_id=name,
+                instance_id=name,
                 expression=expression,
                 attributes=steered.attributes,
                 fps=video.fps(data),
@@ -501,7 +501,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         SteerSegError: It cannot be answered; the message is for the annotator.
     """
     told = call.told
-    name = told.region or object_id(call.task.id, "", 0)
+    name = told.region or instance_id(call.task.id, "", 0)
     if told.region is None and not told.texts:
         return Answer()
     words = read_words(told.region_text if told.region else told.texts[-1], side.labels)
@@ -529,14 +529,14 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     result: list[Result] = []
     labels: list[str] = []
     for place, rank in enumerate(ranks):
-        region = name if place == 0 else object_id(call.task.id, "", place)
+        region = name if place == 0 else instance_id(call.task.id, "", place)
         label = _region_label(there, region) or words.label
         if label is None and several is not None and side.labels:
             label = side.labels[min(place, len(side.labels) - 1)]
         result += tracklet_to_video_region(
             proposal.tracklets[rank],
             side,
-            object_id=region,
+            instance_id=region,
             expression=proposal.expression,
             attributes=proposal.attributes,
             fps=side.fps(call.task.data),

@@ -13,9 +13,9 @@ from ml_backend.label_studio.config import FramesSide, VideoSide
 from ml_backend.label_studio.regions import (
     MASK_TYPES,
     PageMask,
+    instance_id,
     is_label_of_text,
     masks_by_page,
-    object_id,
     page_masks,
     region_labels,
     status_id,
@@ -125,7 +125,7 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
     Raises:
         RegionError: A region is malformed, or two of one page differ in size.
     """
-    places = {object_id(task, "", place): place for place in range(max(len(side.mask.labels), 16))}
+    places = {instance_id(task, "", place): place for place in range(max(len(side.mask.labels), 16))}
     series: dict[int, dict[int, list[Any]]] = {}
     painted: dict[str, dict[int, list[Any]]] = {}
     notes: dict[int, str] = {}

@@ -29,7 +29,7 @@ from ml_backend.label_studio.regions import (
     MASK_TYPES,
     MaskTrack,
     Result,
-    object_id,
+    instance_id,
     tracklet_to_frames_regions,
 )
 from steerseg.masks import RLE
@@ -63,7 +63,7 @@ def with_answers(
         steered = told.objects.get(place)
         if steered is None or not (seen or _shows_last(steered, masks)):
             continue
-        name = object_id(task, "", place)
+        name = instance_id(task, "", place)
         for page, rle in masks.items():
             if _is_older(steered, page, rle):
                 older[f"{name}-f{page}"] = _page_regions(steered, page, side, name)
@@ -106,7 +106,7 @@ def _page_regions(steered: InstanceState, page: int, side: FramesSide, name: str
     return tracklet_to_frames_regions(
         MaskTrack((rle,), np.asarray([steered.scores[page]], dtype=np.float32)),
         side,
-        object_id=name,
+        instance_id=name,
         expression=steered.expression or steered.label,
         attributes=steered.attributes,
         label=steered.label,

@@ -35,7 +35,7 @@ __all__ = [
     "is_label_of_text",
     "masks_by_page",
     "note",
-    "object_id",
+    "instance_id",
     "page_masks",
     "region_labels",
     "status_id",
@@ -104,7 +104,7 @@ class PageMask:
     origin: str
 
 
-def object_id(task: int | str, expression: str, rank: int) -> str:
+def instance_id(task: int | str, expression: str, rank: int) -> str:
     """Name one tracked object of a task; the same input gives the same name.
 
     Region ids are built from it, so that a later answer for the same object replaces its regions.
@@ -125,7 +125,7 @@ def tracklet_to_frames_regions(
     tracklet: Track,
     side: FramesSide,
     *,
-    object_id: str,
+    instance_id: str,
     expression: str,
     attributes: Sequence[str] = (),
     label: str | None = None,
@@ -138,7 +138,7 @@ def tracklet_to_frames_regions(
     Args:
         tracklet: T masks of the pages' own size.
         side: The frames side of the project; ``side.mask`` says what the regions are made of.
-        object_id: From :func:`object_id`; region ids follow from it and the page.
+        instance_id: From :func:`instance_id`; region ids follow from it and the page.
         expression: For the note, and for choosing a label.
         attributes: Likewise.
         label: The label to give; chosen by the expression if not given.
@@ -166,7 +166,7 @@ def tracklet_to_frames_regions(
                 value,
                 control,
                 side.name,
-                region_id=f"{object_id}-f{page}" + (f"-{part}" if part else ""),
+                region_id=f"{instance_id}-f{page}" + (f"-{part}" if part else ""),
                 page=page,
                 size=mask.shape,
                 label=label,
@@ -180,7 +180,7 @@ def tracklet_to_video_region(
     tracklet: Track,
     side: VideoSide,
     *,
-    object_id: str,
+    instance_id: str,
     expression: str,
     attributes: Sequence[str] = (),
     fps: float,
@@ -195,7 +195,7 @@ def tracklet_to_video_region(
     Args:
         tracklet: T masks.
         side: The video side of the project.
-        object_id: From :func:`object_id`; it becomes the region's id.
+        instance_id: From :func:`instance_id`; it becomes the region's id.
         expression: For the note, and for choosing a label.
         attributes: Likewise.
         fps: Frames a second by which Label Studio numbers the frames (:meth:`VideoSide.fps`).
@@ -235,7 +235,7 @@ def tracklet_to_video_region(
         ],
     }
     base = {
-        "id": object_id,
+        "id": instance_id,
         "to_name": side.name,
         "meta": {"text": note(expression, attributes)},
         "score": round(float(np.asarray(tracklet.frame_scores)[visible].mean()), 4),

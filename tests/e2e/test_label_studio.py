@@ -17,7 +17,7 @@ from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer
 from ml_backend.demo.verifying import problems_of, shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import masks_by_page, object_id, page_masks
+from ml_backend.label_studio.regions import instance_id, masks_by_page, page_masks
 from tests.e2e.conftest import Command, Project
 from tests.e2e.label_studio import LabelingPage, until
 
@@ -259,7 +259,7 @@ def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
     first = frames_project.first_task
     data = {"frames": client.task(first)["data"]["frames"]}
     (task,) = client.import_tasks(frames_project.id, [{"data": data}])
-    old, new = object_id(first, "", 0), object_id(task, "", 0)
+    old, new = instance_id(first, "", 0), instance_id(task, "", 0)
     found = frames_project.predictions[first][-1]
     result = [{**item, "id": str(item["id"]).replace(old, new)} for item in found["result"]]
     client.create_prediction(task, result, score=found["score"], model_version=frames_project.version)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ml_backend.demo.samples import Sample
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import object_id, page_masks
+from ml_backend.label_studio.regions import instance_id, page_masks
 from tests.e2e.conftest import ARTEFACTS, Project
 from tests.e2e.label_studio import WAIT, LabelingPage, until
 
@@ -34,7 +34,7 @@ def told(labeling: LabelingPage, *words: str) -> None:
 
 def series(labeling: LabelingPage, task: int, place: int = 0) -> dict[int, dict[str, Any]]:
     """The regions of one object by page."""
-    name = object_id(task, "", place)
+    name = instance_id(task, "", place)
     return {r["item_index"]: r for r in labeling.of_type("brushlabels") if r["id"].startswith(name)}
 
 

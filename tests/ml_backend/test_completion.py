@@ -326,7 +326,7 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
     proposal = completing.propose(moving(hidden=(11,)))
     side = _video_side()
     results = tracklet_to_video_region(
-        proposal.tracklets[0], side, object_id="t5-0123456789", expression=WORDS, fps=25, frames_count=PAGES
+        proposal.tracklets[0], side, instance_id="t5-0123456789", expression=WORDS, fps=25, frames_count=PAGES
     )
     completing.submit_video(results)
     (correction,) = completing.complete()
@@ -342,7 +342,7 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
 def test_a_moved_keyframe_alone_needs_the_model(completing: Completing) -> None:
     proposal = completing.propose(moving())
     (result,) = tracklet_to_video_region(
-        proposal.tracklets[0], _video_side(), object_id="t5-0123456789", expression=WORDS, fps=25
+        proposal.tracklets[0], _video_side(), instance_id="t5-0123456789", expression=WORDS, fps=25
     )
     result["value"]["sequence"][0]["x"] += 30
     completing.submit_video([result])
