@@ -31,9 +31,9 @@ from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import ModelExecutor, Proposer
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.client import LabelStudioUnreachableError
 from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioUnreachableError
 from ml_backend.label_studio.regions import (
     Result,
     expression_result,
@@ -776,12 +776,14 @@ class Service:
             log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
             return
         # They are stored in one order always, the best one last, so that their number says which are missing.
-        stored = sum(known.get("model_version") == version for known in client.predictions(work.task.id))
+        stored = sum(
+            known.get("model_version") == version for known in client.predictions.of_task(work.task.id)
+        )
         if stored >= len(predictions):
             log.info("task %d has its predictions of %s already", work.task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.create_prediction(
+            client.predictions.create(
                 work.task.id,
                 prediction["result"],
                 score=prediction["score"],

@@ -22,9 +22,9 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.interactive.request import read_regions
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import FramesSide, parse_controls
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.regions import (
     MASK_TYPES,
     MaskTrack,
@@ -169,13 +169,13 @@ class SubmittedPages:
             return
         try:
             # As it is there, not as an event says: it may have been changed since, and events can be made up.
-            changed = with_answers(client.annotation(number).get("result") or [], told, side, task_id)
+            changed = with_answers(client.annotations.get(number).get("result") or [], told, side, task_id)
             if changed is None:
                 return
             self._changed[number] = _digest(changed)
             while len(self._changed) > _REMEMBERED:
                 self._changed.popitem(last=False)
-            client.update_annotation(number, changed)
+            client.annotations.update(number, changed)
         except LabelStudioError as error:
             # What is learned from it is right already, and the next look at the project tries again.
             log.warning("annotation %d has not all answers in Label Studio yet: %s", number, error)

@@ -118,7 +118,7 @@ def attributes(proposal: StoredProposal) -> str:
 
 
 def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance) -> str:
-    """What is told of one object that words gave: :func:`describe_proposal`, the attributes and the other candidates."""
+    """The answer to an expression: :func:`describe_proposal`, the attributes and the other candidates."""
     if not proposal.tracklets:
         return describe_proposal(proposal, guidance=guidance) + _closest(proposal)
     text = describe_proposal(proposal, rank, guidance)

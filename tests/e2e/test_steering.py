@@ -73,8 +73,8 @@ def mark(labeling: LabelingPage, label: str, start: tuple[float, float], end: tu
 def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling: LabelingPage, frames_project: Project, client: LabelStudioClient, samples: list[Sample]
 ) -> None:
-    data = {"frames": client.task(frames_project.first_task)["data"]["frames"]}
-    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
+    data = {"frames": client.tasks.get(frames_project.first_task)["data"]["frames"]}
+    (task,) = client.tasks.create(frames_project.id, [{"data": data}])
     labeling.open(frames_project.id, task, predicted=False)
     labeling.switch_on_auto_annotation()
     labeling.ask(samples[0].expression)
@@ -133,7 +133,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     shown = {region["id"] for region in labeling.of_type("brushlabels")}
     labeling.submit()
     labeling.page.wait_for_timeout(2000)  # for the call that Label Studio makes after a submission
-    (stored,) = client.task(task)["annotations"]
+    (stored,) = client.tasks.get(task)["annotations"]
     kept = {region["id"] for region in stored["result"] if region["type"] == "brushlabels"}
     assert shown <= kept
 
