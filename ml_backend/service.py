@@ -31,16 +31,12 @@ from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import ModelExecutor, Proposer
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.controls import Controls, FramesSide
 from ml_backend.label_studio.errors import LabelStudioUnreachableError
-from ml_backend.label_studio.regions import (
-    Result,
-    expression_result,
-    status_result,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, expression_result, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings, read_text
 from ml_backend.label_studio.client import MEASURED_VERSION, LabelStudioClient
-from ml_backend.label_studio.config import Controls, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.errors import BackendRefusedError, LabelStudioError, LabelStudioUnreachableError
 from ml_backend.web.access import SECRET_HEADER
 from steerseg.errors import ConfigError

@@ -30,7 +30,8 @@ from PIL import Image
 
 from ml_backend.cli.options import add_setting, label_studio_client, positive, read_settings, read_text
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, VideoSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls, VideoSide
 from ml_backend.settings import ENV_PREFIX
 from steerseg.errors import ConfigError, ExpressionError, VideoError
 from steerseg.video import (

@@ -38,7 +38,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,

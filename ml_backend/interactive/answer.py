@@ -19,16 +19,10 @@ from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import with_answers
 from ml_backend.interactive.update import Event, Heard, adopt, hear
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, choose_label, task_value
-from ml_backend.label_studio.regions import (
-    MaskTrack,
-    Result,
-    instance_id,
-    region_labels,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
-from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide, choose_label
+from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, instance_id, region_labels
+from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media, page_stride
 from ml_backend.models.messages import AGREEMENT, SteerAnswer, SteerRequest
 from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances

@@ -9,17 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from ml_backend.label_studio.config import FramesSide, VideoSide
-from ml_backend.label_studio.regions import (
-    MASK_TYPES,
-    PageMask,
-    instance_id,
-    is_label_of_text,
-    masks_by_page,
-    page_masks,
-    region_labels,
-    status_id,
-)
+from ml_backend.label_studio.controls import FramesSide, VideoSide
+from ml_backend.label_studio.region_masks import MASK_TYPES, PageMask, masks_by_page, page_masks
+from ml_backend.label_studio.results import instance_id, is_label_of_text, region_labels, status_id
 from steerseg.masks import RLE, decode_rle, encode_rle
 
 _OURS = re.compile(r"(t\d+-[0-9a-f]{10})-f\d+(?:-\d+)?")

@@ -22,16 +22,13 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.interactive.request import read_regions
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.label_studio.config import FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.regions import (
-    MASK_TYPES,
-    MaskTrack,
-    Result,
-    instance_id,
-    tracklet_to_frames_regions,
-)
+from ml_backend.label_studio.region_masks import MASK_TYPES
+from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions
+from ml_backend.label_studio.results import Result, instance_id
 from steerseg.masks import RLE
 
 log = logging.getLogger(__name__)

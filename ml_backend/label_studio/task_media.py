@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, task_value
-from ml_backend.label_studio.media import MediaHost, MediaStore
-from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
+from ml_backend.label_studio.media import MediaStore
+from ml_backend.label_studio.media_access import MediaHost
+from ml_backend.label_studio.task import Task, task_value
 from ml_backend.settings import Settings
 from steerseg.errors import VideoError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_backend.label_studio.regions import instance_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.proposals import StoredTracklet
 

@@ -24,7 +24,7 @@ from ml_backend.database.tables import RefinementState
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,

@@ -13,7 +13,8 @@ from benchmarks.refinement.annotator import Habits, work_on
 from benchmarks.refinement.workplace import LABEL_CONFIG, frames_side
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import Decision, Verdict
-from ml_backend.label_studio.regions import expression_result, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import tracklet_to_frames_regions
+from ml_backend.label_studio.results import expression_result
 from steerseg.errors import ConfigError
 from steerseg.masks import RLE, decode_rle, encode_rle
 

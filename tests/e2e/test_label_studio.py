@@ -17,7 +17,8 @@ from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer
 from ml_backend.demo.verifying import problems_of, shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import instance_id, masks_by_page, page_masks
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
+from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import Command, Project
 from tests.e2e.label_studio import LabelingPage, until
 

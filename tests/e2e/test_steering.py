@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ml_backend.demo.samples import Sample
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import instance_id, page_masks
+from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import ARTEFACTS, Project
 from tests.e2e.label_studio import WAIT, LabelingPage, until
 

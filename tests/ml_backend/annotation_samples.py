@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.label_studio.config import parse_controls
-from ml_backend.label_studio.regions import instance_id, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import tracklet_to_frames_regions
+from ml_backend.label_studio.results import instance_id
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.masks import encode_rle
 

@@ -28,7 +28,7 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import instance_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 

@@ -43,8 +43,9 @@ from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, parse_controls
-from ml_backend.label_studio.media import MediaError, MediaTimeoutError, MediaUnavailableError
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaError, MediaTimeoutError, MediaUnavailableError
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media

@@ -14,20 +14,13 @@ from hypothesis.extra.numpy import arrays
 from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 
-from ml_backend.label_studio.config import FramesSide, VideoSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import FramesSide, VideoSide
 from ml_backend.label_studio.keyframes import Keyframe, interpolate, thin_keyframes
 from ml_backend.label_studio.outlines import mask_to_outlines, outlines_to_mask
-from ml_backend.label_studio.regions import (
-    RegionError,
-    instance_id,
-    masks_by_page,
-    note,
-    page_masks,
-    status_result,
-    track_boxes,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks, track_boxes
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import instance_id, note, status_result
 from steerseg.masks import encode_rle, iou, mask_box
 from steerseg.points import PointPrompt
 from steerseg.tracking import Tracklet

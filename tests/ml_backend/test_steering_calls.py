@@ -13,7 +13,8 @@ from backend_fixtures import VERSION, Backend, MakeBackend, recorded
 from test_app import wait_until, with_expression
 
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import instance_id, page_masks
+from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.results import instance_id
 from steerseg.masks import encode_rle
 
 pytestmark = pytest.mark.timeout(120)

@@ -10,7 +10,7 @@ from backend_fixtures import Backend, FakeLabelStudio, recorded
 from test_steering_calls import TASK, Annotator, painted, top
 
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import masks_by_page, page_masks
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 
 pytestmark = pytest.mark.timeout(120)
 Result = dict[str, Any]
