@@ -382,8 +382,8 @@ class _FrameCall:
             expression=expression,
             attributes=steered.attributes,
             label=steered.label,
-            left_alone=settled | steered.painted.keys(),
-            blank=there,
+            skipped_pages=settled | steered.painted.keys(),
+            blank_pages=there,
         )
         video, data = self._call.video, self._call.task.data
         if video is not None and shown:

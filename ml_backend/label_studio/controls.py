@@ -72,8 +72,7 @@ class TaskControls:
         status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
         region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
         verdict: The choices of the whole task.
-        object: The choices by which annotators say which object their words and clicks are about: those that
-            are all labels of objects.
+        object: The choices that select the instance which a prompt is about: those that are all labels of masks.
     """
 
     expression: str | None = None
@@ -138,16 +137,21 @@ class VideoSide:
 
 @dataclass(frozen=True)
 class Controls:
-    """What of a labelling configuration can be used; at least one side is there."""
+    """The usable sides of a labelling configuration; at least one is there.
+
+    Attributes:
+        frames: Pages of a video, with a mask control.
+        video: The video itself, with a box control.
+    """
 
     frames: FramesSide | None
     video: VideoSide | None
 
 
 def choose_label(labels: Sequence[str], expression: str, attributes: Sequence[str] = ()) -> str | None:
-    """Choose the label of a proposal.
+    """Choose the label of a proposal; ``None`` where there are no labels.
 
-    The first label that stands as whole words in the expression, else in an attribute, else the first label:
+    It is the first label that stands as a whole word in the expression, else in an attribute, else the first label:
     with labels *dog* and *cat*, "the brown dog" becomes a dog.
     """
     for text in (expression, *attributes):

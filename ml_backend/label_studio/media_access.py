@@ -1,4 +1,4 @@
-"""Who may be asked for media, who gets the token, and the errors of media that cannot be had."""
+"""Access to media: the hosts that may be asked, the host that gets the token, and the errors of refusals."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class MediaError(VideoError):
-    """A task's media cannot be had; the message says why and what to do."""
+    """A task's media cannot be fetched; the message says why and what to do."""
 
 
 class MediaTimeoutError(MediaError):
-    """It did not arrive in time."""
+    """The media did not arrive in time."""
 
 
 class MediaTooLargeError(MediaError):
-    """It is larger than allowed."""
+    """The media are larger than allowed."""
 
 
 class MediaRefusedError(MediaError):
-    """It lies where this backend may not look: a private address, another host, a local path."""
+    """The media lie where this backend may not look: a private address, another host, a local path."""
 
 
 class MediaUnavailableError(MediaError):
-    """The server does not give it: not found, or not for us.
+    """The server does not hand the media out: they are gone, or not for this account.
 
     Attributes:
         status: The HTTP status.
@@ -72,7 +72,14 @@ class MediaHost:
 
 
 class MediaPolicy(HopPolicy):
-    """Which hosts may be asked, and who gets the token."""
+    """The hosts that may be asked, and the headers that each gets.
+
+    Args:
+        allowed_hosts: Hosts besides Label Studio; empty for any host.
+        allow_private_addresses: Let hosts other than Label Studio have private addresses.
+        host: The task's Label Studio, if known.
+        known: The cached file of the URL, which the server may confirm.
+    """
 
     def __init__(
         self,
@@ -90,6 +97,11 @@ class MediaPolicy(HopPolicy):
         return self._host is not None and self._host.owns(url)
 
     def check(self, url: str) -> None:
+        """Refuse a hop that leads to a sign-in page of Label Studio or to a host that is not allowed.
+
+        Raises:
+            MediaError: The hop is refused.
+        """
         if self._host is not None and self._is_label_studio(url):
             if urlsplit(url).path.startswith(self._host.prefix + "/user/login"):
                 raise unavailable(shown_url(url), 401, True)
@@ -103,6 +115,7 @@ class MediaPolicy(HopPolicy):
             )
 
     def headers(self, url: str) -> Mapping[str, str]:
+        """The token for Label Studio alone, and what validates the cached file."""
         headers: dict[str, str] = {}
         if self._host is not None and self._is_label_studio(url):
             headers.update(self._host.auth_headers())
@@ -113,6 +126,7 @@ class MediaPolicy(HopPolicy):
         return headers
 
     def allows_private(self, url: str) -> bool:
+        """Whether a hop may lead to a private address; Label Studio itself always may."""
         return self._is_label_studio(url) or super().allows_private(url)
 
 
@@ -123,6 +137,13 @@ def shown_url(url: str) -> str:
 
 
 def unavailable(shown: str, status: int, is_label_studio: bool) -> MediaUnavailableError:
+    """The error of a server that refuses a file, with the way out.
+
+    Args:
+        shown: The file's URL without secrets.
+        status: The HTTP status.
+        is_label_studio: Whether the server is the task's Label Studio.
+    """
     if not is_label_studio:
         hint = "check the address, and that the file can be read without signing in"
     elif status == 401:

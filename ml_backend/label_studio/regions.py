@@ -17,25 +17,32 @@ from ml_backend.label_studio.controls import FramesSide, MaskControl, VideoSide,
 from ml_backend.label_studio.keyframes import Keyframe, thin_keyframes
 from ml_backend.label_studio.outlines import Outline, mask_to_outlines
 from ml_backend.label_studio.region_masks import PNG_URL
-from ml_backend.label_studio.results import Result, note
+from ml_backend.label_studio.results import Result, region_note
 from steerseg.masks import RLE, decode_rle, mask_area, mask_box
 
 _DECIMALS = 3  # of percents; a thousandth of a percent is far below a pixel
 
 
 class Track(Protocol):
-    """What is written of a tracklet; :class:`steerseg.tracking.tracklets.Tracklet` has it, and so has a stored one."""
+    """The part of a tracklet that regions are written from."""
 
     @property
-    def rles(self) -> Sequence[RLE]: ...
+    def rles(self) -> Sequence[RLE]:
+        """T encoded (H, W) masks."""
 
     @property
-    def frame_scores(self) -> NDArray[np.float32]: ...
+    def frame_scores(self) -> NDArray[np.float32]:
+        """(T,) in [0, 1], how certain each mask is."""
 
 
 @dataclass(frozen=True)
 class MaskTrack:
-    """A track of masks alone, as regions are written from."""
+    """A track of masks without a proposal.
+
+    Attributes:
+        rles: T encoded (H, W) masks.
+        frame_scores: (T,) in [0, 1], how certain each mask is.
+    """
 
     rles: tuple[RLE, ...]
     frame_scores: NDArray[np.float32]
@@ -50,8 +57,8 @@ def tracklet_to_frames_regions(
     attributes: Sequence[str] = (),
     label: str | None = None,
     pages: Sequence[int] | None = None,
-    left_alone: Collection[int] = (),
-    blank: Collection[int] = (),
+    skipped_pages: Collection[int] = (),
+    blank_pages: Collection[int] = (),
 ) -> list[Result]:
     """Write a tracklet as mask regions on the pages of an ``<Image valueList>`` task.
 
@@ -63,22 +70,22 @@ def tracklet_to_frames_regions(
         attributes: Likewise.
         label: The label to give; chosen by the expression if not given.
         pages: (T,) the page of each mask; 0, 1, 2, ... if not given.
-        left_alone: Pages that get no region whatever the masks are, since the annotator's own stands there.
-        blank: Pages that get a region without a pixel where the mask is empty: an interactive answer can
+        skipped_pages: Pages that get no region, such as those that the annotator painted.
+        blank_pages: Pages that get a region without a pixel where the mask is empty: an interactive answer can
             replace a region, but not delete one.
 
     Returns:
-        Results in page order; none for empty masks that are not to be blank, so an invisible object gives an
-        empty list, of which no prediction must be made.
+        Results in page order. An empty mask gives none outside ``blank_pages``, so an instance that is never visible
+        gives an empty list, of which no prediction must be made.
     """
     control = side.mask
     label = label or choose_label(control.labels, expression, attributes)
-    lines = note(expression, attributes)
+    lines = region_note(expression, attributes)
     results: list[Result] = []
     for i, rle in enumerate(tracklet.rles):
         page = i if pages is None else pages[i]
         visible = mask_area(rle) > 0
-        if page in left_alone or not (visible or page in blank):
+        if page in skipped_pages or not (visible or page in blank_pages):
             continue
         mask = decode_rle(rle)
         for part, value in enumerate(_mask_values(mask, control) if visible else [_blank(mask, control)]):
@@ -126,38 +133,21 @@ def tracklet_to_video_region(
         region_texts: Per-region texts to echo, since Label Studio drops them when a region is replaced.
 
     Returns:
-        The track and, with ``region_texts``, its text; empty if the object is never visible.
+        The track and, with ``region_texts``, its text; empty if the instance is never visible.
     """
     positions = list(range(len(tracklet.rles))) if frames is None else [int(frame) for frame in frames]
     total = (positions[-1] + 1 if positions else 0) if frames_count is None else frames_count
     boxes = _percent_boxes(tracklet)
-    # The boxes are rounded before they are thinned; what rounding may cost is taken off the tolerance.
-    keyframes = thin_keyframes(boxes / 100, max(tolerance - 2 * 10.0**-_DECIMALS / 100, 0.0), positions)
-    if not keyframes:
+    sequence = _sequence(boxes, positions, total, fps, tolerance)
+    if not sequence:
         return []
-    if keyframes[-1].enabled and positions[-1] + 1 < total:
-        # The masks end before the video does; nothing is known of the rest.
-        keyframes[-1] = Keyframe(keyframes[-1].index, enabled=False)
     visible = ~np.isnan(boxes[:, 0])
     label = label or choose_label(side.labels, expression, attributes)
-    geometry: dict[str, Any] = {
-        "framesCount": total,
-        "duration": round(total / fps, 6),
-        "sequence": [
-            {
-                "frame": positions[k.index] + 1,
-                "enabled": k.enabled,
-                "rotation": 0,
-                **dict(zip(("x", "y", "width", "height"), boxes[k.index].tolist(), strict=True)),
-                "time": round((positions[k.index] + 1) / fps, 6),
-            }
-            for k in keyframes
-        ],
-    }
+    geometry = {"framesCount": total, "duration": round(total / fps, 6), "sequence": sequence}
     base = {
         "id": instance_id,
         "to_name": side.name,
-        "meta": {"text": note(expression, attributes)},
+        "meta": {"text": region_note(expression, attributes)},
         "score": round(float(np.asarray(tracklet.frame_scores)[visible].mean()), 4),
     }
     value = {**geometry, "labels": [label]} if label is not None else geometry
@@ -166,6 +156,35 @@ def tracklet_to_video_region(
         text = {**geometry, "text": list(region_texts)}
         results.append({**base, "from_name": side.task.region_text, "type": "textarea", "value": text})
     return results
+
+
+def _sequence(
+    boxes: NDArray[np.float64], positions: Sequence[int], total: int, fps: float, tolerance: float
+) -> list[dict[str, Any]]:
+    """The keyframes of a box track, as Label Studio writes them.
+
+    Args:
+        boxes: (T, 4) x, y, width, height in percent; NaN where nothing is visible.
+        positions: (T,) decode index of each box.
+        total: Frames of the video.
+        fps: Frames a second by which Label Studio numbers the frames.
+        tolerance: Most that an interpolated box may deviate, as a fraction of the frame's size.
+    """
+    # The boxes are rounded before they are thinned; what rounding may cost is taken off the tolerance.
+    keyframes = thin_keyframes(boxes / 100, max(tolerance - 2 * 10.0**-_DECIMALS / 100, 0.0), positions)
+    if keyframes and keyframes[-1].enabled and positions[-1] + 1 < total:
+        # The masks end before the video does; nothing is known of the rest.
+        keyframes[-1] = Keyframe(keyframes[-1].index, enabled=False)
+    return [
+        {
+            "frame": positions[keyframe.index] + 1,
+            "enabled": keyframe.enabled,
+            "rotation": 0,
+            **dict(zip(("x", "y", "width", "height"), boxes[keyframe.index].tolist(), strict=True)),
+            "time": round((positions[keyframe.index] + 1) / fps, 6),
+        }
+        for keyframe in keyframes
+    ]
 
 
 def _percent_boxes(tracklet: Track) -> NDArray[np.float64]:

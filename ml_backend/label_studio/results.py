@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ml_backend.label_studio.controls import FramesSide, VideoSide
@@ -12,16 +13,81 @@ Result = dict[str, Any]
 """One item of the ``result`` of a prediction or annotation, as Label Studio writes it."""
 
 
-def instance_id(task: int | str, expression: str, rank: int) -> str:
-    """Name one tracked object of a task; the same input gives the same name.
+@dataclass(frozen=True)
+class ResultItem:
+    """One item of a ``result``, read tolerantly: a part that is missing or malformed reads as an empty one.
 
-    Region ids are built from it, so that a later answer for the same object replaces its regions.
+    Attributes:
+        raw: The item as Label Studio sent it.
+    """
+
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The id of the item; a region and the texts and labels beside it share one."""
+        return str(self.raw.get("id"))
+
+    @property
+    def type(self) -> str:
+        """The type, such as ``brushlabels``."""
+        return str(self.raw.get("type", ""))
+
+    @property
+    def side(self) -> object:
+        """Name of the object that the item points to."""
+        return self.raw.get("to_name")
+
+    @property
+    def control(self) -> object:
+        """Name of the control that the item belongs to."""
+        return self.raw.get("from_name")
+
+    @property
+    def page(self) -> Any:
+        """Index of the page as it was sent; 0 where none was."""
+        return self.raw.get("item_index") or 0
+
+    @property
+    def value(self) -> Mapping[str, Any]:
+        """The value; empty where it is no object."""
+        value = self.raw.get("value")
+        return value if isinstance(value, Mapping) else {}
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in the order in which they were typed."""
+        texts = self.value.get("text")
+        if isinstance(texts, str):
+            return [texts]
+        return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+
+    @property
+    def note(self) -> str:
+        """The first text of the region's note; see :func:`region_note`."""
+        meta = self.raw.get("meta")
+        lines = meta.get("text") if isinstance(meta, Mapping) else None
+        return lines[0] if isinstance(lines, list) and lines and isinstance(lines[0], str) else ""
+
+    def is_from(self, control: str | None) -> bool:
+        """Whether the item belongs to a control; never to one that the configuration lacks (``None``)."""
+        return control is not None and self.control == control
+
+    def labels(self, kind: str = "labels") -> tuple[str, ...]:
+        """See :func:`region_labels`."""
+        return region_labels(self.raw, kind)
+
+
+def instance_id(task: int | str, expression: str, rank: int) -> str:
+    """Name one instance of a task; the same input gives the same name.
+
+    Region ids are built from it, so that a later answer for the same instance replaces its regions.
     """
     digest = hashlib.sha256(f"{task}\x1f{expression}\x1f{rank}".encode()).hexdigest()
     return f"t{task}-{digest[:10]}"
 
 
-def note(expression: str, attributes: Sequence[str] = ()) -> list[str]:
+def region_note(expression: str, attributes: Sequence[str] = ()) -> list[str]:
     """The texts of ``meta.text``, the expression first; Label Studio shows them in a region's panel.
 
     The second begins with a dash, since the panel puts them directly behind one another.
@@ -47,7 +113,7 @@ def status_result(side: FramesSide | VideoSide, text: str, *, interactive: bool 
 
 
 def expression_result(side: FramesSide | VideoSide, expression: str) -> Result | None:
-    """What was asked for, in the field that annotators ask by; ``None`` if the configuration has none."""
+    """The expression, in the field that annotators type it into; ``None`` if the configuration has none."""
     return _text_result(side, side.task.expression, expression)
 
 

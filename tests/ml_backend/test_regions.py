@@ -20,7 +20,7 @@ from ml_backend.label_studio.keyframes import Keyframe, interpolate, thin_keyfra
 from ml_backend.label_studio.outlines import mask_to_outlines, outlines_to_mask
 from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks, track_boxes
 from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
-from ml_backend.label_studio.results import instance_id, note, status_result
+from ml_backend.label_studio.results import instance_id, region_note, status_result
 from steerseg.masks import encode_rle, iou, mask_box
 from steerseg.points import PointPrompt
 from steerseg.tracking import Tracklet
@@ -267,8 +267,8 @@ def test_status_shows_only_where_the_config_has_a_place() -> None:
 
 
 def test_note_has_the_expression_first() -> None:
-    assert note("it") == ["it"]
-    assert note("it", ["a"]) == ["it", " — attributes: a"]
+    assert region_note("it") == ["it"]
+    assert region_note("it", ["a"]) == ["it", " — attributes: a"]
 
 
 def captured(name: str) -> dict[str, Any]:
