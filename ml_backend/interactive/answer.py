@@ -11,7 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ml_backend.expressions import Wanted, choose_objects, read_words, typed_expressions, wanted
+from ml_backend.expressions import (
+    InstanceCount,
+    choose_candidates,
+    instances_meant,
+    read_typed_text,
+    typed_expressions,
+)
 from ml_backend.interactive.messages import describe_no_object, describe_tracked
 from ml_backend.interactive.request import InteractiveRequest, Regions, read_regions, texts_of
 from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
@@ -187,7 +193,7 @@ class _FrameCall:
     def _meant_place(self, heard: Heard) -> int:
         """The object that the call is about; words may name it themselves."""
         if heard.event is Event.WORDS:
-            label = read_words(self._call.told.texts[-1], self._labels).label
+            label = read_typed_text(self._call.told.texts[-1], self._labels).label
             if label is not None:
                 return self._labels.index(label)
         return heard.place
@@ -218,7 +224,7 @@ class _FrameCall:
     # --- words
 
     def _words(self, heard: Heard) -> Answer:
-        words = read_words(self._call.told.texts[-1], self._labels)
+        words = read_typed_text(self._call.told.texts[-1], self._labels)
         steered = heard.task.objects[heard.place]
         expression = words.expression
         if words.pick is not None:
@@ -237,7 +243,7 @@ class _FrameCall:
             return Answer(message=_no_candidate(words.pick, expression, proposal))
         if not proposal.tracklets:
             return Answer(message=describe_answer(proposal, 0, self._guidance))
-        several = None if words.pick is not None else wanted(proposal.expression)
+        several = None if words.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, steered, words.pick, several)
         ranks = ranks[: max(1, len(self._labels) - heard.place)]
         asked: list[tuple[InstanceState, str]] = []
@@ -256,14 +262,18 @@ class _FrameCall:
         )
 
     def _ranks(
-        self, proposal: StoredProposal, steered: InstanceState, pick: int | None, several: Wanted | None
+        self,
+        proposal: StoredProposal,
+        steered: InstanceState,
+        pick: int | None,
+        several: InstanceCount | None,
     ) -> list[int]:
         if pick is not None:
             return [pick - 1]
         same = steered.expression.casefold() == proposal.expression.casefold()
         if several is None and same and steered.marks and steered.rank < len(proposal.tracklets):
             return [steered.rank]  # clicks were about this candidate
-        return choose_objects(proposal, several)
+        return choose_candidates(proposal, several)
 
     def _named(
         self, before: InstanceState, proposal: StoredProposal, rank: int, *, alone: bool
@@ -498,7 +508,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     name = told.region or instance_id(call.task.id, "", 0)
     if told.region is None and not told.texts:
         return Answer()
-    words = read_words(told.region_text if told.region else told.texts[-1], side.labels)
+    words = read_typed_text(told.region_text if told.region else told.texts[-1], side.labels)
     expression = words.expression
     if words.pick is not None:
         expression = next(typed_expressions(told.texts, side.labels), call.own_expression or "")
@@ -515,8 +525,8 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         return Answer(message=describe_answer(proposal, 0, guidance))
     if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
         return Answer(message=_no_candidate(words.pick, expression, proposal))
-    several = None if words.pick is not None or told.region else wanted(proposal.expression)
-    ranks = [words.pick - 1] if words.pick is not None else choose_objects(proposal, several)
+    several = None if words.pick is not None or told.region else instances_meant(proposal.expression)
+    ranks = [words.pick - 1] if words.pick is not None else choose_candidates(proposal, several)
     there = [*(() if call.task.draft is None else call.task.draft.results), *call.context]
     media = work.media
     assert media is not None
