@@ -437,7 +437,7 @@ def _no_candidate(pick: int, expression: str, proposal: StoredProposal) -> str:
 
 
 def _still_working(progress: str) -> Answer:
-    return Answer(message=f"still working: {progress}. Press Enter again in a while.", late=True)
+    return Answer(message=f"Still working: {progress}. Press Enter again in a while.", late=True)
 
 
 def _agrees(steered: InstanceState) -> bool:

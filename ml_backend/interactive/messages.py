@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_backend.interactive.request import Mark
 from ml_backend.interactive.state import InstanceState
-from ml_backend.predictions.messages import ranges
+from ml_backend.predictions.messages import frame_ranges
 from steerseg.masks import RLE, mask_area
 
 
@@ -24,10 +24,10 @@ def describe_tracked(
     hidden = [t for t, rle in enumerate(shown) if mask_area(rle) == 0]
     name = f"“{steered.expression}”" if steered.expression else steered.label
     text = f"Tracked {name} on {len(shown) - len(hidden)} of {len(shown)} frames"
-    text += f"; not visible on {ranges(hidden)}. " if hidden else ". "
+    text += f"; not visible on {frame_ranges(hidden)}. " if hidden else ". "
     text += f"It follows {_marks_in_words(steered)}."
     if steered.painted:
-        kept = ranges(sorted(steered.painted))
+        kept = frame_ranges(sorted(steered.painted))
         text += (
             f" Kept as you made it: frame {kept}."
             if len(steered.painted) == 1
@@ -36,7 +36,7 @@ def describe_tracked(
     if steered.track and not kept_track:
         text += " That is something else than was tracked before, which is left out."
     if unused:
-        text += f" On frame {ranges(sorted(unused))} there was nothing to take away from: click on the object itself."
+        text += f" On frame {frame_ranges(sorted(unused))} there was nothing to take away from: click on the object itself."
     return text
 
 

@@ -20,17 +20,17 @@ def test_a_clear_match_needs_no_advice() -> None:
     text = describe_proposal(proposal("the ball"), guidance=Guidance(HINT))
     assert text == "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."
     other = describe_proposal(proposal("the ball"), 1, Guidance(HINT, unsure_below=0.9))
-    assert other == "#2 of 2, another candidate. Tracked “the ball” on 12 of 12 frames (score 0.50)."
+    assert other == "Candidate #2 of 2. Tracked “the ball” on 12 of 12 frames (score 0.50)."
 
 
 def test_where_nothing_is_found_the_text_says_what_to_try() -> None:
     text = describe_proposal(proposal("nothing here"), guidance=Guidance(HINT))
     assert text.startswith("Nothing in the video matches “nothing here”.")
-    assert "taken for “red, moving right”" in text
+    assert "read as “red, moving right”" in text
     assert "name the object" in text
     assert text.endswith(HINT)
     plain = describe_proposal(replace(proposal("nothing here"), attributes=()))
-    assert "taken for" not in plain
+    assert "read as" not in plain
     assert plain.endswith("how it moves.")
 
 
