@@ -24,7 +24,6 @@ from types import FrameType
 
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.connect import connect
-from ml_backend.cli.import_videos import import_videos
 from ml_backend.cli.predict import predict_project
 from ml_backend.demo.samples import Sample, write_samples
 from ml_backend.demo.servers import (
@@ -36,6 +35,7 @@ from ml_backend.demo.servers import (
     require_free_port,
 )
 from ml_backend.demo.verifying import verify_project
+from ml_backend.importing.tasks import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.settings import load_settings
 from steerseg.errors import ConfigError, SteerSegError

@@ -14,8 +14,8 @@ from ml_backend.database.errors import StoreError
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.access import SECRET_HEADER, basic_auth_right, read_body, webhook_allowed
-from ml_backend.web.pages.csrf import from_elsewhere
 from ml_backend.web.pages.blueprint import create_pages
+from ml_backend.web.pages.csrf import from_elsewhere
 from steerseg.errors import Cancelled, ConfigError, SteerSegError
 
 log = logging.getLogger(__name__)
