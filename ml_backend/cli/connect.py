@@ -85,7 +85,7 @@ def connect(
         webhook_secret: Secret that webhooks carry in the header ``X-SteerSeg-Secret``.
         interactive: Whether annotators may ask the backend while they label.
         basic_auth: User name and password that the backend asks for.
-        extra_params: What the backend is told at every set-up, such as ``{"expression": "the dog"}``.
+        extra_params: What Label Studio sends at every set-up, such as ``{"expression": "the dog"}``.
 
     Raises:
         ConfigError: The labelling configuration or the addresses cannot be used.

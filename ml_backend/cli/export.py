@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     database = open_database(settings)
     try:
         exporter = Exporter(settings, database, MediaLoader(settings), lambda: load_tracker(settings))
-        report = exporter.export(options.project, chosen, tell=lambda line: print(line, flush=True))
+        report = exporter.export(options.project, chosen, report_line=lambda line: print(line, flush=True))
     finally:
         database.close()
     for warning in report.warnings:

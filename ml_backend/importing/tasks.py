@@ -100,10 +100,8 @@ def import_videos(
         client: Connection to Label Studio.
         project: The project's id; its labelling configuration says what its tasks consist of.
         sources: Video files, folders (of videos or of frames) and glob patterns; empty with ``csv_file``.
-        media_dir: Where frames and videos are written. The project's Local Files storage must cover it, which
-            is what ``connect`` sees to.
-        document_root: Label Studio's ``LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT`` as this machine sees it;
-            ``media_dir`` lies below it.
+        media_dir: Where frames and videos are written; a Local Files storage must cover it (see ``connect``).
+        document_root: Label Studio's ``LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT``, which ``media_dir`` lies below.
         expression: What to track in all of them; ``None`` leaves it to the project's default.
         csv_file: Table with columns ``video`` and ``expression``; several rows with one video are several
             tasks. Paths are relative to the table.
