@@ -200,7 +200,7 @@ def _mask(rle: RLE, image: Image3) -> NDArray[np.bool_]:
     if mask.shape == image.shape[:2]:
         return mask
     size = (image.shape[1], image.shape[0])
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), dtype=bool)
 
 
 def _with_masks(image: Image3, tracklets: Sequence[StoredTracklet], frame: int) -> Image3:
