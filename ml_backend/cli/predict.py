@@ -56,9 +56,9 @@ def predict_project(
             stands in the summary.
     """
     version = backend.version(project)
-    label_config = str(client.project(project)["label_config"])
+    label_config = str(client.projects.get(project)["label_config"])
     wanted, skipped = [], 0
-    for task in client.tasks(project):
+    for task in client.tasks.of_project(project):
         if _has_prediction(client, task, version):
             skipped += 1
         else:
@@ -66,7 +66,7 @@ def predict_project(
 
     def predict(task: dict[str, Any]) -> None:
         for prediction in backend.predict(project, label_config, task):
-            client.create_prediction(
+            client.predictions.create(
                 int(task["id"]),
                 prediction["result"],
                 score=prediction["score"],
@@ -97,7 +97,7 @@ def predict_project(
 def _has_prediction(client: LabelStudioClient, task: dict[str, Any], version: str) -> bool:
     if task.get("total_predictions") == 0:
         return False
-    return any(found.get("model_version") == version for found in client.predictions(int(task["id"])))
+    return any(found.get("model_version") == version for found in client.predictions.of_task(int(task["id"])))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

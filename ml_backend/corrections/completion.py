@@ -34,10 +34,11 @@ from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
 from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,
@@ -366,7 +367,7 @@ class Completer:
         prediction = None
         if client is not None and decision.parent_prediction is not None:
             try:
-                prediction = client.prediction(decision.parent_prediction)
+                prediction = client.predictions.get(decision.parent_prediction)
             except LabelStudioNotFoundError:
                 log.debug("prediction %d is gone", decision.parent_prediction)
         reference: Mapping[int, DecidedFrame] = decision.frames

@@ -189,7 +189,7 @@ def _project(
     )
     for warning in connection.warnings:
         _report(f"Note: {warning}")
-    there = {str(task["data"].get("expression")) for task in client.tasks(connection.project)}
+    there = {str(task["data"].get("expression")) for task in client.tasks.of_project(connection.project)}
     wanted = [sample for sample in samples if sample.expression not in there]
     if wanted:
         _report(f"Importing {len(wanted)} videos into the project {title!r}")

@@ -18,7 +18,8 @@ from ml_backend.importing.playable import write_playable
 from ml_backend.importing.sources import expressions_of_sources, expressions_of_table
 from ml_backend.importing.text_files import list_problems
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from steerseg.errors import ConfigError, VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits
 
@@ -119,7 +120,7 @@ def import_videos(
         ExpressionError: An expression is empty, or the table lacks one.
         LabelStudioError: Label Studio refuses.
     """
-    controls = parse_controls(str(client.project(project)["label_config"]))
+    controls = parse_controls(str(client.projects.get(project)["label_config"]))
     prepared = prepare_tasks(
         controls,
         sources,
@@ -135,7 +136,7 @@ def import_videos(
         limits=limits,
         progress=progress,
     )
-    tasks = client.import_tasks(project, [{"data": task.data} for task in prepared])
+    tasks = client.tasks.create(project, [{"data": task.data} for task in prepared])
     return ImportReport(tuple(tasks), tuple(prepared), _unserved(client, project, media_dir, document_root))
 
 
@@ -144,7 +145,7 @@ def _unserved(
 ) -> tuple[str, ...]:
     """A warning where no storage of the project serves the media; Label Studio may see them under another root."""
     within = media_dir.resolve().relative_to(document_root.resolve())
-    served = [PurePosixPath(str(storage["path"])) for storage in client.local_storages(project)]
+    served = [PurePosixPath(str(storage["path"])) for storage in client.storages.of_project(project)]
     for folder in (within, *list(within.parents)[:-1]):
         if any(path.parts[-len(folder.parts) :] == folder.parts for path in served):
             return ()

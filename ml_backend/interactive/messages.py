@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ml_backend.interactive.request import Mark
-from ml_backend.interactive.state import SteeredObject
+from ml_backend.interactive.state import InstanceState
 from ml_backend.predictions.messages import ranges
 from steerseg.masks import RLE, mask_area
 
 
-def tell_steered(
-    steered: SteeredObject, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
+def describe_tracked(
+    steered: InstanceState, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
 ) -> str:
     """What is told of an object that was clicked, boxed or painted.
 
@@ -40,7 +40,7 @@ def tell_steered(
     return text
 
 
-def tell_nothing_there(steered: SteeredObject, marks: Sequence[Mark]) -> str:
+def describe_no_object(steered: InstanceState, marks: Sequence[Mark]) -> str:
     """What is told where marks lead to nothing at all, and are forgotten again."""
     what = "box" if marks[-1].kind == "box" else "click"
     name = f"“{steered.expression}”" if steered.expression else steered.label
@@ -50,7 +50,7 @@ def tell_nothing_there(steered: SteeredObject, marks: Sequence[Mark]) -> str:
     )
 
 
-def _marks_in_words(steered: SteeredObject) -> str:
+def _marks_in_words(steered: InstanceState) -> str:
     clicks = [mark for mark in steered.marks if mark.kind == "click"]
     boxes = len(steered.marks) - len(clicks)
     off = sum(not mark.positive for mark in clicks)

@@ -40,7 +40,7 @@ def answer_masks(
         video: The decoded media.
         encoded: The same, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Told of the stages ``boxes`` and ``propagating``.
+        progress: InteractiveRequest of the stages ``boxes`` and ``propagating``.
 
     Raises:
         PutDownError: Something more urgent waits.

@@ -37,7 +37,7 @@ def answer_steering(
         tracker: SAM 2.
         encoded: The video, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Told of the stage ``tracking``.
+        progress: InteractiveRequest of the stage ``tracking``.
 
     Raises:
         SteerSegError: Nothing says where the object is.

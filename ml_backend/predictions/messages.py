@@ -35,7 +35,7 @@ class Guidance:
 DEFAULT_GUIDANCE = Guidance()
 
 
-def tell(proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE) -> str:
+def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE) -> str:
     """What was found, how sure that is and, where it is not, what to try.
 
     Args:
@@ -117,16 +117,16 @@ def attributes(proposal: StoredProposal) -> str:
     return f"Taken as: {', '.join(proposal.attributes)}." if proposal.attributes else ""
 
 
-def tell_answer(proposal: StoredProposal, rank: int, guidance: Guidance) -> str:
-    """What is told of one object that words gave: :func:`tell`, the attributes and the other candidates."""
+def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance) -> str:
+    """The answer to an expression: :func:`describe_proposal`, the attributes and the other candidates."""
     if not proposal.tracklets:
-        return tell(proposal, guidance=guidance) + _closest(proposal)
-    text = tell(proposal, rank, guidance)
+        return describe_proposal(proposal, guidance=guidance) + _closest(proposal)
+    text = describe_proposal(proposal, rank, guidance)
     parts = [text, "" if "words were taken" in text else attributes(proposal), candidates(proposal, {rank})]
     return " ".join(part for part in parts if part)
 
 
-def tell_several(
+def describe_instances(
     proposal: StoredProposal, ranks: Sequence[int], labels: Sequence[str], meant: int | None
 ) -> str:
     """What is told of several objects.

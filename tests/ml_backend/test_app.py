@@ -28,14 +28,14 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import object_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 
 pytestmark = pytest.mark.timeout(120)
 
 WEBHOOKS = sorted(path.stem for path in FIXTURES.glob("webhook_*.json"))
-SERIES = object_id(5, "", 0).partition("-")[2]
+SERIES = instance_id(5, "", 0).partition("-")[2]
 INTERACTIVE = sorted(path.stem for path in FIXTURES.glob("predict_interactive_*.json"))
 
 

@@ -21,7 +21,7 @@ from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
-from ml_backend.label_studio.media import MediaUnavailableError
+from ml_backend.label_studio.media_access import MediaUnavailableError
 from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, PutDown, TrainRequest
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.refinement.run import FEATURES, FOLDER, MediaPendingError, evict_features

@@ -41,7 +41,7 @@ def steerseg(tmp_path_factory: pytest.TempPathFactory) -> SteerSeg:
     return SteerSeg.from_pretrained(save_preset(tmp_path_factory.mktemp("preset")), device="cpu")
 
 
-class Told:
+class InteractiveRequest:
     """Progress that may ask for the work to be put down after so many reports."""
 
     def __init__(self, most: int | None = None) -> None:
@@ -71,22 +71,26 @@ class World:
         """A refiner that remembers nothing, as after a kill."""
         return Refiner(self.steerseg, VideoLimits(), LoadedPrompts())
 
-    def prepare(self, made: CorrectionExample | ReplayExample, told: Told | None = None) -> bool:
+    def prepare(
+        self, made: CorrectionExample | ReplayExample, told: InteractiveRequest | None = None
+    ) -> bool:
         media = None
         if isinstance(made, CorrectionExample):
             media = MediaFile(self.films[made.key], 5.0)
         request = PrepareRequest(made, media, self.folder, self.features)
-        return self.refiner.prepare(request, told or Told()).teaches
+        return self.refiner.prepare(request, told or InteractiveRequest()).teaches
 
     def prepare_all(self) -> None:
         for made in self.examples.values():
             assert self.prepare(made)
 
-    def train(self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None) -> Trained:
+    def train(
+        self, *, name: str = "candidate", seconds: float = 1000.0, told: InteractiveRequest | None = None
+    ) -> Trained:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
-        return self.refiner.train(request, told or Told())
+        return self.refiner.train(request, told or InteractiveRequest())
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
             PromptsRef(world.folder / "candidate", candidate.digest),
             None,
         ),
-        Told(),
+        InteractiveRequest(),
     )
     assert 0 <= tried.candidate <= 1
     assert 0 <= tried.champion <= 1
@@ -155,13 +159,13 @@ def test_what_is_prepared_is_not_made_again(world: World) -> None:
     assert world.prepare(made)
     shutil.rmtree(world.films["c0"])  # neither video nor model is needed any more
     world.refiner = world.fresh()
-    told = Told()
+    told = InteractiveRequest()
     assert world.prepare(made, told)
     assert told.stages == []
     other = replace(made, key="c9", expression="another expression")
     world.films["c9"] = world.films["c1"]
     assert world.prepare(world.examples["c1"])
-    told = Told()
+    told = InteractiveRequest()
     assert world.prepare(replace(other, truth=world.examples["c1"].truth), told)
     assert "keyframes" not in told.stages  # features are the video's
     assert len(list(world.features.iterdir())) == 2
@@ -189,7 +193,7 @@ def test_slices_of_any_length_and_kills_give_the_training_that_one_slice_gives(
 
 def test_a_training_makes_way_within_one_step(world: World) -> None:
     world.prepare_all()
-    told = Told(most=2)
+    told = InteractiveRequest(most=2)
     assert world.train(told=told).step == 2
     assert told.stages == ["training", "training"]
 
@@ -224,7 +228,7 @@ def test_a_loss_that_is_no_number_ends_the_training(world: World, monkeypatch: p
 
 @pytest.mark.parametrize("stage", ["keyframes", "reasoning", "grounding", "candidates"])
 def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) -> None:
-    class At(Told):
+    class At(InteractiveRequest):
         @property
         def should_yield(self) -> bool:
             return self.stages[-1:] == [stage]
@@ -241,8 +245,8 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
     world.steerseg.forget()
     with pytest.raises(PutDownError):
         world.refiner.compare(request, At())
-    first = world.refiner.compare(request, Told())
-    assert world.fresh().compare(request, Told()) == first
+    first = world.refiner.compare(request, InteractiveRequest())
+    assert world.fresh().compare(request, InteractiveRequest()) == first
 
 
 def test_media_that_is_not_what_was_corrected_is_refused(world: World) -> None:
@@ -318,6 +322,6 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
             PromptsRef(world.folder / "candidate", trained.digest),
             None,
         ),
-        Told(),
+        InteractiveRequest(),
     )
     assert isinstance(tried, Tried)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from flask import Blueprint, Response, render_template, send_file
 
-from ml_backend.predictions.messages import tell
+from ml_backend.predictions.messages import describe_proposal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
@@ -53,7 +53,7 @@ def add_proposals(blueprint: Blueprint, service: Service) -> None:
             listed=listed,
             project=known_project(service, listed.project_id),
             proposal=stored,
-            description=tell(stored, guidance=service.guidance),
+            description=describe_proposal(stored, guidance=service.guidance),
             tracklets=[(tracklet, presence_of(tracklet)) for tracklet in stored.tracklets],
             keyframes=keyframes,
             views=[(view, *_VIEW_TITLES[view]) for view in views(stored)],
