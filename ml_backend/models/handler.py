@@ -19,14 +19,14 @@ from ml_backend.models.messages import (
     Prepared,
     PrepareRequest,
     ProposeRequest,
-    PutDown,
-    PutDownError,
     SteerAnswer,
     SteerRequest,
     Trained,
     TrainRequest,
     Tried,
     TryRequest,
+    Yielded,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner
@@ -106,7 +106,7 @@ class ModelHandler:
 
     def _refine(
         self, request: PrepareRequest | TrainRequest | TryRequest, progress: Progress
-    ) -> Prepared | Trained | Tried | PutDown:
+    ) -> Prepared | Trained | Tried | Yielded:
         try:
             match request:
                 case PrepareRequest():
@@ -115,16 +115,16 @@ class ModelHandler:
                     return self._refiner.train(request, progress)
                 case TryRequest():
                     return self._refiner.compare(request, progress)
-        except PutDownError:
-            return PutDown()
+        except YieldRequested:
+            return Yielded()
 
-    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:
+    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | Yielded:
         video = self._videos.load(request.media, request.fps, progress)
         try:
             encoded = self._steerseg.open(video)
             return answer_masks(self._steerseg.tracker, video, encoded, request, progress)
-        except PutDownError:
-            return PutDown()
+        except YieldRequested:
+            return Yielded()
 
 
 def _is_lost(device: torch.device) -> bool:

@@ -37,7 +37,7 @@ class ProposeRequest:
 
 
 @dataclass(frozen=True)
-class PutDown:
+class Yielded:
     """The answer of work that made way for something more urgent: ask again."""
 
 
@@ -83,7 +83,7 @@ class MaskAnswer:
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
 
 
-class PutDownError(Exception):
+class YieldRequested(Exception):  # noqa: N818 - a request, no fault
     """Something more urgent came; the work is to be begun again later."""
 
 
@@ -273,4 +273,4 @@ class PropagatedFrame:
 
 
 ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
-ModelAnswer = StoredProposal | SteerAnswer | MaskAnswer | Prepared | Trained | Tried | PutDown
+ModelAnswer = StoredProposal | SteerAnswer | MaskAnswer | Prepared | Trained | Tried | Yielded

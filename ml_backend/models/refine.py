@@ -28,11 +28,11 @@ from ml_backend.models.messages import (
     Prepared,
     PrepareRequest,
     PromptsRef,
-    PutDownError,
     Trained,
     TrainRequest,
     Tried,
     TryRequest,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from steerseg.config import PipelineConfig, RefinementRecipe
@@ -79,7 +79,7 @@ class Refiner:
         """Show an example's keyframes to the vision tower, ask for its attributes, and keep both.
 
         Raises:
-            PutDownError: Something more urgent waits.
+            YieldRequested: Something more urgent waits.
             VideoError: The media cannot be read, or is not what was corrected.
             ArtefactError: The disk is full.
         """
@@ -319,7 +319,7 @@ class Refiner:
         """Ask candidate and champion for the same object; video, features and attributes are shared.
 
         Raises:
-            PutDownError: Something more urgent waits.
+            YieldRequested: Something more urgent waits.
             VideoError: The media cannot be read, or is not what was corrected.
         """
         tell = _telling(progress)
@@ -429,7 +429,7 @@ def _telling(progress: Progress) -> Progress:
     def tell(stage: str, fraction: float) -> None:
         progress(stage, fraction)
         if should_yield(progress):
-            raise PutDownError
+            raise YieldRequested
 
     return tell
 

@@ -40,11 +40,11 @@ from ml_backend.models.messages import (
     Prepared,
     PrepareRequest,
     PromptsRef,
-    PutDown,
     Trained,
     TrainRequest,
     Tried,
     TryRequest,
+    Yielded,
 )
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.gate import Compared, Judgement, Outcome, judge
@@ -397,7 +397,7 @@ class RefinementRun:
             answer = self._ask_once(request)
             if isinstance(answer, kind):
                 return answer
-            if not isinstance(answer, PutDown):
+            if not isinstance(answer, Yielded):
                 raise SteerSegError(
                     f"the model process answered with {type(answer).__name__}, not {kind.__name__}"
                 )

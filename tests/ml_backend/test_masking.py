@@ -25,7 +25,7 @@ from ml_backend.models.geometry import (
 )
 from ml_backend.models.handler import model_worker
 from ml_backend.models.masks import answer_masks
-from ml_backend.models.messages import MaskAnswer, MaskRequest, PutDownError
+from ml_backend.models.messages import MaskAnswer, MaskRequest, YieldRequested
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
@@ -139,7 +139,7 @@ def test_it_makes_way_between_its_steps(tracker: Tracker, films: list[Filmed], c
     film = films[0]
     first = film.shown()[0]
     request = replace(REQUEST, boxes={first: (film.box(first),)}, propagate=True)
-    with pytest.raises(PutDownError):
+    with pytest.raises(YieldRequested):
         answer_masks(tracker, film.video, tracker.open(film.video), request, Interrupted(calls))
 
 

@@ -18,11 +18,11 @@ from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
     PromptsRef,
-    PutDownError,
     Trained,
     TrainRequest,
     Tried,
     TryRequest,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner, batch_of
@@ -231,7 +231,7 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
 
     made, media = world.examples["c0"], MediaFile(world.films["c0"], 5.0)
     if stage in ("keyframes", "reasoning"):
-        with pytest.raises(PutDownError):
+        with pytest.raises(YieldRequested):
             world.prepare(made, At())
         assert world.prepare(made)
     world.prepare_all()
@@ -239,7 +239,7 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
     assert trained.digest is not None
     request = TryRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
     world.steerseg.forget()
-    with pytest.raises(PutDownError):
+    with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
     first = world.refiner.compare(request, Told())
     assert world.fresh().compare(request, Told()) == first
