@@ -16,15 +16,15 @@ from ml_backend.models.messages import (
     MaskRequest,
     ModelAnswer,
     ModelRequest,
-    Prepared,
+    PreparedExample,
     PrepareRequest,
     ProposeRequest,
     SteerAnswer,
     SteerRequest,
-    Trained,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
     Yielded,
     YieldRequested,
 )
@@ -84,7 +84,7 @@ class ModelHandler:
                 return self._steer(request, progress)
             case MaskRequest():
                 return self._masks(request, progress)
-            case PrepareRequest() | TrainRequest() | TryRequest():
+            case PrepareRequest() | TrainRequest() | TrialRequest():
                 return self._refine(request, progress)
 
     def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
@@ -105,15 +105,15 @@ class ModelHandler:
         return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, progress)
 
     def _refine(
-        self, request: PrepareRequest | TrainRequest | TryRequest, progress: Progress
-    ) -> Prepared | Trained | Tried | Yielded:
+        self, request: PrepareRequest | TrainRequest | TrialRequest, progress: Progress
+    ) -> PreparedExample | TrainingProgress | TrialResult | Yielded:
         try:
             match request:
                 case PrepareRequest():
                     return self._refiner.prepare(request, progress)
                 case TrainRequest():
                     return self._refiner.train(request, progress)
-                case TryRequest():
+                case TrialRequest():
                     return self._refiner.compare(request, progress)
         except YieldRequested:
             return Yielded()

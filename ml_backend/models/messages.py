@@ -168,7 +168,7 @@ class PrepareRequest:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedExample:
     """An example is ready.
 
     Attributes:
@@ -204,7 +204,7 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingProgress:
     """How far a training is.
 
     Attributes:
@@ -221,7 +221,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class TryRequest:
+class TrialRequest:
     """Compare candidate and champion on one example.
 
     Attributes:
@@ -238,7 +238,7 @@ class TryRequest:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """J&F of both in [0, 1]."""
 
     candidate: float
@@ -272,5 +272,7 @@ class PropagatedFrame:
     confidence: float
 
 
-ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
-ModelAnswer = StoredProposal | SteerAnswer | MaskAnswer | Prepared | Trained | Tried | Yielded
+ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TrialRequest
+ModelAnswer = (
+    StoredProposal | SteerAnswer | MaskAnswer | PreparedExample | TrainingProgress | TrialResult | Yielded
+)

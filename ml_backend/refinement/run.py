@@ -37,13 +37,13 @@ from ml_backend.models.messages import (
     MediaFile,
     ModelAnswer,
     ModelRequest,
-    Prepared,
+    PreparedExample,
     PrepareRequest,
     PromptsRef,
-    Trained,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
     Yielded,
 )
 from ml_backend.proposals import ProposalFiles
@@ -72,7 +72,7 @@ FEATURES = "features"
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
 
-AnswerT = TypeVar("AnswerT", Prepared, Trained, Tried)
+AnswerT = TypeVar("AnswerT", PreparedExample, TrainingProgress, TrialResult)
 
 Ask = Callable[[ModelRequest], ModelAnswer]
 """Has the model process answer a slice; raises what it raises."""
@@ -261,7 +261,7 @@ class RefinementRun:
                 lambda media, example=example: PrepareRequest(  # type: ignore[misc]
                     example, media, self._folder, self._features_folder
                 ),
-                Prepared,
+                PreparedExample,
             )
             if answer is not None:
                 features.sizes[answer.features] = answer.size
@@ -301,7 +301,7 @@ class RefinementRun:
                 start=self._champion(),
                 seconds=self._settings.slice_seconds,
             )
-            answer = self._ask(request, Trained)
+            answer = self._ask(request, TrainingProgress)
             self._tell(phase, answer.step, answer.steps)
             if answer.digest is not None:
                 return answer.digest, answer.losses
@@ -314,10 +314,10 @@ class RefinementRun:
                 continue
             answer = self._ask_about(
                 example,
-                lambda media, example=example: TryRequest(  # type: ignore[misc]
+                lambda media, example=example: TrialRequest(  # type: ignore[misc]
                     example, media, candidate, self._champion()
                 ),
-                Tried,
+                TrialResult,
             )
             if answer is not None:
                 self._refinements.add_trial(

@@ -18,10 +18,10 @@ from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
     PromptsRef,
-    Trained,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
     YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
@@ -82,7 +82,9 @@ class World:
         for made in self.examples.values():
             assert self.prepare(made)
 
-    def train(self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None) -> Trained:
+    def train(
+        self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None
+    ) -> TrainingProgress:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
@@ -114,7 +116,7 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
     assert world.steerseg.soft_prompts is not None
     assert candidate.digest != world.steerseg.soft_prompts.digest
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c0"],
             MediaFile(world.films["c0"], 5.0),
             PromptsRef(world.folder / "candidate", candidate.digest),
@@ -237,7 +239,7 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
     world.prepare_all()
     trained = world.train()
     assert trained.digest is not None
-    request = TryRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
+    request = TrialRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
     world.steerseg.forget()
     with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
@@ -312,7 +314,7 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
     assert trained.digest is not None
     assert SoftPrompts.load(world.folder / "candidate").frame.shape == (3, 32)
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c1"],
             MediaFile(world.films["c1"], 5.0),
             PromptsRef(world.folder / "candidate", trained.digest),
@@ -320,4 +322,4 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
         ),
         Told(),
     )
-    assert isinstance(tried, Tried)
+    assert isinstance(tried, TrialResult)
