@@ -30,7 +30,7 @@ Owner = tuple[int, int]
 
 
 @dataclass
-class Wish:
+class PendingProposal:
     """A proposal that is there or on its way.
 
     Attributes:
@@ -54,7 +54,7 @@ class Wish:
 class _Job:
     key: ProposalKey
     id: int
-    wish: Wish
+    wish: PendingProposal
     clock: StageClock
     owners: set[Owner]
     notes: ProgressNotes
@@ -128,7 +128,9 @@ class Proposer:
         """What is cancelled from now on is so because the server ends: it stays in the queue for the next one."""
         self._stopping = True
 
-    def request(self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority) -> Wish:
+    def request(
+        self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority
+    ) -> PendingProposal:
         """Ask for a proposal; returns at once, apart from a read of the store.
 
         Args:
@@ -155,7 +157,7 @@ class Proposer:
             self._metrics.proposals.labels("cached").inc()
             ready: Future[StoredProposal] = Future()
             ready.set_result(stored)
-            return Wish(ready)
+            return PendingProposal(ready)
         with self._lock:
             # Someone else may have been as quick.
             job = self._jobs.get(key)
@@ -203,7 +205,7 @@ class Proposer:
         self._executor.cancel(job.wish.ticket)
         return True
 
-    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> Wish | None:
+    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> PendingProposal | None:
         with self._lock:
             job = self._jobs.get(key)
             if job is None:
@@ -226,7 +228,9 @@ class Proposer:
         self._note_owner(key, owner, path, proposal)
         return proposal
 
-    def _start(self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority) -> Wish:
+    def _start(
+        self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority
+    ) -> PendingProposal:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
         left = self._left.pop(str(key), None)
         if left is not None:
@@ -241,7 +245,7 @@ class Proposer:
                 expression=key.expression,
                 version=key.version,
             )
-        wish = Wish(Future())
+        wish = PendingProposal(Future())
         before = 0 if left is None else left.attempts
         notes = ProgressNotes(self._database, job_id, before)
         job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, notes, before)

@@ -26,7 +26,7 @@ _KEPT_ANSWERS = 64
 
 
 @dataclass
-class SteerWish:
+class PendingSteering:
     """An answer that is there or on its way.
 
     Attributes:
@@ -62,9 +62,9 @@ class SteeringJobs:
         self._executor = executor
         self._metrics = metrics
         self._lock = threading.RLock()
-        self._wishes: OrderedDict[str, SteerWish] = OrderedDict()
+        self._wishes: OrderedDict[str, PendingSteering] = OrderedDict()
 
-    def request(self, digest: str, request: SteerRequest, *, owner: tuple[int, int]) -> SteerWish:
+    def request(self, digest: str, request: SteerRequest, *, owner: tuple[int, int]) -> PendingSteering:
         """Ask for an answer; returns at once.
 
         Args:
@@ -99,12 +99,12 @@ class SteeringJobs:
         self._executor.cancel(wish.ticket)
         return True
 
-    def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> SteerWish:
+    def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> PendingSteering:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
         job = self._job_store.add(
             KIND, digest, project_id=owner[0], task_id=owner[1], priority=Priority.INTERACTIVE
         )
-        wish = SteerWish(Future(), job)
+        wish = PendingSteering(Future(), job)
         notes = ProgressNotes(self._database, job)
         try:
             wish.ticket = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=notes)
@@ -118,7 +118,7 @@ class SteeringJobs:
         wish.ticket.future.add_done_callback(lambda future: self._end(digest, job, wish, future))
         return wish
 
-    def _end(self, digest: str, job: int, wish: SteerWish, future: Future[ModelAnswer]) -> None:
+    def _end(self, digest: str, job: int, wish: PendingSteering, future: Future[ModelAnswer]) -> None:
         error = future.exception()
         answer = None if error is not None else future.result()
         if error is None and not isinstance(answer, SteerAnswer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ml_backend.jobs.proposals import Wish
+from ml_backend.jobs.proposals import PendingProposal
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.messages import PromptsRef
@@ -20,7 +20,7 @@ class Work:
 
     task: Task
     expression: str = ""
-    wish: Wish | None = None
+    wish: PendingProposal | None = None
     media: Media | None = None
     outcome: Future[StoredProposal] = field(default_factory=Future)
 
