@@ -45,7 +45,7 @@ from ml_backend.label_studio.media import (
 )
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelJob, Priority
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest, PropagatedFrame
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
@@ -114,7 +114,7 @@ class _Job:
     """
 
     id: int
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
     cancelled: bool = False
 
 

@@ -15,7 +15,7 @@ from ml_backend.jobs.progress import ProgressNotes, progress_words
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
 from ml_backend.metrics import Metrics, StageClock
-from ml_backend.models.executor import Executor, Priority, Ticket
+from ml_backend.models.executor import Executor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.errors import Cancelled, ModelError, SteerSegError
@@ -39,7 +39,7 @@ class PendingProposal:
     """
 
     future: Future[StoredProposal]
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:

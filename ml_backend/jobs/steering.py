@@ -15,7 +15,7 @@ from ml_backend.jobs.progress import ProgressNotes
 from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, SteerAnswer, SteerRequest
 from steerseg.errors import Cancelled, SteerSegError
 
@@ -37,7 +37,7 @@ class PendingSteering:
 
     future: Future[SteerAnswer]
     job: int
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
