@@ -12,7 +12,7 @@ from ml_backend.models.executor import ModelJob
 _INTERVAL = 1.0  # seconds: one stage is noted at most this often
 
 
-def progress_words(stage: str, fraction: float, frames: int | None) -> str:
+def describe_progress(stage: str, fraction: float, frames: int | None) -> str:
     """Where a job is, for a person; by frames where it is frames that it goes through.
 
     Args:
@@ -59,5 +59,5 @@ class ProgressNotes:
             fraction=fraction,
             attempts=self._before + (1 if ticket is None else ticket.attempts),
             frames=frames,
-            message=progress_words(stage, fraction, frames),
+            message=describe_progress(stage, fraction, frames),
         )

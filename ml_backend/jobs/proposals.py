@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import JobState, ProposalKey
-from ml_backend.jobs.progress import ProgressNotes, progress_words
+from ml_backend.jobs.progress import ProgressNotes, describe_progress
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
 from ml_backend.metrics import Metrics, StageClock
@@ -47,7 +47,7 @@ class PendingProposal:
         ticket = self.ticket
         if ticket is None or not ticket.stage:
             return "waiting for the model"
-        return progress_words(ticket.stage, ticket.fraction, ticket.frames)
+        return describe_progress(ticket.stage, ticket.fraction, ticket.frames)
 
 
 @dataclass
