@@ -864,7 +864,7 @@ class Service:
     def _end_owed(self, places: Iterable[Place]) -> None:
         """Owe these no longer, nor go on with what an earlier process began for them."""
         ended = set(places)
-        self._proposer.let_go(ended)
+        self._proposer.release(ended)
         self._deliveries.end(ended)
 
     # --- interactive calls

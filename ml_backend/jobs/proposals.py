@@ -167,7 +167,7 @@ class Proposer:
         self._metrics.proposals.labels("joined").inc()
         return job.wish
 
-    def let_go(self, places: Collection[tuple[int, int, str]]) -> None:
+    def release(self, places: Collection[tuple[int, int, str]]) -> None:
         """End the jobs that an earlier process has left for these, so far as nobody has asked for them since.
 
         Args:
