@@ -88,7 +88,7 @@ class YieldRequested(Exception):  # noqa: N818 - a request, no fault
 
 
 @dataclass(frozen=True)
-class FrameMarks:
+class FramePrompt:
     """Clicks and a box on one frame; places are fractions of its width and height.
 
     Attributes:
@@ -112,7 +112,7 @@ class SteerRequest:
         track: One mask per frame of what was tracked so far, ``None`` where it is not visible; empty where
             nothing was.
         anchor: The frame where that track began; the frame where it is largest if not known.
-        marks: Clicks and boxes by frame.
+        prompts: Clicks and boxes by frame.
         painted: Masks by frame that the annotator painted or accepted; they stay as they are.
         hidden: Frames where the annotator removed the object.
     """
@@ -121,7 +121,7 @@ class SteerRequest:
     fps: float | None
     track: tuple[RLE | None, ...] = field(repr=False)
     anchor: int | None
-    marks: Mapping[int, FrameMarks]
+    prompts: Mapping[int, FramePrompt]
     painted: Mapping[int, RLE] = field(repr=False)
     hidden: frozenset[int]
 
