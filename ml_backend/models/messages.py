@@ -33,7 +33,7 @@ class ProposeRequest:
     expression: str
     fps: float | None
     alternatives: int
-    prompts: PromptsRef | None = None
+    prompts: SoftPromptsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class TrainRequest:
     folder: Path
     features: Path
     pools: Mapping[Pool, tuple[str, ...]] = field(repr=False)
-    start: PromptsRef | None
+    start: SoftPromptsRef | None
     seconds: float
 
 
@@ -233,8 +233,8 @@ class TrialRequest:
 
     example: Example
     media: MediaFile | None
-    candidate: PromptsRef
-    champion: PromptsRef | None
+    candidate: SoftPromptsRef
+    champion: SoftPromptsRef | None
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class PromptsRef:
+class SoftPromptsRef:
     """Soft prompts on disk.
 
     Attributes:

@@ -27,7 +27,7 @@ from ml_backend.models.messages import (
     MediaFile,
     PreparedExample,
     PrepareRequest,
-    PromptsRef,
+    SoftPromptsRef,
     TrainingProgress,
     TrainRequest,
     TrialRequest,
@@ -258,7 +258,7 @@ class Refiner:
                 "'refinement'"
             )
 
-    def _trainer(self, folder: Path, start: PromptsRef | None) -> SoftPromptTrainer:
+    def _trainer(self, folder: Path, start: SoftPromptsRef | None) -> SoftPromptTrainer:
         from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer
 
         state = folder / STATE_FILE
@@ -280,7 +280,7 @@ class Refiner:
         while len(self._trainers) > _TRAINERS:
             self._trainers.popitem(last=False)
 
-    def _start(self, start: PromptsRef | None) -> SoftPrompts:
+    def _start(self, start: SoftPromptsRef | None) -> SoftPrompts:
         from steerseg.soft_prompts import SoftPrompts
 
         steerseg = self._steerseg

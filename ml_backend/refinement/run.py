@@ -39,7 +39,7 @@ from ml_backend.models.messages import (
     ModelRequest,
     PreparedExample,
     PrepareRequest,
-    PromptsRef,
+    SoftPromptsRef,
     TrainingProgress,
     TrainRequest,
     TrialRequest,
@@ -191,10 +191,10 @@ class RefinementRun:
             ]
             self._try(
                 held_out,
-                PromptsRef(self._folder / training.name, digest),
+                SoftPromptsRef(self._folder / training.name, digest),
                 f"trying {training.name} on held-out videos",
             )
-        candidate = PromptsRef(self._folder / plan.candidate.name, digest)
+        candidate = SoftPromptsRef(self._folder / plan.candidate.name, digest)
         self._try(plan.regression, candidate, "trying on replayed clips")
         return self._settle(plan, candidate, losses)
 
@@ -306,7 +306,7 @@ class RefinementRun:
             if answer.digest is not None:
                 return answer.digest, answer.losses
 
-    def _try(self, examples: Sequence[Example], candidate: PromptsRef, phase: str) -> None:
+    def _try(self, examples: Sequence[Example], candidate: SoftPromptsRef, phase: str) -> None:
         known = self._refinements.trials(self._refinement.id)
         for done, example in enumerate(examples):
             self._tell(phase, done, len(examples))
@@ -327,7 +327,7 @@ class RefinementRun:
                     champion=answer.champion,
                 )
 
-    def _champion(self) -> PromptsRef | None:
+    def _champion(self) -> SoftPromptsRef | None:
         """The version that this refinement began from, whoever leads now."""
         number = self._refinement.champion_id
         version = None if number is None else self._line.versions.by_id(number)
@@ -335,7 +335,7 @@ class RefinementRun:
 
     # --- the end
 
-    def _settle(self, plan: Plan, candidate: PromptsRef, losses: tuple[float, ...]) -> Refinement:
+    def _settle(self, plan: Plan, candidate: SoftPromptsRef, losses: tuple[float, ...]) -> Refinement:
         self._tell("judging", 0, 1)
         trials = self._refinements.trials(self._refinement.id)
 

@@ -17,7 +17,7 @@ from ml_backend.models.examples import CorrectionExample, Pool, ReplayExample
 from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
-    PromptsRef,
+    SoftPromptsRef,
     TrainingProgress,
     TrainRequest,
     TrialRequest,
@@ -119,7 +119,7 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
         TrialRequest(
             world.examples["c0"],
             MediaFile(world.films["c0"], 5.0),
-            PromptsRef(world.folder / "candidate", candidate.digest),
+            SoftPromptsRef(world.folder / "candidate", candidate.digest),
             None,
         ),
         Told(),
@@ -239,7 +239,7 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
     world.prepare_all()
     trained = world.train()
     assert trained.digest is not None
-    request = TrialRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
+    request = TrialRequest(made, media, SoftPromptsRef(world.folder / "candidate", trained.digest), None)
     world.steerseg.forget()
     with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
@@ -317,7 +317,7 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
         TrialRequest(
             world.examples["c1"],
             MediaFile(world.films["c1"], 5.0),
-            PromptsRef(world.folder / "candidate", trained.digest),
+            SoftPromptsRef(world.folder / "candidate", trained.digest),
             None,
         ),
         Told(),
