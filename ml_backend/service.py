@@ -593,7 +593,7 @@ class Service:
                         expression=work.expression,
                         fps=work.media.fps,
                         alternatives=alternatives_for(work.expression, self.settings.alternatives),
-                        prompts=steering.prompts,
+                        soft_prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
                     priority=priority,

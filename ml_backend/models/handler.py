@@ -95,7 +95,7 @@ class ModelHandler:
             video,
             request.expression,
             config=config,
-            soft_prompts=self._prompts.load(request.prompts),
+            soft_prompts=self._prompts.load(request.soft_prompts),
             progress=progress,
         )
         return StoredProposal.from_proposal(proposal)

@@ -26,14 +26,14 @@ class ProposeRequest:
         expression: What to track.
         fps: Frames a second of a folder of frames; files know their own.
         alternatives: Most tracklets wanted.
-        prompts: The project's soft prompts; ``None`` for the preset's own.
+        soft_prompts: The project's; ``None`` for the preset's own.
     """
 
     media: Path
     expression: str
     fps: float | None
     alternatives: int
-    prompts: SoftPromptsRef | None = None
+    soft_prompts: SoftPromptsRef | None = None
 
 
 @dataclass(frozen=True)
