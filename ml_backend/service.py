@@ -29,7 +29,7 @@ from ml_backend.interactive.store import SteeringStore
 from ml_backend.interactive.submitted_pages import UnseenPages, number_of
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor, Proposer
+from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.client import LabelStudioUnreachableError
 from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
@@ -44,7 +44,7 @@ from ml_backend.label_studio.regions import (
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place

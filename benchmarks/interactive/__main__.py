@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ml_backend.jobs.proposals import ModelExecutor
-from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.executor import Executor, ModelExecutor, Priority
 from ml_backend.models.handler import model_worker
 from ml_backend.models.messages import FramePrompt, ProposeRequest, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredProposal

@@ -32,7 +32,6 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
 from ml_backend.label_studio.config import parse_controls
@@ -45,7 +44,7 @@ from ml_backend.label_studio.media import (
 )
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
-from ml_backend.models.executor import ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest, PropagatedFrame
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet

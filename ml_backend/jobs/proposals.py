@@ -15,7 +15,7 @@ from ml_backend.jobs.progress import ProgressNotes, describe_progress
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
 from ml_backend.metrics import Metrics, StageClock
-from ml_backend.models.executor import Executor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.errors import Cancelled, ModelError, SteerSegError
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 KIND = "propose"
 
-ModelExecutor = Executor[ModelRequest, ModelAnswer]
 Owner = tuple[int, int]
 """A project and a task that want a proposal."""
 

@@ -12,10 +12,9 @@ from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, SteerAnswer, SteerRequest
 from steerseg.errors import Cancelled, SteerSegError
 

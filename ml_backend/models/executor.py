@@ -26,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
 import steerseg.errors
+from ml_backend.models.messages import ModelAnswer, ModelRequest
 from steerseg.errors import Cancelled, ModelError, SteerSegError
 
 log = logging.getLogger(__name__)
@@ -724,3 +725,6 @@ def _describe(error: Exception, doing: str) -> tuple[str, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "ModelError", f"out of memory while {doing}; try a shorter or smaller video"
     return "ModelError", f"unexpected {type(error).__name__} while {doing}; the server's log has the details"
+
+
+ModelExecutor = Executor[ModelRequest, ModelAnswer]

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml_backend.jobs.proposals import ModelExecutor
-from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.executor import Executor, ModelExecutor, Priority
 from ml_backend.models.geometry import (
     MAX_CONDITIONING,
     TrackBox,
