@@ -30,7 +30,7 @@ from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor, Proposer
+from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
@@ -41,7 +41,7 @@ from ml_backend.label_studio.results import Result, expression_result, status_re
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
@@ -583,7 +583,7 @@ class Service:
                         expression=work.expression,
                         fps=work.media.fps,
                         alternatives=alternatives_for(work.expression, self.settings.alternatives),
-                        prompts=steering.prompts,
+                        soft_prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
                     priority=priority,
@@ -856,7 +856,7 @@ class Service:
     def _end_owed(self, places: Iterable[Place]) -> None:
         """Owe these no longer, nor go on with what an earlier process began for them."""
         ended = set(places)
-        self._proposer.let_go(ended)
+        self._proposer.release(ended)
         self._deliveries.end(ended)
 
     # --- interactive calls

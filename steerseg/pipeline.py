@@ -257,7 +257,7 @@ class SteerSeg:
             expression: What to track, at most 1 000 characters.
             config: Switches of the method; the preset's where left out.
             soft_prompts: Other soft prompts than the preset's, for example a project's champion.
-            progress: InteractiveRequest of each stage.
+            progress: Told of each stage.
 
         Raises:
             ExpressionError: The expression is missing, empty or too long.
@@ -352,7 +352,7 @@ class SteerSeg:
         Args:
             video: The video.
             config: Says how many keyframes.
-            tell: InteractiveRequest of the stage ``keyframes``.
+            tell: Told of the stage ``keyframes``.
             pictures: Which of the keyframes are encoded as images; all where left out.
         """
         keyframes = keyframe_indices(len(video), config.keyframes)

@@ -45,7 +45,7 @@ class OnlineWorkplace:
         folder: Folder of both servers' data; a later run goes on with it.
         preset: The preset with the recipe to use.
         device: As of :meth:`steerseg.pipeline.SteerSeg.from_pretrained`.
-        tell: InteractiveRequest what happens.
+        tell: Called with what happens.
     """
 
     def __init__(self, folder: Path, preset: str | Path, device: str, tell: Tell) -> None:

@@ -54,7 +54,7 @@ def densify(
         video: The original.
         tracker: SAM 2.
         confidence: Least confidence in [0, 1] of a mask that is kept; others leave their frame undecided.
-        progress: InteractiveRequest of the fraction in [0, 1] of the pages that are done.
+        progress: Called with the fraction in [0, 1] of the pages that are done.
 
     Raises:
         VideoError: The video is not the one that the pages come from.

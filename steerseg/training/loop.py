@@ -93,7 +93,7 @@ def train(
         cache_bytes: Memory of each process for visual tokens.
         save_every: Steps between two states on disk.
         log_every: Steps between two lines of the log.
-        progress: InteractiveRequest of "train" and the fraction done.
+        progress: Told of "train" and the fraction done.
 
     Returns:
         The prompts, with a card of how they were made. All processes have the same.
