@@ -91,7 +91,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VideoFeatures:
     """What is kept of a video between expressions: none of it depends on the expression.
 
     Attributes:
@@ -171,7 +171,7 @@ class SteerSeg:
             )
         self.soft_prompts = self.checked(soft_prompts)
         self._remembered_videos = remembered_videos
-        self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, tuple[int, ...]], VideoFeatures] = OrderedDict()
         self._remembered_bytes = remembered_bytes
         self._opened: OrderedDict[str, EncodedVideo] = OrderedDict()
         self._prefixes = PrefixStore(
@@ -324,7 +324,7 @@ class SteerSeg:
         """
         return (self.checked(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
 
-    def look(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> Seen:
+    def look(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> VideoFeatures:
         """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes)
@@ -332,7 +332,7 @@ class SteerSeg:
             self._seen.move_to_end(key)
             self.open(video)  # it is in use again
             return self._seen[key]
-        seen = Seen(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
+        seen = VideoFeatures(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:
             forgotten, _ = self._seen.popitem(last=False)
@@ -374,7 +374,7 @@ class SteerSeg:
         )
 
     def reason(
-        self, seen: Seen, expression: str, config: PipelineConfig, tell: Progress = _silent
+        self, seen: VideoFeatures, expression: str, config: PipelineConfig, tell: Progress = _silent
     ) -> tuple[str, ...]:
         """What tells the object apart; nothing where ``config`` leaves the step out."""
         if not config.reasoning:
@@ -393,7 +393,7 @@ class SteerSeg:
 
     def ground(
         self,
-        seen: Seen,
+        seen: VideoFeatures,
         expression: str,
         attributes: tuple[str, ...],
         config: PipelineConfig,
@@ -414,7 +414,7 @@ class SteerSeg:
         )
 
     def find(
-        self, seen: Seen, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
+        self, seen: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
     ) -> Found:
         """Points of the fused map and the different objects under them, tracked over the keyframes."""
         points = point_prompts(maps, config)
@@ -442,7 +442,7 @@ class SteerSeg:
         return tuple(Ranked(i, float(scores[i])) for i in order)
 
     def track(
-        self, seen: Seen, found: Found, ranking: Sequence[Ranked], tell: Progress = _silent
+        self, seen: VideoFeatures, found: Found, ranking: Sequence[Ranked], tell: Progress = _silent
     ) -> tuple[Tracklet, ...]:
         """The ranked candidates over the whole video, in the given order."""
         if not ranking:

@@ -49,7 +49,7 @@ from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import Taken, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
-from steerseg.pipeline import Seen, installed_version
+from steerseg.pipeline import VideoFeatures, installed_version
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
@@ -417,7 +417,7 @@ class Bench:
         steerseg = self.steerseg
         config = replace(steerseg.config, keyframes=count)
 
-        def look() -> Seen:
+        def look() -> VideoFeatures:
             steerseg.forget()
             return steerseg.look(self.video, config)
 

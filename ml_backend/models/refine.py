@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # these come with torch, which only the model process loads
     import torch
 
     from steerseg.grounding import VisionContext
-    from steerseg.pipeline import Seen, SteerSeg
+    from steerseg.pipeline import VideoFeatures, SteerSeg
     from steerseg.replay import ReplayClip, ReplaySource
     from steerseg.soft_prompts import SoftPrompts
     from steerseg.training.trainer import SoftPromptTrainer, TrainingSample
@@ -340,7 +340,7 @@ class Refiner:
 
     def _worth(
         self,
-        seen: Seen,
+        seen: VideoFeatures,
         opened: _Opened,
         attributes: tuple[str, ...],
         config: PipelineConfig,

@@ -21,7 +21,7 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Found, Seen, SteerSeg
+from steerseg.pipeline import Found, VideoFeatures, SteerSeg
 from steerseg.reasoning import check_expression
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
@@ -159,7 +159,7 @@ class ClipStages:
             torch.cuda.synchronize(self.steerseg.lvlm.device)
         return time.perf_counter()
 
-    def _look(self, config: PipelineConfig) -> tuple[Seen, StageSeconds]:
+    def _look(self, config: PipelineConfig) -> tuple[VideoFeatures, StageSeconds]:
         """The clip's features, all of them, so that no variant pays for another's."""
         steerseg = self.steerseg
         seen = self._once(("look", config.keyframes), lambda: steerseg.look(self.video, config))
