@@ -106,7 +106,7 @@ class VideoFeatures:
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidates:
     """Different objects that the points led to, tracked over the keyframes but not yet ranked.
 
     Attributes:
@@ -124,8 +124,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A candidate's place among its rivals: its index in :class:`Found` and its score in [-1, 1]."""
+class RankedCandidate:
+    """A candidate's place among its rivals: its index in :class:`Candidates` and its score in [-1, 1]."""
 
     index: int
     score: float
@@ -415,7 +415,7 @@ class SteerSeg:
 
     def find(
         self, seen: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
-    ) -> Found:
+    ) -> Candidates:
         """Points of the fused map and the different objects under them, tracked over the keyframes."""
         points = point_prompts(maps, config)
         candidates = self.tracker.candidates(
@@ -426,9 +426,9 @@ class SteerSeg:
             progress=lambda fraction: tell("candidates", fraction),
         )
         on_keyframes = self.tracker.propagate(seen.encoded, candidates, frames=maps.keyframes)
-        return Found(tuple(points), on_keyframes)
+        return Candidates(tuple(points), on_keyframes)
 
-    def rank(self, found: Found, maps: GroundingMaps, config: PipelineConfig) -> tuple[Ranked, ...]:
+    def rank(self, found: Candidates, maps: GroundingMaps, config: PipelineConfig) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
         if not found.candidates:
             return ()
@@ -439,10 +439,10 @@ class SteerSeg:
             temporal_merge=self.lvlm.family.temporal_merge,
         )
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(Ranked(i, float(scores[i])) for i in order)
+        return tuple(RankedCandidate(i, float(scores[i])) for i in order)
 
     def track(
-        self, seen: VideoFeatures, found: Found, ranking: Sequence[Ranked], tell: Progress = _silent
+        self, seen: VideoFeatures, found: Candidates, ranking: Sequence[RankedCandidate], tell: Progress = _silent
     ) -> tuple[Tracklet, ...]:
         """The ranked candidates over the whole video, in the given order."""
         if not ranking:

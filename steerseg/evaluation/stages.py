@@ -21,7 +21,7 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Found, VideoFeatures, SteerSeg
+from steerseg.pipeline import Candidates, VideoFeatures, SteerSeg
 from steerseg.reasoning import check_expression
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
@@ -195,7 +195,7 @@ class ClipStages:
         )
         maps: GroundingMaps = grounded.value
         searched = self._once(("find", key), lambda: steerseg.find(seen, maps, config))
-        found: Found = searched.value
+        found: Candidates = searched.value
         ranking = steerseg.rank(found, maps, config)
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(seen, found, ranking))
