@@ -124,9 +124,9 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     }
     for name, way in ways.items():
         with way():
-            _timed(records, "see", name, lambda: steerseg.see(video, config), repeat=2)
+            _timed(records, "see", name, lambda: steerseg.encode_keyframes(video, config), repeat=2)
 
-    seen = steerseg.look(video, config)
+    seen = steerseg.encode(video, config)
     lengths = itertools.count(1)
     readings: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,

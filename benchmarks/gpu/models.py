@@ -178,7 +178,7 @@ def make_prompts(lvlm: LVLM, size: Size) -> SoftPrompts:
 def make_sample(steerseg: SteerSeg, video: Video) -> TrainingSample:
     """One training sample: a video pass and two frame passes, and a block that both should find."""
     pictures = [0, 1]
-    context = steerseg.see(video, steerseg.config, pictures=pictures)
+    context = steerseg.encode_keyframes(video, steerseg.config, pictures=pictures)
     masks = np.zeros((len(context.keyframes), *video.frames.shape[1:3]), dtype=bool)
     masks[:, 10:40, 10:60] = True
     merge = steerseg.lvlm.family.temporal_merge

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steerseg.errors import ConfigError
-from steerseg.grounding import see
+from steerseg.grounding import encode_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.soft_prompts import WEIGHTS_FILE, SoftPrompts
 from steerseg.training.trainer import RefineConfig, SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
@@ -67,7 +67,7 @@ def samples(lvlm: LVLM) -> list[TrainingSample]:
         masks = np.zeros((4, 56, 56), dtype=bool)
         masks[:, 10 + 20 * index : 30 + 20 * index, 8:30] = True
         frames[masks] = 250
-        context = see(lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
+        context = encode_keyframes(lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
         made.append(TrainingSample.from_masks(context, "where is it?", masks, temporal_merge=2))
     return made
 
@@ -118,7 +118,7 @@ def test_empty_masks_alone_are_refused(tiny_lvlm: LVLM) -> None:
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 4, seed=0)
     trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig())
     frames = np.zeros((4, 56, 56, 3), dtype=np.uint8)
-    context = see(tiny_lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
+    context = encode_keyframes(tiny_lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
     empty = TrainingSample.from_masks(context, "where?", np.zeros((4, 56, 56), dtype=bool), temporal_merge=2)
     with pytest.raises(ConfigError, match="empty"):
         trainer.step([empty], np.random.default_rng(0))
@@ -139,7 +139,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 def test_a_slice_is_known_no_better_than_its_frames(tiny_lvlm: LVLM) -> None:
     frames, masks = np.zeros((5, 56, 56, 3), dtype=np.uint8), np.ones((5, 56, 56), dtype=bool)
-    context = see(
+    context = encode_keyframes(
         tiny_lvlm, frames, range(5), budget=16, seconds_per_slice=1.0, frame_batch=4, pictures=[0, 3]
     )
     sample = TrainingSample.from_masks(
@@ -195,7 +195,7 @@ def test_samples_of_different_sizes_share_a_step(tiny_lvlm: LVLM) -> None:
     frames = np.random.default_rng(1).integers(0, 255, (6, 28, 84, 3), dtype=np.uint8)
     masks = np.zeros((6, 28, 84), dtype=bool)
     masks[:, :, 40:] = True
-    context = see(tiny_lvlm, frames, range(6), budget=16, seconds_per_slice=0.5, frame_batch=4)
+    context = encode_keyframes(tiny_lvlm, frames, range(6), budget=16, seconds_per_slice=0.5, frame_batch=4)
     wide = TrainingSample.from_masks(context, "and where is this one?", masks, temporal_merge=2)
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
 

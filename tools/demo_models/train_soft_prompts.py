@@ -25,7 +25,7 @@ from steerseg.demo.language import Referral, referrals
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
 from steerseg.demo.world import keyframes as scene_keyframes
-from steerseg.grounding import VisionContext, ground, see
+from steerseg.grounding import VisionContext, encode_keyframes, ground
 from steerseg.lvlm import LVLM
 from steerseg.points import point_prompts
 from steerseg.presets import Preset, find_preset, load_preset
@@ -59,7 +59,7 @@ def held_out_clip(lvlm: LVLM, preset: Preset, rng: np.random.Generator) -> SeenC
     scene = sample_scene(rng, VALIDATION_WORLD)
     keyframes = scene_keyframes([scene], preset.keyframes)
     images, ids = render(collate([scene]), load_atlas(VALIDATION_WORLD.styles), keyframes, device=lvlm.device)
-    context = see(
+    context = encode_keyframes(
         lvlm,
         images[0].permute(0, 2, 3, 1).cpu().numpy(),
         keyframes[0].tolist(),

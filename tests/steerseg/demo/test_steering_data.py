@@ -6,7 +6,7 @@ import torch
 
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
-from steerseg.grounding import see
+from steerseg.grounding import encode_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.soft_prompts import SoftPrompts
@@ -35,7 +35,7 @@ def test_batches_are_encoded_as_the_product_does(lvlm: LVLM, preset: Preset, fee
     scene = at_frames(whole, np.linspace(0, 23, preset.keyframes).astype(np.intp))
     (context,), ids = feed.encode([scene], [[1, 4]])
     images, _ = render(collate([scene]), load_atlas(scene.styles))
-    expected = see(
+    expected = encode_keyframes(
         lvlm,
         images[0].permute(0, 2, 3, 1).numpy(),
         range(preset.keyframes),
