@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from steerseg import SteerSeg
-from steerseg.config import RefineConfig
+from steerseg.config import TrainingConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
@@ -25,7 +25,7 @@ from tests.tiny_sam2 import SMALL_SAM2
 Size = Literal["full", "tiny"]
 _ANSWER_TOKENS = 64
 
-TRAINING = RefineConfig(steps=20, warmup=2)
+TRAINING = TrainingConfig(steps=20, warmup=2)
 """Of a training that is measured for a few steps."""
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from steerseg.config import RefineConfig
+from steerseg.config import TrainingConfig
 from steerseg.grounding import encode_keyframes, rolled_map
 from steerseg.lvlm import LVLM
 from steerseg.soft_prompts import SoftPrompts
@@ -33,7 +33,7 @@ def test_a_step_gives_the_same_prompts(tiny_lvlm: LVLM, sample: TrainingSample) 
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 4, seed=0)
     trained = []
     for checkpointing in (False, True):
-        config = RefineConfig(steps=4, warmup=1)
+        config = TrainingConfig(steps=4, warmup=1)
         trainer = SoftPromptTrainer(tiny_lvlm, LAYERS, start, config, checkpointing=checkpointing)
         rng = np.random.default_rng(0)
         losses = [trainer.step([sample], rng) for _ in range(2)]
