@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # these come with torch, which only the model process loads
     import torch
 
     from steerseg.grounding import VisionContext
-    from steerseg.pipeline import Seen, SteerSeg
+    from steerseg.pipeline import SteerSeg, VideoFeatures
     from steerseg.replay import ReplayClip, ReplaySource
     from steerseg.soft_prompts import SoftPrompts
     from steerseg.training.trainer import SoftPromptTrainer, TrainingSample
@@ -93,7 +93,9 @@ class Refiner:
         pictures = _pictures(opened.video.digest, len(keyframes), self._recipe.pictures)
         path = request.features / self._features_name(opened.video, keyframes, pictures)
         if not path.is_file():
-            _write_context(path, self._steerseg.see(opened.video, config, tell, pictures=pictures))
+            _write_context(
+                path, self._steerseg.encode_keyframes(opened.video, config, tell, pictures=pictures)
+            )
         context = self._context(path)
         question = self._question(context, opened.expression, tell)
         sample = self._sample_of(context, question, opened, pictures, request.example.weight)
@@ -288,7 +290,7 @@ class Refiner:
         if prompts is None:
             neutral = steerseg.lvlm.line_break
             prompts = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
-        checked = steerseg.checked(prompts)
+        checked = steerseg.prepare_prompts(prompts)
         assert checked is not None
         return checked
 
@@ -330,7 +332,7 @@ class Refiner:
         opened = self._open(request.example, request.media, tell)
         steerseg = self._steerseg
         config = replace(self._config, alternatives=1)
-        seen = steerseg.look(opened.video, config, tell)
+        seen = steerseg.encode(opened.video, config, tell)
         attributes = steerseg.reason(seen, opened.expression, config, tell)
         if request.champion is None:
             champion = steerseg.steering(steerseg.config)
@@ -344,7 +346,7 @@ class Refiner:
 
     def _worth(
         self,
-        seen: Seen,
+        seen: VideoFeatures,
         opened: _Opened,
         attributes: tuple[str, ...],
         config: PipelineConfig,
@@ -355,7 +357,7 @@ class Refiner:
         from steerseg.evaluation.metrics import score
 
         maps = self._steerseg.ground(seen, opened.expression, attributes, config, steering, tell)
-        found = self._steerseg.find(seen, maps, config, tell)
+        found = self._steerseg.find_candidates(seen, maps, config, tell)
         tracklets = self._steerseg.track(seen, found, self._steerseg.rank(found, maps, config), tell)
         true = opened.truth(opened.judged)
         if tracklets:
