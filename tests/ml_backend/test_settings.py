@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and that the README lists them."""
+"""Settings: where they come from, what is refused, and that the documentation lists them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ml_backend.cli.main import parse_arguments
 from ml_backend.settings import Settings, load_settings, settings_table
 from steerseg.errors import ConfigError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_arguments_come_before_the_environment_and_that_before_defaults(
@@ -80,8 +80,8 @@ def test_every_setting_is_described() -> None:
         assert f"`STEERSEG_{name.upper()}`" in table
 
 
-def test_the_readme_lists_the_settings_as_they_are() -> None:
-    assert settings_table() in README.read_text(encoding="utf-8"), (
-        "the README's table of settings is out of date; write the output of `python -m ml_backend.settings` "
-        "between its <!-- settings --> marks"
+def test_the_documentation_lists_the_settings_as_they_are() -> None:
+    assert settings_table() in PAGE.read_text(encoding="utf-8"), (
+        "the table of settings in docs/configuration.md is out of date; write the output of "
+        "`python -m ml_backend.settings` between its <!-- settings --> marks"
     )
