@@ -97,12 +97,10 @@ def running_backend(folder: Path, **settings: Any) -> Iterator[Backend]:
     }
     chosen = Settings(**given)
     store = Store(chosen.database)
-    # Its type names the arguments of a handler, which one that is a plain function need not have.
-    executor: ModelExecutor = Executor([models.answering], max_attempts=chosen.max_attempts)  # type: ignore[list-item]
     service = Service(
         chosen,
         store=store,
-        executor=executor,
+        executor=Executor([models.answering], max_attempts=chosen.max_attempts),
         media=PagesOnDisk(chosen),
         metrics=Metrics(),
         base_version=VERSION,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.corrections import PropagatedFrame
+from ml_backend.executor import Handler
 from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from ml_backend.steering import SteerAnswer, SteerRequest
@@ -24,7 +25,7 @@ PAGES, FRAMES = 12, 50  # of a folder of pages, and of a video
 Progress = Callable[[str, float], None]
 
 
-def answering() -> Callable[[ModelRequest, Progress], ModelAnswer]:
+def answering() -> Handler[ModelRequest, ModelAnswer]:
     """The handler of a worker process."""
     return _answer
 
