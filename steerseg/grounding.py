@@ -83,7 +83,7 @@ def resize_floats(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor
     return pixels
 
 
-def see(
+def encode_keyframes(
     lvlm: LVLM,
     frames: NDArray[np.uint8],
     keyframes: Sequence[int],

@@ -50,7 +50,7 @@ def warm_up(
             those with fewer passes over memory, which were faster on an H100.
         height: Of the made-up video; answers of videos in another format are captured when they come.
         width: The same.
-        progress: InteractiveRequest of the proposal's stages.
+        progress: Told of the proposal's stages.
 
     Returns:
         The seconds that it took.

@@ -20,12 +20,12 @@ from benchmarks.refinement.workplace import (
 )
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.connect import connect
-from ml_backend.cli.import_videos import import_videos
 from ml_backend.cli.predict import predict_project
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.demo.__main__ import load_account
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, find_label_studio, free_port
+from ml_backend.importing.tasks import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.models.fingerprint import preset_version
 from ml_backend.proposals import ProposalFiles
@@ -45,7 +45,7 @@ class OnlineWorkplace:
         folder: Folder of both servers' data; a later run goes on with it.
         preset: The preset with the recipe to use.
         device: As of :meth:`steerseg.pipeline.SteerSeg.from_pretrained`.
-        tell: InteractiveRequest what happens.
+        tell: Called with what happens.
     """
 
     def __init__(self, folder: Path, preset: str | Path, device: str, tell: Tell) -> None:

@@ -19,7 +19,7 @@ NOTHING_FOUND = "nothing in the video"
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
-"""InteractiveRequest what happens, a line at a time."""
+"""Called with what happens, a line at a time."""
 
 
 class WorkError(SteerSegError):

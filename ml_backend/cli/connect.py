@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings, read_text
+from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings
+from ml_backend.importing.text_files import read_text
 from ml_backend.label_studio.client import MEASURED_VERSION, LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls
@@ -80,7 +81,7 @@ def connect(
         webhook_secret: Secret that webhooks carry in the header ``X-SteerSeg-Secret``.
         interactive: Whether annotators may ask the backend while they label.
         basic_auth: User name and password that the backend asks for.
-        extra_params: What the backend is told at every set-up, such as ``{"expression": "the dog"}``.
+        extra_params: What Label Studio sends at every set-up, such as ``{"expression": "the dog"}``.
 
     Raises:
         ConfigError: The labelling configuration or the addresses cannot be used.
@@ -286,7 +287,8 @@ def _webhook_url(backend_url: str) -> str:
     return backend_url.rstrip("/") + "/webhook"
 
 
-def add_connect(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--project", type=int, help="number of an existing project")
     which.add_argument("--title", help="title of the project; it is made if there is none")
@@ -306,12 +308,14 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("host", "port", "label_studio_url", "basic_auth_username"):
         add_setting(parser, name)
-    parser.set_defaults(run=_connect)
 
 
-def _connect(options: argparse.Namespace) -> int:
-    from ml_backend.cli.connect import connect
+def run(options: argparse.Namespace) -> int:
+    """Connect the project and print what was done.
 
+    Raises:
+        SteerSegError: It cannot be connected.
+    """
     settings = read_settings(options)
     basic_auth = None
     if settings.basic_auth_username is not None and settings.basic_auth_password is not None:

@@ -32,7 +32,6 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
@@ -46,7 +45,7 @@ from ml_backend.label_studio.media_access import (
 )
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest, PropagatedFrame
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
@@ -115,7 +114,7 @@ class _Job:
     """
 
     id: int
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
     cancelled: bool = False
 
 

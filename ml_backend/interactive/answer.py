@@ -321,7 +321,7 @@ class _FrameCall:
                         fps=media.fps,
                         track=steered.track,
                         anchor=steered.anchor,
-                        marks=steered.frame_marks(),
+                        prompts=steered.frame_marks(),
                         painted=steered.fixed_masks,
                         hidden=steered.hidden_pages,
                     ),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ml_backend.interactive.request import Mark
-from ml_backend.models.messages import FrameMarks
+from ml_backend.models.messages import FramePrompt
 from steerseg.masks import RLE, mask_area
 
 KNOWN_ANSWERS = 12
@@ -105,11 +105,11 @@ class InstanceState:
         """Pages where the last answer shows it."""
         return frozenset(page for page, rle in enumerate(self.shown) if fingerprint(rle) != NOTHING)
 
-    def frame_marks(self) -> dict[int, FrameMarks]:
+    def frame_marks(self) -> dict[int, FramePrompt]:
         """The marks by page, as SAM 2 is given them: all clicks, and the last box."""
-        found: dict[int, FrameMarks] = {}
+        found: dict[int, FramePrompt] = {}
         for mark in self.marks:
-            there = found.get(mark.frame, FrameMarks())
+            there = found.get(mark.frame, FramePrompt())
             if mark.kind == "box":
                 found[mark.frame] = replace(there, box=(mark.x, mark.y, mark.width, mark.height))
             else:

@@ -46,7 +46,7 @@ from steerseg.tracking.tracklets import (
 )
 from steerseg.video.loading import Video, video_from_frames
 
-"""InteractiveRequest the fraction in [0, 1] that is done. May raise :class:`steerseg.errors.Cancelled` to stop the work."""
+"""Told the fraction in [0, 1] that is done. May raise :class:`steerseg.errors.Cancelled` to stop the work."""
 
 _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
@@ -361,7 +361,7 @@ class Tracker:
             config: ``duplicate_iou`` and ``max_candidates`` count here.
             keyframes: Where to track them; the points' own frames if left out. A later :meth:`propagate` over
                 the same frames costs nothing.
-            progress: InteractiveRequest of each encoded batch and each tracked frame.
+            progress: Told of each encoded batch and each tracked frame.
 
         Returns:
             Candidates in the order in which they were found; empty where no point gives a mask.
@@ -540,7 +540,7 @@ class Tracker:
             candidates: What to track.
             frames: Where to track; all frames of the video if left out. SAM 2 sees these and the prompted
                 frames as if they followed each other directly.
-            progress: InteractiveRequest of each tracked frame.
+            progress: Told of each tracked frame.
         """
         wanted = tuple(range(len(encoded))) if frames is None else tuple(sorted(set(frames)))
         tracked = self._tracked(encoded, candidates, wanted, progress)
@@ -564,7 +564,7 @@ class Tracker:
         Args:
             encoded: The video.
             candidates: What to track.
-            progress: InteractiveRequest of each tracked frame.
+            progress: Told of each tracked frame.
         """
         packed = [PackedTrack(len(encoded), encoded.height, encoded.width) for _ in candidates]
         self.follow(encoded, candidates, packed, progress=progress)
@@ -588,7 +588,7 @@ class Tracker:
             encoded: The video.
             candidates: What to track.
             sinks: What takes the answers, one for each candidate.
-            progress: InteractiveRequest of each tracked frame.
+            progress: Told of each tracked frame.
         """
         frames = tuple(range(len(encoded)))
         wanted: dict[int, Sink] = {}

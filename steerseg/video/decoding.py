@@ -145,7 +145,7 @@ def decode_file(
         name: What messages call it.
         limits: What it may cost.
         stride: At least 1.
-        tick: InteractiveRequest the fraction in [0, 1] of the file that is done; may raise to stop.
+        tick: Told the fraction in [0, 1] of the file that is done; may raise to stop.
 
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.

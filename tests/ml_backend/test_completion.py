@@ -40,7 +40,6 @@ from ml_backend.corrections.store import KnownProposal
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
@@ -49,7 +48,7 @@ from ml_backend.label_studio.media_access import MediaError, MediaTimeoutError, 
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
-from ml_backend.models.executor import Executor
+from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.proposals import ProposalFiles, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.masks import decode_rle, encode_rle, mask_area
 

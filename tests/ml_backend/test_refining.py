@@ -17,12 +17,12 @@ from ml_backend.models.examples import CorrectionExample, Pool, ReplayExample
 from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
-    PromptsRef,
-    PutDownError,
-    Trained,
+    SoftPromptsRef,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner, batch_of
@@ -41,7 +41,7 @@ def steerseg(tmp_path_factory: pytest.TempPathFactory) -> SteerSeg:
     return SteerSeg.from_pretrained(save_preset(tmp_path_factory.mktemp("preset")), device="cpu")
 
 
-class InteractiveRequest:
+class Told:
     """Progress that may ask for the work to be put down after so many reports."""
 
     def __init__(self, most: int | None = None) -> None:
@@ -71,26 +71,24 @@ class World:
         """A refiner that remembers nothing, as after a kill."""
         return Refiner(self.steerseg, VideoLimits(), LoadedPrompts())
 
-    def prepare(
-        self, made: CorrectionExample | ReplayExample, told: InteractiveRequest | None = None
-    ) -> bool:
+    def prepare(self, made: CorrectionExample | ReplayExample, told: Told | None = None) -> bool:
         media = None
         if isinstance(made, CorrectionExample):
             media = MediaFile(self.films[made.key], 5.0)
         request = PrepareRequest(made, media, self.folder, self.features)
-        return self.refiner.prepare(request, told or InteractiveRequest()).teaches
+        return self.refiner.prepare(request, told or Told()).teaches
 
     def prepare_all(self) -> None:
         for made in self.examples.values():
             assert self.prepare(made)
 
     def train(
-        self, *, name: str = "candidate", seconds: float = 1000.0, told: InteractiveRequest | None = None
-    ) -> Trained:
+        self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None
+    ) -> TrainingProgress:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
-        return self.refiner.train(request, told or InteractiveRequest())
+        return self.refiner.train(request, told or Told())
 
 
 @pytest.fixture
@@ -118,13 +116,13 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
     assert world.steerseg.soft_prompts is not None
     assert candidate.digest != world.steerseg.soft_prompts.digest
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c0"],
             MediaFile(world.films["c0"], 5.0),
-            PromptsRef(world.folder / "candidate", candidate.digest),
+            SoftPromptsRef(world.folder / "candidate", candidate.digest),
             None,
         ),
-        InteractiveRequest(),
+        Told(),
     )
     assert 0 <= tried.candidate <= 1
     assert 0 <= tried.champion <= 1
@@ -159,13 +157,13 @@ def test_what_is_prepared_is_not_made_again(world: World) -> None:
     assert world.prepare(made)
     shutil.rmtree(world.films["c0"])  # neither video nor model is needed any more
     world.refiner = world.fresh()
-    told = InteractiveRequest()
+    told = Told()
     assert world.prepare(made, told)
     assert told.stages == []
     other = replace(made, key="c9", expression="another expression")
     world.films["c9"] = world.films["c1"]
     assert world.prepare(world.examples["c1"])
-    told = InteractiveRequest()
+    told = Told()
     assert world.prepare(replace(other, truth=world.examples["c1"].truth), told)
     assert "keyframes" not in told.stages  # features are the video's
     assert len(list(world.features.iterdir())) == 2
@@ -193,7 +191,7 @@ def test_slices_of_any_length_and_kills_give_the_training_that_one_slice_gives(
 
 def test_a_training_makes_way_within_one_step(world: World) -> None:
     world.prepare_all()
-    told = InteractiveRequest(most=2)
+    told = Told(most=2)
     assert world.train(told=told).step == 2
     assert told.stages == ["training", "training"]
 
@@ -228,25 +226,25 @@ def test_a_loss_that_is_no_number_ends_the_training(world: World, monkeypatch: p
 
 @pytest.mark.parametrize("stage", ["keyframes", "reasoning", "grounding", "candidates"])
 def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) -> None:
-    class At(InteractiveRequest):
+    class At(Told):
         @property
         def should_yield(self) -> bool:
             return self.stages[-1:] == [stage]
 
     made, media = world.examples["c0"], MediaFile(world.films["c0"], 5.0)
     if stage in ("keyframes", "reasoning"):
-        with pytest.raises(PutDownError):
+        with pytest.raises(YieldRequested):
             world.prepare(made, At())
         assert world.prepare(made)
     world.prepare_all()
     trained = world.train()
     assert trained.digest is not None
-    request = TryRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
+    request = TrialRequest(made, media, SoftPromptsRef(world.folder / "candidate", trained.digest), None)
     world.steerseg.forget()
-    with pytest.raises(PutDownError):
+    with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
-    first = world.refiner.compare(request, InteractiveRequest())
-    assert world.fresh().compare(request, InteractiveRequest()) == first
+    first = world.refiner.compare(request, Told())
+    assert world.fresh().compare(request, Told()) == first
 
 
 def test_media_that_is_not_what_was_corrected_is_refused(world: World) -> None:
@@ -316,12 +314,12 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
     assert trained.digest is not None
     assert SoftPrompts.load(world.folder / "candidate").frame.shape == (3, 32)
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c1"],
             MediaFile(world.films["c1"], 5.0),
-            PromptsRef(world.folder / "candidate", trained.digest),
+            SoftPromptsRef(world.folder / "candidate", trained.digest),
             None,
         ),
-        InteractiveRequest(),
+        Told(),
     )
-    assert isinstance(tried, Tried)
+    assert isinstance(tried, TrialResult)

@@ -98,9 +98,9 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
         from pathlib import Path
         from ml_backend.database.database import Database
         from ml_backend.database.events import EventStore
-        database = Database(Path(sys.argv[1]))
+        store = EventStore(Database(Path(sys.argv[1])))
         for number in range(10):
-            EventStore(database).add("X", None, {"number": number})
+            store.add("X", None, {"number": number})
         os.kill(os.getpid(), signal.SIGKILL)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False)

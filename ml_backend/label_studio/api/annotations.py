@@ -52,9 +52,7 @@ class Predictions:
 
     def of_task(self, task: int) -> list[dict[str, Any]]:
         """The predictions of one task."""
-        return self._session.get_items(
-            "/api/predictions/", f"list the predictions of task {task}", task=task
-        )
+        return self._session.get_items("/api/predictions/", f"list the predictions of task {task}", task=task)
 
     def create(
         self, task: int, result: Sequence[Mapping[str, Any]], *, score: float | None, model_version: str

@@ -114,7 +114,9 @@ class Session:
             raise self._error(response, action or f"{method} {path}")
         return response
 
-    def call(self, method: str, path: str, action: str, *, timeout: float | None = None, **options: Any) -> Any:
+    def call(
+        self, method: str, path: str, action: str, *, timeout: float | None = None, **options: Any
+    ) -> Any:
         """Send one request and return the JSON of its answer; see :meth:`request`."""
         return _json(self.request(method, path, action=action, timeout=timeout, **options), self.url)
 
