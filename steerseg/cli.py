@@ -418,7 +418,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from steerseg.evaluation import open_dataset
     from steerseg.lvlm import LVLM
-    from steerseg.runtime.devices import place_of
+    from steerseg.runtime.devices import resolve_device
     from steerseg.runtime.distributed import Ranks
     from steerseg.training import Recipe, train, write_preset
 
@@ -436,7 +436,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     schedule = replace(recipe.schedule, learning_rate=options.learning_rate, rows=options.rows)
     ranks = Ranks.from_environment()
-    device, dtype = place_of(ranks.device(options.device))
+    device, dtype = resolve_device(ranks.device(options.device))
     with ProgressBar(shown=ranks.first) as progress, ranks.joined(str(device)):
         progress("load", 0.0)
         lvlm = LVLM.from_pretrained(preset.lvlm, device=device, dtype=dtype, quantise=preset.quantise)

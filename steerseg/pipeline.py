@@ -22,7 +22,7 @@ from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
-from steerseg.runtime.devices import place_of
+from steerseg.runtime.devices import resolve_device
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
@@ -200,7 +200,7 @@ class SteerSeg:
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
-        place, dtype = place_of(device)
+        place, dtype = resolve_device(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
