@@ -43,11 +43,11 @@ _CPU_ROWS = 4
 _FILLING_TOKENS = 4096
 """A GPU multiplies matrices of so many rows as fast as larger ones."""
 
-__all__ = ["LVLM", "Taken", "VisionFeatures", "VisionKind"]
+__all__ = ["LVLM", "RolloutInputs", "VisionFeatures", "VisionKind"]
 
 
 @dataclass(frozen=True)
-class Taken:
+class RolloutInputs:
     """Queries and keys of one forward pass, with the places that matter.
 
     Attributes:
@@ -397,7 +397,7 @@ class LVLM:
         soft_prompt: torch.Tensor | None = None,
         placement: Placement = "before_vision",
         prefix: PrefixSlot | None = None,
-    ) -> Taken:
+    ) -> RolloutInputs:
         """Read ``texts`` with the vision before them and keep the queries and keys of ``layers``.
 
         Nothing above the last of these layers is computed. Gradients flow to ``soft_prompt`` where it requires them.
@@ -436,7 +436,7 @@ class LVLM:
         cells = places[:, self.family.cells(vision).cpu()]
         visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
         live = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        return Taken(
+        return RolloutInputs(
             tap,
             cells=to_device(cells, self.device),
             visual=to_device(visual, self.device),

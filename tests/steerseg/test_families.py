@@ -29,7 +29,7 @@ from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
-from steerseg.lvlm.base import Taken
+from steerseg.lvlm.base import RolloutInputs
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
 from steerseg.lvlm.tap import tapped
@@ -338,7 +338,7 @@ def test_a_larger_budget_gives_internvl_more_tiles() -> None:
 # --- what has gone wrong before
 
 
-def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: Taken) -> torch.Tensor:
+def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: RolloutInputs) -> torch.Tensor:
     """The rollout of a pass over changed inputs."""
     with torch.no_grad(), tapped(LAYERS) as tap:
         lvlm.model.model(**inputs, use_cache=False)
