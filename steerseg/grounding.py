@@ -163,7 +163,7 @@ def rolled_map(
         placement = soft_prompts.placement
     taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
     rollout = streaming_rollout(taken, layers, heads=heads)
-    return visual_map(rollout, taken.cells, vision.grid)
+    return visual_map(rollout, taken.token_indices, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:

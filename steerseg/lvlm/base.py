@@ -52,7 +52,7 @@ class RolloutInputs:
 
     Attributes:
         tap: Queries and keys by layer.
-        cells: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
+        token_indices: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
         visual: (B, S) bool, those tokens. Visual tokens that lie on no place are not among them.
         live: (B, S) bool, ``False`` on padding.
         padded: Whether there may be padding.
@@ -60,7 +60,7 @@ class RolloutInputs:
     """
 
     tap: QueryKeyTap
-    cells: torch.Tensor
+    token_indices: torch.Tensor
     visual: torch.Tensor
     live: torch.Tensor
     padded: bool
@@ -433,12 +433,12 @@ class LVLM:
                 with tapped(layers, last=max(layers)) as tap:
                     # The inner model: no logits over the sequence are wanted.
                     self.model.model(**self._on_device(inputs), use_cache=False)
-        cells = places[:, self.family.cells(vision).cpu()]
-        visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
+        token_indices = places[:, self.family.token_indices(vision).cpu()]
+        visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, token_indices, True)
         live = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         return RolloutInputs(
             tap,
-            cells=to_device(cells, self.device),
+            token_indices=to_device(token_indices, self.device),
             visual=to_device(visual, self.device),
             live=to_device(live, self.device),
             padded=mask is not None,

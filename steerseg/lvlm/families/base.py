@@ -84,7 +84,7 @@ class Family(ABC):
         """What the model takes this kind of vision for."""
         return kind
 
-    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
         """Which of the L visual tokens lies on each place of the grid: (t * h * w,) indices, in grid order."""
         time, height, width = vision.grid
         return torch.arange(time * height * width)
