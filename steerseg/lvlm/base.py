@@ -245,10 +245,10 @@ class LVLM:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         family = self.family
-        before, place, after = chat.partition(family.place(vision.kind))
+        before, place, after = chat.partition(family.placeholder(vision.kind))
         if not place:
             raise ModelError(
-                f"the chat template of {self.name!r} writes no {family.place(vision.kind)} for a {vision.kind}; use "
+                f"the chat template of {self.name!r} writes no {family.placeholder(vision.kind)} for a {vision.kind}; use "
                 "the processor that belongs to the model."
             )
         soft = family.soft_token(vision.kind) * soft_tokens

@@ -27,7 +27,7 @@ class LlavaOneVision(Family):
 
     def soft_token(self, kind: VisionKind) -> str:
         """The vocabulary has no special token to spare, but a chat about pictures has none of a video."""
-        return self.place("video" if kind == "image" else "image")
+        return self.placeholder("video" if kind == "image" else "image")
 
     @property
     def _tile(self) -> tuple[int, int]:
