@@ -17,7 +17,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
 from steerseg.lvlm import LVLM
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget, default_host_budget
+from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
@@ -102,7 +102,7 @@ class Seen:
 
     context: VisionContext
     encoded: EncodedVideo
-    prefixes: PrefixShelf | None = None
+    prefixes: VideoPrefixes | None = None
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ class SteerSeg:
             self._seen.move_to_end(key)
             self.open(video)  # it is in use again
             return self._seen[key]
-        seen = Seen(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
+        seen = Seen(self.see(video, config, tell), self.open(video), VideoPrefixes(self._prefixes, key))
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:
             forgotten, _ = self._seen.popitem(last=False)
