@@ -268,7 +268,7 @@ class SteerSeg:
         steering = self.steering(config, soft_prompts)
         tell = progress or _silent
 
-        with self.tracker.encoding(self.open(video), keyframe_indices(len(video), config.keyframes)):
+        with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             seen = self.look(video, config, tell)
             attributes = self.reason(seen, expression, config, tell)
             maps = self.ground(seen, expression, attributes, config, steering, tell)

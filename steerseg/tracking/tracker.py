@@ -229,7 +229,7 @@ class Tracker:
         return [list(frames[start : start + _ENCODE_BATCH]) for start in range(0, len(frames), _ENCODE_BATCH)]
 
     @contextlib.contextmanager
-    def encoding(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
+    def encoding_ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
         """Inside, a CPU encodes frames in a thread of its own: ``first`` these, then the others.
 
         Two passes side by side fill two cores better than one pass that is spread over both. What is done when the
