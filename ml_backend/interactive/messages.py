@@ -36,7 +36,8 @@ def describe_tracked(
     if steered.track and not kept_track:
         text += " That is something else than was tracked before, which is left out."
     if unused:
-        text += f" On frame {frame_ranges(sorted(unused))} there was nothing to take away from: click on the object itself."
+        frames = frame_ranges(sorted(unused))
+        text += f" On frame {frames} there was nothing to take away from: click on the object itself."
     return text
 
 
