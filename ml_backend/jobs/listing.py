@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -77,6 +78,26 @@ class ListedJob:
         for name in ("created_at", "started_at", "finished_at"):
             fields[name] = None if fields[name] is None else fields[name].isoformat()
         return fields
+
+
+@dataclass(frozen=True)
+class JobList:
+    """Jobs and refinements.
+
+    Attributes:
+        counts: How many are in each state.
+        jobs: Those that run first, then the newest.
+    """
+
+    counts: Mapping[JobState, int]
+    jobs: tuple[ListedJob, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "counts": {str(state): number for state, number in self.counts.items()},
+            "jobs": [job.to_json() for job in self.jobs],
+        }
 
 
 def list_jobs(database: Database, limit: int) -> list[ListedJob]:

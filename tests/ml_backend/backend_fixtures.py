@@ -20,11 +20,11 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media
-from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor
 from ml_backend.service import Service
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
+from ml_backend.web.assemble import build_service
 from steerseg.errors import VideoError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label-studio-1.23.2"
@@ -86,18 +86,15 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
     def make(**settings: Any) -> Backend:
         given = {"data_dir": tmp_path / "data", "expression_key": "expr", **settings}
         chosen = Settings(**given)
-        database = Database(chosen.database)
-        service = Service(
+        service = build_service(
             chosen,
-            database=database,
             executor=Executor([proposal_targets.proposing], max_attempts=chosen.max_attempts),
-            media=NamedMedia(),
-            metrics=Metrics(),
+            loader=NamedMedia(),
             base_version=VERSION,
             model="test-model",
         )
         made.append(service)
-        return Backend(service, database, create_app(service).test_client())
+        return Backend(service, service.database, create_app(service).test_client())
 
     yield make
     for service in made:

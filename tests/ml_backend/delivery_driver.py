@@ -16,11 +16,9 @@ from pathlib import Path
 import proposal_targets
 from backend_fixtures import VERSION, NamedMedia, recorded
 
-from ml_backend.database.database import Database
-from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor
-from ml_backend.service import Service
 from ml_backend.settings import Settings
+from ml_backend.web.assemble import build_service
 
 
 def main(data_dir: Path, url: str, body: Path | None) -> None:
@@ -34,12 +32,10 @@ def main(data_dir: Path, url: str, body: Path | None) -> None:
         alternatives=1,
         repredict=False,
     )
-    service = Service(
+    service = build_service(
         settings,
-        database=Database(settings.database),
         executor=Executor([proposal_targets.proposing], max_attempts=settings.max_attempts),
-        media=NamedMedia(),
-        metrics=Metrics(),
+        loader=NamedMedia(),
         base_version=VERSION,
         model="test-model",
     )
@@ -49,7 +45,7 @@ def main(data_dir: Path, url: str, body: Path | None) -> None:
         setup = {**recorded("setup"), "project": request["project"], "schema": request["label_config"]}
         service.setup({**setup, "hostname": url})
         service.predict(request)
-    print("up", service.health()["workers"][0]["state"], flush=True)
+    print("up", service.health().workers[0].state, flush=True)
     while True:
         time.sleep(60)
 

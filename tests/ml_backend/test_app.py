@@ -321,7 +321,7 @@ def test_media_that_were_dropped_while_their_job_waited_are_fetched_once_more(
                 (tmp_path / "video").touch()
             return replace(super().load(task, *rest), path=tmp_path / "video")
 
-    monkeypatch.setattr(backend.service, "_media", Dropping())
+    monkeypatch.setattr(backend.service.media, "_loader", Dropping())
     answer = backend.post("/predict", with_expression(introduce(backend), f"dropped {tmp_path / 'marker'}"))
     if back:
         assert answer["errors"] == {}

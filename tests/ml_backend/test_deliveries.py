@@ -23,8 +23,7 @@ from ml_backend.database.tables import JobState
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task import Task
-from ml_backend.predictions.deliveries import Deliveries, Delivery
-from ml_backend.requests import RequestError
+from ml_backend.predictions.deliveries import Deliveries, Delivery, QueueFullError
 
 pytestmark = pytest.mark.timeout(240)
 DRIVER = Path(__file__).with_name("delivery_driver.py")
@@ -180,7 +179,7 @@ def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
     again = make_backend(label_studio_url=fake_label_studio.url, label_studio_api_key="abc")
     assert {job.state for job in JobStore(again.database).newest()} == {JobState.QUEUED}
     again.service.start()
-    wait_until(lambda: not Deliveries(again.database, 9).left())
+    wait_until(lambda: not Deliveries(again.database, 9).unclaimed())
     assert {prediction["task"] for prediction in fake_label_studio.predictions} == {1000, 1001}
     states = {job.id: job.state for job in JobStore(again.database).newest()}
     assert states == {done.id: JobState.DONE, other.id: JobState.CANCELLED}
@@ -216,7 +215,7 @@ def test_bad_input_is_not_tried_again(
     release.touch()
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
     deliveries = Deliveries(backend.database, 9)
-    wait_until(lambda: deliveries.left() == [])
+    wait_until(lambda: deliveries.unclaimed() == [])
     (failed,) = [job for job in JobStore(backend.database).newest() if job.state is JobState.FAILED]
     assert failed.attempts == 1
 
@@ -235,7 +234,7 @@ def test_a_full_queue_says_when_to_come_back(
     assert backend.post("/predict", body)["pending"], "those that wait already may be asked for again"
     release.touch()
     wait_until(lambda: len(fake_label_studio.predictions) == 8)
-    wait_until(lambda: Deliveries(backend.database, 9).left() == [])
+    wait_until(lambda: Deliveries(backend.database, 9).unclaimed() == [])
     assert backend.post("/predict", batch_of(["e"], first=2000))["errors"] == {}
 
 
@@ -244,16 +243,16 @@ def test_deliveries_are_noted_once_and_all_or_none(tmp_path: Path) -> None:
     deliveries = Deliveries(database, 2)
     one, two, three = (Delivery(1, Task(number, {"a": number}), "v") for number in (1, 2, 3))
     deliveries.admit([one])
-    with pytest.raises(RequestError, match="full"):
+    with pytest.raises(QueueFullError, match="full"):
         deliveries.admit([two, three])
     deliveries.admit([one, two])
-    assert deliveries.left() == []
-    deliveries.put_off([one.place])
-    assert [left.task.id for left in deliveries.left()] == [1]
-    assert deliveries.take_up(one)
-    assert not deliveries.take_up(one)
-    deliveries.end([one.place, two.place, three.place])
-    assert Deliveries(database, 2).left() == []
+    assert deliveries.unclaimed() == []
+    deliveries.postpone([one.key])
+    assert [delivery.task.id for delivery in deliveries.unclaimed()] == [1]
+    assert deliveries.claim(one)
+    assert not deliveries.claim(one)
+    deliveries.complete([one.key, two.key, three.key])
+    assert Deliveries(database, 2).unclaimed() == []
 
 
 def test_a_push_that_label_studio_missed_is_made_up_for(
@@ -262,14 +261,14 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ml_backend.predictions.late.LOOK_AGAIN", 0.2)
+    monkeypatch.setattr("ml_backend.predictions.late._INTERVAL", 0.2)
     release = tmp_path / "release"
     body = batch_of([f"wait {release}"])
     backend = make_backend(predict_timeout=0.3)
     introduce(backend, body, fake_label_studio)
     setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
     backend.post("/setup", {**setup, "hostname": "http://127.0.0.1:9", "access_token": "abc"})
-    backend.service._delivery_loop.start()
+    backend.service.deliverer.loop.start()
     assert backend.post("/predict", body)["pending"] == [1000]
     release.touch()
     wait_until(
@@ -280,5 +279,5 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     )
     introduce(backend, body, fake_label_studio)  # Label Studio is back
     wait_until(lambda: len(fake_label_studio.predictions) == 2)
-    wait_until(lambda: Deliveries(backend.database, 9).left() == [])
+    wait_until(lambda: Deliveries(backend.database, 9).unclaimed() == [])
     assert len(fake_label_studio.predictions) == 2

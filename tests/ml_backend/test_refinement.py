@@ -24,12 +24,12 @@ from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import ProposalKey, RefinementState
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from ml_backend.web.app import create_app
+from ml_backend.web.assemble import build_service
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -132,23 +132,20 @@ class World:
     def start(self, *, steps: int = 3, begin: bool = True, **settings: Any) -> Backend:
         given = {"data_dir": self.root / "data", "preset": str(self.presets[steps]), "refine_after": 0}
         chosen = Settings(**{**given, **settings})
-        database = Database(chosen.database)
         executor: Executor[Any, Any] = self.kept
         if steps != 3:
             executor = Executor([partial(refinement_targets.better, self.presets[steps])])
-        service = Service(
+        service = build_service(
             chosen,
-            database=database,
             executor=executor,
-            media=FilmLoader(self.films),
-            metrics=Metrics(),
+            loader=FilmLoader(self.films),
             base_version=VERSION,
             model="tiny",
         )
         self.running.append(service)
         if begin:
             service.start()
-        return Backend(service, database, executor, create_app(service).test_client())
+        return Backend(service, service.database, executor, create_app(service).test_client())
 
     def stop(self) -> None:
         while self.running:
@@ -204,7 +201,7 @@ def test_start_training_makes_a_version_that_setup_names_and_predictions_use(wor
     # The model process really worked with these prompts.
     path = ProposalStore(backend.database).find(ProposalKey("digest-of-film0", "the bright square", version))
     assert path is not None
-    stored = backend.service._proposer._files.load(path)
+    stored = backend.service.proposer._files.load(path)
     assert stored.versions["soft_prompts"] == pair.digest
     page = backend.client.get("/").get_data(as_text=True)
     assert "Refinements" in page
@@ -352,36 +349,36 @@ def test_a_trigger_while_one_runs_is_remembered(world: World) -> None:
 
 def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world: World) -> None:
     backend = world.start(begin=False, refine_after=8)
-    manager = backend.service.refinements
-    manager.corrected(1)
+    triggers = backend.service.triggers
+    triggers.corrected(1)
     assert backend.status()["new_corrections"] == 5
     assert backend.status()["current"] is None
     # The switch in Label Studio's settings says 1, which is no number of its own.
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=1))
     backend.service.ingestor.catch_up()
-    assert manager.threshold(1) == 8
+    assert triggers.threshold(1) == 8
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=6))
     backend.service.ingestor.catch_up()
-    assert manager.threshold(1) == 6
+    assert triggers.threshold(1) == 6
     correct(CorrectionStore(backend.database), 1, 50, save_film(world.films / "film50", 50))
-    manager.corrected(1)
+    triggers.corrected(1)
     current = backend.status()["current"]
     assert current["triggers"] == ["6 corrections"]
-    manager.corrected(1)
+    triggers.corrected(1)
     assert backend.status()["current"]["triggers"] == ["6 corrections"]
     backend.service.start()
     assert backend.ended()["new_corrections"] == 0
-    manager.corrected(1)
+    triggers.corrected(1)
     assert backend.status()["current"] is None
 
 
 def test_the_number_of_corrections_can_be_switched_off(world: World) -> None:
     backend = world.start(begin=False, refine_after=0)
-    backend.service.refinements.corrected(1)
+    backend.service.triggers.corrected(1)
     assert backend.status()["current"] is None
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=1))
     backend.service.ingestor.catch_up()
-    assert backend.service.refinements.threshold(1) == 1  # somebody asked for it in Label Studio
+    assert backend.service.triggers.threshold(1) == 1  # somebody asked for it in Label Studio
 
 
 def test_the_clock_begins_one_where_there_are_new_corrections(world: World) -> None:
@@ -459,13 +456,13 @@ def test_tasks_without_annotations_are_predicted_anew_the_least_certain_first(
         10_002: 0.3,
     }
     asked: list[tuple[int, str]] = []
-    predict = backend.service._repredictor._predict
+    predict = backend.service.deliverer.predict_again
 
     def noted(project: Any, task: Any, version: str) -> Any:
         asked.append((task.id, version))
         return predict(project, task, version)
 
-    backend.service._repredictor._predict = noted
+    backend.service.deliverer.predict_again = noted
     backend.service.start()
     backend.post("/projects/1/refine")
     version = f"{VERSION}+{backend.ended()['champion']}"

@@ -9,6 +9,8 @@ import pytest
 from backend_fixtures import Backend, FakeLabelStudio, recorded
 from test_steering_calls import TASK, Annotator, painted, top
 
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 
@@ -22,8 +24,14 @@ def annotator(
     backend: Backend, fake_label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> Annotator:
     client = LabelStudioClient(fake_label_studio.url, "0" * 40)
-    monkeypatch.setattr(backend.service._connections, "client", lambda project: client)
+    monkeypatch.setattr(backend.service.connections, "client", lambda project: client)
     return Annotator(backend)
+
+
+def submitted_pages(annotator: Annotator) -> SubmittedPages:
+    """What completes the annotator's submissions."""
+    backend = annotator.backend
+    return SubmittedPages(backend.database, TaskStateStore(backend.database), backend.service.connections)
 
 
 def submit(
@@ -66,9 +74,8 @@ def test_the_last_answer_is_on_every_page(annotator: Annotator, fake_label_studi
     assert len(tops(fake_label_studio.annotations[0]["result"])) == 12
     kept = [r for r in fake_label_studio.annotations[0]["result"] if "item_index" not in r]
     assert kept == [r for r in results if "item_index" not in r]
-    service = annotator.backend.service
     # What is learned from it is the same.
-    completed = service._unseen.complete(annotation, 1, TASK, annotator.body["label_config"])
+    completed = submitted_pages(annotator).complete(annotation, 1, TASK, annotator.body["label_config"])
     assert set(tops(list(completed["result"])).values()) == {1}
     # The editor is still open, and submits the same once more.
     fake_label_studio.annotations.clear()
@@ -127,7 +134,7 @@ def test_an_annotation_that_has_all_answers_is_left_alone(
     results = list(annotator.draft.values())
     annotation = submit(annotator, fake_label_studio, results)
     assert fake_label_studio.annotations[0]["result"] is results
-    unseen = annotator.backend.service._unseen
+    unseen = submitted_pages(annotator)
     assert unseen.complete(annotation, 1, TASK, annotator.body["label_config"]) is annotation
     other = {**annotation, "id": annotation["id"] + 1, "result": []}
     assert unseen.complete(other, 1, TASK, annotator.body["label_config"]) is other
