@@ -50,6 +50,7 @@ def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while word == "wait" and not Path(rest).exists():
+        progress("tracking", 0.4)
         time.sleep(0.01)
     progress("tracking", 1.0)
     total = _frames_of(request.media)
