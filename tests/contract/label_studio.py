@@ -123,7 +123,14 @@ def served(answer: Callable[[str, str, Any], tuple[int, Any]]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(sent)
 
-        do_POST = do_PATCH = do_DELETE = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_PATCH(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: Any) -> None:
             """Keep the test output quiet."""
