@@ -9,12 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ml_backend.executor import Handler
-from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
-from ml_backend.steering import SteerAnswer, SteerRequest
-from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
-
-from ml_backend.corrections import PropagatedFrame
+from ml_backend.models.executor import Handler
+from ml_backend.models.geometry import upright_box
+from ml_backend.models.messages import (
+    MaskAnswer,
+    MaskRequest,
+    ModelAnswer,
+    ModelRequest,
+    PropagatedFrame,
+    ProposeRequest,
+    SteerAnswer,
+    SteerRequest,
+)
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.errors import SteerSegError, VideoError
 from steerseg.masks import RLE, encode_rle
@@ -50,6 +56,7 @@ def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while word == "wait" and not Path(rest).exists():
+        progress("tracking", 0.4)
         time.sleep(0.01)
     progress("tracking", 1.0)
     total = _frames_of(request.media)
