@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerseg.runtime.artefacts import explained, move_into_place
-from steerseg.video.download import Fetched
+from steerseg.video.download import FetchResult
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class MediaCache:
             return None
         return known if known.path.is_file() else None
 
-    def keep(self, url: str, temporary: Path, answer: Fetched) -> CachedFile:
+    def keep(self, url: str, temporary: Path, answer: FetchResult) -> CachedFile:
         """Move a complete download to its place.
 
         Raises:
@@ -115,7 +115,7 @@ class MediaCache:
             self._grew(size)
         return self.remember(url, path, answer)
 
-    def remember(self, url: str, path: Path, answer: Fetched) -> CachedFile:
+    def remember(self, url: str, path: Path, answer: FetchResult) -> CachedFile:
         """Note that a URL has this content now."""
         known = CachedFile(path, answer.etag, answer.last_modified, time.time())
         note = {
@@ -130,7 +130,7 @@ class MediaCache:
             move_into_place(temporary, self._note(url))
         return known
 
-    def confirm(self, url: str, known: CachedFile, answer: Fetched) -> CachedFile:
+    def confirm(self, url: str, known: CachedFile, answer: FetchResult) -> CachedFile:
         """Note that a URL still has the content we know."""
         # An answer without a body need not repeat what identifies the content.
         answer = replace(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerseg.video.frame_file import let_go
+from steerseg.video.frame_file import release_memory
 from steerseg.video.loading import Video
 
 # Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that
@@ -78,7 +78,7 @@ class EncodedVideo:
         self._read += count * int(self.frames[0].nbytes)
         if self._read >= _READ_BYTES:
             self._read = 0
-            let_go(self.frames)
+            release_memory(self.frames)
 
     def get(self, frame: int) -> tuple[Tensor, ...]:
         """Per level (C, h, w) features of an encoded frame."""

@@ -76,7 +76,7 @@ class HopPolicy:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """What a server said about the content.
 
     Attributes:
@@ -168,7 +168,7 @@ def fetch(
     deadline: float = 900.0,
     max_redirects: int = 5,
     progress: Callable[[float], None] | None = None,
-) -> Fetched:
+) -> FetchResult:
     """Like :func:`download`, with a policy that decides at every hop.
 
     Raises:
@@ -195,7 +195,7 @@ def fetch(
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
-    return Fetched(
+    return FetchResult(
         content_type=str(response.headers.get_content_type()) if "Content-Type" in response.headers else "",
         etag=response.headers.get("ETag", ""),
         last_modified=response.headers.get("Last-Modified", ""),
