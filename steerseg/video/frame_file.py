@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steerseg.errors import ArtefactError
 
-_STEP = 64 * 2**20  # bytes by which the file grows, and after which written pages are let go
+_STEP = 64 * 2**20  # bytes by which the file grows, and after which written pages are released
 
 
 class FrameFile:
@@ -76,9 +76,12 @@ class FrameFile:
 
 
 def release_memory(frames: NDArray[np.uint8]) -> None:
-    """Give back the memory of frames that lie in a file; they are read again when they are needed.
+    """Release the memory of frames that lie in a file; they are read again when they are needed.
 
     Frames that are in memory only stay there.
+
+    Args:
+        frames: Frames, or a part of them.
     """
     base: object = frames
     while isinstance(base, np.ndarray | memoryview):
