@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from steerseg.demo import catalogue as words
 from steerseg.demo import phrases
 from steerseg.demo.colours import COLOURS, TINTS
-from steerseg.demo.language import MOTIONS, trait_wordings
+from steerseg.demo.language import MOTIONS
 
 INTRODUCTION = """\
 # What the demo understands
@@ -101,7 +101,7 @@ def _uses() -> Iterator[tuple[str, ...]]:
         meant = [item.strip() for item in trait.yes.split(",")]
         groups = [f"*{item}*" for item in meant if item in words.GROUPS]
         yield (
-            _code(trait_wordings()[name][0]),
+            _code(phrases.trait_wordings()[name][0]),
             ", ".join([*groups, *(item for item in meant if item not in words.GROUPS)]),
         )
 
@@ -128,7 +128,7 @@ def page() -> str:
         "",
         *_table(
             ("place", "after the object: `the dog …`, `the dog that is …`"),
-            ((place, _code(wordings[0])) for place, wordings in phrases.PLACES.items()),
+            ((position, _code(wordings[0])) for position, wordings in phrases.POSITIONS.items()),
         ),
         *_table(
             ("furthest", "wordings"),
