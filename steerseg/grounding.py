@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steerseg.attention.rollout import streaming_rollout, visual_map
 from steerseg.config import Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
-from steerseg.lvlm.prefix import PrefixShelf, PrefixSlot
+from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
 from steerseg.soft_prompts import SoftPrompts
 
 # Kernel widths of the Gaussian blur (sigma 1) that DecAF uses.
@@ -161,11 +161,9 @@ def rolled_map(
     if soft_prompts is not None:
         matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
         placement = soft_prompts.placement
-    attended = lvlm.attend(
-        texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix
-    )
-    rollout = streaming_rollout(attended, layers, heads=heads)
-    return visual_map(rollout, attended.cells, vision.grid)
+    inputs = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
+    rollout = streaming_rollout(inputs, layers, heads=heads)
+    return visual_map(rollout, inputs.token_indices, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:
@@ -210,7 +208,7 @@ def ground(
     *,
     layers: Sequence[int],
     frame_batch: int | None = None,
-    prefixes: PrefixShelf | None = None,
+    prefixes: VideoPrefixes | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> GroundingMaps:
     """Ask the grounding question and read where the response token attends.
@@ -258,7 +256,7 @@ class _Passes:
     soft_prompts: SoftPrompts | None
     heads: Heads
     layers: tuple[int, ...]
-    prefixes: PrefixShelf | None
+    prefixes: VideoPrefixes | None
 
     def rollout(self, vision: VisionFeatures, rows: int, part: Hashable) -> torch.Tensor:
         """The raw rollout (rows, t, h, w) of one pass; ``part`` tells its prefix from those of the others."""

@@ -16,12 +16,12 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, encode_keyframes, ground, slice_seconds
 from steerseg.lvlm import LVLM
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget, default_host_budget
+from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
-from steerseg.runtime.devices import place_of
+from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
@@ -104,7 +104,7 @@ class VideoFeatures:
 
     context: VisionContext
     encoded: EncodedVideo
-    prefixes: PrefixShelf | None = None
+    prefixes: VideoPrefixes | None = None
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ class SteerSeg:
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
-        place, dtype = place_of(device)
-        lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
-        tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
+        torch_device, dtype = resolve_device(device)
+        lvlm = LVLM.from_pretrained(loaded.lvlm, device=torch_device, dtype=dtype, quantise=loaded.quantise)
+        tracker = Tracker.from_pretrained(loaded.sam2, device=torch_device, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(
             lvlm,
@@ -293,7 +293,7 @@ class SteerSeg:
         steering = self.steering(config, soft_prompts)
         report = progress or _ignore
 
-        with self.tracker.encoding(self.open(video), keyframe_indices(len(video), config.keyframes)):
+        with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             features = self.encode(video, config, report)
             attributes = self.reason(features, expression, config, report)
             maps = self.ground(features, expression, attributes, config, steering, report)
@@ -353,7 +353,7 @@ class SteerSeg:
             self.open(video)  # it is in use again
             return known
         context = self.encode_keyframes(video, config, report)
-        features = VideoFeatures(context, self.open(video), PrefixShelf(self._prefixes, key))
+        features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
         self._features.put(key, features)
         return features
 
