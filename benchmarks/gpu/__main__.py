@@ -354,7 +354,7 @@ class Bench:
                 mean_difference=float((a - b).abs().mean()),
             )
         tracker = make_tracker(self.size, self.device, torch.float32)
-        tracker.captures = tracker.in_blocks = tracker.fused = False
+        tracker.segmenter.captures = tracker.segmenter.fused = tracker.propagator.in_blocks = False
         tracked, seconds = timed(
             "straightforward: find, rank and track",
             lambda: track_one_by_one(tracker, self.video, theirs, config, lvlm.family.temporal_merge),
