@@ -17,12 +17,12 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, encode_keyframes, ground, slice_seconds
 from steerseg.lvlm import LVLM
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget, default_host_budget
+from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
-from steerseg.runtime.devices import place_of
+from steerseg.runtime.devices import resolve_device
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
@@ -102,7 +102,7 @@ class VideoFeatures:
 
     context: VisionContext
     encoded: EncodedVideo
-    prefixes: PrefixShelf | None = None
+    prefixes: VideoPrefixes | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class SteerSeg:
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
-        place, dtype = place_of(device)
+        place, dtype = resolve_device(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
@@ -268,7 +268,7 @@ class SteerSeg:
         steering = self.steering(config, soft_prompts)
         tell = progress or _silent
 
-        with self.tracker.encoding(self.open(video), keyframe_indices(len(video), config.keyframes)):
+        with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             seen = self.encode(video, config, tell)
             attributes = self.reason(seen, expression, config, tell)
             maps = self.ground(seen, expression, attributes, config, steering, tell)
@@ -333,7 +333,7 @@ class SteerSeg:
             self.open(video)  # it is in use again
             return self._seen[key]
         seen = VideoFeatures(
-            self.encode_keyframes(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key)
+            self.encode_keyframes(video, config, tell), self.open(video), VideoPrefixes(self._prefixes, key)
         )
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:

@@ -47,7 +47,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
-from steerseg.lvlm.base import Taken, VisionFeatures
+from steerseg.lvlm.base import RolloutInputs, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import VideoFeatures, installed_version
 from steerseg.tracking import Prompt, Tracker
@@ -276,7 +276,7 @@ class Bench:
         texts = ["where is it?"] * len(vision)
 
         @torch.no_grad()
-        def attend() -> Taken:
+        def attend() -> RolloutInputs:
             return lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix)
 
         attend()
@@ -505,7 +505,7 @@ def random_pass(
     depth: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Taken:
+) -> RolloutInputs:
     """Queries and keys as a pass leaves them, all random."""
     tap = QueryKeyTap(layers)
     torch.manual_seed(0)
@@ -517,7 +517,7 @@ def random_pass(
     visual[:, tokens // 20 : -tokens // 10] = True
     live = torch.ones_like(visual)
     cells = torch.arange(tokens // 20, tokens - tokens // 10, device=device).expand(rows, -1)
-    return Taken(tap, cells, visual, live, padded=False, response=tokens - 1)
+    return RolloutInputs(tap, cells, visual, live, padded=False, response=tokens - 1)
 
 
 def whole_attention(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:

@@ -156,7 +156,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     def find_and_track(name: str, measures: dict[str, Any]) -> None:
         with tracker_that(tracker, **measures):
-            find = functools.partial(steerseg.find, seen, maps, config)
+            find = functools.partial(steerseg.find_candidates, seen, maps, config)
             found = find()
             find()
             _timed(records, "find", name, find, repeat=3)

@@ -247,10 +247,10 @@ def load_tracker(settings: Settings) -> Tracker:
         ModelError: The weights cannot be loaded.
     """
     from steerseg.presets import open_preset
-    from steerseg.runtime.devices import place_of
+    from steerseg.runtime.devices import resolve_device
     from steerseg.tracking import Tracker
 
-    device, dtype = place_of(settings.device)
+    device, dtype = resolve_device(settings.device)
     return Tracker.from_pretrained(open_preset(settings.preset).sam2, device=device, dtype=dtype)
 
 

@@ -122,14 +122,14 @@ def run_train(options: argparse.Namespace) -> int:
 
     from steerseg.evaluation import open_dataset
     from steerseg.lvlm import LVLM
-    from steerseg.runtime.devices import place_of
+    from steerseg.runtime.devices import resolve_device
     from steerseg.runtime.distributed import Ranks
     from steerseg.training import train, write_preset
 
     preset = preset_from(options)
     samples = open_dataset(options.dataset, options.split, root=options.root)
     ranks = Ranks.from_environment()
-    device, dtype = place_of(ranks.device(options.device))
+    device, dtype = resolve_device(ranks.device(options.device))
     with ProgressBar(shown=ranks.first) as progress, ranks.joined(str(device)):
         progress("load", 0.0)
         lvlm = LVLM.from_pretrained(preset.lvlm, device=device, dtype=dtype, quantise=preset.quantise)

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from flask.testing import FlaskClient
-
 from ml_backend.app import create_app
 from ml_backend.executor import Executor
+from ml_backend.protocol import Task
+from ml_backend.store import Store
+from ml_backend.task_media import Media, MediaLoader
+
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, task_value
 from ml_backend.metrics import Metrics
-from ml_backend.protocol import Task
 from ml_backend.service import Service
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.task_media import Media, MediaLoader
 from tests.contract import models
 
 VERSION = "steerseg-contract"
