@@ -23,11 +23,13 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
-from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import Proposer
@@ -148,7 +150,7 @@ class Service:
             lambda _: self.completer.notify(),
             complete=self._unseen.complete,
             handlers=[
-                SubmissionHandler(self._told, self._unseen),
+                StateLifecycle(self._told, self._unseen),
                 TrainingHandler(
                     self._project_store,
                     lambda project_id, trigger: self.refinements.request(project_id, trigger),
@@ -876,13 +878,13 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = InteractiveRequest() if side is None else read_context(context, side)
+        asked = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.is_empty:
+        if not asked.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,
-                told=told,
+                request=asked,
                 context=context,
                 video=video_beside(controls, task),
                 version=version,
