@@ -11,6 +11,7 @@ from sqlalchemy import (
     JSON,
     DateTime,
     Dialect,
+    Double,
     Enum,
     ForeignKey,
     Index,
@@ -90,7 +91,7 @@ class Base(DeclarativeBase):
 
 
 class SchemaRow(Base):
-    """One row: which layout the database has."""
+    """One row that never changes, for releases before the migrations: they refuse a layout above their own."""
 
     __tablename__ = "schema_version"
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -139,7 +140,7 @@ class JobRow(Base):
     state: Mapped[JobState] = mapped_column(_enum(JobState), default=JobState.QUEUED, index=True)
     priority: Mapped[int]
     stage: Mapped[str] = mapped_column(default="")
-    fraction: Mapped[float] = mapped_column(default=0.0)
+    fraction: Mapped[float] = mapped_column(Double, default=0.0)
     error: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
     expression: Mapped[str | None] = mapped_column(Text)
@@ -166,10 +167,9 @@ class ProposalRow(Base):
     expression: Mapped[str] = mapped_column(Text)
     version: Mapped[str]
     path: Mapped[str]  # relative to the data folder
-    score: Mapped[float | None]  # of the best tracklet; NULL where nothing was found
-    margin: Mapped[
-        float | None
-    ]  # of the best tracklet's score over the second's; NULL where there is no second
+    score: Mapped[float | None] = mapped_column(Double)  # of the best tracklet; NULL where nothing was found
+    # Of the best tracklet's score over the second's; NULL where there is no second.
+    margin: Mapped[float | None] = mapped_column(Double)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
@@ -294,8 +294,8 @@ class TrialRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     refinement_id: Mapped[int] = mapped_column(ForeignKey("refinements.id"))
     key: Mapped[str]
-    candidate: Mapped[float]
-    champion: Mapped[float]
+    candidate: Mapped[float] = mapped_column(Double)
+    champion: Mapped[float] = mapped_column(Double)
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ class DeliveryRow(Base):
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(primary_key=True)
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class TaskRow(Base):
@@ -341,7 +341,7 @@ class SteeringRow(Base):
     annotator: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     side: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[dict[str, Any]] = mapped_column(JSON)
-    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class SubmittedRow(Base):
