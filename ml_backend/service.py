@@ -24,33 +24,29 @@ from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
-from ml_backend.interactive.request import Told, read_context, side_of
-from ml_backend.interactive.store import SteeringStore
+from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submissions import SubmissionHandler
-from ml_backend.interactive.submitted_pages import UnseenPages
+from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor, Proposer
+from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.client import LabelStudioUnreachableError
-from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.regions import (
-    Result,
-    expression_result,
-    status_result,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.controls import Controls, FramesSide
+from ml_backend.label_studio.errors import LabelStudioUnreachableError
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, expression_result, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
 from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
-from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
 from ml_backend.predictions.tasks import TaskStore
@@ -131,7 +127,7 @@ class Service:
         self._base_version = base_version
         self.line = PromptLine(VersionStore(database), settings.data_dir, model)
         self._proposer = Proposer(database, ProposalFiles(settings.data_dir), executor, metrics)
-        self._told = SteeringStore(database)
+        self._told = TaskStateStore(database)
         self._steering_jobs = SteeringJobs(database, executor, metrics)
         self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {
@@ -141,7 +137,7 @@ class Service:
         self._pushers = ThreadPoolExecutor(PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
-        self._unseen = UnseenPages(database, self._told, self._connections)
+        self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
         self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
         self.ingestor = Ingestor(
@@ -150,7 +146,7 @@ class Service:
             self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
-            complete=self._unseen.completed,
+            complete=self._unseen.complete,
             handlers=[
                 SubmissionHandler(self._told, self._unseen),
                 TrainingHandler(
@@ -587,7 +583,7 @@ class Service:
                         expression=work.expression,
                         fps=work.media.fps,
                         alternatives=alternatives_for(work.expression, self.settings.alternatives),
-                        prompts=steering.prompts,
+                        soft_prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
                     priority=priority,
@@ -640,7 +636,7 @@ class Service:
             for side in sides
             for text in (
                 expression_result(side, proposal.expression),
-                status_result(side, tell(proposal, rank, self._guidance)),
+                status_result(side, describe_proposal(proposal, rank, self._guidance)),
             )
         ]
         return [text for text in texts if text is not None]
@@ -663,7 +659,7 @@ class Service:
             result += tracklet_to_frames_regions(
                 tracklet,
                 media.frames,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
             )
@@ -671,7 +667,7 @@ class Service:
             result += tracklet_to_video_region(
                 tracklet,
                 media.video,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),
@@ -770,12 +766,14 @@ class Service:
             log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
             return
         # They are stored in one order always, the best one last, so that their number says which are missing.
-        stored = sum(known.get("model_version") == version for known in client.predictions(work.task.id))
+        stored = sum(
+            known.get("model_version") == version for known in client.predictions.of_task(work.task.id)
+        )
         if stored >= len(predictions):
             log.info("task %d has its predictions of %s already", work.task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.create_prediction(
+            client.predictions.create(
                 work.task.id,
                 prediction["result"],
                 score=prediction["score"],
@@ -858,7 +856,7 @@ class Service:
     def _end_owed(self, places: Iterable[Place]) -> None:
         """Owe these no longer, nor go on with what an earlier process began for them."""
         ended = set(places)
-        self._proposer.let_go(ended)
+        self._proposer.release(ended)
         self._deliveries.end(ended)
 
     # --- interactive calls
@@ -878,9 +876,9 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = Told() if side is None else read_context(context, side)
+        told = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.nothing:
+        if not told.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,

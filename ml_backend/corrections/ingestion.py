@@ -26,8 +26,9 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventHandler, EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.expressions import task_expression
-from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError, ExpressionError, SteerSegError
 
@@ -386,7 +387,7 @@ class Ingestor:
         return result
 
     def _reconcile(self, project_id: int, client: LabelStudioClient, asked_at: datetime) -> Reconciled:
-        label_config = client.project(project_id).get("label_config")
+        label_config = client.projects.get(project_id).get("label_config")
         if not isinstance(label_config, str):
             raise LabelStudioError(
                 f"{client.url} does not tell the labelling configuration of project {project_id}"
@@ -418,15 +419,15 @@ class Ingestor:
                 changed.append(read)
 
         tasks: dict[int, dict[str, Any]] = {}
-        for task in client.tasks(project_id):
+        for task in client.tasks.of_project(project_id):
             tasks[int(task["id"])] = task
             if task.get("total_annotations") != 0:
-                for annotation in client.annotations(int(task["id"])):
+                for annotation in client.annotations.of_task(int(task["id"])):
                     look(annotation, task)
         # Not listed: skipped, or deleted, or made while we were reading.
         for number in sorted(known.keys() - present):
             try:
-                annotation = client.annotation(number)
+                annotation = client.annotations.get(number)
             except LabelStudioNotFoundError:
                 continue
             found = tasks.get(annotation.get("task") or 0)

@@ -41,8 +41,8 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, EventRow
-from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError
 

@@ -22,7 +22,9 @@ TIME = datetime(2026, 11, 22, tzinfo=UTC)
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "store.sqlite")
     for project in (1, 2, 3):
-        ProjectStore(made).save(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 

@@ -24,7 +24,9 @@ PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "store.sqlite")
     for project in (1, 2):
-        ProjectStore(made).save(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 

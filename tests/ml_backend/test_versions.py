@@ -25,7 +25,9 @@ from steerseg.soft_prompts import SoftPrompts
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "data" / "store.sqlite")
     for project in (1, 2):
-        ProjectStore(made).save(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 
