@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Weights
@@ -45,7 +46,7 @@ from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
-from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
+from ml_backend.predictions.late import LOOK_AGAIN, PAUSE, PUSHERS, REMEMBERED_PUSHES
 from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
@@ -188,11 +189,18 @@ class Service:
         self._pushed: dict[Place, float] = {}  # when, by this process's clock
         self._deliveries = Deliveries(database, settings.max_queue)
         self._closing = threading.Event()
-        self._look = threading.Event()
-        self._catch_up = threading.Thread(target=self._follow_deliveries, name="deliveries", daemon=True)
+        self._delivery_loop = BackgroundLoop("deliveries", self._follow_deliveries, pause=PAUSE)
+        self._loops = (
+            *self.ingestor.loops,
+            self.completer.loop,
+            self.refinements.loop,
+            self._repredictor.loop,
+            self._delivery_loop,
+        )
         metrics.watch(
             queue_length=lambda: executor.queue_length,
             restarts=lambda: sum(status.restarts for status in executor.statuses),
+            loops=self._loops,
         )
         # A worker's death counts as an attempt, and so does the server's: twice as many together.
         self._proposer.recover({owed.place for owed in self._deliveries.left()}, 2 * settings.max_attempts)
@@ -202,22 +210,21 @@ class Service:
         self.ingestor.start()
         self.completer.start()
         self.refinements.start()
-        self._catch_up.start()
+        self._delivery_loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
 
     def close(self) -> None:
         """Stop the model processes; what is owed to Label Studio goes on with the next start."""
         self._closing.set()
-        self._look.set()
+        self._delivery_loop.stop()
         self._proposer.stop()
         self.ingestor.close()
         self._executor.close()
         self.completer.close()
         self.refinements.close()
         self._repredictor.close()
-        if self._catch_up.is_alive():
-            self._catch_up.join(2.0)
+        self._delivery_loop.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -319,6 +326,7 @@ class Service:
             ],
             "ready": any(status.state in (WorkerState.READY, WorkerState.BUSY) for status in statuses),
             "queued": self._executor.queue_length,
+            "loops": [loop.status.to_json() for loop in self._loops if loop.started],
         }
 
     def setup(self, body: object) -> dict[str, Any]:
@@ -350,7 +358,7 @@ class Service:
             )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
-            self._look.set()
+            self._delivery_loop.notify()
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
@@ -796,22 +804,13 @@ class Service:
 
     # --- what an earlier process owed
 
-    def _follow_deliveries(self) -> None:
+    def _follow_deliveries(self) -> float:
         """Take up what is owed and nobody works on: after a restart, and after Label Studio was away."""
-        while not self._closing.is_set():
-            self._look.clear()
-            try:
-                for delivery in self._deliveries.left():
-                    if self._closing.is_set():
-                        return
-                    self._take_up(delivery)
-            except SteerSegError as error:
-                log.error("what is owed to Label Studio could not be taken up: %s", error)
-            except Exception:
-                log.exception(
-                    "what is owed to Label Studio could not be taken up"
-                )  # later ones need this thread
-            self._look.wait(LOOK_AGAIN)
+        for delivery in self._deliveries.left():
+            if self._delivery_loop.closing:
+                break
+            self._take_up(delivery)
+        return LOOK_AGAIN
 
     def _take_up(self, delivery: Delivery) -> None:
         """Go on with a prediction that an earlier process was asked for.

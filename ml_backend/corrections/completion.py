@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import (
     Completed,
@@ -152,32 +153,23 @@ class Completer:
         self._executor = executor
         self.listeners: list[Callable[[int], None]] = []
         self._files = ProposalFiles(settings.data_dir)
-        self._changed = threading.Condition()
-        self._news = False
-        self._closing = False
         self._not_before: dict[str, float] = {}  # revisions that could not be completed, by monotonic time
         self._working = threading.Lock()
         self._job: _Job | None = None  # there is one at a time
-        self._thread = threading.Thread(target=self._follow, name="complete", daemon=True)
+        self._job_lock = threading.Lock()
+        self.loop = BackgroundLoop("completion", self._complete_what_waits, pause=_RETRY)
 
     def start(self) -> None:
         """Begin with what an earlier process has left."""
-        self.notify()
-        self._thread.start()
+        self.loop.start()
 
     def close(self) -> None:
         """Stop; what is not yet complete is taken up at the next start. May be repeated."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        self.loop.close(1.0)
 
     def notify(self) -> None:
         """Say that there may be something to complete. Returns at once."""
-        with self._changed:
-            self._news = True
-            self._changed.notify_all()
+        self.loop.notify()
 
     def complete_all(self, project_id: int | None = None, *, patiently: bool = True) -> int:
         """Complete what can be completed, of one project or of all; return how many became usable.
@@ -201,7 +193,7 @@ class Completer:
                         there = {pending.revision for pending in waiting}
                         self._not_before = {r: t for r, t in self._not_before.items() if r in there}
                 for pending in waiting:
-                    if self._closing:
+                    if self.loop.closing:
                         return usable
                     early = patiently and time.monotonic() < self._not_before.get(pending.revision, 0.0)
                     if early or pending.revision in stumbled:
@@ -222,7 +214,7 @@ class Completer:
         Returns:
             Whether it is under way here; ``False`` where it has ended, or is no completion.
         """
-        with self._changed:
+        with self._job_lock:
             job = self._job
             if job is None or job.id != job_id:
                 return False
@@ -457,7 +449,7 @@ class Completer:
         while True:
             ticket = self._executor.submit(request, priority=Priority.REFINEMENT, on_progress=notes)
             notes.ticket = ticket
-            with self._changed:
+            with self._job_lock:
                 job.ticket = ticket
                 cancelled = job.cancelled  # while it was put down
             if cancelled:
@@ -466,28 +458,14 @@ class Completer:
             if isinstance(answer, MaskAnswer):
                 return answer
 
-    # --- the thread
+    # --- the background loop
 
-    def _follow(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._news or self._closing, self._until_retry())
-                if self._closing:
-                    return
-                self._news = False
-            try:
-                self.complete_all()
-            except StoreError as error:
-                log.error("corrections wait: %s", error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, _RETRY)
-                    self._news = True
-
-    def _until_retry(self) -> float | None:
-        """Seconds until the next of what could not be had is tried again."""
+    def _complete_what_waits(self) -> float | None:
+        """Complete what can be completed; return the seconds until what could not be had is tried again."""
+        self.complete_all()
         if not self._not_before:
             return None
-        return max(0.0, min(list(self._not_before.values()), default=0.0) - time.monotonic())
+        return max(0.0, min(list(self._not_before.values())) - time.monotonic())
 
 
 # --- what was proposed

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation, read_time
 from ml_backend.corrections.records import Decision, Problem
 from ml_backend.corrections.store import Annotated, Changes, CorrectionStore
@@ -42,6 +43,7 @@ _TASKS_DELETED = frozenset({"TASK_DELETED", "TASKS_DELETED"})
 
 _BATCH = 10  # events read at a time: each may be megabytes
 _RETRY = 30.0  # seconds until what failed is tried again
+_PAUSE = 1.0  # seconds until the next project is read, after one whose reading failed unexpectedly
 _BEING_READ = float("inf")
 
 Fallback = Callable[[int | None, Mapping[str, Any]], str | None]
@@ -255,40 +257,32 @@ class Ingestor:
         self._complete = complete
         self._events = EventStore(database)
         self._handlers = handlers
-        self._changed = threading.Condition()
-        self._news = False
-        self._closing = False
+        self._due_lock = threading.Lock()
         self._due: dict[int, float] = {}  # when each project is to be read next, by the monotonic clock
         self._read: set[int] = set()  # projects that this process has read
         self._reading = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._follow_events, name="ingest", daemon=True),
-            threading.Thread(target=self._follow_projects, name="reconcile", daemon=True),
-        ]
+        self._event_loop = BackgroundLoop("ingestion", self._process_events, pause=_RETRY)
+        self._project_loop = BackgroundLoop("reconciliation", self._read_next_project, pause=_PAUSE)
+        self.loops = (self._event_loop, self._project_loop)
 
     def start(self) -> None:
         """Begin with what an earlier process has left, and with reading every known project."""
-        with self._changed:
-            self._news = True
+        with self._due_lock:
             for project in self._project_store.all():
                 self._due[project.id] = 0.0
-        for thread in self._threads:
-            thread.start()
+        for loop in self.loops:
+            loop.start()
 
     def close(self) -> None:
         """Stop; what is not yet processed is at the next start. May be repeated."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(1.0)
+        for loop in self.loops:
+            loop.stop()
+        for loop in self.loops:
+            loop.close(1.0)
 
     def notify(self) -> None:
         """Say that an event was committed. Returns at once."""
-        with self._changed:
-            self._news = True
-            self._changed.notify_all()
+        self._event_loop.notify()
 
     def introduce(self, project_id: int) -> None:
         """Say that a project can be read now; it is, unless it was before. Returns at once."""
@@ -296,9 +290,9 @@ class Ingestor:
             self._ask(project_id)
 
     def _ask(self, project_id: int) -> None:
-        with self._changed:
+        with self._due_lock:
             self._due[project_id] = 0.0
-            self._changed.notify_all()
+        self._project_loop.notify()
 
     # --- events
 
@@ -322,7 +316,7 @@ class Ingestor:
             for event in events:
                 self._process(event)
                 number += 1
-                if self._closing:
+                if self._event_loop.closing:
                     return number
                 self.dispatch()  # of what came meanwhile: to read an annotation may take long
         return number
@@ -438,28 +432,15 @@ class Ingestor:
             log.warning("project %d: %s", project_id, error)
         return Reconciled(len(present), number, tuple(errors))
 
-    # --- threads
+    # --- background loops
 
-    def _follow_events(self) -> None:
-        while True:
-            with self._changed:
-                while not self._news and not self._closing:
-                    self._changed.wait()
-                if self._closing:
-                    return
-                self._news = False
-            try:
-                self.catch_up()
-            except StoreError as error:
-                log.error("webhook events wait: %s", error)
-                self._pause(_RETRY)
-                self.notify()
+    def _process_events(self) -> None:
+        self.catch_up()
 
-    def _follow_projects(self) -> None:
-        while True:
-            project_id = self._next_due()
-            if project_id is None:
-                return
+    def _read_next_project(self) -> float | None:
+        """Read the project that is due, if there is one; return the seconds until the next one is."""
+        project_id = self._take_due()
+        if project_id is not None:
             delay = self._settings.reconcile_interval
             try:
                 self.reconcile(project_id)
@@ -468,31 +449,22 @@ class Ingestor:
             except SteerSegError as error:
                 log.warning("project %d was not read: %s", project_id, error)
                 delay = min(delay, _RETRY)
-            except Exception:
-                # This thread reads every other project too.
-                log.exception("project %d was not read", project_id)
-            with self._changed:
-                if self._due[project_id] == _BEING_READ:  # not asked for again meanwhile
-                    self._due[project_id] = time.monotonic() + delay
+            finally:
+                with self._due_lock:
+                    if self._due[project_id] == _BEING_READ:  # not asked for again meanwhile
+                        self._due[project_id] = time.monotonic() + delay
+        with self._due_lock:
+            due = min(self._due.values(), default=_BEING_READ)
+        return None if due == _BEING_READ else max(0.0, due - time.monotonic())
 
-    def _next_due(self) -> int | None:
-        """Wait for the next project that is to be read; ``None`` at the end."""
-        with self._changed:
-            while not self._closing:
-                due = min(self._due, key=self._due.__getitem__, default=None)
-                if due is None or self._due[due] == _BEING_READ:
-                    self._changed.wait()
-                    continue
-                left = self._due[due] - time.monotonic()
-                if left <= 0:
-                    self._due[due] = _BEING_READ
-                    return due
-                self._changed.wait(left)
-            return None
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing, seconds)
+    def _take_due(self) -> int | None:
+        """The project whose time has come first, noted as being read; ``None`` where there is none."""
+        with self._due_lock:
+            project_id = min(self._due, key=self._due.__getitem__, default=None)
+            if project_id is None or self._due[project_id] > time.monotonic():
+                return None
+            self._due[project_id] = _BEING_READ
+            return project_id
 
 
 def _log_problems(annotated: Annotated) -> None:
