@@ -21,7 +21,7 @@ from typing import Any
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation, read_time
 from ml_backend.corrections.records import Decision, Problem
-from ml_backend.corrections.store import Annotated, Changes, CorrectionStore
+from ml_backend.corrections.store import AnnotationState, Changes, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventHandler, EventStore, StoredEvent
@@ -108,7 +108,7 @@ def ingest(
     tasks = {task["id"]: task for task in _objects(payload, "task", "tasks") if "id" in task}
     project = payload.get("project")
     given = project.get("label_config") if isinstance(project, Mapping) else None
-    annotated: list[Annotated] = []
+    annotated: list[AnnotationState] = []
     errors: list[str] = [] if annotations else ["the event holds no annotation"]
     incomplete = not annotations
     for annotation in annotations:
@@ -145,7 +145,7 @@ def read_state(
     label_config: str | None,
     fallback: Fallback,
     complete: Complete = as_it_came,
-) -> Annotated:
+) -> AnnotationState:
     """One annotation, from an event or from the API, as what it decides.
 
     Raises:
@@ -172,7 +172,7 @@ def read_state(
             label_config=label_config or "",
             expression=fallback(project_id, task_data),
         )
-    return Annotated(
+    return AnnotationState(
         id=number,
         project_id=project_id,
         task_id=task_id,
@@ -388,7 +388,7 @@ class Ingestor:
             )
         known = self._corrections.known(project_id)
         present: set[int] = set()
-        changed: list[Annotated] = []
+        changed: list[AnnotationState] = []
         errors: list[str] = []
 
         def look(annotation: Mapping[str, Any], task: Mapping[str, Any]) -> None:
@@ -467,7 +467,7 @@ class Ingestor:
             return project_id
 
 
-def _log_problems(annotated: Annotated) -> None:
+def _log_problems(annotated: AnnotationState) -> None:
     for decision in annotated.decisions:
         if decision.problem is not None:
             log.warning(

@@ -45,7 +45,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotationState:
     """One state of an annotation, with the decisions in it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Annotated:
 class Changes:
     """What an event, or a look at the project, says."""
 
-    annotated: tuple[Annotated, ...] = ()
+    annotated: tuple[AnnotationState, ...] = ()
     deleted_annotations: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
 
@@ -276,7 +276,7 @@ class CorrectionStore:
             return {number: (updated_at, digest) for number, updated_at, digest in rows}
 
     def reconcile(
-        self, project_id: int, present: Iterable[int], changed: Sequence[Annotated], asked_at: datetime
+        self, project_id: int, present: Iterable[int], changed: Sequence[AnnotationState], asked_at: datetime
     ) -> int:
         """Make the project's annotations equal to what Label Studio has.
 
@@ -439,7 +439,7 @@ class _Packed:
     revision: str
 
 
-def _packed(annotated: Annotated) -> tuple[Annotated, list[_Packed]]:
+def _packed(annotated: AnnotationState) -> tuple[AnnotationState, list[_Packed]]:
     return annotated, [
         _Packed(decision, _pack(_decision_to_json(decision)), _revision(decision))
         for decision in annotated.decisions
@@ -447,7 +447,7 @@ def _packed(annotated: Annotated) -> tuple[Annotated, list[_Packed]]:
 
 
 def _apply(
-    session: Session, annotated: Annotated, rows: Sequence[_Packed], *, override: bool = False
+    session: Session, annotated: AnnotationState, rows: Sequence[_Packed], *, override: bool = False
 ) -> bool:
     """Take over a state of an annotation, unless a newer one is known; return whether it was taken over.
 
@@ -485,7 +485,7 @@ def _apply(
     return True
 
 
-def _write_decisions(session: Session, annotated: Annotated, packed: Sequence[_Packed]) -> None:
+def _write_decisions(session: Session, annotated: AnnotationState, packed: Sequence[_Packed]) -> None:
     known = {
         row.object: row
         for row in session.scalars(select(CorrectionRow).where(CorrectionRow.annotation_id == annotated.id))

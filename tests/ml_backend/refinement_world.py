@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.corrections.records import Completed, DecidedFrame, Decision, Evidence, FrameCorrection
-from ml_backend.corrections.store import Annotated, CorrectionStore
+from ml_backend.corrections.store import AnnotationState, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
@@ -192,7 +192,7 @@ def correct(corrections: CorrectionStore, project: int, number: int, masks: NDAr
         created_at=TIME,
         updated_at=TIME,
     )
-    annotated = Annotated(identity, project, identity, TIME, "digest", False, (decision,))
+    annotated = AnnotationState(identity, project, identity, TIME, "digest", False, (decision,))
     known = corrections.known(project)
     corrections.reconcile(project, [*known, identity], [annotated], datetime.now(UTC))
     for pending in corrections.pending(project):
