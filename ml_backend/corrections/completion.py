@@ -27,7 +27,7 @@ from ml_backend.corrections.records import (
     Side,
     Verdict,
 )
-from ml_backend.corrections.store import CorrectionStore, KnownProposal, Pending
+from ml_backend.corrections.store import CorrectionStore, KnownProposal, PendingCorrection
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
@@ -226,7 +226,7 @@ class Completer:
 
     # --- one correction
 
-    def _try(self, pending: Pending, *, with_model: bool) -> bool | None:
+    def _try(self, pending: PendingCorrection, *, with_model: bool) -> bool | None:
         """Complete one if that needs no more than is allowed; ``None`` where it could not be done."""
         where = f"project {pending.project_id}, task {pending.task_id}, annotation {pending.annotation_id}"
         try:
@@ -252,7 +252,7 @@ class Completer:
             return done
         return None
 
-    def _postpone(self, pending: Pending, where: str, error: SteerSegError) -> None:
+    def _postpone(self, pending: PendingCorrection, where: str, error: SteerSegError) -> None:
         """Try again later what may be a passing trouble, and set it aside when it does not pass."""
         if pending.attempts + 1 < _MAX_ATTEMPTS:
             self._corrections.postpone(pending, str(error))
@@ -265,7 +265,7 @@ class Completer:
         else:
             self._fail(pending, where, problem, str(error))
 
-    def _give_up(self, pending: Pending, where: str, error: SteerSegError) -> None:
+    def _give_up(self, pending: PendingCorrection, where: str, error: SteerSegError) -> None:
         """Go without the model: what is usable stays so, with its gaps."""
         if pending.usable:
             self._corrections.leave_gaps(pending)
@@ -273,13 +273,13 @@ class Completer:
         else:
             self._fail(pending, where, Problem.MODEL, str(error))
 
-    def _fail(self, pending: Pending, where: str, problem: Problem, reason: str) -> None:
+    def _fail(self, pending: PendingCorrection, where: str, problem: Problem, reason: str) -> None:
         if self._corrections.fail(pending, problem, reason):
             # What was tried again in vain has been said before.
             level = logging.DEBUG if reason == pending.reason else logging.WARNING
             log.log(level, "%s: set aside (%s): %s", where, problem, reason)
 
-    def _complete(self, pending: Pending, *, with_model: bool) -> bool:
+    def _complete(self, pending: PendingCorrection, *, with_model: bool) -> bool:
         """See :meth:`_try`.
 
         Raises:
@@ -321,7 +321,7 @@ class Completer:
         )
         return self._corrections.complete(pending, completed, propagated=not gaps)
 
-    def _load(self, pending: Pending, url: str | None, client: LabelStudioClient | None) -> Media:
+    def _load(self, pending: PendingCorrection, url: str | None, client: LabelStudioClient | None) -> Media:
         """Fetch the media.
 
         Raises:
@@ -344,7 +344,7 @@ class Completer:
             raise UnusableError(Problem.MEDIA_GONE, str(error)) from error
 
     def _origin(
-        self, pending: Pending, media_digest: str, client: LabelStudioClient | None
+        self, pending: PendingCorrection, media_digest: str, client: LabelStudioClient | None
     ) -> tuple[Origin | None, Shape | None]:
         """What was proposed, where that is still known, and the shape of the media that it tells."""
         decision = pending.decision
@@ -391,7 +391,7 @@ class Completer:
 
     def _ask(
         self,
-        pending: Pending,
+        pending: PendingCorrection,
         media: Media,
         origin: Origin | None,
         boxes: Mapping[int, tuple[TrackBox, ...]],

@@ -73,7 +73,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingCorrection:
     """A decision that waits for its completion.
 
     Attributes:
@@ -320,22 +320,22 @@ class CorrectionStore:
 
     # --- for completion
 
-    def pending(self, project_id: int | None = None) -> list[Pending]:
+    def pending(self, project_id: int | None = None) -> list[PendingCorrection]:
         """Decisions that wait for their completion, oldest first; of all projects where none is named."""
         return self._pending(project_id, CorrectionRow.state == CorrectionState.PENDING)
 
-    def unpropagated(self, project_id: int | None = None) -> list[Pending]:
+    def unpropagated(self, project_id: int | None = None) -> list[PendingCorrection]:
         """Usable corrections whose other frames are still to be filled, oldest first."""
         usable = CorrectionRow.state == CorrectionState.USABLE
         return self._pending(project_id, usable, CorrectionRow.propagated.is_(False))
 
-    def _pending(self, project_id: int | None, *conditions: ColumnElement[bool]) -> list[Pending]:
+    def _pending(self, project_id: int | None, *conditions: ColumnElement[bool]) -> list[PendingCorrection]:
         query = select(CorrectionRow).where(*conditions)
         if project_id is not None:
             query = query.where(CorrectionRow.project_id == project_id)
         with self._database.reading() as session:
             return [
-                Pending(
+                PendingCorrection(
                     id=row.id,
                     revision=row.revision,
                     project_id=row.project_id,
@@ -364,7 +364,7 @@ class CorrectionStore:
                 for row in rows
             ]
 
-    def complete(self, pending: Pending, completed: Completed, *, propagated: bool) -> bool:
+    def complete(self, pending: PendingCorrection, completed: Completed, *, propagated: bool) -> bool:
         """Make a correction usable.
 
         Args:
@@ -387,17 +387,17 @@ class CorrectionStore:
             attempts=0,
         )
 
-    def leave_gaps(self, pending: Pending) -> bool:
+    def leave_gaps(self, pending: PendingCorrection) -> bool:
         """Give up propagation in a usable correction; see :meth:`complete` for the answer."""
         return self._finish(pending, propagated=True)
 
-    def fail(self, pending: Pending, problem: Problem, reason: str) -> bool:
+    def fail(self, pending: PendingCorrection, problem: Problem, reason: str) -> bool:
         """Set aside what could not be completed; see :meth:`complete` for the answer."""
         return self._finish(
             pending, state=CorrectionState.SET_ASIDE, problem=str(problem), reason=reason, completed=None
         )
 
-    def postpone(self, pending: Pending, reason: str) -> bool:
+    def postpone(self, pending: PendingCorrection, reason: str) -> bool:
         """Leave it pending with the reason why; see :meth:`complete` for the answer."""
         return self._finish(pending, reason=reason, attempts=pending.attempts + 1)
 
@@ -416,7 +416,7 @@ class CorrectionStore:
             )
             return len(result.all())
 
-    def _finish(self, pending: Pending, **values: Any) -> bool:
+    def _finish(self, pending: PendingCorrection, **values: Any) -> bool:
         with self._database.writing() as session:
             result = session.execute(
                 update(CorrectionRow)
