@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import (
-    Completed,
+    Completion,
     DecidedFrame,
     Decision,
     Evidence,
@@ -310,7 +310,7 @@ class Completer:
         if shape is None or (needed and answer is None):
             return False  # its turn comes with the model
         frames = decided_frames(decision, origin, shape, {} if answer is None else answer.boxed)
-        completed = Completed(
+        completed = Completion(
             media_digest=media.digest,
             num_frames=shape.num_frames,
             height=shape.height,

@@ -281,7 +281,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Completed:
+class Completion:
     """What completion adds to a decision; see :class:`Correction` for the fields."""
 
     media_digest: str

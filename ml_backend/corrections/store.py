@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from ml_backend.corrections.records import (
     DEFAULT_WEIGHTS,
-    Completed,
+    Completion,
     Correction,
     CorrectionCounts,
     DecidedFrame,
@@ -364,7 +364,7 @@ class CorrectionStore:
                 for row in rows
             ]
 
-    def complete(self, pending: PendingCorrection, completed: Completed, *, propagated: bool) -> bool:
+    def complete(self, pending: PendingCorrection, completed: Completion, *, propagated: bool) -> bool:
         """Make a correction usable.
 
         Args:
@@ -630,7 +630,7 @@ def _read_decision(packed: bytes, name: str, expression: str, verdict: str | Non
     )
 
 
-def _completed_to_json(completed: Completed) -> dict[str, Any]:
+def _completed_to_json(completed: Completion) -> dict[str, Any]:
     proposed = completed.proposed
     return {
         "media_digest": completed.media_digest,
@@ -651,9 +651,9 @@ def _completed_to_json(completed: Completed) -> dict[str, Any]:
     }
 
 
-def _completed_from_json(stored: Mapping[str, Any]) -> Completed:
+def _completed_from_json(stored: Mapping[str, Any]) -> Completion:
     proposed = stored["proposed"]
-    return Completed(
+    return Completion(
         media_digest=stored["media_digest"],
         num_frames=stored["num_frames"],
         height=stored["height"],

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.corrections.records import Completed, DecidedFrame, Decision, Evidence, FrameCorrection
+from ml_backend.corrections.records import Completion, DecidedFrame, Decision, Evidence, FrameCorrection
 from ml_backend.corrections.store import AnnotationState, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
@@ -202,6 +202,6 @@ def correct(corrections: CorrectionStore, project: int, number: int, masks: NDAr
         }
         corrections.complete(
             pending,
-            Completed(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, None),
+            Completion(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, None),
             propagated=True,
         )
