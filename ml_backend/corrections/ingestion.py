@@ -212,7 +212,7 @@ def _numbers(payload: Mapping[str, Any], *names: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class Reconciliation:
     """What reading a project gave.
 
     Attributes:
@@ -353,7 +353,7 @@ class Ingestor:
 
     # --- projects
 
-    def reconcile(self, project_id: int) -> Reconciled:
+    def reconcile(self, project_id: int) -> Reconciliation:
         """Read a project's annotations and make the store equal to them.
 
         Raises:
@@ -380,7 +380,7 @@ class Ingestor:
         self._on_change(project_id)
         return result
 
-    def _reconcile(self, project_id: int, client: LabelStudioClient, asked_at: datetime) -> Reconciled:
+    def _reconcile(self, project_id: int, client: LabelStudioClient, asked_at: datetime) -> Reconciliation:
         label_config = client.projects.get(project_id).get("label_config")
         if not isinstance(label_config, str):
             raise LabelStudioError(
@@ -430,7 +430,7 @@ class Ingestor:
         number = self._corrections.reconcile(project_id, present, changed, asked_at)
         for error in errors:
             log.warning("project %d: %s", project_id, error)
-        return Reconciled(len(present), number, tuple(errors))
+        return Reconciliation(len(present), number, tuple(errors))
 
     # --- background loops
 
