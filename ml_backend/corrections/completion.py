@@ -23,7 +23,7 @@ from ml_backend.corrections.records import (
     Evidence,
     FrameCorrection,
     Problem,
-    Proposed,
+    ProposalReference,
     Side,
     Verdict,
 )
@@ -100,7 +100,7 @@ class Shape:
 class Origin:
     """What a correction began from, with its masks."""
 
-    proposed: Proposed
+    proposed: ProposalReference
     tracklet: StoredTracklet
 
 
@@ -380,7 +380,7 @@ class Completer:
         if row is None or not stored.tracklets:
             return None, shape
         rank = closest_tracklet(stored, reference)
-        return Origin(Proposed(row.key, row.path, rank), stored.tracklets[rank]), shape
+        return Origin(ProposalReference(row.key, row.path, rank), stored.tracklets[rank]), shape
 
     def _stored(self, row: KnownProposal) -> StoredProposal | None:
         try:

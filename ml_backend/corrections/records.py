@@ -113,7 +113,7 @@ class FrameCorrection:
 
 
 @dataclass(frozen=True)
-class Proposed:
+class ProposalReference:
     """The proposal that a correction began from.
 
     Attributes:
@@ -178,7 +178,7 @@ class Correction:
     width: int
     frames: Mapping[int, FrameCorrection] = field(repr=False)
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
-    proposed: Proposed | None
+    proposed: ProposalReference | None
     verdict: Verdict | None
     lead_time: float | None
     created_at: datetime | None
@@ -290,7 +290,7 @@ class Completion:
     width: int
     frames: Mapping[int, FrameCorrection] = field(repr=False)
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
-    proposed: Proposed | None
+    proposed: ProposalReference | None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ml_backend.corrections.records import (
     Evidence,
     FrameCorrection,
     Problem,
-    Proposed,
+    ProposalReference,
     SetAside,
     Verdict,
     Weights,
@@ -675,7 +675,7 @@ def _completed_from_json(stored: Mapping[str, Any]) -> Completion:
         },
         proposed=None
         if proposed is None
-        else Proposed(ProposalKey(**proposed["key"]), proposed["path"], proposed["rank"]),
+        else ProposalReference(ProposalKey(**proposed["key"]), proposed["path"], proposed["rank"]),
     )
 
 
