@@ -294,7 +294,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class SetAsideCorrection:
     """A correction that cannot be used, and why."""
 
     id: int

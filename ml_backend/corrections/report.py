@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_backend.corrections.records import Correction, CorrectionCounts, SetAside
+from ml_backend.corrections.records import Correction, CorrectionCounts, SetAsideCorrection
 from steerseg.runtime.artefacts import write_json
 
 
 def report(
-    project_id: int, counts: CorrectionCounts, corrections: Sequence[Correction], aside: Sequence[SetAside]
+    project_id: int,
+    counts: CorrectionCounts,
+    corrections: Sequence[Correction],
+    aside: Sequence[SetAsideCorrection],
 ) -> list[str]:
     """How a project's corrections stand, in lines of text.
 

@@ -24,7 +24,7 @@ from ml_backend.corrections.records import (
     FrameCorrection,
     Problem,
     ProposalReference,
-    SetAside,
+    SetAsideCorrection,
     Verdict,
     Weights,
 )
@@ -214,7 +214,7 @@ class CorrectionStore:
                 .values(state=CorrectionState.SET_ASIDE, problem=str(problem), reason=reason)
             )
 
-    def list_set_aside(self, project_id: int | None = None, limit: int = 100) -> list[SetAside]:
+    def list_set_aside(self, project_id: int | None = None, limit: int = 100) -> list[SetAsideCorrection]:
         """What cannot be used and why, newest first; of all projects where none is named."""
         query = select(CorrectionRow).where(CorrectionRow.state == CorrectionState.SET_ASIDE)
         if project_id is not None:
@@ -224,7 +224,7 @@ class CorrectionStore:
                 query.order_by(CorrectionRow.changed_at.desc(), CorrectionRow.id.desc()).limit(limit)
             )
             return [
-                SetAside(
+                SetAsideCorrection(
                     id=row.id,
                     project_id=row.project_id,
                     task_id=row.task_id,
