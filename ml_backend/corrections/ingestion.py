@@ -73,7 +73,7 @@ Complete = Callable[[Mapping[str, Any], int, int, str], Mapping[str, Any]]
 """An annotation with what Label Studio has left out, from it, its project, its task and the configuration."""
 
 
-def as_it_came(
+def unchanged(
     annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
 ) -> Mapping[str, Any]:
     """Nothing was left out."""
@@ -84,7 +84,7 @@ def ingest(
     event: StoredEvent,
     fallback: Fallback,
     label_config: str | None = None,
-    complete: Complete = as_it_came,
+    complete: Complete = unchanged,
 ) -> Outcome:
     """Read an event; touches neither database nor network by itself.
 
@@ -144,7 +144,7 @@ def read_state(
     task: Mapping[str, Any] | None,
     label_config: str | None,
     fallback: Fallback,
-    complete: Complete = as_it_came,
+    complete: Complete = unchanged,
 ) -> AnnotationState:
     """One annotation, from an event or from the API, as what it decides.
 
@@ -246,7 +246,7 @@ class Ingestor:
         corrections: CorrectionStore,
         connections: Connections,
         on_change: Callable[[int], None],
-        complete: Complete = as_it_came,
+        complete: Complete = unchanged,
         handlers: Sequence[EventHandler] = (),
     ) -> None:
         self._settings = settings
