@@ -51,7 +51,7 @@ Fallback = Callable[[int | None, Mapping[str, Any]], str | None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EventContent:
     """What an event says.
 
     Attributes:
@@ -85,7 +85,7 @@ def ingest(
     fallback: Fallback,
     label_config: str | None = None,
     complete: Complete = unchanged,
-) -> Outcome:
+) -> EventContent:
     """Read an event; touches neither database nor network by itself.
 
     Args:
@@ -99,11 +99,11 @@ def ingest(
     """
     payload = event.payload
     if event.action in _DELETED:
-        return Outcome(Changes(deleted_annotations=_numbers(payload, "annotation", "annotations")))
+        return EventContent(Changes(deleted_annotations=_numbers(payload, "annotation", "annotations")))
     if event.action in _TASKS_DELETED:
-        return Outcome(Changes(deleted_tasks=_numbers(payload, "task", "tasks")))
+        return EventContent(Changes(deleted_tasks=_numbers(payload, "task", "tasks")))
     if event.action not in _WRITTEN:
-        return Outcome(Changes())
+        return EventContent(Changes())
     annotations = list(_objects(payload, "annotation", "annotations"))
     tasks = {task["id"]: task for task in _objects(payload, "task", "tasks") if "id" in task}
     project = payload.get("project")
@@ -134,7 +134,7 @@ def ingest(
             raise
         except SteerSegError as error:
             errors.append(f"annotation {annotation.get('id')}: {error}")
-    return Outcome(Changes(annotated=tuple(annotated)), "; ".join(errors) or None, incomplete)
+    return EventContent(Changes(annotated=tuple(annotated)), "; ".join(errors) or None, incomplete)
 
 
 def read_state(
@@ -332,7 +332,7 @@ class Ingestor:
         except Exception as error:
             # One event that nobody foresaw must not keep all later ones from being processed.
             log.error("webhook event %d (%s): unexpected error", event.id, event.action, exc_info=error)
-            outcome = Outcome(Changes(), f"unexpected {type(error).__name__}", incomplete=True)
+            outcome = EventContent(Changes(), f"unexpected {type(error).__name__}", incomplete=True)
         if not self._corrections.process(event.id, outcome.changes, outcome.error):
             return
         if outcome.error is not None:

@@ -33,7 +33,7 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import select
 from test_app import wait_until
 
-from ml_backend.corrections.ingestion import Ingestor, Outcome, ingest
+from ml_backend.corrections.ingestion import EventContent, Ingestor, ingest
 from ml_backend.corrections.records import Problem
 from ml_backend.corrections.store import Changes, CorrectionStore
 from ml_backend.database.database import Database
@@ -49,7 +49,7 @@ from steerseg.errors import ConfigError
 FALLBACK = "the red ball"
 
 
-def outcome_of(body: dict[str, Any]) -> Outcome:
+def outcome_of(body: dict[str, Any]) -> EventContent:
     project = body.get("project")
     project_id = project["id"] if isinstance(project, dict) else project
     return ingest(StoredEvent(1, body["action"], project_id, body), lambda project, data: FALLBACK)
@@ -138,7 +138,7 @@ def test_deleted_tasks_are_found() -> None:
 
 @pytest.mark.parametrize("name", ["webhook_project_updated", "webhook_start_training"])
 def test_other_events_change_nothing(name: str) -> None:
-    assert outcome_of(recorded(name)) == Outcome(Changes())
+    assert outcome_of(recorded(name)) == EventContent(Changes())
 
 
 def test_a_skipped_annotation_needs_no_more_than_its_number() -> None:
@@ -264,7 +264,7 @@ def test_an_event_that_nobody_foresaw_does_not_hold_up_the_others(
 ) -> None:
     import ml_backend.corrections.ingestion
 
-    def stumble(event: StoredEvent, *rest: Any) -> Outcome:
+    def stumble(event: StoredEvent, *rest: Any) -> EventContent:
         if event.id == 1:
             raise ZeroDivisionError
         return ingest(event, *rest)
