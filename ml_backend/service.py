@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Weights
+from ml_backend.corrections.report import CorrectionsReport
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
@@ -140,11 +140,10 @@ class Service:
         self._connections = Connections(settings)
         self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
-        self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
+        self.completer = Completer(settings, database, media, self._connections, executor)
         self.ingestor = Ingestor(
             settings,
             database,
-            self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
             complete=self._unseen.complete,
@@ -430,20 +429,8 @@ class Service:
             StoreError: The database cannot be read.
         """
         known = self._known_project(parse_project_id(project))
-        return {
-            **asdict(self.corrections.counts(known.id)),
-            "problems": [
-                {
-                    "task": found.task_id,
-                    "annotation": found.annotation_id,
-                    "object": found.object,
-                    "problem": str(found.problem),
-                    "reason": found.reason,
-                    "since": found.since.isoformat(),
-                }
-                for found in self.corrections.list_set_aside(known.id)
-            ],
-        }
+        aside = self.corrections.list_set_aside(known.id)
+        return CorrectionsReport.of(self.corrections.counts(known.id), aside).model_dump(mode="json")
 
     def overview(self) -> dict[str, Any]:
         """What the start page shows.

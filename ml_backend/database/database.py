@@ -1,4 +1,4 @@
-"""What must outlive the process: events, projects, jobs, proposals, corrections, prompt versions (SQLite, WAL)."""
+"""The database of one backend (SQLite, WAL), which the stores of each subject read and write."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class Database:
                 outer.flush()
             return
         engine = self._engine.execution_options(immediate=True)
-        # SQLite lets writers that wait look again from time to time, and forgets nobody but by luck: under load
-        # some wait for seconds. A lock of this process wakes the next one at once.
+        # SQLite lets waiting writers look again from time to time, so under load some wait for seconds. A lock of
+        # this process wakes the next one at once.
         with self._errors(), self._writing, Session(engine) as session, session.begin():
             self._transaction.session = session
             try:

@@ -32,6 +32,7 @@ class Project:
 
 
 def project_of_row(row: ProjectRow) -> Project:
+    """The project that a row keeps."""
     return Project(
         id=row.id,
         uid=row.uid,

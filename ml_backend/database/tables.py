@@ -65,19 +65,22 @@ class CorrectionState(enum.StrEnum):
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite itself keeps no time zone."""
+    """An aware UTC time; the database itself keeps no time zone."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The time in UTC, without its zone."""
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The time with its zone."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
 def utc_now() -> datetime:
+    """Now, in UTC."""
     return datetime.now(UTC)
 
 
@@ -174,7 +177,7 @@ class ProposalRow(Base):
 
 
 class AnnotationRow(Base):
-    """The newest state of an annotation that this backend has heard of. Deleted ones stay as a mark.
+    """The newest state of an annotation that this backend has heard of. Deleted ones stay, noted as such.
 
     Label Studio never gives a number twice, so a deleted annotation stays deleted whatever still arrives.
     """
@@ -300,7 +303,7 @@ class TrialRow(Base):
 
 @dataclass(frozen=True)
 class ProposalKey:
-    """What makes two proposals the same: content, words and version."""
+    """What makes two proposals the same: content, expression and version."""
 
     media_digest: str
     expression: str
@@ -314,7 +317,7 @@ class DeliveryRow(Base):
     """A task's prediction by a version, which Label Studio has not been given yet."""
 
     __tablename__ = "deliveries"
-    # No foreign key: what is owed is dropped with the first look at a project that is gone.
+    # No foreign key: a delivery is dropped with the first look at a project that is gone.
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(primary_key=True)
@@ -333,7 +336,7 @@ class TaskRow(Base):
 
 
 class SteeringRow(Base):
-    """What one annotator told of one side of a task, and what was answered."""
+    """What one annotator did on one side of a task, and what was answered."""
 
     __tablename__ = "steering"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -25,6 +25,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect
 from sqlalchemy import event as sqlalchemy_event
 
+from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database import layout as layout_module
 from ml_backend.database.database import Database
@@ -32,7 +33,7 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore
 from ml_backend.database.layout import LAYOUT, migrate
 from ml_backend.database.tables import Base
-from ml_backend.interactive.store import SteeringKey, SteeringStore
+from ml_backend.interactive.store import TaskStateKey, TaskStateStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.version_store import VersionStore
@@ -174,12 +175,12 @@ def test_what_the_release_before_stored_is_read_as_it_read_it(tmp_path: Path) ->
     expected = json.loads((FIXTURES / "store-layout-5.json").read_text())
     assert {
         "corrections": plain(corrections.corrections(1)),
-        "pending": plain(corrections.pending()),
+        "pending": plain(CompletionStore(database).pending()),
         "set_aside": plain(corrections.list_set_aside()),
         "counts": plain(corrections.counts(1)),
     } == expected
-    steering = SteeringStore(database)
-    for held in (steering.get(SteeringKey(1, 5, 3, "frames")), steering.submitted(70, "frames")):
+    steering = TaskStateStore(database)
+    for held in (steering.get(TaskStateKey(1, 5, 3, "frames")), steering.submitted(70, "frames")):
         assert held is not None
         assert held.objects[0].expression == "the red ball"
         assert held.objects[0].painted == {1: None}

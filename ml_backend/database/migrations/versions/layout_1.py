@@ -27,6 +27,12 @@ def upgrade() -> None:
         sa.Column("extra_params", sa.JSON, nullable=False),
         sa.Column("last_seen", sa.DateTime, nullable=False),
     )
+    _create_jobs()
+    _create_prompt_versions()
+    _create_proposals()
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -44,6 +50,9 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime),
         sa.Column("finished_at", sa.DateTime),
     )
+
+
+def _create_prompt_versions() -> None:
     op.create_table(
         "prompt_versions",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -57,6 +66,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.UniqueConstraint("project_id", "name"),
     )
+
+
+def _create_proposals() -> None:
     op.create_table(
         "proposals",
         sa.Column("id", sa.Integer, primary_key=True),
