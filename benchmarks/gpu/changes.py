@@ -18,11 +18,8 @@ from steerseg import SteerSeg, grounding
 from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
-<<<<<<< HEAD
 from steerseg.pipeline import VideoFeatures
-=======
 from steerseg.segmenters.sam2 import Sam2
->>>>>>> f-tracking
 from steerseg.video import Video
 
 _EXPRESSION = "the block that moves"

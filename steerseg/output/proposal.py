@@ -246,9 +246,9 @@ class ProposalRecord(BaseModel):
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
         """The record of a proposal; ``video`` is described where it is known."""
-        known = (
-            {} if video is None else {"source": video.source, "digest": video.digest, "stride": video.stride}
-        )
+        known: dict[str, Any] = {}
+        if video is not None:
+            known = {"source": video.source, "digest": video.digest, "stride": video.stride}
         return cls(
             schema=SCHEMA,
             expression=proposal.expression,

@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from steerseg.video.frame_file import release_memory
-=======
 from steerseg.segmenters.base import Features
->>>>>>> f-tracking
+from steerseg.video.frame_file import release_memory
 from steerseg.video.loading import Video
 
 STREAMED_FRAMES = 128
