@@ -1,13 +1,13 @@
-"""What the service says of itself, its projects and their corrections, with the JSON that clients get of it."""
+"""What the service says of itself and its projects, with the JSON that clients get of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ml_backend.background import LoopStatus
-from ml_backend.corrections.records import CorrectionCounts, SetAside
+from ml_backend.corrections.records import CorrectionCounts, SetAsideCorrection
 from ml_backend.database.projects import Project
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import ListedJob
@@ -70,36 +70,6 @@ class Versions:
 
 
 @dataclass(frozen=True)
-class ProjectCorrections:
-    """How a project's corrections stand.
-
-    Attributes:
-        counts: How many there are of each kind.
-        set_aside: Those that cannot be used.
-    """
-
-    counts: CorrectionCounts
-    set_aside: tuple[SetAside, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready; times in ISO format."""
-        return {
-            **asdict(self.counts),
-            "problems": [
-                {
-                    "task": one.task_id,
-                    "annotation": one.annotation_id,
-                    "object": one.object,
-                    "problem": str(one.problem),
-                    "reason": one.reason,
-                    "since": one.since.isoformat(),
-                }
-                for one in self.set_aside
-            ],
-        }
-
-
-@dataclass(frozen=True)
 class ProjectSummary:
     """A project on the start page.
 
@@ -136,6 +106,6 @@ class Overview:
     proposals: int
     events: int
     projects: tuple[ProjectSummary, ...]
-    set_aside: tuple[SetAside, ...]
+    set_aside: tuple[SetAsideCorrection, ...]
     refinements: tuple[Refinement, ...]
     jobs: tuple[ListedJob, ...]

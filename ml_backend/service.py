@@ -6,10 +6,11 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from ml_backend.answers import Health, Overview, ProjectCorrections, ProjectSummary, Versions
+from ml_backend.answers import Health, Overview, ProjectSummary, Versions
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
+from ml_backend.corrections.report import CorrectionsReport
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.events import EventStore
@@ -270,7 +271,7 @@ class Service:
 
     # --- corrections and refinements
 
-    def project_corrections(self, project: str) -> ProjectCorrections:
+    def project_corrections(self, project: str) -> CorrectionsReport:
         """How a project's corrections stand, and which are set aside for which reason.
 
         Raises:
@@ -279,7 +280,7 @@ class Service:
         """
         known = self._known_project(parse_project_id(project))
         set_aside = self.corrections.list_set_aside(known.id)
-        return ProjectCorrections(self.corrections.counts(known.id), tuple(set_aside))
+        return CorrectionsReport.of(self.corrections.counts(known.id), set_aside)
 
     def refine(self, project: str) -> Refinement:
         """Ask for a refinement of a project; return the one that takes the request in.

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.refinement.workplace import EXPRESSION_KEY, LABEL_CONFIG, NOTHING_FOUND, WorkError
-from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.projects import ProjectStore
+from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
@@ -149,7 +149,7 @@ class OfflineWorkplace:
         )
 
     def corrections(self, project: int) -> dict[str, Any]:
-        return self._service.project_corrections(str(project)).to_json()
+        return self._service.project_corrections(str(project)).model_dump(mode="json")
 
     def start_training(self, project: int) -> None:
         self._service.webhook({"action": "START_TRAINING", "project": {"id": project}})
@@ -166,6 +166,6 @@ class OfflineWorkplace:
     def steered_by(self, project: int, sample: Sample) -> tuple[str, str]:
         task = self._add(project, sample)
         self._predict(project, task)
-        known = CorrectionStore(self._service.database).proposals(project, task)[-1]
+        known = ProposalStore(self._service.database).of_task(project, task)[-1]
         stored = ProposalFiles(self._settings.data_dir).load(known.path)
         return known.key.version, stored.versions["soft_prompts"]

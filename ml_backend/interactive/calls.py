@@ -10,8 +10,10 @@ from typing import Any
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.database.projects import Project
 from ml_backend.expressions import task_expression
-from ml_backend.interactive.answer import Answer, Call, FrameCalls, Work, answer_video, video_beside
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.results import Result, status_result
 from ml_backend.label_studio.task import Task
@@ -21,7 +23,7 @@ from ml_backend.predictions.media import PredictionMedia
 from ml_backend.predictions.messages import Guidance
 from ml_backend.predictions.model_versions import ModelVersions
 from ml_backend.predictions.results import Prediction
-from ml_backend.predictions.work import TaskProposer, TaskRequest, report_error
+from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
 
@@ -107,12 +109,12 @@ class InteractiveCalls:
         answer = Answer()
         result: list[Result] = []
         if side is not None:
-            told = read_context(request.context, side)
-            if not told.is_empty:
+            asked = read_context(request.context, side)
+            if not asked.is_empty:
                 like = TaskRequest(
                     request.project, request.task, request.controls, version, Priority.INTERACTIVE
                 )
-                answer = self._answer(self._call(request, told, like), side)
+                answer = self._answer(self._call(request, asked, like), side)
             result += answer.result
             if answer.message is not None:
                 status = status_result(side, answer.message, interactive=True)
@@ -131,12 +133,12 @@ class InteractiveCalls:
         self._metrics.predictions.labels(ending).inc()
         return answer
 
-    def _call(self, request: CallRequest, told: InteractiveRequest, like: TaskRequest) -> Call:
+    def _call(self, request: CallRequest, asked: InteractiveRequest, like: TaskRequest) -> Call:
         project, task, controls = request.project, request.task, request.controls
         return Call(
             project_id=project.id,
             task=task,
-            told=told,
+            request=asked,
             context=request.context,
             video=video_beside(controls, task),
             version=like.version.name,
@@ -146,7 +148,7 @@ class InteractiveCalls:
             fetch=partial(self._media.load, project, task, controls),
         )
 
-    def _propose(self, like: TaskRequest, text: str) -> Work:
+    def _propose(self, like: TaskRequest, text: str) -> TaskWork:
         return self._task_proposer.begin(replace(like, typed=text))
 
     def _own_expression(self, task: Task, project: Project) -> str | None:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import DeliveryRow
+from ml_backend.database.upsert import upsert
 from ml_backend.label_studio.task import Task
 from steerseg.errors import SteerSegError
 
@@ -99,15 +99,8 @@ class Deliveries:
             }
             for delivery in deliveries
         ]
-        statement = insert(DeliveryRow)
         with self._database.writing() as session:
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["project_id", "task_id", "version"],
-                    set_={"data": statement.excluded.data},
-                ),
-                rows,
-            )
+            upsert(session, DeliveryRow, rows, keys=["project_id", "task_id", "version"], update=["data"])
 
     def complete(self, keys: Iterable[DeliveryKey]) -> None:
         """Remove the active ones of these: they were delivered, or failed for good.

@@ -57,7 +57,7 @@ def _add_label_studio_routes(blueprint: Blueprint, service: Service) -> None:
 def _add_project_routes(blueprint: Blueprint, service: Service) -> None:
     @blueprint.get("/projects/<project>/corrections")
     def corrections(project: str) -> Response:
-        return jsonify(service.project_corrections(project).to_json())
+        return jsonify(service.project_corrections(project).model_dump(mode="json"))
 
     @blueprint.post("/projects/<project>/refine")
     def refine(project: str) -> tuple[Response, int]:

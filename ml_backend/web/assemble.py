@@ -11,10 +11,10 @@ from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
-from ml_backend.interactive.answer import FrameCalls
 from ml_backend.interactive.calls import InteractiveCalls
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
@@ -203,7 +203,6 @@ def _build_learning(common: _Common) -> _Learning:
     completer = Completer(
         settings,
         database,
-        corrections,
         common.loader,
         connections,
         common.executor,
@@ -213,12 +212,11 @@ def _build_learning(common: _Common) -> _Learning:
     ingestor = Ingestor(
         settings,
         database,
-        corrections,
         connections,
         completer.notify,
         complete=pages.complete,
         handlers=[
-            SubmissionHandler(common.states, pages),
+            StateLifecycle(common.states, pages),
             TrainingHandler(ProjectStore(database), triggers.request),
         ],
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from ml_backend.models.executor import Handler
 from ml_backend.models.geometry import upright_box
 from ml_backend.models.messages import (

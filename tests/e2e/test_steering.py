@@ -81,14 +81,14 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.ask(samples[0].expression)
     first = series(labeling, task)
     page = min(first)
-    assert "Taken as:" in labeling.status()
+    assert "Read as:" in labeling.status()
 
     middle = middle_of(mask_of(first[page]))
     for number in range(page):
         labeling.turn_page()
         labeling.wait_for_page(number + 1)
     mark(labeling, "positive", middle, middle)
-    told(labeling, "It follows 1 click.")
+    told(labeling, "It has 1 click.")
     assert set(first) <= set(series(labeling, task))
     labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
 
@@ -114,7 +114,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.page.keyboard.press("Escape")
     labeling.page.wait_for_timeout(AUTOSAVE)
     answered(labeling, lambda: labeling.type_expression(samples[0].expression))
-    told(labeling, f"Kept as you made it: frame {page + 2}.")
+    told(labeling, f"Frame {page + 2} stays as you left it.")
     assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()
     labeling.page.screenshot(path=ARTEFACTS / "steering-stroke.png")
 
