@@ -95,9 +95,9 @@ def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
 def _steer(request: SteerRequest, progress: Progress) -> SteerAnswer:
     """A box whose row tells how many clicks and boxes there were; painted frames as they were given."""
     progress("tracking", 0.5)
-    on = sum(label for marks in request.marks.values() for label in marks.labels)
-    off = sum(not label for marks in request.marks.values() for label in marks.labels)
-    boxes = sum(marks.box is not None for marks in request.marks.values())
+    on = sum(label for prompt in request.prompts.values() for label in prompt.labels)
+    off = sum(not label for prompt in request.prompts.values() for label in prompt.labels)
+    boxes = sum(prompt.box is not None for prompt in request.prompts.values())
     if not (on or boxes or request.track or request.painted):
         raise SteerSegError("type what to track, or click on it")
     total = _frames_of(request.media)
