@@ -44,8 +44,10 @@ from ml_backend.label_studio.regions import (
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.queue import Priority
+from ml_backend.models.workers import WorkerState
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
 from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES

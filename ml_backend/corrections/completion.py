@@ -44,9 +44,10 @@ from ml_backend.label_studio.media import (
 )
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest, PropagatedFrame
+from ml_backend.models.queue import ModelJob, Priority
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
 from steerseg.errors import Cancelled, ConfigError, SteerSegError, VideoError
