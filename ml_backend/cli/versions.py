@@ -42,16 +42,17 @@ def add_versions(parser: argparse.ArgumentParser) -> None:
 
 def _versions(options: argparse.Namespace) -> int:
     from ml_backend.models.fingerprint import model_fingerprint
-    from ml_backend.refinement.versions import describe, lines
+    from ml_backend.refinement.version_card import card_of, describe_versions
 
     settings = read_settings(options)
     project: int = options.project
     with _prompt_line(settings, model_fingerprint(settings.preset)) as line:
         match options.action:
             case "list":
-                print("\n".join(lines(line.versions.versions(project))))
+                print("\n".join(describe_versions(line.versions.versions(project))))
             case "show":
-                print(json.dumps(describe(line.versions.version(project, options.name)), indent=2))
+                card = card_of(line.versions.version(project, options.name))
+                print(json.dumps(card.to_json(), indent=2))
             case "promote":
                 line.versions.promote(project, options.name, by="the command line")
                 print(f"project {project} uses {options.name} now")
