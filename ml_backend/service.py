@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Weights
+from ml_backend.corrections.report import CorrectionsReport
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
@@ -23,24 +24,23 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
-from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
-from ml_backend.interactive.request import Told, read_context, side_of
-from ml_backend.interactive.store import SteeringStore
-from ml_backend.interactive.submitted_pages import UnseenPages, number_of
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
+from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.client import LabelStudioUnreachableError
-from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.regions import (
-    Result,
-    expression_result,
-    status_result,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.controls import Controls, FramesSide
+from ml_backend.label_studio.errors import LabelStudioUnreachableError
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, expression_result, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
@@ -50,8 +50,8 @@ from ml_backend.models.queue import Priority
 from ml_backend.models.workers import WorkerState
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
-from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
-from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.predictions.late import LOOK_AGAIN, PAUSE, PUSHERS, REMEMBERED_PUSHES
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
 from ml_backend.predictions.tasks import TaskStore
@@ -59,12 +59,12 @@ from ml_backend.predictions.work import PREPARERS, Steering, Work, pass_on
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from ml_backend.refinement.manager import RefinementManager
 from ml_backend.refinement.run import RefinementSettings
+from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.refinement.version_store import PromptVersion, VersionStore
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.requests import (
     PredictRequest,
     RequestError,
-    WebhookEvent,
     parse_predict,
     parse_project_id,
     parse_setup,
@@ -132,7 +132,7 @@ class Service:
         self._base_version = base_version
         self.line = PromptLine(VersionStore(database), settings.data_dir, model)
         self._proposer = Proposer(database, ProposalFiles(settings.data_dir), executor, metrics)
-        self._told = SteeringStore(database)
+        self._told = TaskStateStore(database)
         self._steering_jobs = SteeringJobs(database, executor, metrics)
         self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {
@@ -142,16 +142,22 @@ class Service:
         self._pushers = ThreadPoolExecutor(PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
-        self._unseen = UnseenPages(database, self._told, self._connections)
+        self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
-        self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
+        self.completer = Completer(settings, database, media, self._connections, executor)
         self.ingestor = Ingestor(
             settings,
             database,
-            self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
-            complete=self._unseen.completed,
+            complete=self._unseen.complete,
+            handlers=[
+                StateLifecycle(self._told, self._unseen),
+                TrainingHandler(
+                    self._project_store,
+                    lambda project_id, trigger: self.refinements.request(project_id, trigger),
+                ),
+            ],
         )
         preset = load_preset(find_preset(settings.preset))
         self.refinements = RefinementManager(
@@ -186,11 +192,18 @@ class Service:
         self._pushed: dict[Place, float] = {}  # when, by this process's clock
         self._deliveries = Deliveries(database, settings.max_queue)
         self._closing = threading.Event()
-        self._look = threading.Event()
-        self._catch_up = threading.Thread(target=self._follow_deliveries, name="deliveries", daemon=True)
+        self._delivery_loop = BackgroundLoop("deliveries", self._follow_deliveries, pause=PAUSE)
+        self._loops = (
+            *self.ingestor.loops,
+            self.completer.loop,
+            self.refinements.loop,
+            self._repredictor.loop,
+            self._delivery_loop,
+        )
         metrics.watch(
             queue_length=lambda: executor.queue_length,
             restarts=lambda: sum(status.restarts for status in executor.statuses),
+            loops=self._loops,
         )
         # A worker's death counts as an attempt, and so does the server's: twice as many together.
         self._proposer.recover({owed.place for owed in self._deliveries.left()}, 2 * settings.max_attempts)
@@ -200,22 +213,21 @@ class Service:
         self.ingestor.start()
         self.completer.start()
         self.refinements.start()
-        self._catch_up.start()
+        self._delivery_loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
 
     def close(self) -> None:
         """Stop the model processes; what is owed to Label Studio goes on with the next start."""
         self._closing.set()
-        self._look.set()
+        self._delivery_loop.stop()
         self._proposer.stop()
         self.ingestor.close()
         self._executor.close()
         self.completer.close()
         self.refinements.close()
         self._repredictor.close()
-        if self._catch_up.is_alive():
-            self._catch_up.join(2.0)
+        self._delivery_loop.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -317,6 +329,7 @@ class Service:
             ],
             "ready": any(status.state in (WorkerState.READY, WorkerState.BUSY) for status in statuses),
             "queued": self._executor.queue_length,
+            "loops": [loop.status.to_json() for loop in self._loops if loop.started],
         }
 
     def setup(self, body: object) -> dict[str, Any]:
@@ -348,7 +361,7 @@ class Service:
             )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
-            self._look.set()
+            self._delivery_loop.notify()
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
@@ -377,25 +390,11 @@ class Service:
             StoreError: It could not be committed.
         """
         event = parse_webhook(body)
-        self._note_training(event)
-        self._forget_told(event)  # first: what was answered belongs to the annotation that the event brings
         number = self._event_store.add(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
         self.ingestor.notify()
         return number
-
-    def _note_training(self, event: WebhookEvent) -> None:
-        """Take from an event what it says about training: that it should begin, or after how many annotations."""
-        project = None if event.project_id is None else self._project_store.find(event.project_id)
-        if project is None:
-            return
-        described = event.payload.get("project")
-        number = described.get("min_annotations_to_start_training") if isinstance(described, dict) else None
-        if isinstance(number, int) and number != project.min_annotations:
-            self._project_store.note_min_annotations(project.id, number)
-        if event.action == "START_TRAINING":
-            self.refinements.request(project.id, "Start training")
 
     def refine(self, project: str) -> dict[str, Any]:
         """Ask for a refinement of a project and say how it stands, beside the number of the one that takes it in.
@@ -434,20 +433,8 @@ class Service:
             StoreError: The database cannot be read.
         """
         known = self._known_project(parse_project_id(project))
-        return {
-            **asdict(self.corrections.counts(known.id)),
-            "problems": [
-                {
-                    "task": found.task_id,
-                    "annotation": found.annotation_id,
-                    "object": found.object,
-                    "problem": str(found.problem),
-                    "reason": found.reason,
-                    "since": found.since.isoformat(),
-                }
-                for found in self.corrections.list_set_aside(known.id)
-            ],
-        }
+        aside = self.corrections.list_set_aside(known.id)
+        return CorrectionsReport.of(self.corrections.counts(known.id), aside).model_dump(mode="json")
 
     def overview(self) -> dict[str, Any]:
         """What the start page shows.
@@ -648,7 +635,7 @@ class Service:
             for side in sides
             for text in (
                 expression_result(side, proposal.expression),
-                status_result(side, tell(proposal, rank, self._guidance)),
+                status_result(side, describe_proposal(proposal, rank, self._guidance)),
             )
         ]
         return [text for text in texts if text is not None]
@@ -671,7 +658,7 @@ class Service:
             result += tracklet_to_frames_regions(
                 tracklet,
                 media.frames,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
             )
@@ -679,7 +666,7 @@ class Service:
             result += tracklet_to_video_region(
                 tracklet,
                 media.video,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),
@@ -778,12 +765,14 @@ class Service:
             log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
             return
         # They are stored in one order always, the best one last, so that their number says which are missing.
-        stored = sum(known.get("model_version") == version for known in client.predictions(work.task.id))
+        stored = sum(
+            known.get("model_version") == version for known in client.predictions.of_task(work.task.id)
+        )
         if stored >= len(predictions):
             log.info("task %d has its predictions of %s already", work.task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.create_prediction(
+            client.predictions.create(
                 work.task.id,
                 prediction["result"],
                 score=prediction["score"],
@@ -806,22 +795,13 @@ class Service:
 
     # --- what an earlier process owed
 
-    def _follow_deliveries(self) -> None:
+    def _follow_deliveries(self) -> float:
         """Take up what is owed and nobody works on: after a restart, and after Label Studio was away."""
-        while not self._closing.is_set():
-            self._look.clear()
-            try:
-                for delivery in self._deliveries.left():
-                    if self._closing.is_set():
-                        return
-                    self._take_up(delivery)
-            except SteerSegError as error:
-                log.error("what is owed to Label Studio could not be taken up: %s", error)
-            except Exception:
-                log.exception(
-                    "what is owed to Label Studio could not be taken up"
-                )  # later ones need this thread
-            self._look.wait(LOOK_AGAIN)
+        for delivery in self._deliveries.left():
+            if self._delivery_loop.closing:
+                break
+            self._take_up(delivery)
+        return LOOK_AGAIN
 
     def _take_up(self, delivery: Delivery) -> None:
         """Go on with a prediction that an earlier process was asked for.
@@ -874,6 +854,7 @@ class Service:
     def _interactive(
         self, request: PredictRequest, project: Project, controls: Controls, deadline: float
     ) -> dict[str, Any]:
+        self.ingestor.dispatch()  # what was submitted begins anew
         steering = self._steering(project.id)
         version = steering.version
         if len(request.tasks) != 1:
@@ -885,13 +866,13 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = Told() if side is None else read_context(context, side)
+        asked = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.nothing:
+        if not asked.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,
-                told=told,
+                request=asked,
                 context=context,
                 video=video_beside(controls, task),
                 version=version,
@@ -912,7 +893,7 @@ class Service:
             try:
                 if isinstance(side, FramesSide):
                     answer = self._frame_calls.answer(call, side)
-                else:
+                elif side is not None:
                     answer = answer_video(call, side, self._guidance)
                 outcome = "late" if answer.late else "answered" if answer.result else "empty"
                 self.metrics.predictions.labels(outcome).inc()
@@ -933,25 +914,6 @@ class Service:
             return task_expression(task.data, project.extra_params, self.settings)
         except ExpressionError:
             return None
-
-    def _forget_told(self, event: WebhookEvent) -> None:
-        """Begin anew with a task that somebody submits; forget what everybody told of one that is gone."""
-        if event.project_id is None:
-            return
-        annotation = event.payload.get("annotation")
-        if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED") and isinstance(annotation, dict):
-            number, task = annotation.get("id"), annotation.get("task")
-            if not isinstance(number, int) or not isinstance(task, int) or self._unseen.is_ours(annotation):
-                return
-            for person in {number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
-                if person is not None:
-                    self._told.submit(number, event.project_id, task, person)
-        elif event.action == "TASKS_DELETED":
-            tasks = event.payload.get("tasks")
-            for gone in tasks if isinstance(tasks, list) else ():
-                number = number_of(gone)
-                if number is not None:
-                    self._told.forget(event.project_id, number)
 
     # --- what is known
 

@@ -1,4 +1,4 @@
-"""Where the memory of interactive calls lies: one row per task, side and annotator."""
+"""The states of tasks in the database: one row per task, side and annotator."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import SteeringRow, SubmittedRow
-from ml_backend.interactive.state import SteeredTask, from_json, to_json
+from ml_backend.interactive.state import TaskState, from_json, to_json
 
 log = logging.getLogger(__name__)
 
 UNKNOWN = 0
 """The annotator of a task that has no draft yet: Label Studio names a person in drafts only."""
 
-
 _KEPT = timedelta(days=7)
-"""So long it is known what was answered before an annotation was submitted: an open editor may submit it again."""
+"""The state of a submitted task is kept for so long: an editor that stays open may submit it again."""
 
 
 @dataclass(frozen=True)
-class SteeringKey:
-    """Whose hands which side of a task is in.
+class TaskStateKey:
+    """One side of a task in the hands of one annotator.
 
     Attributes:
         project_id: The project.
@@ -41,18 +40,18 @@ class SteeringKey:
     side: str
 
 
-class SteeringStore:
-    """Keeps :class:`~ml_backend.interactive.state.SteeredTask`; safe to share between threads.
+class TaskStateStore:
+    """Stores a :class:`~ml_backend.interactive.state.TaskState` per key; safe to share between threads.
 
     Args:
-        store: The database.
+        database: The database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, key: SteeringKey) -> SteeredTask:
-        """What is known; an empty memory where nothing is.
+    def get(self, key: TaskStateKey) -> TaskState:
+        """The state of a task; a new one where none is stored.
 
         Raises:
             StoreError: The database cannot be read.
@@ -60,20 +59,20 @@ class SteeringStore:
         with self._database.reading() as session:
             return _read(_find(session, key))
 
-    def change(self, key: SteeringKey, change: Callable[[SteeredTask], SteeredTask]) -> SteeredTask:
-        """Change what is known in one transaction, and return it.
+    def change(self, key: TaskStateKey, change: Callable[[TaskState], TaskState]) -> TaskState:
+        """Change the state of a task in one transaction, and return the new state.
 
-        The memory of an annotator who had no name yet goes over to the first who has one.
+        The state of an annotator who is not named yet passes to the first one who is.
 
         Raises:
             StoreError: The database cannot be used; nothing was changed then.
         """
         with self._database.writing() as session:
             row = _find(session, key)
-            found = _read(row)
-            changed = change(found)
+            before = _read(row)
+            changed = change(before)
             if row is not None and row.annotator == key.annotator:
-                if changed != found:
+                if changed != before:
                     row.state = to_json(changed)
                     row.changed_at = datetime.now(UTC)
                 return changed
@@ -91,9 +90,12 @@ class SteeringStore:
             return changed
 
     def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
-        """Put a task out of an annotator's hands: what comes next begins anew. Returns how many rows were there.
+        """End the state of a task that an annotator submits; the next request begins a new one.
 
-        What was answered stays known to :meth:`submitted` for a week.
+        :meth:`submitted` and :meth:`submitted_last` give the ended state for a week.
+
+        Returns:
+            How many rows there were.
 
         Raises:
             StoreError: The database cannot be used.
@@ -124,8 +126,8 @@ class SteeringStore:
                 session.execute(delete(SubmittedRow).where(SubmittedRow.submitted_at < now - _KEPT))
             return len(rows)
 
-    def submitted(self, annotation_id: int, side: str) -> SteeredTask | None:
-        """What was answered before an annotation was submitted; ``None`` where that is not known.
+    def submitted(self, annotation_id: int, side: str) -> TaskState | None:
+        """The state in which an annotation was submitted; ``None`` where it is not known.
 
         Raises:
             StoreError: The database cannot be read.
@@ -134,8 +136,8 @@ class SteeringStore:
             row = session.get(SubmittedRow, (annotation_id, side))
             return None if row is None else _read(row)
 
-    def submitted_last(self, key: SteeringKey) -> SteeredTask | None:
-        """What was answered before an annotator submitted the task last; ``None`` where that is not known.
+    def submitted_last(self, key: TaskStateKey) -> TaskState | None:
+        """The state in which an annotator last submitted the task; ``None`` where it is not known.
 
         Raises:
             StoreError: The database cannot be read.
@@ -156,7 +158,7 @@ class SteeringStore:
             return None if row is None else _read(row)
 
     def forget(self, project_id: int, task_id: int) -> int:
-        """Forget a task in everybody's hands; return how many rows were there.
+        """Delete the states of a task for all annotators; return how many rows there were.
 
         Raises:
             StoreError: The database cannot be used.
@@ -169,7 +171,7 @@ class SteeringStore:
         return count
 
 
-def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
+def _find(session: Session, key: TaskStateKey) -> SteeringRow | None:
     rows = {
         row.annotator: row
         for row in session.scalars(
@@ -184,25 +186,25 @@ def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
     return rows.get(key.annotator, rows.get(UNKNOWN))
 
 
-def _after(before: SteeredTask, now: SteeredTask) -> SteeredTask:
-    """What was answered last, with all that was answered before."""
-    objects = dict(before.objects)
-    for place, steered in now.objects.items():
-        earlier: Mapping[int, tuple[str, ...]] = objects[place].known if place in objects else {}
-        known = {
-            page: tuple(dict.fromkeys((*earlier.get(page, ()), *steered.known.get(page, ()))))
-            for page in (*earlier, *steered.known)
+def _after(before: TaskState, now: TaskState) -> TaskState:
+    """The state now, with the digests of all answers of an earlier submission as well."""
+    instances = dict(before.instances)
+    for index, instance in now.instances.items():
+        earlier: Mapping[int, tuple[str, ...]] = instances[index].answered if index in instances else {}
+        answered = {
+            page: tuple(dict.fromkeys((*earlier.get(page, ()), *instance.answered.get(page, ()))))
+            for page in (*earlier, *instance.answered)
         }
-        objects[place] = replace(steered, known=known)
-    return replace(now, objects=objects)
+        instances[index] = replace(instance, answered=answered)
+    return replace(now, instances=instances)
 
 
-def _read(row: SteeringRow | SubmittedRow | None) -> SteeredTask:
+def _read(row: SteeringRow | SubmittedRow | None) -> TaskState:
     if row is None:
-        return SteeredTask()
+        return TaskState()
     try:
         return from_json(row.state)
-    except (KeyError, TypeError, ValueError) as error:
-        # Of another release, perhaps: the annotator clicks again, which is better than an error for ever.
-        log.warning("what was told of task %d cannot be read (%s)", row.task_id, type(error).__name__)
-        return SteeredTask()
+    except ValueError as error:
+        # It may be another release's. The annotator clicks again, which is better than an error for ever.
+        log.warning("the state of task %d cannot be read (%s)", row.task_id, type(error).__name__)
+        return TaskState()

@@ -35,7 +35,7 @@ def answer_masks(
         video: The decoded media.
         encoded: The same, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        reporter: Hears of the stages ``boxes`` and ``propagating``.
+        reporter: Called with the stages ``boxes`` and ``propagating``.
 
     Raises:
         YieldRequested: Something more urgent waits.
@@ -108,7 +108,7 @@ class _ConfidenceSink:
         self.frames: dict[int, PropagatedFrame] = {}
 
     def put(self, frame: int, logits: torch.Tensor, presence: float) -> None:
-        """Take one frame from the tracker; see :class:`steerseg.tracking.delivery.Sink`."""
+        """Take one frame from the tracker; see :class:`steerseg.tracking.host_transfer.MaskSink`."""
         if frame in self._wanted:
             self.frames[frame] = _measured(mask_at_size(logits, *self._size), presence, logits)
 

@@ -43,7 +43,7 @@ from steerseg.errors import ModelError
 from steerseg.evaluation.metrics import score
 from steerseg.grounding import VisionContext
 from steerseg.masks import decode_rle
-from steerseg.pipeline import Seen, SteerSeg
+from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.reasoning import attributes_of
 from steerseg.runtime.devices import native_products
 from steerseg.runtime.lru import LruCache
@@ -99,7 +99,9 @@ class Refiner:
         pictures = _pictures(example.video.digest, len(keyframes), self._recipe.pictures)
         path = request.features / self._features_name(example.video, keyframes, pictures)
         if not path.is_file():
-            write_context(path, self._steerseg.see(example.video, config, progress, pictures=pictures))
+            write_context(
+                path, self._steerseg.encode_keyframes(example.video, config, progress, pictures=pictures)
+            )
         context = self._reader.context(path)
         question = self._question(context, example.expression, progress)
         sample = self._sample(context, question, example, pictures, request.example.weight)
@@ -236,7 +238,7 @@ class Refiner:
         if prompts is None:
             neutral = steerseg.lvlm.line_break
             prompts = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
-        checked = steerseg.checked(prompts)
+        checked = steerseg.prepare_prompts(prompts)
         assert checked is not None
         return checked
 
@@ -253,7 +255,7 @@ class Refiner:
         example = self._decoder.decode(request.example, request.media, progress)
         steerseg = self._steerseg
         config = replace(self._config, alternatives=1)
-        features = steerseg.look(example.video, config, progress)
+        features = steerseg.encode(example.video, config, progress)
         attributes = steerseg.reason(features, example.expression, config, progress)
         if request.champion is None:
             champion = steerseg.steering(steerseg.config)
@@ -267,7 +269,7 @@ class Refiner:
 
     def _quality(
         self,
-        features: Seen,
+        features: VideoFeatures,
         example: DecodedExample,
         attributes: tuple[str, ...],
         config: PipelineConfig,
@@ -277,7 +279,7 @@ class Refiner:
         """J&F in [0, 1] of the best tracklet under a pair of soft prompts, on the frames whose truth is known."""
         steerseg = self._steerseg
         maps = steerseg.ground(features, example.expression, attributes, config, soft_prompts, progress)
-        candidates = steerseg.find(features, maps, config, progress)
+        candidates = steerseg.find_candidates(features, maps, config, progress)
         ranking = steerseg.rank(candidates, maps, config)
         tracklets = steerseg.track(features, candidates, ranking, progress)
         truth = example.truth(example.judged)

@@ -30,7 +30,7 @@ def answer_steering(
         tracker: SAM 2.
         encoded: The video, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Hears of the stage ``tracking``.
+        progress: Called with the stage ``tracking``.
 
     Raises:
         SteerSegError: Nothing says where the object is.
@@ -43,7 +43,7 @@ def answer_steering(
     (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
-    point = conditions.prompts[0].place()
+    point = conditions.prompts[0].as_point()
     return SteerAnswer(
         tracklet=StoredTracklet(
             rles=tuple(given.get(t, rle) for t, rle in enumerate(tracked.rles)),

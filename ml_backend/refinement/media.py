@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import RootModel
 
 from ml_backend.database.projects import ProjectStore
-from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.errors import LabelStudioError
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,

@@ -24,18 +24,18 @@ from backend_fixtures import (
 )
 from label_studio_sdk.label_interface import LabelInterface
 
-from ml_backend.database.events import EventStore
+from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import object_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 
 pytestmark = pytest.mark.timeout(120)
 
 WEBHOOKS = sorted(path.stem for path in FIXTURES.glob("webhook_*.json"))
-SERIES = object_id(5, "", 0).partition("-")[2]
+SERIES = instance_id(5, "", 0).partition("-")[2]
 INTERACTIVE = sorted(path.stem for path in FIXTURES.glob("predict_interactive_*.json"))
 
 
@@ -180,7 +180,7 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
         ("the ball", "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."),
         (
             "nothing here",
-            "Nothing in the video matches “nothing here”. The words were taken for “red, moving",
+            "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
         ),
         ("unreadable", "the video holds no frame that can be decoded; export it again"),
         ("  ", "the expression is empty"),
@@ -206,7 +206,7 @@ def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend
     release = tmp_path / "release"
     body["params"]["context"]["result"][0]["value"]["text"] = [f"wait {release}"]
     (item,) = backend.post("/predict", body)["results"]
-    assert "still working" in item["result"][0]["value"]["text"][0]
+    assert "Still working" in item["result"][0]["value"]["text"][0]
     release.touch()
     # However long this machine takes, it ends with ten pages and what is said of them.
     wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 11)
@@ -571,3 +571,29 @@ def test_a_secret_alone_guards_the_webhook_but_not_start_training(make_backend: 
     assert backend.client.post("/webhook", json=recorded("webhook_start_training")).status_code == 201
     error_of(backend.client.post("/webhook", data=b"{"), 400)
     assert backend.client.get("/health").status_code == 200
+
+
+def test_an_error_in_the_background_is_seen_on_health_and_in_the_metrics_and_ends_nothing(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_backend.corrections.ingestion._RETRY", 0.05)
+    backend = make_backend()
+    unprocessed = EventStore.unprocessed
+
+    def fail_once(store: EventStore, limit: int) -> list[StoredEvent]:
+        monkeypatch.setattr(EventStore, "unprocessed", unprocessed)
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(EventStore, "unprocessed", fail_once)
+    assert backend.client.get("/health").get_json()["loops"] == []
+    backend.service.start()
+
+    def ingestion() -> dict[str, Any]:
+        health = backend.client.get("/health").get_json()
+        assert health["status"] == "UP"
+        return {loop["name"]: loop for loop in health["loops"]}["ingestion"]
+
+    wait_until(lambda: ingestion()["errors"] == 1 and not ingestion()["failing"])
+    assert ingestion()["alive"]
+    assert ingestion()["error"] == "OverflowError: too large"
+    assert 'steerseg_background_errors_total{loop="ingestion"} 1.0' in backend.client.get("/metrics").text

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -151,7 +150,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     assert cut_off.state is JobState.FAILED
     assert "begins anew when it is asked for again" in (cut_off.error or "")
     (item,) = again.post("/predict", body)["results"]
-    assert "still working" in item["result"][-1]["value"]["text"][0]
+    assert "Still working" in item["result"][-1]["value"]["text"][0]
     release.touch()
 
     def pages() -> set[int]:
@@ -270,7 +269,7 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     introduce(backend, body, fake_label_studio)
     setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
     backend.post("/setup", {**setup, "hostname": "http://127.0.0.1:9", "access_token": "abc"})
-    threading.Thread(target=backend.service._follow_deliveries, daemon=True).start()
+    backend.service._delivery_loop.start()
     assert backend.post("/predict", body)["pending"] == [1000]
     release.touch()
     wait_until(

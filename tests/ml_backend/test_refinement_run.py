@@ -21,14 +21,8 @@ from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
-from ml_backend.label_studio.media import MediaUnavailableError
-from ml_backend.models.messages import (
-    ModelAnswer,
-    ModelRequest,
-    PrepareRequest,
-    TrainRequest,
-    Yielded,
-)
+from ml_backend.label_studio.media_access import MediaUnavailableError
+from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, TrainRequest, Yielded
 from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
 from ml_backend.refinement.media import MediaPendingError
@@ -109,7 +103,7 @@ def test_the_next_refinement_starts_from_the_champion_and_tells_new_from_old(dri
     champion = driver.line.champion(1)
     assert champion is not None
     masks = save_film(driver.films.root / "film999", 999)
-    correct(CorrectionStore(driver.database), 1, 999, masks)
+    correct(driver.database, 1, 999, masks)
     trained: list[TrainRequest] = []
 
     def ask(request: ModelRequest) -> ModelAnswer:

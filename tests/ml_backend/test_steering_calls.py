@@ -13,7 +13,8 @@ from backend_fixtures import VERSION, Backend, MakeBackend, recorded
 from test_app import wait_until, with_expression
 
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import object_id, page_masks
+from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.results import instance_id
 from steerseg.masks import encode_rle
 
 pytestmark = pytest.mark.timeout(120)
@@ -71,7 +72,7 @@ class Annotator:
 
     def series(self, place: int = 0) -> dict[int, Result]:
         """What stands on the pages of one object."""
-        name = object_id(TASK, "", place)
+        name = instance_id(TASK, "", place)
         found = {r["id"]: r for r in self.draft.values() if r["id"].startswith(name)}
         return {region["item_index"]: region for region in found.values()}
 
@@ -102,7 +103,7 @@ def test_clicks_and_boxes_of_any_page_add_up_and_move_all_pages(annotator: Annot
     value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["box"]}
     annotator.point(9, **box, value=value)
     assert {top(region) for region in annotator.series().values()} == {3}
-    assert "1 click, 1 click off it and 1 box" in annotator.told
+    assert "2 clicks (1 on the object, 1 beside it) and 1 box" in annotator.told
 
 
 def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: Annotator) -> None:
@@ -197,7 +198,7 @@ def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> 
     answer = annotator.type("the ball")
     pages = {region["item_index"] for region in answer if "item_index" in region}
     assert pages.isdisjoint({4, 6})
-    assert "frames 5, 7" in annotator.told
+    assert "Frames 5, 7 stay" in annotator.told
     assert annotator.draft[mine["id"]] == painted(mine)
     annotator.point(2)
     assert annotator.draft[mine["id"]] == painted(mine)
@@ -255,4 +256,4 @@ def test_words_that_match_nothing_leave_the_pages_alone(annotator: Annotator) ->
     before = annotator.series()
     annotator.type("nothing here")
     assert annotator.series() == before
-    assert "The closest was at the top left of frame 1" in annotator.told
+    assert "The closest match was at the top left of frame 1" in annotator.told

@@ -98,9 +98,9 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
         from pathlib import Path
         from ml_backend.database.database import Database
         from ml_backend.database.events import EventStore
-        database = Database(Path(sys.argv[1]))
+        store = EventStore(Database(Path(sys.argv[1])))
         for number in range(10):
-            EventStore(database).add("X", None, {"number": number})
+            store.add("X", None, {"number": number})
         os.kill(os.getpid(), signal.SIGKILL)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False)
@@ -123,7 +123,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_database_of_a_newer_release_is_refused(database: Database) -> None:
     database.close()
     with sqlite3.connect(database.path) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(StoreError, match="layout 99"):
         Database(database.path)
 

@@ -200,6 +200,8 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE jobs DROP COLUMN version;
             ALTER TABLE jobs DROP COLUMN frames;
             ALTER TABLE jobs DROP COLUMN message;
+            DROP INDEX ix_events_dispatched_at;
+            ALTER TABLE events DROP COLUMN dispatched_at;
             UPDATE schema_version SET version = 2;
             """
         )

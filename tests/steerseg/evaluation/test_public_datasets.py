@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from steerseg import cli
-from steerseg.evaluation import Measured, Result, ResultFolder, Sample, mean_of, open_dataset, paired_gain
+from steerseg.cli.main import main
+from steerseg.evaluation import (
+    Result,
+    ResultFolder,
+    Sample,
+    VariantResults,
+    mean_of,
+    open_dataset,
+    paired_gain,
+)
 from steerseg.evaluation.published import PUBLISHED
-from steerseg.evaluation.results import StageSeconds
+from steerseg.evaluation.results import Run, StageSeconds
 from steerseg.evaluation.runner import share_of
 from steerseg.evaluation.stages import ClipJob
 from steerseg.evaluation.tables import main_table, published_table, report
@@ -41,7 +50,7 @@ def result(identity: str, jf: float, kind: str = "") -> Result:
 
 def test_the_processes_of_torchrun_share_the_clips(preset: Path, tmp_path: Path) -> None:
     root = public.revos(tmp_path / "revos")
-    assert cli.main(arguments("revos", root, preset, tmp_path / "one", "--variants", "raw")) == 0
+    assert main(arguments("revos", root, preset, tmp_path / "one", "--variants", "raw")) == 0
     command = arguments("revos", root, preset, tmp_path / "two", "--variants", "raw")
     # One expression was measured before, so that the parts are not halves.
     (first,) = (tmp_path / "one" / "results").iterdir()
@@ -65,10 +74,10 @@ def test_a_split_that_its_server_scores_becomes_a_zip(
     root = public.ref_youtube_vos(tmp_path / "data", splits=("valid",))
     out = tmp_path / "out"
     command = arguments("ref-youtube-vos", root, preset, out)
-    assert cli.main([*command, "--limit", "1"]) == 0
+    assert main([*command, "--limit", "1"]) == 0
     assert not list(out.glob("*.zip"))
     capsys.readouterr()
-    assert cli.main(command) == 0
+    assert main(command) == 0
     told = capsys.readouterr().out
     assert "Only the dataset's server knows the truth" in told
     assert f"For the dataset's server: {out / 'submission-steerseg.zip'}" in told
@@ -86,10 +95,10 @@ def test_a_split_that_its_server_scores_becomes_a_zip(
     # What has a result but no masks any more is measured again.
     (lost, *_) = open_dataset("ref-youtube-vos", "valid", root=root)
     shutil.rmtree(out / "masks" / "steerseg" / lost.id)
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert (out / "masks" / "steerseg" / lost.id / "00000.png").is_file()
     capsys.readouterr()
-    assert cli.main([*command, "--variants", "click"]) == 2
+    assert main([*command, "--variants", "click"]) == 2
     assert "needs the true masks" in capsys.readouterr().err
 
 
@@ -97,10 +106,10 @@ def test_masks_of_a_split_with_truth_are_kept_where_that_is_asked(preset: Path, 
     root = public.mevis(tmp_path / "data")
     out = tmp_path / "out"
     command = arguments("mevis", root, preset, out, "--variants", "click", "raw")
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert not (out / "masks").exists()
     assert "has no figures for MeViS" in (out / "table.md").read_text()
-    assert cli.main([*command, "--masks"]) == 0
+    assert main([*command, "--masks"]) == 0
     pictures = sorted((out / "masks" / "click" / "0ab4afe7fb46" / "0").iterdir())
     assert [p.stem for p in pictures] == list(public.NAMES)
     # Nothing there, and nothing found by a click: that is right.
@@ -127,9 +136,15 @@ def test_revos_is_the_mean_of_its_halves() -> None:
 
 def test_the_published_figures_stand_beside_what_was_measured() -> None:
     rows = [result("a/0", 0.5, "referring"), result("b/0", 0.7, "reasoning")]
-    run = {"dataset": "revos", "split": "valid", "preset": "qwen2.5-vl-7b-trained", "samples": 2}
-    run |= {"variant": "steerseg", "soft_prompts": None}
-    measured = {"steerseg": Measured(run, {r.id: r for r in rows}, ({"device": "a desk"},))}
+    run = Run(
+        dataset="revos",
+        split="valid",
+        preset="qwen2.5-vl-7b-trained",
+        samples=2,
+        variant="steerseg",
+        soft_prompts=None,
+    )
+    measured = {"steerseg": VariantResults(run, {r.id: r for r in rows}, ({"device": "a desk"},))}
     table = published_table(measured)
     assert (
         "| here: both (SteerSeg) | `qwen2.5-vl-7b-trained` | 60.0 [50.0, 70.0] | 60.0 | 60.0 | 50.0 | 70.0 |"
@@ -140,8 +155,8 @@ def test_the_published_figures_stand_beside_what_was_measured() -> None:
     whole = report(measured)
     assert "## Beside the published figures" in whole
     assert "means of the referring and the reasoning half" in whole
-    run["dataset"] = "sprites-ref"
-    assert "published" not in report(measured)
+    elsewhere = replace(measured["steerseg"], run=run.model_copy(update={"dataset": "sprites-ref"}))
+    assert "published" not in report({"steerseg": elsewhere})
 
 
 def test_published_figures_agree_with_themselves() -> None:
