@@ -66,9 +66,9 @@ def with_photo(
     """The background with a random part of a random photograph in front of its gradient and noise.
 
     Args:
-        background: What is there already. Its stripes and blobs mostly go, and sometimes stay on top.
+        background: The background so far. Its stripes and blobs mostly go, and sometimes stay on top.
         rng: Source of chance.
-        half: Which photographs to choose from.
+        half: Photographs of training scenes, or held-out ones.
         size: Height and width of the scene in pixels.
         pan: (T, 2) the camera's way in pixels; what it shows is part of the photograph.
     """

@@ -146,7 +146,7 @@ def _choose(
 
     Args:
         possible: The referrals of the scene, in random order.
-        count: How many to choose; fewer come back where there are not enough.
+        count: Number of referrals to choose; fewer come back where there are not enough.
         names: The names of the scene's objects.
         want_twin: The first must be of an object that another one shares its name with, and tell it apart by
             motion or position; where there is none, nothing is chosen.
@@ -307,8 +307,8 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
     """Write a split under ``root`` in Ref-YouTube-VOS layout. Clips that are there already are left alone.
 
     Args:
-        manifest: Which split.
-        root: Where ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>`` go.
+        manifest: The split.
+        root: Folder that gets ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>``.
         workers: Processes that draw at once.
 
     Returns:

@@ -240,7 +240,7 @@ def save_sam2(state: dict[str, Tensor], size: Sam2Size, directory: str | Path, *
 
     Args:
         state: The model's state dict.
-        size: What the model was built with.
+        size: The choices that the model was built with.
         directory: Folder to write into; made if absent.
         **metadata: JSON-ready facts kept in the weight file's header (steps, measurements).
     """

@@ -44,7 +44,7 @@ class Statements:
         nouns: Further nouns → the objects that are called so.
 
     Attributes:
-        observation: Where the objects are and how they move.
+        observation: Positions, sizes and motions of the objects.
         names: The objects' names.
         groups: The objects' groups.
         count: N.
@@ -165,7 +165,7 @@ class Statements:
     # --- where it is ------------------------------------------------------------------------------------
 
     def along(self, axis: str, i: int) -> NDArray[np.float32]:
-        """Where an object is seen along x or y, as fractions of the picture."""
+        """Positions of an object along x or y in the frames that show it, as fractions of the picture."""
         values = self.observation.x[i] if axis == "x" else self.observation.y[i]
         within: NDArray[np.float32] = values[self.observation.seen[i]]
         return within

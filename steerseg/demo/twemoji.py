@@ -38,7 +38,7 @@ STYLE = "twemoji"
 PACKAGE = "@twemoji/svg"
 VERSION = "15.0.0"
 INTEGRITY = "sha512-ZSPef2B6nBaYnfgdTbAy4jgW95o7pi2xPGwGCU+WMTxo7J6B1lMPTWwSq/wTuiMq+N0khQ90CcvYp1wFoQpo/w=="
-"""What the registry says of the package, and what is asked of every copy of it."""
+"""The registry's checksum of the package; every copy of it must have this one."""
 
 REGISTRY = "https://registry.npmjs.org"
 MOST_BYTES = 32 * 2**20
@@ -49,7 +49,7 @@ BROWNS = ((0xC1, 0x69, 0x4F), (0xD9, 0x9E, 0x82))
 OTHERWISE = frozenset({"tennis racket"})
 """Names whose emoji shows something else in this style (only the ball): left out."""
 TOLERANCE = 2.5 / 96
-"""How far extents may differ from the shipped ones: two pixels of a sprite, which another renderer may make."""
+"""Largest difference of extents from the shipped ones: two pixels of a sprite, which another renderer may make."""
 
 
 def registry(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> str:

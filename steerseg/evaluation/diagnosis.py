@@ -19,7 +19,7 @@ LONGEST_NAME = 16  # tokens of the answer to the grounding question
 
 @dataclass(frozen=True)
 class Pointing:
-    """How often a map's highest cell has its centre on the target.
+    """Shares of keyframes on which a map's highest cell has its centre on the target.
 
     Attributes:
         frame: Share in [0, 1] of the keyframes with a visible target that the frame map hits.

@@ -243,7 +243,7 @@ def kinds_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) ->
 
 
 def diagnosis_table(rows: Mapping[str, list[Result]]) -> str:
-    """How often the model names the target and its maps point to it, by variant; "" without maps."""
+    """Shares of samples whose target is named and pointed to, by variant; "" without maps."""
     shown = {name: row for name, row in main_rows(rows).items() if any(result.pointing for result in row[1])}
     if not shown:
         return ""

@@ -205,7 +205,7 @@ class VideoRecord(BaseModel):
         height: In pixels.
         fps: Frames a second.
         pts: Seconds, one a frame.
-        source: Where the video came from; absent where the video is not known.
+        source: Origin of the video; absent where the video is not known.
         digest: Of its content; absent likewise.
         stride: Of its frames in the file; absent likewise.
     """

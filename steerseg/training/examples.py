@@ -52,7 +52,7 @@ class Examples:
         samples: The dataset's, with their truth.
         seed: Of every choice.
         pictures: Keyframes of a clip that are encoded as images.
-        frames_per_sample: How many of these, with the object on them, a sample has.
+        frames_per_sample: Images with the object on them that a sample has.
         attributes: Share in [0, 1] of samples whose question holds the model's own attributes, as in use; the
             others have none, so that the prompts serve with and without reasoning.
         cache_bytes: Memory for the visual tokens of the clips that were used last.
