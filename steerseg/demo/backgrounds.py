@@ -18,7 +18,8 @@ def _random_colour(rng: np.random.Generator) -> Array:
     """An RGB in [0, 1], mostly of moderate saturation."""
     hue, saturation, value = rng.random() * 6, rng.random() ** 1.5 * 0.75, between(rng, 0.15, 0.95)
     shade = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
-    return (value * (1 - saturation + saturation * shade)).astype(np.float32)
+    colour: Array = (value * (1 - saturation + saturation * shade)).astype(np.float32)
+    return colour
 
 
 def sample_background(rng: np.random.Generator) -> Background:

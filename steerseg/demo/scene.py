@@ -127,4 +127,5 @@ def visible_fraction(scene: Scene, catalogue: Catalogue) -> Array:
             u = (cosine[j, :, None] * dx + sine[j, :, None] * dy) / half[j, :, 0, None]
             v = (-sine[j, :, None] * dx + cosine[j, :, None] * dy) / half[j, :, 1, None]
             free[i] &= u * u + v * v > 0.9
-    return free.mean(axis=2, dtype=np.float32)
+    visible: Array = free.mean(axis=2, dtype=np.float32)
+    return visible

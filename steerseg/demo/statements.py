@@ -58,8 +58,8 @@ class Statements:
         self._scene = scene
         self._catalogue = catalogue
         self.observation: Observation = observe(scene, catalogue)
-        self.names = [catalogue.names[i] for i in scene.sprite]
-        self.groups = [catalogue.groups[i] for i in scene.sprite]
+        self.names: list[str] = [catalogue.names[i] for i in scene.sprite]
+        self.groups: list[str] = [catalogue.groups[i] for i in scene.sprite]
         self.count = len(self.names)
         self.exists = (self.observation.share > 0.04).astype(np.int8)
         self.eligible = [i for i in range(self.count) if self.observation.share[i] >= TARGET_SHARE]
@@ -256,7 +256,8 @@ class Statements:
 
         def distance(i: int) -> NDArray[np.float32]:
             offset = travelled[i] - travelled[to]
-            return np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+            lengths: NDArray[np.float32] = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+            return lengths
 
         def is_nearer(i: int, j: int) -> bool:
             here = seen[i] & seen[to]

@@ -103,7 +103,8 @@ def _pools(catalogue: Catalogue, split: str) -> _Pools:
 
 def unseen_pair(sprite: NDArray[np.int64], tint: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a pair of object and tint is kept for the "unseen compositions" split."""
-    return (tint > 0) & ((sprite * 7 + tint) % 11 == 0)
+    unseen: NDArray[np.bool_] = (tint > 0) & ((sprite * 7 + tint) % 11 == 0)
+    return unseen
 
 
 def _choose_objects(rng: np.random.Generator, spec: WorldSpec, catalogue: Catalogue, count: int) -> list[int]:
