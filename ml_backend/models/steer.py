@@ -50,12 +50,12 @@ def answer_steering(
     (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
-    place = conditions.prompts[0].place()
+    point = conditions.prompts[0].as_point()
     return SteerAnswer(
         tracklet=StoredTracklet(
             rles=tuple(given.get(t, rle) for t, rle in enumerate(tracked.rles)),
             frame_scores=np.asarray(tracked.frame_scores, dtype=np.float32),
-            prompt=StoredPoint(frame=place.frame, x=place.x, y=place.y, value=place.value),
+            prompt=StoredPoint(frame=point.frame, x=point.x, y=point.y, value=point.value),
             score=started.predicted_iou,
         ),
         kept_track=conditions.kept_track,

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, RefinementRow, RefinementState, TrialRow
+from ml_backend.database.upsert import upsert
 from ml_backend.refinement.gate import Judgement, Outcome
 from ml_backend.refinement.version_store import NewVersion, add_version, champion_row, set_champion
 
@@ -196,11 +196,8 @@ class RefinementStore:
     def add_trial(self, refinement_id: int, key: str, *, candidate: float, champion: float) -> None:
         """Keep what both are worth on an example; only the first time counts."""
         with self._database.writing() as session:
-            session.execute(
-                insert(TrialRow)
-                .values(refinement_id=refinement_id, key=key, candidate=candidate, champion=champion)
-                .on_conflict_do_nothing(index_elements=["refinement_id", "key"])
-            )
+            row = {"refinement_id": refinement_id, "key": key, "candidate": candidate, "champion": champion}
+            upsert(session, TrialRow, [row], keys=["refinement_id", "key"])
 
     def trials(self, refinement_id: int) -> Mapping[str, tuple[float, float]]:
         """By example, J&F of candidate and champion."""

@@ -697,17 +697,16 @@ def entries() -> list[Entry]:
     Raises:
         ValueError: If a name or an emoji occurs twice.
     """
-    found = []
+    listed = []
     for group, items in GROUPS.items():
         for item in items.split(","):
             name, emoji = item.strip().rsplit(" ", 1)
-            found.append(Entry(name, emoji, group))
-    for what in (lambda entry: entry.name, lambda entry: entry.emoji):
-        seen = [what(entry) for entry in found]
-        repeated = {item for item in seen if seen.count(item) > 1}
+            listed.append(Entry(name, emoji, group))
+    for values in ([entry.name for entry in listed], [entry.emoji for entry in listed]):
+        repeated = {value for value in values if values.count(value) > 1}
         if repeated:
             raise ValueError(f"the catalogue lists {sorted(repeated)} more than once; keep one of each")
-    return found
+    return listed
 
 
 def heldout_names() -> frozenset[str]:

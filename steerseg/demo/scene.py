@@ -63,7 +63,7 @@ class Scene:
         centre: (N, T, 2) x, y in the picture; may lie outside.
         scale: (N, T) half the side of the sprite's square, in pixels.
         angle: (N, T) clockwise rotation in radians.
-        pan: (T, 2) how far the camera has moved; ``centre + pan`` is the place in the world.
+        pan: (T, 2) how far the camera has moved; ``centre + pan`` is the position in the world.
         background: What is behind.
     """
 

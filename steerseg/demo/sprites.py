@@ -158,7 +158,7 @@ def load_atlas(styles: Sequence[str] = STYLES, cache: Path = FETCHED) -> Atlas:
     catalogue = load_catalogue(tuple(styles))
     sheets = []
     for style in styles:
-        place = {name: index for index, name in enumerate(_measured(style))}
-        sheets.append(_sprites(style, cache)[[place[name] for name in catalogue.names]])
+        index = {name: i for i, name in enumerate(_measured(style))}
+        sheets.append(_sprites(style, cache)[[index[name] for name in catalogue.names]])
     images = torch.from_numpy(np.stack(sheets)).permute(0, 1, 4, 2, 3).contiguous()
     return Atlas(catalogue=catalogue, images=images)

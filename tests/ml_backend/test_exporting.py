@@ -504,9 +504,7 @@ def filmed(
     made = Completing(tmp_path, executor, local_roots=(tmp_path,))
     made.media = MediaLoader(made.settings)  # type: ignore[assignment]
     made.completer.close()
-    made.completer = Completer(
-        made.settings, made.database, made.corrections, made.media, Connections(made.settings), executor
-    )
+    made.completer = Completer(made.settings, made.database, made.media, Connections(made.settings), executor)
     masks = list(truth[::4])
     data = {
         "frames": [str(page) for page in pages],

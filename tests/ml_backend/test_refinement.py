@@ -19,7 +19,6 @@ from backend_fixtures import FakeLabelStudio
 from flask.testing import FlaskClient
 from refinement_world import LABEL_CONFIG, FilmLoader, add_corrections, correct, save_film, save_preset
 
-from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import ProposalKey, RefinementState
@@ -363,7 +362,7 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=6))
     backend.service.ingestor.catch_up()
     assert manager.threshold(1) == 6
-    correct(CorrectionStore(backend.database), 1, 50, save_film(world.films / "film50", 50))
+    correct(backend.database, 1, 50, save_film(world.films / "film50", 50))
     manager.corrected(1)
     current = backend.status()["current"]
     assert current["triggers"] == ["6 corrections"]

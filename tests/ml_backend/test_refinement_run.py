@@ -101,7 +101,7 @@ def test_the_next_refinement_starts_from_the_champion_and_tells_new_from_old(dri
     champion = driver.line.champion(1)
     assert champion is not None
     masks = save_film(driver.films.root / "film999", 999)
-    correct(CorrectionStore(driver.database), 1, 999, masks)
+    correct(driver.database, 1, 999, masks)
     trained: list[TrainRequest] = []
 
     def ask(request: ModelRequest) -> ModelAnswer:

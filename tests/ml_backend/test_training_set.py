@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_backend.corrections.records import Correction, Evidence, FrameCorrection, Proposed, Verdict
+from ml_backend.corrections.records import Correction, Evidence, FrameCorrection, ProposalReference, Verdict
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.examples import Pool
@@ -58,7 +58,7 @@ def correction(
         width=16,
         frames=frames if frames is not None else {0: frame(mask()), 2: frame(mask(5))},
         propagated={},
-        proposed=Proposed(ProposalKey(video, "the ball", "v1"), f"{video}.json.gz", 0),
+        proposed=ProposalReference(ProposalKey(video, "the ball", "v1"), f"{video}.json.gz", 0),
         verdict=None,
         lead_time=None,
         created_at=TIME,

@@ -42,7 +42,7 @@ SPECIAL_TOKENS = (
     "<|object_ref_end|>",
     "<|box_start|>",
     "<|box_end|>",
-    # Never part of a text: the place of soft prompts, whose embeddings replace it.
+    # Never part of a text: the position of soft prompts, whose embeddings replace it.
     "<|quad_start|>",
     "<|quad_end|>",
     "<|spare_0|>",
@@ -188,6 +188,7 @@ def words_of(texts: Iterable[str]) -> set[str]:
 
 
 def main() -> None:
+    """Train the tokenizer as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", type=Path, default=PRESET_FOLDER)
     parser.add_argument("--scenes", type=int, default=4000)
