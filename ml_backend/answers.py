@@ -11,7 +11,7 @@ from ml_backend.corrections.records import CorrectionCounts, SetAsideCorrection
 from ml_backend.database.projects import Project
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import ListedJob
-from ml_backend.models.executor import WorkerState, WorkerStatus
+from ml_backend.models.workers import WorkerState, WorkerStatus
 from ml_backend.refinement.store import Refinement
 
 

@@ -18,7 +18,7 @@ from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.results import Result, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority
+from ml_backend.models.queue import Priority
 from ml_backend.predictions.media import PredictionMedia
 from ml_backend.predictions.messages import Guidance
 from ml_backend.predictions.model_versions import ModelVersions

@@ -78,12 +78,12 @@ class FrameCalls:
 
 @dataclass(frozen=True)
 class _Question:
-    """One instance that is to be answered.
+    """An instance whose masks are wanted.
 
     Attributes:
         instance: The instance.
-        message: The message where the expression alone says where it is.
-        scores: The proposal's scores of its frames, where a proposal says where it is.
+        message: The message where masks follow the expression alone.
+        scores: The proposal's score of each frame, where masks follow a proposal.
     """
 
     instance: InstanceState
@@ -93,10 +93,10 @@ class _Question:
 
 @dataclass(frozen=True)
 class _InstanceAnswer:
-    """One instance, answered.
+    """The answer for one instance.
 
     Attributes:
-        masks: One mask per page; empty where nothing says where it is.
+        masks: One mask per page; empty where there is neither track nor paint.
         scores: The certainty of each mask, in [0, 1].
         digest: Digest of what the answer followed from.
         message: The message for the annotator.
@@ -344,18 +344,18 @@ class _FrameCall:
             owner=(call.project_id, call.task.id),
         )
         try:
-            steered = job.future.result(call.seconds_left)
+            answer = job.future.result(call.seconds_left)
         except TimeoutError:
             return late_answer(job.progress)
-        masks = steered.tracklet.rles
+        masks = answer.tracklet.rles
         if call.request.prompts and not any(mask_area(mask) for mask in masks):
             return self._no_object(instance)
-        kept_track = steered.kept_track or not instance.track
+        kept_track = answer.kept_track or not instance.track
         return _InstanceAnswer(
             masks,
-            tuple(round(float(score), 4) for score in steered.tracklet.frame_scores),
+            tuple(round(float(score), 4) for score in answer.tracklet.frame_scores),
             digest,
-            describe_tracked(instance, masks, kept_track=kept_track, unused=steered.unused),
+            describe_tracked(instance, masks, kept_track=kept_track, unused=answer.unused),
         )
 
     def _no_object(self, instance: InstanceState) -> Answer:

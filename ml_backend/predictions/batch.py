@@ -14,7 +14,7 @@ from ml_backend.database.projects import Project
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority
+from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import Deliveries, Delivery
 from ml_backend.predictions.late import Deliverer
 from ml_backend.predictions.messages import Guidance

@@ -17,7 +17,7 @@ from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioUnreachableError
 from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority
+from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import Deliveries, Delivery, DeliveryKey
 from ml_backend.predictions.messages import Guidance
 from ml_backend.predictions.model_versions import ModelVersion, ModelVersions

@@ -16,8 +16,8 @@ from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import DeliveryKey
 from ml_backend.predictions.media import PredictionMedia
 from ml_backend.predictions.model_versions import ModelVersion

@@ -21,16 +21,12 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest
-from ml_backend.refinement.run import (
-    FEATURES,
-    FOLDER,
-    MediaPendingError,
-    RefinementRun,
-    RefinementSettings,
-    evict_features,
-)
+from ml_backend.models.queue import ModelJob, Priority
+from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
+from ml_backend.refinement.media import MediaPendingError
+from ml_backend.refinement.run import RefinementRun, RefinementSettings
 from ml_backend.refinement.status import RefinementStatus
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.triggers import RefinementTriggers

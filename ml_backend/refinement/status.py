@@ -7,8 +7,6 @@ from typing import Any
 
 from ml_backend.refinement.store import Refinement
 
-_SHOWN_METRICS = ("scheme", "held_out", "regression")
-
 
 @dataclass(frozen=True)
 class RefinementStatus:
@@ -46,7 +44,7 @@ def _to_json(refinement: Refinement) -> dict[str, Any]:
     """A refinement as JSON; of the gate's metrics, the sums."""
     fields = asdict(refinement)
     fields["state"] = str(refinement.state)
-    fields["metrics"] = {name: value for name, value in refinement.metrics.items() if name in _SHOWN_METRICS}
+    fields["metrics"] = refinement.metrics.summary().to_json()
     for name in ("created_at", "started_at", "finished_at"):
         fields[name] = None if fields[name] is None else fields[name].isoformat()
     fields["left_out"] = sorted(refinement.left_out)

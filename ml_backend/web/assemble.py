@@ -23,7 +23,7 @@ from ml_backend.label_studio.task_media import Loader, MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
-from ml_backend.models.handler import model_worker
+from ml_backend.models.workers import ModelFactory
 from ml_backend.predictions.batch import BatchPredictor
 from ml_backend.predictions.deliveries import Deliveries
 from ml_backend.predictions.late import Deliverer
@@ -147,16 +147,16 @@ def build_service(
 
 
 def _build_executor(settings: Settings) -> ModelExecutor:
-    worker = model_worker(
+    factory = ModelFactory(
         settings.preset,
         settings.device,
         VideoLimits(max_bytes=settings.max_download_bytes),
         settings.video_memory_bytes,
-        prefixes=settings.prefix_bytes,
+        prefix_bytes=settings.prefix_bytes,
         compiled=settings.compile_models,
     )
-    return Executor(
-        [worker],
+    return Executor.local(
+        [factory],
         warm=settings.warm,
         max_attempts=settings.max_attempts,
         stall_timeout=settings.stall_timeout,

@@ -18,7 +18,8 @@ def _random_colour(rng: np.random.Generator) -> Array:
     """An RGB in [0, 1], mostly of moderate saturation."""
     hue, saturation, value = rng.random() * 6, rng.random() ** 1.5 * 0.75, between(rng, 0.15, 0.95)
     shade = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
-    return (value * (1 - saturation + saturation * shade)).astype(np.float32)
+    colour: Array = (value * (1 - saturation + saturation * shade)).astype(np.float32)
+    return colour
 
 
 def sample_background(rng: np.random.Generator) -> Background:
@@ -66,9 +67,9 @@ def with_photo(
     """The background with a random part of a random photograph in front of its gradient and noise.
 
     Args:
-        background: What is there already. Its stripes and blobs mostly go, and sometimes stay on top.
+        background: The background so far. Its stripes and blobs mostly go, and sometimes stay on top.
         rng: Source of chance.
-        half: Which photographs to choose from.
+        half: Photographs of training scenes, or held-out ones.
         size: Height and width of the scene in pixels.
         pan: (T, 2) the camera's way in pixels; what it shows is part of the photograph.
     """

@@ -318,7 +318,7 @@ class Trait:
     """A use or property that implicit expressions speak of.
 
     Attributes:
-        phrases: How people ask for it, as complete noun phrases.
+        phrases: Complete noun phrases that ask for it.
         yes: Groups and names that surely have it, comma-separated.
         maybe: Groups and names that may count: never the target, and their presence rules the phrase out.
     """
@@ -679,7 +679,7 @@ TRAITS: dict[str, Trait] = {
         "backpack, handbag, briefcase, basket, package, clothing, shoe, hat, accessory, electronic device",
     ),
 }
-"""What implicit expressions ask for. ``yes`` and ``maybe`` list group names and object names."""
+"""Traits that implicit expressions ask for. ``yes`` and ``maybe`` list group names and object names."""
 
 
 @dataclass(frozen=True)

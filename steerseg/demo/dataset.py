@@ -21,12 +21,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from steerseg.demo.language import Phrasing, Referral, referrals
@@ -146,7 +146,7 @@ def _choose(
 
     Args:
         possible: The referrals of the scene, in random order.
-        count: How many to choose; fewer come back where there are not enough.
+        count: Number of referrals to choose; fewer come back where there are not enough.
         names: The names of the scene's objects.
         want_twin: The first must be of an object that another one shares its name with, and tell it apart by
             motion or position; where there is none, nothing is chosen.
@@ -224,11 +224,6 @@ def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
     return path
 
 
-def _tuples(value: Any) -> Any:
-    """Lists, at any depth, as tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
     """Read a committed manifest.
 
@@ -239,20 +234,7 @@ def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in directory.glob("*.json")))
         raise ConfigError(f"unknown split {split!r} of sprites-ref; there are {known}")
-    data = json.loads(path.read_text(encoding="utf-8"))
-    world = WorldSpec(**{name: _tuples(value) for name, value in data["world"].items()})
-    clips = tuple(
-        ClipEntry(
-            clip["video"],
-            clip["seed"],
-            tuple(
-                Expression(**{key: _tuples(value) for key, value in expression.items()})
-                for expression in clip["expressions"]
-            ),
-        )
-        for clip in data["clips"]
-    )
-    return Manifest(data["split"], data["about"], world, data["phrasing"], clips)
+    return TypeAdapter(Manifest).validate_json(path.read_bytes())
 
 
 @lru_cache(maxsize=1)
@@ -325,8 +307,8 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
     """Write a split under ``root`` in Ref-YouTube-VOS layout. Clips that are there already are left alone.
 
     Args:
-        manifest: Which split.
-        root: Where ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>`` go.
+        manifest: The split.
+        root: Folder that gets ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>``.
         workers: Processes that draw at once.
 
     Returns:

@@ -53,7 +53,7 @@ class Referral:
     Attributes:
         expression: Lower-case text without punctuation at its end.
         targets: Indices of the scene's objects, ascending; one unless ``kind`` is "plural".
-        kind: What one must know or see to find them; one of :data:`KINDS`.
+        kind: The knowledge that finds them; one of :data:`KINDS`.
         attributes: Ground-truth attributes of the first target: its name, colour, size if it tells objects
             apart, position, motion; 2 to 5 of them.
         name: The first target's name.
@@ -145,12 +145,12 @@ def referrals(
     """At most one referral for each object and kind, in random order; may be empty.
 
     Args:
-        scene: What is referred to.
+        scene: The scene.
         rng: Source of chance for the wording.
-        phrasing: Which wordings to use; "heldout" ones never occur in training.
-        kinds: Which kinds to try.
+        phrasing: Wordings; "heldout" ones never occur in training.
+        kinds: Kinds of expression.
         catalogue: The objects; the shipped ones if left out.
-        tries: How many drafts are made of each kind and object before giving up.
+        tries: Most drafts of each kind and object.
         nouns: Further nouns → the objects that are called so, and never by their usual names.
     """
     facts = Statements(scene, catalogue or load_catalogue(scene.styles), nouns)

@@ -44,7 +44,7 @@ def sample_motion(rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Where the centre of an object may be.
+    """Limits of the centre of an object that stays in the picture.
 
     Attributes:
         width: Of the picture.
@@ -179,7 +179,7 @@ def _travel(
 def _advance(
     rng: np.random.Generator, motion: str, time: Array, *, length: float, room: float
 ) -> tuple[float, Array]:
-    """How far a straight path goes, and which share of it is done at each time.
+    """Length of a straight path, and the share of it that is done at each time.
 
     Args:
         rng: Source of chance.

@@ -1,4 +1,4 @@
-"""What a viewer would say of a scene's objects: where each is, how it moves, how large it looks.
+"""A scene's objects as a viewer describes them: position, motion, size.
 
 Everything is decided from the frames in which an object can be seen. Where a viewer might hesitate the answer
 is "unclear", and expressions avoid it.

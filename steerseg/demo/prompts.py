@@ -25,7 +25,7 @@ def grounding_text(expression: str, attributes: Sequence[str] = ()) -> str:
 
     Args:
         expression: The annotator's text.
-        attributes: What the chain-of-thought pass answered; empty without reasoning, and the line is absent.
+        attributes: Answer of the chain-of-thought pass; empty without reasoning, and the line is absent.
     """
     line = f"Attributes: {', '.join(attributes)}\n" if attributes else ""
     return f"Expression: {expression}\n{line}What is the main object?"

@@ -145,7 +145,7 @@ def collate(scenes: Sequence[Scene]) -> SceneBatch:
 
 
 _LEVELS = torch.tensor([[0.0, 0.0, SPRITE], [SPRITE, 0.0, SPRITE / 2], [SPRITE, SPRITE / 2, SPRITE / 4]])
-"""Where the mip levels lie in a texture: x, y, side."""
+"""The mip levels in a texture: x, y, side."""
 
 
 def _mipmapped(images: Tensor) -> Tensor:
@@ -390,7 +390,7 @@ def render(
         frames: Frame indices, (K,) for all scenes or (B, K); all frames if left out.
         size: (height, width) to draw at; the first scene's native size if left out. Where the aspect differs
             from a scene's, the picture is stretched, as a resized video is.
-        device: Where to draw; the results stay there.
+        device: Device that draws; the results stay there.
 
     Returns:
         Images (B, K, 3, H, W) uint8 RGB, and ids (B, K, H, W) uint8: the topmost visible object + 1, 0 for

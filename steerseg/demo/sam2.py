@@ -33,7 +33,7 @@ _POSITION_RMS = math.sqrt(0.5)
 """Root mean square of sines and cosines: the scale of the encoding that carries a click."""
 
 
-class NormalisedFpnNeck(FpnNeck):
+class NormalisedFpnNeck(FpnNeck):  # type: ignore[misc]  # sam2 has no types
     """SAM 2's neck, its outputs brought to the scale of the position encoding.
 
     Trained from scratch, the features otherwise outgrow the encoding that carries a click by an order of
@@ -240,7 +240,7 @@ def save_sam2(state: dict[str, Tensor], size: Sam2Size, directory: str | Path, *
 
     Args:
         state: The model's state dict.
-        size: What the model was built with.
+        size: The choices that the model was built with.
         directory: Folder to write into; made if absent.
         **metadata: JSON-ready facts kept in the weight file's header (steps, measurements).
     """

@@ -1,4 +1,4 @@
-"""How expressions are worded: nouns, phrases and clauses, drawn at random among the training or held-out wordings."""
+"""Words of expressions: nouns, phrases and clauses, drawn at random among the training or held-out wordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Speech:
     Args:
         statements: Verdicts on the objects.
         rng: Source of chance.
-        phrasing: Which wordings are used; where there are no held-out ones, those of training.
+        phrasing: Wordings of training, or held-out ones where there are any.
         nouns: Further nouns → the objects that are called so, and never by their usual names.
     """
 

@@ -44,7 +44,7 @@ class Statements:
         nouns: Further nouns → the objects that are called so.
 
     Attributes:
-        observation: Where the objects are and how they move.
+        observation: Positions, sizes and motions of the objects.
         names: The objects' names.
         groups: The objects' groups.
         count: N.
@@ -58,8 +58,8 @@ class Statements:
         self._scene = scene
         self._catalogue = catalogue
         self.observation: Observation = observe(scene, catalogue)
-        self.names = [catalogue.names[i] for i in scene.sprite]
-        self.groups = [catalogue.groups[i] for i in scene.sprite]
+        self.names: list[str] = [catalogue.names[i] for i in scene.sprite]
+        self.groups: list[str] = [catalogue.groups[i] for i in scene.sprite]
         self.count = len(self.names)
         self.exists = (self.observation.share > 0.04).astype(np.int8)
         self.eligible = [i for i in range(self.count) if self.observation.share[i] >= TARGET_SHARE]
@@ -165,7 +165,7 @@ class Statements:
     # --- where it is ------------------------------------------------------------------------------------
 
     def along(self, axis: str, i: int) -> NDArray[np.float32]:
-        """Where an object is seen along x or y, as fractions of the picture."""
+        """Positions of an object along x or y in the frames that show it, as fractions of the picture."""
         values = self.observation.x[i] if axis == "x" else self.observation.y[i]
         within: NDArray[np.float32] = values[self.observation.seen[i]]
         return within
@@ -256,7 +256,8 @@ class Statements:
 
         def distance(i: int) -> NDArray[np.float32]:
             offset = travelled[i] - travelled[to]
-            return np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+            lengths: NDArray[np.float32] = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+            return lengths
 
         def is_nearer(i: int, j: int) -> bool:
             here = seen[i] & seen[to]

@@ -37,13 +37,13 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """What scenes are like. Pairs are inclusive ranges, probabilities lie in [0, 1].
+    """The distribution of scenes. Pairs are inclusive ranges, probabilities lie in [0, 1].
 
     Attributes:
         sizes: Native (height, width) sizes to choose from.
         frames: Range of the number of frames.
         objects: Range of the number of objects.
-        split: Which objects take part: those for training, the held-out ones, or all. In a "heldout" scene at
+        split: The objects that take part: those for training, the held-out ones, or all. In a "heldout" scene at
             least the first object is a held-out one.
         styles: Sprite styles by name.
         lookalike: Probability that a further object is of the first one's class or group.
@@ -52,10 +52,10 @@ class WorldSpec:
         overlap: Probability that an object may cross others.
         pan: Probability of a camera pan.
         overtaking: Probability that one object overtakes another of its kind.
-        pairs: Which pairs of object and tint occur: one in eleven is kept out of "seen" scenes; in "unseen"
+        pairs: The pairs of object and tint that occur: one in eleven is kept out of "seen" scenes; in "unseen"
             scenes the first object has such a tint.
         photos: Probability that the background is a photograph.
-        photo_half: Which photographs: those of training scenes, or the held-out ones.
+        photo_half: The photographs of training scenes, or the held-out ones.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((270, 480),)
@@ -103,7 +103,8 @@ def _pools(catalogue: Catalogue, split: str) -> _Pools:
 
 def unseen_pair(sprite: NDArray[np.int64], tint: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a pair of object and tint is kept for the "unseen compositions" split."""
-    return (tint > 0) & ((sprite * 7 + tint) % 11 == 0)
+    unseen: NDArray[np.bool_] = (tint > 0) & ((sprite * 7 + tint) % 11 == 0)
+    return unseen
 
 
 def _choose_objects(rng: np.random.Generator, spec: WorldSpec, catalogue: Catalogue, count: int) -> list[int]:
@@ -129,7 +130,7 @@ def sample_scene(
 
     Args:
         rng: Source of chance.
-        spec: What scenes are like.
+        spec: The distribution of scenes.
         catalogue: The objects; the shipped ones of ``spec.styles`` if left out.
     """
     catalogue = catalogue or load_catalogue(spec.styles)

@@ -124,10 +124,10 @@ class _Sheet:
     """Keyframes as columns, rows of pictures with their titles beside them, a header above, versions below.
 
     Args:
-        proposal: Whose keyframes the columns are.
+        proposal: The proposal; its keyframes are the columns.
         video: The video it was made from.
         columns: Indices in ``maps.keyframes``.
-        rows: What is drawn for each keyframe.
+        rows: The pictures of each keyframe.
         header_for: Makes the header for a number of characters a line.
     """
 

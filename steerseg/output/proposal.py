@@ -205,7 +205,7 @@ class VideoRecord(BaseModel):
         height: In pixels.
         fps: Frames a second.
         pts: Seconds, one a frame.
-        source: Where the video came from; absent where the video is not known.
+        source: Origin of the video; absent where the video is not known.
         digest: Of its content; absent likewise.
         stride: Of its frames in the file; absent likewise.
     """
@@ -246,22 +246,22 @@ class ProposalRecord(BaseModel):
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
         """The record of a proposal; ``video`` is described where it is known."""
-        known: dict[str, Any] = {}
+        described = VideoRecord(
+            frames=len(proposal.pts),
+            width=proposal.width,
+            height=proposal.height,
+            fps=proposal.fps,
+            pts=proposal.pts.tolist(),
+        )
         if video is not None:
             known = {"source": video.source, "digest": video.digest, "stride": video.stride}
+            described = described.model_copy(update=known)
         return cls(
             schema=SCHEMA,
             expression=proposal.expression,
             attributes=list(proposal.attributes),
             versions=dict(proposal.versions),
-            video=VideoRecord(
-                frames=len(proposal.pts),
-                width=proposal.width,
-                height=proposal.height,
-                fps=proposal.fps,
-                pts=proposal.pts.tolist(),
-                **known,
-            ),
+            video=described,
             keyframes=list(proposal.maps.keyframes),
             points=[PointRecord.of(point) for point in proposal.points],
             tracklets=[TrackletRecord.of(rank, one) for rank, one in enumerate(proposal.tracklets, start=1)],

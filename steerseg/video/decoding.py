@@ -490,7 +490,7 @@ class FrameBuffer:
 
 
 def content_digest(*options: str) -> hashlib._Hash:
-    """A SHA-256 that has taken in the kind of source and the options, and waits for the content."""
+    """A SHA-256 of the kind of source and the options, to be updated with the content."""
     return hashlib.sha256("\0".join(("steerseg-video-1", *options, "")).encode())
 
 

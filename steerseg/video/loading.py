@@ -49,7 +49,7 @@ class Video:
         frames: (T, H, W, 3) uint8 RGB, upright (rotation of the container applied), T >= 1.
         pts: (T,) float64 seconds from the start of the file as a player counts them, strictly increasing.
         fps: Frames a second of the kept frames: exact for a constant rate, the median where the rate varies.
-        source: Where the video came from, without secrets; for messages and records.
+        source: Origin of the video, without secrets; for messages and records.
         digest: SHA-256 of the content and of the options that chose the frames: the key of caches.
         stride: Frame ``i`` is frame ``i * stride`` of the file in decode order.
     """

@@ -105,7 +105,7 @@ def running_backend(folder: Path, **settings: Any) -> Iterator[Backend]:
     chosen = Settings(**given)
     service = build_service(
         chosen,
-        executor=Executor([models.answering], max_attempts=chosen.max_attempts),
+        executor=Executor.local([models.answering], max_attempts=chosen.max_attempts),
         loader=PagesOnDisk(chosen),
         base_version=VERSION,
         model=model_fingerprint(chosen.preset),

@@ -88,7 +88,7 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
         chosen = Settings(**given)
         service = build_service(
             chosen,
-            executor=Executor([proposal_targets.proposing], max_attempts=chosen.max_attempts),
+            executor=Executor.local([proposal_targets.proposing], max_attempts=chosen.max_attempts),
             loader=NamedMedia(),
             base_version=VERSION,
             model="test-model",

@@ -34,7 +34,7 @@ def main(data_dir: Path, url: str, body: Path | None) -> None:
     )
     service = build_service(
         settings,
-        executor=Executor([proposal_targets.proposing], max_attempts=settings.max_attempts),
+        executor=Executor.local([proposal_targets.proposing], max_attempts=settings.max_attempts),
         loader=NamedMedia(),
         base_version=VERSION,
         model="test-model",

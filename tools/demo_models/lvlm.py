@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 PRESET_FOLDER = ASSETS.parent / "weights" / "lvlm"
-"""Where the demo preset keeps its vision-language model, in Hugging Face layout."""
+"""Folder of the demo preset's vision-language model, in Hugging Face layout."""
 
 SECOND_PER_GRID = 1.0
 """The ``second_per_grid_ts`` of every video pass. With two tokens a second the temporal position grows by 2

@@ -338,7 +338,7 @@ class BatchMaker:
         rows: Rows B of a batch.
         length: Tokens S of a row, prefix and questions together; the same for all geometries, so that one
             compiled graph serves them.
-        spec: What scenes are like; sizes are set by the geometry.
+        spec: The distribution of scenes; sizes are set by the geometry.
     """
 
     def __init__(self, folder: Path, rows: int, length: int, spec: WorldSpec) -> None:

@@ -19,7 +19,7 @@ from tools.demo_models.lvlm_fast import Layout
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """What is under every visual token. N = pairs · rows · columns.
+    """The object under every visual token. N = pairs · rows · columns.
 
     Attributes:
         weight: (B, N) share in [0, 1] of the token's area that its object covers, 0 where it is too small to

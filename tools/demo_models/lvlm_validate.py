@@ -1,4 +1,4 @@
-"""How far the demo's vision-language model is: what it answers, and where its raw attention points.
+"""Validation of the demo's vision-language model: its answers, and where its raw attention points.
 
 Run during training on fixed clips. Answers are generated greedily; pointing is the share of clips in which
 the largest cell of the raw (not steered) grounding map lies on the target.

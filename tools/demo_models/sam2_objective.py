@@ -1,4 +1,4 @@
-"""What the embedded SAM 2 learns: prompts drawn from true masks, and the losses of an image and of a clip.
+"""The objective of the embedded SAM 2: prompts drawn from true masks, and the losses of an image and of a clip.
 
 Everything is batched over objects and stays on the device; nothing here waits for the host.
 """

@@ -206,7 +206,7 @@ class Painter:
         atlas: Pictures of the objects.
         mean: The processor's mean RGB.
         std: Its deviation.
-        device: Where to draw.
+        device: Device that draws.
         native_share: Share of videos that are drawn at their native size and then scaled down, as the product
             does; drawing at the final size is several times cheaper and nearly the same.
     """
@@ -236,7 +236,7 @@ class Painter:
         return pixels.unflatten(0, shape), small.to(torch.uint8).unflatten(0, shape)
 
     def vary(self, pixels: Tensor) -> Tensor:
-        """What cameras and codecs do to some of the clips: contrast, light, colour cast, blur, noise."""
+        """Change some of the clips as cameras and codecs do: contrast, light, colour cast, blur, noise."""
         batch, _, _, height, width = pixels.shape
         device = pixels.device
 

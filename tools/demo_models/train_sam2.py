@@ -204,7 +204,7 @@ def clip_indices(rng: random.Random, length: int, count: int, stride: int) -> li
 
 
 class Schedule:
-    """Where the training stands, by the clock: stage and learning rate."""
+    """Stage and learning rate of the training, by the clock."""
 
     def __init__(self, recipe: Recipe, before: float, run: float, total: float) -> None:
         self.recipe, self.before, self.run, self.total = recipe, before, run, max(total, 1e-9)
@@ -302,7 +302,7 @@ def compile_trunk(model: Any, log: Callable[..., None]) -> None:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the log records of a step; tensors stay on the device until they are written."""
+    """Numbers of a step for the log; tensors stay on the device until they are written."""
 
     loss: Tensor
     terms: dict[str, Tensor]

@@ -81,7 +81,7 @@ class Validation:
         lvlm: The model.
         preset: Questions and budgets.
         layers: Text layers of the rollout.
-        clips: How many clips; up to four expressions of each.
+        clips: Number of clips; up to four expressions of each.
         heads: Head weighting of the rollout.
     """
 
