@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_setting(parser, name)
 
 
-def _import(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ml_backend.importing.tasks import import_videos
