@@ -24,11 +24,13 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
-from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import Proposer
@@ -42,8 +44,10 @@ from ml_backend.label_studio.results import Result, expression_result, status_re
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.queue import Priority
+from ml_backend.models.workers import WorkerState
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
 from ml_backend.predictions.late import LOOK_AGAIN, PAUSE, PUSHERS, REMEMBERED_PUSHES
@@ -148,7 +152,7 @@ class Service:
             lambda _: self.completer.notify(),
             complete=self._unseen.complete,
             handlers=[
-                SubmissionHandler(self._told, self._unseen),
+                StateLifecycle(self._told, self._unseen),
                 TrainingHandler(
                     self._project_store,
                     lambda project_id, trigger: self.refinements.request(project_id, trigger),
@@ -862,13 +866,13 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = InteractiveRequest() if side is None else read_context(context, side)
+        asked = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.is_empty:
+        if not asked.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,
-                told=told,
+                request=asked,
                 context=context,
                 video=video_beside(controls, task),
                 version=version,
@@ -889,7 +893,7 @@ class Service:
             try:
                 if isinstance(side, FramesSide):
                     answer = self._frame_calls.answer(call, side)
-                else:
+                elif side is not None:
                     answer = answer_video(call, side, self._guidance)
                 outcome = "late" if answer.late else "answered" if answer.result else "empty"
                 self.metrics.predictions.labels(outcome).inc()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 
 class RLE(TypedDict):
@@ -26,7 +25,8 @@ def encode_rle(mask: NDArray[np.bool_]) -> RLE:
 
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """Decode to an (H, W) bool mask."""
-    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
+    mask: NDArray[np.uint8] = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    return mask.astype(bool)
 
 
 def mask_area(rle: RLE) -> int:

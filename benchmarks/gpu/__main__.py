@@ -50,6 +50,7 @@ from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import RolloutInputs, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
 from steerseg.pipeline import VideoFeatures, installed_version
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
@@ -250,7 +251,7 @@ class Bench:
             lambda: steerseg.find_candidates(seen, maps, config),
             floor=frames * (SAM2_ENCODER if state == "cold" else 0.0) + frames * SAM2_STEP,
         )
-        self.records.put(f"{state}: found", points=len(found.points), candidates=found.candidates)
+        self.records.put(f"{state}: found", points=len(found.points), candidates=len(found))
         ranking, fifth = timed(f"{state}: rank", lambda: steerseg.rank(found, maps, config))
         rest = len(self.video) - frames if state == "cold" else 0
         _, sixth = timed(
@@ -354,7 +355,8 @@ class Bench:
                 mean_difference=float((a - b).abs().mean()),
             )
         tracker = make_tracker(self.size, self.device, torch.float32)
-        tracker.captures = tracker.in_blocks = tracker.fused = False
+        assert isinstance(tracker.segmenter, Sam2)
+        tracker.segmenter.captures = tracker.segmenter.fused = tracker.propagator.in_blocks = False
         tracked, seconds = timed(
             "straightforward: find, rank and track",
             lambda: track_one_by_one(tracker, self.video, theirs, config, lvlm.family.temporal_merge),

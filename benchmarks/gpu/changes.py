@@ -19,6 +19,7 @@ from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.pipeline import VideoFeatures
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.video import Video
 
 _EXPRESSION = "the block that moves"
@@ -168,7 +169,8 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     for name, measures in tracking_ways.items():
         records.attempt(f"changes, track: {name}", functools.partial(find_and_track, name, measures))
-    calls = tracker._calls
+    sam2 = tracker.segmenter
+    calls = sam2.captured_steps if isinstance(sam2, Sam2) else None
     if calls is not None:
         records.put(
             "captured steps",

@@ -107,7 +107,7 @@ def track_one_by_one(
         if len(found) >= config.max_candidates:
             continue
         masks = [one.logits[0, one.frames.index(point.frame)] > 0 for one in found]
-        own = start._memories[point.frame].logits.cpu() > 0
+        own = start.memories[point.frame].logits.cpu() > 0
         overlaps = [
             int((mask & own).sum()) / max(1, int((mask | own).sum())) > config.duplicate_iou for mask in masks
         ]

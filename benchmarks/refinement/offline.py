@@ -22,7 +22,7 @@ from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
-from ml_backend.models.handler import model_worker
+from ml_backend.models.workers import ModelFactory
 from ml_backend.proposals import ProposalFiles
 from ml_backend.service import Service
 from ml_backend.settings import load_settings
@@ -68,8 +68,8 @@ class OfflineWorkplace:
     def __enter__(self) -> Self:
         settings = self._settings
         limits = VideoLimits()
-        executor: ModelExecutor = Executor(
-            [model_worker(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
+        executor: ModelExecutor = Executor.local(
+            [ModelFactory(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
         )
         self._stack.callback(executor.close)
         self._database = Database(settings.database)

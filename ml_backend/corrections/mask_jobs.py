@@ -12,8 +12,9 @@ from ml_backend.database.database import Database
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
 from ml_backend.jobs.store import JobStore
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest
+from ml_backend.models.queue import ModelJob, Priority
 from steerseg.errors import Cancelled, SteerSegError, VideoError
 
 KIND = "masks"

@@ -22,16 +22,12 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest
-from ml_backend.refinement.run import (
-    FEATURES,
-    FOLDER,
-    MediaPendingError,
-    RefinementRun,
-    RefinementSettings,
-    evict_features,
-)
+from ml_backend.models.queue import ModelJob, Priority
+from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
+from ml_backend.refinement.media import MediaPendingError
+from ml_backend.refinement.run import RefinementRun, RefinementSettings
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Schedule
@@ -373,11 +369,7 @@ def describe(refinement: Refinement) -> dict[str, Any]:
     """A refinement as JSON; of what the gate measured, the sums."""
     fields = asdict(refinement)
     fields["state"] = str(refinement.state)
-    fields["metrics"] = {
-        name: value
-        for name, value in refinement.metrics.items()
-        if name in ("scheme", "held_out", "regression")
-    }
+    fields["metrics"] = refinement.metrics.summary().to_json()
     for name in ("created_at", "started_at", "finished_at"):
         fields[name] = None if fields[name] is None else fields[name].isoformat()
     fields["left_out"] = sorted(refinement.left_out)

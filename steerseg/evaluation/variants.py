@@ -1,4 +1,4 @@
-"""What is measured, as data: the method, its parts left out, its ablations, and an upper bound."""
+"""The variants that are measured, as data: the method, its parts left out, its ablations, an upper bound."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Variant:
         label: For people.
         group: The main table, or the ablation that it belongs to.
         changes: Fields of :class:`PipelineConfig` that differ from the preset's.
-        click: Whether a click on the true object takes the place of the language model: what SAM 2 could
-            reach with perfect grounding.
-        soft_prompts: Prompts that take the place of the preset's.
+        click: Whether a click on the true object replaces the language model: the upper bound of SAM 2 with
+            perfect grounding.
+        soft_prompts: Prompts that replace the preset's.
     """
 
     name: str
@@ -93,7 +93,7 @@ def choose_variants(
     """The variants of a run.
 
     Args:
-        names: Rows of the main table that were asked for; the usual ones if left out.
+        names: Rows of the main table; the usual ones if left out.
         compare: Whether the usual ones are all, or only the most complete one that the preset can show.
         ablations: Whether the ablations are added.
         own: The preset's soft prompts, if it has any.
@@ -103,16 +103,16 @@ def choose_variants(
         The variants, and the names of those left out because there are no soft prompts.
 
     Raises:
-        ConfigError: A name is unknown or taken, a variant was asked for that needs soft prompts, or none is
+        ConfigError: A name is unknown or in use, a named variant needs soft prompts that are missing, or none is
             left.
     """
     known = {variant.name: variant for variant in (*MAIN, *ABLATIONS)}
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ConfigError(f"unknown variant {unknown[0]!r}; there are {', '.join(known)}")
-    taken = [name for name in others if name in known]
-    if taken:
-        raise ConfigError(f"{taken[0]!r} is a variant already; give those soft prompts another name")
+    clashing = [name for name in others if name in known]
+    if clashing:
+        raise ConfigError(f"{clashing[0]!r} is a variant already; give those soft prompts another name")
     if names is not None:
         wanted = [known[name] for name in dict.fromkeys(names)]
         needing = [variant.name for variant in wanted if variant.steered()]

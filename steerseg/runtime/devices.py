@@ -38,7 +38,9 @@ def resolve_device(name: str) -> tuple[torch.device, torch.dtype]:
     if device.index is not None:
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise ConfigError(f"device {name!r} was asked for, but torch sees {count} GPU(s), numbered from 0.")
+            raise ConfigError(
+                f"device {name!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
+            )
         torch.cuda.set_device(device)
     return device, torch.bfloat16
 

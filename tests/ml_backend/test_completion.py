@@ -85,7 +85,7 @@ class LocalMedia:
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[ModelExecutor]:
-    made: ModelExecutor = Executor([mask_targets.masking], max_attempts=1)
+    made: ModelExecutor = Executor.local([mask_targets.masking], max_attempts=1)
     yield made
     made.close()
 

@@ -18,9 +18,9 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import EventRow, RefinementRow, SteeringRow, SubmittedRow
+from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.state import TaskState
 from ml_backend.interactive.store import TaskStateKey, TaskStateStore
-from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.connections import Connections
 from ml_backend.refinement.store import RefinementStore
@@ -50,7 +50,7 @@ class Receiving:
         self.steering = TaskStateStore(self.database)
         connections = Connections(settings)
         self.handlers = (
-            SubmissionHandler(self.steering, SubmittedPages(self.database, self.steering, connections)),
+            StateLifecycle(self.steering, SubmittedPages(self.database, self.steering, connections)),
             TrainingHandler(self.projects, RefinementStore(self.database).request),
         )
 

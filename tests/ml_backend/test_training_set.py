@@ -16,7 +16,8 @@ from ml_backend.database.tables import ProposalKey
 from ml_backend.models.examples import Pool
 from ml_backend.models.messages import PropagatedFrame
 from ml_backend.refinement.gate import Scheme
-from ml_backend.refinement.plan import NotEnough, Plan, make_plan, pack_plan, proposed_masks, unpack_plan
+from ml_backend.refinement.plan import InsufficientData, Plan, make_plan, proposed_masks
+from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
 from steerseg.masks import RLE, encode_rle
@@ -92,7 +93,7 @@ def test_too_few_videos_are_said_in_words_and_numbers() -> None:
     made = make_plan(
         some, used=(), recipe=RECIPE, replay=None, confidence=0.8, rejected=lambda correction: None
     )
-    assert isinstance(made, NotEnough)
+    assert isinstance(made, InsufficientData)
     assert made.reason == "corrections on 3 videos show an object, at least 4 are needed"
 
 

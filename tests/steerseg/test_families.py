@@ -180,7 +180,9 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(4, lvlm.hidden_size, generator=generator).requires_grad_()
     taken = lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt)
-    streamed = visual_map(streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid)
+    streamed = visual_map(
+        streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid
+    )
     weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
     (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
 
@@ -201,7 +203,9 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
         live = taken.live[row]
         alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
         full = reference_rollout(alone, taken.visual[row : row + 1, live], -1, heads)[0]
-        maps.append(torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid))
+        maps.append(
+            torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid)
+        )
     expected_maps = torch.stack(maps)
     (expected,) = torch.autograd.grad((expected_maps * weights).sum(), prompt)
     assert (streamed - expected_maps).abs().max() <= 1e-5 * expected_maps.abs().max()
