@@ -115,7 +115,7 @@ def see(
     resized = _resize(frames, *sizes.video, lvlm.device)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
     shown = frames if pictures is None else frames[list(pictures)]
-    batch = frame_batch or lvlm.rows_at_once(frame_budget or 4 * budget, 0)
+    batch = frame_batch or lvlm.activations.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
     for start in range(0, len(shown), batch):
         images = _resize(shown[start : start + batch], *sizes.picture, lvlm.device)
@@ -244,7 +244,7 @@ def ground(
         video = video_map_from(rollout[0])
         tick(0.2)
     if config.granularity != "video":
-        batch = frame_batch or lvlm.rows_at_once(context.frames.tokens.shape[1], len(layers))
+        batch = frame_batch or lvlm.activations.rows_at_once(context.frames.tokens.shape[1], len(layers))
         parts = []
         for start in range(0, count, batch):
             images = context.frames[start : start + batch]

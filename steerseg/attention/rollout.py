@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
-from steerseg.lvlm.base import RolloutInputs
+from steerseg.lvlm.tap import RolloutInputs
 from steerseg.runtime.kernel_trial import largest_share, passes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}

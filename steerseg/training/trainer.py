@@ -297,8 +297,8 @@ class SoftPromptTrainer:
         vision = VisionFeatures.join([row.vision for row in rows]).to(device)
         wanted = self._checkpointing
         if wanted is None:
-            wanted = not self.lvlm.activations_fit(vision.tokens.shape[:2].numel())
-        with self.lvlm.recomputing(wanted, up_to=max(self.layers)):
+            wanted = not self.lvlm.activations.fits_backward(vision.tokens.shape[:2].numel())
+        with self.lvlm.activations.recomputing(wanted, up_to=max(self.layers)):
             rolled = rolled_map(
                 self.lvlm,
                 [row.question for row in rows],
@@ -375,7 +375,7 @@ class SoftPromptTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[torch.Tensor] = []  # read at the end: each reading waits for the device
         for rows, count in zip((films, pictures), counts.tolist(), strict=True):
-            for part in _passes(rows, self.config.rows, self.lvlm.training_rows):
+            for part in _passes(rows, self.config.rows, self.lvlm.activations.training_rows):
                 loss = self._row_losses(part).sum() / count
                 loss.backward()
                 losses.append(loss.detach())
