@@ -24,7 +24,7 @@ def head_width(config: Any) -> int:
 
 
 class ActivationMemory:
-    """How many chats a device has room for; the estimates are ours.
+    """Estimates how many chats a device has room for (our choice).
 
     Args:
         model: A ``*ForConditionalGeneration`` model.
@@ -73,7 +73,7 @@ class ActivationMemory:
         if self._device.type != "cuda":
             return True
         config = self._config
-        # What PyTorch keeps of a layer: some sixteen tensors of its width, and four of its inner one.
+        # PyTorch keeps of a layer some sixteen tensors of its width, and four of its inner one.
         width = 16 * config.hidden_size + 4 * config.intermediate_size
         kept = width * config.num_hidden_layers * self._itemsize
         return bool(tokens * kept < 0.8 * free_bytes(self._device))

@@ -41,17 +41,17 @@ class LVLM:
     Args:
         model: A loaded ``*ForConditionalGeneration`` model.
         processor: Its processor (tokenizer, image and video processor, chat template).
-        name: What to call it in versions and messages.
+        name: Its name in versions and messages.
         fuse_rotations: Whether a GPU computes rotary positions by one kernel, process-wide.
 
     Attributes:
-        family: What differs between families of models.
+        family: Describes what differs between families of models.
         embeddings: The text model's embedding layer.
         chats: Writes and tokenises chats.
         reader: Reads chats by the text model.
         decoder: Decodes answers on a GPU.
         soft_prompt_hook: Puts soft prompts in place of placeholder tokens.
-        activations: How many chats the device has room for.
+        activations: Estimates how many chats the device has room for.
 
     Example:
         >>> from steerseg.presets import open_preset

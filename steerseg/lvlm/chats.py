@@ -19,8 +19,8 @@ class ChatTokenizer:
     """Writes chats and tokenises them.
 
     Args:
-        family: What differs between families of models.
-        name: What the model is called in messages.
+        family: Describes what differs between families of models.
+        name: The model's name in messages.
 
     Attributes:
         vision_ids: Id of the token that stands for each visual token, by kind.
@@ -60,7 +60,7 @@ class ChatTokenizer:
         """Write the chat of one user turn, vision first and then ``text``, up to where the answer begins.
 
         Args:
-            text: What the user says.
+            text: The user's text.
             vision: The visual tokens.
             soft_tokens: Number of placeholder tokens of a soft prompt.
             placement: Where these stand.

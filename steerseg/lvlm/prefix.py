@@ -28,7 +28,7 @@ from steerseg.runtime.memory import free_bytes, to_host
 
 
 def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:
-    """A cache by the name under which a model takes it: another one from transformers 5.24 on."""
+    """A cache as a keyword of a model's call; the keyword's name changed with transformers 5.24."""
     kind: Any = type(model)
     return {_cache_name(kind): cache}
 
@@ -137,7 +137,7 @@ class Prefix:
         soft_prompt: (n, d) the soft prompt among them; ``None`` where there is none.
         keys: Of each text layer from the bottom on, as many as were run: (B, H_kv, P, d).
         values: The same.
-        queries: Of the layers that were asked for, by layer (B, H, P, d).
+        queries: By wanted layer (B, H, P, d).
         size: Memory that it takes.
     """
 
@@ -222,7 +222,7 @@ class PrefixStore:
         return True
 
     def keep(self, owner: Hashable, part: Hashable, prefix: Prefix) -> None:
-        """Keep a prefix for which there is room."""
+        """Store a prefix for which room was made."""
         self._kept.setdefault(owner, {})[part] = prefix
         self._kept.move_to_end(owner)
 

@@ -51,10 +51,10 @@ class Continuation:
     The tensors lie in memory that the next such pass uses again.
 
     Attributes:
-        queries: By layer that was asked for (B, H, T, d), of the tokens after the prefix.
+        queries: By wanted layer (B, H, T, d), of the tokens after the prefix.
         keys: Of each layer (B, H_kv, P + T, d), of the whole chats.
         values: The same.
-        scaling: By layer that was asked for, the factor on the logits.
+        scaling: By wanted layer, the factor on the logits.
     """
 
     queries: dict[int, Tensor]

@@ -1,5 +1,7 @@
 """The Triton kernel behind :mod:`steerseg.lvlm.rotations`: queries and keys are read once and written once."""
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _rotate_heads(  # type: ignore[no-untyped-def]
+def _rotate_heads(
     at,
     out_at,
     start,
@@ -44,7 +46,7 @@ def _rotate_heads(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=("size", "q_batch", "k_batch", "angle_batch"))
-def _rotate(  # type: ignore[no-untyped-def]
+def _rotate(
     q_at,
     k_at,
     cos_at,

@@ -7,7 +7,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 
 class StaticCacheLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values. Subclasses say in ``update`` how a pass writes them.
+    """One layer's keys and values. Subclasses define in ``update`` how a pass writes them.
 
     Passes bring their own mask and their own positions.
 

@@ -56,7 +56,7 @@ class QueryKeyTap:
 
 @dataclass(frozen=True)
 class RolloutInputs:
-    """What a rollout reads of one forward pass: queries and keys, and which tokens are visual.
+    """Inputs of a rollout from one forward pass: queries and keys, and which tokens are visual.
 
     Attributes:
         tap: Queries and keys by layer.

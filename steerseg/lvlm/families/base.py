@@ -30,11 +30,11 @@ class Sizes:
 class Family(ABC):
     """One family of models, bound to a loaded model and its processor.
 
-    The attributes of the class are the description's data; the methods are what data cannot say.
+    The class attributes are the description's data; methods describe the rest.
 
     Args:
         model: A ``*ForConditionalGeneration`` model.
-        processor: Its processor. Its expansion of a picture in the chat is taken as it is.
+        processor: Its processor. Its expansion of a picture in the chat is used as it is.
 
     Attributes:
         model_type: ``config.model_type`` of the Hugging Face checkpoints.

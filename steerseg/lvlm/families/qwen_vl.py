@@ -96,7 +96,7 @@ class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
     model_type = "qwen2_5_vl"
 
     def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
-        """The seconds as well: left out, the model takes one a slice."""
+        """The seconds between slices as well; without them the model assumes one second."""
         inputs = super().inputs(ids, vision)
         if vision.kind == "video":
             inputs["second_per_grid_ts"] = torch.tensor(
