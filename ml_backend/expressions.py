@@ -1,4 +1,4 @@
-"""Which words a task is about, where its annotator has not typed any."""
+"""Expressions: a task's own, those that annotators type, and the candidates that they mean."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml_backend.label_studio.config import task_value
+from ml_backend.label_studio.task import task_value
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
 from steerseg.masks import decode_rle, iou, mask_area
 from steerseg.reasoning import check_expression
 
-MOST_OBJECTS = 8
-OVERLAP = 0.5
-FAINT = 0.5
+MOST_INSTANCES = 8
+"""An expression without a number, such as "all dogs", means at most so many instances."""
+
+MAX_OVERLAP = 0.5
+"""Candidates that share more of the smaller one's visible area than this are one object."""
+
+MIN_RELATIVE_SCORE = 0.5
+"""Of an expression without a number, candidates below this fraction of the best score do not count."""
+
 _NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
 _LEAD = r"(?:(?:please|find|show me|track|segment|select|follow|i want|where are)\s+)*"
 _COUNT = re.compile(
@@ -29,7 +35,7 @@ _PICK = re.compile(r"^#\s*(\d{1,2})$")
 
 
 def task_expression(data: Mapping[str, Any], extra_params: Mapping[str, Any], settings: Settings) -> str:
-    """What to track in a task: its own expression, else the project's, else the settings'.
+    """The expression of a task: its own, else the project's, else that of the settings.
 
     Args:
         data: The task's data.
@@ -52,12 +58,12 @@ def task_expression(data: Mapping[str, Any], extra_params: Mapping[str, Any], se
 
 
 @dataclass(frozen=True)
-class Words:
-    """A typed text, read.
+class TypedText:
+    """The parts of a typed text.
 
     Attributes:
-        expression: What to track; empty where only a candidate was picked.
-        label: The object it is about, by its label, where the text says so: ``object 2: the cat``.
+        expression: The expression; empty where only a candidate was picked.
+        label: The label of the instance, where the text begins with one: ``object 2: the cat``.
         pick: The number of a candidate, from 1, where one was picked: ``#2``.
     """
 
@@ -67,24 +73,24 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How many objects an expression means.
+class InstanceCount:
+    """How many instances an expression means.
 
     Attributes:
-        most: Not more than this.
-        exact: Whether just as many are meant, and not all that match.
+        most: At most this many.
+        exact: Whether exactly this many are meant, rather than all that match.
     """
 
     most: int
     exact: bool
 
 
-def read_words(text: str, labels: Sequence[str]) -> Words:
+def read_typed_text(text: str, labels: Sequence[str]) -> TypedText:
     """Read a typed text.
 
     Args:
-        text: As typed.
-        labels: Of the objects, in their order.
+        text: The text as typed.
+        labels: The labels of the instances, in their order.
     """
     text = " ".join(text.split())
     label = None
@@ -94,62 +100,65 @@ def read_words(text: str, labels: Sequence[str]) -> Words:
         label, text = named[head.strip().casefold()], rest.strip()
     picked = _PICK.match(text)
     if picked:
-        return Words(label=label, pick=int(picked.group(1)))
-    return Words(expression=text, label=label)
+        return TypedText(label=label, pick=int(picked.group(1)))
+    return TypedText(expression=text, label=label)
 
 
 def typed_expressions(texts: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
-    """What was typed to be tracked, the last first; texts that only pick a candidate are none."""
-    words = (read_words(text, labels) for text in reversed(texts))
-    return (one.expression for one in words if one.expression)
+    """The expressions among typed texts, the last first; texts that only pick a candidate hold none."""
+    read = (read_typed_text(text, labels) for text in reversed(texts))
+    return (typed.expression for typed in read if typed.expression)
 
 
-def wanted(expression: str) -> Wanted | None:
-    """How many objects an expression means; ``None`` for one.
+def instances_meant(expression: str) -> InstanceCount | None:
+    """How many instances an expression means; ``None`` for one.
 
-    Only what begins with a number or with "all", "both", "every" or "each" means several: plurals like "the
-    glasses" may be one object, and "the larger of the two dogs" is.
+    Only an expression that begins with a number or with "all", "both", "every" or "each" means several: a plural such
+    as "the glasses" may be one object, and "the larger of the two dogs" is one.
     """
     text = " ".join(expression.split())
     counted = _COUNT.match(text)
     if counted:
         word = counted.group("count").casefold()
-        return Wanted(_NUMBERS[word] if word in _NUMBERS else int(word), exact=True)
+        return InstanceCount(_NUMBERS[word] if word in _NUMBERS else int(word), exact=True)
     every = _ALL.match(text)
     if every:
         return (
-            Wanted(2, exact=True) if every.group("word").casefold() == "both" else Wanted(MOST_OBJECTS, False)
+            InstanceCount(2, exact=True)
+            if every.group("word").casefold() == "both"
+            else InstanceCount(MOST_INSTANCES, False)
         )
     return None
 
 
 def alternatives_for(expression: str, alternatives: int) -> int:
-    """How many candidates a proposal has to hold, so that several objects can be chosen from them."""
-    several = wanted(expression)
+    """How many candidates a proposal has to hold, so that all instances can be chosen from them."""
+    several = instances_meant(expression)
     return alternatives if several is None else max(alternatives, several.most)
 
 
-def choose_objects(proposal: StoredProposal, several: Wanted | None) -> list[int]:
+def choose_candidates(proposal: StoredProposal, several: InstanceCount | None) -> list[int]:
     """Ranks of the candidates that the expression means, best first.
 
     Args:
         proposal: The proposal; its best candidate is always chosen.
-        several: How many objects are meant; ``None`` for one.
+        several: How many instances are meant; ``None`` for one.
     """
     chosen: list[int] = []
     best = proposal.tracklets[0].score if proposal.tracklets else 0.0
     for rank, tracklet in enumerate(proposal.tracklets):
         if len(chosen) >= (1 if several is None else several.most):
             break
-        if chosen and several is not None and not several.exact and tracklet.score < FAINT * best:
+        all_that_match = several is not None and not several.exact
+        if chosen and all_that_match and tracklet.score < MIN_RELATIVE_SCORE * best:
             continue
-        if all(_apart(tracklet, proposal.tracklets[other]) for other in chosen):
+        if all(_are_distinct(tracklet, proposal.tracklets[other]) for other in chosen):
             chosen.append(rank)
     return chosen
 
 
-def _apart(a: StoredTracklet, b: StoredTracklet) -> bool:
-    """Whether two candidates are different objects: where both are seen, neither mostly lies on the other."""
+def _are_distinct(a: StoredTracklet, b: StoredTracklet) -> bool:
+    """Whether two candidates are different objects: where both are visible, neither lies mostly on the other."""
     shared, least = 0, 0
     for one, other in zip(a.rles, b.rles, strict=True):
         areas = mask_area(one), mask_area(other)
@@ -157,4 +166,4 @@ def _apart(a: StoredTracklet, b: StoredTracklet) -> bool:
             overlap = iou(decode_rle(one), decode_rle(other))
             shared += round(overlap / (1 + overlap) * sum(areas))
             least += min(areas)
-    return least == 0 or shared / least <= OVERLAP
+    return least == 0 or shared / least <= MAX_OVERLAP

@@ -24,32 +24,29 @@ from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
-from ml_backend.interactive.request import Told, read_context, side_of
-from ml_backend.interactive.store import SteeringStore
-from ml_backend.interactive.submitted_pages import UnseenPages, number_of
+from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.interactive.submissions import SubmissionHandler
+from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor, Proposer
+from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.client import LabelStudioUnreachableError
-from ml_backend.label_studio.config import Controls, FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.regions import (
-    Result,
-    expression_result,
-    status_result,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.controls import Controls, FramesSide
+from ml_backend.label_studio.errors import LabelStudioUnreachableError
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, expression_result, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
 from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
-from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, tell
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
 from ml_backend.predictions.tasks import TaskStore
@@ -57,12 +54,12 @@ from ml_backend.predictions.work import PREPARERS, Steering, Work, pass_on
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from ml_backend.refinement.manager import RefinementManager
 from ml_backend.refinement.run import RefinementSettings
+from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.refinement.version_store import PromptVersion, VersionStore
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.requests import (
     PredictRequest,
     RequestError,
-    WebhookEvent,
     parse_predict,
     parse_project_id,
     parse_setup,
@@ -130,7 +127,7 @@ class Service:
         self._base_version = base_version
         self.line = PromptLine(VersionStore(database), settings.data_dir, model)
         self._proposer = Proposer(database, ProposalFiles(settings.data_dir), executor, metrics)
-        self._told = SteeringStore(database)
+        self._told = TaskStateStore(database)
         self._steering_jobs = SteeringJobs(database, executor, metrics)
         self._frame_calls = FrameCalls(self._told, self._steering_jobs, guidance)
         self._preparers = {
@@ -140,7 +137,7 @@ class Service:
         self._pushers = ThreadPoolExecutor(PUSHERS, thread_name_prefix="push")
         self._lock = threading.Lock()
         self._connections = Connections(settings)
-        self._unseen = UnseenPages(database, self._told, self._connections)
+        self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
         self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
         self.ingestor = Ingestor(
@@ -149,7 +146,14 @@ class Service:
             self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
-            complete=self._unseen.completed,
+            complete=self._unseen.complete,
+            handlers=[
+                SubmissionHandler(self._told, self._unseen),
+                TrainingHandler(
+                    self._project_store,
+                    lambda project_id, trigger: self.refinements.request(project_id, trigger),
+                ),
+            ],
         )
         preset = load_preset(find_preset(settings.preset))
         self.refinements = RefinementManager(
@@ -375,25 +379,11 @@ class Service:
             StoreError: It could not be committed.
         """
         event = parse_webhook(body)
-        self._note_training(event)
-        self._forget_told(event)  # first: what was answered belongs to the annotation that the event brings
         number = self._event_store.add(event.action, event.project_id, event.payload)
         # Only known names become labels: anyone may invent an action, and every label costs memory.
         self.metrics.webhooks.labels(event.action if event.action in _ACTIONS else "other").inc()
         self.ingestor.notify()
         return number
-
-    def _note_training(self, event: WebhookEvent) -> None:
-        """Take from an event what it says about training: that it should begin, or after how many annotations."""
-        project = None if event.project_id is None else self._project_store.find(event.project_id)
-        if project is None:
-            return
-        described = event.payload.get("project")
-        number = described.get("min_annotations_to_start_training") if isinstance(described, dict) else None
-        if isinstance(number, int) and number != project.min_annotations:
-            self._project_store.note_min_annotations(project.id, number)
-        if event.action == "START_TRAINING":
-            self.refinements.request(project.id, "Start training")
 
     def refine(self, project: str) -> dict[str, Any]:
         """Ask for a refinement of a project and say how it stands, beside the number of the one that takes it in.
@@ -593,7 +583,7 @@ class Service:
                         expression=work.expression,
                         fps=work.media.fps,
                         alternatives=alternatives_for(work.expression, self.settings.alternatives),
-                        prompts=steering.prompts,
+                        soft_prompts=steering.prompts,
                     ),
                     owner=(project.id, work.task.id),
                     priority=priority,
@@ -646,7 +636,7 @@ class Service:
             for side in sides
             for text in (
                 expression_result(side, proposal.expression),
-                status_result(side, tell(proposal, rank, self._guidance)),
+                status_result(side, describe_proposal(proposal, rank, self._guidance)),
             )
         ]
         return [text for text in texts if text is not None]
@@ -669,7 +659,7 @@ class Service:
             result += tracklet_to_frames_regions(
                 tracklet,
                 media.frames,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
             )
@@ -677,7 +667,7 @@ class Service:
             result += tracklet_to_video_region(
                 tracklet,
                 media.video,
-                object_id=name,
+                instance_id=name,
                 expression=proposal.expression,
                 attributes=proposal.attributes,
                 fps=media.video.fps(work.task.data),
@@ -776,12 +766,14 @@ class Service:
             log.info("task %d is ready and waits until Label Studio asks again", work.task.id)
             return
         # They are stored in one order always, the best one last, so that their number says which are missing.
-        stored = sum(known.get("model_version") == version for known in client.predictions(work.task.id))
+        stored = sum(
+            known.get("model_version") == version for known in client.predictions.of_task(work.task.id)
+        )
         if stored >= len(predictions):
             log.info("task %d has its predictions of %s already", work.task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.create_prediction(
+            client.predictions.create(
                 work.task.id,
                 prediction["result"],
                 score=prediction["score"],
@@ -864,7 +856,7 @@ class Service:
     def _end_owed(self, places: Iterable[Place]) -> None:
         """Owe these no longer, nor go on with what an earlier process began for them."""
         ended = set(places)
-        self._proposer.let_go(ended)
+        self._proposer.release(ended)
         self._deliveries.end(ended)
 
     # --- interactive calls
@@ -872,6 +864,7 @@ class Service:
     def _interactive(
         self, request: PredictRequest, project: Project, controls: Controls, deadline: float
     ) -> dict[str, Any]:
+        self.ingestor.dispatch()  # what was submitted begins anew
         steering = self._steering(project.id)
         version = steering.version
         if len(request.tasks) != 1:
@@ -883,9 +876,9 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = Told() if side is None else read_context(context, side)
+        told = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.nothing:
+        if not told.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,
@@ -931,25 +924,6 @@ class Service:
             return task_expression(task.data, project.extra_params, self.settings)
         except ExpressionError:
             return None
-
-    def _forget_told(self, event: WebhookEvent) -> None:
-        """Begin anew with a task that somebody submits; forget what everybody told of one that is gone."""
-        if event.project_id is None:
-            return
-        annotation = event.payload.get("annotation")
-        if event.action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED") and isinstance(annotation, dict):
-            number, task = annotation.get("id"), annotation.get("task")
-            if not isinstance(number, int) or not isinstance(task, int) or self._unseen.is_ours(annotation):
-                return
-            for person in {number_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
-                if person is not None:
-                    self._told.submit(number, event.project_id, task, person)
-        elif event.action == "TASKS_DELETED":
-            tasks = event.payload.get("tasks")
-            for gone in tasks if isinstance(tasks, list) else ():
-                number = number_of(gone)
-                if number is not None:
-                    self._told.forget(event.project_id, number)
 
     # --- what is known
 

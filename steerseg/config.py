@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from steerseg.errors import ConfigError
 
@@ -11,6 +11,7 @@ Granularity = Literal["frame", "video", "both"]
 Heads = Literal["mean", "visual_max"]
 Placement = Literal["before_vision", "start", "after_vision"]
 Quantisation = Literal["8bit", "4bit"]
+Beginning = Literal["line-breaks", "words"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True)
-class RefineConfig:
-    """How soft prompts are trained.
+class TrainingConfig:
+    """How soft prompts are trained, from scratch and in refinements.
 
     Attributes:
         steps: Length of the schedule.
@@ -68,7 +69,12 @@ class RefineConfig:
         ranking_weight: Weight of the ranking term, where a sample has rejected masks.
         ranking_margin: How much higher the target's correlation with a map should be than a rejected mask's.
         rows: Most questions of one pass through the model; more are accumulated, which takes less memory.
+        BETAS: Decay rates of AdamW's moments; the same for every preset (our choice).
+        LAST_RATE: Where the cosine ends, as a share of the peak rate (our choice).
     """
+
+    BETAS: ClassVar[tuple[float, float]] = (0.9, 0.98)
+    LAST_RATE: ClassVar[float] = 0.1
 
     steps: int = 400
     learning_rate: float = 3e-3
@@ -80,6 +86,39 @@ class RefineConfig:
     ranking_weight: float = 0.5
     ranking_margin: float = 0.2
     rows: int = 32
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How soft prompts are trained from scratch.
+
+    The paper gives the loss, the data, AdamW, 64 tokens and one epoch; the rest is our choice.
+
+    Attributes:
+        tokens: Length of each of the two prompts.
+        placement: Where they stand.
+        beginning: What they start as: line breaks with a little noise, or random words.
+        epochs: How often every expression is seen.
+        batch: Expressions of a step in each process.
+        frames_per_sample: Frame passes of an expression.
+        pictures: Keyframes of a clip that are shown as images, of which the frame passes take theirs.
+        attributes: Share of questions with the model's own attributes.
+        window: Clips whose expressions are mixed; see :func:`steerseg.training.data_order`.
+        seed: Of everything that is drawn.
+        schedule: Optimiser, clipping and head weighting; its ``steps`` follow from the data.
+    """
+
+    tokens: int = 64
+    placement: Placement = "before_vision"
+    beginning: Beginning = "line-breaks"
+    epochs: int = 1
+    batch: int = 8
+    frames_per_sample: int = 2
+    pictures: int = 4
+    attributes: float = 0.5
+    window: int = 64
+    seed: int = 1
+    schedule: TrainingConfig = field(default_factory=lambda: TrainingConfig(ranking_weight=0.0, rows=2))
 
 
 @dataclass(frozen=True)
@@ -111,8 +150,8 @@ class RefinementRecipe:
         seed: Of data order and choice of frames.
     """
 
-    training: RefineConfig = field(
-        default_factory=lambda: RefineConfig(steps=120, learning_rate=1e-3, warmup=10, anchor=0.1)
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(steps=120, learning_rate=1e-3, warmup=10, anchor=0.1)
     )
     batch: int = 8
     frames_per_sample: int = 2

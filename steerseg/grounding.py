@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steerseg.attention.rollout import streaming_rollout, visual_map
 from steerseg.config import Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
-from steerseg.lvlm.prefix import PrefixShelf, PrefixSlot
+from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
 from steerseg.soft_prompts import SoftPrompts
 
 # Kernel widths of the Gaussian blur (sigma 1) that DecAF uses.
@@ -83,7 +83,7 @@ def resize_floats(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor
     return pixels
 
 
-def see(
+def encode_keyframes(
     lvlm: LVLM,
     frames: NDArray[np.uint8],
     keyframes: Sequence[int],
@@ -163,7 +163,7 @@ def rolled_map(
         placement = soft_prompts.placement
     taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
     rollout = streaming_rollout(taken, layers, heads=heads)
-    return visual_map(rollout, taken.cells, vision.grid)
+    return visual_map(rollout, taken.token_indices, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ def ground(
     *,
     layers: Sequence[int],
     frame_batch: int | None = None,
-    prefixes: PrefixShelf | None = None,
+    prefixes: VideoPrefixes | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> GroundingMaps:
     """Ask the grounding question and read where the answer looks.

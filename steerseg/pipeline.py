@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
-from steerseg.grounding import GroundingMaps, VisionContext, ground, see, slice_seconds
+from steerseg.grounding import GroundingMaps, VisionContext, encode_keyframes, ground, slice_seconds
 from steerseg.lvlm import LVLM
-from steerseg.lvlm.prefix import PrefixShelf, PrefixStore, default_budget, default_host_budget
+from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
-from steerseg.runtime.devices import place_of
+from steerseg.runtime.devices import resolve_device
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
@@ -91,7 +91,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VideoFeatures:
     """What is kept of a video between expressions: none of it depends on the expression.
 
     Attributes:
@@ -102,11 +102,11 @@ class Seen:
 
     context: VisionContext
     encoded: EncodedVideo
-    prefixes: PrefixShelf | None = None
+    prefixes: VideoPrefixes | None = None
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidates:
     """Different objects that the points led to, tracked over the keyframes but not yet ranked.
 
     Attributes:
@@ -124,8 +124,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A candidate's place among its rivals: its index in :class:`Found` and its score in [-1, 1]."""
+class RankedCandidate:
+    """A candidate's place among its rivals: its index in :class:`Candidates` and its score in [-1, 1]."""
 
     index: int
     score: float
@@ -169,9 +169,9 @@ class SteerSeg:
                 f"preset {preset.name!r} asks for layer {max(self.layers)}, but {lvlm.name!r} has "
                 f"{lvlm.num_layers} layers, counted from 0."
             )
-        self.soft_prompts = self.checked(soft_prompts)
+        self.soft_prompts = self.prepare_prompts(soft_prompts)
         self._remembered_videos = remembered_videos
-        self._seen: OrderedDict[tuple[str, tuple[int, ...]], Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, tuple[int, ...]], VideoFeatures] = OrderedDict()
         self._remembered_bytes = remembered_bytes
         self._opened: OrderedDict[str, EncodedVideo] = OrderedDict()
         self._prefixes = PrefixStore(
@@ -200,7 +200,7 @@ class SteerSeg:
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
-        place, dtype = place_of(device)
+        place, dtype = resolve_device(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
@@ -213,7 +213,7 @@ class SteerSeg:
             prefix_bytes=prefix_bytes,
         )
 
-    def checked(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
+    def prepare_prompts(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
         """The prompts on the model's device.
 
         Raises:
@@ -268,11 +268,11 @@ class SteerSeg:
         steering = self.steering(config, soft_prompts)
         tell = progress or _silent
 
-        with self.tracker.encoding(self.open(video), keyframe_indices(len(video), config.keyframes)):
-            seen = self.look(video, config, tell)
+        with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
+            seen = self.encode(video, config, tell)
             attributes = self.reason(seen, expression, config, tell)
             maps = self.ground(seen, expression, attributes, config, steering, tell)
-        found = self.find(seen, maps, config, tell)
+        found = self.find_candidates(seen, maps, config, tell)
         ranking = self.rank(found, maps, config)
         tracklets = self.track(seen, found, ranking, tell)
         return Proposal(
@@ -322,9 +322,9 @@ class SteerSeg:
         Raises:
             ConfigError: Their width is not the model's.
         """
-        return (self.checked(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+        return (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
 
-    def look(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> Seen:
+    def encode(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> VideoFeatures:
         """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes)
@@ -332,14 +332,16 @@ class SteerSeg:
             self._seen.move_to_end(key)
             self.open(video)  # it is in use again
             return self._seen[key]
-        seen = Seen(self.see(video, config, tell), self.open(video), PrefixShelf(self._prefixes, key))
+        seen = VideoFeatures(
+            self.encode_keyframes(video, config, tell), self.open(video), VideoPrefixes(self._prefixes, key)
+        )
         self._seen[key] = seen
         while len(self._seen) > self._remembered_videos:
             forgotten, _ = self._seen.popitem(last=False)
             self._prefixes.drop(forgotten)
         return seen
 
-    def see(
+    def encode_keyframes(
         self,
         video: Video,
         config: PipelineConfig,
@@ -361,7 +363,7 @@ class SteerSeg:
             seconds = slice_seconds(
                 float(video.pts[-1] - video.pts[0]), len(keyframes), self.lvlm.family.temporal_merge
             )
-        return see(
+        return encode_keyframes(
             self.lvlm,
             video.frames[list(keyframes)],
             keyframes,
@@ -374,7 +376,7 @@ class SteerSeg:
         )
 
     def reason(
-        self, seen: Seen, expression: str, config: PipelineConfig, tell: Progress = _silent
+        self, seen: VideoFeatures, expression: str, config: PipelineConfig, tell: Progress = _silent
     ) -> tuple[str, ...]:
         """What tells the object apart; nothing where ``config`` leaves the step out."""
         if not config.reasoning:
@@ -393,7 +395,7 @@ class SteerSeg:
 
     def ground(
         self,
-        seen: Seen,
+        seen: VideoFeatures,
         expression: str,
         attributes: tuple[str, ...],
         config: PipelineConfig,
@@ -413,9 +415,9 @@ class SteerSeg:
             tick=lambda fraction: tell("grounding", fraction),
         )
 
-    def find(
-        self, seen: Seen, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
-    ) -> Found:
+    def find_candidates(
+        self, seen: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
+    ) -> Candidates:
         """Points of the fused map and the different objects under them, tracked over the keyframes."""
         points = point_prompts(maps, config)
         candidates = self.tracker.candidates(
@@ -426,9 +428,11 @@ class SteerSeg:
             progress=lambda fraction: tell("candidates", fraction),
         )
         on_keyframes = self.tracker.propagate(seen.encoded, candidates, frames=maps.keyframes)
-        return Found(tuple(points), on_keyframes)
+        return Candidates(tuple(points), on_keyframes)
 
-    def rank(self, found: Found, maps: GroundingMaps, config: PipelineConfig) -> tuple[Ranked, ...]:
+    def rank(
+        self, found: Candidates, maps: GroundingMaps, config: PipelineConfig
+    ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
         if not found.candidates:
             return ()
@@ -439,10 +443,14 @@ class SteerSeg:
             temporal_merge=self.lvlm.family.temporal_merge,
         )
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(Ranked(i, float(scores[i])) for i in order)
+        return tuple(RankedCandidate(i, float(scores[i])) for i in order)
 
     def track(
-        self, seen: Seen, found: Found, ranking: Sequence[Ranked], tell: Progress = _silent
+        self,
+        seen: VideoFeatures,
+        found: Candidates,
+        ranking: Sequence[RankedCandidate],
+        tell: Progress = _silent,
     ) -> tuple[Tracklet, ...]:
         """The ranked candidates over the whole video, in the given order."""
         if not ranking:

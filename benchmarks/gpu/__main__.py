@@ -47,9 +47,9 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
-from steerseg.lvlm.base import Taken, VisionFeatures
+from steerseg.lvlm.base import RolloutInputs, VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap
-from steerseg.pipeline import Seen, installed_version
+from steerseg.pipeline import VideoFeatures, installed_version
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
@@ -213,7 +213,7 @@ class Bench:
         """The reasoning step at its full limit, which an answer of attributes does not come near."""
         steerseg = self.steerseg
         config = replace(steerseg.config, max_new_tokens=PipelineConfig().max_new_tokens)
-        seen = steerseg.look(self.video, config)
+        seen = steerseg.encode(self.video, config)
         for state, expression in zip(("cold", "further"), EXPRESSIONS, strict=True):
             work = functools.partial(steerseg.reason, seen, expression, config)
             self.records.timed(f"{config.max_new_tokens} tokens, {state}: reason", work)
@@ -222,7 +222,7 @@ class Bench:
         steerseg, config = self.steerseg, self.steerseg.config
         floors = Floors.of(steerseg.lvlm)
         timed = self.records.timed
-        seen, first = timed(f"{state}: see", lambda: steerseg.look(self.video, config))
+        seen, first = timed(f"{state}: see", lambda: steerseg.encode(self.video, config))
         _, height, width = seen.context.frames.grid
         tokens = seen.context.video.tokens.shape[1]
         frames = len(seen.context.keyframes)
@@ -247,7 +247,7 @@ class Bench:
         )
         found, fourth = timed(
             f"{state}: find",
-            lambda: steerseg.find(seen, maps, config),
+            lambda: steerseg.find_candidates(seen, maps, config),
             floor=frames * (SAM2_ENCODER if state == "cold" else 0.0) + frames * SAM2_STEP,
         )
         self.records.put(f"{state}: found", points=len(found.points), candidates=found.candidates)
@@ -263,7 +263,7 @@ class Bench:
     def grounding_parts(self) -> None:
         """What share of its grounding pass the rollout takes."""
         steerseg = self.steerseg
-        seen = steerseg.look(self.video, steerseg.config)
+        seen = steerseg.encode(self.video, steerseg.config)
         prompts = steerseg.soft_prompts
         assert prompts is not None
         tokens = seen.context.frames.tokens.shape[1]
@@ -276,7 +276,7 @@ class Bench:
         texts = ["where is it?"] * len(vision)
 
         @torch.no_grad()
-        def attend() -> Taken:
+        def attend() -> RolloutInputs:
             return lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix)
 
         attend()
@@ -298,7 +298,7 @@ class Bench:
         assert prompts is not None
         timed = self.records.timed
         steerseg.forget()
-        seen = steerseg.look(self.video, config)
+        seen = steerseg.encode(self.video, config)
 
         def ground() -> GroundingMaps:
             return steerseg.ground(seen, EXPRESSIONS[0], ATTRIBUTES, config, prompts)
@@ -314,7 +314,8 @@ class Bench:
             # As transformers does it.
             with pieces_in_turn(steerseg), separate_rotations(steerseg), resized_on_host():
                 context, seconds = timed(
-                    f"straightforward: see for {purpose}", lambda: steerseg.see(self.video, config)
+                    f"straightforward: see for {purpose}",
+                    lambda: steerseg.encode_keyframes(self.video, config),
                 )
             total += seconds
         question = steerseg.texts.reasoning_question(EXPRESSIONS[0])
@@ -417,9 +418,9 @@ class Bench:
         steerseg = self.steerseg
         config = replace(steerseg.config, keyframes=count)
 
-        def look() -> Seen:
+        def look() -> VideoFeatures:
             steerseg.forget()
-            return steerseg.look(self.video, config)
+            return steerseg.encode(self.video, config)
 
         seen, _ = self.records.timed(f"{count} keyframes: see", look, keyframes=count)
         # Page-locked memory of the host for what is kept is made once, and used again from then on.
@@ -504,7 +505,7 @@ def random_pass(
     depth: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Taken:
+) -> RolloutInputs:
     """Queries and keys as a pass leaves them, all random."""
     tap = QueryKeyTap(layers)
     torch.manual_seed(0)
@@ -516,7 +517,7 @@ def random_pass(
     visual[:, tokens // 20 : -tokens // 10] = True
     live = torch.ones_like(visual)
     cells = torch.arange(tokens // 20, tokens - tokens // 10, device=device).expand(rows, -1)
-    return Taken(tap, cells, visual, live, padded=False, response=tokens - 1)
+    return RolloutInputs(tap, cells, visual, live, padded=False, response=tokens - 1)
 
 
 def whole_attention(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:

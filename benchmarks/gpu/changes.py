@@ -18,7 +18,7 @@ from steerseg import SteerSeg, grounding
 from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
-from steerseg.pipeline import Seen
+from steerseg.pipeline import VideoFeatures
 from steerseg.video import Video
 
 _EXPRESSION = "the block that moves"
@@ -124,9 +124,9 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     }
     for name, way in ways.items():
         with way():
-            _timed(records, "see", name, lambda: steerseg.see(video, config), repeat=2)
+            _timed(records, "see", name, lambda: steerseg.encode_keyframes(video, config), repeat=2)
 
-    seen = steerseg.look(video, config)
+    seen = steerseg.encode(video, config)
     lengths = itertools.count(1)
     readings: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
@@ -156,7 +156,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     def find_and_track(name: str, measures: dict[str, Any]) -> None:
         with tracker_that(tracker, **measures):
-            find = functools.partial(steerseg.find, seen, maps, config)
+            find = functools.partial(steerseg.find_candidates, seen, maps, config)
             found = find()
             find()
             _timed(records, "find", name, find, repeat=3)
@@ -184,9 +184,9 @@ def _timed(records: Records, stage: str, way: str, work: Callable[[], Any], **mo
     records.timed(f"changes, {stage}{': ' if way else ''}{way}", work, **more)
 
 
-def _reason(steerseg: SteerSeg, seen: Seen, expression: str) -> Any:
+def _reason(steerseg: SteerSeg, seen: VideoFeatures, expression: str) -> Any:
     return steerseg.reason(seen, expression, dataclasses.replace(steerseg.config, reasoning=True))
 
 
-def _ground(steerseg: SteerSeg, seen: Seen, expression: str) -> Any:
+def _ground(steerseg: SteerSeg, seen: VideoFeatures, expression: str) -> Any:
     return steerseg.ground(seen, expression, _ATTRIBUTES, steerseg.config, steerseg.soft_prompts)

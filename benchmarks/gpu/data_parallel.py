@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 
 from benchmarks.gpu.models import Size, make_lvlm, make_preset, make_video
+from steerseg.config import TrainingRecipe
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.truth import Palette
 from steerseg.runtime.distributed import Ranks
-from steerseg.training.loop import STATE_FOLDER, Recipe, train
+from steerseg.training.loop import STATE_FOLDER, train
 
 _BATCH = 8  # expressions of a step in each process
 _EXPRESSIONS = 4  # of a clip, as datasets have several
@@ -61,7 +62,7 @@ def measure(ranks: Ranks, device: torch.device, size: Size, steps: int, folder: 
     samples = write_clips(folder / f"clips-{ranks.rank}", clips, size)
     lvlm = make_lvlm(size, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     out = ranks.from_first(lambda: folder / "preset")  # one for all
-    train(lvlm, make_preset(size), samples, Recipe(batch=_BATCH), out, ranks=ranks, log_every=1)
+    train(lvlm, make_preset(size), samples, TrainingRecipe(batch=_BATCH), out, ranks=ranks, log_every=1)
     if not ranks.first:
         return {}
     log = [json.loads(line) for line in (out / STATE_FOLDER / "log.jsonl").read_text().splitlines()]

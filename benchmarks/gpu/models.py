@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from steerseg import SteerSeg
-from steerseg.config import RefineConfig
+from steerseg.config import TrainingConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
@@ -25,7 +25,7 @@ from tests.tiny_sam2 import SMALL_SAM2
 Size = Literal["full", "tiny"]
 _ANSWER_TOKENS = 64
 
-TRAINING = RefineConfig(steps=20, warmup=2)
+TRAINING = TrainingConfig(steps=20, warmup=2)
 """Of a training that is measured for a few steps."""
 
 
@@ -178,7 +178,7 @@ def make_prompts(lvlm: LVLM, size: Size) -> SoftPrompts:
 def make_sample(steerseg: SteerSeg, video: Video) -> TrainingSample:
     """One training sample: a video pass and two frame passes, and a block that both should find."""
     pictures = [0, 1]
-    context = steerseg.see(video, steerseg.config, pictures=pictures)
+    context = steerseg.encode_keyframes(video, steerseg.config, pictures=pictures)
     masks = np.zeros((len(context.keyframes), *video.frames.shape[1:3]), dtype=bool)
     masks[:, 10:40, 10:60] = True
     merge = steerseg.lvlm.family.temporal_merge

@@ -27,19 +27,19 @@ _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchroniz
 def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Path) -> None:
     """Each stage of a further expression, and seeing, once: tables into ``path``, sums as records."""
     config = steerseg.config
-    seen = steerseg.look(video, config)
+    seen = steerseg.encode(video, config)
     reason = functools.partial(steerseg.reason, seen, _EXPRESSION, config)
     ground = functools.partial(steerseg.ground, seen, _EXPRESSION, _ATTRIBUTES, config, steerseg.soft_prompts)
     maps = ground()
-    found = steerseg.find(seen, maps, config)
+    found = steerseg.find_candidates(seen, maps, config)
     ranking = steerseg.rank(found, maps, config)
     stages: dict[str, Callable[[], Any]] = {
-        "see": lambda: steerseg.see(video, config),
+        "see": lambda: steerseg.encode_keyframes(video, config),
         "further reason": reason,
         "cold ground": lambda: _cold(steerseg, ground),
         "further ground": ground,
         "encode": lambda: encoded_whole(steerseg.tracker, video),
-        "further find": lambda: steerseg.find(seen, maps, config),
+        "further find": lambda: steerseg.find_candidates(seen, maps, config),
         "further track": lambda: steerseg.track(seen, found, ranking),
     }
     if steerseg.soft_prompts is not None:

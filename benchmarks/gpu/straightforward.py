@@ -57,9 +57,9 @@ def eager_map(
         lvlm.model.set_attn_implementation({"text_config": TAP_ATTENTION})
     ids = inputs["input_ids"]
     places = (ids == lvlm._vision_ids[vision.kind]).nonzero()[:, 1].view(1, -1)
-    cells = places[:, lvlm.family.cells(vision).to(lvlm.device)]
-    visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
-    return visual_map(full_rollout(output.attentions, visual, layers, heads), cells, vision.grid)
+    token_indices = places[:, lvlm.family.token_indices(vision).to(lvlm.device)]
+    visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, token_indices, True)
+    return visual_map(full_rollout(output.attentions, visual, layers, heads), token_indices, vision.grid)
 
 
 def eager_maps(

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ml_backend.jobs.proposals import ModelExecutor
-from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.executor import Executor, ModelExecutor, Priority
 from ml_backend.models.handler import model_worker
-from ml_backend.models.messages import FrameMarks, ProposeRequest, SteerAnswer, SteerRequest
+from ml_backend.models.messages import FramePrompt, ProposeRequest, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredProposal
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
 from steerseg.demo.sprites import load_atlas
@@ -99,7 +98,7 @@ def _measure(
     visible = [t for t, rle in enumerate(track) if rle is not None]
 
     def steer(**changes: Any) -> SteerRequest:
-        given: dict[str, Any] = {"marks": {}, "painted": {}, "hidden": frozenset(), **changes}
+        given: dict[str, Any] = {"prompts": {}, "painted": {}, "hidden": frozenset(), **changes}
         anchor = proposal.tracklets[0].prompt.frame
         return SteerRequest(media=folder, fps=12.0, track=track, anchor=anchor, **given)
 
@@ -111,9 +110,11 @@ def _measure(
             times.append(seconds)
         return statistics.median(times)
 
-    found["click"] = median(lambda t: steer(marks={t: FrameMarks((_middle(track[t]),), (True,))}))
-    found["click off the object"] = median(lambda t: steer(marks={t: FrameMarks(((0.02, 0.02),), (False,))}))
-    found["box"] = median(lambda t: steer(marks={t: FrameMarks(box=_box(track[t]))}))
+    found["click"] = median(lambda t: steer(prompts={t: FramePrompt((_middle(track[t]),), (True,))}))
+    found["click off the object"] = median(
+        lambda t: steer(prompts={t: FramePrompt(((0.02, 0.02),), (False,))})
+    )
+    found["box"] = median(lambda t: steer(prompts={t: FramePrompt(box=_box(track[t]))}))
     found["stroke"] = median(lambda t: steer(painted={t: track[t]}))
     return found
 

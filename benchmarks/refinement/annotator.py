@@ -12,8 +12,8 @@ import numpy as np
 from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 
-from ml_backend.label_studio.config import FramesSide, choose_label
-from ml_backend.label_studio.regions import masks_by_page, page_masks
+from ml_backend.label_studio.controls import FramesSide, choose_label
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from steerseg.errors import ConfigError
 from steerseg.evaluation import region_iou
 

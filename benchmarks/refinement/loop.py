@@ -89,7 +89,7 @@ def run_loop(
         habits: How the annotator decides.
         prompts: Folder that takes the version, if one is made.
         machine: What computes, for the record.
-        tell: Told what happens.
+        tell: Called with what happens.
 
     Raises:
         SteerSegError: Something of it cannot be done, a correction was set aside, or what is served is not what

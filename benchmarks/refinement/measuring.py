@@ -33,7 +33,7 @@ class Measuring:
         preset: Name or folder of the preset.
         device: As of :meth:`steerseg.pipeline.SteerSeg.from_pretrained`.
         processes: Processes that share the work.
-        progress: Told of the work as :func:`steerseg.evaluation.evaluate` tells.
+        progress: Called with the work as :func:`steerseg.evaluation.evaluate` tells.
     """
 
     preset: str

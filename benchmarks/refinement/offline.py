@@ -18,10 +18,9 @@ from benchmarks.refinement.workplace import EXPRESSION_KEY, LABEL_CONFIG, NOTHIN
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Executor
+from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
 from ml_backend.models.handler import model_worker
 from ml_backend.proposals import ProposalFiles

@@ -20,12 +20,12 @@ from benchmarks.refinement.workplace import (
 )
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.connect import connect
-from ml_backend.cli.import_videos import import_videos
 from ml_backend.cli.predict import predict_project
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.demo.__main__ import load_account
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, find_label_studio, free_port
+from ml_backend.importing.tasks import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.models.fingerprint import preset_version
 from ml_backend.proposals import ProposalFiles
@@ -45,7 +45,7 @@ class OnlineWorkplace:
         folder: Folder of both servers' data; a later run goes on with it.
         preset: The preset with the recipe to use.
         device: As of :meth:`steerseg.pipeline.SteerSeg.from_pretrained`.
-        tell: Told what happens.
+        tell: Called with what happens.
     """
 
     def __init__(self, folder: Path, preset: str | Path, device: str, tell: Tell) -> None:
@@ -105,7 +105,7 @@ class OnlineWorkplace:
         return preset_version(self._preset)
 
     def begin(self, title: str, samples: Sequence[Sample]) -> tuple[int, dict[int, Sample]]:
-        left = self._client.find_project(title)
+        left = self._client.projects.find(title)
         if left is not None:
             self._client.request("DELETE", f"/api/projects/{left['id']}/", action=f"delete {title!r}")
         connection = connect(
@@ -116,7 +116,7 @@ class OnlineWorkplace:
             storage_path=str(self._media),
             webhook_secret=self._backend.webhook_secret,
         )
-        (model,) = self._client.backends(connection.project)
+        (model,) = self._client.backends.of_project(connection.project)
         self._models[connection.project] = int(model["id"])
         return connection.project, dict(zip(self._import(connection.project, samples), samples, strict=True))
 
@@ -146,7 +146,7 @@ class OnlineWorkplace:
             raise WorkError(f"tasks were not predicted: {'; '.join(problems)}")
 
     def predictions(self, project: int, task: int) -> list[dict[str, Any]]:
-        return self._client.predictions(task)
+        return self._client.predictions.of_task(task)
 
     def submit(self, project: int, task: int, annotation: Mapping[str, Any]) -> None:
         self._client.request(
@@ -197,7 +197,7 @@ class OnlineWorkplace:
             )
         finally:
             database.close()
-        for prediction in self._client.predictions(task):
+        for prediction in self._client.predictions.of_task(task):
             if prediction["model_version"] != known.key.version:
                 raise WorkError(
                     f"Label Studio has a prediction of task {task} by {prediction['model_version']}, the backend "

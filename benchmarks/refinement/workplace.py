@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ml_backend.label_studio.config import FramesSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import FramesSide
 from steerseg.errors import ConfigError, SteerSegError
 from steerseg.evaluation import Sample
 
@@ -18,7 +19,7 @@ NOTHING_FOUND = "nothing in the video"
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
-"""Told what happens, a line at a time."""
+"""Called with what happens, a line at a time."""
 
 
 class WorkError(SteerSegError):

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings, read_text
-from ml_backend.label_studio.client import (
-    MEASURED_VERSION,
-    BackendRefusedError,
-    LabelStudioClient,
-    LabelStudioError,
-    LabelStudioUnreachableError,
-)
-from ml_backend.label_studio.config import Controls, parse_controls
+from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings
+from ml_backend.importing.text_files import read_text
+from ml_backend.label_studio.client import MEASURED_VERSION, LabelStudioClient
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.errors import BackendRefusedError, LabelStudioError, LabelStudioUnreachableError
 from ml_backend.web.access import SECRET_HEADER
 from steerseg.errors import ConfigError
 
@@ -84,7 +81,7 @@ def connect(
         webhook_secret: Secret that webhooks carry in the header ``X-SteerSeg-Secret``.
         interactive: Whether annotators may ask the backend while they label.
         basic_auth: User name and password that the backend asks for.
-        extra_params: What the backend is told at every set-up, such as ``{"expression": "the dog"}``.
+        extra_params: What Label Studio sends at every set-up, such as ``{"expression": "the dog"}``.
 
     Raises:
         ConfigError: The labelling configuration or the addresses cannot be used.
@@ -149,14 +146,14 @@ def _greet(client: LabelStudioClient, log: _Log) -> None:
 def _project(
     client: LabelStudioClient, project: int | None, title: str | None, label_config: str | None, log: _Log
 ) -> dict[str, Any]:
-    found = client.find_project(str(title)) if project is None else client.project(project)
+    found = client.projects.find(str(title)) if project is None else client.projects.get(project)
     if found is None:
         if label_config is None:
             raise ConfigError(
                 f"there is no project {title!r}; give a labelling configuration to create it, such as "
                 "label_config/frames.xml"
             )
-        created = client.create_project(str(title), label_config)
+        created = client.projects.create(str(title), label_config)
         log.did(f"created project {created['id']} {created['title']!r}")
         return created
     name = f"project {found['id']} {found['title']!r}"
@@ -168,7 +165,7 @@ def _project(
     if not changes:
         log.did(f"{name} is as it should be")
         return found
-    updated = client.update_project(found["id"], **changes)
+    updated = client.projects.update(found["id"], **changes)
     log.did(f"changed {name}: {', '.join(changes)}")
     return updated
 
@@ -179,13 +176,13 @@ def _same_text(a: str, b: str) -> bool:
 
 def _storage(client: LabelStudioClient, project: int, path: str, log: _Log) -> None:
     wanted = posixpath.normpath(path)
-    for storage in client.local_storages(project):
+    for storage in client.storages.of_project(project):
         covered = posixpath.normpath(str(storage["path"]))
         if wanted == covered or wanted.startswith(covered + "/"):
             log.did(f"local storage {storage['id']} serves {covered} already")
             return
     try:
-        created = client.create_local_storage(project, wanted, f"{BACKEND_TITLE} media")
+        created = client.storages.create(project, wanted, f"{BACKEND_TITLE} media")
     except LabelStudioUnreachableError:
         raise
     except LabelStudioError as error:
@@ -206,7 +203,7 @@ def _backend(
     extra_params: Mapping[str, Any] | None,
     log: _Log,
 ) -> None:
-    known = client.backends(project)
+    known = client.backends.of_project(project)
     # One that was connected under another address is moved: with two, every task would be asked for twice.
     mine = next((b for b in known if b["url"].rstrip("/") == url), None) or next(
         (b for b in known if b["title"] == BACKEND_TITLE), None
@@ -219,17 +216,17 @@ def _backend(
         fields |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
     try:
         if mine is None:
-            backend = client.create_backend(project, url, BACKEND_TITLE, **fields)
+            backend = client.backends.create(project, url, BACKEND_TITLE, **fields)
             log.did(f"connected backend {backend['id']} at {url}")
         else:
-            backend = client.update_backend(mine["id"], project, url, **fields)
+            backend = client.backends.update(mine["id"], project, url, **fields)
             moved = "" if mine["url"].rstrip("/") == url else f", moved from {mine['url']}"
             log.did(f"backend {backend['id']} at {url} is connected{moved}")
             if moved:
                 _forget_webhook(client, project, mine["url"], log)
     except BackendRefusedError as error:
         if mine is None and error.backend_id is not None:
-            client.delete_backend(error.backend_id)
+            client.backends.delete(error.backend_id)
             log.did(f"removed the half-made connection {error.backend_id}")
         raise BackendRefusedError(
             f"{error}. Expected a backend that answers Label Studio at {url}: start it with `steerseg-backend "
@@ -248,9 +245,9 @@ def _backend(
 
 def _forget_webhook(client: LabelStudioClient, project: int, backend_url: str, log: _Log) -> None:
     """Remove the webhook of an address that the backend has left; Label Studio keeps it by itself."""
-    for webhook in client.webhooks(project):
+    for webhook in client.webhooks.of_project(project):
         if webhook["url"] == _webhook_url(backend_url):
-            client.delete_webhook(webhook["id"])
+            client.webhooks.delete(webhook["id"])
             log.did(f"removed webhook {webhook['id']} to the old address")
 
 
@@ -260,17 +257,17 @@ def _webhook(
     url = _webhook_url(backend_url)
     headers = {} if secret is None else {SECRET_HEADER: secret}
     # Label Studio makes a webhook with each connection, but without the secret.
-    found = [webhook for webhook in client.webhooks(project) if webhook["url"] == url]
+    found = [webhook for webhook in client.webhooks.of_project(project) if webhook["url"] == url]
     for double in found[1:]:
-        client.delete_webhook(double["id"])
+        client.webhooks.delete(double["id"])
         log.did(f"removed webhook {double['id']}, which was there twice")
     if not found:
-        created = client.create_webhook(project, url, WEBHOOK_ACTIONS, headers)
+        created = client.webhooks.create(project, url, WEBHOOK_ACTIONS, headers)
         log.did(f"added webhook {created['id']} to {url}" + (", with the secret header" if secret else ""))
     elif _is_set(found[0], headers):
         log.did(f"webhook {found[0]['id']} to {url} is as it should be")
     else:
-        client.update_webhook(found[0]["id"], url, WEBHOOK_ACTIONS, headers)
+        client.webhooks.update(found[0]["id"], url, WEBHOOK_ACTIONS, headers)
         log.did(f"set webhook {found[0]['id']} to {url}" + (", with the secret header" if secret else ""))
     if secret is None:
         log.warn("the webhook has no secret: whoever reaches the backend can send it false corrections")
@@ -290,7 +287,8 @@ def _webhook_url(backend_url: str) -> str:
     return backend_url.rstrip("/") + "/webhook"
 
 
-def add_connect(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--project", type=int, help="number of an existing project")
     which.add_argument("--title", help="title of the project; it is made if there is none")
@@ -310,12 +308,14 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("host", "port", "label_studio_url", "basic_auth_username"):
         add_setting(parser, name)
-    parser.set_defaults(run=_connect)
 
 
-def _connect(options: argparse.Namespace) -> int:
-    from ml_backend.cli.connect import connect
+def run(options: argparse.Namespace) -> int:
+    """Connect the project and print what was done.
 
+    Raises:
+        SteerSegError: It cannot be connected.
+    """
     settings = read_settings(options)
     basic_auth = None
     if settings.basic_auth_username is not None and settings.basic_auth_password is not None:

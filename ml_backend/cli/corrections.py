@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ml_backend.cli.options import read_settings
-from ml_backend.settings import ENV_PREFIX, Settings
-from steerseg.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ml_backend.database.database import Database
+from ml_backend.cli.options import add_setting, open_database, read_settings
+from ml_backend.corrections.records import Weights
+from ml_backend.corrections.report import export, report
+from ml_backend.corrections.store import CorrectionStore
 
 
-def open_store(settings: Settings) -> Database:
-    """The database of a data folder.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("project", type=int, help="the project's number in Label Studio")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the masks to this folder, a JSON file for each"
+    )
+    for name in ("data_dir", "propagation_confidence"):
+        add_setting(parser, name)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print how the corrections stand, and write their masks where a folder is given.
 
     Raises:
-        ConfigError: There is none.
+        SteerSegError: There is no database, or the folder cannot be written.
     """
-    from ml_backend.database.database import Database
-
-    if not settings.database.exists():
-        raise ConfigError(
-            f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
-            f"{ENV_PREFIX}DATA_DIR"
-        )
-    return Database(settings.database)
-
-
-def run_corrections(options: argparse.Namespace) -> int:
-    from ml_backend.corrections.records import Weights
-    from ml_backend.corrections.report import export, report
-    from ml_backend.corrections.store import CorrectionStore
-
     settings = read_settings(options)
-    database = open_store(settings)
+    database = open_database(settings)
     try:
-        kept = CorrectionStore(database)
-        usable = kept.corrections(options.project, Weights.from_settings(settings))
-        aside = kept.list_set_aside(options.project)
-        print("\n".join(report(options.project, kept.counts(options.project), usable, aside)))
+        corrections = CorrectionStore(database)
+        usable = corrections.corrections(options.project, Weights.from_settings(settings))
+        aside = corrections.list_set_aside(options.project)
+        print("\n".join(report(options.project, corrections.counts(options.project), usable, aside)))
         if options.export is not None:
             files = export(usable, options.export, settings.propagation_confidence)
             print(f"\n{len(files)} files written to {options.export}")

@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ml_backend.cli.corrections import open_store
-from ml_backend.cli.options import add_setting, read_settings
+from ml_backend.cli.options import add_setting, open_database, read_settings
+from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
+from ml_backend.label_studio.task_media import MediaLoader
 from steerseg.errors import ConfigError
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("project", type=int, help="the project's number in Label Studio")
     parser.add_argument(
         "--format",
@@ -45,30 +47,31 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         *("label_studio_url", "local_files_root"),
     ):
         add_setting(parser, name)
-    parser.set_defaults(run=_export)
 
 
-def _export(options: argparse.Namespace) -> int:
-    from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
-    from ml_backend.label_studio.task_media import MediaLoader
+def run(options: argparse.Namespace) -> int:
+    """Write the export and print what it holds; 1 where something is left out.
 
+    Raises:
+        SteerSegError: It cannot be written.
+    """
     settings = read_settings(options)
     if options.videos is not None and not options.videos.is_dir():
         raise ConfigError(f"{options.videos} is no folder; --videos expects that of the original videos")
-    wanted = ExportOptions(
+    chosen = ExportOptions(
         format=options.format,
         output=options.output or Path(f"export-{options.project}-{options.format}"),
         categories=options.categories,
         images=options.images,
         videos=options.videos,
     )
-    store = open_store(settings)
+    database = open_database(settings)
     try:
-        exporter = Exporter(settings, store, MediaLoader(settings), lambda: load_tracker(settings))
-        report = exporter.export(options.project, wanted, tell=lambda line: print(line, flush=True))
+        exporter = Exporter(settings, database, MediaLoader(settings), lambda: load_tracker(settings))
+        report = exporter.export(options.project, chosen, report_line=lambda line: print(line, flush=True))
     finally:
-        store.close()
+        database.close()
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{wanted.output}: {report}")
+    print(f"{chosen.output}: {report}")
     return 1 if report.left_out else 0

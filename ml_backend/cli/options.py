@@ -6,15 +6,12 @@ import argparse
 import json
 import types
 import typing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ml_backend.database.database import Database
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.settings import ENV_PREFIX, Settings, load_settings
 from steerseg.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ml_backend.label_studio.client import LabelStudioClient
-
 
 # Secrets would show in the list of processes: these come from the environment only.
 SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key"})
@@ -66,6 +63,7 @@ def _shown(default: object) -> str:
 
 
 def positive(text: str) -> int:
+    """An integer of at least 1, as a type of arguments."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
@@ -73,6 +71,11 @@ def positive(text: str) -> int:
 
 
 def read_settings(options: argparse.Namespace) -> Settings:
+    """The settings in force: options first, then the environment, then the defaults.
+
+    Raises:
+        ConfigError: One of them is unusable.
+    """
     return load_settings(**{name: getattr(options, name, None) for name in Settings.model_fields})
 
 
@@ -82,8 +85,6 @@ def label_studio_client(settings: Settings) -> LabelStudioClient:
     Raises:
         ConfigError: Address or token are missing.
     """
-    from ml_backend.label_studio.client import LabelStudioClient
-
     if settings.label_studio_url is None or settings.label_studio_api_key is None:
         raise ConfigError(
             "the address or the token of Label Studio is missing; set STEERSEG_LABEL_STUDIO_URL and "
@@ -92,23 +93,23 @@ def label_studio_client(settings: Settings) -> LabelStudioClient:
     return LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
 
 
+def open_database(settings: Settings) -> Database:
+    """The database of a data folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not settings.database.exists():
+        raise ConfigError(
+            f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
+            f"{ENV_PREFIX}DATA_DIR"
+        )
+    return Database(settings.database)
+
+
 def backend_address(options: argparse.Namespace, settings: Settings) -> str:
     """Where the backend is, seen from this machine."""
     if options.backend_url:
         return str(options.backend_url)
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
-def read_text(path: Path, *, encoding: str = "utf-8") -> str:
-    """The content of a file.
-
-    Raises:
-        ConfigError: It is not there, cannot be read, or is no text.
-    """
-    try:
-        return path.read_text(encoding=encoding)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error})") from None

@@ -1,4 +1,4 @@
-"""Asking for predictions of all tasks of a project from the command line."""
+"""``steerseg-backend predict``: ask for predictions of all tasks of a project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ml_backend.cli.backend_client import BackendClient
-from ml_backend.cli.options import backend_address, label_studio_client, read_settings
+from ml_backend.cli.options import add_setting, backend_address, label_studio_client, positive, read_settings
 from ml_backend.label_studio.client import LabelStudioClient
 from steerseg.errors import SteerSegError
 
@@ -56,9 +56,9 @@ def predict_project(
             stands in the summary.
     """
     version = backend.version(project)
-    label_config = str(client.project(project)["label_config"])
+    label_config = str(client.projects.get(project)["label_config"])
     wanted, skipped = [], 0
-    for task in client.tasks(project):
+    for task in client.tasks.of_project(project):
         if _has_prediction(client, task, version):
             skipped += 1
         else:
@@ -66,7 +66,7 @@ def predict_project(
 
     def predict(task: dict[str, Any]) -> None:
         for prediction in backend.predict(project, label_config, task):
-            client.create_prediction(
+            client.predictions.create(
                 int(task["id"]),
                 prediction["result"],
                 score=prediction["score"],
@@ -97,13 +97,26 @@ def predict_project(
 def _has_prediction(client: LabelStudioClient, task: dict[str, Any], version: str) -> bool:
     if task.get("total_predictions") == 0:
         return False
-    return any(found.get("model_version") == version for found in client.predictions(int(task["id"])))
+    return any(found.get("model_version") == version for found in client.predictions.of_task(int(task["id"])))
 
 
-def run_predict(options: argparse.Namespace) -> int:
-    from ml_backend.cli.backend_client import BackendClient
-    from ml_backend.cli.predict import predict_project
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("project", type=int, help="the project's number in Label Studio")
+    parser.add_argument("--backend-url", help="address of the running backend (default: host and port)")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, help="tasks asked for at the same time (default: %(default)s)"
+    )
+    for name in ("host", "port", "label_studio_url"):
+        add_setting(parser, name)
 
+
+def run(options: argparse.Namespace) -> int:
+    """Predict the project's tasks and print what became of them; 1 where tasks are left without a prediction.
+
+    Raises:
+        SteerSegError: Label Studio or the backend cannot be used at all.
+    """
     settings = read_settings(options)
     summary = predict_project(
         label_studio_client(settings),

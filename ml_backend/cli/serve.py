@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from ml_backend.cli.options import read_settings
+from ml_backend.cli.options import SECRETS, add_setting, read_settings
+from ml_backend.database.database import Database
+from ml_backend.models.fingerprint import preset_version
+from ml_backend.settings import Settings
+from ml_backend.web.serving import Server, require_free_address
 
 
-def run_serve(options: argparse.Namespace) -> int:
-    # Each command imports what it needs, so that `--help` is quick and the model process imports little.
-    from ml_backend.database.database import Database
-    from ml_backend.models.fingerprint import preset_version
-    from ml_backend.web.serving import Server, require_free_address
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments: every setting that is no secret."""
+    for name in Settings.model_fields:
+        if name not in SECRETS:
+            add_setting(parser, name)
 
+
+def run(options: argparse.Namespace) -> int:
+    """Run the server until it is stopped.
+
+    Raises:
+        SteerSegError: It cannot start.
+    """
     settings = read_settings(options)
     # What would make the worker fail at once is said here in one line, not in a traceback.
     require_free_address(settings)

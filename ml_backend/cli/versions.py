@@ -7,20 +7,20 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ml_backend.cli.corrections import open_store
-from ml_backend.cli.options import add_setting, read_settings
+from ml_backend.cli.options import add_setting, open_database, read_settings
+from ml_backend.models.fingerprint import model_fingerprint
+from ml_backend.refinement.version_store import VersionStore
+from ml_backend.refinement.versions import PromptLine, describe, lines
 from ml_backend.settings import Settings
-
-if TYPE_CHECKING:
-    from ml_backend.refinement.versions import PromptLine
+from steerseg.runtime.artefacts import write_bytes
 
 
-def add_versions(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("project", type=int, help="the project's number in Label Studio")
     actions = parser.add_subparsers(metavar="ACTION")
-    parser.set_defaults(run=_versions, action="list")
+    parser.set_defaults(action="list")
     actions.add_parser("list", help="all versions, which is the default")
     show = actions.add_parser("show", help="data, curve, metrics and lineage of one, as JSON")
     promote = actions.add_parser(
@@ -40,10 +40,12 @@ def add_versions(parser: argparse.ArgumentParser) -> None:
         add_setting(parser, name)
 
 
-def _versions(options: argparse.Namespace) -> int:
-    from ml_backend.models.fingerprint import model_fingerprint
-    from ml_backend.refinement.versions import describe, lines
+def run(options: argparse.Namespace) -> int:
+    """Do what is asked with the project's prompt versions.
 
+    Raises:
+        SteerSegError: A version is unknown, or the data folder cannot be used.
+    """
     settings = read_settings(options)
     project: int = options.project
     with _prompt_line(settings, model_fingerprint(settings.preset)) as line:
@@ -58,13 +60,11 @@ def _versions(options: argparse.Namespace) -> int:
             case "rollback":
                 print(f"project {project} uses {line.versions.roll_back(project)} now")
             case "export":
-                from steerseg.runtime.artefacts import write_bytes
-
                 write_bytes(options.file, line.export(project, options.name))
                 print(f"wrote {options.file}")
             case "import":
-                version_ = line.import_(project, options.file)
-                print(f"added {version_.name}; promote it with `versions {project} promote {version_.name}`")
+                name = line.import_(project, options.file).name
+                print(f"added {name}; promote it with `versions {project} promote {name}`")
     return 0
 
 
@@ -75,11 +75,8 @@ def _prompt_line(settings: Settings, model: str) -> Iterator[PromptLine]:
     Raises:
         ConfigError: There is no database.
     """
-    from ml_backend.refinement.version_store import VersionStore
-    from ml_backend.refinement.versions import PromptLine
-
-    store = open_store(settings)
+    database = open_database(settings)
     try:
-        yield PromptLine(VersionStore(store), settings.data_dir, model)
+        yield PromptLine(VersionStore(database), settings.data_dir, model)
     finally:
-        store.close()
+        database.close()

@@ -13,22 +13,11 @@ import numpy as np
 
 from ml_backend.corrections.records import DecidedFrame, Decision, Problem, Verdict
 from ml_backend.expressions import typed_expressions
-from ml_backend.label_studio.config import (
-    Controls,
-    FramesSide,
-    VideoSide,
-    choose_label,
-    parse_controls,
-    task_value,
-)
-from ml_backend.label_studio.regions import (
-    PageMask,
-    RegionError,
-    masks_by_page,
-    page_masks,
-    region_labels,
-    track_boxes,
-)
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide, choose_label
+from ml_backend.label_studio.region_masks import PageMask, RegionError, masks_by_page, page_masks, track_boxes
+from ml_backend.label_studio.results import region_labels
+from ml_backend.label_studio.task import task_value
 from ml_backend.label_studio.task_media import page_stride
 from ml_backend.models.geometry import TrackBox
 from steerseg.errors import ExpressionError

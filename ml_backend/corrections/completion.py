@@ -32,12 +32,12 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,
@@ -45,7 +45,7 @@ from ml_backend.label_studio.media import (
 )
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, MaskRequest, ModelAnswer, ModelRequest, PropagatedFrame
 from ml_backend.proposals import ProposalFiles, StoredProposal, StoredTracklet
@@ -114,7 +114,7 @@ class _Job:
     """
 
     id: int
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
     cancelled: bool = False
 
 
@@ -366,7 +366,7 @@ class Completer:
         prediction = None
         if client is not None and decision.parent_prediction is not None:
             try:
-                prediction = client.prediction(decision.parent_prediction)
+                prediction = client.predictions.get(decision.parent_prediction)
             except LabelStudioNotFoundError:
                 log.debug("prediction %d is gone", decision.parent_prediction)
         reference: Mapping[int, DecidedFrame] = decision.frames

@@ -1,9 +1,9 @@
 """From Label Studio's events, and from what it has, to the decisions in the store.
 
-An event is committed before it is acknowledged and processed right afterwards, in a thread of its own; what
-follows from it is written together with the note that it was processed. So a killed process goes on where it
-was, and an event that comes twice, late or in the wrong order changes nothing: the newest state of an
-annotation counts, and a deleted one stays deleted. What a webhook lost is found by reading the project.
+An event is committed before it is acknowledged. Right afterwards, in a thread of its own, it is dispatched to what has
+to hear of it, and then its annotations are read. Each step is written together with its mark on the event, so a killed
+process goes on where it was. An event that comes twice, late or in the wrong order changes no correction: the newest
+state of an annotation counts, and a deleted one stays deleted. What a webhook lost is found by reading the project.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ml_backend.corrections.annotations import read_annotation, read_time
 from ml_backend.corrections.records import Decision, Problem
-from ml_backend.corrections.store import Annotated, Changes, CorrectionStore, StoredEvent
+from ml_backend.corrections.store import Annotated, Changes, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
+from ml_backend.database.events import EventHandler, EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.expressions import task_expression
-from ml_backend.label_studio.client import LabelStudioClient, LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError, ExpressionError, SteerSegError
 
@@ -232,6 +234,7 @@ class Ingestor:
         connections: Connections to Label Studio.
         on_change: Called with a project's number after decisions of it were written; should return quickly.
         complete: Completes annotations.
+        handlers: Write what events say beside their annotations, before these are read.
     """
 
     def __init__(
@@ -242,6 +245,7 @@ class Ingestor:
         connections: Connections,
         on_change: Callable[[int], None],
         complete: Complete = as_it_came,
+        handlers: Sequence[EventHandler] = (),
     ) -> None:
         self._settings = settings
         self._project_store = ProjectStore(database)
@@ -249,6 +253,8 @@ class Ingestor:
         self._connections = connections
         self._on_change = on_change
         self._complete = complete
+        self._events = EventStore(database)
+        self._handlers = handlers
         self._changed = threading.Condition()
         self._news = False
         self._closing = False
@@ -296,19 +302,29 @@ class Ingestor:
 
     # --- events
 
+    def dispatch(self) -> None:
+        """Let what an event says beside its annotations be known, for every committed event. Asks no other server.
+
+        Raises:
+            StoreError: The database cannot be used; what was not dispatched stays so.
+        """
+        self._events.dispatch(self._handlers)
+
     def catch_up(self) -> int:
-        """Process every committed event; return how many there were.
+        """Dispatch and process every committed event; return how many were processed.
 
         Raises:
             StoreError: The database cannot be used; what was not processed stays so.
         """
         number = 0
-        while events := self._corrections.unprocessed(_BATCH):
+        self.dispatch()
+        while events := self._events.unprocessed(_BATCH):
             for event in events:
                 self._process(event)
                 number += 1
                 if self._closing:
                     return number
+                self.dispatch()  # of what came meanwhile: to read an annotation may take long
         return number
 
     def _process(self, event: StoredEvent) -> None:
@@ -371,7 +387,7 @@ class Ingestor:
         return result
 
     def _reconcile(self, project_id: int, client: LabelStudioClient, asked_at: datetime) -> Reconciled:
-        label_config = client.project(project_id).get("label_config")
+        label_config = client.projects.get(project_id).get("label_config")
         if not isinstance(label_config, str):
             raise LabelStudioError(
                 f"{client.url} does not tell the labelling configuration of project {project_id}"
@@ -403,15 +419,15 @@ class Ingestor:
                 changed.append(read)
 
         tasks: dict[int, dict[str, Any]] = {}
-        for task in client.tasks(project_id):
+        for task in client.tasks.of_project(project_id):
             tasks[int(task["id"])] = task
             if task.get("total_annotations") != 0:
-                for annotation in client.annotations(int(task["id"])):
+                for annotation in client.annotations.of_task(int(task["id"])):
                     look(annotation, task)
         # Not listed: skipped, or deleted, or made while we were reading.
         for number in sorted(known.keys() - present):
             try:
-                annotation = client.annotation(number)
+                annotation = client.annotations.get(number)
             except LabelStudioNotFoundError:
                 continue
             found = tasks.get(annotation.get("task") or 0)

@@ -45,16 +45,6 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class StoredEvent:
-    """A committed webhook event."""
-
-    id: int
-    action: str
-    project_id: int | None
-    payload: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Annotated:
     """One state of an annotation, with the decisions in it.
 
@@ -248,14 +238,6 @@ class CorrectionStore:
             ]
 
     # --- for ingestion
-
-    def unprocessed(self, limit: int = 100) -> list[StoredEvent]:
-        """The oldest committed events whose consequences are not yet written."""
-        with self._database.reading() as session:
-            rows = session.scalars(
-                select(EventRow).where(EventRow.processed_at.is_(None)).order_by(EventRow.id).limit(limit)
-            )
-            return [StoredEvent(row.id, row.action, row.project_id, json.loads(row.payload)) for row in rows]
 
     def process(self, event_id: int, changes: Changes, error: str | None = None) -> bool:
         """Write what follows from an event, and that it was processed, as one transaction.

@@ -41,6 +41,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writing = threading.RLock()
+        self._transaction = threading.local()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -61,7 +62,7 @@ class Database:
     # --- for stores of one subject, such as ml_backend.corrections.store
 
     def reading(self) -> AbstractContextManager[Session]:
-        """A session that sees one state of the database.
+        """A session that sees one state of the database; within :meth:`writing`, what is written there too.
 
         Raises:
             StoreError: On leaving too: the database cannot be used.
@@ -70,6 +71,8 @@ class Database:
 
     def writing(self) -> AbstractContextManager[Session]:
         """A session that commits as a whole when it is left without an error, and not at all otherwise.
+
+        Within another one of the same thread it is that one, so that several stores write in one transaction.
 
         Raises:
             StoreError: On leaving too: the database cannot be used, and nothing was written.
@@ -96,16 +99,37 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with self._errors(), Session(self._engine) as session:
-            yield session
+        outer = self._outer
+        with self._errors():
+            if outer is not None:
+                yield outer
+                return
+            with Session(self._engine) as session:
+                yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
+        outer = self._outer
+        if outer is not None:
+            with self._errors():
+                yield outer
+                outer.flush()
+            return
         engine = self._engine.execution_options(immediate=True)
         # SQLite lets writers that wait look again from time to time, and forgets nobody but by luck: under load
         # some wait for seconds. A lock of this process wakes the next one at once.
         with self._errors(), self._writing, Session(engine) as session, session.begin():
-            yield session
+            self._transaction.session = session
+            try:
+                yield session
+            finally:
+                self._transaction.session = None
+
+    @property
+    def _outer(self) -> Session | None:
+        """The session in which this thread is writing."""
+        session: Session | None = getattr(self._transaction, "session", None)
+        return session
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def _add_processing_to_events(connection: Connection) -> None:
@@ -44,10 +44,18 @@ def _add_subject_to_jobs(connection: Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {column}")
 
 
+def _add_dispatching_to_events(connection: Connection) -> None:
+    # What earlier layouts kept was dispatched before it was stored.
+    connection.exec_driver_sql("ALTER TABLE events ADD COLUMN dispatched_at DATETIME")
+    connection.exec_driver_sql("UPDATE events SET dispatched_at = received_at")
+    connection.exec_driver_sql("CREATE INDEX ix_events_dispatched_at ON events (dispatched_at)")
+
+
 # Upgrades from one layout to the next: `UPGRADES[n]` brings version n to n + 1. New tables need none.
 UPGRADES: dict[int, Callable[[Connection], None]] = {
     1: _add_processing_to_events,
     2: _add_lineage_to_prompt_versions,
     3: _add_training_to_projects,
     4: _add_subject_to_jobs,
+    5: _add_dispatching_to_events,
 }

@@ -106,6 +106,8 @@ class EventRow(Base):
     # No foreign key: events may come from projects that this backend was never set up for.
     project_id: Mapped[int | None] = mapped_column(index=True)
     payload: Mapped[str] = mapped_column(Text)
+    # Set in the transaction that writes what the event says beside its annotations; these are read afterwards.
+    dispatched_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     # Set in the transaction that writes what follows from the event; an event without it is still to be done.
     processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     error: Mapped[str | None] = mapped_column(Text)

@@ -24,7 +24,6 @@ from types import FrameType
 
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.connect import connect
-from ml_backend.cli.import_videos import import_videos
 from ml_backend.cli.predict import predict_project
 from ml_backend.demo.samples import Sample, write_samples
 from ml_backend.demo.servers import (
@@ -36,6 +35,7 @@ from ml_backend.demo.servers import (
     require_free_port,
 )
 from ml_backend.demo.verifying import verify_project
+from ml_backend.importing.tasks import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.settings import load_settings
 from steerseg.errors import ConfigError, SteerSegError
@@ -127,11 +127,11 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
     for server, note in zip(
         servers, ("", " (the first start makes a database and takes a minute)"), strict=True
     ):
-        _tell(f"Starting {server.name}{note}")
+        _report(f"Starting {server.name}{note}")
         stack.callback(_stop, server)
         server.start()
 
-    samples = write_samples(label_studio.files_root / "samples", command, _tell)
+    samples = write_samples(label_studio.files_root / "samples", command, _report)
     client = LabelStudioClient(label_studio.url, account.token)
     stack.callback(client.close)
     projects = {title: _project(client, backend, title, config, samples) for title, config in PROJECTS}
@@ -188,11 +188,11 @@ def _project(
         webhook_secret=backend.webhook_secret,
     )
     for warning in connection.warnings:
-        _tell(f"Note: {warning}")
-    there = {str(task["data"].get("expression")) for task in client.tasks(connection.project)}
+        _report(f"Note: {warning}")
+    there = {str(task["data"].get("expression")) for task in client.tasks.of_project(connection.project)}
     wanted = [sample for sample in samples if sample.expression not in there]
     if wanted:
-        _tell(f"Importing {len(wanted)} videos into the project {title!r}")
+        _report(f"Importing {len(wanted)} videos into the project {title!r}")
     for sample in wanted:
         import_videos(
             client,
@@ -212,7 +212,7 @@ def _pre_annotate(
     asked = BackendClient(backend.url, load_settings())
     problems: list[str] = []
     for title, project in projects.items():
-        _tell(f"Pre-annotating the project {title!r}")
+        _report(f"Pre-annotating the project {title!r}")
         summary = predict_project(client, asked, project, concurrency=1)
         problems += [f"{title}: task {task}: {reason}" for task, reason in summary.failures]
         failed = {task for task, _ in summary.failures}
@@ -238,7 +238,7 @@ def _stay(servers: tuple[ServerProcess, ...]) -> None:
 
 def _stop(server: ServerProcess) -> None:
     if server.alive:
-        _tell(f"Stopping {server.name}")
+        _report(f"Stopping {server.name}")
     server.stop()
 
 
@@ -254,7 +254,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     print(text, flush=True)
 
 

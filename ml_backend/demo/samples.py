@@ -50,35 +50,35 @@ def find_real_clip(label_studio: Path) -> Path | None:
 
 
 def write_samples(
-    directory: Path, label_studio: Path, tell: Callable[[str], None], *, rendered: int = len(RENDERED)
+    directory: Path, label_studio: Path, report: Callable[[str], None], *, rendered: int = len(RENDERED)
 ) -> list[Sample]:
     """Write the sample videos; those that are there already are left alone.
 
     Args:
         directory: Where the MP4 files go.
         label_studio: The ``label-studio`` command, whose installation has the real clip.
-        tell: Told what happens, a line at a time.
+        report: Called with a line for a person now and then.
         rendered: How many rendered clips.
 
     Raises:
         VideoError: A video cannot be read or written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    samples = [*_rendered(directory, tell, RENDERED[:rendered])]
+    samples = [*_rendered(directory, report, RENDERED[:rendered])]
     film = find_real_clip(label_studio)
     if film is None:
-        tell(f"This Label Studio brings no {REAL_FILE}: the demo goes on without a real clip.")
+        report(f"This Label Studio brings no {REAL_FILE}: the demo goes on without a real clip.")
         return samples
     path = directory / "opossum.mp4"
     if not path.is_file():
-        tell(f"Cutting {path.name}")
+        report(f"Cutting {path.name}")
         _write(path, _cut(film), fps=15)
     samples.append(Sample(path, REAL_EXPRESSION))
     return samples
 
 
 def _rendered(
-    directory: Path, tell: Callable[[str], None], wanted: tuple[tuple[str, str, int], ...]
+    directory: Path, report: Callable[[str], None], wanted: tuple[tuple[str, str, int], ...]
 ) -> Iterator[Sample]:
     # Torch and the atlas take a second or two: not before they are needed.
     from steerseg.demo.dataset import load_manifest, render_scene, scene_of
@@ -94,7 +94,7 @@ def _rendered(
             )
         path = directory / f"{name}.mp4"
         if not path.is_file():
-            tell(f"Rendering {path.name}")
+            report(f"Rendering {path.name}")
             scene = scene_of(manifest, entries[video])
             frames, _ = render_scene(scene, load_atlas(manifest.world.styles))
             _write(path, iter(frames), fps=scene.fps)

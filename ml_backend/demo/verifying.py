@@ -23,14 +23,14 @@ def verify_project(
         model_version: The version that every task should have.
         without: Tasks that are known to have none.
     """
-    interface = LabelInterface(str(client.project(project)["label_config"]))
-    tasks = list(client.tasks(project))
+    interface = LabelInterface(str(client.projects.get(project)["label_config"]))
+    tasks = list(client.tasks.of_project(project))
     problems = [] if tasks else [f"project {project} has no tasks"]
     for task in tasks:
         number = int(task["id"])
         if number in without:
             continue
-        found = [p for p in client.predictions(number) if p["model_version"] == model_version]
+        found = [p for p in client.predictions.of_task(number) if p["model_version"] == model_version]
         if not found:
             problems.append(f"task {number} has no prediction of {model_version}")
         for prediction in found:

@@ -41,7 +41,7 @@ FORMATS: dict[str, Writer] = {
 
 PROVENANCE_FILE = "provenance.json"
 
-Tell = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class ExportReport:
             if mask.visible
         )
         objects = sum(len(sequence.objects) for sequence in self.sequences)
-        told = ", ".join(f"{number} {name}" for name, number in sorted(masks.items())) or "none"
-        return f"{len(self.sequences)} tasks, {objects} objects, {masks.total()} masks ({told})"
+        counted = ", ".join(f"{number} {name}" for name, number in sorted(masks.items())) or "none"
+        return f"{len(self.sequences)} tasks, {objects} objects, {masks.total()} masks ({counted})"
 
 
 class Exporter:
@@ -110,13 +110,15 @@ class Exporter:
         self._load_tracker = tracker
         self._tracker: Tracker | None = None
 
-    def export(self, project_id: int, options: ExportOptions, tell: Tell = lambda line: None) -> ExportReport:
+    def export(
+        self, project_id: int, options: ExportOptions, report_line: ReportLine = lambda line: None
+    ) -> ExportReport:
         """Write the dataset; it is in the folder as a whole or not at all.
 
         Args:
             project_id: The project.
             options: What is wanted.
-            tell: Called with a line for a person now and then.
+            report_line: Called with a line for a person now and then.
 
         Raises:
             ConfigError: There is nothing to export, or the folder is not empty.
@@ -135,7 +137,7 @@ class Exporter:
             )
         connections = Connections(self._settings)
         try:
-            found, pictures, warnings = self._gather(wanted, options, connections, tell)
+            found, pictures, warnings = self._gather(wanted, options, connections, report_line)
         finally:
             connections.close()
         if not found:
@@ -144,7 +146,7 @@ class Exporter:
         seen = (object_ for sequence in found for object_ in sequence.objects if object_.ever_visible)
         classes = sorted({object_.category for object_ in seen})
         export = Export(project_id, tuple(found), pictures if options.images else {}, tuple(classes))
-        tell(f"writing {options.output}")
+        report_line(f"writing {options.output}")
         with explained(options.output), building_folder(options.output) as building:
             FORMATS[options.format](export, building)
             write_json(building / PROVENANCE_FILE, provenance(export, options.format))
@@ -155,7 +157,7 @@ class Exporter:
         wanted: Iterable[LabelledSequence],
         options: ExportOptions,
         connections: Connections,
-        tell: Tell,
+        report_line: ReportLine,
     ) -> tuple[list[LabelledSequence], dict[str, Pictures], list[str]]:
         """The sequences with their pictures, filled where they have strides; and what to warn of."""
         found: list[LabelledSequence] = []
@@ -181,7 +183,7 @@ class Exporter:
             if sequence.stride > 1:
                 try:
                     original = self._original(sequence, options, connections)
-                    tell(f"{task}: filling the frames between its pages")
+                    report_line(f"{task}: filling the frames between its pages")
                     sequence = densify(
                         sequence, shown, original, self._sam2(), self._settings.propagation_confidence
                     )
@@ -215,7 +217,7 @@ class Exporter:
     def _original(
         self, sequence: LabelledSequence, options: ExportOptions, connections: Connections
     ) -> Pictures:
-        """The video that a task's pages were taken from.
+        """The video that a task's pages come from.
 
         Raises:
             VideoError: It is not known or not there.
@@ -245,11 +247,11 @@ def load_tracker(settings: Settings) -> Tracker:
         ModelError: The weights cannot be loaded.
     """
     from steerseg.presets import open_preset
-    from steerseg.runtime.devices import place_of
+    from steerseg.runtime.devices import resolve_device
     from steerseg.tracking import Tracker
 
-    place, dtype = place_of(settings.device)
-    return Tracker.from_pretrained(open_preset(settings.preset).sam2, device=place, dtype=dtype)
+    device, dtype = resolve_device(settings.device)
+    return Tracker.from_pretrained(open_preset(settings.preset).sam2, device=device, dtype=dtype)
 
 
 def provenance(export: Export, format_: str) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def densify(
         video: The original.
         tracker: SAM 2.
         confidence: Least confidence in [0, 1] of a mask that is kept; others leave their frame undecided.
-        progress: Told of the fraction in [0, 1] of the pages that are done.
+        progress: Called with the fraction in [0, 1] of the pages that are done.
 
     Raises:
-        VideoError: The video is not the one that the pages were taken from.
+        VideoError: The video is not the one that the pages come from.
     """
     stride = sequence.stride
     masks = [{page * stride: mask for page, mask in object_.masks.items()} for object_ in sequence.objects]
@@ -142,7 +142,7 @@ def _windows(
     """Runs of frames from page to page; each begins with the page that the one before ends with.
 
     Yields:
-        The place of the first frame in the video, and the frames.
+        The index of the first frame in the video, and the frames.
     """
     # Every page of a window conditions SAM 2.
     intervals = max(1, min(MAX_CONDITIONING - 1, _WINDOW // stride))
@@ -181,7 +181,7 @@ def _checked(
 
 
 def _another(reason: str) -> str:
-    return f"the video is not the one that the pages were taken from: {reason}; name the original's folder"
+    return f"the video is not the one that the pages come from: {reason}; name the original's folder"
 
 
 def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

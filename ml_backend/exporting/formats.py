@@ -27,7 +27,7 @@ class Export:
         project_id: Project in Label Studio.
         sequences: The tasks' frames and objects.
         pictures: By name of the sequence, its pictures; those whose pictures are not wanted are missing.
-        classes: Every category in a fixed order; a class's number is its place, from 1.
+        classes: Every category in a fixed order; a class's number is its position, from 1.
     """
 
     project_id: int
@@ -100,7 +100,7 @@ def save_palette(picture: NDArray[np.uint8], path: Path) -> None:
 
 
 def shown(sequences: Sequence[LabelledSequence]) -> Iterator[LabelledSequence]:
-    """Those of which any frame shows any object: formats of tracks have no place for others."""
+    """Those of which any frame shows any object: formats of tracks cannot hold others."""
     return (one for one in sequences if any(object_.ever_visible for object_ in one.objects))
 
 

@@ -16,7 +16,7 @@ from ml_backend.label_studio.task_media import page_stride, positive_number
 from steerseg.masks import RLE, decode_rle, mask_area
 
 Categories = Literal["label", "expression"]
-"""What an object's category is: its label in Label Studio, or the words that it stands for."""
+"""What an object's category is: its label in Label Studio, or its expression."""
 
 _DEFAULT_FPS = 25.0
 _TRACK = "track "  # what box tracks' names begin with
@@ -66,7 +66,7 @@ class ExportedObject:
         correction_id: Number of the correction that it comes from.
         annotation_id: Annotation in Label Studio.
         category: What it is, for formats with classes.
-        expression: The words that it stands for.
+        expression: The instance's expression.
         version: Version of the proposal that it began from, where that is known.
         masks: By frame; frames on which nobody knows whether it is there are missing.
     """
@@ -163,11 +163,11 @@ def disjoint(sequence: LabelledSequence, index: int) -> dict[int, NDArray[np.boo
         if mask is not None and mask.rle is not None and mask.visible:
             shown.append((number, mask, mask.rle))
     shown.sort(key=lambda entry: (_TRUSTED.index(entry[1].provenance), mask_area(entry[2])))
-    taken = np.zeros((sequence.height, sequence.width), dtype=bool)
+    covered = np.zeros((sequence.height, sequence.width), dtype=bool)
     result = {}
     for number, _, rle in shown:
-        own = decode_rle(rle) & ~taken
-        taken |= own
+        own = decode_rle(rle) & ~covered
+        covered |= own
         if own.any():
             result[number] = own
     return dict(sorted(result.items()))

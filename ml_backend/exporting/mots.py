@@ -34,12 +34,12 @@ def write_mots(export: Export, folder: Path) -> None:
                 "as coco"
             )
         names.append(sequence.name)
-        place = folder / sequence.name
-        (place / "gt").mkdir(parents=True)
+        sequence_folder = folder / sequence.name
+        (sequence_folder / "gt").mkdir(parents=True)
         lines = "".join(f"{line}\n" for line in _lines(export, sequence))
-        (place / "gt" / "gt.txt").write_text(lines, encoding="ascii")
-        (place / "seqinfo.ini").write_text(_described(sequence), encoding="utf-8")
-        write_pictures(export, sequence, range(sequence.num_frames), place / "img1", _picture)
+        (sequence_folder / "gt" / "gt.txt").write_text(lines, encoding="ascii")
+        (sequence_folder / "seqinfo.ini").write_text(_described(sequence), encoding="utf-8")
+        write_pictures(export, sequence, range(sequence.num_frames), sequence_folder / "img1", _picture)
     (folder / "seqmaps").mkdir(exist_ok=True)
     (folder / "seqmaps" / "train.txt").write_text(
         "name\n" + "".join(f"{name}\n" for name in names), encoding="utf-8"
@@ -49,7 +49,7 @@ def write_mots(export: Export, folder: Path) -> None:
 
 
 def class_id(number: int) -> int:
-    """MOTS's number of the n-th class, from 1, around the one that is taken."""
+    """MOTS's number of the n-th class, from 1, around the one that MOTS reserves."""
     return number if number < IGNORE_CLASS else number + 1
 
 
@@ -70,9 +70,9 @@ def _lines(export: Export, sequence: LabelledSequence) -> Iterator[str]:
 
 
 def _described(sequence: LabelledSequence) -> str:
-    told = configparser.ConfigParser()
-    told.optionxform = str  # type: ignore[assignment,method-assign]
-    told["Sequence"] = {
+    info = configparser.ConfigParser()
+    info.optionxform = str  # type: ignore[assignment,method-assign]
+    info["Sequence"] = {
         "name": sequence.name,
         "imDir": "img1",
         "frameRate": f"{sequence.fps:g}",
@@ -82,7 +82,7 @@ def _described(sequence: LabelledSequence) -> str:
         "imExt": ".jpg",
     }
     buffer = io.StringIO()
-    told.write(buffer, space_around_delimiters=False)
+    info.write(buffer, space_around_delimiters=False)
     return buffer.getvalue()
 
 

@@ -65,8 +65,8 @@ def write_youtube_vos(export: Export, folder: Path) -> None:
             "frames": [f"{index:05d}" for index in frames],
             "fps": sequence.fps,
             "expressions": {
-                str(place): {"exp": object_.expression, "obj_id": str(place + 1)}
-                for place, object_ in enumerate(sequence.objects)
+                str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
+                for index, object_ in enumerate(sequence.objects)
             },
         }
     meta = folder / "meta_expressions" / SPLIT

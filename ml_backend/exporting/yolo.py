@@ -32,7 +32,7 @@ def write_yolo_seg(export: Export, folder: Path) -> None:
         images = folder / "images" / "train"
         write_pictures(export, sequence, frames, images, partial(_picture, sequence))
     # JSON strings are YAML strings.
-    names = "".join(f"  {place}: {json.dumps(name)}\n" for place, name in enumerate(export.classes))
+    names = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(export.classes))
     (folder / "data.yaml").write_text(
         "# Frames of one video are alike: hold out whole videos (the part of a file's name before the last "
         "hyphen).\npath: .\ntrain: images/train\nval: images/train\nnames:\n" + names,
@@ -47,8 +47,8 @@ def _lines(export: Export, sequence: LabelledSequence, index: int) -> list[str]:
         outline = None if mask.rle is None else _outline(mask.rle)
         if outline is not None:
             corners = outline / np.array([sequence.width, sequence.height])
-            told = " ".join(f"{value:.6f}" for value in corners.ravel())
-            lines.append(f"{export.class_number(object_.category) - 1} {told}")
+            numbers = " ".join(f"{value:.6f}" for value in corners.ravel())
+            lines.append(f"{export.class_number(object_.category) - 1} {numbers}")
     return lines
 
 

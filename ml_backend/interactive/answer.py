@@ -11,27 +11,27 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ml_backend.expressions import Wanted, choose_objects, read_words, typed_expressions, wanted
-from ml_backend.interactive.messages import tell_nothing_there, tell_steered
-from ml_backend.interactive.request import Regions, Told, read_regions, texts_of
-from ml_backend.interactive.state import NOTHING, SteeredObject, SteeredTask, fingerprint
-from ml_backend.interactive.store import UNKNOWN, SteeringKey, SteeringStore
+from ml_backend.expressions import (
+    InstanceCount,
+    choose_candidates,
+    instances_meant,
+    read_typed_text,
+    typed_expressions,
+)
+from ml_backend.interactive.messages import describe_no_object, describe_tracked
+from ml_backend.interactive.request import InteractiveRequest, Regions, read_regions, texts_of
+from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import with_answers
 from ml_backend.interactive.update import Event, Heard, adopt, hear
 from ml_backend.jobs.steering import SteeringJobs
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, choose_label, task_value
-from ml_backend.label_studio.regions import (
-    MaskTrack,
-    Result,
-    object_id,
-    region_labels,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
-from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide, choose_label
+from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, instance_id, region_labels
+from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media, page_stride
 from ml_backend.models.messages import AGREEMENT, SteerAnswer, SteerRequest
-from ml_backend.predictions.messages import Guidance, tell_answer, tell_several
+from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
@@ -69,7 +69,7 @@ class Call:
 
     project_id: int
     task: Task
-    told: Told
+    told: InteractiveRequest
     context: tuple[Mapping[str, Any], ...] = field(repr=False)
     video: VideoSide | None = field(repr=False)
     version: str
@@ -110,7 +110,7 @@ class FrameCalls:
         guidance: What the preset says about its answers.
     """
 
-    def __init__(self, memory: SteeringStore, jobs: SteeringJobs, guidance: Guidance) -> None:
+    def __init__(self, memory: TaskStateStore, jobs: SteeringJobs, guidance: Guidance) -> None:
         self._memory = memory
         self._jobs = jobs
         self._guidance = guidance
@@ -128,7 +128,7 @@ class _FrameCall:
     """One call about the pages of one task."""
 
     def __init__(
-        self, memory: SteeringStore, jobs: SteeringJobs, guidance: Guidance, call: Call, side: FramesSide
+        self, memory: TaskStateStore, jobs: SteeringJobs, guidance: Guidance, call: Call, side: FramesSide
     ) -> None:
         self._memory = memory
         self._jobs = jobs
@@ -138,7 +138,7 @@ class _FrameCall:
         self._labels = side.mask.labels
         draft = call.task.draft
         annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
-        self._key = SteeringKey(call.project_id, call.task.id, annotator, side.name)
+        self._key = TaskStateKey(call.project_id, call.task.id, annotator, side.name)
         self._young = False  # whether the draft has the last answer in it
         self._draft: Regions | None = None
         if draft is not None:
@@ -168,7 +168,7 @@ class _FrameCall:
         known = self._memory.get(self._key)
         self._young = self._draft is not None and bool(known.message) and self._draft.status == known.message
 
-        def heard_by(task: SteeredTask) -> Heard:
+        def heard_by(task: TaskState) -> Heard:
             return hear(task, told, self._draft, self._labels)
 
         first = heard_by(known)
@@ -177,7 +177,7 @@ class _FrameCall:
         newcomer = None if place in first.task.objects else self._adopted(place)
         kept: list[Heard] = []
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             heard = heard_by(task)
             remembered = replace(heard.task, active=place)
             if newcomer is not None and place not in remembered.objects:
@@ -193,12 +193,12 @@ class _FrameCall:
     def _meant_place(self, heard: Heard) -> int:
         """The object that the call is about; words may name it themselves."""
         if heard.event is Event.WORDS:
-            label = read_words(self._call.told.texts[-1], self._labels).label
+            label = read_typed_text(self._call.told.texts[-1], self._labels).label
             if label is not None:
                 return self._labels.index(label)
         return heard.place
 
-    def _adopted(self, place: int) -> SteeredObject:
+    def _adopted(self, place: int) -> InstanceState:
         task = self._call.task
         predictions = [read_regions(found, self._side, task.id) for found in task.predictions]
         return adopt(place, self._label(place), self._pages, self._draft, predictions)
@@ -210,10 +210,10 @@ class _FrameCall:
             self._memory.change(self._key, lambda task: replace(task, message=message))
         return answer
 
-    def _remember(self, steered: SteeredObject) -> None:
+    def _remember(self, steered: InstanceState) -> None:
         """Note what was answered, unless the annotator went on meanwhile: then only that it was."""
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             now = task.objects.get(steered.place)
             if now is not None and (now.marks != steered.marks or now.expression != steered.expression):
                 return task.with_object(now.with_known(dict(enumerate(steered.shown))))
@@ -224,7 +224,7 @@ class _FrameCall:
     # --- words
 
     def _words(self, heard: Heard) -> Answer:
-        words = read_words(self._call.told.texts[-1], self._labels)
+        words = read_typed_text(self._call.told.texts[-1], self._labels)
         steered = heard.task.objects[heard.place]
         expression = words.expression
         if words.pick is not None:
@@ -242,38 +242,42 @@ class _FrameCall:
         if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
             return Answer(message=_no_candidate(words.pick, expression, proposal))
         if not proposal.tracklets:
-            return Answer(message=tell_answer(proposal, 0, self._guidance))
-        several = None if words.pick is not None else wanted(proposal.expression)
+            return Answer(message=describe_answer(proposal, 0, self._guidance))
+        several = None if words.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, steered, words.pick, several)
         ranks = ranks[: max(1, len(self._labels) - heard.place)]
-        asked: list[tuple[SteeredObject, str]] = []
+        asked: list[tuple[InstanceState, str]] = []
         for offset, rank in enumerate(ranks):
             place = heard.place + offset
             before = heard.task.objects.get(place) or self._adopted(place)
             asked.append((self._named(before, proposal, rank, alone=several is None), ""))
         if several is None:
-            message = tell_answer(proposal, ranks[0], self._guidance)
+            message = describe_answer(proposal, ranks[0], self._guidance)
         else:
             labels = [named.label for named, _ in asked]
-            message = tell_several(proposal, ranks, labels, several.most if several.exact else None)
+            message = describe_instances(proposal, ranks, labels, several.most if several.exact else None)
         self._memory.change(self._key, lambda task: _with_objects(task, [named for named, _ in asked]))
         return self._steer(
             [(named, message if i == 0 else "") for i, (named, _) in enumerate(asked)], proposal, ranks
         )
 
     def _ranks(
-        self, proposal: StoredProposal, steered: SteeredObject, pick: int | None, several: Wanted | None
+        self,
+        proposal: StoredProposal,
+        steered: InstanceState,
+        pick: int | None,
+        several: InstanceCount | None,
     ) -> list[int]:
         if pick is not None:
             return [pick - 1]
         same = steered.expression.casefold() == proposal.expression.casefold()
         if several is None and same and steered.marks and steered.rank < len(proposal.tracklets):
             return [steered.rank]  # clicks were about this candidate
-        return choose_objects(proposal, several)
+        return choose_candidates(proposal, several)
 
     def _named(
-        self, before: SteeredObject, proposal: StoredProposal, rank: int, *, alone: bool
-    ) -> SteeredObject:
+        self, before: InstanceState, proposal: StoredProposal, rank: int, *, alone: bool
+    ) -> InstanceState:
         """The object with what words gave; its clicks stay if they were about the same."""
         tracklet = proposal.tracklets[rank]
         same = before.expression.casefold() == proposal.expression.casefold() and before.rank == rank
@@ -296,7 +300,7 @@ class _FrameCall:
 
     def _steer(
         self,
-        asked: Sequence[tuple[SteeredObject, str]],
+        asked: Sequence[tuple[InstanceState, str]],
         proposal: StoredProposal | None = None,
         ranks: Sequence[int] = (),
     ) -> Answer:
@@ -317,7 +321,7 @@ class _FrameCall:
                         fps=media.fps,
                         track=steered.track,
                         anchor=steered.anchor,
-                        marks=steered.frame_marks(),
+                        prompts=steered.frame_marks(),
                         painted=steered.fixed_masks,
                         hidden=steered.hidden_pages,
                     ),
@@ -331,7 +335,7 @@ class _FrameCall:
                 if self._call.told.marks and not any(mask_area(rle) for rle in shown):
                     return self._nothing_there(steered)
                 kept = answer.kept_track or not steered.track
-                messages.append(tell_steered(steered, shown, kept_track=kept, unused=answer.unused))
+                messages.append(describe_tracked(steered, shown, kept_track=kept, unused=answer.unused))
             else:
                 digest = steered.steering_digest("words", self._call.version)
                 if proposal is not None:
@@ -351,19 +355,19 @@ class _FrameCall:
             score=round(min(max(score, 0.0), 1.0), 4),
         )
 
-    def _nothing_there(self, steered: SteeredObject) -> Answer:
+    def _nothing_there(self, steered: InstanceState) -> Answer:
         """Forget marks that lead to nothing: one slip must not cost what was tracked before."""
         marks = self._call.told.marks
 
-        def change(task: SteeredTask) -> SteeredTask:
+        def change(task: TaskState) -> TaskState:
             now = task.objects.get(steered.place)
             return task if now is None else task.with_object(now.without_marks(marks))
 
         self._memory.change(self._key, change)
-        return Answer(message=tell_nothing_there(steered, marks))
+        return Answer(message=describe_no_object(steered, marks))
 
     def _regions(
-        self, steered: SteeredObject, shown: tuple[RLE, ...], scores: tuple[float, ...]
+        self, steered: InstanceState, shown: tuple[RLE, ...], scores: tuple[float, ...]
     ) -> list[Result]:
         there = set(steered.visible_pages)
         settled: set[int] = set()
@@ -379,17 +383,17 @@ class _FrameCall:
                     if page < len(shown) and fingerprint(shown[page]) == fingerprint(rle)
                 }
         track = MaskTrack(shown, np.asarray(scores, dtype=np.float32))
-        name = object_id(self._call.task.id, "", steered.place)
+        name = instance_id(self._call.task.id, "", steered.place)
         expression = steered.expression or steered.label
         regions = tracklet_to_frames_regions(
             track,
             self._side,
-            object_id=name,
+            instance_id=name,
             expression=expression,
             attributes=steered.attributes,
             label=steered.label,
-            left_alone=settled | steered.painted.keys(),
-            blank=there,
+            skipped_pages=settled | steered.painted.keys(),
+            blank_pages=there,
         )
         video, data = self._call.video, self._call.task.data
         if video is not None and shown:
@@ -398,7 +402,7 @@ class _FrameCall:
             regions += tracklet_to_video_region(
                 track,
                 video,
-                object_id=name,
+                instance_id=name,
                 expression=expression,
                 attributes=steered.attributes,
                 fps=video.fps(data),
@@ -420,7 +424,7 @@ class _FrameCall:
         return self._label(place)
 
 
-def _with_objects(task: SteeredTask, objects: Sequence[SteeredObject]) -> SteeredTask:
+def _with_objects(task: TaskState, objects: Sequence[InstanceState]) -> TaskState:
     for steered in objects:
         task = task.with_object(steered)
     return task
@@ -433,10 +437,10 @@ def _no_candidate(pick: int, expression: str, proposal: StoredProposal) -> str:
 
 
 def _still_working(progress: str) -> Answer:
-    return Answer(message=f"still working: {progress}. Press Enter again in a while.", late=True)
+    return Answer(message=f"Still working: {progress}. Press Enter again in a while.", late=True)
 
 
-def _agrees(steered: SteeredObject) -> bool:
+def _agrees(steered: InstanceState) -> bool:
     """Whether painted pages show what the words gave; if not, words and paint speak of different objects."""
     if not steered.track:
         return True
@@ -450,7 +454,7 @@ def _agrees(steered: SteeredObject) -> bool:
     return not overlaps or sum(overlaps) / len(overlaps) >= AGREEMENT
 
 
-def _with_paint(steered: SteeredObject) -> tuple[RLE, ...]:
+def _with_paint(steered: InstanceState) -> tuple[RLE, ...]:
     """The track as it stands, with the annotator's own pages in it."""
     sized = next((rle for rle in (*steered.track, *steered.painted.values()) if rle is not None), None)
     if sized is None:
@@ -461,7 +465,7 @@ def _with_paint(steered: SteeredObject) -> tuple[RLE, ...]:
     return tuple(empty if rle is None else rle for rle in masks)
 
 
-def _kept_words(steered: SteeredObject, told: str) -> str:
+def _kept_words(steered: InstanceState, told: str) -> str:
     if not steered.painted or not told:
         return ""
     pages = ", ".join(str(page + 1) for page in sorted(steered.painted))
@@ -501,10 +505,10 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         SteerSegError: It cannot be answered; the message is for the annotator.
     """
     told = call.told
-    name = told.region or object_id(call.task.id, "", 0)
+    name = told.region or instance_id(call.task.id, "", 0)
     if told.region is None and not told.texts:
         return Answer()
-    words = read_words(told.region_text if told.region else told.texts[-1], side.labels)
+    words = read_typed_text(told.region_text if told.region else told.texts[-1], side.labels)
     expression = words.expression
     if words.pick is not None:
         expression = next(typed_expressions(told.texts, side.labels), call.own_expression or "")
@@ -518,25 +522,25 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     except TimeoutError:
         return _still_working(work.progress)
     if not proposal.tracklets:
-        return Answer(message=tell_answer(proposal, 0, guidance))
+        return Answer(message=describe_answer(proposal, 0, guidance))
     if words.pick is not None and not 0 < words.pick <= len(proposal.tracklets):
         return Answer(message=_no_candidate(words.pick, expression, proposal))
-    several = None if words.pick is not None or told.region else wanted(proposal.expression)
-    ranks = [words.pick - 1] if words.pick is not None else choose_objects(proposal, several)
+    several = None if words.pick is not None or told.region else instances_meant(proposal.expression)
+    ranks = [words.pick - 1] if words.pick is not None else choose_candidates(proposal, several)
     there = [*(() if call.task.draft is None else call.task.draft.results), *call.context]
     media = work.media
     assert media is not None
     result: list[Result] = []
     labels: list[str] = []
     for place, rank in enumerate(ranks):
-        region = name if place == 0 else object_id(call.task.id, "", place)
+        region = name if place == 0 else instance_id(call.task.id, "", place)
         label = _region_label(there, region) or words.label
         if label is None and several is not None and side.labels:
             label = side.labels[min(place, len(side.labels) - 1)]
         result += tracklet_to_video_region(
             proposal.tracklets[rank],
             side,
-            object_id=region,
+            instance_id=region,
             expression=proposal.expression,
             attributes=proposal.attributes,
             fps=side.fps(call.task.data),
@@ -546,9 +550,9 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         )
         labels.append(label or f"object {place + 1}")
     score = round(min(max(proposal.tracklets[ranks[0]].score, 0.0), 1.0), 4)
-    message = tell_answer(proposal, ranks[0], guidance)
+    message = describe_answer(proposal, ranks[0], guidance)
     if several is not None:
-        message = tell_several(proposal, ranks, labels, several.most if several.exact else None)
+        message = describe_instances(proposal, ranks, labels, several.most if several.exact else None)
     return Answer(tuple(result), message, score)
 
 

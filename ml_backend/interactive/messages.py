@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ml_backend.interactive.request import Mark
-from ml_backend.interactive.state import SteeredObject
-from ml_backend.predictions.messages import ranges
+from ml_backend.interactive.state import InstanceState
+from ml_backend.predictions.messages import frame_ranges
 from steerseg.masks import RLE, mask_area
 
 
-def tell_steered(
-    steered: SteeredObject, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
+def describe_tracked(
+    steered: InstanceState, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
 ) -> str:
     """What is told of an object that was clicked, boxed or painted.
 
@@ -24,10 +24,10 @@ def tell_steered(
     hidden = [t for t, rle in enumerate(shown) if mask_area(rle) == 0]
     name = f"“{steered.expression}”" if steered.expression else steered.label
     text = f"Tracked {name} on {len(shown) - len(hidden)} of {len(shown)} frames"
-    text += f"; not visible on {ranges(hidden)}. " if hidden else ". "
+    text += f"; not visible on {frame_ranges(hidden)}. " if hidden else ". "
     text += f"It follows {_marks_in_words(steered)}."
     if steered.painted:
-        kept = ranges(sorted(steered.painted))
+        kept = frame_ranges(sorted(steered.painted))
         text += (
             f" Kept as you made it: frame {kept}."
             if len(steered.painted) == 1
@@ -36,11 +36,12 @@ def tell_steered(
     if steered.track and not kept_track:
         text += " That is something else than was tracked before, which is left out."
     if unused:
-        text += f" On frame {ranges(sorted(unused))} there was nothing to take away from: click on the object itself."
+        frames = frame_ranges(sorted(unused))
+        text += f" On frame {frames} there was nothing to take away from: click on the object itself."
     return text
 
 
-def tell_nothing_there(steered: SteeredObject, marks: Sequence[Mark]) -> str:
+def describe_no_object(steered: InstanceState, marks: Sequence[Mark]) -> str:
     """What is told where marks lead to nothing at all, and are forgotten again."""
     what = "box" if marks[-1].kind == "box" else "click"
     name = f"“{steered.expression}”" if steered.expression else steered.label
@@ -50,7 +51,7 @@ def tell_nothing_there(steered: SteeredObject, marks: Sequence[Mark]) -> str:
     )
 
 
-def _marks_in_words(steered: SteeredObject) -> str:
+def _marks_in_words(steered: InstanceState) -> str:
     clicks = [mark for mark in steered.marks if mark.kind == "click"]
     boxes = len(steered.marks) - len(clicks)
     off = sum(not mark.positive for mark in clicks)

@@ -9,17 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from ml_backend.label_studio.config import FramesSide, VideoSide
-from ml_backend.label_studio.regions import (
-    MASK_TYPES,
-    PageMask,
-    is_label_of_text,
-    masks_by_page,
-    object_id,
-    page_masks,
-    region_labels,
-    status_id,
-)
+from ml_backend.label_studio.controls import FramesSide, VideoSide
+from ml_backend.label_studio.region_masks import MASK_TYPES, PageMask, masks_by_page, page_masks
+from ml_backend.label_studio.results import instance_id, is_label_of_text, region_labels, status_id
 from steerseg.masks import RLE, decode_rle, encode_rle
 
 _OURS = re.compile(r"(t\d+-[0-9a-f]{10})-f\d+(?:-\d+)?")
@@ -29,7 +21,7 @@ _READ_REGIONS = 2048
 
 
 @dataclass(frozen=True)
-class Told:
+class InteractiveRequest:
     """What a call is about.
 
     Attributes:
@@ -49,7 +41,7 @@ class Told:
     region_text: str = ""
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there is nothing to do, as after a submission."""
         return not (self.texts or self.chosen or self.marks or self.region)
 
@@ -81,7 +73,7 @@ def side_of(context: Sequence[Mapping[str, Any]], sides: Iterable[FramesSide | V
     return next((side for side in sides if side is not None and side.name in targets), None)
 
 
-def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoSide) -> Told:
+def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoSide) -> InteractiveRequest:
     """Read what Label Studio sends with an interactive call.
 
     Args:
@@ -103,7 +95,7 @@ def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoS
     if region == status_id(side):  # the editor lists the message beside a video as a region
         region, texts = None, (*texts, region_text)
     if not isinstance(side, FramesSide):
-        return Told(texts=texts, chosen=chosen, region=region, region_text=region_text)
+        return InteractiveRequest(texts=texts, chosen=chosen, region=region, region_text=region_text)
     marks, label = [], None
     for item in context:
         mark = _mark(item)
@@ -111,7 +103,7 @@ def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoS
             marks.append(mark)
             carried = [name for name in _mark_labels(item) if name in side.mask.labels]
             label = carried[0] if carried else label
-    return Told(texts=texts, chosen=chosen, marks=tuple(marks), label=label)
+    return InteractiveRequest(texts=texts, chosen=chosen, marks=tuple(marks), label=label)
 
 
 def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: int) -> Regions:
@@ -125,7 +117,7 @@ def read_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task: i
     Raises:
         RegionError: A region is malformed, or two of one page differ in size.
     """
-    places = {object_id(task, "", place): place for place in range(max(len(side.mask.labels), 16))}
+    places = {instance_id(task, "", place): place for place in range(max(len(side.mask.labels), 16))}
     series: dict[int, dict[int, list[Any]]] = {}
     painted: dict[str, dict[int, list[Any]]] = {}
     notes: dict[int, str] = {}

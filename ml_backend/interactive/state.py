@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ml_backend.interactive.request import Mark
-from ml_backend.models.messages import FrameMarks
+from ml_backend.models.messages import FramePrompt
 from steerseg.masks import RLE, mask_area
 
 KNOWN_ANSWERS = 12
@@ -24,7 +24,7 @@ NOTHING = "-"
 
 
 @dataclass(frozen=True)
-class SteeredObject:
+class InstanceState:
     """One object of a task.
 
     Attributes:
@@ -75,17 +75,17 @@ class SteeredObject:
         """Whether anything beside words says where it is."""
         return bool(self.marks or self.fixed_masks)
 
-    def with_marks(self, marks: Iterable[Mark]) -> SteeredObject:
+    def with_marks(self, marks: Iterable[Mark]) -> InstanceState:
         """The object with further marks; one that is there already, by its id, is passed over."""
         there = {mark.id for mark in self.marks}
         return replace(self, marks=(*self.marks, *(mark for mark in marks if mark.id not in there)))
 
-    def without_marks(self, marks: Iterable[Mark]) -> SteeredObject:
+    def without_marks(self, marks: Iterable[Mark]) -> InstanceState:
         """The object without some marks."""
         gone = {mark.id for mark in marks}
         return replace(self, marks=tuple(mark for mark in self.marks if mark.id not in gone))
 
-    def with_known(self, pages: Mapping[int, RLE | None]) -> SteeredObject:
+    def with_known(self, pages: Mapping[int, RLE | None]) -> InstanceState:
         """The object with further answers by page that are not the annotator's own."""
         known = dict(self.known)
         for page, rle in pages.items():
@@ -94,7 +94,7 @@ class SteeredObject:
             known[page] = (*earlier, mark)[-KNOWN_ANSWERS:]
         return replace(self, known=known)
 
-    def with_answer(self, shown: Iterable[RLE | None], scores: Iterable[float], told: str) -> SteeredObject:
+    def with_answer(self, shown: Iterable[RLE | None], scores: Iterable[float], told: str) -> InstanceState:
         """The object with what was answered last; painted pages are the annotator's, and no answer."""
         masks = tuple(shown)
         ours = {page: rle for page, rle in enumerate(masks) if page not in self.painted}
@@ -105,11 +105,11 @@ class SteeredObject:
         """Pages where the last answer shows it."""
         return frozenset(page for page, rle in enumerate(self.shown) if fingerprint(rle) != NOTHING)
 
-    def frame_marks(self) -> dict[int, FrameMarks]:
+    def frame_marks(self) -> dict[int, FramePrompt]:
         """The marks by page, as SAM 2 is given them: all clicks, and the last box."""
-        found: dict[int, FrameMarks] = {}
+        found: dict[int, FramePrompt] = {}
         for mark in self.marks:
-            there = found.get(mark.frame, FrameMarks())
+            there = found.get(mark.frame, FramePrompt())
             if mark.kind == "box":
                 found[mark.frame] = replace(there, box=(mark.x, mark.y, mark.width, mark.height))
             else:
@@ -135,7 +135,7 @@ class SteeredObject:
 
 
 @dataclass(frozen=True)
-class SteeredTask:
+class TaskState:
     """One side of a task in the hands of one annotator.
 
     Attributes:
@@ -146,15 +146,15 @@ class SteeredTask:
     """
 
     active: int = 0
-    objects: Mapping[int, SteeredObject] = field(default_factory=dict)
+    objects: Mapping[int, InstanceState] = field(default_factory=dict)
     chosen: str = ""
     message: str = ""
 
-    def with_object(self, steered: SteeredObject) -> SteeredTask:
+    def with_object(self, steered: InstanceState) -> TaskState:
         """The task with an object put in its place."""
         return replace(self, objects={**self.objects, steered.place: steered})
 
-    def without_object(self, place: int) -> SteeredTask:
+    def without_object(self, place: int) -> TaskState:
         """The task without an object and all that was said of it."""
         return replace(self, objects={p: found for p, found in self.objects.items() if p != place})
 
@@ -166,12 +166,12 @@ def fingerprint(rle: RLE | None) -> str:
     return hashlib.sha256(f"{rle['size']} {rle['counts']}".encode()).hexdigest()[:12]
 
 
-def to_json(task: SteeredTask) -> dict[str, Any]:
+def to_json(task: TaskState) -> dict[str, Any]:
     """Plain data for the database."""
     return asdict(task)
 
 
-def from_json(stored: Mapping[str, Any]) -> SteeredTask:
+def from_json(stored: Mapping[str, Any]) -> TaskState:
     """What :func:`to_json` gave, after it went through JSON.
 
     Raises:
@@ -179,7 +179,7 @@ def from_json(stored: Mapping[str, Any]) -> SteeredTask:
         TypeError: Likewise.
         ValueError: Likewise.
     """
-    return SteeredTask(
+    return TaskState(
         active=int(stored["active"]),
         objects={int(place): _object(found) for place, found in stored["objects"].items()},
         chosen=stored["chosen"],
@@ -187,8 +187,8 @@ def from_json(stored: Mapping[str, Any]) -> SteeredTask:
     )
 
 
-def _object(stored: Mapping[str, Any]) -> SteeredObject:
-    return SteeredObject(
+def _object(stored: Mapping[str, Any]) -> InstanceState:
+    return InstanceState(
         **{
             **stored,
             "attributes": tuple(stored["attributes"]),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import SteeringRow, SubmittedRow
-from ml_backend.interactive.state import SteeredTask, from_json, to_json
+from ml_backend.interactive.state import TaskState, from_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _KEPT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class SteeringKey:
+class TaskStateKey:
     """Whose hands which side of a task is in.
 
     Attributes:
@@ -41,8 +41,8 @@ class SteeringKey:
     side: str
 
 
-class SteeringStore:
-    """Keeps :class:`~ml_backend.interactive.state.SteeredTask`; safe to share between threads.
+class TaskStateStore:
+    """Keeps :class:`~ml_backend.interactive.state.TaskState`; safe to share between threads.
 
     Args:
         store: The database.
@@ -51,7 +51,7 @@ class SteeringStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, key: SteeringKey) -> SteeredTask:
+    def get(self, key: TaskStateKey) -> TaskState:
         """What is known; an empty memory where nothing is.
 
         Raises:
@@ -60,7 +60,7 @@ class SteeringStore:
         with self._database.reading() as session:
             return _read(_find(session, key))
 
-    def change(self, key: SteeringKey, change: Callable[[SteeredTask], SteeredTask]) -> SteeredTask:
+    def change(self, key: TaskStateKey, change: Callable[[TaskState], TaskState]) -> TaskState:
         """Change what is known in one transaction, and return it.
 
         The memory of an annotator who had no name yet goes over to the first who has one.
@@ -124,7 +124,7 @@ class SteeringStore:
                 session.execute(delete(SubmittedRow).where(SubmittedRow.submitted_at < now - _KEPT))
             return len(rows)
 
-    def submitted(self, annotation_id: int, side: str) -> SteeredTask | None:
+    def submitted(self, annotation_id: int, side: str) -> TaskState | None:
         """What was answered before an annotation was submitted; ``None`` where that is not known.
 
         Raises:
@@ -134,7 +134,7 @@ class SteeringStore:
             row = session.get(SubmittedRow, (annotation_id, side))
             return None if row is None else _read(row)
 
-    def submitted_last(self, key: SteeringKey) -> SteeredTask | None:
+    def submitted_last(self, key: TaskStateKey) -> TaskState | None:
         """What was answered before an annotator submitted the task last; ``None`` where that is not known.
 
         Raises:
@@ -169,7 +169,7 @@ class SteeringStore:
         return count
 
 
-def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
+def _find(session: Session, key: TaskStateKey) -> SteeringRow | None:
     rows = {
         row.annotator: row
         for row in session.scalars(
@@ -184,7 +184,7 @@ def _find(session: Session, key: SteeringKey) -> SteeringRow | None:
     return rows.get(key.annotator, rows.get(UNKNOWN))
 
 
-def _after(before: SteeredTask, now: SteeredTask) -> SteeredTask:
+def _after(before: TaskState, now: TaskState) -> TaskState:
     """What was answered last, with all that was answered before."""
     objects = dict(before.objects)
     for place, steered in now.objects.items():
@@ -197,12 +197,12 @@ def _after(before: SteeredTask, now: SteeredTask) -> SteeredTask:
     return replace(now, objects=objects)
 
 
-def _read(row: SteeringRow | SubmittedRow | None) -> SteeredTask:
+def _read(row: SteeringRow | SubmittedRow | None) -> TaskState:
     if row is None:
-        return SteeredTask()
+        return TaskState()
     try:
         return from_json(row.state)
     except (KeyError, TypeError, ValueError) as error:
         # Of another release, perhaps: the annotator clicks again, which is better than an error for ever.
         log.warning("what was told of task %d cannot be read (%s)", row.task_id, type(error).__name__)
-        return SteeredTask()
+        return TaskState()

@@ -20,18 +20,15 @@ import numpy as np
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.interactive.request import read_regions
-from ml_backend.interactive.state import NOTHING, SteeredObject, SteeredTask, fingerprint
-from ml_backend.interactive.store import SteeringStore
-from ml_backend.label_studio.client import LabelStudioError
-from ml_backend.label_studio.config import FramesSide, parse_controls
+from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.regions import (
-    MASK_TYPES,
-    MaskTrack,
-    Result,
-    object_id,
-    tracklet_to_frames_regions,
-)
+from ml_backend.label_studio.controls import FramesSide
+from ml_backend.label_studio.errors import LabelStudioError
+from ml_backend.label_studio.region_masks import MASK_TYPES
+from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions
+from ml_backend.label_studio.results import Result, instance_id
 from steerseg.masks import RLE
 
 log = logging.getLogger(__name__)
@@ -40,7 +37,7 @@ _REMEMBERED = 256  # changed annotations whose events are recognised
 
 
 def with_answers(
-    results: Sequence[Mapping[str, Any]], told: SteeredTask, side: FramesSide, task: int
+    results: Sequence[Mapping[str, Any]], told: TaskState, side: FramesSide, task: int
 ) -> list[Mapping[str, Any]] | None:
     """The results with the last answer on every page that has an earlier one; ``None`` where there is no such page.
 
@@ -63,7 +60,7 @@ def with_answers(
         steered = told.objects.get(place)
         if steered is None or not (seen or _shows_last(steered, masks)):
             continue
-        name = object_id(task, "", place)
+        name = instance_id(task, "", place)
         for page, rle in masks.items():
             if _is_older(steered, page, rle):
                 older[f"{name}-f{page}"] = _page_regions(steered, page, side, name)
@@ -81,7 +78,7 @@ def with_answers(
     return changed
 
 
-def _shows_last(steered: SteeredObject, masks: Mapping[int, RLE]) -> bool:
+def _shows_last(steered: InstanceState, masks: Mapping[int, RLE]) -> bool:
     """Whether some page has the last answer, where that is another one than before."""
     return any(
         len(steered.known.get(page, ())) > 1
@@ -91,7 +88,7 @@ def _shows_last(steered: SteeredObject, masks: Mapping[int, RLE]) -> bool:
     )
 
 
-def _is_older(steered: SteeredObject, page: int, rle: RLE) -> bool:
+def _is_older(steered: InstanceState, page: int, rle: RLE) -> bool:
     """Whether a page has an answer, but not the last one. An empty one may as well be the annotator's."""
     if page >= len(steered.shown) or page in steered.painted:
         return False
@@ -99,14 +96,14 @@ def _is_older(steered: SteeredObject, page: int, rle: RLE) -> bool:
     return mark not in (NOTHING, fingerprint(steered.shown[page])) and mark in steered.known.get(page, ())
 
 
-def _page_regions(steered: SteeredObject, page: int, side: FramesSide, name: str) -> list[Result]:
+def _page_regions(steered: InstanceState, page: int, side: FramesSide, name: str) -> list[Result]:
     rle = steered.shown[page]
     if rle is None:
         return []
     return tracklet_to_frames_regions(
         MaskTrack((rle,), np.asarray([steered.scores[page]], dtype=np.float32)),
         side,
-        object_id=name,
+        instance_id=name,
         expression=steered.expression or steered.label,
         attributes=steered.attributes,
         label=steered.label,
@@ -114,7 +111,7 @@ def _page_regions(steered: SteeredObject, page: int, side: FramesSide, name: str
     )
 
 
-class UnseenPages:
+class SubmittedPages:
     """Puts answers into annotations that were submitted without them. Safe to share between threads.
 
     Args:
@@ -123,13 +120,13 @@ class UnseenPages:
         connections: Connections to Label Studio.
     """
 
-    def __init__(self, database: Database, told: SteeringStore, connections: Connections) -> None:
+    def __init__(self, database: Database, told: TaskStateStore, connections: Connections) -> None:
         self._project_store = ProjectStore(database)
         self._told = told
         self._connections = connections
         self._changed: OrderedDict[int, str] = OrderedDict()
 
-    def completed(
+    def complete(
         self, annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
     ) -> Mapping[str, Any]:
         """The annotation with the answers that it lacks, which Label Studio is given as well.
@@ -156,12 +153,12 @@ class UnseenPages:
         self._give_back(int(annotation["id"]), project_id, told, side, task_id)
         return {**annotation, "result": changed}
 
-    def is_ours(self, annotation: Mapping[str, Any]) -> bool:
+    def is_own_change(self, annotation: Mapping[str, Any]) -> bool:
         """Whether an annotation is as this has changed it last, and not as its annotator has."""
         return self._changed.get(int(annotation.get("id") or 0)) == _digest(annotation.get("result"))
 
     def _give_back(
-        self, number: int, project_id: int, told: SteeredTask, side: FramesSide, task_id: int
+        self, number: int, project_id: int, told: TaskState, side: FramesSide, task_id: int
     ) -> None:
         project = self._project_store.find(project_id)
         client = None if project is None else self._connections.client(project)
@@ -169,13 +166,13 @@ class UnseenPages:
             return
         try:
             # As it is there, not as an event says: it may have been changed since, and events can be made up.
-            changed = with_answers(client.annotation(number).get("result") or [], told, side, task_id)
+            changed = with_answers(client.annotations.get(number).get("result") or [], told, side, task_id)
             if changed is None:
                 return
             self._changed[number] = _digest(changed)
             while len(self._changed) > _REMEMBERED:
                 self._changed.popitem(last=False)
-            client.update_annotation(number, changed)
+            client.annotations.update(number, changed)
         except LabelStudioError as error:
             # What is learned from it is right already, and the next look at the project tries again.
             log.warning("annotation %d has not all answers in Label Studio yet: %s", number, error)
@@ -187,7 +184,7 @@ def _digest(results: object) -> str:
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
-def number_of(value: object) -> int | None:
+def id_of(value: object) -> int | None:
     """The number of what Label Studio gives as a number or as an object with an ``id``."""
     if isinstance(value, dict):
         value = value.get("id")

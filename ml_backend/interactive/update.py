@@ -6,8 +6,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_backend.interactive.request import Mark, Regions, Told
-from ml_backend.interactive.state import NOTHING, SteeredObject, SteeredTask, fingerprint
+from ml_backend.interactive.request import InteractiveRequest, Mark, Regions
+from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
 from steerseg.masks import RLE, decode_rle, encode_rle
 
 
@@ -30,10 +30,10 @@ class Heard:
 
     event: Event
     place: int
-    task: SteeredTask
+    task: TaskState
 
 
-def hear(task: SteeredTask, told: Told, draft: Regions | None, labels: Sequence[str]) -> Heard:
+def hear(task: TaskState, told: InteractiveRequest, draft: Regions | None, labels: Sequence[str]) -> Heard:
     """Take a call in.
 
     Label Studio sends the chosen object with words; of clicks and boxes the draft tells it, seconds late. So a
@@ -60,11 +60,11 @@ def hear(task: SteeredTask, told: Told, draft: Regions | None, labels: Sequence[
     return Heard(Event.MARKS, place, replace(task, active=place, chosen=chosen or task.chosen))
 
 
-def _under(task: SteeredTask, mark: Mark) -> int:
+def _under(task: TaskState, mark: Mark) -> int:
     """The object that a mark lies on; the one in hand where it lies on it, or on none."""
     x, y = mark.x + mark.width / 2, mark.y + mark.height / 2
 
-    def lies_on(steered: SteeredObject) -> bool:
+    def lies_on(steered: InstanceState) -> bool:
         shown = steered.painted.get(mark.frame)
         if shown is None and mark.frame < len(steered.shown):
             shown = steered.shown[mark.frame]
@@ -77,7 +77,7 @@ def _under(task: SteeredTask, mark: Mark) -> int:
     return task.active if not hit or task.active in hit else hit[0]
 
 
-def with_draft(task: SteeredTask, draft: Regions | None) -> SteeredTask:
+def with_draft(task: TaskState, draft: Regions | None) -> TaskState:
     """What is remembered, with what the annotator painted, erased, removed or deleted since.
 
     A draft may be older than the last answer. That it is younger is known by the message of that answer in it;
@@ -95,7 +95,7 @@ def with_draft(task: SteeredTask, draft: Regions | None) -> SteeredTask:
     return task
 
 
-def with_paint(steered: SteeredObject, draft: Regions, *, young: bool) -> SteeredObject:
+def with_paint(steered: InstanceState, draft: Regions, *, young: bool) -> InstanceState:
     """An object with the pages that the annotator made: those that no answer gave.
 
     Args:
@@ -124,7 +124,7 @@ def with_paint(steered: SteeredObject, draft: Regions, *, young: bool) -> Steere
 
 def adopt(
     place: int, label: str, pages: int, draft: Regions | None, predictions: Sequence[Regions]
-) -> SteeredObject:
+) -> InstanceState:
     """An object that nothing is remembered of, from what stands on the pages.
 
     It is the prediction that the draft is nearest to, or the newest one where there is no draft; pages that
@@ -144,7 +144,7 @@ def adopt(
         masks = found.series[place]
         return sum(fingerprint(masks.get(page)) == fingerprint(rle) for page, rle in (drawn or {}).items())
 
-    steered = SteeredObject(place, label)
+    steered = InstanceState(place, label)
     for found in offered:
         steered = steered.with_known(dict(found.series[place]))
     best = max(enumerate(offered), key=lambda pair: (likeness(pair[1]), pair[0]), default=None)

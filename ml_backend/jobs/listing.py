@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, JobRow, JobState, RefinementRow, RefinementState
-from ml_backend.jobs.progress import progress_words
+from ml_backend.jobs.progress import describe_progress
 from ml_backend.jobs.store import JobStore
 
 REFINE = "refine"
@@ -139,7 +139,7 @@ def read_name(name: str) -> tuple[bool, int] | None:
 
 
 def _of_job(row: JobRow) -> ListedJob:
-    message = row.message or (progress_words(row.stage, row.fraction, row.frames) if row.stage else "")
+    message = row.message or (describe_progress(row.stage, row.fraction, row.frames) if row.stage else "")
     return ListedJob(
         name=str(row.id),
         kind=row.kind,

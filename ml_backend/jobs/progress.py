@@ -7,12 +7,12 @@ from typing import Any
 
 from ml_backend.database.database import Database
 from ml_backend.jobs.store import JobStore
-from ml_backend.models.executor import Ticket
+from ml_backend.models.executor import ModelJob
 
 _INTERVAL = 1.0  # seconds: one stage is noted at most this often
 
 
-def progress_words(stage: str, fraction: float, frames: int | None) -> str:
+def describe_progress(stage: str, fraction: float, frames: int | None) -> str:
     """Where a job is, for a person; by frames where it is frames that it goes through.
 
     Args:
@@ -43,7 +43,7 @@ class ProgressNotes:
         self._before = before
         self._stage: str | None = None
         self._time = 0.0
-        self.ticket: Ticket[Any, Any] | None = None
+        self.ticket: ModelJob[Any, Any] | None = None
 
     def __call__(self, stage: str, fraction: float) -> None:
         """Note a stage and its fraction in [0, 1], unless the same stage was noted a moment ago."""
@@ -59,5 +59,5 @@ class ProgressNotes:
             fraction=fraction,
             attempts=self._before + (1 if ticket is None else ticket.attempts),
             frames=frames,
-            message=progress_words(stage, fraction, frames),
+            message=describe_progress(stage, fraction, frames),
         )

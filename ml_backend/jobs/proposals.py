@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import JobState, ProposalKey
-from ml_backend.jobs.progress import ProgressNotes, progress_words
+from ml_backend.jobs.progress import ProgressNotes, describe_progress
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
 from ml_backend.metrics import Metrics, StageClock
-from ml_backend.models.executor import Executor, Priority, Ticket
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.errors import Cancelled, ModelError, SteerSegError
@@ -24,13 +24,12 @@ log = logging.getLogger(__name__)
 
 KIND = "propose"
 
-ModelExecutor = Executor[ModelRequest, ModelAnswer]
 Owner = tuple[int, int]
 """A project and a task that want a proposal."""
 
 
 @dataclass
-class Wish:
+class PendingProposal:
     """A proposal that is there or on its way.
 
     Attributes:
@@ -39,7 +38,7 @@ class Wish:
     """
 
     future: Future[StoredProposal]
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
@@ -47,14 +46,14 @@ class Wish:
         ticket = self.ticket
         if ticket is None or not ticket.stage:
             return "waiting for the model"
-        return progress_words(ticket.stage, ticket.fraction, ticket.frames)
+        return describe_progress(ticket.stage, ticket.fraction, ticket.frames)
 
 
 @dataclass
 class _Job:
     key: ProposalKey
     id: int
-    wish: Wish
+    wish: PendingProposal
     clock: StageClock
     owners: set[Owner]
     notes: ProgressNotes
@@ -128,7 +127,9 @@ class Proposer:
         """What is cancelled from now on is so because the server ends: it stays in the queue for the next one."""
         self._stopping = True
 
-    def request(self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority) -> Wish:
+    def request(
+        self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority
+    ) -> PendingProposal:
         """Ask for a proposal; returns at once, apart from a read of the store.
 
         Args:
@@ -155,7 +156,7 @@ class Proposer:
             self._metrics.proposals.labels("cached").inc()
             ready: Future[StoredProposal] = Future()
             ready.set_result(stored)
-            return Wish(ready)
+            return PendingProposal(ready)
         with self._lock:
             # Someone else may have been as quick.
             job = self._jobs.get(key)
@@ -165,7 +166,7 @@ class Proposer:
         self._metrics.proposals.labels("joined").inc()
         return job.wish
 
-    def let_go(self, places: Collection[tuple[int, int, str]]) -> None:
+    def release(self, places: Collection[tuple[int, int, str]]) -> None:
         """End the jobs that an earlier process has left for these, so far as nobody has asked for them since.
 
         Args:
@@ -203,7 +204,7 @@ class Proposer:
         self._executor.cancel(job.wish.ticket)
         return True
 
-    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> Wish | None:
+    def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> PendingProposal | None:
         with self._lock:
             job = self._jobs.get(key)
             if job is None:
@@ -226,7 +227,9 @@ class Proposer:
         self._note_owner(key, owner, path, proposal)
         return proposal
 
-    def _start(self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority) -> Wish:
+    def _start(
+        self, key: ProposalKey, request: ProposeRequest, owner: Owner, priority: Priority
+    ) -> PendingProposal:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
         left = self._left.pop(str(key), None)
         if left is not None:
@@ -241,7 +244,7 @@ class Proposer:
                 expression=key.expression,
                 version=key.version,
             )
-        wish = Wish(Future())
+        wish = PendingProposal(Future())
         before = 0 if left is None else left.attempts
         notes = ProgressNotes(self._database, job_id, before)
         job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, notes, before)

@@ -12,10 +12,9 @@ from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest, SteerAnswer, SteerRequest
 from steerseg.errors import Cancelled, SteerSegError
 
@@ -26,7 +25,7 @@ _KEPT_ANSWERS = 64
 
 
 @dataclass
-class SteerWish:
+class PendingSteering:
     """An answer that is there or on its way.
 
     Attributes:
@@ -37,7 +36,7 @@ class SteerWish:
 
     future: Future[SteerAnswer]
     job: int
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
@@ -62,9 +61,9 @@ class SteeringJobs:
         self._executor = executor
         self._metrics = metrics
         self._lock = threading.RLock()
-        self._wishes: OrderedDict[str, SteerWish] = OrderedDict()
+        self._wishes: OrderedDict[str, PendingSteering] = OrderedDict()
 
-    def request(self, digest: str, request: SteerRequest, *, owner: tuple[int, int]) -> SteerWish:
+    def request(self, digest: str, request: SteerRequest, *, owner: tuple[int, int]) -> PendingSteering:
         """Ask for an answer; returns at once.
 
         Args:
@@ -99,12 +98,12 @@ class SteeringJobs:
         self._executor.cancel(wish.ticket)
         return True
 
-    def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> SteerWish:
+    def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> PendingSteering:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
         job = self._job_store.add(
             KIND, digest, project_id=owner[0], task_id=owner[1], priority=Priority.INTERACTIVE
         )
-        wish = SteerWish(Future(), job)
+        wish = PendingSteering(Future(), job)
         notes = ProgressNotes(self._database, job)
         try:
             wish.ticket = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=notes)
@@ -118,7 +117,7 @@ class SteeringJobs:
         wish.ticket.future.add_done_callback(lambda future: self._end(digest, job, wish, future))
         return wish
 
-    def _end(self, digest: str, job: int, wish: SteerWish, future: Future[ModelAnswer]) -> None:
+    def _end(self, digest: str, job: int, wish: PendingSteering, future: Future[ModelAnswer]) -> None:
         error = future.exception()
         answer = None if error is not None else future.result()
         if error is None and not isinstance(answer, SteerAnswer):

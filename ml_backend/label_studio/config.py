@@ -1,4 +1,4 @@
-"""Which controls of a project's labelling configuration can hold proposals.
+"""Finds the controls of a project's labelling configuration that can hold proposals.
 
 Controls are found by their tag and by the object that they point to (``toName``), never by fixed names. A
 configuration may have a *frames* side (``<Image valueList="$frames">`` with a mask control), a *video* side
@@ -7,26 +7,30 @@ configuration may have a *frames* side (``<Image valueList="$frames">`` with a m
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
 
+from ml_backend.label_studio.controls import (
+    ChoicesControl,
+    Controls,
+    FramesSide,
+    MaskControl,
+    MaskKind,
+    PromptControl,
+    TaskControls,
+    VideoSide,
+    frame_rate,
+)
 from steerseg.errors import ConfigError
 
 _T = TypeVar("_T")
-
-MaskKind = Literal["brush", "bitmask", "polygon", "vector"]
 
 MASK_PREFERENCE: tuple[MaskKind, ...] = ("brush", "bitmask", "polygon", "vector")
 """Which control gets the predictions where a configuration has several. Brush first: it is exact, compact
 (run lengths), and Label Studio marks an edited brush region as ``prediction-changed`` for each page. Bitmask
 is as exact and marked alike, but a PNG a page is larger. Polygon and vector outlines only approximate."""
-
-DEFAULT_FRAME_RATE = 24.0
-"""What Label Studio assumes where ``<Video>`` has no usable ``frameRate``."""
 
 MAX_CONFIG_LENGTH = 1_000_000
 """Characters; a longer configuration is refused unread."""
@@ -43,159 +47,6 @@ VIDEO_EXAMPLE = """<View>
   <VideoRectangle name="box" toName="video" smart="false"/>
   <Video name="video" value="$video" frameRate="$fps"/>
 </View>"""
-
-
-@dataclass(frozen=True)
-class MaskControl:
-    """A control that holds one mask a region.
-
-    Attributes:
-        kind: What a region's value is made of.
-        name: The control's name (``from_name`` of its results).
-        labels: Its labels, in order; empty only for a bare ``<Brush>`` or the like without ``<Labels>``.
-        labels_name: For a pair such as ``<Brush>`` + ``<Labels>``: the name of the ``<Labels>`` control,
-            whose result stands beside the geometry under the same id. ``None`` for ``BrushLabels`` and such.
-        combined: Whether geometry and label are one result (``BrushLabels``, ``PolygonLabels``, ...).
-    """
-
-    kind: MaskKind
-    name: str
-    labels: tuple[str, ...]
-    labels_name: str | None = None
-    combined: bool = True
-
-    @property
-    def result_type(self) -> str:
-        """The ``type`` of the control's results, such as ``brushlabels`` or ``brush``."""
-        return f"{self.kind}labels" if self.combined else self.kind
-
-
-@dataclass(frozen=True)
-class PromptControl:
-    """``KeyPointLabels`` or ``RectangleLabels`` (or the bare tags) on the frames: where annotators prompt.
-
-    Attributes:
-        smart: Whether a new region asks the backend at all (``smart`` is true unless switched off).
-    """
-
-    kind: Literal["keypoint", "rectangle"]
-    name: str
-    labels: tuple[str, ...]
-    smart: bool
-
-
-@dataclass(frozen=True)
-class ChoicesControl:
-    """``<Choices>`` for the whole task, such as the annotator's verdict."""
-
-    name: str
-    choices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TaskControls:
-    """Controls that belong to an object as a whole.
-
-    Attributes:
-        expression: Name of the ``<TextArea>`` that annotators type the expression into.
-        status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
-        region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
-        verdict: The choices of the whole task.
-        object: The choices by which annotators say which object their words and clicks are about: those that
-            are all labels of objects.
-    """
-
-    expression: str | None = None
-    status: str | None = None
-    region_text: str | None = None
-    verdict: ChoicesControl | None = None
-    object: ChoicesControl | None = None
-
-
-@dataclass(frozen=True)
-class FramesSide:
-    """``<Image valueList="$...">`` and what points to it.
-
-    Attributes:
-        name: The object's name (``to_name`` of results).
-        data_key: Key of the task's data with the list of pages.
-        mask: The control that gets the predictions.
-        masks: Every usable mask control, preferred first; corrections may come from any of them.
-        click: Point prompts, if the configuration has them.
-        box: Box prompts, if the configuration has them.
-    """
-
-    name: str
-    data_key: str
-    mask: MaskControl
-    masks: tuple[MaskControl, ...]
-    click: PromptControl | None
-    box: PromptControl | None
-    task: TaskControls
-
-
-@dataclass(frozen=True)
-class VideoSide:
-    """``<Video value="$...">`` and what points to it.
-
-    Attributes:
-        name: The object's name (``to_name`` of results).
-        data_key: Key of the task's data with the video's address.
-        box: Name of the ``VideoRectangle`` control.
-        labels: Labels of the ``<Labels>`` control beside it; empty without one.
-        labels_name: Its name.
-        frame_rate: A number written into the configuration, or ``None``.
-        frame_rate_key: Key of the task's data that ``frameRate="$..."`` names, or ``None``.
-    """
-
-    name: str
-    data_key: str
-    box: str
-    labels: tuple[str, ...]
-    labels_name: str | None
-    frame_rate: float | None
-    frame_rate_key: str | None
-    task: TaskControls
-
-    def fps(self, data: Mapping[str, Any]) -> float:
-        """The frame rate by which Label Studio numbers this task's frames; 24 where none is given."""
-        if self.frame_rate_key is not None:
-            value = _number(task_value(data, self.frame_rate_key))
-            return DEFAULT_FRAME_RATE if value is None else value
-        return DEFAULT_FRAME_RATE if self.frame_rate is None else self.frame_rate
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What of a labelling configuration can be used; at least one side is there."""
-
-    frames: FramesSide | None
-    video: VideoSide | None
-
-
-def task_value(data: Mapping[str, Any], key: str) -> Any:
-    """Look ``key`` up in a task's data; ``a.b`` reaches into nested objects. ``None`` where it is missing."""
-    if key in data:
-        return data[key]
-    value: Any = data
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
-def choose_label(labels: Sequence[str], expression: str, attributes: Sequence[str] = ()) -> str | None:
-    """Choose the label of a proposal.
-
-    The first label that stands as whole words in the expression, else in an attribute, else the first label:
-    with labels *dog* and *cat*, "the brown dog" becomes a dog.
-    """
-    for text in (expression, *attributes):
-        for label in labels:
-            if re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, flags=re.IGNORECASE):
-                return label
-    return labels[0] if labels else None
 
 
 def parse_controls(label_config: str) -> Controls:
@@ -323,7 +174,7 @@ def _video_side(video: _Tag, controls: Iterable[_Tag], problems: list[str]) -> V
         box=boxes[0].name,
         labels=labels.children("label") if labels else (),
         labels_name=labels.name if labels else None,
-        frame_rate=None if rate.startswith("$") else _number(rate),
+        frame_rate=None if rate.startswith("$") else frame_rate(rate),
         frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
         task=_task_controls(mine, labels.children("label") if labels else ()),
     )
@@ -422,17 +273,6 @@ def _data_key(tag: _Tag, attribute: str, where: str, problems: list[str]) -> str
         )
         return None
     return value[1:]
-
-
-def _number(value: Any) -> float | None:
-    """A finite number above zero, or ``None``."""
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
 
 
 def _unusable(problems: Sequence[str]) -> str:

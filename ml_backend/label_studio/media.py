@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ml_backend.label_studio.media_cache import CachedFile, MediaCache
-from steerseg.errors import VideoError
+from ml_backend.label_studio.media_access import (
+    MediaError,
+    MediaHost,
+    MediaPolicy,
+    MediaRefusedError,
+    MediaTimeoutError,
+    MediaTooLargeError,
+    MediaUnavailableError,
+    shown_url,
+    unavailable,
+)
+from ml_backend.label_studio.media_cache import MediaCache
 from steerseg.video.download import (
     AddressRefusedError,
     DownloadError,
@@ -24,69 +33,9 @@ from steerseg.video.download import (
     Fetched,
     HopPolicy,
     fetch,
-    redact_url,
 )
 
 _LABEL_STUDIO_PATHS = ("/data/", "/tasks/", "/projects/", "/storage-data/")
-_PORTS = {"http": 80, "https": 443}
-
-
-class MediaError(VideoError):
-    """A task's media cannot be had; the message says why and what to do."""
-
-
-class MediaTimeoutError(MediaError):
-    """It did not arrive in time."""
-
-
-class MediaTooLargeError(MediaError):
-    """It is larger than allowed."""
-
-
-class MediaRefusedError(MediaError):
-    """It lies where this backend may not look: a private address, another host, a local path."""
-
-
-class MediaUnavailableError(MediaError):
-    """The server does not give it: not found, or not for us.
-
-    Attributes:
-        status: The HTTP status.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class MediaHost:
-    """The Label Studio that a task belongs to.
-
-    Attributes:
-        url: Its address as this machine reaches it.
-        auth_headers: Gives the header that identifies us there, such as ``LabelStudioClient.auth_headers``.
-    """
-
-    url: str
-    auth_headers: Callable[[], Mapping[str, str]] = dict
-
-    @property
-    def prefix(self) -> str:
-        """The sub-path that Label Studio lives under, without a slash at its end; usually empty."""
-        return urlsplit(self.url).path.rstrip("/")
-
-    def owns(self, url: str) -> bool:
-        """Whether a URL leads to this very server: same scheme, host and port."""
-        return _origin(url) == _origin(self.url)
-
-    def resolve(self, reference: str) -> str:
-        """The URL of a reference that begins with a slash, such as ``/data/upload/1/clip.mp4``."""
-        parts = urlsplit(self.url)
-        base = f"{parts.scheme}://{parts.netloc}"
-        if self.prefix and not reference.startswith(self.prefix + "/"):
-            return base + self.prefix + reference
-        return base + reference
 
 
 class MediaStore:
@@ -212,7 +161,7 @@ class MediaStore:
             suffix = _image_suffix(file)
             if suffix is None:
                 raise MediaError(
-                    f"page {page} ({_shown(references[page])}) is not a JPEG, PNG, WebP, BMP or TIFF image"
+                    f"page {page} ({shown_url(references[page])}) is not a JPEG, PNG, WebP, BMP or TIFF image"
                 )
             suffixes.append(suffix)
         return self._cache.folder(files, [f"{page:05d}{suffix}" for page, suffix in enumerate(suffixes)])
@@ -240,7 +189,7 @@ class MediaStore:
             )
         if host is None:
             raise MediaError(
-                f"{_shown(reference)} lies at Label Studio, whose address is not known; set "
+                f"{shown_url(reference)} lies at Label Studio, whose address is not known; set "
                 "STEERSEG_LABEL_STUDIO_URL"
             )
         return host.resolve(reference)
@@ -272,7 +221,7 @@ class MediaStore:
             known = self._cache.find(url)
             if known is not None and known.is_fresh():
                 return self._cache.use(known)
-            policy = _Policy(self._allowed_hosts, self._allow_private_addresses, host, known)
+            policy = MediaPolicy(self._allowed_hosts, self._allow_private_addresses, host, known)
             with self._cache.temporary() as temporary:
                 answer = self._get(url, temporary, policy, host)
                 if not answer.modified and known is not None:
@@ -281,7 +230,7 @@ class MediaStore:
                 return self._cache.use(self._cache.keep(url, temporary, answer))
 
     def _get(self, url: str, temporary: Path, policy: HopPolicy, host: MediaHost | None) -> Fetched:
-        shown = _shown(url)
+        shown = shown_url(url)
         try:
             return fetch(
                 url,
@@ -309,7 +258,7 @@ class MediaStore:
         except DownloadError as error:
             if error.status is None:
                 raise MediaError(str(error)) from None
-            raise _unavailable(shown, error.status, host is not None and host.owns(url)) from None
+            raise unavailable(shown, error.status, host is not None and host.owns(url)) from None
 
     def _fetch_pages(
         self, references: Sequence[str], host: MediaHost | None, progress: Callable[[float], None] | None
@@ -347,99 +296,13 @@ class MediaStore:
             yield
 
 
-class _Policy(HopPolicy):
-    """Which hosts may be asked, and who gets the token."""
-
-    def __init__(
-        self,
-        allowed_hosts: frozenset[str],
-        allow_private_addresses: bool,
-        host: MediaHost | None,
-        known: CachedFile | None,
-    ) -> None:
-        super().__init__(allow_private_addresses)
-        self._allowed_hosts = allowed_hosts
-        self._host = host
-        self._known = known
-
-    def _is_label_studio(self, url: str) -> bool:
-        return self._host is not None and self._host.owns(url)
-
-    def check(self, url: str) -> None:
-        if self._host is not None and self._is_label_studio(url):
-            if urlsplit(url).path.startswith(self._host.prefix + "/user/login"):
-                raise _unavailable(_shown(url), 401, True)
-            return
-        name = (urlsplit(url).hostname or "").lower().rstrip(".")
-        allowed = self._allowed_hosts
-        if allowed and name not in allowed and not any(a[0] == "." and name.endswith(a) for a in allowed):
-            raise MediaRefusedError(
-                f"{_shown(url)} lies on a host that media may not come from; add {name} to "
-                "STEERSEG_ALLOWED_HOSTS if you trust it"
-            )
-
-    def headers(self, url: str) -> Mapping[str, str]:
-        headers: dict[str, str] = {}
-        if self._host is not None and self._is_label_studio(url):
-            headers.update(self._host.auth_headers())
-        if self._known is not None and self._known.etag:
-            headers["If-None-Match"] = self._known.etag
-        elif self._known is not None and self._known.last_modified:
-            headers["If-Modified-Since"] = self._known.last_modified
-        return headers
-
-    def allows_private(self, url: str) -> bool:
-        return self._is_label_studio(url) or super().allows_private(url)
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return scheme, (parts.hostname or "").lower(), _PORTS.get(scheme) if port is None else port
-
-
-def _shown(url: str) -> str:
-    """A URL for messages: without secrets, but with the path of a local file."""
-    wanted = parse_qs(urlsplit(url).query).get("d") if "/data/local-files" in url else None
-    return redact_url(url) + (f"?d={wanted[0]}" if wanted else "")
-
-
-def _unavailable(shown: str, status: int, is_label_studio: bool) -> MediaUnavailableError:
-    if not is_label_studio:
-        hint = "check the address, and that the file can be read without signing in"
-    elif status == 401:
-        hint = (
-            "the token is missing or not accepted. Set STEERSEG_LABEL_STUDIO_API_KEY (and _URL) to a "
-            "personal access token, or switch legacy tokens on in Organization › API Tokens Settings"
-        )
-    elif status == 403:
-        hint = (
-            "the token's account may not read it, or Label Studio serves no local files "
-            "(LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true)"
-        )
-    elif status == 404:
-        hint = (
-            "the file is gone, or no Local Files storage of the project covers its folder; add one in "
-            "Settings › Cloud Storage, or by `steerseg-backend connect`"
-        )
-    elif status == 500:
-        hint = "Label Studio answers like this where an uploaded file is gone from its disk; upload it again"
-    else:
-        hint = "look into Label Studio's log"
-    return MediaUnavailableError(f"{shown} cannot be read ({status}): {hint}", status)
-
-
 def _refuse_web_page(path: Path, url: str) -> None:
     """Say at once that a web page (a sign-in form, most often) is not media."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         raise MediaError(
-            f"{_shown(url)} is a web page, not a media file; give the address of the file itself, readable "
+            f"{shown_url(url)} is a web page, not a media file; give the address of the file itself, readable "
             "without signing in"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -15,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from steerseg.runtime.artefacts import explained, move_into_place
 from steerseg.video.download import Fetched
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _GRACE = 15 * 60.0
 """Seconds after its last use in which a file is never evicted, since somebody may be about to open it."""
@@ -30,14 +31,30 @@ _ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished download was left by a process that died."""
 
 
+class _UrlNote(BaseModel):
+    """The content that a URL had, as it is noted on disk."""
+
+    object: str
+    etag: str
+    last_modified: str
+    checked: float
+
+
 @dataclass(frozen=True)
 class CachedFile:
-    """A cached file of a URL, and what its server said."""
+    """A cached file of a URL.
+
+    Attributes:
+        path: The file.
+        etag: The server's ``ETag``; may be empty.
+        last_modified: The server's ``Last-Modified``; may be empty.
+        checked: Unix time of the server's last answer.
+    """
 
     path: Path
     etag: str
     last_modified: str
-    checked: float  # Unix time of the last answer
+    checked: float
 
     def is_fresh(self) -> bool:
         """Whether it may be used without asking the server again."""
@@ -86,21 +103,16 @@ class MediaCache:
         return self._urls / (hashlib.sha256(url.encode()).hexdigest() + ".json")
 
     def find(self, url: str) -> CachedFile | None:
-        """What is known of a URL, if its content is still here."""
+        """The cached file of a URL; ``None`` where its content is not here."""
         return self._read(self._note(url))
 
     def _read(self, note: Path) -> CachedFile | None:
         try:
-            fields = json.loads(note.read_text(encoding="utf-8"))
-            known = CachedFile(
-                path=self._objects / fields["object"],
-                etag=fields["etag"],
-                last_modified=fields["last_modified"],
-                checked=fields["checked"],
-            )
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            fields = _UrlNote.model_validate_json(note.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return None
-        return known if known.path.is_file() else None
+        path = self._objects / fields.object
+        return CachedFile(path, fields.etag, fields.last_modified, fields.checked) if path.is_file() else None
 
     def keep(self, url: str, temporary: Path, answer: Fetched) -> CachedFile:
         """Move a complete download to its place.
@@ -118,20 +130,17 @@ class MediaCache:
     def remember(self, url: str, path: Path, answer: Fetched) -> CachedFile:
         """Note that a URL has this content now."""
         known = CachedFile(path, answer.etag, answer.last_modified, time.time())
-        note = {
-            "object": path.name,
-            "etag": known.etag,
-            "last_modified": known.last_modified,
-            "checked": known.checked,
-        }
+        note = _UrlNote(
+            object=path.name, etag=known.etag, last_modified=known.last_modified, checked=known.checked
+        )
         # Beside the other notes it could be evicted before it is complete.
         with self.temporary() as temporary, explained(self._urls):
-            temporary.write_text(json.dumps(note), encoding="utf-8")
+            temporary.write_text(note.model_dump_json(), encoding="utf-8")
             move_into_place(temporary, self._note(url))
         return known
 
     def confirm(self, url: str, known: CachedFile, answer: Fetched) -> CachedFile:
-        """Note that a URL still has the content we know."""
+        """Note that a URL still has the content of the cached file."""
         # An answer without a body need not repeat what identifies the content.
         answer = replace(
             answer,
@@ -215,7 +224,7 @@ class MediaCache:
         for note in self._urls.iterdir():
             if self._read(note) is None:
                 note.unlink(missing_ok=True)
-        _log.info("media cache: %.0f MiB after eviction", self._size / 2**20)
+        log.info("media cache: %.0f MiB after eviction", self._size / 2**20)
 
 
 def _used(path: Path) -> float:

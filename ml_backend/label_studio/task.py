@@ -37,3 +37,15 @@ class Task:
     drafts: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     draft: Draft | None = None
     predictions: tuple[tuple[Mapping[str, Any], ...], ...] = field(default=(), repr=False)
+
+
+def task_value(data: Mapping[str, Any], key: str) -> Any:
+    """Look ``key`` up in a task's data; ``a.b`` reaches into nested objects. ``None`` where it is missing."""
+    if key in data:
+        return data[key]
+    value: Any = data
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value

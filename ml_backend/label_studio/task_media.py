@@ -1,4 +1,4 @@
-"""From a task's data to local media: which side of the task is used, and how its frames map to the other."""
+"""Local media of a task: the side that is used, and how its frames map to the other side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, FramesSide, VideoSide, task_value
-from ml_backend.label_studio.media import MediaHost, MediaStore
-from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
+from ml_backend.label_studio.media import MediaStore
+from ml_backend.label_studio.media_access import MediaHost
+from ml_backend.label_studio.media_cache import file_digest
+from ml_backend.label_studio.task import Task, task_value
 from ml_backend.settings import Settings
 from steerseg.errors import VideoError
 
@@ -46,7 +48,8 @@ class Loader(Protocol):
 
     def load(
         self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media: ...
+    ) -> Media:
+        """The task's media on this machine; see :meth:`MediaLoader.load`."""
 
 
 class MediaLoader:
@@ -105,7 +108,7 @@ class MediaLoader:
         if video is not None and address:
             path = self._store.fetch(address, host=host)
             return Media(path=path, digest=_digest_of_file(path), video=video)
-        raise VideoError(_nothing_found(task.data, frames, video))
+        raise VideoError(_no_media(task.data, frames, video))
 
 
 def positive_number(value: object) -> float | None:
@@ -123,7 +126,7 @@ def page_stride(data: Mapping[str, Any]) -> int:
     return 1 if number is None else max(1, round(number))
 
 
-def _nothing_found(data: Mapping[str, Any], frames: FramesSide | None, video: VideoSide | None) -> str:
+def _no_media(data: Mapping[str, Any], frames: FramesSide | None, video: VideoSide | None) -> str:
     keys = [repr(side.data_key) for side in (frames, video) if side is not None]
     there = ", ".join(repr(key) for key in list(data)[:10]) or "nothing"
     return (
@@ -138,7 +141,6 @@ def _digest_of_text(text: str) -> str:
 
 def _digest_of_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error

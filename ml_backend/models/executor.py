@@ -26,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
 import steerseg.errors
+from ml_backend.models.messages import ModelAnswer, ModelRequest
 from steerseg.errors import Cancelled, ModelError, SteerSegError
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class WorkerStatus:
     error: str | None
 
 
-class Ticket(Generic[RequestT, ResultT]):
+class ModelJob(Generic[RequestT, ResultT]):
     """One submitted request. Ends exactly once: by a result, an error, or a cancellation.
 
     Attributes:
@@ -204,7 +205,7 @@ class Executor(Generic[RequestT, ResultT]):
         self._pushes = itertools.count()  # keeps the heap from comparing tickets
         self._changed = threading.Condition()
         # Entries of tickets whose priority was raised or that were cancelled stay behind and are skipped.
-        self._queue: list[tuple[Priority, int, int, Ticket[RequestT, ResultT]]] = []
+        self._queue: list[tuple[Priority, int, int, ModelJob[RequestT, ResultT]]] = []
         self._waiting: set[int] = set()
         self._closing = False
         self._slots = [
@@ -216,7 +217,7 @@ class Executor(Generic[RequestT, ResultT]):
 
     def submit(
         self, request: RequestT, *, priority: Priority = Priority.BATCH, on_progress: Progress | None = None
-    ) -> Ticket[RequestT, ResultT]:
+    ) -> ModelJob[RequestT, ResultT]:
         """Queue a request and return at once.
 
         Args:
@@ -230,12 +231,14 @@ class Executor(Generic[RequestT, ResultT]):
         with self._changed:
             if self._closing:
                 raise Cancelled("the server is stopping; try again when it is back")
-            ticket: Ticket[RequestT, ResultT] = Ticket(next(self._numbers), request, priority, on_progress)
+            ticket: ModelJob[RequestT, ResultT] = ModelJob(
+                next(self._numbers), request, priority, on_progress
+            )
             self._push(ticket)
         self._make_way(priority)
         return ticket
 
-    def promote(self, ticket: Ticket[RequestT, ResultT], priority: Priority) -> None:
+    def promote(self, ticket: ModelJob[RequestT, ResultT], priority: Priority) -> None:
         """Move a waiting ticket forward; one that runs or is as urgent already stays as it is."""
         with self._changed:
             if priority >= ticket.priority:
@@ -246,7 +249,7 @@ class Executor(Generic[RequestT, ResultT]):
             self._push(ticket)
         self._make_way(priority)
 
-    def cancel(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def cancel(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         """End a ticket with :class:`Cancelled`: at once if it waits, at its next progress if it runs."""
         with self._changed:
             ticket.cancelled = True
@@ -294,19 +297,19 @@ class Executor(Generic[RequestT, ResultT]):
         with self._changed:
             return any(entry[0] < priority and entry[1] in self._waiting for entry in self._queue)
 
-    def _push(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def _push(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         heapq.heappush(self._queue, (ticket.priority, ticket.number, next(self._pushes), ticket))
         self._waiting.add(ticket.number)
         self._changed.notify()
 
-    def _requeue(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def _requeue(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         with self._changed:
             if not self._closing:
                 self._push(ticket)
                 return
         ticket._fail(Cancelled("the server is stopping"))
 
-    def _next(self, timeout: float) -> Ticket[RequestT, ResultT] | None:
+    def _next(self, timeout: float) -> ModelJob[RequestT, ResultT] | None:
         """The most urgent waiting ticket, or ``None`` after ``timeout`` seconds without one."""
         with self._changed:
             if not self._waiting and not self._closing:
@@ -344,7 +347,7 @@ class _Slot(Generic[RequestT, ResultT]):
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._send_lock = threading.Lock()
-        self._current: Ticket[RequestT, ResultT] | None = None
+        self._current: ModelJob[RequestT, ResultT] | None = None
         self._state = WorkerState.STOPPED
         self._error: str | None = None
         self._restarts = 0
@@ -361,7 +364,7 @@ class _Slot(Generic[RequestT, ResultT]):
             error=self._error,
         )
 
-    def cancel(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def cancel(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         with self._send_lock:
             if self._current is ticket and self._pipe is not None:
                 try:
@@ -407,7 +410,7 @@ class _Slot(Generic[RequestT, ResultT]):
         # Asking for a prediction tries again at once; without one, not in a tight loop.
         self._retry_warm_at = time.monotonic() + 60
 
-    def _serve(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def _serve(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         try:
             self._ensure_process()
             ticket.attempts += 1
@@ -438,7 +441,7 @@ class _Slot(Generic[RequestT, ResultT]):
                 SteerSegError(f"unexpected {type(error).__name__}; the server's log has the details")
             )
 
-    def _converse(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def _converse(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         """Hand a request to the process and pass on what it says until it ends.
 
         Raises:
@@ -466,7 +469,7 @@ class _Slot(Generic[RequestT, ResultT]):
             with self._send_lock:
                 self._current = None
 
-    def _send_request(self, ticket: Ticket[RequestT, ResultT]) -> None:
+    def _send_request(self, ticket: ModelJob[RequestT, ResultT]) -> None:
         assert self._pipe is not None
         with self._send_lock:
             try:
@@ -722,3 +725,6 @@ def _describe(error: Exception, doing: str) -> tuple[str, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "ModelError", f"out of memory while {doing}; try a shorter or smaller video"
     return "ModelError", f"unexpected {type(error).__name__} while {doing}; the server's log has the details"
+
+
+ModelExecutor = Executor[ModelRequest, ModelAnswer]

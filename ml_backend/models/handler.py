@@ -16,17 +16,17 @@ from ml_backend.models.messages import (
     MaskRequest,
     ModelAnswer,
     ModelRequest,
-    Prepared,
+    PreparedExample,
     PrepareRequest,
     ProposeRequest,
-    PutDown,
-    PutDownError,
     SteerAnswer,
     SteerRequest,
-    Trained,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
+    Yielded,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner
@@ -84,7 +84,7 @@ class ModelHandler:
                 return self._steer(request, progress)
             case MaskRequest():
                 return self._masks(request, progress)
-            case PrepareRequest() | TrainRequest() | TryRequest():
+            case PrepareRequest() | TrainRequest() | TrialRequest():
                 return self._refine(request, progress)
 
     def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
@@ -95,7 +95,7 @@ class ModelHandler:
             video,
             request.expression,
             config=config,
-            soft_prompts=self._prompts.load(request.prompts),
+            soft_prompts=self._prompts.load(request.soft_prompts),
             progress=progress,
         )
         return StoredProposal.from_proposal(proposal)
@@ -105,26 +105,26 @@ class ModelHandler:
         return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, progress)
 
     def _refine(
-        self, request: PrepareRequest | TrainRequest | TryRequest, progress: Progress
-    ) -> Prepared | Trained | Tried | PutDown:
+        self, request: PrepareRequest | TrainRequest | TrialRequest, progress: Progress
+    ) -> PreparedExample | TrainingProgress | TrialResult | Yielded:
         try:
             match request:
                 case PrepareRequest():
                     return self._refiner.prepare(request, progress)
                 case TrainRequest():
                     return self._refiner.train(request, progress)
-                case TryRequest():
+                case TrialRequest():
                     return self._refiner.compare(request, progress)
-        except PutDownError:
-            return PutDown()
+        except YieldRequested:
+            return Yielded()
 
-    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | PutDown:
+    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | Yielded:
         video = self._videos.load(request.media, request.fps, progress)
         try:
             encoded = self._steerseg.open(video)
             return answer_masks(self._steerseg.tracker, video, encoded, request, progress)
-        except PutDownError:
-            return PutDown()
+        except YieldRequested:
+            return Yielded()
 
 
 def _is_lost(device: torch.device) -> bool:

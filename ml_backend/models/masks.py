@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ml_backend.models.executor import Progress, should_yield
 from ml_backend.models.geometry import MAX_CONDITIONING, Box, box_iou, spread, upright_box
-from ml_backend.models.messages import MaskAnswer, MaskRequest, PropagatedFrame, PutDownError
+from ml_backend.models.messages import MaskAnswer, MaskRequest, PropagatedFrame, YieldRequested
 from steerseg.masks import RLE, decode_rle, encode_rle, mask_box
 
 if TYPE_CHECKING:  # these come with torch, which only the model process loads
@@ -40,10 +40,10 @@ def answer_masks(
         video: The decoded media.
         encoded: The same, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Told of the stages ``boxes`` and ``propagating``.
+        progress: Called with the stages ``boxes`` and ``propagating``.
 
     Raises:
-        PutDownError: Something more urgent waits.
+        YieldRequested: Something more urgent waits.
         Cancelled: ``progress`` raised it.
     """
     size = video.height, video.width
@@ -132,4 +132,4 @@ def _judged(mask: NDArray[np.bool_], presence: float, logits: torch.Tensor) -> P
 def _tell(progress: Progress, stage: str, fraction: float) -> None:
     progress(stage, fraction)
     if should_yield(progress):
-        raise PutDownError
+        raise YieldRequested

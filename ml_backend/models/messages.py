@@ -26,18 +26,18 @@ class ProposeRequest:
         expression: What to track.
         fps: Frames a second of a folder of frames; files know their own.
         alternatives: Most tracklets wanted.
-        prompts: The project's soft prompts; ``None`` for the preset's own.
+        soft_prompts: The project's; ``None`` for the preset's own.
     """
 
     media: Path
     expression: str
     fps: float | None
     alternatives: int
-    prompts: PromptsRef | None = None
+    soft_prompts: SoftPromptsRef | None = None
 
 
 @dataclass(frozen=True)
-class PutDown:
+class Yielded:
     """The answer of work that made way for something more urgent: ask again."""
 
 
@@ -83,12 +83,12 @@ class MaskAnswer:
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
 
 
-class PutDownError(Exception):
+class YieldRequested(Exception):  # noqa: N818 - a request, no fault
     """Something more urgent came; the work is to be begun again later."""
 
 
 @dataclass(frozen=True)
-class FrameMarks:
+class FramePrompt:
     """Clicks and a box on one frame; places are fractions of its width and height.
 
     Attributes:
@@ -112,7 +112,7 @@ class SteerRequest:
         track: One mask per frame of what was tracked so far, ``None`` where it is not visible; empty where
             nothing was.
         anchor: The frame where that track began; the frame where it is largest if not known.
-        marks: Clicks and boxes by frame.
+        prompts: Clicks and boxes by frame.
         painted: Masks by frame that the annotator painted or accepted; they stay as they are.
         hidden: Frames where the annotator removed the object.
     """
@@ -121,7 +121,7 @@ class SteerRequest:
     fps: float | None
     track: tuple[RLE | None, ...] = field(repr=False)
     anchor: int | None
-    marks: Mapping[int, FrameMarks]
+    prompts: Mapping[int, FramePrompt]
     painted: Mapping[int, RLE] = field(repr=False)
     hidden: frozenset[int]
 
@@ -168,7 +168,7 @@ class PrepareRequest:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedExample:
     """An example is ready.
 
     Attributes:
@@ -199,12 +199,12 @@ class TrainRequest:
     folder: Path
     features: Path
     pools: Mapping[Pool, tuple[str, ...]] = field(repr=False)
-    start: PromptsRef | None
+    start: SoftPromptsRef | None
     seconds: float
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingProgress:
     """How far a training is.
 
     Attributes:
@@ -221,7 +221,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class TryRequest:
+class TrialRequest:
     """Compare candidate and champion on one example.
 
     Attributes:
@@ -233,12 +233,12 @@ class TryRequest:
 
     example: Example
     media: MediaFile | None
-    candidate: PromptsRef
-    champion: PromptsRef | None
+    candidate: SoftPromptsRef
+    champion: SoftPromptsRef | None
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """J&F of both in [0, 1]."""
 
     candidate: float
@@ -246,7 +246,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class PromptsRef:
+class SoftPromptsRef:
     """Soft prompts on disk.
 
     Attributes:
@@ -272,5 +272,7 @@ class PropagatedFrame:
     confidence: float
 
 
-ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TryRequest
-ModelAnswer = StoredProposal | SteerAnswer | MaskAnswer | Prepared | Trained | Tried | PutDown
+ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TrialRequest
+ModelAnswer = (
+    StoredProposal | SteerAnswer | MaskAnswer | PreparedExample | TrainingProgress | TrialResult | Yielded
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from ml_backend.models.messages import PromptsRef
+from ml_backend.models.messages import SoftPromptsRef
 from steerseg.errors import ConfigError
 
 if TYPE_CHECKING:  # these come with torch, which only the model process loads
@@ -20,7 +20,7 @@ class LoadedPrompts:
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, SoftPrompts] = OrderedDict()
 
-    def load(self, ref: PromptsRef | None) -> SoftPrompts | None:
+    def load(self, ref: SoftPromptsRef | None) -> SoftPrompts | None:
         """Read a pair, or give it again; ``None`` for none.
 
         Raises:

@@ -25,14 +25,14 @@ from ml_backend.models.examples import CorrectionExample, Example, Masks, Pool, 
 from ml_backend.models.executor import Progress, should_yield
 from ml_backend.models.messages import (
     MediaFile,
-    Prepared,
+    PreparedExample,
     PrepareRequest,
-    PromptsRef,
-    PutDownError,
-    Trained,
+    SoftPromptsRef,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from steerseg.config import PipelineConfig, RefinementRecipe
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # these come with torch, which only the model process loads
     import torch
 
     from steerseg.grounding import VisionContext
-    from steerseg.pipeline import Seen, SteerSeg
+    from steerseg.pipeline import SteerSeg, VideoFeatures
     from steerseg.replay import ReplayClip, ReplaySource
     from steerseg.soft_prompts import SoftPrompts
     from steerseg.training.trainer import SoftPromptTrainer, TrainingSample
@@ -75,11 +75,11 @@ class Refiner:
 
     # --- preparing
 
-    def prepare(self, request: PrepareRequest, progress: Progress) -> Prepared:
+    def prepare(self, request: PrepareRequest, progress: Progress) -> PreparedExample:
         """Show an example's keyframes to the vision tower, ask for its attributes, and keep both.
 
         Raises:
-            PutDownError: Something more urgent waits.
+            YieldRequested: Something more urgent waits.
             VideoError: The media cannot be read, or is not what was corrected.
             ArtefactError: The disk is full.
         """
@@ -93,14 +93,16 @@ class Refiner:
         pictures = _pictures(opened.video.digest, len(keyframes), self._recipe.pictures)
         path = request.features / self._features_name(opened.video, keyframes, pictures)
         if not path.is_file():
-            _write_context(path, self._steerseg.see(opened.video, config, tell, pictures=pictures))
+            _write_context(
+                path, self._steerseg.encode_keyframes(opened.video, config, tell, pictures=pictures)
+            )
         context = self._context(path)
         question = self._question(context, opened.expression, tell)
         sample = self._sample_of(context, question, opened, pictures, request.example.weight)
         _write_sample(_sample_path(request.folder, request.example.key), sample, path.name)
-        return Prepared(path.name, path.stat().st_size, sample.teaches)
+        return PreparedExample(path.name, path.stat().st_size, sample.teaches)
 
-    def _prepared(self, request: PrepareRequest) -> Prepared | None:
+    def _prepared(self, request: PrepareRequest) -> PreparedExample | None:
         path = _sample_path(request.folder, request.example.key)
         if not path.is_file():
             return None
@@ -109,7 +111,9 @@ class Refiner:
         if not features.is_file():
             return None
         os.utime(features)  # in use
-        return Prepared(features.name, features.stat().st_size, self._sample(path, request.features).teaches)
+        return PreparedExample(
+            features.name, features.stat().st_size, self._sample(path, request.features).teaches
+        )
 
     def _open(self, example: Example, media: MediaFile | None, tell: Progress) -> _Opened:
         if isinstance(example, CorrectionExample):
@@ -209,7 +213,7 @@ class Refiner:
 
     # --- training
 
-    def train(self, request: TrainRequest, progress: Progress) -> Trained:
+    def train(self, request: TrainRequest, progress: Progress) -> TrainingProgress:
         """Train until the slice ends, all steps are done, or something more urgent waits.
 
         Raises:
@@ -235,10 +239,12 @@ class Refiner:
             raise
         self._remember_trainer(folder, trainer)
         if trainer.step_count < steps:
-            return Trained(trainer.step_count, steps, None, ())
+            return TrainingProgress(trainer.step_count, steps, None, ())
         prompts = trainer.prompts.averaged(self._start(request.start), self._recipe.champion_share)
         prompts.save(folder)
-        return Trained(steps, steps, prompts.digest, tuple(round(loss, 6) for loss in trainer.losses))
+        return TrainingProgress(
+            steps, steps, prompts.digest, tuple(round(loss, 6) for loss in trainer.losses)
+        )
 
     def _step(self, trainer: SoftPromptTrainer, request: TrainRequest) -> None:
         step = trainer.step_count
@@ -254,7 +260,7 @@ class Refiner:
                 "'refinement'"
             )
 
-    def _trainer(self, folder: Path, start: PromptsRef | None) -> SoftPromptTrainer:
+    def _trainer(self, folder: Path, start: SoftPromptsRef | None) -> SoftPromptTrainer:
         from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer
 
         state = folder / STATE_FILE
@@ -276,7 +282,7 @@ class Refiner:
         while len(self._trainers) > _TRAINERS:
             self._trainers.popitem(last=False)
 
-    def _start(self, start: PromptsRef | None) -> SoftPrompts:
+    def _start(self, start: SoftPromptsRef | None) -> SoftPrompts:
         from steerseg.soft_prompts import SoftPrompts
 
         steerseg = self._steerseg
@@ -284,7 +290,7 @@ class Refiner:
         if prompts is None:
             neutral = steerseg.lvlm.line_break
             prompts = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
-        checked = steerseg.checked(prompts)
+        checked = steerseg.prepare_prompts(prompts)
         assert checked is not None
         return checked
 
@@ -315,32 +321,32 @@ class Refiner:
 
     # --- trying
 
-    def compare(self, request: TryRequest, progress: Progress) -> Tried:
+    def compare(self, request: TrialRequest, progress: Progress) -> TrialResult:
         """Ask candidate and champion for the same object; video, features and attributes are shared.
 
         Raises:
-            PutDownError: Something more urgent waits.
+            YieldRequested: Something more urgent waits.
             VideoError: The media cannot be read, or is not what was corrected.
         """
         tell = _telling(progress)
         opened = self._open(request.example, request.media, tell)
         steerseg = self._steerseg
         config = replace(self._config, alternatives=1)
-        seen = steerseg.look(opened.video, config, tell)
+        seen = steerseg.encode(opened.video, config, tell)
         attributes = steerseg.reason(seen, opened.expression, config, tell)
         if request.champion is None:
             champion = steerseg.steering(steerseg.config)
         else:
             champion = steerseg.steering(config, self._prompts.load(request.champion))
         candidate = steerseg.steering(config, self._prompts.load(request.candidate))
-        return Tried(
+        return TrialResult(
             candidate=self._worth(seen, opened, attributes, config, candidate, tell),
             champion=self._worth(seen, opened, attributes, config, champion, tell),
         )
 
     def _worth(
         self,
-        seen: Seen,
+        seen: VideoFeatures,
         opened: _Opened,
         attributes: tuple[str, ...],
         config: PipelineConfig,
@@ -351,7 +357,7 @@ class Refiner:
         from steerseg.evaluation.metrics import score
 
         maps = self._steerseg.ground(seen, opened.expression, attributes, config, steering, tell)
-        found = self._steerseg.find(seen, maps, config, tell)
+        found = self._steerseg.find_candidates(seen, maps, config, tell)
         tracklets = self._steerseg.track(seen, found, self._steerseg.rank(found, maps, config), tell)
         true = opened.truth(opened.judged)
         if tracklets:
@@ -429,7 +435,7 @@ def _telling(progress: Progress) -> Progress:
     def tell(stage: str, fraction: float) -> None:
         progress(stage, fraction)
         if should_yield(progress):
-            raise PutDownError
+            raise YieldRequested
 
     return tell
 

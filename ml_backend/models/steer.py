@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.models.geometry import MAX_CONDITIONING, spread
-from ml_backend.models.messages import AGREEMENT, FrameMarks, SteerAnswer, SteerRequest
+from ml_backend.models.messages import AGREEMENT, FramePrompt, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
@@ -37,7 +37,7 @@ def answer_steering(
         tracker: SAM 2.
         encoded: The video, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Told of the stage ``tracking``.
+        progress: Called with the stage ``tracking``.
 
     Raises:
         SteerSegError: Nothing says where the object is.
@@ -91,7 +91,7 @@ def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest
     total = len(encoded)
     track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
     painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
-    marks = {t: found for t, found in request.marks.items() if t < total and t not in request.painted}
+    marks = {t: found for t, found in request.prompts.items() if t < total and t not in request.painted}
 
     prompts = [
         Prompt(frame=t, mask=decode_rle(painted[t])) for t in spread(sorted(painted), MAX_CONDITIONING)
@@ -126,7 +126,7 @@ def _marked(
     tracker: Tracker,
     encoded: EncodedVideo,
     frame: int,
-    marks: FrameMarks,
+    marks: FramePrompt,
     earlier: NDArray[np.bool_] | None,
 ) -> tuple[Prompt, NDArray[np.bool_]] | None:
     """The prompt that a frame's marks make, and its mask; ``None`` where they only say what is not the object."""
@@ -153,7 +153,7 @@ def _marked(
     return correcting, answered(correcting)
 
 
-def _touches(marks: FrameMarks, mask: NDArray[np.bool_]) -> bool:
+def _touches(marks: FramePrompt, mask: NDArray[np.bool_]) -> bool:
     """Whether a click on the object, or the box around it, lies on a mask."""
     height, width = mask.shape
     for (x, y), positive in zip(marks.points, marks.labels, strict=True):

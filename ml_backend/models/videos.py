@@ -34,7 +34,7 @@ class RecentVideos:
         Args:
             media: The file or folder.
             fps: Frames a second of a folder.
-            progress: Told while it is decoded.
+            progress: Called while it is decoded.
 
         Raises:
             VideoError: It cannot be decoded, or is beyond the limits.

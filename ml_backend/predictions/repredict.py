@@ -107,7 +107,7 @@ class Repredictor:
         if client is None:
             return False
         certainty = self._proposal_store.certainties(project.id)
-        tasks = [task for task in client.tasks(project.id) if wants_prediction(task)]
+        tasks = [task for task in client.tasks.of_project(project.id) if wants_prediction(task)]
         tasks.sort(key=lambda task: (certainty.get(int(task["id"]), 0.0), int(task["id"])))
         running: set[Future[Any]] = set()
         for task in tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_backend.label_studio.regions import object_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.proposals import StoredTracklet
 
@@ -12,7 +12,7 @@ def object_name(task: Task) -> str:
 
     So the answer to another text replaces the regions that are there, whichever candidate they came from.
     """
-    return object_id(task.id, "", 0)
+    return instance_id(task.id, "", 0)
 
 
 def label_studio_score(tracklet: StoredTracklet) -> float:

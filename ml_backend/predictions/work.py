@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ml_backend.jobs.proposals import Wish
+from ml_backend.jobs.proposals import PendingProposal
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
-from ml_backend.models.messages import PromptsRef
+from ml_backend.models.messages import SoftPromptsRef
 from ml_backend.proposals import StoredProposal
 
 PREPARERS = 4  # tasks whose media are fetched at the same time, for batches and for interactive calls each
@@ -20,7 +20,7 @@ class Work:
 
     task: Task
     expression: str = ""
-    wish: Wish | None = None
+    wish: PendingProposal | None = None
     media: Media | None = None
     outcome: Future[StoredProposal] = field(default_factory=Future)
 
@@ -39,7 +39,7 @@ class Steering:
     """
 
     version: str
-    prompts: PromptsRef | None
+    prompts: SoftPromptsRef | None
 
 
 def pass_on(future: Future[StoredProposal], outcome: Future[StoredProposal]) -> None:

@@ -19,10 +19,9 @@ from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
-from ml_backend.models.executor import Priority, Ticket
+from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
 from ml_backend.models.messages import ModelAnswer, ModelRequest
 from ml_backend.refinement.run import (
     FEATURES,
@@ -53,7 +52,7 @@ class _Carried:
     """A refinement that a thread carries on, or will again."""
 
     thread: threading.Thread | None = None
-    ticket: Ticket[ModelRequest, ModelAnswer] | None = None  # of the slice that it waits for
+    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None  # of the slice that it waits for
     ended: bool = False  # nothing more is to be asked for it
     not_before: float = 0.0
     waits: int = 0

@@ -18,7 +18,7 @@ from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
 from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
 from ml_backend.refinement.gate import Scheme
-from ml_backend.refinement.version_store import Used
+from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
 from steerseg.presets import ReplaySpec
 from steerseg.replay import Part
@@ -77,7 +77,7 @@ class Plan:
         return self.trainings[-1]
 
     @property
-    def used(self) -> tuple[Used, ...]:
+    def used(self) -> tuple[CorrectionRevision, ...]:
         """What the candidate is trained on."""
         chosen = (self.corrections[key] for key in self.candidate.keys)
         return tuple((example.correction, example.revision) for example in chosen)
@@ -105,7 +105,7 @@ class NotEnough:
 def make_plan(
     corrections: Sequence[Correction],
     *,
-    used: Collection[Used],
+    used: Collection[CorrectionRevision],
     recipe: RefinementRecipe,
     replay: ReplaySpec | None,
     confidence: float,
@@ -164,7 +164,7 @@ def make_plan(
 
 def _example(
     correction: Correction,
-    seen: Collection[Used],
+    seen: Collection[CorrectionRevision],
     recipe: RefinementRecipe,
     confidence: float,
     load_rejected: LoadRejected,

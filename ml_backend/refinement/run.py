@@ -21,10 +21,10 @@ from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import RefinementState
-from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.errors import LabelStudioError
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
     MediaTooLargeError,
@@ -37,14 +37,14 @@ from ml_backend.models.messages import (
     MediaFile,
     ModelAnswer,
     ModelRequest,
-    Prepared,
+    PreparedExample,
     PrepareRequest,
-    PromptsRef,
-    PutDown,
-    Trained,
+    SoftPromptsRef,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
+    Yielded,
 )
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.gate import Compared, Judgement, Outcome, judge
@@ -72,7 +72,7 @@ FEATURES = "features"
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
 
-AnswerT = TypeVar("AnswerT", Prepared, Trained, Tried)
+AnswerT = TypeVar("AnswerT", PreparedExample, TrainingProgress, TrialResult)
 
 Ask = Callable[[ModelRequest], ModelAnswer]
 """Has the model process answer a slice; raises what it raises."""
@@ -191,10 +191,10 @@ class RefinementRun:
             ]
             self._try(
                 held_out,
-                PromptsRef(self._folder / training.name, digest),
+                SoftPromptsRef(self._folder / training.name, digest),
                 f"trying {training.name} on held-out videos",
             )
-        candidate = PromptsRef(self._folder / plan.candidate.name, digest)
+        candidate = SoftPromptsRef(self._folder / plan.candidate.name, digest)
         self._try(plan.regression, candidate, "trying on replayed clips")
         return self._settle(plan, candidate, losses)
 
@@ -261,7 +261,7 @@ class RefinementRun:
                 lambda media, example=example: PrepareRequest(  # type: ignore[misc]
                     example, media, self._folder, self._features_folder
                 ),
-                Prepared,
+                PreparedExample,
             )
             if answer is not None:
                 features.sizes[answer.features] = answer.size
@@ -301,12 +301,12 @@ class RefinementRun:
                 start=self._champion(),
                 seconds=self._settings.slice_seconds,
             )
-            answer = self._ask(request, Trained)
+            answer = self._ask(request, TrainingProgress)
             self._tell(phase, answer.step, answer.steps)
             if answer.digest is not None:
                 return answer.digest, answer.losses
 
-    def _try(self, examples: Sequence[Example], candidate: PromptsRef, phase: str) -> None:
+    def _try(self, examples: Sequence[Example], candidate: SoftPromptsRef, phase: str) -> None:
         known = self._refinements.trials(self._refinement.id)
         for done, example in enumerate(examples):
             self._tell(phase, done, len(examples))
@@ -314,10 +314,10 @@ class RefinementRun:
                 continue
             answer = self._ask_about(
                 example,
-                lambda media, example=example: TryRequest(  # type: ignore[misc]
+                lambda media, example=example: TrialRequest(  # type: ignore[misc]
                     example, media, candidate, self._champion()
                 ),
-                Tried,
+                TrialResult,
             )
             if answer is not None:
                 self._refinements.add_trial(
@@ -327,7 +327,7 @@ class RefinementRun:
                     champion=answer.champion,
                 )
 
-    def _champion(self) -> PromptsRef | None:
+    def _champion(self) -> SoftPromptsRef | None:
         """The version that this refinement began from, whoever leads now."""
         number = self._refinement.champion_id
         version = None if number is None else self._line.versions.by_id(number)
@@ -335,7 +335,7 @@ class RefinementRun:
 
     # --- the end
 
-    def _settle(self, plan: Plan, candidate: PromptsRef, losses: tuple[float, ...]) -> Refinement:
+    def _settle(self, plan: Plan, candidate: SoftPromptsRef, losses: tuple[float, ...]) -> Refinement:
         self._tell("judging", 0, 1)
         trials = self._refinements.trials(self._refinement.id)
 
@@ -397,7 +397,7 @@ class RefinementRun:
             answer = self._ask_once(request)
             if isinstance(answer, kind):
                 return answer
-            if not isinstance(answer, PutDown):
+            if not isinstance(answer, Yielded):
                 raise SteerSegError(
                     f"the model process answered with {type(answer).__name__}, not {kind.__name__}"
                 )

@@ -54,7 +54,7 @@ class PromptVersion:
     model: str
     origin: str
     refinement_id: int | None
-    data: tuple[Used, ...] = field(repr=False)
+    data: tuple[CorrectionRevision, ...] = field(repr=False)
     curve: tuple[float, ...] = field(repr=False)
     metrics: dict[str, Any] = field(repr=False)
     reason: str
@@ -71,7 +71,7 @@ class NewVersion:
     origin: str
     parent_id: int | None
     refinement_id: int | None = None
-    data: Sequence[Used] = ()
+    data: Sequence[CorrectionRevision] = ()
     curve: Sequence[float] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
@@ -273,4 +273,4 @@ def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
     )
 
 
-Used = tuple[int, str]
+CorrectionRevision = tuple[int, str]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_backend.database.tables import PromptStatus
-from ml_backend.models.messages import PromptsRef
+from ml_backend.models.messages import SoftPromptsRef
 from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
@@ -60,9 +60,9 @@ class PromptLine:
             )
         return None
 
-    def ref(self, version: PromptVersion) -> PromptsRef:
+    def ref(self, version: PromptVersion) -> SoftPromptsRef:
         """Where the model process finds a version."""
-        return PromptsRef(self._root / version.path, version.digest)
+        return SoftPromptsRef(self._root / version.path, version.digest)
 
     def keep(self, folder: Path, digest: str) -> str:
         """Take a pair of soft prompts into the data folder and return its path relative to that.

@@ -14,8 +14,8 @@ from ml_backend.database.errors import StoreError
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.access import SECRET_HEADER, basic_auth_right, read_body, webhook_allowed
+from ml_backend.web.pages.blueprint import create_pages
 from ml_backend.web.pages.csrf import from_elsewhere
-from ml_backend.web.pages.views import pages
 from steerseg.errors import Cancelled, ConfigError, SteerSegError
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def create_app(service: Service) -> Flask:
     def metrics() -> Response:
         return Response(service.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.register_blueprint(pages(service))
+    app.register_blueprint(create_pages(service))
 
     @app.errorhandler(SteerSegError)
     def explain(error: SteerSegError) -> Response:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
-from steerseg.lvlm.base import Taken
+from steerseg.lvlm.base import RolloutInputs
 from steerseg.runtime.kernel_trial import largest_share, passes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -119,7 +119,12 @@ def roll_layer_in_chunks(
 
 
 def streaming_rollout(
-    taken: Taken, layers: Sequence[int], *, heads: Heads, chunk: int = 256, kernels: bool | None = None
+    taken: RolloutInputs,
+    layers: Sequence[int],
+    *,
+    heads: Heads,
+    chunk: int = 256,
+    kernels: bool | None = None,
 ) -> torch.Tensor:
     """Roll attention out from the response token.
 
@@ -221,6 +226,8 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
     return largest_share(pairs)
 
 
-def visual_map(rollout: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+def visual_map(
+    rollout: torch.Tensor, token_indices: torch.Tensor, grid: tuple[int, int, int]
+) -> torch.Tensor:
     """Lay the visual tokens of a rollout (B, S) on their grid, by their places (B, t * h * w): (B, t, h, w)."""
-    return rollout.gather(1, cells).view(rollout.shape[0], *grid)
+    return rollout.gather(1, token_indices).view(rollout.shape[0], *grid)

@@ -21,7 +21,7 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Found, Seen, SteerSeg
+from steerseg.pipeline import Candidates, SteerSeg, VideoFeatures
 from steerseg.reasoning import check_expression
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
@@ -159,10 +159,10 @@ class ClipStages:
             torch.cuda.synchronize(self.steerseg.lvlm.device)
         return time.perf_counter()
 
-    def _look(self, config: PipelineConfig) -> tuple[Seen, StageSeconds]:
+    def _look(self, config: PipelineConfig) -> tuple[VideoFeatures, StageSeconds]:
         """The clip's features, all of them, so that no variant pays for another's."""
         steerseg = self.steerseg
-        seen = self._once(("look", config.keyframes), lambda: steerseg.look(self.video, config))
+        seen = self._once(("look", config.keyframes), lambda: steerseg.encode(self.video, config))
         frames = self._once(("frames", config.keyframes), lambda: steerseg.tracker.encode(seen.value.encoded))
         return seen.value, StageSeconds(keyframes=seen.seconds, frames=frames.seconds)
 
@@ -194,8 +194,8 @@ class ClipStages:
             ("ground", key), lambda: steerseg.ground(seen, expression, attributes, config, steering)
         )
         maps: GroundingMaps = grounded.value
-        searched = self._once(("find", key), lambda: steerseg.find(seen, maps, config))
-        found: Found = searched.value
+        searched = self._once(("find", key), lambda: steerseg.find_candidates(seen, maps, config))
+        found: Candidates = searched.value
         ranking = steerseg.rank(found, maps, config)
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(seen, found, ranking))

@@ -43,16 +43,16 @@ _CPU_ROWS = 4
 _FILLING_TOKENS = 4096
 """A GPU multiplies matrices of so many rows as fast as larger ones."""
 
-__all__ = ["LVLM", "Taken", "VisionFeatures", "VisionKind"]
+__all__ = ["LVLM", "RolloutInputs", "VisionFeatures", "VisionKind"]
 
 
 @dataclass(frozen=True)
-class Taken:
+class RolloutInputs:
     """Queries and keys of one forward pass, with the places that matter.
 
     Attributes:
         tap: Queries and keys by layer.
-        cells: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
+        token_indices: (B, t * h * w) index of the visual token on each place of the grid, in grid order.
         visual: (B, S) bool, those tokens. Visual tokens that lie on no place are not among them.
         live: (B, S) bool, ``False`` on padding.
         padded: Whether there may be padding.
@@ -60,7 +60,7 @@ class Taken:
     """
 
     tap: QueryKeyTap
-    cells: torch.Tensor
+    token_indices: torch.Tensor
     visual: torch.Tensor
     live: torch.Tensor
     padded: bool
@@ -245,11 +245,11 @@ class LVLM:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         family = self.family
-        before, place, after = chat.partition(family.place(vision.kind))
+        before, place, after = chat.partition(family.placeholder(vision.kind))
         if not place:
             raise ModelError(
-                f"the chat template of {self.name!r} writes no {family.place(vision.kind)} for a {vision.kind}; use "
-                "the processor that belongs to the model."
+                f"the chat template of {self.name!r} writes no {family.placeholder(vision.kind)} for a "
+                f"{vision.kind}; use the processor that belongs to the model."
             )
         soft = family.soft_token(vision.kind) * soft_tokens
         if placement == "start":
@@ -397,7 +397,7 @@ class LVLM:
         soft_prompt: torch.Tensor | None = None,
         placement: Placement = "before_vision",
         prefix: PrefixSlot | None = None,
-    ) -> Taken:
+    ) -> RolloutInputs:
         """Read ``texts`` with the vision before them and keep the queries and keys of ``layers``.
 
         Nothing above the last of these layers is computed. Gradients flow to ``soft_prompt`` where it requires them.
@@ -433,12 +433,12 @@ class LVLM:
                 with tapped(layers, last=max(layers)) as tap:
                     # The inner model: no logits over the sequence are wanted.
                     self.model.model(**self._on_device(inputs), use_cache=False)
-        cells = places[:, self.family.cells(vision).cpu()]
-        visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, cells, True)
+        token_indices = places[:, self.family.token_indices(vision).cpu()]
+        visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, token_indices, True)
         live = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        return Taken(
+        return RolloutInputs(
             tap,
-            cells=to_device(cells, self.device),
+            token_indices=to_device(token_indices, self.device),
             visual=to_device(visual, self.device),
             live=to_device(live, self.device),
             padded=mask is not None,

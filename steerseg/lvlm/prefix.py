@@ -236,7 +236,7 @@ class PrefixSlot:
 
 
 @dataclass(frozen=True)
-class PrefixShelf:
+class VideoPrefixes:
     """The prefixes of one video.
 
     Attributes:

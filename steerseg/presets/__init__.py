@@ -121,7 +121,7 @@ class Preset(BaseModel):
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'refinement' takes fields of RefinementRecipe, and its "
-                "'training' those of RefineConfig."
+                "'training' those of TrainingConfig."
             ) from None
 
 

@@ -11,30 +11,36 @@ import torch
 from steerseg.errors import ConfigError
 
 
-def place_of(device: str) -> tuple[torch.device, torch.dtype]:
-    """A device by name, and the precision of models on it.
+def resolve_device(name: str) -> tuple[torch.device, torch.dtype]:
+    """The device that a name stands for, and the precision of models on it.
 
-    A GPU that is named by its number becomes the one that this process uses: kernels of our own and captured steps
-    go to that one.
+    A GPU with a number becomes the current one of this process: our kernels and captured steps run there.
+
+    Args:
+        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        The device; ``torch.bfloat16`` for a GPU, ``torch.float32`` otherwise.
 
     Raises:
         ConfigError: There is no such device.
     """
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else None
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = place or torch.device(device)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu.")
-    if place.index is not None and place.type == "cuda":
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N.") from error
+    if device.type != "cuda":
+        return device, torch.float32
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use --device cpu.")
+    if device.index is not None:
         count = torch.cuda.device_count()
-        if place.index >= count:
-            raise ConfigError(
-                f"device {device!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
-            )
-        torch.cuda.set_device(place)
-    return place, torch.bfloat16 if place.type == "cuda" else torch.float32
+        if device.index >= count:
+            raise ConfigError(f"device {name!r} was asked for, but torch sees {count} GPU(s), numbered from 0.")
+        torch.cuda.set_device(device)
+    return device, torch.bfloat16
 
 
 @contextmanager

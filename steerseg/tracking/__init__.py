@@ -2,6 +2,6 @@
 
 from steerseg.tracking.features import EncodedVideo
 from steerseg.tracking.tracker import Tracker
-from steerseg.tracking.tracklets import Candidate, Prompt, Propagation, Tick, Tracklet
+from steerseg.tracking.tracklets import Candidate, Prompt, Propagation, StageProgress, Tracklet
 
-__all__ = ["Candidate", "EncodedVideo", "Prompt", "Propagation", "Tick", "Tracker", "Tracklet"]
+__all__ = ["Candidate", "EncodedVideo", "Prompt", "Propagation", "StageProgress", "Tracker", "Tracklet"]

@@ -40,13 +40,11 @@ from steerseg.tracking.tracklets import (
     Memory,
     Prompt,
     Propagation,
-    Tick,
+    StageProgress,
     TrackedFrames,
     Tracklet,
 )
 from steerseg.video.loading import Video, video_from_frames
-
-"""Told the fraction in [0, 1] that is done. May raise :class:`steerseg.errors.Cancelled` to stop the work."""
 
 _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
@@ -212,7 +210,7 @@ class Tracker:
         self,
         encoded: EncodedVideo,
         frames: Sequence[int] | None = None,
-        progress: Tick | None = None,
+        progress: StageProgress | None = None,
         *,
         staying: Sequence[int] = (),
     ) -> None:
@@ -231,7 +229,7 @@ class Tracker:
         return [list(frames[start : start + _ENCODE_BATCH]) for start in range(0, len(frames), _ENCODE_BATCH)]
 
     @contextlib.contextmanager
-    def encoding(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
+    def encoding_ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
         """Inside, a CPU encodes frames in a thread of its own: ``first`` these, then the others.
 
         Two passes side by side fill two cores better than one pass that is spread over both. What is done when the
@@ -346,7 +344,7 @@ class Tracker:
         config: PipelineConfig,
         *,
         keyframes: Sequence[int] | None = None,
-        progress: Tick | None = None,
+        progress: StageProgress | None = None,
     ) -> list[Candidate]:
         """Points -> different objects, tracked over the keyframes.
 
@@ -531,7 +529,7 @@ class Tracker:
         encoded: EncodedVideo,
         candidates: Sequence[Candidate],
         frames: Sequence[int] | None = None,
-        progress: Tick | None = None,
+        progress: StageProgress | None = None,
     ) -> Propagation:
         """Track all candidates forwards and backwards from where they were prompted, as one batch.
 
@@ -555,7 +553,7 @@ class Tracker:
         return Propagation(tuple(tracked), wanted, logits, scores, encoded.height, encoded.width)
 
     def track(
-        self, encoded: EncodedVideo, candidates: Sequence[Candidate], progress: Tick | None = None
+        self, encoded: EncodedVideo, candidates: Sequence[Candidate], progress: StageProgress | None = None
     ) -> tuple[Tracklet, ...]:
         """The candidates as tracklets of the whole video, with a score of 0 until they are ranked.
 
@@ -578,7 +576,7 @@ class Tracker:
         encoded: EncodedVideo,
         candidates: Sequence[Candidate],
         sinks: Sequence[Sink],
-        progress: Tick | None = None,
+        progress: StageProgress | None = None,
     ) -> None:
         """Track all candidates over the whole video and hand on each frame's answer as soon as it is there.
 
@@ -606,7 +604,7 @@ class Tracker:
         encoded: EncodedVideo,
         candidates: Sequence[Candidate],
         frames: tuple[int, ...],
-        progress: Tick | None,
+        progress: StageProgress | None,
     ) -> list[Candidate]:
         """The candidates with their tracks over ``frames``; tracks that are there already are kept."""
         tracks = {
@@ -626,7 +624,7 @@ class Tracker:
         candidates: Sequence[Candidate],
         sinks: Mapping[int, Sink],
         frames: tuple[int, ...],
-        progress: Tick | None,
+        progress: StageProgress | None,
     ) -> None:
         """Track the candidates that have a sink over ``frames``, and over their prompted frames."""
         rows: dict[tuple[int, ...], list[_Row]] = {}
@@ -779,7 +777,7 @@ class _Builder:
         return TrackedFrames(self.frames, self._logits, self._presence)
 
 
-def _part_of(tell: Tick, start: float, end: float) -> Tick:
+def _part_of(tell: StageProgress, start: float, end: float) -> StageProgress:
     """A tick for a part of the work that lies between two fractions of the whole."""
     return lambda fraction: tell(start + fraction * (end - start))
 

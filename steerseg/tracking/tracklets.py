@@ -14,7 +14,8 @@ from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.points import PointPrompt
 from steerseg.tracking.packed_masks import mask_at_size
 
-Tick = Callable[[float], None]
+StageProgress = Callable[[float], None]
+"""Called with the fraction in [0, 1] of a stage that is done. May raise :class:`steerseg.errors.Cancelled`."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from steerseg.evaluation.sample import Sample
-from steerseg.grounding import VisionContext, see, slice_seconds
+from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
 from steerseg.reasoning import attributes_of, check_expression
@@ -179,7 +179,7 @@ class Examples:
         if context is None:
             if frames is None:  # the tokens that were there when the files were read have made room since
                 frames = sample.load(keyframes).frames
-            seen = see(
+            seen = encode_keyframes(
                 self._lvlm,
                 frames,
                 keyframes,

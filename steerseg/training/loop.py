@@ -7,14 +7,14 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from steerseg.config import Placement, RefineConfig
+from steerseg.config import TrainingConfig, TrainingRecipe
 from steerseg.errors import ConfigError
 from steerseg.evaluation.results import fingerprint
 from steerseg.evaluation.sample import Sample, split_digest
@@ -33,46 +33,13 @@ STATE_FOLDER = "training"
 _READERS = 4  # threads that read files; decoding of pictures lets others work
 
 Progress = Callable[[str, float], None]
-Beginning = Literal["line-breaks", "words"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How soft prompts are trained from scratch. The paper tells the loss, the data, AdamW, 64 tokens and one
-    epoch; the rest is our choice.
-
-    Attributes:
-        tokens: Length of each of the two prompts.
-        placement: Where they stand.
-        beginning: What they start as: line breaks with a little noise, or random words.
-        epochs: How often every expression is seen.
-        batch: Expressions of a step in each process.
-        frames_per_sample: Frame passes of an expression.
-        pictures: Keyframes of a clip that are shown as images, of which the frame passes take theirs.
-        attributes: Share of questions with the model's own attributes.
-        window: Clips whose expressions are mixed; see :func:`data_order`.
-        seed: Of everything that is drawn.
-        schedule: Optimiser, clipping and head weighting; its ``steps`` follow from the data.
-    """
-
-    tokens: int = 64
-    placement: Placement = "before_vision"
-    beginning: Beginning = "line-breaks"
-    epochs: int = 1
-    batch: int = 8
-    frames_per_sample: int = 2
-    pictures: int = 4
-    attributes: float = 0.5
-    window: int = 64
-    seed: int = 1
-    schedule: RefineConfig = field(default_factory=lambda: RefineConfig(ranking_weight=0.0, rows=2))
 
 
 def train(
     lvlm: LVLM,
     preset: Preset,
     samples: Sequence[Sample],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     folder: Path,
     *,
     ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
@@ -164,7 +131,7 @@ class _Batches:
         steps: Of the whole training.
     """
 
-    def __init__(self, videos: Sequence[str], recipe: Recipe, ranks: Ranks) -> None:
+    def __init__(self, videos: Sequence[str], recipe: TrainingRecipe, ranks: Ranks) -> None:
         self._videos = videos
         self._recipe = recipe
         self._ranks = ranks
@@ -223,7 +190,7 @@ class _Batches:
                 readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(lvlm: LVLM, recipe: Recipe) -> SoftPrompts:
+def _start(lvlm: LVLM, recipe: TrainingRecipe) -> SoftPrompts:
     if recipe.beginning == "words":
         return SoftPrompts.from_vocabulary(
             lvlm.embeddings.weight, recipe.tokens, seed=recipe.seed, placement=recipe.placement
@@ -237,8 +204,8 @@ def _describe(
     lvlm: LVLM,
     preset: Preset,
     samples: Sequence[Sample],
-    recipe: Recipe,
-    schedule: RefineConfig,
+    recipe: TrainingRecipe,
+    schedule: TrainingConfig,
     batch: int,
 ) -> dict[str, Any]:
     """What identifies a training, in JSON types; the number of processes is free as long as batches are alike."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from steerseg.config import RefineConfig
+from steerseg.config import TrainingConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import FRAME_KERNEL, VIDEO_KERNEL, VisionContext, min_max, rolled_map, smooth
 from steerseg.lvlm.base import LVLM, VisionFeatures
@@ -26,8 +26,6 @@ from steerseg.ranking import on_frame_grid, on_video_grid, pearson
 from steerseg.runtime.artefacts import write_tensors
 from steerseg.runtime.memory import to_device
 from steerseg.soft_prompts import SoftPrompts
-
-__all__ = ["RefineConfig", "SoftPromptTrainer", "TrainingSample", "map_loss", "ranking_loss"]
 
 STATE_FILE = "training_state.safetensors"
 
@@ -250,7 +248,7 @@ class SoftPromptTrainer:
         lvlm: LVLM,
         layers: Sequence[int],
         start: SoftPrompts,
-        config: RefineConfig,
+        config: TrainingConfig,
         *,
         add_up: Callable[[torch.Tensor], None] = lambda values: None,
         checkpointing: bool | None = None,
@@ -270,7 +268,7 @@ class SoftPromptTrainer:
         self.optimizer = torch.optim.AdamW(
             [self.frame, self.video],
             lr=config.learning_rate,
-            betas=(0.9, 0.98),
+            betas=config.BETAS,
             weight_decay=config.weight_decay,
         )
 
@@ -288,7 +286,8 @@ class SoftPromptTrainer:
         if self.step_count < config.warmup:
             return config.learning_rate * (self.step_count + 1) / config.warmup
         done = (self.step_count - config.warmup) / max(1, config.steps - config.warmup)
-        return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return config.learning_rate * (config.LAST_RATE + (1 - config.LAST_RATE) * cosine)
 
     def _row_losses(self, rows: Sequence[_Row]) -> torch.Tensor:
         """Weighted losses (B,) of rows that go through the model together."""

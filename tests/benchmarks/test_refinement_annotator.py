@@ -13,7 +13,8 @@ from benchmarks.refinement.annotator import Habits, work_on
 from benchmarks.refinement.workplace import LABEL_CONFIG, frames_side
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import Decision, Verdict
-from ml_backend.label_studio.regions import expression_result, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import tracklet_to_frames_regions
+from ml_backend.label_studio.results import expression_result
 from steerseg.errors import ConfigError
 from steerseg.masks import RLE, decode_rle, encode_rle
 
@@ -36,7 +37,7 @@ def square(left: int) -> NDArray[np.bool_]:
 
 def prediction(number: int, masks: list[NDArray[np.bool_]]) -> dict[str, Any]:
     track = Track([encode_rle(mask) for mask in masks], np.full(len(masks), 0.8, dtype=np.float32))
-    result = tracklet_to_frames_regions(track, SIDE, object_id="t7-0123456789", expression=EXPRESSION)
+    result = tracklet_to_frames_regions(track, SIDE, instance_id="t7-0123456789", expression=EXPRESSION)
     text = expression_result(SIDE, EXPRESSION)
     assert text is not None
     return {"id": number, "model_version": "v", "score": 0.8, "result": [*result, text]}

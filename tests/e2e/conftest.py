@@ -165,7 +165,7 @@ def make_project(
         )
         assert backend.webhook_secret not in told
         assert backend.label_studio.token not in told
-        found = client.find_project(config)
+        found = client.projects.find(config)
         assert found is not None
         project = int(found["id"])
         for sample in samples:
@@ -173,7 +173,7 @@ def make_project(
                 *("import", str(project), str(sample.path), "--expression", sample.expression),
                 *("--document-root", str(root), "--media-dir", str(media)),
             )
-        tasks = {int(task["id"]): task["data"] for task in client.tasks(project)}
+        tasks = {int(task["id"]): task["data"] for task in client.tasks.of_project(project)}
         frames = {sample.expression: len(load_video(sample.path)) for sample in samples}
         retrieve_predictions(client, project)
         return Project(

@@ -75,8 +75,8 @@ def retrieve_predictions(client: LabelStudioClient, project: int) -> None:
 def predictions_of(client: LabelStudioClient, project: int) -> dict[int, list[dict[str, Any]]]:
     """The predictions of every task of a project, in the order in which they were stored."""
     return {
-        int(task["id"]): sorted(client.predictions(int(task["id"])), key=lambda p: p["id"])
-        for task in client.tasks(project)
+        int(task["id"]): sorted(client.predictions.of_task(int(task["id"])), key=lambda p: p["id"])
+        for task in client.tasks.of_project(project)
     }
 
 

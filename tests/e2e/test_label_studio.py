@@ -17,7 +17,8 @@ from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer
 from ml_backend.demo.verifying import problems_of, shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import masks_by_page, object_id, page_masks
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
+from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import Command, Project
 from tests.e2e.label_studio import LabelingPage, until
 
@@ -120,17 +121,24 @@ def test_predictions_of_the_present_version_are_not_asked_for_again(
     told = steerseg_backend("predict", str(frames_project.id))
     assert f"0 tasks predicted by {frames_project.version}" in told
     for task, found in frames_project.predictions.items():
-        assert len(client.predictions(task)) == len(found)
+        assert len(client.predictions.of_task(task)) == len(found)
 
 
 def test_connecting_again_changes_nothing(
     client: LabelStudioClient, frames_project: Project, steerseg_backend: Command, backend: BackendServer
 ) -> None:
-    hooks, models = client.webhooks(frames_project.id), client.backends(frames_project.id)
+    hooks, models = (
+        client.webhooks.of_project(frames_project.id),
+        client.backends.of_project(frames_project.id),
+    )
     assert [hook["url"] for hook in hooks] == [f"{backend.url}/webhook"]
     steerseg_backend("connect", "--project", str(frames_project.id))
-    assert [hook["id"] for hook in client.webhooks(frames_project.id)] == [hook["id"] for hook in hooks]
-    assert [model["id"] for model in client.backends(frames_project.id)] == [model["id"] for model in models]
+    assert [hook["id"] for hook in client.webhooks.of_project(frames_project.id)] == [
+        hook["id"] for hook in hooks
+    ]
+    assert [model["id"] for model in client.backends.of_project(frames_project.id)] == [
+        model["id"] for model in models
+    ]
 
 
 # --- in the browser
@@ -164,7 +172,7 @@ def test_masks_are_seen_corrected_and_submitted(
     labeling.drag((0.45, 0.5), (0.55, 0.55))
     annotation = labeling.submit()
 
-    stored = client.task(task)["annotations"]
+    stored = client.tasks.get(task)["annotations"]
     assert [a["id"] for a in stored] == [annotation["id"]]
     masks = [region for region in stored[0]["result"] if region["type"] == "brushlabels"]
     assert len(masks) >= len(proposed)
@@ -198,7 +206,7 @@ def test_box_tracks_are_seen_corrected_and_submitted(
     labeling.page.get_by_text("object 2", exact=True).first.click()
     annotation = labeling.submit()
 
-    (stored,) = client.task(task)["annotations"]
+    (stored,) = client.tasks.get(task)["annotations"]
     (corrected,) = shapes_of(stored["result"])
     assert corrected["value"]["labels"] == ["object 2"] != track["value"]["labels"]
     assert places(corrected) == places(track)
@@ -218,7 +226,7 @@ def test_video_and_frames_are_seen_and_submitted(
     assert len(labeling.of_type("brushlabels")) > 1
     labeling.choose("Reject")
     labeling.submit()
-    (stored,) = client.task(task)["annotations"]
+    (stored,) = client.tasks.get(task)["annotations"]
     assert len(shapes_of(stored["result"])) == len(shapes_of(both_project.predictions[task][-1]["result"]))
     assert export(client, both_project.id)
 
@@ -230,11 +238,11 @@ def test_an_expression_that_is_typed_gets_masks(
     samples: list[Sample],
 ) -> None:
     # A task that names nothing to track: no prediction is stored for it, so that the annotator has to ask.
-    data = {"frames": client.task(frames_project.first_task)["data"]["frames"]}
-    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
+    data = {"frames": client.tasks.get(frames_project.first_task)["data"]["frames"]}
+    (task,) = client.tasks.create(frames_project.id, [{"data": data}])
     labeling.open(frames_project.id, task, predicted=False)
     assert labeling.result() == []
-    assert client.predictions(task) == []
+    assert client.predictions.of_task(task) == []
 
     labeling.switch_on_auto_annotation()
     labeling.ask(samples[0].expression)
@@ -248,7 +256,7 @@ def test_an_expression_that_is_typed_gets_masks(
     assert first & {region["id"] for region in labeling.of_type("brushlabels")}
 
     labeling.submit()
-    (stored,) = client.task(task)["annotations"]
+    (stored,) = client.tasks.get(task)["annotations"]
     assert sorted(region["item_index"] for region in shapes_of(stored["result"])) == sorted(pages)
 
 
@@ -257,12 +265,12 @@ def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
 ) -> None:
     """Label Studio's editor submits the first masks of pages that it has not shown, whatever took their place."""
     first = frames_project.first_task
-    data = {"frames": client.task(first)["data"]["frames"]}
-    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
-    old, new = object_id(first, "", 0), object_id(task, "", 0)
+    data = {"frames": client.tasks.get(first)["data"]["frames"]}
+    (task,) = client.tasks.create(frames_project.id, [{"data": data}])
+    old, new = instance_id(first, "", 0), instance_id(task, "", 0)
     found = frames_project.predictions[first][-1]
     result = [{**item, "id": str(item["id"]).replace(old, new)} for item in found["result"]]
-    client.create_prediction(task, result, score=found["score"], model_version=frames_project.version)
+    client.predictions.create(task, result, score=found["score"], model_version=frames_project.version)
 
     labeling.open(frames_project.id, task)
     labeling.switch_on_auto_annotation()
@@ -272,13 +280,15 @@ def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
     expected = masks_by_page(page_masks(answers[-1].json()["data"]["result"]))
     assert len(expected) > 1
     submitted = labeling.submit()
-    (stored,) = client.annotations(task)
+    (stored,) = client.annotations.of_task(task)
     until(
-        lambda: same_masks(masks_by_page(page_masks(client.annotation(stored["id"])["result"])), expected),
+        lambda: same_masks(
+            masks_by_page(page_masks(client.annotations.get(stored["id"])["result"])), expected
+        ),
         "an annotation with the answered masks on all of its pages",
         limit=60,
     )
-    kept = client.annotation(stored["id"])["result"]
+    kept = client.annotations.get(stored["id"])["result"]
     others = [item for item in submitted["result"] if item["type"] != "brushlabels"]
     assert [item for item in kept if item["type"] != "brushlabels"] == others
 

@@ -82,7 +82,7 @@ def project(quick_backend: BackendServer, client: LabelStudioClient, clips: dict
     title = "Refinement"
     config = str(LABEL_CONFIGS / "frames.xml")
     steerseg_backend("connect", "--title", title, "--label-config", config, "--storage-path", str(media))
-    found = client.find_project(title)
+    found = client.projects.find(title)
     assert found is not None
     number = str(found["id"])
     root = str(quick_backend.label_studio.files_root)
@@ -109,7 +109,7 @@ def test_corrections_and_start_training_give_a_new_version_and_new_predictions(
 
     before = versions()
     assert before["versions"] == [before["current"]]
-    (model,) = client.backends(project)
+    (model,) = client.backends.of_project(project)
     assert model["model_version"] == before["current"]
 
     tasks = sorted(predictions_of(client, project))
@@ -131,17 +131,19 @@ def test_corrections_and_start_training_give_a_new_version_and_new_predictions(
 
     # Label Studio learns of it by /setup, which it calls when a person opens the page.
     model_page.open(project)
-    (model,) = client.backends(project)
+    (model,) = client.backends.of_project(project)
     assert model["model_version"] == after["current"]
 
     left = tasks[CORRECTED]
     new = settled(
-        lambda: [p for p in client.predictions(left) if p["model_version"] == after["current"]],
+        lambda: [p for p in client.predictions.of_task(left) if p["model_version"] == after["current"]],
         f"the predictions of task {left} by {after['current']}",
         limit=300,
     )
     for task in tasks[:CORRECTED]:
-        assert {p["model_version"] for p in client.predictions(task)} == {base}, "nobody asks for it again"
+        assert {p["model_version"] for p in client.predictions.of_task(task)} == {base}, (
+            "nobody asks for it again"
+        )
     labeling.open(project, left)
     best = max(new, key=lambda prediction: int(prediction["id"]))
     proposed = [region for region in best["result"] if region["type"] == "brushlabels"]

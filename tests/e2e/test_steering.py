@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ml_backend.demo.samples import Sample
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import object_id, page_masks
+from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import ARTEFACTS, Project
 from tests.e2e.label_studio import WAIT, LabelingPage, until
 
@@ -34,7 +35,7 @@ def told(labeling: LabelingPage, *words: str) -> None:
 
 def series(labeling: LabelingPage, task: int, place: int = 0) -> dict[int, dict[str, Any]]:
     """The regions of one object by page."""
-    name = object_id(task, "", place)
+    name = instance_id(task, "", place)
     return {r["item_index"]: r for r in labeling.of_type("brushlabels") if r["id"].startswith(name)}
 
 
@@ -73,8 +74,8 @@ def mark(labeling: LabelingPage, label: str, start: tuple[float, float], end: tu
 def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling: LabelingPage, frames_project: Project, client: LabelStudioClient, samples: list[Sample]
 ) -> None:
-    data = {"frames": client.task(frames_project.first_task)["data"]["frames"]}
-    (task,) = client.import_tasks(frames_project.id, [{"data": data}])
+    data = {"frames": client.tasks.get(frames_project.first_task)["data"]["frames"]}
+    (task,) = client.tasks.create(frames_project.id, [{"data": data}])
     labeling.open(frames_project.id, task, predicted=False)
     labeling.switch_on_auto_annotation()
     labeling.ask(samples[0].expression)
@@ -133,7 +134,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     shown = {region["id"] for region in labeling.of_type("brushlabels")}
     labeling.submit()
     labeling.page.wait_for_timeout(2000)  # for the call that Label Studio makes after a submission
-    (stored,) = client.task(task)["annotations"]
+    (stored,) = client.tasks.get(task)["annotations"]
     kept = {region["id"] for region in stored["result"] if region["type"] == "brushlabels"}
     assert shown <= kept
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.label_studio.config import parse_controls
-from ml_backend.label_studio.regions import object_id, tracklet_to_frames_regions
+from ml_backend.label_studio.regions import tracklet_to_frames_regions
+from ml_backend.label_studio.results import instance_id
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.masks import encode_rle
 
@@ -75,7 +76,7 @@ def mask_regions(
     results = tracklet_to_frames_regions(
         tracklet,
         side,
-        object_id=object_id(task, "", 0) if proposed else f"drawn-{label}",
+        instance_id=instance_id(task, "", 0) if proposed else f"drawn-{label}",
         expression=expression,
         label=label or "object 1",
         pages=list(masks),

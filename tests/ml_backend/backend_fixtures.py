@@ -17,8 +17,8 @@ from flask.testing import FlaskClient
 
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, task_value
-from ml_backend.label_studio.task import Task
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor

@@ -15,7 +15,7 @@ from ml_backend.models.messages import (
     ModelAnswer,
     ModelRequest,
     PropagatedFrame,
-    PutDown,
+    Yielded,
 )
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
@@ -40,7 +40,7 @@ def mask(request: ModelRequest, progress: Callable[[str, float], None]) -> Model
         flag = Path(request.media.parent, "was-put-down")
         if not flag.exists():
             flag.touch()
-            return PutDown()
+            return Yielded()
     upright = {
         i: tuple(upright_box(box, HEIGHT, WIDTH) for box in boxes) for i, boxes in request.boxes.items()
     }

@@ -24,7 +24,7 @@ from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.models.handler import ModelHandler
-from ml_backend.models.messages import ModelAnswer, ModelRequest, Tried, TryRequest
+from ml_backend.models.messages import ModelAnswer, ModelRequest, TrialRequest, TrialResult
 from ml_backend.refinement.run import RefinementRun, RefinementSettings
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.version_store import VersionStore
@@ -76,8 +76,8 @@ class Driver:
     def always_better(self, request: ModelRequest) -> ModelAnswer:
         """Answer as the models do, but say that every candidate is better: theirs know nothing."""
         answer = self.ask(request)
-        if isinstance(request, TryRequest):
-            return Tried(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
+        if isinstance(request, TrialRequest):
+            return TrialResult(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
         return answer
 
     def run(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ml_backend.models.handler import ModelHandler
-from ml_backend.models.messages import ModelAnswer, ModelRequest, Tried, TryRequest
+from ml_backend.models.messages import ModelAnswer, ModelRequest, TrialRequest, TrialResult
 
 Progress = Callable[[str, float], None]
 
@@ -24,8 +24,8 @@ class Better:
 
     def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
         answer = self._handler(request, progress)
-        if isinstance(request, TryRequest) and isinstance(answer, Tried):
-            return Tried(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
+        if isinstance(request, TrialRequest) and isinstance(answer, TrialResult):
+            return TrialResult(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
         return answer
 
 

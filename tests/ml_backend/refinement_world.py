@@ -18,8 +18,8 @@ from ml_backend.corrections.records import Completed, DecidedFrame, Decision, Ev
 from ml_backend.corrections.store import Annotated, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls
-from ml_backend.label_studio.media import MediaUnavailableError
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaUnavailableError
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.examples import CorrectionExample, Pool, TaskRef

@@ -22,8 +22,8 @@ def steer(request: SteerRequest, progress: Callable[[str, float], None]) -> Stee
     """
     progress("tracking", 0.5)
     marks = [
-        *(label for found in request.marks.values() for label in found.labels),
-        *(True for found in request.marks.values() if found.box is not None),
+        *(label for found in request.prompts.values() for label in found.labels),
+        *(True for found in request.prompts.values() if found.box is not None),
     ]
     if not (any(marks) or request.track or request.painted):
         raise SteerSegError("type what to track, or click on it")

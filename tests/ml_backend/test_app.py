@@ -28,14 +28,14 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import object_id
+from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 
 pytestmark = pytest.mark.timeout(120)
 
 WEBHOOKS = sorted(path.stem for path in FIXTURES.glob("webhook_*.json"))
-SERIES = object_id(5, "", 0).partition("-")[2]
+SERIES = instance_id(5, "", 0).partition("-")[2]
 INTERACTIVE = sorted(path.stem for path in FIXTURES.glob("predict_interactive_*.json"))
 
 
@@ -180,7 +180,7 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
         ("the ball", "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."),
         (
             "nothing here",
-            "Nothing in the video matches “nothing here”. The words were taken for “red, moving",
+            "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
         ),
         ("unreadable", "the video holds no frame that can be decoded; export it again"),
         ("  ", "the expression is empty"),
@@ -206,7 +206,7 @@ def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend
     release = tmp_path / "release"
     body["params"]["context"]["result"][0]["value"]["text"] = [f"wait {release}"]
     (item,) = backend.post("/predict", body)["results"]
-    assert "still working" in item["result"][0]["value"]["text"][0]
+    assert "Still working" in item["result"][0]["value"]["text"][0]
     release.touch()
     # However long this machine takes, it ends with ten pages and what is said of them.
     wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 11)

@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 
 from ml_backend.cli.connect import WEBHOOK_ACTIONS, connect
-from ml_backend.label_studio.client import (
+from ml_backend.label_studio.client import LabelStudioClient, ServerInfo
+from ml_backend.label_studio.config import FRAMES_EXAMPLE
+from ml_backend.label_studio.errors import (
     BackendRefusedError,
     LabelStudioAuthError,
-    LabelStudioClient,
     LabelStudioError,
     LabelStudioNotFoundError,
     LabelStudioUnreachableError,
-    ServerInfo,
 )
-from ml_backend.label_studio.config import FRAMES_EXAMPLE
 from steerseg.errors import ConfigError
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -116,13 +115,13 @@ def test_personal_tokens_are_exchanged_and_renewed(server: LabelStudio) -> None:
     )
     client = LabelStudioClient(server.url, refresh)
     for _ in range(3):
-        assert client.project(1) == {"id": 1}
+        assert client.projects.get(1) == {"id": 1}
     assert len(issued) == 1
     client._access_ends = time.time() + 30  # about to end
-    client.project(1)
+    client.projects.get(1)
     assert len(issued) == 2
     client._access = jwt(token_type="access", jti="revoked")
-    client.project(1)
+    client.projects.get(1)
     assert len(issued) == 3
     assert all(refresh not in authorization for *_, authorization, _ in server.asked)
 
@@ -131,7 +130,7 @@ def test_a_refused_personal_token_is_said_and_not_shown(server: LabelStudio) -> 
     refresh = jwt(token_type="refresh", exp=1)
     server.answer("POST", "/api/token/refresh/", {"detail": f"{refresh} is invalid"}, 401)
     with pytest.raises(LabelStudioAuthError, match="personal access token") as caught:
-        LabelStudioClient(server.url, refresh).project(1)
+        LabelStudioClient(server.url, refresh).projects.get(1)
     assert refresh not in str(caught.value)
 
 
@@ -153,7 +152,7 @@ def test_errors_are_typed_and_hold_no_token(
     )
     client = LabelStudioClient(server.url, LEGACY)
     with pytest.raises(kind, match="read project 1") as caught:
-        client.project(1)
+        client.projects.get(1)
     assert caught.value.status == status
     assert LEGACY not in str(caught.value) + repr(caught.value) + repr(client)
     assert "trace" not in str(caught.value)
@@ -171,13 +170,13 @@ def test_field_errors_are_readable(server: LabelStudio) -> None:
         400,
     )
     with pytest.raises(LabelStudioError, match=r"\(path: is missing; No\.\)"):
-        LabelStudioClient(server.url, LEGACY).create_local_storage(1, "/x", "x")
+        LabelStudioClient(server.url, LEGACY).storages.create(1, "/x", "x")
 
 
 def test_redirects_are_not_followed(server: LabelStudio) -> None:
     server.answer("GET", "/api/projects/1/", b"", 302)
     with pytest.raises(LabelStudioError, match=r"https://elsewhere\.example\.org"):
-        LabelStudioClient(server.url, LEGACY).project(1)
+        LabelStudioClient(server.url, LEGACY).projects.get(1)
 
 
 def test_other_servers_are_told_apart(server: LabelStudio) -> None:
@@ -194,14 +193,14 @@ def test_silence_is_bounded(server: LabelStudio) -> None:
     server.answers["POST", "/api/projects/"] = lambda _: (200, {"late": released.wait(20)})
     try:
         with pytest.raises(LabelStudioUnreachableError, match="did not answer within"):
-            LabelStudioClient(server.url, LEGACY, timeout=0.2).create_project("t", "<View/>")
+            LabelStudioClient(server.url, LEGACY, timeout=0.2).projects.create("t", "<View/>")
     finally:
         released.set()
 
 
 def test_nobody_there() -> None:
     with pytest.raises(LabelStudioUnreachableError, match="nothing listens there"):
-        LabelStudioClient("http://127.0.0.1:1", LEGACY).create_project("t", "<View/>")
+        LabelStudioClient("http://127.0.0.1:1", LEGACY).projects.create("t", "<View/>")
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://user:pw@host"])
@@ -226,11 +225,11 @@ def test_imports_come_in_chunks(server: LabelStudio) -> None:
 
     server.answers["POST", "/api/projects/7/import"] = take
     client = LabelStudioClient(server.url, LEGACY)
-    assert client.import_tasks(7, [{"data": {"n": n}} for n in range(250)]) == list(range(250))
+    assert client.tasks.create(7, [{"data": {"n": n}} for n in range(250)]) == list(range(250))
     assert sizes == [100, 100, 50]
     server.answer("POST", "/api/projects/7/import", {"task_ids": []}, 201)
     with pytest.raises(LabelStudioError, match="0 tasks of 1"):
-        client.import_tasks(7, [{"data": {}}])
+        client.tasks.create(7, [{"data": {}}])
 
 
 def test_tasks_are_paged(server: LabelStudio) -> None:
@@ -239,13 +238,13 @@ def test_tasks_are_paged(server: LabelStudio) -> None:
         return 200, {"total": 5, "tasks": [{"id": n} for n in range(2 * number - 2, min(5, 2 * number))]}
 
     server.answers["GET", "/api/tasks"] = page
-    tasks = LabelStudioClient(server.url, LEGACY).tasks(1, page_size=2)
+    tasks = LabelStudioClient(server.url, LEGACY).tasks.of_project(1, page_size=2)
     assert [task["id"] for task in tasks] == list(range(5))
 
 
 def test_empty_predictions_are_never_stored(server: LabelStudio) -> None:
     with pytest.raises(LabelStudioError, match="empty prediction"):
-        LabelStudioClient(server.url, LEGACY).create_prediction(1, [], score=0.5, model_version="v")
+        LabelStudioClient(server.url, LEGACY).predictions.create(1, [], score=0.5, model_version="v")
     assert server.asked == []
 
 
@@ -254,7 +253,7 @@ def test_uploads_name_their_address(server: LabelStudio, tmp_path: Path) -> None
     server.answer("POST", "/api/projects/1/import", {"file_upload_ids": [4]}, 201)
     server.answer("GET", "/api/import/file-upload/4", {"id": 4, "file": "upload/1/0a-a.mp4"})
     client = LabelStudioClient(server.url, LEGACY)
-    assert client.upload_file(1, tmp_path / "a.mp4") == "/data/upload/1/0a-a.mp4"
+    assert client.tasks.upload_file(1, tmp_path / "a.mp4") == "/data/upload/1/0a-a.mp4"
     assert b"film" in server.asked[0][3]
     assert "commit_to_project=false" in server.asked[0][1]
 

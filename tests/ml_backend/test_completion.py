@@ -40,15 +40,15 @@ from ml_backend.corrections.store import KnownProposal
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, parse_controls
-from ml_backend.label_studio.media import MediaError, MediaTimeoutError, MediaUnavailableError
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaError, MediaTimeoutError, MediaUnavailableError
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
-from ml_backend.models.executor import Executor
+from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.proposals import ProposalFiles, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.masks import decode_rle, encode_rle, mask_area
 
@@ -326,7 +326,7 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
     proposal = completing.propose(moving(hidden=(11,)))
     side = _video_side()
     results = tracklet_to_video_region(
-        proposal.tracklets[0], side, object_id="t5-0123456789", expression=WORDS, fps=25, frames_count=PAGES
+        proposal.tracklets[0], side, instance_id="t5-0123456789", expression=WORDS, fps=25, frames_count=PAGES
     )
     completing.submit_video(results)
     (correction,) = completing.complete()
@@ -342,7 +342,7 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
 def test_a_moved_keyframe_alone_needs_the_model(completing: Completing) -> None:
     proposal = completing.propose(moving())
     (result,) = tracklet_to_video_region(
-        proposal.tracklets[0], _video_side(), object_id="t5-0123456789", expression=WORDS, fps=25
+        proposal.tracklets[0], _video_side(), instance_id="t5-0123456789", expression=WORDS, fps=25
     )
     result["value"]["sequence"][0]["x"] += 30
     completing.submit_video([result])

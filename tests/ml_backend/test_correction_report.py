@@ -12,8 +12,7 @@ from annotation_samples import PAGES, choice, mask_regions, square
 from test_completion import Completing, moving, regions
 
 from ml_backend.cli.main import main
-from ml_backend.jobs.proposals import ModelExecutor
-from ml_backend.models.executor import Executor
+from ml_backend.models.executor import Executor, ModelExecutor
 from steerseg.masks import decode_rle
 
 

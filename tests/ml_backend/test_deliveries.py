@@ -151,7 +151,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     assert cut_off.state is JobState.FAILED
     assert "begins anew when it is asked for again" in (cut_off.error or "")
     (item,) = again.post("/predict", body)["results"]
-    assert "still working" in item["result"][-1]["value"]["text"][0]
+    assert "Still working" in item["result"][-1]["value"]["text"][0]
     release.touch()
 
     def pages() -> set[int]:

@@ -46,11 +46,10 @@ from ml_backend.exporting.labelled import (
     disjoint,
     sequences,
 )
-from ml_backend.jobs.proposals import ModelExecutor
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.outlines import joined_outline, mask_to_outlines
 from ml_backend.label_studio.task_media import MediaLoader
-from ml_backend.models.executor import Executor
+from ml_backend.models.executor import Executor, ModelExecutor
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation.datasets import open_dataset

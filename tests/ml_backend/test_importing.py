@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.cli.import_videos import PreparedTask, find_videos, import_videos, prepare_tasks
+from ml_backend.importing.sources import find_videos
+from ml_backend.importing.tasks import PreparedTask, import_videos, prepare_tasks
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
 from steerseg.errors import ConfigError, ExpressionError, VideoError
 from steerseg.video import file_kind, load_video, write_video

@@ -35,14 +35,14 @@ from test_app import wait_until
 
 from ml_backend.corrections.ingestion import Ingestor, Outcome, ingest
 from ml_backend.corrections.records import Problem
-from ml_backend.corrections.store import Changes, CorrectionStore, StoredEvent
+from ml_backend.corrections.store import Changes, CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
-from ml_backend.database.events import EventStore
+from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, EventRow
-from ml_backend.label_studio.client import LabelStudioError
 from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.store import JobStore
@@ -21,7 +22,9 @@ TIME = datetime(2026, 11, 22, tzinfo=UTC)
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "store.sqlite")
     for project in (1, 2, 3):
-        made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 

@@ -8,13 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ml_backend.label_studio.config import (
-    FRAMES_EXAMPLE,
-    VIDEO_EXAMPLE,
-    choose_label,
-    parse_controls,
-    task_value,
-)
+from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
+from ml_backend.label_studio.controls import choose_label
+from ml_backend.label_studio.task import task_value
 from steerseg.errors import ConfigError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label-studio-1.23.2"

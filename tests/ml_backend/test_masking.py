@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml_backend.jobs.proposals import ModelExecutor
-from ml_backend.models.executor import Executor, Priority
+from ml_backend.models.executor import Executor, ModelExecutor, Priority
 from ml_backend.models.geometry import (
     MAX_CONDITIONING,
     TrackBox,
@@ -25,7 +24,7 @@ from ml_backend.models.geometry import (
 )
 from ml_backend.models.handler import model_worker
 from ml_backend.models.masks import answer_masks
-from ml_backend.models.messages import MaskAnswer, MaskRequest, PutDownError
+from ml_backend.models.messages import MaskAnswer, MaskRequest, YieldRequested
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
@@ -139,7 +138,7 @@ def test_it_makes_way_between_its_steps(tracker: Tracker, films: list[Filmed], c
     film = films[0]
     first = film.shown()[0]
     request = replace(REQUEST, boxes={first: (film.box(first),)}, propagate=True)
-    with pytest.raises(PutDownError):
+    with pytest.raises(YieldRequested):
         answer_masks(tracker, film.video, tracker.open(film.video), request, Interrupted(calls))
 
 

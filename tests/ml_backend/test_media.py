@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from ml_backend.label_studio import media_cache
-from ml_backend.label_studio.media import (
+from ml_backend.label_studio.media import MediaStore
+from ml_backend.label_studio.media_access import (
     MediaError,
     MediaHost,
     MediaRefusedError,
-    MediaStore,
     MediaTimeoutError,
     MediaTooLargeError,
     MediaUnavailableError,

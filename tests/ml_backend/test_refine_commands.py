@@ -115,7 +115,7 @@ def test_the_servers_refinement_is_followed_to_its_end(
     said: list[str] = []
     settings = Settings(data_dir=tmp_path)
     backend: Any = Backend(state)
-    assert refine(1, backend, settings, wait=True, tell=said.append) is good
+    assert refine(1, backend, settings, wait=True, report=said.append) is good
     assert said == [
         "the server refines",
         "running training, 1 of 9",
@@ -126,7 +126,7 @@ def test_the_servers_refinement_is_followed_to_its_end(
     ]
     said.clear()
     backend = Backend(state)
-    assert refine(1, backend, settings, wait=False, tell=said.append)
+    assert refine(1, backend, settings, wait=False, report=said.append)
     assert len(said) == 1
 
 
@@ -141,7 +141,7 @@ def test_without_a_server_the_command_does_its_work(data: Path) -> None:
     said: list[str] = []
     settings = Settings(data_dir=data, warm=False)
     backend: Any = NoBackend()
-    assert refine(1, backend, settings, wait=False, tell=said.append)
+    assert refine(1, backend, settings, wait=False, report=said.append)
     assert said[0] == "nothing answers; refining in this process instead"
     assert "not enough data: corrections on 0 videos show an object, at least 4 are needed" in said
 
@@ -149,4 +149,4 @@ def test_without_a_server_the_command_does_its_work(data: Path) -> None:
 def test_without_a_server_and_its_data_folder_the_command_says_so(tmp_path: Path) -> None:
     backend: Any = NoBackend()
     with pytest.raises(ConfigError, match="there is no database"):
-        refine(1, backend, Settings(data_dir=tmp_path), wait=True, tell=lambda line: None)
+        refine(1, backend, Settings(data_dir=tmp_path), wait=True, report=lambda line: None)

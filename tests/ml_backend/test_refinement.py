@@ -358,8 +358,10 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     assert backend.status()["current"] is None
     # The switch in Label Studio's settings says 1, which is no number of its own.
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=1))
+    backend.service.ingestor.catch_up()
     assert manager.threshold(1) == 8
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=6))
+    backend.service.ingestor.catch_up()
     assert manager.threshold(1) == 6
     correct(CorrectionStore(backend.database), 1, 50, save_film(world.films / "film50", 50))
     manager.corrected(1)
@@ -378,6 +380,7 @@ def test_the_number_of_corrections_can_be_switched_off(world: World) -> None:
     backend.service.refinements.corrected(1)
     assert backend.status()["current"] is None
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=1))
+    backend.service.ingestor.catch_up()
     assert backend.service.refinements.threshold(1) == 1  # somebody asked for it in Label Studio
 
 

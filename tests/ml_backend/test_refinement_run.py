@@ -21,8 +21,8 @@ from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
-from ml_backend.label_studio.media import MediaUnavailableError
-from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, PutDown, TrainRequest
+from ml_backend.label_studio.media_access import MediaUnavailableError
+from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, TrainRequest, Yielded
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.refinement.run import FEATURES, FOLDER, MediaPendingError, evict_features
 from ml_backend.refinement.store import Refinement
@@ -158,7 +158,7 @@ def test_slices_that_are_put_down_are_asked_again(driver: Driver) -> None:
     def ask(request: ModelRequest) -> ModelAnswer:
         if id(request) not in refused and len(refused) < 20:
             refused.add(id(request))
-            return PutDown()
+            return Yielded()
         return driver.ask(request)
 
     ended = driver.run(driver.refinements.request(1, "test"), ask=ask)

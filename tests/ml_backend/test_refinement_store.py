@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.refinement.gate import Judgement, Outcome
 from ml_backend.refinement.store import RefinementStore
@@ -23,7 +24,9 @@ PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "store.sqlite")
     for project in (1, 2):
-        made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 

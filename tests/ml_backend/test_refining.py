@@ -17,12 +17,12 @@ from ml_backend.models.examples import CorrectionExample, Pool, ReplayExample
 from ml_backend.models.messages import (
     MediaFile,
     PrepareRequest,
-    PromptsRef,
-    PutDownError,
-    Trained,
+    SoftPromptsRef,
+    TrainingProgress,
     TrainRequest,
-    Tried,
-    TryRequest,
+    TrialRequest,
+    TrialResult,
+    YieldRequested,
 )
 from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner, batch_of
@@ -82,7 +82,9 @@ class World:
         for made in self.examples.values():
             assert self.prepare(made)
 
-    def train(self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None) -> Trained:
+    def train(
+        self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None
+    ) -> TrainingProgress:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
@@ -114,10 +116,10 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
     assert world.steerseg.soft_prompts is not None
     assert candidate.digest != world.steerseg.soft_prompts.digest
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c0"],
             MediaFile(world.films["c0"], 5.0),
-            PromptsRef(world.folder / "candidate", candidate.digest),
+            SoftPromptsRef(world.folder / "candidate", candidate.digest),
             None,
         ),
         Told(),
@@ -231,15 +233,15 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
 
     made, media = world.examples["c0"], MediaFile(world.films["c0"], 5.0)
     if stage in ("keyframes", "reasoning"):
-        with pytest.raises(PutDownError):
+        with pytest.raises(YieldRequested):
             world.prepare(made, At())
         assert world.prepare(made)
     world.prepare_all()
     trained = world.train()
     assert trained.digest is not None
-    request = TryRequest(made, media, PromptsRef(world.folder / "candidate", trained.digest), None)
+    request = TrialRequest(made, media, SoftPromptsRef(world.folder / "candidate", trained.digest), None)
     world.steerseg.forget()
-    with pytest.raises(PutDownError):
+    with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
     first = world.refiner.compare(request, Told())
     assert world.fresh().compare(request, Told()) == first
@@ -312,12 +314,12 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
     assert trained.digest is not None
     assert SoftPrompts.load(world.folder / "candidate").frame.shape == (3, 32)
     tried = world.refiner.compare(
-        TryRequest(
+        TrialRequest(
             world.examples["c1"],
             MediaFile(world.films["c1"], 5.0),
-            PromptsRef(world.folder / "candidate", trained.digest),
+            SoftPromptsRef(world.folder / "candidate", trained.digest),
             None,
         ),
         Told(),
     )
-    assert isinstance(tried, Tried)
+    assert isinstance(tried, TrialResult)

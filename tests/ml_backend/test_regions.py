@@ -14,20 +14,13 @@ from hypothesis.extra.numpy import arrays
 from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 
-from ml_backend.label_studio.config import FramesSide, VideoSide, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import FramesSide, VideoSide
 from ml_backend.label_studio.keyframes import Keyframe, interpolate, thin_keyframes
 from ml_backend.label_studio.outlines import mask_to_outlines, outlines_to_mask
-from ml_backend.label_studio.regions import (
-    RegionError,
-    masks_by_page,
-    note,
-    object_id,
-    page_masks,
-    status_result,
-    track_boxes,
-    tracklet_to_frames_regions,
-    tracklet_to_video_region,
-)
+from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks, track_boxes
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import instance_id, region_note, status_result
 from steerseg.masks import encode_rle, iou, mask_box
 from steerseg.points import PointPrompt
 from steerseg.tracking import Tracklet
@@ -90,7 +83,7 @@ def blobs() -> NDArray[np.bool_]:
 def test_masks_survive_the_way_out_and_back(tag: str) -> None:
     masks = blobs()
     results = tracklet_to_frames_regions(
-        tracklet(masks), frames_side(tag), object_id="t1-a", expression="it", attributes=("a", "b")
+        tracklet(masks), frames_side(tag), instance_id="t1-a", expression="it", attributes=("a", "b")
     )
     results = json.loads(json.dumps(results))
     assert (
@@ -109,18 +102,18 @@ def test_masks_survive_the_way_out_and_back(tag: str) -> None:
 
 def test_region_ids_are_stable_and_distinct() -> None:
     make = lambda: tracklet_to_frames_regions(  # noqa: E731
-        tracklet(blobs()), frames_side("polygon"), object_id=object_id(7, "it", 0), expression="it"
+        tracklet(blobs()), frames_side("polygon"), instance_id=instance_id(7, "it", 0), expression="it"
     )
     first, second = make(), make()
     assert first == second
     ids = [result["id"] for result in first]
     assert len(set(ids)) == len(ids) == 4, "two parts are two regions of one page"
-    assert object_id(7, "it", 0) != object_id(7, "it", 1) != object_id(8, "it", 1)
+    assert instance_id(7, "it", 0) != instance_id(7, "it", 1) != instance_id(8, "it", 1)
 
 
 def test_pair_results_share_their_id() -> None:
     results = tracklet_to_frames_regions(
-        tracklet(blobs()[:1]), frames_side("brush pair"), object_id="o", expression="it"
+        tracklet(blobs()[:1]), frames_side("brush pair"), instance_id="o", expression="it"
     )
     assert [(r["type"], r["from_name"], r["id"]) for r in results] == [
         ("brush", "m", "o-f0"),
@@ -130,7 +123,7 @@ def test_pair_results_share_their_id() -> None:
 
 def test_the_label_follows_the_expression() -> None:
     results = tracklet_to_frames_regions(
-        tracklet(blobs()), frames_side("brush"), object_id="o", expression="the Dog"
+        tracklet(blobs()), frames_side("brush"), instance_id="o", expression="the Dog"
     )
     assert results[0]["value"]["brushlabels"] == ["dog"]
     assert results[0]["score"] == 0.5
@@ -138,15 +131,15 @@ def test_the_label_follows_the_expression() -> None:
 
 def test_pages_can_be_a_selection() -> None:
     results = tracklet_to_frames_regions(
-        tracklet(blobs()), frames_side("brush"), object_id="o", expression="it", pages=[0, 3, 6, 9]
+        tracklet(blobs()), frames_side("brush"), instance_id="o", expression="it", pages=[0, 3, 6, 9]
     )
     assert [result["item_index"] for result in results] == [0, 6, 9]
 
 
 def test_nothing_visible_gives_no_results() -> None:
     nothing = tracklet(np.zeros((3, 20, 30), dtype=bool))
-    assert tracklet_to_frames_regions(nothing, frames_side("brush"), object_id="o", expression="it") == []
-    assert tracklet_to_video_region(nothing, video_side(), object_id="o", expression="it", fps=25) == []
+    assert tracklet_to_frames_regions(nothing, frames_side("brush"), instance_id="o", expression="it") == []
+    assert tracklet_to_video_region(nothing, video_side(), instance_id="o", expression="it", fps=25) == []
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24))))
@@ -219,7 +212,7 @@ def moving_square(count: int = 40) -> NDArray[np.bool_]:
 def test_video_track_within_two_percent_and_lifespans() -> None:
     masks = moving_square()
     (result,) = tracklet_to_video_region(
-        tracklet(masks), video_side(), object_id="t1-a", expression="the dog", fps=20, frames_count=41
+        tracklet(masks), video_side(), instance_id="t1-a", expression="the dog", fps=20, frames_count=41
     )
     result = json.loads(json.dumps(result))
     assert LabelInterface(VIDEO_CONFIG).validate_prediction({"result": [result]}, return_errors=True) == []
@@ -244,7 +237,7 @@ def test_video_track_of_every_second_frame() -> None:
     (result,) = tracklet_to_video_region(
         tracklet(masks),
         video_side(),
-        object_id="o",
+        instance_id="o",
         expression="it",
         fps=20,
         frames_count=40,
@@ -256,7 +249,7 @@ def test_video_track_of_every_second_frame() -> None:
 
 def test_region_texts_are_echoed() -> None:
     results = tracklet_to_video_region(
-        tracklet(moving_square()), video_side(), object_id="o", expression="it", fps=20, region_texts=["hi"]
+        tracklet(moving_square()), video_side(), instance_id="o", expression="it", fps=20, region_texts=["hi"]
     )
     track, text = results
     assert (text["type"], text["from_name"], text["id"]) == ("textarea", "per", "o")
@@ -274,8 +267,8 @@ def test_status_shows_only_where_the_config_has_a_place() -> None:
 
 
 def test_note_has_the_expression_first() -> None:
-    assert note("it") == ["it"]
-    assert note("it", ["a"]) == ["it", " — attributes: a"]
+    assert region_note("it") == ["it"]
+    assert region_note("it", ["a"]) == ["it", " — attributes: a"]
 
 
 def captured(name: str) -> dict[str, Any]:

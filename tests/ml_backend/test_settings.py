@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and that the README lists them."""
+"""Settings: where they come from, what is refused, and that the documentation lists them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.cli.main import build_parser
+from ml_backend.cli.main import parse_arguments
 from ml_backend.settings import Settings, load_settings, settings_table
 from steerseg.errors import ConfigError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_arguments_come_before_the_environment_and_that_before_defaults(
@@ -25,7 +25,7 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(
 
 def test_every_setting_but_secrets_is_an_option_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERSEG_WARM", "true")
-    options = build_parser().parse_args(
+    options = parse_arguments(
         ["serve", "--port", "1234", "--no-warm", "--allowed-hosts", "a.example", "b.example"]
     )
     settings = load_settings(**{name: getattr(options, name, None) for name in Settings.model_fields})
@@ -38,10 +38,10 @@ def test_every_setting_but_secrets_is_an_option_of_serve(monkeypatch: pytest.Mon
 def test_lists_are_json_in_the_environment_and_that_or_several_values_as_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = build_parser().parse_args(["serve", "--allowed-hosts", '["a.example", "b.example"]'])
+    options = parse_arguments(["serve", "--allowed-hosts", '["a.example", "b.example"]'])
     assert options.allowed_hosts == ["a.example", "b.example"]
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["serve", "--allowed-hosts", "[a.example"])
+        parse_arguments(["serve", "--allowed-hosts", "[a.example"])
     assert "is no JSON" in capsys.readouterr().err
     monkeypatch.setenv("STEERSEG_LOCAL_ROOTS", "/videos")
     with pytest.raises(ConfigError, match="STEERSEG_LOCAL_ROOTS: expected a list as JSON, such as"):
@@ -80,8 +80,8 @@ def test_every_setting_is_described() -> None:
         assert f"`STEERSEG_{name.upper()}`" in table
 
 
-def test_the_readme_lists_the_settings_as_they_are() -> None:
-    assert settings_table() in README.read_text(encoding="utf-8"), (
-        "the README's table of settings is out of date; write the output of `python -m ml_backend.settings` "
-        "between its <!-- settings --> marks"
+def test_the_documentation_lists_the_settings_as_they_are() -> None:
+    assert settings_table() in PAGE.read_text(encoding="utf-8"), (
+        "the table of settings in docs/configuration.md is out of date; write the output of "
+        "`python -m ml_backend.settings` between its <!-- settings --> marks"
     )

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml_backend.models.geometry import MAX_CONDITIONING
-from ml_backend.models.messages import FrameMarks, SteerAnswer, SteerRequest
+from ml_backend.models.messages import FramePrompt, SteerAnswer, SteerRequest
 from ml_backend.models.steer import answer_steering, conditions_of
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
@@ -47,7 +47,7 @@ def square(x: int) -> NDArray[np.bool_]:
 
 
 def answer(tracker: Tracker, encoded: EncodedVideo, **changes: Any) -> SteerAnswer:
-    given: dict[str, Any] = {"marks": {}, "painted": {}, "hidden": frozenset(), **changes}
+    given: dict[str, Any] = {"prompts": {}, "painted": {}, "hidden": frozenset(), **changes}
     track: tuple[RLE | None, ...] = given.pop("track", tuple(encode_rle(square(4)) for _ in range(FRAMES)))
     request = SteerRequest(media=Path("video"), fps=None, track=track, anchor=0, **given)
     return answer_steering(tracker, encoded, request, given.get("progress", lambda *_: None))
@@ -67,16 +67,19 @@ def test_paint_that_is_elsewhere_leaves_the_track_out(tracker: Tracker, encoded:
 
 
 def test_the_same_request_gives_the_same_answer(tracker: Tracker, encoded: EncodedVideo) -> None:
-    marks = {1: FrameMarks(((0.2, 0.4), (0.9, 0.9)), (True, False)), 3: FrameMarks(box=(0.1, 0.2, 0.3, 0.4))}
-    first, second = (answer(tracker, encoded, marks=marks) for _ in range(2))
+    prompts = {
+        1: FramePrompt(((0.2, 0.4), (0.9, 0.9)), (True, False)),
+        3: FramePrompt(box=(0.1, 0.2, 0.3, 0.4)),
+    }
+    first, second = (answer(tracker, encoded, prompts=prompts) for _ in range(2))
     assert first.tracklet.rles == second.tracklet.rles
 
 
 def test_a_click_off_the_object_needs_an_object(tracker: Tracker, encoded: EncodedVideo) -> None:
-    off = {1: FrameMarks(((0.9, 0.9),), (False,))}
-    assert answer(tracker, encoded, marks=off).unused == ()
+    off = {1: FramePrompt(((0.9, 0.9),), (False,))}
+    assert answer(tracker, encoded, prompts=off).unused == ()
     with pytest.raises(SteerSegError, match="need an object first"):
-        answer(tracker, encoded, marks=off, track=())
+        answer(tracker, encoded, prompts=off, track=())
 
 
 def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker) -> None:
@@ -90,7 +93,7 @@ def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker) -> None:
         # Not there where the click is: what random weights make of it agrees with nothing.
         track=tuple(None if t == 7 else encode_rle(square(4 + t % 30)) for t in range(frames)),
         anchor=None,
-        marks={7: FrameMarks(((0.2, 0.4),), (True,))},
+        prompts={7: FramePrompt(((0.2, 0.4),), (True,))},
         painted={t: encode_rle(square(5 + t % 30)) for t in range(1000, frames)},
         hidden=frozenset({3}),
     )
@@ -109,7 +112,7 @@ def test_it_stops_when_it_is_cancelled(tracker: Tracker, encoded: EncodedVideo) 
         raise Cancelled(f"cancelled during {stage}")
 
     request = SteerRequest(
-        Path("video"), None, (), None, {0: FrameMarks(((0.5, 0.5),), (True,))}, {}, frozenset()
+        Path("video"), None, (), None, {0: FramePrompt(((0.5, 0.5),), (True,))}, {}, frozenset()
     )
     with pytest.raises(Cancelled):
         answer_steering(tracker, encoded, request, cancel)

@@ -13,7 +13,8 @@ from backend_fixtures import VERSION, Backend, MakeBackend, recorded
 from test_app import wait_until, with_expression
 
 from ml_backend.jobs.store import JobStore
-from ml_backend.label_studio.regions import object_id, page_masks
+from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.results import instance_id
 from steerseg.masks import encode_rle
 
 pytestmark = pytest.mark.timeout(120)
@@ -71,7 +72,7 @@ class Annotator:
 
     def series(self, place: int = 0) -> dict[int, Result]:
         """What stands on the pages of one object."""
-        name = object_id(TASK, "", place)
+        name = instance_id(TASK, "", place)
         found = {r["id"]: r for r in self.draft.values() if r["id"].startswith(name)}
         return {region["item_index"]: region for region in found.values()}
 

@@ -26,7 +26,7 @@ KEY = ProposalKey("digest", "the ball", "v1")
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "data" / "store.sqlite")
-    made.save_project(1, uid="1.2", label_config="<View/>", hostname="http://ls", extra_params={"a": 1})
+    ProjectStore(made).save(1, uid="1.2", label_config="<View/>", hostname="http://ls", extra_params={"a": 1})
     return made
 
 
@@ -97,19 +97,20 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         from ml_backend.database.database import Database
-        store = Database(Path(sys.argv[1]))
+        from ml_backend.database.events import EventStore
+        store = EventStore(Database(Path(sys.argv[1])))
         for number in range(10):
-            store.add_event("X", None, {"number": number})
+            store.add("X", None, {"number": number})
         os.kill(os.getpid(), signal.SIGKILL)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False)
-    assert Database(path).count_events() == 10
+    assert EventStore(Database(path)).count() == 10
 
 
 def test_it_opens_again_with_what_it_had(database: Database) -> None:
     EventStore(database).add("X", 1, {})
     database.close()
-    assert Database(database.path).count_events() == 1
+    assert EventStore(Database(database.path)).count() == 1
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

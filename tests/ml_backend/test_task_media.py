@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml_backend.label_studio.config import Controls, parse_controls
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media, MediaLoader, positive_number
 from ml_backend.settings import Settings

@@ -5,7 +5,7 @@ import pytest
 from proposal_targets import propose
 
 from ml_backend.models.messages import ProposeRequest
-from ml_backend.predictions.messages import Guidance, tell
+from ml_backend.predictions.messages import Guidance, describe_proposal
 from ml_backend.proposals import StoredProposal
 from steerseg.presets import BUILT_IN, load_preset
 
@@ -17,30 +17,32 @@ def proposal(expression: str) -> StoredProposal:
 
 
 def test_a_clear_match_needs_no_advice() -> None:
-    text = tell(proposal("the ball"), guidance=Guidance(HINT))
+    text = describe_proposal(proposal("the ball"), guidance=Guidance(HINT))
     assert text == "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."
-    other = tell(proposal("the ball"), 1, Guidance(HINT, unsure_below=0.9))
-    assert other == "#2 of 2, another candidate. Tracked “the ball” on 12 of 12 frames (score 0.50)."
+    other = describe_proposal(proposal("the ball"), 1, Guidance(HINT, unsure_below=0.9))
+    assert other == "Candidate #2 of 2. Tracked “the ball” on 12 of 12 frames (score 0.50)."
 
 
 def test_where_nothing_is_found_the_text_says_what_to_try() -> None:
-    text = tell(proposal("nothing here"), guidance=Guidance(HINT))
+    text = describe_proposal(proposal("nothing here"), guidance=Guidance(HINT))
     assert text.startswith("Nothing in the video matches “nothing here”.")
-    assert "taken for “red, moving right”" in text
+    assert "read as “red, moving right”" in text
     assert "name the object" in text
     assert text.endswith(HINT)
-    plain = tell(replace(proposal("nothing here"), attributes=()))
-    assert "taken for" not in plain
+    plain = describe_proposal(replace(proposal("nothing here"), attributes=()))
+    assert "read as" not in plain
     assert plain.endswith("how it moves.")
 
 
 def test_a_low_score_is_named_with_what_to_try() -> None:
-    text = tell(proposal("unlike anything"), guidance=Guidance(HINT))
+    text = describe_proposal(proposal("unlike anything"), guidance=Guidance(HINT))
     assert "(score -0.10)" in text
     assert "Unsure" in text
     assert "0.20 or more" in text
     assert text.endswith(HINT)
-    assert "Unsure" not in tell(proposal("unlike anything"), guidance=Guidance(HINT, unsure_below=-0.5))
+    assert "Unsure" not in describe_proposal(
+        proposal("unlike anything"), guidance=Guidance(HINT, unsure_below=-0.5)
+    )
 
 
 @pytest.mark.parametrize("name", list(BUILT_IN))

@@ -17,7 +17,7 @@ from ml_backend.models.examples import Pool
 from ml_backend.models.messages import PropagatedFrame
 from ml_backend.refinement.gate import Scheme
 from ml_backend.refinement.plan import NotEnough, Plan, make_plan, pack_plan, proposed_masks, unpack_plan
-from ml_backend.refinement.version_store import Used
+from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
 from steerseg.masks import RLE, encode_rle
 from steerseg.presets import ReplaySpec
@@ -71,7 +71,7 @@ def correction(
 def plan(
     corrections: list[Correction],
     *,
-    used: tuple[Used, ...] = (),
+    used: tuple[CorrectionRevision, ...] = (),
     recipe: RefinementRecipe = RECIPE,
     replay: ReplaySpec | None = None,
 ) -> Plan:

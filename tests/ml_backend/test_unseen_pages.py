@@ -10,7 +10,7 @@ from backend_fixtures import Backend, FakeLabelStudio, recorded
 from test_steering_calls import TASK, Annotator, painted, top
 
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.regions import masks_by_page, page_masks
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 
 pytestmark = pytest.mark.timeout(120)
 Result = dict[str, Any]
@@ -68,7 +68,7 @@ def test_the_last_answer_is_on_every_page(annotator: Annotator, fake_label_studi
     assert kept == [r for r in results if "item_index" not in r]
     service = annotator.backend.service
     # What is learned from it is the same.
-    completed = service._unseen.completed(annotation, 1, TASK, annotator.body["label_config"])
+    completed = service._unseen.complete(annotation, 1, TASK, annotator.body["label_config"])
     assert set(tops(list(completed["result"])).values()) == {1}
     # The editor is still open, and submits the same once more.
     fake_label_studio.annotations.clear()
@@ -128,9 +128,9 @@ def test_an_annotation_that_has_all_answers_is_left_alone(
     annotation = submit(annotator, fake_label_studio, results)
     assert fake_label_studio.annotations[0]["result"] is results
     unseen = annotator.backend.service._unseen
-    assert unseen.completed(annotation, 1, TASK, annotator.body["label_config"]) is annotation
+    assert unseen.complete(annotation, 1, TASK, annotator.body["label_config"]) is annotation
     other = {**annotation, "id": annotation["id"] + 1, "result": []}
-    assert unseen.completed(other, 1, TASK, annotator.body["label_config"]) is other
+    assert unseen.complete(other, 1, TASK, annotator.body["label_config"]) is other
 
 
 def test_our_own_change_does_not_end_what_the_annotator_began(

@@ -25,7 +25,9 @@ from steerseg.soft_prompts import SoftPrompts
 def database(tmp_path: Path) -> Database:
     made = Database(tmp_path / "data" / "store.sqlite")
     for project in (1, 2):
-        made.save_project(project, uid=str(project), label_config="<View/>", hostname="", extra_params={})
+        ProjectStore(made).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
     return made
 
 
@@ -195,6 +197,8 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE jobs DROP COLUMN version;
             ALTER TABLE jobs DROP COLUMN frames;
             ALTER TABLE jobs DROP COLUMN message;
+            DROP INDEX ix_events_dispatched_at;
+            ALTER TABLE events DROP COLUMN dispatched_at;
             UPDATE schema_version SET version = 2;
             """
         )

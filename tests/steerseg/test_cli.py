@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steerseg import cli
+from steerseg.cli.main import build_parser, main
+from steerseg.cli.options import method_config
+from steerseg.cli.progress import ProgressBar
+from steerseg.cli.segment import summary
 from steerseg.config import PipelineConfig
 from steerseg.output.proposal import load_proposal
 from steerseg.pipeline import Proposal
@@ -23,11 +26,11 @@ MakeProposal = Callable[..., Proposal]
 
 
 def run(*arguments: str) -> int:
-    return cli.main(arguments)
+    return main(arguments)
 
 
 def parsed(*more: str) -> argparse.Namespace:
-    return cli._parser().parse_args(["segment", "a.mp4", "the dog", "-o", "out", *more])
+    return build_parser().parse_args(["segment", "a.mp4", "the dog", "-o", "out", *more])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +61,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 
 def test_what_is_not_given_stays_as_the_preset_says() -> None:
     base = PipelineConfig(keyframes=8, alternatives=5, heads="mean")
-    assert cli.method_config(parsed(), base) == base
+    assert method_config(parsed(), base) == base
 
 
 def test_every_switch_of_the_method() -> None:
@@ -66,7 +69,7 @@ def test_every_switch_of_the_method() -> None:
         *("--no-reasoning", "--no-soft-prompts", "--granularity", "video", "--heads", "mean"),
         *("--keyframes", "4", "--alternatives", "1"),
     )
-    assert cli.method_config(options, PipelineConfig()) == replace(
+    assert method_config(options, PipelineConfig()) == replace(
         PipelineConfig(),
         reasoning=False,
         soft_prompts=False,
@@ -117,13 +120,13 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def interrupt(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_segment", interrupt)
+    monkeypatch.setattr("steerseg.cli.segment.run_segment", interrupt)
     assert run("segment", "a.mp4", "the dog", "-o", "out") == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_summary_of_a_find(make_proposal: MakeProposal) -> None:
-    assert cli.summary(make_proposal(), Path("out")).splitlines() == [
+    assert summary(make_proposal(), Path("out")).splitlines() == [
         'found "the upper square" on 10 of 12 frames (score 0.81)',
         "  attributes    square, upper, moving right",
         "  alternatives  #2 on 12 of 12 frames (score -0.25)",
@@ -135,7 +138,7 @@ def test_summary_of_a_find(make_proposal: MakeProposal) -> None:
 
 
 def test_summary_of_nothing(make_proposal: MakeProposal) -> None:
-    lines = cli.summary(make_proposal(found=False, attributes=()), Path("out")).splitlines()
+    lines = summary(make_proposal(found=False, attributes=()), Path("out")).splitlines()
     assert lines == [
         'nothing found for "the upper square"; maps.png shows where the model looked',
         "  files         out/proposal.json",
@@ -145,20 +148,20 @@ def test_summary_of_nothing(make_proposal: MakeProposal) -> None:
 
 def test_summary_of_an_unsure_find(make_proposal: MakeProposal) -> None:
     preset = Preset(name="tiny", lvlm="lvlm", sam2="sam2", unsure_below=0.9, hint="The models know squares.")
-    lines = cli.summary(make_proposal(), Path("out"), preset).splitlines()
+    lines = summary(make_proposal(), Path("out"), preset).splitlines()
     assert lines[1:3] == [
         "  unsure        clear matches score 0.90 or more",
         "  hint          The models know squares.",
     ]
     assert (
         len(
-            cli.summary(
+            summary(
                 make_proposal(), Path("out"), preset.model_copy(update={"unsure_below": 0.5})
             ).splitlines()
         )
         == 7
     )
-    nothing = cli.summary(make_proposal(found=False, attributes=()), Path("out"), preset).splitlines()
+    nothing = summary(make_proposal(found=False, attributes=()), Path("out"), preset).splitlines()
     assert nothing[1] == lines[2]
 
 
@@ -193,7 +196,7 @@ def test_segment_from_frames_to_files(
 
 
 def test_progress_bar_takes_any_order_of_stages() -> None:
-    with cli.ProgressBar() as progress:
+    with ProgressBar() as progress:
         for stage, fraction in [
             ("decode", 0.0),
             ("decode", 0.7),

@@ -34,7 +34,7 @@ def test_it_names_and_tracks_what_held_out_expressions_refer_to() -> None:
         masks = proposal.best.masks if proposal.tracklets else empty
         tracked.append(score(masks, clip.masks(expression)).jf)
         named.append(expression.name in proposal.attributes)
-        seen = steerseg.look(video, steerseg.config)
+        seen = steerseg.encode(video, steerseg.config)
         for word, text in (("known", expression.text), ("never met", "the rig")):
             said[word][0] += len(steerseg.reason(seen, text, steerseg.config))
             said[word][1] += len(steerseg.reason(seen, text, all_kept))

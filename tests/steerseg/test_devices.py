@@ -7,7 +7,7 @@ import torch
 
 from steerseg.errors import ConfigError
 from steerseg.runtime import devices
-from steerseg.runtime.devices import native_products, place_of
+from steerseg.runtime.devices import native_products, resolve_device
 
 
 def test_a_gpu_that_is_named_by_its_number_is_the_one_that_the_process_uses(
@@ -18,11 +18,11 @@ def test_a_gpu_that_is_named_by_its_number_is_the_one_that_the_process_uses(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert place_of("cuda:1") == (torch.device("cuda:1"), torch.bfloat16)
-    assert place_of("cuda")[0] == torch.device("cuda")
+    assert resolve_device("cuda:1") == (torch.device("cuda:1"), torch.bfloat16)
+    assert resolve_device("cuda")[0] == torch.device("cuda")
     assert current == [torch.device("cuda:1")]
     with pytest.raises(ConfigError, match=r"cuda:2.* sees 2 GPU\(s\)"):
-        place_of("cuda:2")
+        resolve_device("cuda:2")
 
 
 def test_native_products_are_near_and_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:

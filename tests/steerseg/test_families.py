@@ -29,7 +29,7 @@ from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ExpressionError, ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
-from steerseg.lvlm.base import Taken
+from steerseg.lvlm.base import RolloutInputs
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
 from steerseg.lvlm.tap import tapped
@@ -180,7 +180,7 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(4, lvlm.hidden_size, generator=generator).requires_grad_()
     taken = lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt)
-    streamed = visual_map(streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.cells, vision.grid)
+    streamed = visual_map(streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid)
     weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
     (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
 
@@ -201,7 +201,7 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
         live = taken.live[row]
         alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
         full = reference_rollout(alone, taken.visual[row : row + 1, live], -1, heads)[0]
-        maps.append(torch.zeros(len(live)).masked_scatter(live, full)[taken.cells[row]].view(vision.grid))
+        maps.append(torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid))
     expected_maps = torch.stack(maps)
     (expected,) = torch.autograd.grad((expected_maps * weights).sum(), prompt)
     assert (streamed - expected_maps).abs().max() <= 1e-5 * expected_maps.abs().max()
@@ -258,7 +258,7 @@ def test_each_place_of_the_grid_has_the_token_of_its_pixels(
     height, width = sizes.video if kind == "video" else sizes.picture
     frames = torch.full((4 if kind == "video" else 1, 3, height, width), 90, dtype=torch.uint8)
     before = lvlm.encode_vision(frames, kind)
-    cells = lvlm.family.cells(before)
+    cells = lvlm.family.token_indices(before)
     time, rows, columns = before.grid
     places = [(t, y, x) for t in (0, time - 1) for y in (0, rows // 2, rows - 1) for x in (0, columns - 1)]
     for t, y, x in places:
@@ -338,7 +338,7 @@ def test_a_larger_budget_gives_internvl_more_tiles() -> None:
 # --- what has gone wrong before
 
 
-def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: Taken) -> torch.Tensor:
+def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: RolloutInputs) -> torch.Tensor:
     """The rollout of a pass over changed inputs."""
     with torch.no_grad(), tapped(LAYERS) as tap:
         lvlm.model.model(**inputs, use_cache=False)
@@ -389,10 +389,10 @@ def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, ki
     vision = case.encode(kind, 4)
     taken = case.lvlm.attend(["where?"] * (1 if kind == "video" else 4), vision, layers=LAYERS)
     count = math.prod(vision.grid)
-    assert taken.cells.shape[1] == count
+    assert taken.token_indices.shape[1] == count
     assert taken.visual.sum(dim=1).eq(count).all()
     start = int(taken.visual[0].int().argmax())
-    contiguous = torch.equal(taken.cells[0], torch.arange(start, start + count))
+    contiguous = torch.equal(taken.token_indices[0], torch.arange(start, start + count))
     name = case.lvlm.family.model_type
     between = {
         ("qwen3_vl", "video"),
@@ -450,7 +450,7 @@ def test_the_gradient_survives_gradient_checkpointing(case: Case) -> None:
 
     def gradient() -> torch.Tensor:
         taken = lvlm.attend(["where?"] * 2, vision, layers=LAYERS, soft_prompt=prompt)
-        maps = visual_map(streaming_rollout(taken, LAYERS, heads="mean"), taken.cells, vision.grid)
+        maps = visual_map(streaming_rollout(taken, LAYERS, heads="mean"), taken.token_indices, vision.grid)
         return torch.autograd.grad(maps[..., 0].sum(), prompt)[0]
 
     expected = gradient()
@@ -482,7 +482,7 @@ def test_a_text_with_a_token_of_pictures_is_refused(case: Case, kind: VisionKind
         lvlm.attend([f"the {lvlm.family.token(kind)}"], vision, layers=LAYERS)
     with pytest.raises(ExpressionError, match="leave it out"):
         lvlm.attend([f"the {soft}"], vision, layers=LAYERS, soft_prompt=prompt)
-    assert lvlm.attend(["the dog"], vision, layers=LAYERS, soft_prompt=prompt).cells.numel()
+    assert lvlm.attend(["the dog"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
 
 
 def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steerseg.config import PipelineConfig
-from steerseg.grounding import VisionContext, fuse, ground, min_max, see, smooth
+from steerseg.grounding import VisionContext, encode_keyframes, fuse, ground, min_max, smooth
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.families.base import video_grid
 from steerseg.soft_prompts import SoftPrompts
@@ -14,7 +14,9 @@ from steerseg.soft_prompts import SoftPrompts
 @pytest.fixture(scope="module")
 def context(tiny_lvlm: LVLM) -> VisionContext:
     frames = np.random.default_rng(0).integers(0, 256, (5, 54, 96, 3), dtype=np.uint8)
-    return see(tiny_lvlm, frames, [0, 3, 6, 9, 12], budget=8, seconds_per_slice=1.0, frame_batch=2)
+    return encode_keyframes(
+        tiny_lvlm, frames, [0, 3, 6, 9, 12], budget=8, seconds_per_slice=1.0, frame_batch=2
+    )
 
 
 @pytest.mark.parametrize(

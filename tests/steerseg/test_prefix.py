@@ -13,9 +13,9 @@ from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.prefix import (
     KeptQueries,
     Prefix,
-    PrefixShelf,
     PrefixSize,
     PrefixStore,
+    VideoPrefixes,
     default_host_budget,
 )
 from steerseg.lvlm.prefix_reader import ReadingOn
@@ -51,7 +51,7 @@ def seen(lvlm: LVLM, kind: VisionKind) -> VisionFeatures:
 @torch.no_grad()
 def test_a_kept_prefix_gives_the_same_rollout(lvlm: LVLM, kind: VisionKind, placement: Placement) -> None:
     vision = seen(lvlm, kind)
-    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", kind)
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", kind)
     prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(1))
     for question in QUESTIONS:
         texts = [question] * len(vision)
@@ -81,7 +81,7 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
     for round_, question in enumerate((*QUESTIONS, QUESTIONS[0], "what?")):
         for video, vision in (("a", first), ("b", first[[2, 0, 1]] if kind == "image" else first)):
             texts = [question] * len(vision)
-            slot = PrefixShelf(shelf, video).slot("pair", kind)
+            slot = VideoPrefixes(shelf, video).slot("pair", kind)
             whole, continued = (
                 streaming_rollout(
                     lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, prefix=where),
@@ -94,7 +94,7 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
         if kind == "video":
             expected, answer = (
                 lvlm.answer(question, first, max_new_tokens=5, own_steps=True, prefix=where)
-                for where in (None, PrefixShelf(shelf, "a").slot("reasoning", kind))
+                for where in (None, VideoPrefixes(shelf, "a").slot("reasoning", kind))
             )
             assert answer.text == expected.text
         assert round_ == 0 or reading.calls.replays > 0
@@ -103,7 +103,7 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
 @torch.no_grad()
 def test_another_soft_prompt_is_not_answered_from_the_prefix_of_the_first(lvlm: LVLM) -> None:
     vision = seen(lvlm, "video")
-    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", 0)
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", 0)
     for seed in (1, 2):
         prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(seed))
         whole, continued = (
@@ -120,7 +120,7 @@ def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
 ) -> None:
     """What the prefix's remedy is for: positions come from the whole chat."""
     vision = seen(lvlm, "video")
-    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("pair", 0)
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", 0)
     expected = streaming_rollout(lvlm.attend(["where?"], vision, layers=LAYERS), LAYERS, heads="mean")
     positions = type(lvlm.family).positions
 
@@ -137,7 +137,7 @@ def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
 @torch.no_grad()
 def test_without_room_chats_are_read_as_a_whole(lvlm: LVLM) -> None:
     vision = seen(lvlm, "image")
-    slot = PrefixShelf(PrefixStore(100), "video").slot("pair", 0)
+    slot = VideoPrefixes(PrefixStore(100), "video").slot("pair", 0)
     whole, read = (lvlm.attend(["where?"] * 3, vision, layers=LAYERS, prefix=where) for where in (None, slot))
     assert slot.store.nbytes == 0
     assert torch.equal(*(streaming_rollout(taken, LAYERS, heads="mean") for taken in (whole, read)))
@@ -162,7 +162,7 @@ def test_answers_step_by_step_are_those_of_generate(
 ) -> None:
     monkeypatch.setattr(lvlm.model.generation_config, "repetition_penalty", penalty)
     vision = seen(lvlm, "video")
-    slot = PrefixShelf(PrefixStore(1 << 30), "video").slot("reasoning", 0)
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("reasoning", 0)
     for question in QUESTIONS:
         expected = lvlm.answer(question, vision, max_new_tokens=20, own_steps=False)
         for where in (None, slot):
@@ -204,7 +204,7 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
         return Prefix(torch.zeros(1, 1), None, (), (), KeptQueries({}), size)
 
     store = PrefixStore(300)
-    shelves = [PrefixShelf(store, name) for name in "ab"]
+    shelves = [VideoPrefixes(store, name) for name in "ab"]
     for shelf in shelves:
         slot = shelf.slot("pair", 0)
         assert store.make_room(slot.owner, slot.part, size)
@@ -220,7 +220,7 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
 
 def test_memory_of_the_host_is_a_limit_of_its_own() -> None:
     store = PrefixStore(1000, host_budget=100)
-    slot = PrefixShelf(store, "a").slot("pair", 0)
+    slot = VideoPrefixes(store, "a").slot("pair", 0)
     size = PrefixSize.of(10, 2 * 33, 2, torch.device("cuda"))
     assert size == PrefixSize(10, host=128)  # page-locked memory is given in powers of two
     assert not store.make_room(slot.owner, slot.part, size)
@@ -270,7 +270,7 @@ def test_captured_passes_give_the_same_rollout(
     save_tiny_lvlm(tmp_path, lvlm.family.model_type)
     there = LVLM.from_pretrained(str(tmp_path), device=torch.device("cuda"), dtype=dtype)
     vision = seen(there, kind)
-    slot = PrefixShelf(PrefixStore(1 << 30, 1 << 30), "video").slot("pair", kind)
+    slot = VideoPrefixes(PrefixStore(1 << 30, 1 << 30), "video").slot("pair", kind)
     for question in (*QUESTIONS, *QUESTIONS):
         whole, continued = (
             streaming_rollout(

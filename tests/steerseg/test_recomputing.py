@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from steerseg.config import RefineConfig
-from steerseg.grounding import rolled_map, see
+from steerseg.config import TrainingConfig
+from steerseg.grounding import encode_keyframes, rolled_map
 from steerseg.lvlm import LVLM
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.trainer import SoftPromptTrainer, TrainingSample
@@ -23,7 +23,7 @@ LAYERS = (2, 3)
 @pytest.fixture(scope="module")
 def sample(tiny_lvlm: LVLM) -> TrainingSample:
     frames = np.random.default_rng(0).integers(0, 256, (4, 54, 96, 3), dtype=np.uint8)
-    context = see(tiny_lvlm, frames, range(4), budget=8, seconds_per_slice=1.0, frame_batch=2)
+    context = encode_keyframes(tiny_lvlm, frames, range(4), budget=8, seconds_per_slice=1.0, frame_batch=2)
     masks = np.zeros((4, 54, 96), dtype=bool)
     masks[:, 10:30, 20:50] = True
     return TrainingSample.from_masks(context, "where?", masks, 2)
@@ -33,7 +33,7 @@ def test_a_step_gives_the_same_prompts(tiny_lvlm: LVLM, sample: TrainingSample) 
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 4, seed=0)
     trained = []
     for checkpointing in (False, True):
-        config = RefineConfig(steps=4, warmup=1)
+        config = TrainingConfig(steps=4, warmup=1)
         trainer = SoftPromptTrainer(tiny_lvlm, LAYERS, start, config, checkpointing=checkpointing)
         rng = np.random.default_rng(0)
         losses = [trainer.step([sample], rng) for _ in range(2)]

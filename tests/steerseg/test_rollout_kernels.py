@@ -14,7 +14,7 @@ from steerseg.attention.rollout import (
     roll_layer_in_chunks,
     streaming_rollout,
 )
-from steerseg.lvlm.base import Taken
+from steerseg.lvlm.base import RolloutInputs
 from steerseg.lvlm.tap import QueryKeyTap
 from tests.interpreted_kernels import numbers_printed
 
@@ -44,7 +44,7 @@ def test_compiled_kernels_are_right(dtype: torch.dtype, most: float, depth: int)
     assert kernels_work(torch.zeros(1, 1, 1, depth, device=device, dtype=dtype))
 
 
-def random_pass(dtype: torch.dtype) -> Taken:
+def random_pass(dtype: torch.dtype) -> RolloutInputs:
     generator = torch.Generator().manual_seed(0)
     tap = QueryKeyTap((0, 1))
     for layer in (0, 1):
@@ -52,7 +52,7 @@ def random_pass(dtype: torch.dtype) -> Taken:
         tap.note(layer, query.to(dtype), key.to(dtype), 0.25)
     visual = torch.zeros(1, 40, dtype=torch.bool)
     visual[:, 5:30] = True
-    return Taken(tap, torch.arange(5, 30)[None], visual, torch.ones_like(visual), padded=False, response=39)
+    return RolloutInputs(tap, torch.arange(5, 30)[None], visual, torch.ones_like(visual), padded=False, response=39)
 
 
 def test_products_of_half_precision_are_not_rounded() -> None:

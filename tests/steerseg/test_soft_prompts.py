@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from steerseg.config import TrainingConfig
 from steerseg.errors import ConfigError
-from steerseg.grounding import see
+from steerseg.grounding import encode_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.soft_prompts import WEIGHTS_FILE, SoftPrompts
-from steerseg.training.trainer import RefineConfig, SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
+from steerseg.training.trainer import SoftPromptTrainer, TrainingSample, map_loss, ranking_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +68,7 @@ def samples(lvlm: LVLM) -> list[TrainingSample]:
         masks = np.zeros((4, 56, 56), dtype=bool)
         masks[:, 10 + 20 * index : 30 + 20 * index, 8:30] = True
         frames[masks] = 250
-        context = see(lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
+        context = encode_keyframes(lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
         made.append(TrainingSample.from_masks(context, "where is it?", masks, temporal_merge=2))
     return made
 
@@ -83,7 +84,7 @@ def test_training_lowers_the_loss_and_touches_nothing_but_the_prompts(tiny_lvlm:
     before = model_hash(tiny_lvlm)
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
     trainer = SoftPromptTrainer(
-        tiny_lvlm, (2, 3), start, RefineConfig(steps=40, learning_rate=0.05, warmup=2)
+        tiny_lvlm, (2, 3), start, TrainingConfig(steps=40, learning_rate=0.05, warmup=2)
     )
     batch, rng = samples(tiny_lvlm), np.random.default_rng(0)
     losses = [trainer.step(batch, rng, frames_per_sample=4) for _ in range(40)]
@@ -95,7 +96,7 @@ def test_training_lowers_the_loss_and_touches_nothing_but_the_prompts(tiny_lvlm:
 
 def test_a_put_down_training_goes_on_exactly_where_it_was(tiny_lvlm: LVLM, tmp_path: Path) -> None:
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
-    config = RefineConfig(steps=6, learning_rate=0.05, warmup=2)
+    config = TrainingConfig(steps=6, learning_rate=0.05, warmup=2)
     batch = samples(tiny_lvlm)
 
     def run(trainer: SoftPromptTrainer, steps: range) -> None:
@@ -116,9 +117,9 @@ def test_a_put_down_training_goes_on_exactly_where_it_was(tiny_lvlm: LVLM, tmp_p
 
 def test_empty_masks_alone_are_refused(tiny_lvlm: LVLM) -> None:
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 4, seed=0)
-    trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig())
+    trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, TrainingConfig())
     frames = np.zeros((4, 56, 56, 3), dtype=np.uint8)
-    context = see(tiny_lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
+    context = encode_keyframes(tiny_lvlm, frames, range(4), budget=16, seconds_per_slice=1.0, frame_batch=4)
     empty = TrainingSample.from_masks(context, "where?", np.zeros((4, 56, 56), dtype=bool), temporal_merge=2)
     with pytest.raises(ConfigError, match="empty"):
         trainer.step([empty], np.random.default_rng(0))
@@ -139,7 +140,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 def test_a_slice_is_known_no_better_than_its_frames(tiny_lvlm: LVLM) -> None:
     frames, masks = np.zeros((5, 56, 56, 3), dtype=np.uint8), np.ones((5, 56, 56), dtype=bool)
-    context = see(
+    context = encode_keyframes(
         tiny_lvlm, frames, range(5), budget=16, seconds_per_slice=1.0, frame_batch=4, pictures=[0, 3]
     )
     sample = TrainingSample.from_masks(
@@ -180,7 +181,7 @@ def test_a_rejected_mask_ranks_lower_after_training(tiny_lvlm: LVLM) -> None:
         frame_rejected=sample.frame_target[None],
         video_rejected=sample.video_target[None],
     )
-    config = RefineConfig(steps=30, learning_rate=0.05, warmup=2, ranking_weight=1.0)
+    config = TrainingConfig(steps=30, learning_rate=0.05, warmup=2, ranking_weight=1.0)
     trainer = SoftPromptTrainer(
         tiny_lvlm, (2, 3), SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0), config
     )
@@ -195,12 +196,12 @@ def test_samples_of_different_sizes_share_a_step(tiny_lvlm: LVLM) -> None:
     frames = np.random.default_rng(1).integers(0, 255, (6, 28, 84, 3), dtype=np.uint8)
     masks = np.zeros((6, 28, 84), dtype=bool)
     masks[:, :, 40:] = True
-    context = see(tiny_lvlm, frames, range(6), budget=16, seconds_per_slice=0.5, frame_batch=4)
+    context = encode_keyframes(tiny_lvlm, frames, range(6), budget=16, seconds_per_slice=0.5, frame_batch=4)
     wide = TrainingSample.from_masks(context, "and where is this one?", masks, temporal_merge=2)
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
 
     def first_loss(batch: list[TrainingSample], rows: int) -> float:
-        trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig(rows=rows))
+        trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, TrainingConfig(rows=rows))
         return trainer.step(batch, np.random.default_rng(0), frames_per_sample=8)
 
     alone = [first_loss([sample], 32) for sample in (small, wide)]
@@ -214,7 +215,7 @@ def test_samples_of_different_sizes_share_a_step(tiny_lvlm: LVLM) -> None:
 
 def _frame_part(lvlm: LVLM, sample: TrainingSample, start: SoftPrompts) -> float:
     blind = replace(sample, video_target=torch.zeros_like(sample.video_target))
-    trainer = SoftPromptTrainer(lvlm, (2, 3), start, RefineConfig())
+    trainer = SoftPromptTrainer(lvlm, (2, 3), start, TrainingConfig())
     return trainer.step([blind], np.random.default_rng(0), frames_per_sample=8)
 
 
@@ -222,7 +223,7 @@ def test_an_anchor_holds_the_prompts_near_their_start(tiny_lvlm: LVLM) -> None:
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
 
     def distance(anchor: float) -> float:
-        config = RefineConfig(steps=20, learning_rate=0.05, warmup=2, anchor=anchor)
+        config = TrainingConfig(steps=20, learning_rate=0.05, warmup=2, anchor=anchor)
         trainer = SoftPromptTrainer(tiny_lvlm, (2, 3), start, config)
         for step in range(20):
             trainer.step(samples(tiny_lvlm), np.random.default_rng(step))
@@ -233,8 +234,8 @@ def test_an_anchor_holds_the_prompts_near_their_start(tiny_lvlm: LVLM) -> None:
 
 def test_a_state_of_another_schedule_or_a_damaged_one_is_refused(tiny_lvlm: LVLM, tmp_path: Path) -> None:
     start = SoftPrompts.from_vocabulary(tiny_lvlm.embeddings.weight, 6, seed=0)
-    SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig(steps=6)).save_state(tmp_path)
-    other = SoftPromptTrainer(tiny_lvlm, (2, 3), start, RefineConfig(steps=7))
+    SoftPromptTrainer(tiny_lvlm, (2, 3), start, TrainingConfig(steps=6)).save_state(tmp_path)
+    other = SoftPromptTrainer(tiny_lvlm, (2, 3), start, TrainingConfig(steps=7))
     with pytest.raises(ConfigError, match="another schedule"):
         other.load_state(tmp_path)
     (file,) = tmp_path.iterdir()

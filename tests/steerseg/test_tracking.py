@@ -204,7 +204,7 @@ def test_frames_are_encoded_while_something_else_is_done(tracker: Tracker) -> No
     tracker.encode(expected)
     encoded = tracker.open(video)
     calls = count_encodings(tracker)
-    with tracker.encoding(encoded, [8, 4]):
+    with tracker.encoding_ahead(encoded, [8, 4]):
         deadline = time.monotonic() + 30
         while sum(calls) < len(video) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -213,7 +213,7 @@ def test_frames_are_encoded_while_something_else_is_done(tracker: Tracker) -> No
     for frame in range(9):
         for level, other in zip(encoded.get(frame), expected.get(frame), strict=True):
             torch.testing.assert_close(level, other)
-    with tracker.encoding(encoded, [8, 4]):
+    with tracker.encoding_ahead(encoded, [8, 4]):
         pass
     assert sum(calls) == len(video)
 
@@ -229,7 +229,7 @@ def test_encoding_ahead_stops_with_the_block(tracker: Tracker, monkeypatch: pyte
 
     monkeypatch.setattr(tracker, "features", slow)
     encoded = tracker.open(moving_square())
-    with tracker.encoding(encoded, [8, 4]):
+    with tracker.encoding_ahead(encoded, [8, 4]):
         assert begun.wait(30)
         threading.Timer(0.1, go_on.set).start()
     assert encoded.missing(range(9)) == [2, 3, 5, 6, 7]  # what was begun is kept
@@ -240,7 +240,7 @@ def test_of_a_long_video_only_what_is_asked_for_is_encoded_ahead(
 ) -> None:
     monkeypatch.setattr("steerseg.tracking.features.STREAMED_FRAMES", 8)
     calls = count_encodings(tracker)
-    with tracker.encoding(tracker.open(moving_square()), [8, 4]):
+    with tracker.encoding_ahead(tracker.open(moving_square()), [8, 4]):
         pass
     assert sum(calls) <= 2
 

@@ -21,7 +21,7 @@ from steerseg.demo.language import Referral, referrals
 from steerseg.demo.scene import Scene
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
-from steerseg.grounding import VisionContext, see
+from steerseg.grounding import VisionContext, encode_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
 from steerseg.training.trainer import TrainingSample
@@ -188,7 +188,7 @@ class SampleFeed:
             shown: For each, the keyframes that become pictures; the same number of all.
 
         Returns:
-            B contexts as :func:`steerseg.grounding.see` makes them, and object ids (B, K, h, w) uint8 with
+            B contexts as :func:`steerseg.grounding.encode_keyframes` makes them, and object ids (B, K, h, w) uint8 with
             :data:`PIXELS_PER_CELL` pixels a cell of the frame pass; 0 is the background.
         """
         device, first = self._lvlm.device, scenes[0]
@@ -225,7 +225,7 @@ class SampleFeed:
         """What the product's own way makes of an empty clip: grids, and the text that stands for pictures."""
         if (height, width) not in self._templates:
             preset = self._preset
-            self._templates[(height, width)] = see(
+            self._templates[(height, width)] = encode_keyframes(
                 self._lvlm,
                 np.zeros((preset.keyframes, height, width, 3), dtype=np.uint8),
                 range(preset.keyframes),

@@ -20,19 +20,19 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from steerseg.config import Heads, PipelineConfig, Placement
+from steerseg.config import Heads, PipelineConfig, Placement, TrainingConfig
 from steerseg.demo.language import Referral, referrals
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
 from steerseg.demo.world import keyframes as scene_keyframes
-from steerseg.grounding import VisionContext, ground, see
+from steerseg.grounding import VisionContext, encode_keyframes, ground
 from steerseg.lvlm import LVLM
 from steerseg.points import point_prompts
 from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.training.trainer import RefineConfig, SoftPromptTrainer
+from steerseg.training.trainer import SoftPromptTrainer
 from tools.demo_models.steering_data import SampleFeed, by_turns
 
 VALIDATION_WORLD = WorldSpec(pairs="any", photos=0.35, photo_half="heldout")
@@ -59,7 +59,7 @@ def held_out_clip(lvlm: LVLM, preset: Preset, rng: np.random.Generator) -> SeenC
     scene = sample_scene(rng, VALIDATION_WORLD)
     keyframes = scene_keyframes([scene], preset.keyframes)
     images, ids = render(collate([scene]), load_atlas(VALIDATION_WORLD.styles), keyframes, device=lvlm.device)
-    context = see(
+    context = encode_keyframes(
         lvlm,
         images[0].permute(0, 2, 3, 1).cpu().numpy(),
         keyframes[0].tolist(),
@@ -142,7 +142,7 @@ def train(
     start: SoftPrompts | None,
     tokens: int,
     placement: Placement,
-    config: RefineConfig,
+    config: TrainingConfig,
     clips: int,
     expressions: int,
     frames_per_sample: int,
@@ -211,9 +211,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--frames-per-sample", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4, help="processes that sample clips")
-    parser.add_argument("--learning-rate", type=float, default=RefineConfig.learning_rate)
+    parser.add_argument("--learning-rate", type=float, default=TrainingConfig.learning_rate)
     parser.add_argument("--ranking-weight", type=float, default=1.0, help="of the scene's other objects")
-    parser.add_argument("--ranking-margin", type=float, default=RefineConfig.ranking_margin)
+    parser.add_argument("--ranking-margin", type=float, default=TrainingConfig.ranking_margin)
     parser.add_argument("--heads", choices=get_args(Heads), default="visual_max")
     parser.add_argument("--validation-clips", type=int, default=48)
     parser.add_argument("--validate-every", type=int, default=200, help="steps")
@@ -234,7 +234,7 @@ def main() -> None:
         placement=options.placement,
         clips=options.clips,
         expressions=options.expressions,
-        config=RefineConfig(
+        config=TrainingConfig(
             steps=options.steps,
             learning_rate=options.learning_rate,
             heads=options.heads,

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +24,7 @@ from steerseg.errors import VideoError
 from steerseg.masks import RLE, decode_rle
 from steerseg.output.drawing import draw_tracklets, heat_overlay, rank_colour
 from steerseg.runtime.artefacts import explained, move_into_place
+from steerseg.runtime.lru import LruCache
 from steerseg.video import write_video
 
 Image3 = NDArray[np.uint8]
@@ -48,7 +48,7 @@ class View(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownProposal:
     """A proposal and its media.
 
     Attributes:
@@ -72,14 +72,14 @@ class ProposalPictures:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / "overlays"
         self._drawing = threading.Lock()
-        self._sheets: OrderedDict[str, dict[int, Image3]] = OrderedDict()
+        self._sheets = LruCache[str, dict[int, Image3]](_KEPT_SHEETS)
 
-    def keyframe(self, shown: Shown, number: int, view: View) -> bytes:
+    def keyframe(self, shown: ShownProposal, index: int, view: View) -> bytes:
         """One keyframe as a JPEG.
 
         Args:
             shown: The proposal.
-            number: Which of its keyframes, from 0.
+            index: Which of its keyframes, from 0.
             view: What to show.
 
         Raises:
@@ -87,12 +87,12 @@ class ProposalPictures:
             SteerSegError: The media cannot be had.
         """
         proposal = shown.proposal
-        frame = proposal.maps.keyframes[number]
+        frame = proposal.maps.keyframes[index]
         grid = map_of(proposal, view)
         image = self._frames(shown)[frame]
         if grid is not None:
             # A video map has one slice for two keyframes.
-            heat = np.array(grid[number * len(grid) // len(proposal.maps.keyframes)], dtype=np.float32)
+            heat = np.array(grid[index * len(grid) // len(proposal.maps.keyframes)], dtype=np.float32)
             picture = heat_overlay(image, heat * (np.float32(0.55) if view is View.POINTS else 1))
         else:
             picture = image
@@ -104,7 +104,7 @@ class ProposalPictures:
         Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY)
         return buffer.getvalue()
 
-    def overlay(self, shown: Shown) -> Path:
+    def overlay(self, shown: ShownProposal) -> Path:
         """The video with the best tracklet tinted and the others outlined, as an MP4 that browsers play.
 
         Long videos are cut off after their first :data:`_MOST_OVERLAY_FRAMES` frames.
@@ -119,7 +119,7 @@ class ProposalPictures:
                 os.utime(path)
                 return path
             proposal = shown.proposal
-            frames = islice(pictures_at(_media(shown).path).frames(), _MOST_OVERLAY_FRAMES)
+            frames = islice(pictures_at(shown.media().path).frames(), _MOST_OVERLAY_FRAMES)
             with explained(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 partial = self._folder / f".partial-{name}.mp4"
@@ -133,24 +133,25 @@ class ProposalPictures:
                     old.unlink(missing_ok=True)
         return path
 
-    def _frames(self, shown: Shown) -> dict[int, Image3]:
+    def _frames(self, shown: ShownProposal) -> dict[int, Image3]:
         """The keyframes, small, by frame; of the proposals that were looked at last they are in memory."""
         with self._drawing:
-            if shown.path not in self._sheets:
-                wanted = set(shown.proposal.maps.keyframes)
-                found: dict[int, Image3] = {}
-                for index, frame in enumerate(pictures_at(_media(shown).path).frames()):
-                    if index in wanted:
-                        found[index] = _scaled(frame, _KEYFRAME_SIDE)
-                    if len(found) == len(wanted):
-                        break
-                if len(found) < len(wanted):
-                    raise VideoError("the task's media have fewer frames than were proposed for")
-                self._sheets[shown.path] = found
-                while len(self._sheets) > _KEPT_SHEETS:
-                    self._sheets.popitem(last=False)
-            self._sheets.move_to_end(shown.path)
-            return self._sheets[shown.path]
+            sheet = self._sheets.get(shown.path)
+            if sheet is None:
+                sheet = _read_keyframes(shown)
+                self._sheets.put(shown.path, sheet)
+            return sheet
+
+
+def _read_keyframes(shown: ShownProposal) -> dict[int, Image3]:
+    wanted = set(shown.proposal.maps.keyframes)
+    keyframes: dict[int, Image3] = {}
+    for index, frame in enumerate(pictures_at(shown.media().path).frames()):
+        if index in wanted:
+            keyframes[index] = _scaled(frame, _KEYFRAME_SIDE)
+        if len(keyframes) == len(wanted):
+            return keyframes
+    raise VideoError("the task's media have fewer frames than the proposal; predict the task again")
 
 
 def map_of(proposal: StoredProposal, view: View) -> Grid | None:
@@ -179,10 +180,6 @@ def views(proposal: StoredProposal) -> list[View]:
     return [view for view in View if not absent.get(view, False)]
 
 
-def _media(shown: Shown) -> Media:
-    return shown.media()
-
-
 def _age(path: Path) -> float:
     return -path.stat().st_mtime
 
@@ -203,7 +200,7 @@ def _mask(rle: RLE, image: Image3) -> NDArray[np.bool_]:
     if mask.shape == image.shape[:2]:
         return mask
     size = (image.shape[1], image.shape[0])
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), dtype=bool)
 
 
 def _with_masks(image: Image3, tracklets: Sequence[StoredTracklet], frame: int) -> Image3:
@@ -221,11 +218,11 @@ def _with_points(image: Image3, proposal: StoredProposal, frame: int) -> Image3:
     ranks = {tracklet.prompt: rank for rank, tracklet in reversed(list(enumerate(proposal.tracklets)))}
     here = [point for point in proposal.points if point.frame == frame]
     for point in sorted(here, key=lambda point: (point in ranks, -ranks.get(point, 0), point.value)):
-        _mark(canvas, point, ranks.get(point))
+        _draw_point(canvas, point, ranks.get(point))
     return canvas
 
 
-def _mark(canvas: Image3, point: StoredPoint, rank: int | None) -> None:
+def _draw_point(canvas: Image3, point: StoredPoint, rank: int | None) -> None:
     height, width = canvas.shape[:2]
     centre = (round(point.x * (width - 1)), round(point.y * (height - 1)))
     radius = max(3, round(max(height, width) / 90)) + (3 if rank == 0 else 0)

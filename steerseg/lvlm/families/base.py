@@ -84,7 +84,7 @@ class Family(ABC):
         """What the model takes this kind of vision for."""
         return kind
 
-    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
         """Which of the L visual tokens lies on each place of the grid: (t * h * w,) indices, in grid order."""
         time, height, width = vision.grid
         return torch.arange(time * height * width)
@@ -100,13 +100,13 @@ class Family(ABC):
 
     # --- what the processor says
 
-    def place(self, kind: VisionKind) -> str:
+    def placeholder(self, kind: VisionKind) -> str:
         """What the chat template writes where a picture or a video stands; the processor expands it."""
         return str(self.processor.video_token if kind == "video" else self.processor.image_token)
 
     def token(self, kind: VisionKind) -> str:
         """The token that stands for each visual token once the chat is expanded."""
-        return self.place(self.modality(kind))
+        return self.placeholder(self.modality(kind))
 
     def expansion(self, kind: VisionKind, processed: Mapping[str, Any]) -> str:
         """What the processor puts into the chat for the first video or picture that it processed."""

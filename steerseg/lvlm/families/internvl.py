@@ -57,10 +57,10 @@ class InternVL(Family):
         tokens = output.pooler_output.reshape(count, -1, output.pooler_output.shape[-1])
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
 
-    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
         """Tokens come tile by tile, the grid row by row over all tiles."""
         if vision.kind == "video":
-            return super().cells(vision)
+            return super().token_indices(vision)
         _, height, width = vision.grid
         places = self._tile[1]
         tiles = torch.arange(height * width).view(height // places, width // places, places, places)

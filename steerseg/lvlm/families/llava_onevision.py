@@ -27,7 +27,7 @@ class LlavaOneVision(Family):
 
     def soft_token(self, kind: VisionKind) -> str:
         """The vocabulary has no special token to spare, but a chat about pictures has none of a video."""
-        return self.place("video" if kind == "image" else "image")
+        return self.placeholder("video" if kind == "image" else "image")
 
     @property
     def _tile(self) -> tuple[int, int]:
@@ -79,10 +79,10 @@ class LlavaOneVision(Family):
             )
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
 
-    def cells(self, vision: VisionFeatures) -> torch.Tensor:
+    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
         """Behind the overview, without each row's newline."""
         if vision.kind == "video":
-            return super().cells(vision)
+            return super().token_indices(vision)
         _, height, width = vision.grid
         rows = torch.arange(height)[:, None] * (width + 1)
         return self._tile[1] ** 2 + (rows + torch.arange(width)).flatten()

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from steerseg.config import TrainingConfig
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, collate, render, sample_scene
-from steerseg.grounding import see
+from steerseg.grounding import encode_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.training.trainer import RefineConfig, SoftPromptTrainer
+from steerseg.training.trainer import SoftPromptTrainer
 from tools.demo_models.lvlm_data import at_frames
 from tools.demo_models.steering_data import SampleFeed, by_turns
 
@@ -35,7 +36,7 @@ def test_batches_are_encoded_as_the_product_does(lvlm: LVLM, preset: Preset, fee
     scene = at_frames(whole, np.linspace(0, 23, preset.keyframes).astype(np.intp))
     (context,), ids = feed.encode([scene], [[1, 4]])
     images, _ = render(collate([scene]), load_atlas(scene.styles))
-    expected = see(
+    expected = encode_keyframes(
         lvlm,
         images[0].permute(0, 2, 3, 1).numpy(),
         range(preset.keyframes),
@@ -61,7 +62,7 @@ def test_a_batch_teaches(lvlm: LVLM, feed: SampleFeed) -> None:
     assert all(len(sample.context.frames) == 1 for sample in samples)
     assert all("Expression: " in sample.question for sample in samples)
     start = SoftPrompts.from_embedding(lvlm.line_break, 4, seed=0)
-    trainer = SoftPromptTrainer(lvlm, (6, 7), start, RefineConfig(steps=2, warmup=0))
+    trainer = SoftPromptTrainer(lvlm, (6, 7), start, TrainingConfig(steps=2, warmup=0))
     assert np.isfinite(trainer.step(samples, np.random.default_rng(0), frames_per_sample=1))
     assert not torch.equal(trainer.prompts.frame, start.frame)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from steerseg import SteerSeg, cli, load_video
+from steerseg import SteerSeg, load_video
+from steerseg.cli.main import main
 from steerseg.evaluation import MAIN, Result, ResultFolder, read_ref_youtube_vos, score
 from steerseg.evaluation.variants import STEERSEG
 from steerseg.soft_prompts import SoftPrompts
@@ -75,12 +76,12 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert cli.main([*command, "--limit", "1"]) == 0
+    assert main([*command, "--limit", "1"]) == 0
     (first,) = (out / "results").iterdir()
     lines = first.read_text().splitlines()
     assert len(lines) == 2
     assert str(tmp_path) not in first.read_text()
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert first.read_text().splitlines() == lines  # what is there is not measured again
     assert len(kept(out)["steerseg"]) == 4
     table = (out / "table.md").read_text()
@@ -89,7 +90,7 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
 
     prompts = SoftPrompts(torch.zeros(4, 32), torch.zeros(4, 32))
     prompts.save(tmp_path / "other")
-    assert cli.main([*command, "--soft-prompts", str(tmp_path / "other")]) == 2
+    assert main([*command, "--soft-prompts", str(tmp_path / "other")]) == 2
     assert "other settings (soft_prompts)" in capsys.readouterr().err
 
 
@@ -100,7 +101,7 @@ def test_all_variants_and_ablations_give_what_the_product_gives(
     prompts.save(tmp_path / "other")
     names = [variant.name for variant in MAIN]
     command += ["--variants", *names, "--ablations", "--soft-prompts", f"tokens-8={tmp_path / 'other'}"]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     out = tmp_path / "out"
     results = kept(out)
     assert set(results) > {*names, "frame-map", "heads-mean", "frame-weight-0.0", "tokens-8"}
@@ -143,12 +144,12 @@ def test_several_processes_give_the_same_and_folders_can_be_joined(
     command: list[str], tmp_path: Path
 ) -> None:
     command += ["--variants", "click", "raw", "cot"]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     whole = kept(tmp_path / "out")
     elsewhere = [
         str(tmp_path / "elsewhere") if argument == str(tmp_path / "out") else argument for argument in command
     ]
-    assert cli.main([*elsewhere, "--processes", "2"]) == 0
+    assert main([*elsewhere, "--processes", "2"]) == 0
     assert compared(kept(tmp_path / "elsewhere")) == compared(whole)
 
     joined = tmp_path / "joined" / "results"
@@ -158,7 +159,7 @@ def test_several_processes_give_the_same_and_folders_can_be_joined(
         (joined / f"1-{path.name}").write_text("\n".join(lines[:3]) + "\n")
         (joined / f"2-{path.name}").write_text("\n".join([lines[0], *lines[2:]]) + '\n{"half')
     assert compared(kept(tmp_path / "joined")) == compared(whole)
-    assert cli.main(["evaluate", "--report-only", "-o", str(tmp_path / "joined")]) == 0
+    assert main(["evaluate", "--report-only", "-o", str(tmp_path / "joined")]) == 0
     table = (tmp_path / "joined" / "table.md").read_text()
     assert "| raw attention | 4 |" in table
     assert "| + CoT | 4 |" in table
@@ -175,9 +176,9 @@ def test_what_needs_soft_prompts_is_left_out_or_refused(
     for part in ("lvlm", "sam2"):
         (plain / part).symlink_to(preset / part)
     command[command.index(str(preset))] = str(plain)
-    assert cli.main([*command, "--limit", "1", "--variants", "soft"]) == 2
+    assert main([*command, "--limit", "1", "--variants", "soft"]) == 2
     assert "--soft-prompts" in capsys.readouterr().err
-    assert cli.main([*command, "--limit", "1", "--variants", "raw", "--ablations"]) == 0
+    assert main([*command, "--limit", "1", "--variants", "raw", "--ablations"]) == 0
     assert "Left out for want of soft prompts: frame-map" in capsys.readouterr().out
     assert set(kept(tmp_path / "out")) == {"raw"}
 
@@ -193,5 +194,5 @@ def test_what_needs_soft_prompts_is_left_out_or_refused(
 def test_mistakes_are_told(
     command: list[str], more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*command, *more]) == 2
+    assert main([*command, *more]) == 2
     assert message in capsys.readouterr().err

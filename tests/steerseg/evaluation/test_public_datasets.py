@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steerseg import cli
+from steerseg.cli.main import main
 from steerseg.evaluation import Measured, Result, ResultFolder, Sample, mean_of, open_dataset, paired_gain
 from steerseg.evaluation.published import PUBLISHED
 from steerseg.evaluation.results import StageSeconds
@@ -41,7 +41,7 @@ def result(identity: str, jf: float, kind: str = "") -> Result:
 
 def test_the_processes_of_torchrun_share_the_clips(preset: Path, tmp_path: Path) -> None:
     root = public.revos(tmp_path / "revos")
-    assert cli.main(arguments("revos", root, preset, tmp_path / "one", "--variants", "raw")) == 0
+    assert main(arguments("revos", root, preset, tmp_path / "one", "--variants", "raw")) == 0
     command = arguments("revos", root, preset, tmp_path / "two", "--variants", "raw")
     # One expression was measured before, so that the parts are not halves.
     (first,) = (tmp_path / "one" / "results").iterdir()
@@ -65,10 +65,10 @@ def test_a_split_that_its_server_scores_becomes_a_zip(
     root = public.ref_youtube_vos(tmp_path / "data", splits=("valid",))
     out = tmp_path / "out"
     command = arguments("ref-youtube-vos", root, preset, out)
-    assert cli.main([*command, "--limit", "1"]) == 0
+    assert main([*command, "--limit", "1"]) == 0
     assert not list(out.glob("*.zip"))
     capsys.readouterr()
-    assert cli.main(command) == 0
+    assert main(command) == 0
     told = capsys.readouterr().out
     assert "Only the dataset's server knows the truth" in told
     assert f"For the dataset's server: {out / 'submission-steerseg.zip'}" in told
@@ -86,10 +86,10 @@ def test_a_split_that_its_server_scores_becomes_a_zip(
     # What has a result but no masks any more is measured again.
     (lost, *_) = open_dataset("ref-youtube-vos", "valid", root=root)
     shutil.rmtree(out / "masks" / "steerseg" / lost.id)
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert (out / "masks" / "steerseg" / lost.id / "00000.png").is_file()
     capsys.readouterr()
-    assert cli.main([*command, "--variants", "click"]) == 2
+    assert main([*command, "--variants", "click"]) == 2
     assert "needs the true masks" in capsys.readouterr().err
 
 
@@ -97,10 +97,10 @@ def test_masks_of_a_split_with_truth_are_kept_where_that_is_asked(preset: Path, 
     root = public.mevis(tmp_path / "data")
     out = tmp_path / "out"
     command = arguments("mevis", root, preset, out, "--variants", "click", "raw")
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert not (out / "masks").exists()
     assert "has no figures for MeViS" in (out / "table.md").read_text()
-    assert cli.main([*command, "--masks"]) == 0
+    assert main([*command, "--masks"]) == 0
     pictures = sorted((out / "masks" / "click" / "0ab4afe7fb46" / "0").iterdir())
     assert [p.stem for p in pictures] == list(public.NAMES)
     # Nothing there, and nothing found by a click: that is right.

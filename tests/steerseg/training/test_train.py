@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg import SteerSeg, cli, load_video
+from steerseg import SteerSeg, load_video
+from steerseg.cli.main import main
+from steerseg.config import TrainingRecipe
 from steerseg.errors import Cancelled, ConfigError
 from steerseg.evaluation import Sample, open_dataset
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, load_preset
 from steerseg.runtime.distributed import Ranks
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.training import Examples, Recipe, Record, data_order, train
+from steerseg.training import Examples, Record, data_order, train
 from steerseg.training.loop import _Batches
 from tests.steerseg.evaluation import public_layouts as public
 from tests.torchrun import steerseg_in_two_processes
 
-RECIPE = Recipe(tokens=3, batch=2, epochs=2, pictures=3, frames_per_sample=2, window=2)
+RECIPE = TrainingRecipe(tokens=3, batch=2, epochs=2, pictures=3, frames_per_sample=2, window=2)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(
 ) -> None:
     # Three expressions: the last step of an epoch has one, so that one of the processes has nothing to do.
     more = ("--limit", "3", "--learning-rate", "0.02", "--batch")
-    assert cli.main(arguments(dataset, preset, tmp_path / "one", *more, "2")) == 0
+    assert main(arguments(dataset, preset, tmp_path / "one", *more, "2")) == 0
     command = arguments(dataset, preset, tmp_path / "two", *more, "1")
     done = steerseg_in_two_processes(command)
     assert done.returncode == 0, done.stderr
@@ -99,7 +101,7 @@ def test_the_preset_that_is_made_can_be_used(
 ) -> None:
     out = tmp_path / "steered"
     more = ("--batch", "4", "--learning-rate", "0.01", "--attributes", "0", "--name", "small-steered")
-    assert cli.main(arguments(dataset, preset, out, *more)) == 0
+    assert main(arguments(dataset, preset, out, *more)) == 0
     told = capsys.readouterr().out
     assert f"use it with --preset {out}" in told
     made = SteerSeg.from_pretrained(out, device="cpu")
@@ -112,7 +114,7 @@ def test_the_preset_that_is_made_can_be_used(
     video = load_video(dataset / "train" / "JPEGImages" / "003234408d", fps=6)
     assert made.propose(video, "the red square").versions["soft_prompts"] == made.soft_prompts.digest
     # A folder that holds somebody's preset is left alone.
-    assert cli.main(arguments(dataset, preset, preset)) == 2
+    assert main(arguments(dataset, preset, preset)) == 2
     assert "holds a preset already" in capsys.readouterr().err
 
 
@@ -120,9 +122,9 @@ def test_what_cannot_be_trained_on_is_told(
     dataset: Path, preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     public.ref_youtube_vos(tmp_path, splits=("valid",))
-    assert cli.main([*arguments(tmp_path, preset, tmp_path / "out"), "--split", "valid"]) == 2
+    assert main([*arguments(tmp_path, preset, tmp_path / "out"), "--split", "valid"]) == 2
     assert "only the dataset's server has it" in capsys.readouterr().err
-    assert cli.main(arguments(tmp_path, preset, tmp_path / "other")) == 2
+    assert main(arguments(tmp_path, preset, tmp_path / "other")) == 2
     assert "Ref-YouTube-VOS layout" in capsys.readouterr().err
 
 

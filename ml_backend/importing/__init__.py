@@ -1,0 +1,1 @@
+"""Videos on this machine as tasks of a Label Studio project."""

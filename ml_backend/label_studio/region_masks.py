@@ -1,0 +1,206 @@
+"""Regions read back: masks of pages and boxes of tracks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from label_studio_sdk.converter.brush import decode_rle as decode_brush
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml_backend.label_studio.keyframes import interpolate
+from ml_backend.label_studio.outlines import outlines_to_mask
+from ml_backend.label_studio.results import is_label_of_text, region_labels
+from steerseg.errors import SteerSegError
+
+MASK_TYPES = frozenset(
+    kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
+)
+"""Types of results that are masks, in lower case."""
+
+MAX_PAGE_PIXELS = 64_000_000
+"""Pages larger than this are refused before anything is allocated for them."""
+
+PNG_URL = "data:image/png;base64,"
+_STROKE_BITS = 4  # of fractions of a pixel
+
+
+class RegionError(SteerSegError):
+    """A region cannot be read."""
+
+
+@dataclass(frozen=True)
+class PageMask:
+    """One region of an annotation or prediction as a mask.
+
+    Attributes:
+        region_id: The region's id.
+        page: Index of the page, from 0.
+        mask: (H, W) bool.
+        control: Name of the control (``from_name``).
+        labels: The region's labels.
+        origin: ``prediction``, ``prediction-changed``, ``manual`` or ``""``.
+    """
+
+    region_id: str
+    page: int
+    mask: NDArray[np.bool_] = field(repr=False)
+    control: str
+    labels: tuple[str, ...]
+    origin: str
+
+
+def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
+    """Read the mask regions of an annotation, a prediction or a draft; other results are passed over.
+
+    Brush masks count as foreground above 127, since Label Studio's editor smooths their edges.
+
+    Raises:
+        RegionError: A mask region is malformed; the message names it.
+    """
+    results = list(results)
+    pair_labels = {
+        str(result.get("id")): region_labels(result)
+        for result in results
+        if str(result.get("type", "")).lower() == "labels"
+    }
+    masks = []
+    for result in results:
+        kind = str(result.get("type", "")).lower()
+        if kind not in MASK_TYPES or is_label_of_text(result):
+            continue
+        region_id = str(result.get("id", ""))
+        try:
+            mask = _read_mask(kind.removesuffix("labels"), result)
+            page = int(result.get("item_index") or 0)
+        except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+            raise RegionError(
+                f"region {region_id!r} ({kind}) cannot be read: {error}; "
+                "expected a value as Label Studio writes it"
+            ) from error
+        masks.append(
+            PageMask(
+                region_id=region_id,
+                page=page,
+                mask=mask,
+                control=str(result.get("from_name", "")),
+                labels=region_labels(result, kind) or pair_labels.get(region_id, ()),
+                origin=str(result.get("origin", "")),
+            )
+        )
+    return masks
+
+
+def masks_by_page(masks: Iterable[PageMask]) -> dict[int, NDArray[np.bool_]]:
+    """Join masks (several parts, several strokes) into one per page.
+
+    Raises:
+        RegionError: Two masks of one page differ in size.
+    """
+    pages: dict[int, NDArray[np.bool_]] = {}
+    for item in masks:
+        if item.page not in pages:
+            pages[item.page] = item.mask.copy()
+        elif pages[item.page].shape != item.mask.shape:
+            raise RegionError(
+                f"page {item.page} has masks of {pages[item.page].shape} and {item.mask.shape} pixels; "
+                "every mask of a page must have the page's own size"
+            )
+        else:
+            pages[item.page] |= item.mask
+    return dict(sorted(pages.items()))
+
+
+def track_boxes(result: Mapping[str, Any], frames_count: int | None = None) -> NDArray[np.float64]:
+    """Give a ``videorectangle``'s box in every frame; see :func:`interpolate` for the meaning of the columns.
+
+    Args:
+        result: The result.
+        frames_count: T; the result's own ``framesCount`` if not given.
+
+    Returns:
+        (T, 5); NaN where the track is hidden.
+
+    Raises:
+        RegionError: The result is malformed.
+    """
+    try:
+        value = result["value"]
+        total = int(value["framesCount"]) if frames_count is None else frames_count
+        if not 0 <= total <= 10_000_000:
+            raise ValueError(f"framesCount is {total}")
+        return interpolate(value["sequence"], total)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RegionError(
+            f"track {result.get('id')!r} cannot be read: {error}; expected a videorectangle with a sequence"
+        ) from error
+
+
+def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:
+    height, width = int(result["original_height"]), int(result["original_width"])
+    if not (height > 0 and width > 0 and height * width <= MAX_PAGE_PIXELS):
+        raise ValueError(f"its page is {width} x {height} pixels")
+    value = result["value"]
+    if kind == "brush":
+        return _read_brush(value, height, width)
+    if kind == "bitmask":
+        return _read_bitmask(value["imageDataURL"], height, width)
+    if kind == "polygon":
+        points = value["points"]
+    else:
+        points = [(vertex["x"], vertex["y"]) for vertex in value["vertices"]]
+    outline = np.asarray(points, dtype=np.float64).reshape(-1, 2) * (width, height) / 100
+    if not np.isfinite(outline).all():
+        raise ValueError("it has corners that are not numbers")
+    return outlines_to_mask([outline], height, width)
+
+
+def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """A brush region: its run lengths and, in a draft, the strokes that were made over them since."""
+    rle, strokes = value.get("rle"), value.get("touches") or ()
+    if rle is None and not strokes:
+        raise ValueError("it has no run lengths ('rle')")
+    mask = np.zeros((height, width), dtype=np.uint8)
+    if rle is not None:
+        # The length stands first; checking it keeps a forged one from allocating gigabytes.
+        declared = int.from_bytes(bytes(rle[:4]), "big")
+        if declared != height * width * 4:
+            raise ValueError(
+                f"its run lengths are for {declared} values, its page has {width} x {height} x 4"
+            )
+        mask = (decode_brush(rle).reshape(height, width, 4)[:, :, 3] > 127).astype(np.uint8)
+    for stroke in strokes:
+        _draw_stroke(mask, stroke)
+    return mask.astype(bool)
+
+
+def _draw_stroke(mask: NDArray[np.uint8], stroke: Mapping[str, Any]) -> None:
+    """Draw or erase a stroke as Label Studio's editor does: round ends and corners, all in percents of the page."""
+    height, width = mask.shape
+    points = np.asarray(stroke["relativePoints"], dtype=np.float64).reshape(-1, 2)
+    thickness = float(stroke["relativeStrokeWidth"]) * width / 100
+    if not (np.isfinite(points).all() and 0 <= thickness <= 4 * max(width, height)):
+        raise ValueError("it has a stroke that is no line of points")
+    corners = (points * (width, height) / 100 * (1 << _STROKE_BITS)).round().astype(np.int32)
+    colour = 0 if stroke.get("type") == "eraser" else 1
+    cv2.polylines(mask, [corners], False, colour, max(1, round(thickness)), cv2.LINE_8, _STROKE_BITS)
+
+
+def _read_bitmask(url: str, height: int, width: int) -> NDArray[np.bool_]:
+    if not url.startswith(PNG_URL):
+        raise ValueError(f"its image is not a data URL that starts with {PNG_URL}")
+    try:
+        data = base64.b64decode(url[len(PNG_URL) :], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its image is not base64 ({error})") from None
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if image.size != (width, height):
+            raise ValueError(f"its image is {image.size[0]} x {image.size[1]}, its page {width} x {height}")
+        return np.asarray(image.convert("RGBA").getchannel("A")) > 127

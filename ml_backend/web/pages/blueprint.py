@@ -1,0 +1,83 @@
+"""All pages as one Flask blueprint: what they have in common, and the routes of each subject."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from ml_backend.database.errors import StoreError
+from ml_backend.jobs.listing import name_of_refinement
+from ml_backend.requests import RequestError
+from ml_backend.service import Service
+from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
+from ml_backend.web.pages.overview import add_overview
+from ml_backend.web.pages.projects import add_projects
+from ml_backend.web.pages.proposals import add_proposals
+from ml_backend.web.pages.versions import add_versions
+from steerseg.errors import SteerSegError
+
+log = logging.getLogger(__name__)
+
+_HEADERS = {
+    # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+
+def create_pages(service: Service) -> Blueprint:
+    """The pages of a service. Its app asks for credentials before any of them answers.
+
+    Args:
+        service: What is shown and steered.
+    """
+    blueprint = Blueprint("pages", __name__)
+    _add_common(blueprint)
+    _add_problems(blueprint)
+    add_overview(blueprint, service)
+    add_projects(blueprint, service)
+    add_versions(blueprint, service)
+    add_proposals(blueprint, service)
+    return blueprint
+
+
+def _add_common(blueprint: Blueprint) -> None:
+    @blueprint.context_processor
+    def everywhere() -> dict[str, Any]:
+        return {"csrf_field": FIELD, "csrf_token": form_token, "name_of_refinement": name_of_refinement}
+
+    @blueprint.before_request
+    def only_own_forms() -> None:
+        if request.method == "POST":
+            require_own_form(request)
+
+    @blueprint.after_request
+    def protect(response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        if response.mimetype == "text/html":
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _add_problems(blueprint: Blueprint) -> None:
+    @blueprint.errorhandler(SteerSegError)
+    def explain(error: SteerSegError) -> tuple[str, int]:
+        if isinstance(error, RequestError):
+            return _problem(error.status, str(error), error.hint)
+        if isinstance(error, StoreError):
+            log.error("%s %s: %s", request.method, request.path, error)
+            return _problem(503, str(error), "Try again in a while; the server's log has the details.")
+        return _problem(422, str(error), "")
+
+    @blueprint.errorhandler(HTTPException)
+    def explain_http(error: HTTPException) -> tuple[str, int]:
+        return _problem(error.code or 500, error.description or error.name, "")
+
+
+def _problem(status: int, message: str, hint: str) -> tuple[str, int]:
+    return render_template("problem.html", status=status, message=message, hint=hint), status

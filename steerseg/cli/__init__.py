@@ -1,0 +1,1 @@
+"""The command line of the library: one module a subcommand."""

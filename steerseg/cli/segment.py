@@ -1,0 +1,127 @@
+"""``steerseg segment VIDEO EXPRESSION -o DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerseg.cli.options import (
+    add_method_options,
+    add_model_options,
+    method_config,
+    positive,
+    positive_float,
+    prepare_folder,
+    preset_from,
+)
+from steerseg.cli.progress import ProgressBar
+
+if TYPE_CHECKING:  # with torch, which --help does not need
+    from steerseg.pipeline import Proposal
+    from steerseg.presets import Preset
+
+
+def add_segment(commands: Any) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser(
+        "segment",
+        help="track one expression over one video",
+        description="Track what EXPRESSION refers to in VIDEO and write masks, an overlay video and a "
+        "picture of the grounding maps.",
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file, a folder of frames or an http(s) URL")
+    parser.add_argument("expression", metavar="EXPRESSION", help='what to track, e.g. "the dog on the left"')
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the result"
+    )
+    add_model_options(parser)
+    add_method_options(parser)
+    reading = parser.add_argument_group("reading the video")
+    reading.add_argument("--stride", type=positive, default=1, help="keep every N-th frame (default: 1)")
+    reading.add_argument("--fps", type=positive_float, help="frame rate of a folder of frames (default: 25)")
+    reading.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let URLs lead to this machine and its local network",
+    )
+    parser.set_defaults(run=run_segment)
+
+
+def run_segment(options: argparse.Namespace) -> int:
+    """Make a proposal, write it and print a summary."""
+    from steerseg.reasoning import check_expression
+
+    expression = check_expression(options.expression)
+    prepare_folder(options.output)
+
+    from steerseg.runtime.startup import uncollected
+    from steerseg.video import load_video
+
+    with ProgressBar() as progress:
+        video = load_video(
+            options.video,
+            stride=options.stride,
+            fps=options.fps,
+            allow_private_addresses=options.allow_private_addresses,
+            progress=progress,
+        )
+        progress("load", 0.0)
+        with uncollected():
+            from steerseg.pipeline import SteerSeg
+
+            steerseg = SteerSeg.from_pretrained(preset_from(options), device=options.device)
+        progress("load", 1.0)
+        config = method_config(options, steerseg.config)
+        proposal = steerseg.propose(video, expression, config=config, progress=progress)
+        progress("save", 0.0)
+        proposal.save(options.output)
+        progress("save", 1.0)
+    print(summary(proposal, options.output, steerseg.preset))
+    return 0
+
+
+def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> str:
+    """The best tracklet, the alternatives and the files, in a few lines for a person.
+
+    Args:
+        proposal: What was written.
+        folder: Where it was written.
+        preset: Says which score is unsure, and what its models understand.
+    """
+    from steerseg.masks import mask_area
+
+    total = len(proposal.pts)
+    visible = [sum(mask_area(rle) > 0 for rle in tracklet.rles) for tracklet in proposal.tracklets]
+    if proposal.tracklets:
+        score = f"score {proposal.best.score:.2f}"
+        lines = [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
+    else:
+        lines = [f'nothing found for "{proposal.expression}"; maps.png shows where the model looked']
+    if preset is not None:
+        lines += _doubts(proposal, preset)
+    if proposal.attributes:
+        lines.append(f"  attributes    {', '.join(proposal.attributes)}")
+    for rank, tracklet in enumerate(proposal.tracklets[1:], start=2):
+        label = "alternatives" if rank == 2 else ""
+        lines.append(
+            f"  {label:<12}  #{rank} on {visible[rank - 1]} of {total} frames (score {tracklet.score:.2f})"
+        )
+    names = ["proposal.json", "maps.png"]
+    if proposal.tracklets:
+        names[1:1] = ["overlay.mp4", f"masks{os.sep} ({total} pictures)"]
+    lines += [f"  {'files' if i == 0 else '':<12}  {folder / name}" for i, name in enumerate(names)]
+    return "\n".join(lines)
+
+
+def _doubts(proposal: Proposal, preset: Preset) -> list[str]:
+    """Lines for a proposal whose best score is unsure, or that holds nothing."""
+    if proposal.tracklets and proposal.best.score >= preset.unsure_below:
+        return []
+    lines = []
+    if proposal.tracklets:
+        lines.append(f"  unsure        clear matches score {preset.unsure_below:.2f} or more")
+    if preset.hint:
+        lines.append(f"  hint          {preset.hint}")
+    return lines
