@@ -45,15 +45,15 @@ lint: $(VENV_READY) docs ## Check style, types, layers, sizes and the documents
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-docs: $(VENV_READY) ## Build the documents in site/
-	$(VENV)/bin/mkdocs build --strict --quiet
+docs: $(VENV_READY) ## Build the documents in build/docs/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 format: $(VENV_READY) ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove caches, builds and the demo's data
-	rm -rf .demo artefacts build dist site .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .demo artefacts build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -path ./$(VENV) -prune -o -path ./$(LS_VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean ## Remove the environments as well
