@@ -47,8 +47,8 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
-from steerseg.lvlm.base import RolloutInputs, VisionFeatures
-from steerseg.lvlm.tap import QueryKeyTap
+from steerseg.lvlm.base import VisionFeatures
+from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from steerseg.pipeline import VideoFeatures, installed_version
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
@@ -268,7 +268,9 @@ class Bench:
         prompts = steerseg.soft_prompts
         assert prompts is not None
         tokens = seen.context.frames.tokens.shape[1]
-        count = min(len(seen.context.frames), steerseg.lvlm.rows_at_once(tokens, len(steerseg.layers)))
+        count = min(
+            len(seen.context.frames), steerseg.lvlm.activations.rows_at_once(tokens, len(steerseg.layers))
+        )
         self._grounding_part("video pass", seen.context.video, prompts.video)
         self._grounding_part("frame passes", seen.context.frames[:count], prompts.frame)
 
@@ -323,7 +325,7 @@ class Bench:
         _, seconds = timed(
             "straightforward: reason",
             lambda: lvlm.answer(
-                question, context.video, max_new_tokens=config.max_new_tokens, own_steps=False
+                question, context.video, max_new_tokens=config.max_new_tokens, own_decoder=False
             ),
         )
         total += seconds

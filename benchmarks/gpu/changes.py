@@ -132,7 +132,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     readings: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
         "planned by cuDNN": cudnn_attention,
-        "nothing captured": lambda: attribute(steerseg.lvlm._reading_on.calls, "enabled", False),
+        "nothing captured": lambda: attribute(steerseg.lvlm.reader.prefix_reader.calls, "enabled", False),
     }
     for name, way in readings.items():
         with way():

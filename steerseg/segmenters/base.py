@@ -1,7 +1,7 @@
-"""What the tracking driver asks of a segmenter: encode frames, decode prompts, encode memories, and step.
+"""The interface of a segmenter: encode frames, decode prompts, encode memories, and step.
 
 A segmenter is frozen and keeps nothing of a video: features and memories are handed out and in again. The driver
-(:mod:`steerseg.tracking`) decides what is computed when, and what is kept.
+(:mod:`steerseg.tracking`) decides when it computes, and what is kept.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DecodedMask:
 
 @dataclass(frozen=True)
 class ObjectMemory:
-    """What is remembered of one object on one prompted frame, without a batch dimension.
+    """The memory of one object on one prompted frame, without a batch dimension.
 
     Attributes:
         logits: (h, w) low-resolution mask logits.
@@ -67,7 +67,7 @@ class AttendedMemories:
     Attributes:
         spatial: (temporal position, index on the path) of each spatial memory.
         pointers: (distance in steps, index on the path) of each object pointer.
-        span: What distances are divided by.
+        span: Divisor of the distances.
     """
 
     spatial: tuple[tuple[int, int], ...]
@@ -88,7 +88,7 @@ class MemoryReach(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What a step gives for N objects.
+    """The output of a step for N objects.
 
     Attributes:
         logits: (N, h, w) float32 low-resolution mask logits; the grid covers the whole frame.

@@ -1,5 +1,7 @@
 """The Triton kernels behind :mod:`steerseg.segmenters.fused`: each reads inputs once and writes outputs once."""
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import math
@@ -13,7 +15,7 @@ _TILE = 4096  # numbers that one program holds
 
 
 @triton.jit
-def _add_and_norm(  # type: ignore[no-untyped-def]
+def _add_and_norm(
     residual_at,
     added_at,
     weight_at,
@@ -79,7 +81,7 @@ def add_and_norm(
 
 
 @triton.jit
-def _norm_channels(  # type: ignore[no-untyped-def]
+def _norm_channels(
     at,
     weight_at,
     bias_at,
@@ -145,7 +147,7 @@ def _with_collapsible_positions(pictures: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=("count", "length"))
-def _rotate(  # type: ignore[no-untyped-def]
+def _rotate(
     at,
     cos_at,
     sin_at,
@@ -196,7 +198,7 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
 
 
 @triton.jit
-def _attend_tile(  # type: ignore[no-untyped-def]
+def _attend_tile(
     start,
     q,
     k_at,
@@ -233,7 +235,7 @@ def _attend_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=("length",))
-def _attend_part(  # type: ignore[no-untyped-def]
+def _attend_part(
     q_at,
     k_at,
     v_at,
@@ -277,7 +279,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join_parts(  # type: ignore[no-untyped-def]
+def _join_parts(
     mixed_at,
     lse_at,
     joined_at,

@@ -49,7 +49,7 @@ class Sam2:
         captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
         captured_steps: The captured steps; ``None`` before the first step.
         fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
-        memory_backend: What computes the attention to memories then; torch's choice where ``None``.
+        memory_backend: Computes the attention to memories then; torch's choice where ``None``.
     """
 
     def __init__(self, model: Any, *, version: str, dtype: torch.dtype = torch.float32) -> None:
@@ -123,7 +123,7 @@ class Sam2:
             return tuple(self.model.forward_image(pixels)["backbone_fpn"][-self.model.num_feature_levels :])
 
     def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Frames where the model is. A GPU takes them from page-locked memory, and nobody waits for it."""
+        """Frames on the model's device. A GPU copies them from page-locked memory, and nobody waits for it."""
         tensor = torch.from_numpy(pixels)
         if self.device.type != "cuda":
             return tensor
@@ -204,7 +204,7 @@ class Sam2:
                 prev_sam_mask_logits=earlier,
             )
         _, _, ious, logits, large, pointers, presence = output
-        # With several masks per prompt SAM 2 has taken the one that it believes in most.
+        # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
         best = ious.float().amax(dim=1).clamp(0, 1).tolist()
         masks = (logits[:, 0] > 0).cpu()
         clicked = clicks is not None

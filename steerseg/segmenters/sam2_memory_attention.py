@@ -64,7 +64,7 @@ class FusedMemoryAttention:
             memories: (N, L or P, C_mem) each.
             encodings: (L or P, C_mem) position encoding of each memory.
             pointers: How many of the last vectors of all memories have no position in the picture.
-            backend: What computes the attention to memories; torch's choice if left out.
+            backend: Computes the attention to memories; torch's choice where ``None``.
 
         Returns:
             (N, L, C), of the final norm.

@@ -68,9 +68,9 @@ class _Form:
     Attributes:
         levels: Number of levels of image features.
         positions: Temporal position of each spatial memory.
-        span: What distances of object pointers are divided by.
+        span: Divisor of the object pointers' distances.
         fused: Whether it runs in fewer passes over memory than the package's own code.
-        backend: What computes the attention to memories then.
+        backend: Computes the attention to memories then.
     """
 
     levels: int
@@ -88,11 +88,11 @@ class TrackingStep:
         sizes: (height, width) of each level of image features.
         image_position: (h * w, 1, C) position encoding of the lowest level.
         memory_position: (1, C_mem, h_mem, w_mem) position encoding of a spatial memory.
-        precision: What the package's parts run under.
+        precision: Makes the context under which the package's parts run.
 
     Attributes:
-        fused: Whether memories are attended to, and pictures normed, in fewer passes than the package's own code takes.
-        backend: What computes the attention to memories then; torch's choice where ``None``.
+        fused: Whether memory attention and norms take fewer passes over memory than the package's own code.
+        backend: Computes the attention to memories then; torch's choice where ``None``.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TrackingStep:
         pointers: Sequence[Tensor],
         distances: Tensor,
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
-        """Put what a step takes into the order in which it takes it.
+        """Order the arguments of a step as :meth:`__call__` takes them.
 
         Args:
             attended: The chosen memories.

@@ -22,7 +22,7 @@ class FrameEncoder:
     """Encodes frames by a segmenter and stores their features with the video.
 
     Args:
-        segmenter: What encodes.
+        segmenter: Encodes frames.
         feature_bytes: How many bytes of a video's features are kept.
     """
 
@@ -72,9 +72,9 @@ class FrameEncoder:
     def ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
         """Inside, a CPU encodes frames in a thread of its own: ``first`` these, then the others.
 
-        Two passes side by side fill two cores better than one pass that is spread over both. What is done when the
-        block ends is kept, the rest is left to :meth:`encode`. Of a long video, only ``first`` is encoded. On a GPU
-        nothing is, since one pass fills it.
+        Two passes side by side fill two cores better than one pass that is spread over both. Features that are
+        complete when the block ends are kept, the rest is left to :meth:`encode`. Of a long video, only ``first`` is
+        encoded. On a GPU nothing is, since one pass fills it.
 
         Args:
             encoded: The video. Inside, nobody else encodes frames.
@@ -127,7 +127,7 @@ class Lookahead:
     turn, which leave cores idle that the encoder's large products fill. A GPU has its own queue.
 
     Args:
-        encoder: What encodes.
+        encoder: Encodes frames.
         encoded: The video.
     """
 
@@ -173,7 +173,7 @@ class Lookahead:
 
 
 def batches(frames: Sequence[int]) -> list[list[int]]:
-    """Frames in the order in which they come, as many at a time as the encoder takes at once."""
+    """Frames in their order, as many at a time as the encoder takes at once."""
     return [list(frames[start : start + ENCODE_BATCH]) for start in range(0, len(frames), ENCODE_BATCH)]
 
 

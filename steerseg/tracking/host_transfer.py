@@ -1,4 +1,4 @@
-"""Masks transferred from a GPU to the host in blocks and taken there by a thread, so that neither side waits."""
+"""Masks transferred from a GPU to the host in blocks, and handed on by a thread, so that neither side waits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from steerseg.runtime.memory import to_host
 
-_BLOCK_BYTES = 2 << 20  # small, since the device is idle while sinks take the last block
+_BLOCK_BYTES = 2 << 20  # small, since the device is idle while sinks receive the last block
 _MOST_BLOCKS = 4  # on their way
 
 
 class MaskSink(Protocol):
-    """Takes an object's masks, each frame's once, in the order of tracking."""
+    """Receives an object's masks, each frame's once, in the order of tracking."""
 
     def put(self, frame: int, logits: Tensor, presence: float) -> None:
         """Take one frame.
@@ -56,7 +56,7 @@ class HostTransfer:
     long as the device takes to compute it. Without blocks, :meth:`add` gives each mask to its sink at once.
 
     Args:
-        sinks: By owner. Only one of their calls runs at a time.
+        sinks: Receivers of the masks, by owner. Only one of their calls runs at a time.
         block_bytes: Logits are transferred once they are so many bytes; 0 transfers each mask at once.
     """
 
@@ -95,7 +95,7 @@ class HostTransfer:
             presence: (n,) float32.
 
         Raises:
-            Exception: What a sink raised, now or before.
+            Exception: An error of a sink, now or before.
         """
         self._targets += targets
         self._logits.append(logits)

@@ -18,7 +18,7 @@ class Path:
     Attributes:
         owner: Index of the candidate.
         frames: Frames of the video in the order of tracking; the first is prompted.
-        memories: What is known from prompts, by index on the path; indices behind its start are negative.
+        memories: Memories from prompts, by index on the path; indices behind its start are negative.
     """
 
     owner: int

@@ -55,5 +55,5 @@ class PackedTrack:
         """
         known = tuple(rle for rle in self._rles if rle is not None)
         if len(known) != len(self._rles):
-            raise RuntimeError("a track is asked for before all of its frames were tracked")
+            raise RuntimeError("the track is incomplete: some of its frames were not tracked yet")
         return known

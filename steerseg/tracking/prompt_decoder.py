@@ -22,8 +22,8 @@ class PromptDecoder:
     """Decodes point prompts and prompts of annotators.
 
     Args:
-        segmenter: What decodes.
-        encoder: Where the frames' features come from.
+        segmenter: Decodes prompts and encodes memories.
+        encoder: Provides features of frames.
     """
 
     def __init__(self, segmenter: Segmenter, encoder: FrameEncoder) -> None:

@@ -22,8 +22,8 @@ class Propagator:
     """Tracks candidates as batches; only memories that can still be attended to are kept.
 
     Args:
-        segmenter: What computes a step.
-        encoder: Where the frames' features come from.
+        segmenter: Computes the steps.
+        encoder: Provides features of frames.
 
     Attributes:
         in_blocks: Whether a GPU's masks come to the host in blocks; each one at once where not.
@@ -66,7 +66,7 @@ class Propagator:
         Args:
             encoded: The video.
             candidates: All candidates.
-            sinks: What takes the masks, by index of the candidate.
+            sinks: Receivers of the masks, by index of the candidate.
             frames: Where to track, rising.
             progress: Told of each step.
         """
@@ -139,7 +139,7 @@ def paths_of(owner: int, memories: Mapping[int, ObjectMemory], frames: Sequence[
 
     Args:
         owner: Index of the candidate.
-        memories: What is known from prompts, by frame.
+        memories: The object's memories, by prompted frame.
         frames: Where to track, rising.
     """
     first = min(memories)

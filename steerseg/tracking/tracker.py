@@ -1,7 +1,7 @@
 """Point prompts -> tracklets, over any segmenter: frames encoded once, candidates tracked as batches.
 
 All candidates advance as one batch, in both directions of time at once, and only the memory that can still be
-attended to is kept. What a frame's mask and memory are is the segmenter's matter (:mod:`steerseg.segmenters`).
+attended to is kept. The segmenter (:mod:`steerseg.segmenters`) computes masks and memories.
 """
 
 from __future__ import annotations
@@ -35,14 +35,24 @@ class Tracker:
     """The driver over a frozen segmenter.
 
     Args:
-        segmenter: What encodes frames, decodes prompts and computes steps.
+        segmenter: Encodes frames, decodes prompts and computes steps.
         feature_bytes: How many bytes of a video's image features are kept.
 
     Attributes:
-        segmenter: The same.
+        segmenter: As above.
         encoder: Encodes frames when they are needed.
         decoder: Decodes prompts.
         propagator: Tracks candidates.
+
+    Example:
+        >>> from steerseg.presets import open_preset
+        >>> tracker = Tracker.from_pretrained(open_preset("demo").sam2)
+        >>> film = video_from_frames(np.zeros((3, 90, 160, 3), dtype=np.uint8), fps=8.0)
+        >>> encoded = tracker.open(film)
+        >>> candidate = tracker.start(encoded, [Prompt(0, points=((0.5, 0.5),), labels=(True,))])
+        >>> (tracklet,) = tracker.track(encoded, [candidate])
+        >>> tracklet.masks.shape
+        (3, 90, 160)
     """
 
     def __init__(self, segmenter: Segmenter, *, feature_bytes: int = _FEATURE_BYTES) -> None:
@@ -174,7 +184,7 @@ class Tracker:
 
         Args:
             encoded: The video.
-            candidates: What to track.
+            candidates: The objects to track.
             frames: Where to track; all frames of the video if left out. The segmenter sees these and the prompted
                 frames as if they followed each other directly.
             progress: Told of each tracked frame.
@@ -203,7 +213,7 @@ class Tracker:
 
         Args:
             encoded: The video.
-            candidates: What to track.
+            candidates: The objects to track.
             progress: Told of each tracked frame.
         """
         packed = [PackedTrack(len(encoded), encoded.height, encoded.width) for _ in candidates]
@@ -226,8 +236,8 @@ class Tracker:
 
         Args:
             encoded: The video.
-            candidates: What to track.
-            sinks: What takes the masks, one for each candidate.
+            candidates: The objects to track.
+            sinks: Receivers of the masks, one for each candidate.
             progress: Told of each tracked frame.
         """
         frames = tuple(range(len(encoded)))

@@ -26,7 +26,7 @@ class Tracklet:
     Attributes:
         rles: One encoded (H, W) mask per frame of the video; empty where the object is not visible.
         frame_scores: (T,) float32, the segmenter's object score as a probability in [0, 1] per frame.
-        prompt: The point that started it.
+        prompt: The point at which it started.
         score: Rank score (Pearson correlation with the grounding maps) in [-1, 1].
     """
 
@@ -43,7 +43,7 @@ class Tracklet:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an annotator or a grounding map gives for one object on one frame: clicks and a box, or a mask.
+    """A prompt for one object on one frame, by an annotator or a grounding map: clicks and a box, or a mask.
 
     Attributes:
         frame: Index of the frame in the video.
@@ -88,7 +88,7 @@ class DecodedPrompt:
     """A prompt, as the point that stands for it, and the segmenter's answer to it.
 
     Attributes:
-        point: What stands for the prompt.
+        point: The point that stands for the prompt.
         answer: The decoded mask.
     """
 
@@ -131,7 +131,7 @@ class TrackBuilder:
         self._presence = np.zeros(len(frames), dtype=np.float32)
 
     def put(self, frame: int, logits: Tensor, presence: float) -> None:
-        """Take one frame; frames that nobody asked for are passed over.
+        """Take one frame; frames that are not collected are passed over.
 
         Args:
             frame: Index in the video.
@@ -154,7 +154,7 @@ class TrackBuilder:
             RuntimeError: A frame is missing.
         """
         if self._logits is None or self._missing:
-            raise RuntimeError("a track is asked for before all of its frames were tracked")
+            raise RuntimeError("the track is incomplete: some of its frames were not tracked yet")
         return TrackedFrames(self.frames, self._logits, self._presence)
 
 
@@ -166,7 +166,7 @@ class Candidate:
         prompt: The point at which it started.
         score: Predicted overlap plus the map's value at the point, in [0, 2]; the first score.
         predicted_iou: The segmenter's own estimate in [0, 1] of the mask's overlap with the object.
-        memories: What is remembered of the object, by prompted frame.
+        memories: The object's memories, by prompted frame.
         tracked: Where it was tracked; ``None`` before.
     """
 

@@ -95,6 +95,7 @@ class Completing(Ingesting):
 
     def __init__(self, folder: Path, executor: ModelExecutor, **given: Any) -> None:
         super().__init__(folder / "data", **given)
+        self.executor = executor
         self.media = LocalMedia(folder)
         self.completer = Completer(
             self.settings, self.database, self.media, self.ingestor._connections, executor
@@ -635,7 +636,7 @@ def test_a_kill_during_completion_is_made_good(tmp_path: Path, make: Make, point
         try:
             logging.disable()
             # Not the parent's connections: SQLite's must not cross a fork.
-            own = Completing(tmp_path, completing.completer._executor, propagate_corrections=False)
+            own = Completing(tmp_path, completing.executor, propagate_corrections=False)
             sqlalchemy_event.listen(own.database._engine, "before_cursor_execute", count)
             own.completer.complete_all(patiently=False)
         finally:

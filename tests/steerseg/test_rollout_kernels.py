@@ -14,8 +14,7 @@ from steerseg.attention.rollout import (
     roll_layer_in_chunks,
     streaming_rollout,
 )
-from steerseg.lvlm.base import RolloutInputs
-from steerseg.lvlm.tap import QueryKeyTap
+from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from tests.interpreted_kernels import numbers_printed
 
 _INTERPRETED = """
