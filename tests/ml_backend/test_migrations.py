@@ -182,8 +182,8 @@ def test_what_the_release_before_stored_is_read_as_it_read_it(tmp_path: Path) ->
     steering = TaskStateStore(database)
     for held in (steering.get(TaskStateKey(1, 5, 3, "frames")), steering.submitted(70, "frames")):
         assert held is not None
-        assert held.objects[0].expression == "the red ball"
-        assert held.objects[0].painted == {1: None}
+        assert held.instances[0].expression == "the red ball"
+        assert held.instances[0].painted == {1: None}
     assert [version.name for version in VersionStore(database).versions(1)] == ["r1-11111111", "r2-22222222"]
     assert [str(one.state) for one in RefinementStore(database).latest()] == ["waiting", "promoted"]
     assert [job.message for job in JobStore(database).newest()] == ["", "", "tracking, 6 of 12 frames"]
