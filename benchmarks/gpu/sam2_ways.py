@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.records import Records
 from steerseg.tracking import EncodedVideo, Tracker
-from steerseg.tracking.fused import MIX_TILES, MixTiles, mix, mix_tiles
-from steerseg.tracking.memory_attention import chosen
+from steerseg.segmenters.fused import MIX_TILES, MixTiles, mix, mix_tiles
+from steerseg.segmenters.sam2_memory_attention import chosen
 from steerseg.video import Video
 
 BACKENDS = {

@@ -1,7 +1,7 @@
 """Point prompts -> tracklets, by SAM 2: frames encoded once, candidates decoded and propagated as batches.
 
 This is a driver over the ``sam2`` package, not a fork of it: the package's own modules compute every frame
-(see :mod:`steerseg.tracking.step`). Its stock predictor loops over objects in Python and keeps the state of
+(see :mod:`steerseg.segmenters.sam2_step`). Its stock predictor loops over objects in Python and keeps the state of
 every frame; here all candidates advance as one batch, in both directions of time at once, and only the memory
 that can still be attended to is kept.
 """
@@ -28,12 +28,12 @@ from steerseg.masks import iou
 from steerseg.points import PointPrompt
 from steerseg.runtime.cuda_graphs import CapturedCalls, Function
 from steerseg.runtime.memory import free_bytes
-from steerseg.tracking.delivery import Delivery, Sink
+from steerseg.tracking.host_transfer import Delivery, Sink
 from steerseg.tracking.features import STREAMED_FRAMES, EncodedVideo
-from steerseg.tracking.image_encoder import ImageEncoding
-from steerseg.tracking.loading import load_folder, load_from_hub
+from steerseg.segmenters.sam2_image_encoder import ImageEncoding
+from steerseg.segmenters.loading import load_folder, load_from_hub
 from steerseg.tracking.packed_masks import PackedTrack
-from steerseg.tracking.step import TrackingStep, attended
+from steerseg.segmenters.sam2_step import TrackingStep, attended
 from steerseg.tracking.tracklets import (
     Candidate,
     Decoded,

@@ -16,8 +16,8 @@ from steerseg.errors import Cancelled
 from steerseg.points import PointPrompt
 from steerseg.runtime.cuda_graphs import _copy_all
 from steerseg.tracking import EncodedVideo, Prompt, Tracker
-from steerseg.tracking.delivery import Delivery
-from steerseg.tracking.step import attended
+from steerseg.tracking.host_transfer import Delivery
+from steerseg.segmenters.sam2_step import attended
 from steerseg.tracking.tracker import round_multiplied_weights
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2

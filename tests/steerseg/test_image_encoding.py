@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from steerseg.demo.sam2 import Sam2Size, build_sam2
-from steerseg.tracking import EncodedVideo, Tracker, fused
-from steerseg.tracking.fused import (
+from steerseg.segmenters import fused
+from steerseg.tracking import EncodedVideo, Tracker
+from steerseg.segmenters.fused import (
     MIX_TILES,
     MixTiles,
     kernels_work,
@@ -21,7 +22,7 @@ from steerseg.tracking.fused import (
     mix_difference,
     mix_tiles,
 )
-from steerseg.tracking.image_encoder import ImageEncoding
+from steerseg.segmenters.sam2_image_encoder import ImageEncoding
 from steerseg.tracking.tracker import _full_batches, round_multiplied_weights
 from steerseg.video import video_from_frames
 from tests.interpreted_kernels import numbers_printed
@@ -94,7 +95,7 @@ def test_batches_that_are_encoded_ahead_are_full() -> None:
 
 _INTERPRETED = """
 import torch
-from steerseg.tracking.fused import MIX_TILES, largest_difference, mix_difference
+from steerseg.segmenters.fused import MIX_TILES, largest_difference, mix_difference
 for dtype in (torch.float32, torch.bfloat16):
     print(largest_difference(torch.device("cpu"), dtype))
 for tiles in MIX_TILES:  # products of bfloat16 cannot be interpreted

@@ -24,7 +24,7 @@ from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
-from steerseg.tracking.step import TrackingStep
+from steerseg.segmenters.sam2_step import TrackingStep
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
 

@@ -1,4 +1,4 @@
-"""The Triton kernels behind :mod:`steerseg.tracking.fused`: each reads its inputs once and writes its outputs once."""
+"""The Triton kernels behind :mod:`steerseg.segmenters.fused`: each reads its inputs once and writes its outputs once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _add_and_norm(  # type: ignore[no-untyped-def]
 def add_and_norm(
     residual: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`steerseg.tracking.fused.add_and_norm`."""
+    """See :func:`steerseg.segmenters.fused.add_and_norm`."""
     width = residual.shape[-1]
     residual = residual.contiguous()
     added = None if added is None else added.contiguous()
@@ -109,7 +109,7 @@ def _norm_channels(  # type: ignore[no-untyped-def]
 
 
 def norm_channels(pictures: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See :func:`steerseg.tracking.fused.norm_channels`."""
+    """See :func:`steerseg.segmenters.fused.norm_channels`."""
     pictures = _with_collapsible_places(pictures)
     normed = torch.empty_strided(
         pictures.shape, pictures.stride(), dtype=pictures.dtype, device=pictures.device
@@ -174,7 +174,7 @@ def _rotate(  # type: ignore[no-untyped-def]
 
 
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-    """See :func:`steerseg.tracking.fused.rotate`."""
+    """See :func:`steerseg.segmenters.fused.rotate`."""
     if not vectors.is_contiguous():
         raise ValueError("vectors that are turned in place must be contiguous")
     batch, length, width = vectors.shape
@@ -308,7 +308,7 @@ _MIX_PROGRAMS = 256  # two for each multiprocessor of a large GPU
 
 
 def mix(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
-    """See :func:`steerseg.tracking.fused.mix`; channels are powers of two, at least 16, and tensors contiguous."""
+    """See :func:`steerseg.segmenters.fused.mix`; channels are powers of two, at least 16, and tensors contiguous."""
     rows, cols, warps, stages = tiles
     entries, count, width = query.shape
     length, narrow = value.shape[1:]

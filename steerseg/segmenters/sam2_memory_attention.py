@@ -2,7 +2,7 @@
 
 The package adds positions to all memories again in each layer, turns keys as complex numbers in float32, and keeps
 whatever autocast casts. Here memories are laid out once a step, keys are turned in their place, sums and norms are
-one pass, and memories are mixed before they are projected (:mod:`steerseg.tracking.fused`).
+one pass, and memories are mixed before they are projected (:mod:`steerseg.segmenters.fused`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.tracking.fused import add_and_norm, mix, mix_tiles, rotate
+from steerseg.segmenters.fused import add_and_norm, mix, mix_tiles, rotate
 
 
 class FewerPasses:

@@ -17,8 +17,8 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from steerseg.tracking.fused import norms_in_one_pass
-from steerseg.tracking.memory_attention import FewerPasses
+from steerseg.segmenters.fused import norms_in_one_pass
+from steerseg.segmenters.sam2_memory_attention import FewerPasses
 
 
 @dataclass(frozen=True)

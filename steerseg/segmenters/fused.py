@@ -44,7 +44,7 @@ def add_and_norm(
         The sum and the norm of the sum.
     """
     if kernels_work(residual.device, residual.dtype):
-        from steerseg.tracking.fused_kernels import (
+        from steerseg.segmenters.fused_kernels import (
             add_and_norm as by_kernel,  # Triton is not there everywhere
         )
 
@@ -62,7 +62,7 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
         count: How many of the L vectors are turned, from the first on.
     """
     if kernels_work(vectors.device, vectors.dtype):
-        from steerseg.tracking.fused_kernels import rotate as by_kernel  # Triton is not there everywhere
+        from steerseg.segmenters.fused_kernels import rotate as by_kernel  # Triton is not there everywhere
 
         return by_kernel(vectors, cos, sin, count)
     return _rotate(vectors, cos, sin, count)
@@ -79,7 +79,7 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
         (N, C, h, w) in the precision of ``pictures``, to which what comes next would round it.
     """
     if kernels_work(pictures.device, pictures.dtype):
-        from steerseg.tracking.fused_kernels import (
+        from steerseg.segmenters.fused_kernels import (
             norm_channels as by_kernel,  # Triton is not there everywhere
         )
 
@@ -123,7 +123,7 @@ def mix(query: Tensor, key: Tensor, value: Tensor, tiles: MixTiles) -> Tensor:
     Returns:
         (N, L, V).
     """
-    from steerseg.tracking.fused_kernels import mix as by_kernel  # Triton is not there everywhere
+    from steerseg.segmenters.fused_kernels import mix as by_kernel  # Triton is not there everywhere
 
     return by_kernel(query.contiguous(), key.contiguous(), value.contiguous(), tiles)
 
@@ -193,7 +193,7 @@ def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
 @torch.inference_mode()
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     """Between kernels and torch, as a share of the largest value."""
-    from steerseg.tracking import fused_kernels
+    from steerseg.segmenters import fused_kernels
 
     generator = torch.Generator().manual_seed(0)
 

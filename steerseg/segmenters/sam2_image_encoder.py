@@ -3,7 +3,7 @@
 Hiera cuts its tokens into windows before each attention and puts them back after it, four copies a block, although
 nothing else in a block looks at a token's place. Here the tokens of a stage stay in the order of its windows: pooling
 halves a window in its place, attention over the whole picture takes tokens in any order, and what leaves a stage is
-brought back. Sums and norms are one pass (:mod:`steerseg.tracking.fused`).
+brought back. Sums and norms are one pass (:mod:`steerseg.segmenters.fused`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor
 
-from steerseg.tracking.fused import add_and_norm
+from steerseg.segmenters.fused import add_and_norm
 
 
 @dataclass(frozen=True)
