@@ -1,4 +1,4 @@
-"""The choices of the method as data: how one proposal is made, and what a preset consists of."""
+"""The choices of the method as data: one proposal, one training from scratch, one refinement."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class PipelineConfig:
         frame_weight: Weight w_f in [0, 1] of the frame map in a tracklet's score; the video map has the rest.
         alternatives: How many ranked tracklets a proposal holds, the best one included.
         max_new_tokens: Length limit of the chain-of-thought answer.
-        attribute_confidence: Least probability in [0, 1] that the LVLM gives an attribute and all before it.
-            What it is less sure of is left out, together with what follows, which was said of the same guess. 0
-            keeps every attribute, as the method does (our choice otherwise): a word that the model has never met,
-            such as a team's own, makes it name some other object, and maps follow that name.
+        attribute_confidence: Least probability in [0, 1] that the LVLM gives an attribute and all before it. The
+            first attribute below it is left out, with all that follow. 0 keeps every attribute, as the method does
+            (our choice otherwise): a word that the model has never met, such as a team's own, makes it name some
+            other object, and maps follow that name.
     """
 
     keyframes: int = 16
@@ -96,15 +96,15 @@ class TrainingRecipe:
 
     Attributes:
         tokens: Length of each of the two prompts.
-        placement: Where they stand.
-        beginning: What they start as: line breaks with a little noise, or random words.
-        epochs: How often every expression is seen.
+        placement: Their position in the chat.
+        beginning: Embeddings that they start from: line breaks with a little noise, or random words.
+        epochs: How often every expression is used.
         batch: Expressions of a step in each process.
         frames_per_sample: Frame passes of an expression.
-        pictures: Keyframes of a clip that are shown as images, of which the frame passes take theirs.
+        pictures: Keyframes of a clip that are encoded as images; the frame passes are chosen among them.
         attributes: Share of questions with the model's own attributes.
         window: Clips whose expressions are mixed; see :func:`steerseg.training.data_order`.
-        seed: Of everything that is drawn.
+        seed: Of every random choice.
         schedule: Optimiser, clipping and head weighting; its ``steps`` follow from the data.
     """
 
@@ -131,12 +131,12 @@ class RefinementRecipe:
         frames_per_sample: Frame passes of each sample in a step.
         pictures: Keyframes of a sample that are kept as images for the frame passes.
         tokens: Length of the first pair, where a project begins without any.
-        new_share: Share of a batch that are corrections which the champion has not seen.
+        new_share: Share of a batch that are corrections which the champion was not trained on.
         old_share: Share that are corrections which the champion was trained on; the rest replays the preset's
             own examples. Where one kind is missing, the others share its part.
-        champion_share: Share in [0, 1) of the champion in what a training gives: the prompts are averaged. A part
-            of the way keeps more of what was known than all of it, for little of the gain (Wortsman et al., Robust
-            fine-tuning of zero-shot models, arXiv 2109.01903).
+        champion_share: Share in [0, 1) of the champion in a training's result: the prompts are averaged. That
+            keeps more of what was known, for little of the gain (Wortsman et al., Robust fine-tuning of zero-shot
+            models, arXiv 2109.01903).
         negative_overlap: A proposal that overlaps its correction less (mean IoU) is a negative example.
         min_videos: Fewest videos with a visible object that a refinement begins with.
         held_out: Share of the videos that are held out, by a hash of their content.
@@ -171,7 +171,11 @@ class RefinementRecipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Raises :class:`steerseg.errors.ConfigError` for what is out of range."""
+        """Check the ranges.
+
+        Raises:
+            ConfigError: A value is out of its range.
+        """
         shares = ("new_share", "old_share", "champion_share", "negative_overlap", "held_out", "confidence")
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:

@@ -43,7 +43,7 @@ class GroundingMaps:
 
 @dataclass(frozen=True)
 class VisionContext:
-    """What the LVLM saw of one video, at both granularities. It does not depend on the expression.
+    """Visual tokens of one video's keyframes, at both granularities. They do not depend on the expression.
 
     Attributes:
         keyframes: The K video frames (decode indices).
@@ -101,12 +101,12 @@ def encode_keyframes(
         lvlm: The model.
         frames: (K, H, W, 3) uint8, the keyframes' pixels.
         keyframes: Their indices in the video.
-        budget: Most places of a slice of the video pass; families whose video frames have one size pass over it.
+        budget: Most visual tokens of a slice of the video pass; families whose video frames have one size ignore it.
         seconds_per_slice: Seconds between two frame pairs.
         frame_batch: Images encoded at a time; as many as suit the device where left out.
-        frame_budget: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
-            times ``budget`` where left out. The others show exactly twice the video's grid in each direction.
-        pictures: Which of the K keyframes are encoded as images; all where left out. Training needs but a few.
+        frame_budget: Most visual tokens of a frame pass, for families that cut images into tiles; four
+            times ``budget`` where left out. The others use exactly twice the video's grid in each direction.
+        pictures: Indices of the keyframes that are encoded as images; all where left out. Training needs but a few.
         tick: Called with the fraction done.
     """
     sizes = lvlm.family.sizes(
@@ -114,13 +114,13 @@ def encode_keyframes(
     )
     resized = _resize(frames, *sizes.video, lvlm.device)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
-    shown = frames if pictures is None else frames[list(pictures)]
+    pixels = frames if pictures is None else frames[list(pictures)]
     batch = frame_batch or lvlm.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
-    for start in range(0, len(shown), batch):
-        images = _resize(shown[start : start + batch], *sizes.picture, lvlm.device)
+    for start in range(0, len(pixels), batch):
+        images = _resize(pixels[start : start + batch], *sizes.picture, lvlm.device)
         parts.append(lvlm.encode_vision(images, "image"))
-        tick(min(1.0, (start + batch) / len(shown)))
+        tick(min(1.0, (start + batch) / len(pixels)))
     return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))
 
 
@@ -161,9 +161,11 @@ def rolled_map(
     if soft_prompts is not None:
         matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
         placement = soft_prompts.placement
-    taken = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
-    rollout = streaming_rollout(taken, layers, heads=heads)
-    return visual_map(rollout, taken.token_indices, vision.grid)
+    attended = lvlm.attend(
+        texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix
+    )
+    rollout = streaming_rollout(attended, layers, heads=heads)
+    return visual_map(rollout, attended.token_indices, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:
@@ -211,59 +213,63 @@ def ground(
     prefixes: VideoPrefixes | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> GroundingMaps:
-    """Ask the grounding question and read where the answer looks.
+    """Ask the grounding question and read where the response token attends.
 
     Args:
         lvlm: The frozen model.
-        context: The keyframes as the vision tower saw them.
+        context: Visual tokens of the keyframes.
         question: The grounding question with expression and attributes in it.
-        soft_prompts: What steers the attention; ``None`` for the raw attention.
+        soft_prompts: They steer the attention; ``None`` for the raw attention.
         config: Granularity and head weighting.
         layers: Text layers of the rollout.
         frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
-        prefixes: Where the parts of the passes that do not depend on the question are kept.
+        prefixes: Keeps the parts of the passes that do not depend on the question; nothing is kept where left out.
         tick: Called with the fraction done.
     """
+    passes = _Passes(lvlm, question, soft_prompts, config.heads, tuple(layers), prefixes)
     video = frame = None
-    count = len(context.keyframes)
-    steering = None if soft_prompts is None else soft_prompts.digest
-
-    def slot(part: Hashable) -> PrefixSlot | None:
-        return None if prefixes is None else prefixes.slot((steering, tuple(layers)), part)
-
     if config.granularity != "frame":
-        rollout = rolled_map(
-            lvlm,
-            [question],
-            context.video,
-            layers=layers,
-            heads=config.heads,
-            soft_prompts=soft_prompts,
-            prefix=slot("video"),
-        )
-        video = video_map_from(rollout[0])
+        video = video_map_from(passes.rollout(context.video, 1, "video")[0])
         tick(0.2)
     if config.granularity != "video":
+        count = len(context.keyframes)
         batch = frame_batch or lvlm.rows_at_once(context.frames.tokens.shape[1], len(layers))
         parts = []
         for start in range(0, count, batch):
             images = context.frames[start : start + batch]
-            rollout = rolled_map(
-                lvlm,
-                [question] * len(images),
-                images,
-                layers=layers,
-                heads=config.heads,
-                soft_prompts=soft_prompts,
-                prefix=slot((start, len(images))),
-            )
-            parts.append(rollout[:, 0])
+            parts.append(passes.rollout(images, len(images), (start, len(images)))[:, 0])
             tick(min(1.0, 0.2 + 0.8 * (start + len(images)) / count))
         frame = frame_map_from(torch.cat(parts))
-    fused = fuse(frame, video, count, lvlm.family.temporal_merge)
+    fused = fuse(frame, video, len(context.keyframes), lvlm.family.temporal_merge)
     return GroundingMaps(
         keyframes=context.keyframes,
         frame=None if frame is None else frame.cpu(),
         video=None if video is None else video.cpu(),
         fused=fused.cpu(),
     )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The grounding passes of one question: all that they have in common."""
+
+    lvlm: LVLM
+    question: str
+    soft_prompts: SoftPrompts | None
+    heads: Heads
+    layers: tuple[int, ...]
+    prefixes: VideoPrefixes | None
+
+    def rollout(self, vision: VisionFeatures, rows: int, part: Hashable) -> torch.Tensor:
+        """The raw rollout (rows, t, h, w) of one pass; ``part`` tells its prefix from those of the others."""
+        steering = None if self.soft_prompts is None else self.soft_prompts.digest
+        prefix = None if self.prefixes is None else self.prefixes.slot((steering, self.layers), part)
+        return rolled_map(
+            self.lvlm,
+            [self.question] * rows,
+            vision,
+            layers=self.layers,
+            heads=self.heads,
+            soft_prompts=self.soft_prompts,
+            prefix=prefix,
+        )

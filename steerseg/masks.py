@@ -26,7 +26,8 @@ def encode_rle(mask: NDArray[np.bool_]) -> RLE:
 
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """Decode to an (H, W) bool mask."""
-    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
+    mask: NDArray[np.uint8] = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    return mask.astype(bool)
 
 
 def mask_area(rle: RLE) -> int:

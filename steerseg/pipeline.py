@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import attributes_of, check_expression
 from steerseg.runtime.devices import resolve_device
+from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
@@ -32,8 +32,8 @@ Progress = Callable[[str, float], None]
 :class:`steerseg.errors.Cancelled` to stop the work."""
 
 
-def _silent(stage: str, fraction: float) -> None:
-    """For callers that want no progress."""
+def _ignore(stage: str, fraction: float) -> None:
+    """The report of callers that want no progress."""
 
 
 def installed_version(package: str) -> str:
@@ -49,16 +49,16 @@ class Proposal:
     """The ranked tracklets for one (video, expression).
 
     Attributes:
-        expression: What was asked for, white space tidied.
-        attributes: What the chain-of-thought step named; empty without reasoning.
+        expression: The annotator's text, white space tidied.
+        attributes: Phrases of the chain-of-thought step; empty without reasoning.
         tracklets: Best first; empty when nothing was found.
         maps: The grounding maps.
-        points: Every point prompt that was tried.
+        points: Every point prompt.
         pts: (T,) presentation times in seconds.
         fps: Frames a second.
         height: Of the frames, in pixels.
         width: Of the frames, in pixels.
-        versions: What took part: packages, preset, models, soft prompts.
+        versions: Versions of packages, preset, models and soft prompts.
         video: The video itself, for pictures; left out when a proposal crosses a process border.
     """
 
@@ -82,22 +82,24 @@ class Proposal:
         return self.tracklets[0]
 
     def save(self, directory: str | Path) -> None:
-        """Write ``proposal.json``, ``masks/``, ``overlay.mp4`` and ``maps.png``."""
-        from steerseg.output.proposal import (
-            save_proposal,  # pictures need matplotlib, which a server need not load
-        )
+        """Write ``proposal.json``, ``masks/``, ``overlay.mp4`` and ``maps.png``; see :mod:`steerseg.output.proposal`.
+
+        Raises:
+            SteerSegError: The folder cannot be written.
+        """
+        from steerseg.output.proposal import save_proposal  # with matplotlib, which a server need not load
 
         save_proposal(self, directory)
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """What is kept of a video between expressions: none of it depends on the expression.
+    """Features of a video that no expression changes; they are kept for the next one.
 
     Attributes:
-        context: The keyframes as the LVLM's vision tower saw them.
-        encoded: The video's frames for SAM 2, encoded when they are first needed.
-        prefixes: What the text model made of the chats up to the last visual token.
+        context: Visual tokens of the keyframes.
+        encoded: The frames for the segmenter, encoded when they are first needed.
+        prefixes: States of the text model after the last visual token of each pass.
     """
 
     context: VisionContext
@@ -107,25 +109,28 @@ class VideoFeatures:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Different objects that the points led to, tracked over the keyframes but not yet ranked.
+    """The different objects under the point prompts, tracked over the keyframes but not yet ranked.
 
     Attributes:
-        points: Every point prompt that was tried.
+        points: Every point prompt.
         on_keyframes: The candidates' masks on the keyframes; without candidates where no point gave a mask.
     """
 
     points: tuple[PointPrompt, ...]
     on_keyframes: Propagation
 
-    @property
-    def candidates(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int:
         return len(self.on_keyframes.candidates)
 
 
 @dataclass(frozen=True)
 class RankedCandidate:
-    """A candidate's place among its rivals: its index in :class:`Candidates` and its score in [-1, 1]."""
+    """A candidate with its rank score.
+
+    Attributes:
+        index: Of the candidate, in :class:`Candidates`.
+        score: In [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
+    """
 
     index: int
     score: float
@@ -138,13 +143,22 @@ class SteerSeg:
         lvlm: The loaded vision-language model.
         tracker: The loaded SAM 2.
         preset: Layers, budgets and questions.
-        soft_prompts: What steers attention; ``None`` leaves it raw.
-        remembered_videos: For how many videos the features are kept, least recently used first out.
-        prefix_bytes: How much is kept beside them of what the text model made of the vision, so that a further
-            expression costs its own tokens only; 0 keeps nothing. Left out, on a GPU a third of what is free beside
-            the weights and at most 6 GiB, on a CPU 256 MiB.
-        remembered_bytes: How much of videos and of SAM 2's features of them is kept, the least recently used
+        soft_prompts: They steer the attention; ``None`` leaves it raw.
+        remembered_videos: For how many videos the visual tokens are kept; the least recently used go first.
+        prefix_bytes: Bytes of the text model's states after the visual tokens that are kept beside them, so that a
+            further expression costs its own tokens only; 0 keeps nothing. Left out, on a GPU a third of the memory
+            that is free beside the weights and at most 6 GiB, on a CPU 256 MiB.
+        remembered_bytes: Bytes of videos and of SAM 2's features of them that are kept, the least recently used
             first out; the video in use is kept whatever its size.
+
+    Example:
+        >>> from steerseg import SteerSeg, load_video
+        >>> steerseg = SteerSeg.from_pretrained("demo", device="cpu")
+        >>> video = load_video("clip.mp4")
+        >>> proposal = steerseg.propose(video, "the red car that turns left")
+        >>> proposal.best.masks.shape == (len(video), video.height, video.width)
+        True
+        >>> proposal.save("out")
     """
 
     def __init__(
@@ -170,12 +184,20 @@ class SteerSeg:
                 f"{lvlm.num_layers} layers, counted from 0."
             )
         self.soft_prompts = self.prepare_prompts(soft_prompts)
-        self._remembered_videos = remembered_videos
-        self._seen: OrderedDict[tuple[str, tuple[int, ...]], VideoFeatures] = OrderedDict()
-        self._remembered_bytes = remembered_bytes
-        self._opened: OrderedDict[str, EncodedVideo] = OrderedDict()
-        self._prefixes = PrefixStore(
+        self._prefixes = prefixes = PrefixStore(
             default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()
+        )
+        self._features = features = LruCache[tuple[str, tuple[int, ...]], VideoFeatures](
+            remembered_videos, on_evict=lambda key, _: prefixes.drop(key)
+        )
+
+        def drop_video(digest: str, _: EncodedVideo) -> None:
+            for key in [key for key in features if key[0] == digest]:
+                features.pop(key)
+                prefixes.drop(key)
+
+        self._videos = LruCache[str, EncodedVideo](
+            remembered_bytes, weigh=lambda encoded: encoded.size, on_evict=drop_video
         )
 
     @classmethod
@@ -193,7 +215,7 @@ class SteerSeg:
             preset: Name, folder or preset.
             device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
             remembered_bytes: See :class:`SteerSeg`.
-            prefix_bytes: The same.
+            prefix_bytes: See :class:`SteerSeg`.
 
         Raises:
             ConfigError: The preset cannot be used.
@@ -229,7 +251,7 @@ class SteerSeg:
         return soft_prompts.to(self.lvlm.device)
 
     def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
-        """What takes part in a proposal."""
+        """Versions of the packages, models and prompts of a proposal that ``soft_prompts`` steer."""
         return {
             "steerseg": __version__,
             "torch": str(torch.__version__),  # its own type would bring torch to whoever unpickles it
@@ -250,14 +272,17 @@ class SteerSeg:
         soft_prompts: SoftPrompts | None = None,
         progress: Progress | None = None,
     ) -> Proposal:
-        """Track what ``expression`` refers to.
+        """Track what ``expression`` refers to (section 3 of the paper).
 
         Args:
             video: The video.
-            expression: What to track, at most 1 000 characters.
+            expression: The annotator's text, at most 1 000 characters.
             config: Switches of the method; the preset's where left out.
             soft_prompts: Other soft prompts than the preset's, for example a project's champion.
-            progress: Told of each stage.
+            progress: Called with each stage and the fraction of it that is done.
+
+        Returns:
+            The ranked tracklets with maps, points and attributes; without tracklets where no point gave a mask.
 
         Raises:
             ExpressionError: The expression is missing, empty or too long.
@@ -266,21 +291,21 @@ class SteerSeg:
         expression = check_expression(expression)
         config = config or self.config
         steering = self.steering(config, soft_prompts)
-        tell = progress or _silent
+        report = progress or _ignore
 
         with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
-            seen = self.encode(video, config, tell)
-            attributes = self.reason(seen, expression, config, tell)
-            maps = self.ground(seen, expression, attributes, config, steering, tell)
-        found = self.find_candidates(seen, maps, config, tell)
-        ranking = self.rank(found, maps, config)
-        tracklets = self.track(seen, found, ranking, tell)
+            features = self.encode(video, config, report)
+            attributes = self.reason(features, expression, config, report)
+            maps = self.ground(features, expression, attributes, config, steering, report)
+        candidates = self.find_candidates(features, maps, config, report)
+        ranking = self.rank(candidates, maps, config)
+        tracklets = self.track(features, candidates, ranking, report)
         return Proposal(
             expression=expression,
             attributes=attributes,
             tracklets=tracklets,
             maps=maps,
-            points=found.points,
+            points=candidates.points,
             pts=video.pts,
             fps=video.fps,
             height=video.height,
@@ -291,28 +316,23 @@ class SteerSeg:
 
     def forget(self) -> None:
         """Drop the features of remembered videos, so that the next proposal starts cold."""
-        self._seen.clear()
-        self._opened.clear()
+        self._features.clear()
+        self._videos.clear()
         self._prefixes.clear()
 
     def open(self, video: Video) -> EncodedVideo:
         """The video for SAM 2, with the features that earlier work on it has left.
 
-        All videos together are kept below ``remembered_bytes``, the least recently opened being forgotten first.
+        All videos together are kept below ``remembered_bytes``, the least recently opened being dropped first.
         """
-        encoded = self._opened.pop(video.digest, None) or self.tracker.open(video)
-        self._opened[video.digest] = encoded
-        while len(self._opened) > 1 and self.remembered > self._remembered_bytes:
-            forgotten, _ = self._opened.popitem(last=False)
-            for key in [key for key in self._seen if key[0] == forgotten]:
-                del self._seen[key]
-                self._prefixes.drop(key)
+        encoded = self._videos.get(video.digest) or self.tracker.open(video)
+        self._videos.put(video.digest, encoded)
         return encoded
 
     @property
     def remembered(self) -> int:
         """Bytes of opened videos and their features."""
-        return sum(encoded.size for encoded in self._opened.values())
+        return int(self._videos.weight)
 
     # ------------------------------------------------------------------ the stages of a proposal
 
@@ -324,38 +344,34 @@ class SteerSeg:
         """
         return (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
 
-    def encode(self, video: Video, config: PipelineConfig, tell: Progress = _silent) -> VideoFeatures:
-        """Vision features of the keyframes; remembered, since a further expression needs the same ones."""
+    def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
+        """Features of a video; they are kept, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes)
-        if key in self._seen:
-            self._seen.move_to_end(key)
+        known = self._features.get(key)
+        if known is not None:
             self.open(video)  # it is in use again
-            return self._seen[key]
-        seen = VideoFeatures(
-            self.encode_keyframes(video, config, tell), self.open(video), VideoPrefixes(self._prefixes, key)
-        )
-        self._seen[key] = seen
-        while len(self._seen) > self._remembered_videos:
-            forgotten, _ = self._seen.popitem(last=False)
-            self._prefixes.drop(forgotten)
-        return seen
+            return known
+        context = self.encode_keyframes(video, config, report)
+        features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
+        self._features.put(key, features)
+        return features
 
     def encode_keyframes(
         self,
         video: Video,
         config: PipelineConfig,
-        tell: Progress = _silent,
+        report: Progress = _ignore,
         *,
         pictures: Sequence[int] | None = None,
     ) -> VisionContext:
-        """Vision features of the keyframes, not remembered.
+        """Visual tokens of the keyframes; they are not kept.
 
         Args:
             video: The video.
-            config: Says how many keyframes.
-            tell: Told of the stage ``keyframes``.
-            pictures: Which of the keyframes are encoded as images; all where left out.
+            config: Number of keyframes.
+            report: Called with the stage ``keyframes`` and the fraction of it that is done.
+            pictures: Indices of the keyframes that are encoded as images; all where left out.
         """
         keyframes = keyframe_indices(len(video), config.keyframes)
         seconds = self.preset.seconds_per_slice
@@ -372,72 +388,72 @@ class SteerSeg:
             seconds_per_slice=seconds,
             frame_batch=self.preset.frame_batch,
             pictures=pictures,
-            tick=lambda fraction: tell("keyframes", fraction),
+            tick=lambda fraction: report("keyframes", fraction),
         )
 
     def reason(
-        self, seen: VideoFeatures, expression: str, config: PipelineConfig, tell: Progress = _silent
+        self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
     ) -> tuple[str, ...]:
-        """What tells the object apart; nothing where ``config`` leaves the step out."""
+        """Attributes that tell the object apart; none where ``config`` leaves the step out."""
         if not config.reasoning:
             return ()
-        tell("reasoning", 0.0)
+        report("reasoning", 0.0)
         attributes = attributes_of(
             self.lvlm,
-            seen.context.video,
+            features.context.video,
             expression,
             self.texts,
             config,
-            prefix=None if seen.prefixes is None else seen.prefixes.slot("reasoning", "video"),
+            prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
         )
-        tell("reasoning", 1.0)
+        report("reasoning", 1.0)
         return attributes
 
     def ground(
         self,
-        seen: VideoFeatures,
+        features: VideoFeatures,
         expression: str,
         attributes: tuple[str, ...],
         config: PipelineConfig,
         soft_prompts: SoftPrompts | None,
-        tell: Progress = _silent,
+        report: Progress = _ignore,
     ) -> GroundingMaps:
-        """Where the LVLM looks when asked for the object; ``None`` for ``soft_prompts`` is raw attention."""
+        """Attention of the LVLM when it is asked for the object; raw where ``soft_prompts`` is ``None``."""
         return ground(
             self.lvlm,
-            seen.context,
+            features.context,
             self.texts.grounding_question(expression, attributes),
             soft_prompts,
             config,
             layers=self.layers,
             frame_batch=self.preset.frame_batch,
-            prefixes=seen.prefixes,
-            tick=lambda fraction: tell("grounding", fraction),
+            prefixes=features.prefixes,
+            tick=lambda fraction: report("grounding", fraction),
         )
 
     def find_candidates(
-        self, seen: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, tell: Progress = _silent
+        self, features: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, report: Progress = _ignore
     ) -> Candidates:
-        """Points of the fused map and the different objects under them, tracked over the keyframes."""
+        """Point prompts of the fused map and the different objects under them, tracked over the keyframes."""
         points = point_prompts(maps, config)
-        candidates = self.tracker.candidates(
-            seen.encoded,
+        objects = self.tracker.candidates(
+            features.encoded,
             points,
             config,
             keyframes=maps.keyframes,
-            progress=lambda fraction: tell("candidates", fraction),
+            progress=lambda fraction: report("candidates", fraction),
         )
-        on_keyframes = self.tracker.propagate(seen.encoded, candidates, frames=maps.keyframes)
+        on_keyframes = self.tracker.propagate(features.encoded, objects, frames=maps.keyframes)
         return Candidates(tuple(points), on_keyframes)
 
     def rank(
-        self, found: Candidates, maps: GroundingMaps, config: PipelineConfig
+        self, candidates: Candidates, maps: GroundingMaps, config: PipelineConfig
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
-        if not found.candidates:
+        if not len(candidates):
             return ()
         scores = rank_scores(
-            found.on_keyframes.soft_masks(),
+            candidates.on_keyframes.soft_masks(),
             maps,
             frame_weight=config.frame_weight,
             temporal_merge=self.lvlm.family.temporal_merge,
@@ -447,18 +463,18 @@ class SteerSeg:
 
     def track(
         self,
-        seen: VideoFeatures,
-        found: Candidates,
+        features: VideoFeatures,
+        candidates: Candidates,
         ranking: Sequence[RankedCandidate],
-        tell: Progress = _silent,
+        report: Progress = _ignore,
     ) -> tuple[Tracklet, ...]:
         """The ranked candidates over the whole video, in the given order."""
         if not ranking:
             return ()
         whole = self.tracker.track(
-            seen.encoded,
-            [found.on_keyframes.candidates[ranked.index] for ranked in ranking],
-            progress=lambda fraction: tell("tracking", fraction),
+            features.encoded,
+            [candidates.on_keyframes.candidates[ranked.index] for ranked in ranking],
+            progress=lambda fraction: report("tracking", fraction),
         )
         return tuple(
             replace(tracklet, score=ranked.score) for tracklet, ranked in zip(whole, ranking, strict=True)

@@ -17,9 +17,9 @@ class PointPrompt:
 
     Attributes:
         frame: Index of the keyframe in the video (decode order, 0-based).
-        x: Horizontal place in the frame in [0, 1], from the left.
-        y: Vertical place in the frame in [0, 1], from the top.
-        value: Fused map value in [0, 1] at that place.
+        x: Horizontal position in the frame in [0, 1], from the left.
+        y: Vertical position in the frame in [0, 1], from the top.
+        value: Fused map value in [0, 1] at that position.
     """
 
     frame: int
@@ -35,7 +35,7 @@ def local_maxima(grid: torch.Tensor) -> torch.Tensor:
         (K, h, w) bool.
     """
     _, height, width = grid.shape
-    # Ties are broken by place, so that a flat top gives one point and not one a cell.
+    # Ties are broken by position, so that a flat top gives one point and not one a cell.
     order = torch.arange(height * width, 0, -1, dtype=torch.float64, device=grid.device)
     tie = order.view(1, height, width) * 1e-12
     ranked = grid.double() + tie
@@ -49,6 +49,10 @@ def point_prompts(maps: GroundingMaps, config: PipelineConfig) -> list[PointProm
     DecAF makes every cell above the threshold an object of its own; local maxima give the same objects with
     fewer calls (our choice). The clip's highest cell always qualifies, since the fused map is min-max
     normalised over the clip.
+
+    Args:
+        maps: The grounding maps.
+        config: Threshold and most points.
 
     Returns:
         Points ordered by keyframe, then by falling value; at most ``config.max_points`` a keyframe.

@@ -28,7 +28,7 @@ def on_video_grid(masks: torch.Tensor, grid: tuple[int, int], temporal_merge: in
     missing = -cells.shape[1] % temporal_merge
     if missing:
         cells = torch.cat([cells, cells[:, -1:].expand(-1, missing, -1, -1)], dim=1)
-    return cells.unflatten(1, (-1, temporal_merge)).amax(dim=2)
+    return cells.reshape(len(cells), -1, temporal_merge, *grid).amax(dim=2)
 
 
 def rank_scores(

@@ -84,38 +84,39 @@ def check_expression(expression: str | None) -> str:
 
 
 def _clean(items: list[str]) -> tuple[str, ...]:
-    seen: dict[str, str] = {}
+    """Tidied phrases, each once whatever its case, at most :data:`MAX_ATTRIBUTES`."""
+    unique: dict[str, str] = {}
     for item in items:
         text = " ".join(item.split()).strip(" .,;:-*\"'`")
         if any(letter.isalnum() for letter in text) and len(text) <= MAX_ATTRIBUTE_LENGTH:
-            seen.setdefault(text.lower(), text)
-    return tuple(seen.values())[:MAX_ATTRIBUTES]
+            unique.setdefault(text.lower(), text)
+    return tuple(unique.values())[:MAX_ATTRIBUTES]
 
 
-# Each place of an answer is matched in one way only, so that one that repeats itself takes no longer to look through.
+# Each position of an answer is matched in one way only: a long answer that repeats itself costs no backtracking.
 _WHOLE_LIST = re.compile(r'"attributes"\s*:\s*(\[\s*(?:"(?:[^"\\]|\\.)*"\s*(?:,\s*)?)*\])')
 
 
 def parse_attributes(answer: str) -> tuple[str, ...]:
     """Read attributes leniently: JSON, a cut-off JSON list, bullets, or plain text. Nothing usable gives ``()``."""
-    found = re.search(r"\{.*\}", answer, flags=re.DOTALL)
-    if found:
+    whole_object = re.search(r"\{.*\}", answer, flags=re.DOTALL)
+    if whole_object:
         try:
-            value = json.loads(found.group(0))
+            value = json.loads(whole_object.group(0))
         except json.JSONDecodeError:
             value = None
         if isinstance(value, dict) and isinstance(value.get("attributes"), list):
             return _clean([item for item in value["attributes"] if isinstance(item, str)])
-    whole = _WHOLE_LIST.search(answer)
-    if whole:  # an answer that ended with its list, or went wrong after it
+    whole_list = _WHOLE_LIST.search(answer)
+    if whole_list:  # an answer that ended with its list, or went wrong after it
         try:
-            return _clean(json.loads(whole.group(1)))
+            return _clean(json.loads(whole_list.group(1)))
         except json.JSONDecodeError:
             pass  # a comma too many or too few; its strings still count
-    listed = re.search(r"\[(.*)", answer, flags=re.DOTALL)
-    if listed:
+    cut_list = re.search(r"\[(.*)", answer, flags=re.DOTALL)
+    if cut_list:
         # An answer that ran into the length limit has no closing bracket; its complete strings still count.
-        return _clean(re.findall(r"\"([^\"]+)\"", listed.group(1).partition("]")[0]))
+        return _clean(re.findall(r"\"([^\"]+)\"", cut_list.group(1).partition("]")[0]))
     bullets = re.findall(r"^\s*(?:[-*•]|\d+[.)])\s+(.+)$", answer, flags=re.MULTILINE)
     if bullets:
         return _clean(bullets)
@@ -126,11 +127,13 @@ def parse_attributes(answer: str) -> tuple[str, ...]:
 
 
 def holds_attributes(answer: str) -> bool:
-    """Whether the list of attributes is complete: what an answer goes on to say is not read."""
+    """Whether the list of attributes is complete; the rest of an answer is not read."""
     return _WHOLE_LIST.search(answer) is not None
 
 
-def believed(attributes: Sequence[str], tokens: Sequence[tuple[str, float]], least: float) -> tuple[str, ...]:
+def confident_attributes(
+    attributes: Sequence[str], tokens: Sequence[tuple[str, float]], least: float
+) -> tuple[str, ...]:
     """The attributes that the model is sure of, up to the first that it is not.
 
     An attribute is said on top of those before it, so what counts is the probability of all of them together.
@@ -142,18 +145,18 @@ def believed(attributes: Sequence[str], tokens: Sequence[tuple[str, float]], lea
     """
     answer = "".join(text for text, _ in tokens)
     ends = list(accumulate(len(text) for text, _ in tokens))
-    together, place = 1.0, 0
-    for number, attribute in enumerate(attributes):
-        start = answer.find(attribute, place)
+    probability, position = 1.0, 0
+    for index, attribute in enumerate(attributes):
+        start = answer.find(attribute, position)
         if start < 0:  # written otherwise in the answer, which then counts up to its end
-            start, place = place, len(answer)
+            start, position = position, len(answer)
         else:
-            place = start + len(attribute)
-        for (text, probability), end in zip(tokens, ends, strict=True):
-            if end > start and end - len(text) < place:
-                together *= probability
-        if together < least:
-            return tuple(attributes[:number])
+            position = start + len(attribute)
+        for (text, of_token), end in zip(tokens, ends, strict=True):
+            if end > start and end - len(text) < position:
+                probability *= of_token
+        if probability < least:
+            return tuple(attributes[:index])
     return tuple(attributes)
 
 
@@ -166,7 +169,15 @@ def attributes_of(
     *,
     prefix: PrefixSlot | None = None,
 ) -> tuple[str, ...]:
-    """Ask the frozen model what tells the object apart.
+    """Ask the frozen model for what tells the object apart (chain-of-thought step of the paper).
+
+    Args:
+        lvlm: The frozen model.
+        video: The keyframes as one video, as its vision tower encoded them.
+        expression: The annotator's text.
+        texts: The questions.
+        config: Length limit of the answer, and the least confidence of an attribute.
+        prefix: Keeps what does not depend on the expression; nothing is kept where left out.
 
     Returns:
         At most eight short phrases; empty where the answer holds none that the model is sure of.
@@ -178,4 +189,4 @@ def attributes_of(
         prefix=prefix,
         complete=holds_attributes,
     )
-    return believed(parse_attributes(answer.text), answer.tokens, config.attribute_confidence)
+    return confident_attributes(parse_attributes(answer.text), answer.tokens, config.attribute_confidence)

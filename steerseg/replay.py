@@ -1,4 +1,4 @@
-"""What refinements go over again, so that a new habit does not erase the old ones: clips with known masks."""
+"""Replay of a refinement: clips with known masks, so that new examples do not erase what was known."""
 
 from __future__ import annotations
 

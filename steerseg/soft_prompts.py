@@ -27,8 +27,8 @@ class SoftPrompts:
     Attributes:
         frame: (n, d) float32, for frame passes.
         video: (n, d) float32, for video passes.
-        placement: Where they stand in the chat.
-        card: What is known of their making: data, metrics, lineage. JSON-ready.
+        placement: Their position in the chat.
+        card: Data, metrics and lineage of their training. JSON-ready.
     """
 
     frame: torch.Tensor
@@ -69,11 +69,11 @@ class SoftPrompts:
         without prompts; random words before the picture make a small model name the wrong thing.
 
         Args:
-            embedding: What every token starts from.
+            embedding: Every token starts from it.
             tokens: How many.
             seed: Of the noise, which lets the tokens part.
             noise: Its deviation, as a share of the embedding's.
-            placement: Where the prompts stand.
+            placement: Position of the prompts in the chat.
         """
         generator = torch.Generator().manual_seed(seed)
         row = embedding.detach().float().cpu()
@@ -83,14 +83,14 @@ class SoftPrompts:
 
     @property
     def digest(self) -> str:
-        """A hash of the two matrices and their place: the identity of this prompt version."""
+        """A hash of the two matrices and their placement: the identity of this prompt version."""
         state = hashlib.sha256(self.placement.encode())
         for matrix in (self.frame, self.video):
             state.update(matrix.detach().cpu().float().contiguous().numpy().tobytes())
         return state.hexdigest()[:16]
 
     def averaged(self, other: SoftPrompts, share: float) -> SoftPrompts:
-        """These prompts with a share of others of the same shape and place, on the CPU.
+        """These prompts with a share of others of the same shape and placement, on the CPU.
 
         Args:
             other: The others.

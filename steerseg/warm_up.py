@@ -1,4 +1,4 @@
-"""What the first proposal of a process would pay for, paid at its start: compiled kernels and captured steps."""
+"""Costs of a process's first proposal, paid at its start: compiled kernels and captured steps."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def warm_up(
         compiled: Whether SAM 2 is compiled before, which takes minutes. Its own passes are then what runs, in place of
             those with fewer passes over memory, which were faster on an H100.
         height: Of the made-up video; answers of videos in another format are captured when they come.
-        width: The same.
-        progress: Told of the proposal's stages.
+        width: Of the made-up video.
+        progress: Called with the proposal's stages.
 
     Returns:
-        The seconds that it took.
+        Seconds.
     """
     start = time.perf_counter()
     if compiled:

@@ -250,7 +250,7 @@ class Bench:
             lambda: steerseg.find_candidates(seen, maps, config),
             floor=frames * (SAM2_ENCODER if state == "cold" else 0.0) + frames * SAM2_STEP,
         )
-        self.records.put(f"{state}: found", points=len(found.points), candidates=found.candidates)
+        self.records.put(f"{state}: found", points=len(found.points), candidates=len(found))
         ranking, fifth = timed(f"{state}: rank", lambda: steerseg.rank(found, maps, config))
         rest = len(self.video) - frames if state == "cold" else 0
         _, sixth = timed(

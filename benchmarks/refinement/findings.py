@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.refinement.loop import Refined
 from benchmarks.refinement.measuring import BEFORE
-from steerseg.evaluation import Interval, Measured, bootstrap_mean
+from steerseg.evaluation import Interval, VariantResults, bootstrap_mean
 from steerseg.evaluation.results import Result
 
 Choose = Callable[[Result], bool]
@@ -47,8 +47,8 @@ class Findings:
     """
 
     runs: Sequence[Refined]
-    team: Mapping[str, Measured]
-    old: Mapping[str, Measured]
+    team: Mapping[str, VariantResults]
+    old: Mapping[str, VariantResults]
     word: str
     accept: float
 
@@ -62,7 +62,10 @@ class Findings:
         return sorted((run for run in self.runs if run.tasks == tasks), key=lambda run: run.seed)
 
     def change(
-        self, runs: Sequence[Refined], measured: Mapping[str, Measured], choose: Choose = lambda result: True
+        self,
+        runs: Sequence[Refined],
+        measured: Mapping[str, VariantResults],
+        choose: Choose = lambda result: True,
     ) -> Change | None:
         """What runs changed on the chosen tasks; ``None`` without tasks."""
         before = [result for result in measured[BEFORE].results.values() if choose(result)]
@@ -97,7 +100,7 @@ class Findings:
         """The same under what is served after a run."""
         return self._needed(self.team[_served(run)])
 
-    def _needed(self, measured: Measured) -> float:
+    def _needed(self, measured: VariantResults) -> float:
         return float(np.mean([result.j < self.accept for result in measured.results.values()]))
 
     def jf_after(self, run: Refined) -> float:
@@ -121,9 +124,9 @@ def _served(run: Refined) -> str:
     return run.digest if run.promoted else BEFORE
 
 
-def _jf(measured: Measured, like: Sequence[Result]) -> list[float]:
+def _jf(measured: VariantResults, like: Sequence[Result]) -> list[float]:
     return [measured.results[result.id].jf for result in like]
 
 
-def _mean(measured: Measured) -> float:
+def _mean(measured: VariantResults) -> float:
     return float(np.mean([result.jf for result in measured.results.values()]))

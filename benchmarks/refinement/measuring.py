@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks.refinement.loop import Refined
 from steerseg.errors import ConfigError
 from steerseg.evaluation import (
-    Measured,
     Models,
     Sample,
     Variant,
+    VariantResults,
     describe_runs,
     evaluate,
     in_processes,
@@ -48,7 +48,7 @@ class Measuring:
         samples: Sequence[Sample],
         prompts: Mapping[str, SoftPrompts],
         folder: Path,
-    ) -> dict[str, Measured]:
+    ) -> dict[str, VariantResults]:
         """Results under the preset's own prompts (:data:`BEFORE`) and under each further pair.
 
         Args:

@@ -3,7 +3,14 @@
 from steerseg.evaluation.datasets import DATASETS, Dataset, default_split, open_dataset
 from steerseg.evaluation.metrics import Interval, Scores, bootstrap_mean, boundary_f, region_iou, score
 from steerseg.evaluation.readers import read_ref_youtube_vos
-from steerseg.evaluation.results import Measured, Result, ResultFolder, fingerprint, mean_of, paired_gain
+from steerseg.evaluation.results import (
+    Result,
+    ResultFolder,
+    VariantResults,
+    fingerprint,
+    mean_of,
+    paired_gain,
+)
 from steerseg.evaluation.runner import Models, describe_runs, evaluate, in_processes, in_this_process
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder, write_submission
@@ -16,13 +23,13 @@ __all__ = [
     "Dataset",
     "Interval",
     "MaskFolder",
-    "Measured",
     "Models",
     "Result",
     "ResultFolder",
     "Sample",
     "Scores",
     "Variant",
+    "VariantResults",
     "bootstrap_mean",
     "boundary_f",
     "choose_variants",

@@ -1,4 +1,4 @@
-"""Where a sample is lost: whether the model names the right object, and whether its attention lies on it.
+"""Diagnosis of a sample: whether the model names the right object, and whether its attention lies on it.
 
 The paper opens with this: the language model mostly names the right object while its raw attention misses it.
 """

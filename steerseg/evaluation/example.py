@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steerseg.errors import ConfigError
-from steerseg.evaluation.results import Measured
+from steerseg.evaluation.results import VariantResults
 from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.variants import RAW, STEERSEG, Variant
 from steerseg.output.figure import save_figure, steering_figure
@@ -15,7 +15,7 @@ from steerseg.pipeline import SteerSeg
 PICTURE = "steering.png"
 
 
-def largest_gain(measured: Mapping[str, Measured]) -> str | None:
+def largest_gain(measured: Mapping[str, VariantResults]) -> str | None:
     """The id of the sample with the largest gain in J&F over raw attention; ``None`` where none has both."""
     if RAW.name not in measured or STEERSEG.name not in measured:
         return None
@@ -28,7 +28,7 @@ def draw_example(
     steerseg: SteerSeg,
     samples: Sequence[Sample],
     variants: Sequence[Variant],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, VariantResults],
     identity: str,
     folder: str | Path,
 ) -> Path:
@@ -36,11 +36,11 @@ def draw_example(
 
     Args:
         steerseg: The loaded pipeline.
-        samples: Where the sample is found.
+        samples: Samples of the split.
         variants: "raw" and "steerseg" are among them.
         measured: Their results.
-        identity: Of the sample.
-        folder: Where ``steering.png`` is written.
+        identity: Id of the sample.
+        folder: Folder of ``steering.png``.
 
     Raises:
         ConfigError: The sample was not measured.

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from steerseg.evaluation.metrics import Interval
-from steerseg.evaluation.results import Measured, Result, mean_of
+from steerseg.evaluation.results import Result, VariantResults, mean_of
 from steerseg.evaluation.tables import (
     ablation_rows,
     dataset_halves,
@@ -26,7 +26,7 @@ _RAW, _STEERED, _OTHER = "#a7aebb", "#0092d6", "#5b6472"
 _RULE = "#e6e8ec"
 
 
-def write_plots(folder: Path, measured: Mapping[str, Measured]) -> None:
+def write_plots(folder: Path, measured: Mapping[str, VariantResults]) -> None:
     """Write those of ``kinds.png``, ``ablations.png`` and ``frame-weight.png`` that the results allow."""
     if not is_scored(measured):
         return
@@ -47,22 +47,22 @@ def kinds_figure(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -
     series = [("raw", _RAW), *([(best, _STEERED)] if best else [])]
     groups = {"all": lambda result: True, **sample_groups(rows["raw"])}
     figure, axes = _figure(7.6, 0.9 + 0.52 * len(groups))
-    places = np.arange(len(groups))
+    positions = np.arange(len(groups))
     thick = 0.8 / len(series)
     for number, (name, colour) in enumerate(series):
         members = [[r for r in rows[name] if inside(r)] for inside in groups.values()]
         intervals = [mean_of(part, halves=halves) if part else None for part in members]
         shift = (number - (len(series) - 1) / 2) * thick
-        _bars(axes, [place + shift for place in places.tolist()], intervals, thick * 0.92, colour)
+        _bars(axes, [position + shift for position in positions.tolist()], intervals, thick * 0.92, colour)
         axes.barh([0], [0], color=colour, label=shown[name][0].lstrip("+ "))
     counts = [sum(inside(r) for r in rows["raw"]) for inside in groups.values()]
-    axes.set_yticks(places, [f"{group}  ({n})" for group, n in zip(groups, counts, strict=True)])
+    axes.set_yticks(positions, [f"{group}  ({n})" for group, n in zip(groups, counts, strict=True)])
     _finish(axes, "J&F by kind of expression")
     figure.legend(loc="outside lower right", ncols=len(series), frameon=False, fontsize=9, borderpad=0.2)
     return figure
 
 
-def ablations_figure(measured: Mapping[str, Measured]) -> Figure:
+def ablations_figure(measured: Mapping[str, VariantResults]) -> Figure:
     """J&F of the main rows and of each ablation, with intervals."""
     rows = {name: list(entry.results.values()) for name, entry in measured.items()}
     halves = dataset_halves(measured)
@@ -79,20 +79,20 @@ def ablations_figure(measured: Mapping[str, Measured]) -> Figure:
             colour = _STEERED if is_whole_method(entry, measured) else _OTHER
             bars.append((label, mean_of(results, halves=halves) if results else None, colour))
     figure, axes = _figure(7.6, 0.8 + 0.3 * len(bars))
-    places = np.cumsum([0.45 if not label else 1.0 for label, _, _ in bars])
-    for place, (_, interval, colour) in zip(places, bars, strict=True):
-        _bars(axes, [place], [interval], 0.72, colour)
-    labelled = [(place, label) for place, (label, _, _) in zip(places, bars, strict=True) if label]
-    axes.set_yticks([place for place, _ in labelled], [label for _, label in labelled])
-    axes.set_ylim(places[-1] + 0.6, places[0] - 0.6)
+    positions = np.cumsum([0.45 if not label else 1.0 for label, _, _ in bars])
+    for position, (_, interval, colour) in zip(positions, bars, strict=True):
+        _bars(axes, [position], [interval], 0.72, colour)
+    labelled = [(position, label) for position, (label, _, _) in zip(positions, bars, strict=True) if label]
+    axes.set_yticks([position for position, _ in labelled], [label for _, label in labelled])
+    axes.set_ylim(positions[-1] + 0.6, positions[0] - 0.6)
     _finish(axes, "J&F, parts and ablations")
     return figure
 
 
-def frame_weight_figure(measured: Mapping[str, Measured]) -> Figure:
+def frame_weight_figure(measured: Mapping[str, VariantResults]) -> Figure:
     """J&F against the weight of the frame map in a tracklet's score."""
     entries = ablation_rows(measured)["frame weight"]
-    weights = [entry.run["config"]["frame_weight"] for entry in entries.values()]
+    weights = [entry.run.config["frame_weight"] for entry in entries.values()]
     halves = dataset_halves(measured)
     intervals = [mean_of(entry.results.values(), halves=halves) for entry in entries.values()]
     figure, axes = _figure(5.6, 3.2)
@@ -100,7 +100,7 @@ def frame_weight_figure(measured: Mapping[str, Measured]) -> Figure:
         weights, [i.low for i in intervals], [i.high for i in intervals], color=_STEERED, alpha=0.16
     )
     axes.plot(weights, [i.mean for i in intervals], color=_STEERED, marker="o", markersize=4.5)
-    preset = measured["steerseg"].run["config"]["frame_weight"] if "steerseg" in measured else None
+    preset = measured["steerseg"].run.config["frame_weight"] if "steerseg" in measured else None
     if preset is not None:
         axes.axvline(preset, color=FAINT, linewidth=0.9, linestyle=(0, (3, 3)))
         axes.annotate(
@@ -135,19 +135,23 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _bars(
-    axes: Axes, places: Sequence[float], intervals: Sequence[Interval | None], thick: float, colour: str
+    axes: Axes, positions: Sequence[float], intervals: Sequence[Interval | None], thick: float, colour: str
 ) -> None:
     """Horizontal bars with whiskers and the mean written at the end."""
-    for place, interval in zip(places, intervals, strict=True):
+    for position, interval in zip(positions, intervals, strict=True):
         if interval is None:
             continue
-        axes.barh([place], [interval.mean], height=thick, color=colour)
+        axes.barh([position], [interval.mean], height=thick, color=colour)
         axes.plot(
-            [interval.low, interval.high], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt"
+            [interval.low, interval.high],
+            [position, position],
+            color=INK,
+            linewidth=1.1,
+            solid_capstyle="butt",
         )
         axes.annotate(
             f"{interval.mean:.2f}",
-            (max(interval.high, interval.mean), place),
+            (max(interval.high, interval.mean), position),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",

@@ -1,4 +1,4 @@
-"""What the authors of SteerSeg report, to be printed beside a run.
+"""Results that the authors of SteerSeg report, to be printed beside a run.
 
 Source: the results table of steerseg.github.io (May 2026), in percent. Figures for MeViS and Ref-YouTube-VOS are
 in the paper alone. DecAF's rows are as SteerSeg's authors reproduced them. (The README of the same authors gives

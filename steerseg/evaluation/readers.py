@@ -44,7 +44,7 @@ REVOS_KINDS = {0: "referring", 1: "reasoning"}
 """By ``type_id``. Type 2 asks for what is not there; no published J&F counts it, so it is not read."""
 
 UNKNOWN_FPS = 6.0
-"""For datasets that do not tell; only the times that the language model is told depend on it."""
+"""Frame rate of datasets without one; only the times in the language model's input depend on it."""
 
 
 def read_ref_youtube_vos(
@@ -60,7 +60,7 @@ def read_ref_youtube_vos(
     Args:
         root: The dataset's folder.
         split: For instance "train".
-        fps: Frame rate of videos that do not tell theirs (Ref-YouTube-VOS annotates 6 frames a second).
+        fps: Frame rate of videos without one of their own (Ref-YouTube-VOS annotates 6 frames a second).
         truth: Whether the split has masks. Without, clips that ``meta_expressions/test`` lists are left out:
             the public "valid" file lists those of the test split too.
 
@@ -160,11 +160,11 @@ def _read_downloaded_davis(root: Path, split: str) -> list[Sample]:
             raise ConfigError(
                 f"the four files in {texts} do not describe the same objects of {video}; complete the dataset"
             )
-        for place, number in enumerate(numbers):
+        for index, number in enumerate(numbers):
             for writer, (_, _, kind) in enumerate(DAVIS_WRITERS):
                 samples.append(
                     Sample(
-                        id=f"{video}/{4 * place + writer}",
+                        id=f"{video}/{4 * index + writer}",
                         video=video,
                         folder=folder,
                         frames=frames,
@@ -266,11 +266,13 @@ def _run_length_samples(
 
 
 def read_reasonvos(root: str | Path, split: str = "test") -> list[Sample]:
-    """ReasonVOS: ``<root>/{JPEGImages/<video>/<frame>.jpg, meta_expressions.json}`` and a folder of masks for
-    each object, ``<root>/Annotations/<source>_<video>_<object>/<frame>.png``.
+    """ReasonVOS: clips, ``meta_expressions.json``, and a folder of masks for each object.
+
+    Frames are ``<root>/JPEGImages/<video>/<frame>.jpg``, masks
+    ``<root>/Annotations/<source>_<video>_<object>/<frame>.png``.
 
     ``expressions`` is a list of ``{exp_id, exp_text, obj_id, is_sent}``, whose ``exp_id`` are not unique; so
-    expressions go by their place in it. DecAF's ``meta_expressions_v2.json``, a dict of
+    expressions go by their index in it. DecAF's ``meta_expressions_v2.json``, a dict of
     ``{exp, obj_id: [...], anno_id: [...]}``, is read where the other is not there. The whole is one split.
 
     Raises:
@@ -290,10 +292,10 @@ def _reasonvos_samples(root: Path, videos: dict[str, Any], path: Path) -> Iterat
     for video, entry in videos.items():
         folder = _frames_folder(root / "JPEGImages", video, path)
         frames = tuple(entry["frames"])
-        told = entry["expressions"]
-        for key, expression in told.items() if isinstance(told, dict) else enumerate(told):
-            given = expression["obj_id"]
-            numbers = given if isinstance(given, list) else [given]
+        listed = entry["expressions"]
+        for key, expression in listed.items() if isinstance(listed, dict) else enumerate(listed):
+            ids = expression["obj_id"]
+            numbers = ids if isinstance(ids, list) else [ids]
             names = expression.get("anno_id") or [f"{entry['source']}_{video}_{number}" for number in numbers]
             folders = tuple(_mask_folder(root / "Annotations", name) for name in names)
             yield Sample(
@@ -333,7 +335,7 @@ def _videos(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _entries_of(path: Path) -> Iterator[None]:
-    """Say which file it is that lacks something."""
+    """Name the file in errors about its entries."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from steerseg.evaluation.plots import write_plots
-from steerseg.evaluation.results import Measured
+from steerseg.evaluation.results import VariantResults
 from steerseg.evaluation.tables import report
 
 REPORT = "table.md"
 
 
-def write_report(folder: str | Path, measured: Mapping[str, Measured], notes: Iterable[str] = ()) -> str:
+def write_report(
+    folder: str | Path, measured: Mapping[str, VariantResults], notes: Iterable[str] = ()
+) -> str:
     """Write ``table.md`` and its plots into ``folder``.
 
     Args:
-        folder: Where to; pictures that lie there under the report's names are shown too.
-        measured: By variant.
-        notes: What a reader should know, a sentence each.
+        folder: Folder of the report; pictures in it under the report's names are shown too.
+        measured: Results by variant.
+        notes: Notes for the reader, a sentence each.
 
     Returns:
         The Markdown.

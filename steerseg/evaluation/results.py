@@ -7,28 +7,104 @@ import json
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from steerseg.errors import ConfigError
 from steerseg.evaluation.diagnosis import Pointing
 from steerseg.evaluation.metrics import Interval, bootstrap_mean
 
-Run = dict[str, Any]
-"""What identifies a run, in JSON types: dataset, models, settings. Nothing of the machine it runs on."""
-
 OF_VARIANT = frozenset({"variant", "config", "soft_prompts"})
-"""What of a run belongs to its variant; the rest is the same for all that are compared."""
+"""Fields of a :class:`Run` that belong to its variant; the rest is the same for all that are compared."""
+
+
+class PromptsIdentity(BaseModel):
+    """The soft prompts of a run.
+
+    Attributes:
+        digest: Of both matrices.
+        tokens: Length of each.
+        placement: Their position in the chat.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    digest: str
+    tokens: int
+    placement: str
+
+
+class Run(BaseModel):
+    """Identity of a run, as the first line of a file of results holds it: data, models, settings; no machine.
+
+    A field that a file does not hold stays unset, so that files of earlier versions keep their identity.
+
+    Attributes:
+        dataset: Name of the dataset, without its folder.
+        split: Name of the split.
+        samples: How many the split has.
+        content: Digest of the split; see :func:`~steerseg.evaluation.sample.split_digest`.
+        preset: Name of the preset.
+        lvlm: Fingerprint of the LVLM's weights, or its hub id.
+        sam2: The same for SAM 2.
+        quantise: Bits of the LVLM's weights, where they are quantised.
+        frame_tokens: Most visual tokens of a frame pass, where the preset sets it.
+        grounding: Layers, budgets and questions.
+        variant: Name of the variant.
+        config: Fields of :class:`~steerseg.config.PipelineConfig` that play a part.
+        soft_prompts: Those that take part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    dataset: str = ""
+    split: str = ""
+    samples: int = 0
+    content: str = ""
+    preset: str = ""
+    lvlm: str = ""
+    sam2: str = ""
+    quantise: str | None = None
+    frame_tokens: int | None = None
+    grounding: dict[str, Any] = Field(default_factory=dict)
+    variant: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    soft_prompts: PromptsIdentity | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that are set, in JSON types."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def refuse_other(self, known: Run, where: Path, ignore: frozenset[str] = frozenset()) -> None:
+        """Raise ``ConfigError`` that names what differs, where two runs are not the same.
+
+        Args:
+            known: The other run.
+            where: The file or folder that holds it.
+            ignore: Fields that may differ.
+        """
+        mine, others = self.as_json(), known.as_json()
+        different = sorted(key for key in {*mine, *others} - ignore if mine.get(key) != others.get(key))
+        if different:
+            raise ConfigError(
+                f"{where} holds results of other settings ({', '.join(different)}); remove them or choose another "
+                "folder"
+            )
+
+
+Accuracy = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""In [0, 1]; NaN, ``null`` in files, where only the dataset's server knows the truth."""
 
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Time of each stage. The first two are needed once a clip, the others for every expression.
+    """Seconds of each stage. The first two are needed once a clip, the others for every expression.
 
     Attributes:
         keyframes: The LVLM's vision tower on the keyframes.
@@ -48,12 +124,12 @@ class StageSeconds:
 
     @property
     def clip(self) -> float:
-        """Once a clip."""
+        """Seconds once a clip."""
         return self.keyframes + self.frames
 
     @property
     def expression(self) -> float:
-        """For every expression."""
+        """Seconds for every expression."""
         return self.reasoning + self.grounding + self.candidates + self.tracking
 
 
@@ -62,22 +138,22 @@ class Result:
     """The outcome of one sample.
 
     Attributes:
-        id: Of the sample.
-        video: Of the clip.
-        expression: What was asked for.
-        kind: Of the expression.
+        id: Id of the sample.
+        video: Name of the clip.
+        expression: The annotator's text.
+        kind: Kind of the expression.
         twin: Whether another object of the clip has the target's name.
-        frames: How many the clip has.
-        j: Region accuracy in [0, 1]; NaN where only the dataset's server can tell.
-        f: Boundary accuracy in [0, 1]; NaN where only the dataset's server can tell.
-        score: The method's own; 0 where nothing was found.
-        seconds: By stage.
-        attributes: What the method named.
-        true_attributes: What it should name.
-        name: What the target is called, "" where the dataset does not tell.
+        frames: Number of frames of the clip.
+        j: Region accuracy.
+        f: Boundary accuracy.
+        score: Rank score of the best tracklet; 0 where nothing was found.
+        seconds: Seconds of each stage.
+        attributes: Attributes of the chain-of-thought step.
+        true_attributes: Attributes of the ground truth.
+        name: Name of the target, "" where the dataset has none.
         answer: The model's answer to the grounding question; ``None`` where it was not asked.
-        named: Whether that is the target's name.
-        pointing: Where the grounding maps point.
+        named: Whether that answer is the target's name.
+        pointing: How often the grounding maps point to the target.
     """
 
     id: str
@@ -86,8 +162,8 @@ class Result:
     kind: str
     twin: bool
     frames: int
-    j: float
-    f: float
+    j: Accuracy
+    f: Accuracy
     score: float
     seconds: StageSeconds
     attributes: tuple[str, ...] = ()
@@ -116,15 +192,11 @@ class Result:
 
     @classmethod
     def from_line(cls, line: str) -> Result:
-        """Read :meth:`line`; raises ``ValueError``, ``TypeError`` or ``KeyError`` where it is damaged."""
-        data = json.loads(line)
-        for name in ("j", "f"):
-            data[name] = math.nan if data[name] is None else data[name]
-        for name in ("attributes", "true_attributes"):
-            data[name] = tuple(data[name])
-        data["seconds"] = StageSeconds(**data["seconds"])
-        data["pointing"] = None if data["pointing"] is None else Pointing(**data["pointing"])
-        return cls(**data)
+        """Read :meth:`line`; raises ``ValueError`` where it is damaged."""
+        return _RESULT.validate_json(line)
+
+
+_RESULT = TypeAdapter(Result)
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -145,13 +217,13 @@ def fingerprint(folder: str | Path) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantResults:
     """All results of one variant that a folder holds.
 
     Attributes:
-        run: What they have in common.
+        run: Their identity.
         results: By sample id.
-        made_by: What made them: versions and device, one entry a different environment.
+        made_by: Versions and device of each environment that computed them.
     """
 
     run: Run
@@ -171,42 +243,31 @@ class ResultFolder:
         self._token = secrets.token_hex(3)
         self._open: dict[str, TextIO] = {}
 
-    def read(self) -> dict[str, Measured]:
-        """What is there, by variant.
+    def read(self) -> dict[str, VariantResults]:
+        """All results, by variant.
 
         A line that an interrupted run has half written is left out.
 
         Raises:
             ConfigError: A file is damaged, or the files come from runs that cannot be compared.
         """
-        found: dict[str, Measured] = {}
+        variants: dict[str, VariantResults] = {}
         first: Run | None = None
         for path in sorted(self.folder.glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8").splitlines()
             if not lines:
                 continue
-            try:
-                header = json.loads(lines[0])
-                run, made_by = header["run"], header["made_by"]
-                variant = run["variant"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path} is not a file of results: {error}; remove it") from error
-            known = found.get(variant, Measured(run, {}, ()))
+            run, made_by = _read_header(path, lines[0])
+            known = variants.get(run.variant, VariantResults(run, {}, ()))
             first = first or run
-            refuse_other(path, run, known.run)
-            refuse_other(path, run, first, ignore=OF_VARIANT)
+            run.refuse_other(known.run, path)
+            run.refuse_other(first, path, ignore=OF_VARIANT)
             results = dict(known.results)
-            for number, line in enumerate(lines[1:], start=2):
-                try:
-                    result = Result.from_line(line)
-                except (ValueError, KeyError, TypeError) as error:
-                    if number == len(lines):
-                        break  # the run stopped while it wrote this line
-                    raise ConfigError(f"{path}, line {number}, is damaged: {error}; remove it") from error
+            for result in _read_lines(path, lines[1:]):
                 results.setdefault(result.id, result)
             environments = known.made_by if made_by in known.made_by else (*known.made_by, made_by)
-            found[variant] = Measured(run, dict(sorted(results.items())), environments)
-        return found
+            variants[run.variant] = VariantResults(run, dict(sorted(results.items())), environments)
+        return variants
 
     def done(self, runs: Mapping[str, Run]) -> dict[str, dict[str, Result]]:
         """Results of these runs by variant and sample id.
@@ -216,21 +277,18 @@ class ResultFolder:
         """
         measured = self.read()
         for name, run in runs.items():
-            plain = json.loads(json.dumps(run))
             for known, entry in measured.items():
-                refuse_other(
-                    self.folder, plain, entry.run, ignore=frozenset() if known == name else OF_VARIANT
-                )
+                run.refuse_other(entry.run, self.folder, ignore=frozenset() if known == name else OF_VARIANT)
         return {name: dict(measured[name].results) if name in measured else {} for name in runs}
 
     def append(self, run: Run, made_by: Mapping[str, str], result: Result) -> None:
         """Add a result; the first one of a variant begins a file."""
-        variant = run["variant"]
+        variant = run.variant
         if variant not in self._open:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{variant}.{self._token}.jsonl"
             self._open[variant] = path.open("w", encoding="utf-8")
-            header = {"run": run, "made_by": dict(made_by)}
+            header = {"run": run.as_json(), "made_by": dict(made_by)}
             self._open[variant].write(json.dumps(header, ensure_ascii=False) + "\n")
         self._open[variant].write(result.line() + "\n")
         self._open[variant].flush()
@@ -242,14 +300,24 @@ class ResultFolder:
         self._open.clear()
 
 
-def refuse_other(place: Path, run: Run, known: Run, ignore: frozenset[str] = frozenset()) -> None:
-    """Raise ``ConfigError`` that names what differs, where two runs are not the same."""
-    different = sorted(key for key in {*run, *known} - ignore if run.get(key) != known.get(key))
-    if different:
-        raise ConfigError(
-            f"{place} holds results of other settings ({', '.join(different)}); remove them or choose another "
-            "folder"
-        )
+def _read_header(path: Path, line: str) -> tuple[Run, dict[str, str]]:
+    """Identity and environment of a file."""
+    try:
+        header = json.loads(line)
+        return Run.model_validate(header["run"]), header["made_by"]
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a file of results: {error}; remove it") from error
+
+
+def _read_lines(path: Path, lines: Sequence[str]) -> Iterator[Result]:
+    """The results of a file, without the line that an interrupted run has half written."""
+    for number, line in enumerate(lines, start=2):
+        try:
+            yield Result.from_line(line)
+        except ValueError as error:
+            if number == len(lines) + 1:
+                return
+            raise ConfigError(f"{path}, line {number}, is damaged: {error}; remove it") from error
 
 
 def mean_of(results: Iterable[Result], measure: str = "jf", halves: Sequence[str] = ()) -> Interval:
@@ -257,7 +325,7 @@ def mean_of(results: Iterable[Result], measure: str = "jf", halves: Sequence[str
 
     Args:
         results: The expressions.
-        measure: What is averaged.
+        measure: Name of the property that is averaged.
         halves: Kinds of expression whose means the figure is the mean of; where left out, it is the mean over
             all expressions. A half without results does not count, other kinds never do.
     """

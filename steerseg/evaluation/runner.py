@@ -9,14 +9,21 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerseg import __version__
 from steerseg.errors import ConfigError
-from steerseg.evaluation.results import Measured, Result, ResultFolder, Run, fingerprint
+from steerseg.evaluation.results import (
+    PromptsIdentity,
+    Result,
+    ResultFolder,
+    Run,
+    VariantResults,
+    fingerprint,
+)
 from steerseg.evaluation.sample import Sample, split_digest
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
@@ -28,13 +35,13 @@ if TYPE_CHECKING:  # jobs are made and tables are written without loading torch'
     from steerseg.pipeline import SteerSeg
 
 Progress = Callable[[str, float], None]
-Work = Callable[[Sequence["ClipJob"]], Iterator[list[tuple[str, Result]]]]
-"""Does jobs, in any order, and gives each one's results with their variants' names."""
+JobRunner = Callable[[Sequence["ClipJob"]], Iterator[list[tuple[str, Result]]]]
+"""Does jobs, in any order, and yields each one's results with their variants' names."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """Where the pipeline comes from, so that a process can load its own.
+    """Preset and device of a pipeline, so that a process can load its own.
 
     Attributes:
         preset: Name, folder or preset.
@@ -55,7 +62,7 @@ class Models:
 def describe_runs(
     dataset: str, split: str, samples: Sequence[Sample], preset: Preset, variants: Sequence[Variant]
 ) -> dict[str, Run]:
-    """What identifies each variant's results: data, models and settings, by content and not by place."""
+    """Identity of each variant's results: data, models and settings, by content and not by path."""
     common = {
         "dataset": Path(dataset).name,
         "split": split,
@@ -64,7 +71,6 @@ def describe_runs(
         "preset": preset.name,
         "lvlm": fingerprint(preset.lvlm) or preset.lvlm,
         "sam2": fingerprint(preset.sam2) or preset.sam2,
-        **_if_given(quantise=preset.quantise, frame_tokens=preset.frame_tokens),
         "grounding": {
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,
@@ -72,32 +78,29 @@ def describe_runs(
             "prompts": asdict(preset.texts),
         },
     }
-    return {variant.name: {**common, **_describe(variant, preset)} for variant in variants}
+    # Only where they are set, so that results from before these settings were made keep their identity.
+    for name in ("quantise", "frame_tokens"):
+        if getattr(preset, name) is not None:
+            common[name] = getattr(preset, name)
+    return {variant.name: _describe(common, variant, preset) for variant in variants}
 
 
-def _if_given(**settings: object) -> dict[str, object]:
-    """Those that are set, so that results from before a setting was made keep their identity."""
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def _describe(variant: Variant, preset: Preset) -> Run:
+def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Run:
     prompts = variant.soft_prompts if variant.steered() else None
     described = None
     if prompts is not None:
-        described = {
-            "digest": prompts.digest,
-            "tokens": prompts.frame.shape[0],
-            "placement": prompts.placement,
-        }
+        described = PromptsIdentity(
+            digest=prompts.digest, tokens=prompts.frame.shape[0], placement=prompts.placement
+        )
     config = asdict(variant.config(preset.config))
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
         # It plays no part, and results from before there was one keep their identity.
         del config["attribute_confidence"]
-    return {"variant": variant.name, "config": config, "soft_prompts": described}
+    return Run(**common, variant=variant.name, config=config, soft_prompts=described)
 
 
 def environment(device: str) -> dict[str, str]:
-    """What computes: shown beside results, but not part of what identifies them."""
+    """Versions and device: shown beside results, but no part of their identity."""
     import torch
     import transformers
 
@@ -129,7 +132,7 @@ def clip_jobs(
     done: Mapping[str, Collection[str]],
     masks: MaskFolder | None = None,
 ) -> list[ClipJob]:
-    """What is still missing, a job a clip, in the samples' order."""
+    """A job for each clip with missing results, in the samples' order."""
     from steerseg.evaluation.stages import ClipJob
 
     by_clip: dict[str, list[tuple[Sample, tuple[Variant, ...]]]] = {}
@@ -143,8 +146,8 @@ def clip_jobs(
 def share_of(jobs: Sequence[ClipJob], ranks: Ranks) -> list[ClipJob]:
     """This process's part of jobs that all processes list alike: whole clips, with about the same work for all.
 
-    The largest jobs are dealt first, each to whoever has least; a clip's work is taken as its frames times its
-    expressions, one more for what is done once a clip.
+    The largest jobs are dealt first, each to the process with least; a clip's work is estimated as its frames times
+    its expressions, plus one for the stages that run once a clip.
     """
     loads = [0] * ranks.size
     mine = []
@@ -163,23 +166,23 @@ def evaluate(
     runs: Mapping[str, Run],
     folder: str | Path,
     *,
-    work: Work,
+    work: JobRunner,
     made_by: Mapping[str, str],
     progress: Progress | None = None,
     masks: MaskFolder | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
-) -> dict[str, Measured]:
-    """Measure what ``folder`` does not hold yet.
+) -> dict[str, VariantResults]:
+    """Measure the variants on the samples, where ``folder`` does not hold the results yet.
 
     Args:
-        samples: What to measure on; samples of one clip are taken together.
-        variants: What to measure.
-        runs: What identifies each variant's results.
-        folder: Where results are kept; see :class:`ResultFolder`.
+        samples: The samples; those of one clip are measured together.
+        variants: The variants.
+        runs: Identity of each variant's results.
+        folder: Folder of results; see :class:`ResultFolder`.
         work: Does the jobs, in any order; :func:`in_this_process` or :func:`in_processes`.
         made_by: Recorded with new results.
         progress: Called with "evaluate" and the fraction done, with several processes that of this one's share.
-        masks: Where predicted masks are kept as well; what has a result but no masks is measured again.
+        masks: Keeps predicted masks as well; a sample with a result but no masks is measured again.
         ranks: The processes that share the work; each has to call this, and all see one ``folder``.
 
     Returns:
@@ -189,71 +192,88 @@ def evaluate(
         ConfigError: If there is no sample, one cannot be scored, the folder holds results of other settings, or
             not all processes see the same folder.
     """
+    _check(samples, variants)
+    store = ResultFolder(folder)
+    # One process looks, so that all deal out the same jobs.
+    done = ranks.from_first(lambda: _done(store, samples, variants, runs, masks))
+    jobs = clip_jobs(samples, variants, done, masks)
+    total = len(samples) * len(variants)
+    if ranks.size > 1:
+        jobs = share_of(jobs, ranks)
+        total = sum(job.size for job in jobs)
+    report = progress or (lambda stage, fraction: None)
+    _run(jobs, total, store, runs, work=work, made_by=made_by, report=report)
+    if ranks.size > 1:
+        report("others", 0.0)
+    ranks.wait()
+    return _collect(store, samples, runs) if ranks.first else {}
+
+
+def _check(samples: Sequence[Sample], variants: Sequence[Variant]) -> None:
     if not samples:
         raise ConfigError("no samples to evaluate; check the split and the limit")
     if any(variant.click for variant in variants) and any(sample.truth is None for sample in samples):
         raise ConfigError("the variant 'click' needs the true masks, which this split does not come with")
-    tell = progress or (lambda stage, fraction: None)
-    kept = ResultFolder(folder)
-    # One process looks, so that all deal out the same jobs.
-    done = ranks.from_first(lambda: _done(kept, samples, variants, runs, masks))
-    jobs = clip_jobs(samples, variants, done, masks)
-    if ranks.size > 1:
-        jobs = share_of(jobs, ranks)
-        total = sum(job.size for job in jobs)
-        finished = 0
-    else:
-        total = len(samples) * len(variants)
-        finished = total - sum(job.size for job in jobs)
-    tell("evaluate", finished / max(total, 1))
+
+
+def _run(
+    jobs: Sequence[ClipJob],
+    total: int,
+    store: ResultFolder,
+    runs: Mapping[str, Run],
+    *,
+    work: JobRunner,
+    made_by: Mapping[str, str],
+    report: Progress,
+) -> None:
+    """Do the jobs and keep each result as it comes; ``total`` counts those of earlier runs as well."""
+    finished = total - sum(job.size for job in jobs)
+    report("evaluate", finished / max(total, 1))
     try:
         for results in work(jobs):
             for name, result in results:
-                kept.append(runs[name], made_by, result)
+                store.append(runs[name], made_by, result)
                 finished += 1
-            tell("evaluate", finished / total)
+            report("evaluate", finished / total)
     finally:
-        kept.close()
-    if ranks.size > 1:
-        tell("others", 0.0)
-    ranks.wait()
-    if not ranks.first:
-        return {}
-    measured = kept.read()
+        store.close()
+
+
+def _collect(
+    store: ResultFolder, samples: Sequence[Sample], runs: Mapping[str, Run]
+) -> dict[str, VariantResults]:
+    """By variant, the results of these samples in their order."""
+    collected = {}
+    stored = store.read()
     for name in runs:
-        known = measured[name].results if name in measured else {}
-        missing = [sample.id for sample in samples if sample.id not in known]
+        results = stored[name].results if name in stored else {}
+        missing = [sample.id for sample in samples if sample.id not in results]
         if missing:
             raise ConfigError(
-                f"{folder} lacks {len(missing)} results of {name} that other processes have written, for "
+                f"{store.folder} lacks {len(missing)} results of {name} that other processes have written, for "
                 f"instance of {missing[0]}; all of them must see the same folder"
             )
-    return {
-        name: Measured(
-            measured[name].run,
-            {sample.id: measured[name].results[sample.id] for sample in samples},
-            measured[name].made_by,
-        )
-        for name in runs
-    }
+        in_order = {sample.id: results[sample.id] for sample in samples}
+        collected[name] = replace(stored[name], results=in_order)
+    return collected
 
 
 def _done(
-    kept: ResultFolder,
+    store: ResultFolder,
     samples: Sequence[Sample],
     variants: Sequence[Variant],
     runs: Mapping[str, Run],
     masks: MaskFolder | None,
 ) -> dict[str, set[str]]:
     """Ids of samples that need not be measured again, by variant."""
-    done = {name: set(results) for name, results in kept.done(runs).items()}
+    done = {name: set(results) for name, results in store.done(runs).items()}
     if masks is not None:
         for variant in variants:
             done[variant.name] -= {s.id for s in samples if not masks.holds(variant.name, s)}
     return done
 
 
-def in_this_process(models: Models) -> Work:
+def in_this_process(models: Models) -> JobRunner:
     """Do jobs one after the other; the models are loaded if there is a job."""
 
     def work(jobs: Sequence[ClipJob]) -> Iterator[list[tuple[str, Result]]]:
@@ -265,7 +285,7 @@ def in_this_process(models: Models) -> Work:
     return work
 
 
-def in_processes(models: Models, processes: int) -> Work:
+def in_processes(models: Models, processes: int) -> JobRunner:
     """Do jobs in several processes, each with models and a share of the cores of its own.
 
     With the device "cuda" (or "auto" where there is a GPU) the processes take the GPUs by turns.

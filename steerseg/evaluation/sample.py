@@ -28,8 +28,8 @@ class Sample:
         folder: Where its JPEG frames are.
         frames: Frame names without suffix, in order.
         fps: Frames a second.
-        expression: What to segment.
-        truth: Where the masks of its targets are; ``None`` where only the dataset's server knows them.
+        expression: The expression.
+        truth: Reads the masks of its targets; ``None`` where only the dataset's server knows them.
         objects: The dataset's ids of the targets.
         kind: Kind of expression, "" where the dataset has none.
         name: Name of the target, "" where the dataset has none.
@@ -98,9 +98,9 @@ class Sample:
 
 
 def split_digest(samples: Sequence[Sample]) -> str:
-    """Tells whether a split's clips and expressions are the same, wherever they lie on disk."""
+    """Digest of a split's clips and expressions, wherever they lie on disk."""
     state = hashlib.sha256()
     for sample in samples:
-        told = (sample.id, sample.frames, sample.expression, sample.objects, sample.kind, sample.name)
-        state.update(repr(told).encode())
+        identity = (sample.id, sample.frames, sample.expression, sample.objects, sample.kind, sample.name)
+        state.update(repr(identity).encode())
     return state.hexdigest()[:16]

@@ -29,16 +29,16 @@ from steerseg.video import Video, keyframe_indices
 Mask = NDArray[np.bool_]
 
 UNKNOWN = Scores(j=math.nan, f=math.nan)
-"""Of a sample that only the dataset's server can score."""
+"""Scores of a sample that only the dataset's server can score."""
 
 
 @dataclass(frozen=True)
 class ClipJob:
-    """What is to be measured on one clip: its samples, each with the variants that are still missing.
+    """The samples of one clip, each with the variants that are still missing.
 
     Attributes:
         wanted: The samples with their variants.
-        masks: Where predicted masks are kept; ``None`` where they are not.
+        masks: Keeps predicted masks; ``None`` where they are not kept.
     """
 
     wanted: tuple[tuple[Sample, tuple[Variant, ...]], ...]
@@ -46,7 +46,7 @@ class ClipJob:
 
     @property
     def size(self) -> int:
-        """How many results it gives."""
+        """Number of results."""
         return sum(len(variants) for _, variants in self.wanted)
 
 
@@ -66,7 +66,7 @@ def measure_clip(steerseg: SteerSeg, job: ClipJob) -> list[tuple[str, Result]]:
 
 
 def best_click(mask: Mask) -> tuple[float, float]:
-    """The place (x, y) in [0, 1] of a mask (H, W) that is farthest from its border."""
+    """The position (x, y) in [0, 1] of the pixel of a mask (H, W) that is farthest from its border."""
     # The picture's edge is a border too.
     distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(int(distance.argmax()), mask.shape)
@@ -80,8 +80,8 @@ class _Timed:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What a variant gives for a sample. ``key`` is equal for answers that have the same masks."""
+class _Prediction:
+    """A variant's masks for a sample; ``key`` is equal for predictions with the same masks."""
 
     key: Hashable
     masks: Mask
@@ -92,33 +92,33 @@ class _Answer:
 
 
 class ClipStages:
-    """One clip with what was computed on it so far.
+    """One clip with the results of the stages that have run on it.
 
     Args:
         steerseg: The loaded pipeline.
         video: The clip.
-        masks: Where predicted masks are kept; nowhere if left out.
+        masks: Keeps predicted masks; they are not kept if left out.
     """
 
     def __init__(self, steerseg: SteerSeg, video: Video, masks: MaskFolder | None = None) -> None:
         self.steerseg = steerseg
         self.video = video
         self._masks = masks
-        self._kept: dict[Hashable, _Timed] = {}
+        self._values: dict[Hashable, _Timed] = {}
         self._truth: tuple[str, Mask] | None = None
 
     def measure(self, sample: Sample, variant: Variant) -> Result:
         """Run a variant on one of the clip's expressions and score it, where its truth is known."""
-        answer = self._click(sample) if variant.click else self._propose(sample, variant)
+        prediction = self._click(sample) if variant.click else self._propose(sample, variant)
         if self._masks is not None:
-            self._masks.write(variant.name, sample, answer.masks)
+            self._masks.write(variant.name, sample, prediction.masks)
         target = self._target(sample)
         scores = UNKNOWN
         if target is not None:
-            scores = self._once(("scores", answer.key), lambda: score(answer.masks, target)).value
-        said = None
-        if sample.name and answer.maps is not None:
-            said = self._named(sample, answer.attributes, variant.config(self.steerseg.config))
+            scores = self._once(("scores", prediction.key), lambda: score(prediction.masks, target)).value
+        answer = None
+        if sample.name and prediction.maps is not None:
+            answer = self._answer(sample, prediction.attributes, variant.config(self.steerseg.config))
         return Result(
             id=sample.id,
             video=sample.video,
@@ -128,14 +128,14 @@ class ClipStages:
             frames=len(self.video),
             j=scores.j,
             f=scores.f,
-            score=answer.score,
-            seconds=answer.seconds,
-            attributes=answer.attributes,
+            score=prediction.score,
+            seconds=prediction.seconds,
+            attributes=prediction.attributes,
             true_attributes=sample.attributes,
             name=sample.name,
-            answer=said,
-            named=None if said is None else same_name(said, sample.name),
-            pointing=None if answer.maps is None or target is None else pointing(answer.maps, target),
+            answer=answer,
+            named=None if answer is None else same_name(answer, sample.name),
+            pointing=None if prediction.maps is None or target is None else pointing(prediction.maps, target),
         )
 
     def _target(self, sample: Sample) -> Mask | None:
@@ -147,32 +147,34 @@ class ClipStages:
         return self._truth[1]
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> _Timed:
-        """The value for ``key``, made when first asked for, with the time that took."""
-        if key not in self._kept:
-            begun = self._now()
+        """The value for ``key``, made on the first call, with the seconds that took."""
+        if key not in self._values:
+            start = self._now()
             value = make()
-            self._kept[key] = _Timed(value, self._now() - begun)
-        return self._kept[key]
+            self._values[key] = _Timed(value, self._now() - start)
+        return self._values[key]
 
     def _now(self) -> float:
         if self.steerseg.lvlm.device.type == "cuda":
             torch.cuda.synchronize(self.steerseg.lvlm.device)
         return time.perf_counter()
 
-    def _look(self, config: PipelineConfig) -> tuple[VideoFeatures, StageSeconds]:
-        """The clip's features, all of them, so that no variant pays for another's."""
+    def _encode(self, config: PipelineConfig) -> tuple[VideoFeatures, StageSeconds]:
+        """All features of the clip, so that no variant pays for another's."""
         steerseg = self.steerseg
-        seen = self._once(("look", config.keyframes), lambda: steerseg.encode(self.video, config))
-        frames = self._once(("frames", config.keyframes), lambda: steerseg.tracker.encode(seen.value.encoded))
-        return seen.value, StageSeconds(keyframes=seen.seconds, frames=frames.seconds)
+        features = self._once(("encode", config.keyframes), lambda: steerseg.encode(self.video, config))
+        frames = self._once(
+            ("frames", config.keyframes), lambda: steerseg.tracker.encode(features.value.encoded)
+        )
+        return features.value, StageSeconds(keyframes=features.seconds, frames=frames.seconds)
 
-    def _propose(self, sample: Sample, variant: Variant) -> _Answer:
+    def _propose(self, sample: Sample, variant: Variant) -> _Prediction:
         """As :meth:`SteerSeg.propose`, stage by stage."""
         steerseg = self.steerseg
         config = variant.config(steerseg.config)
         steering = steerseg.steering(config, variant.soft_prompts)
         expression = check_expression(sample.expression)
-        seen, seconds = self._look(config)
+        features, seconds = self._encode(config)
 
         reasoned = self._once(
             (
@@ -183,24 +185,24 @@ class ClipStages:
                 config.max_new_tokens,
                 config.attribute_confidence,
             ),
-            lambda: steerseg.reason(seen, expression, config),
+            lambda: steerseg.reason(features, expression, config),
         )
         attributes: tuple[str, ...] = reasoned.value
-        # What follows depends on how attributes and prompts turned out, not on how they came about, and up to
+        # The next stages depend on the attributes and prompts themselves, not on how they came about, and up to
         # the ranking not on the weight of the maps.
         same = replace(config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0)
         key = (sample.id, attributes, None if steering is None else steering.digest, same)
         grounded = self._once(
-            ("ground", key), lambda: steerseg.ground(seen, expression, attributes, config, steering)
+            ("ground", key), lambda: steerseg.ground(features, expression, attributes, config, steering)
         )
         maps: GroundingMaps = grounded.value
-        searched = self._once(("find", key), lambda: steerseg.find_candidates(seen, maps, config))
-        found: Candidates = searched.value
-        ranking = steerseg.rank(found, maps, config)
+        searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
+        candidates: Candidates = searched.value
+        ranking = steerseg.rank(candidates, maps, config)
         chosen = tuple(ranked.index for ranked in ranking)
-        tracked = self._once(("track", key, chosen), lambda: steerseg.track(seen, found, ranking))
+        tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
         empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
-        return _Answer(
+        return _Prediction(
             key=(key, chosen),
             masks=tracked.value[0].masks if chosen else empty,
             seconds=replace(
@@ -215,37 +217,37 @@ class ClipStages:
             maps=maps,
         )
 
-    def _click(self, sample: Sample) -> _Answer:
+    def _click(self, sample: Sample) -> _Prediction:
         """A click into each target where it is largest, among the keyframes where it is on one."""
         steerseg = self.steerseg
-        seen, seconds = self._look(steerseg.config)
+        features, seconds = self._encode(steerseg.config)
         keyframes = keyframe_indices(len(self.video), steerseg.config.keyframes)
         prompts = [prompt for target in sample.targets() if (prompt := _click_prompt(target, keyframes))]
         started = self._once(
             ("click", sample.id),
-            lambda: [steerseg.tracker.start(seen.encoded, [prompt]) for prompt in prompts],
+            lambda: [steerseg.tracker.start(features.encoded, [prompt]) for prompt in prompts],
         )
         tracked = self._once(
-            ("click track", sample.id), lambda: steerseg.tracker.propagate(seen.encoded, started.value)
+            ("click track", sample.id), lambda: steerseg.tracker.propagate(features.encoded, started.value)
         )
         masks = np.zeros(self.video.frames.shape[:3], dtype=bool)
         for index in range(len(prompts)):
             masks |= tracked.value.masks(index)
-        return _Answer(
+        return _Prediction(
             key=("click", sample.id),
             masks=masks,
             seconds=replace(seconds, candidates=started.seconds, tracking=tracked.seconds),
             score=float(bool(prompts)),
         )
 
-    def _named(self, sample: Sample, attributes: tuple[str, ...], config: PipelineConfig) -> str:
+    def _answer(self, sample: Sample, attributes: tuple[str, ...], config: PipelineConfig) -> str:
         """The answer to the grounding question; soft prompts never take part in an answer."""
         steerseg = self.steerseg
         question = steerseg.texts.grounding_question(check_expression(sample.expression), attributes)
-        seen, _ = self._look(config)
+        features, _ = self._encode(config)
         answer: str = self._once(
             ("answer", question),
-            lambda: steerseg.lvlm.answer(question, seen.context.video, max_new_tokens=LONGEST_NAME).text,
+            lambda: steerseg.lvlm.answer(question, features.context.video, max_new_tokens=LONGEST_NAME).text,
         ).value
         return answer
 

@@ -24,17 +24,17 @@ from steerseg.runtime.artefacts import building_folder, explained, move_into_pla
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Where predicted masks are kept: ``<root>/<variant>/<video>/<expression>/<frame>.png``."""
+    """Predicted masks on disk: ``<root>/<variant>/<video>/<expression>/<frame>.png``."""
 
     root: Path
 
-    def place(self, variant: str, sample: Sample) -> Path:
+    def folder(self, variant: str, sample: Sample) -> Path:
         """The folder of one prediction."""
         return self.root / variant / sample.id
 
     def holds(self, variant: str, sample: Sample) -> bool:
         """Whether a prediction is there, with all its frames."""
-        return self.place(variant, sample).is_dir()
+        return self.folder(variant, sample).is_dir()
 
     def write(self, variant: str, sample: Sample, masks: NDArray[np.bool_]) -> None:
         """Write masks (T, H, W) as a whole or not at all; what an earlier run left is replaced.
@@ -42,9 +42,9 @@ class MaskFolder:
         Raises:
             ArtefactError: The disk is full or not writable.
         """
-        place = self.place(variant, sample)
-        shutil.rmtree(place, ignore_errors=True)
-        with building_folder(place) as folder, explained(place):
+        final = self.folder(variant, sample)
+        shutil.rmtree(final, ignore_errors=True)
+        with building_folder(final) as folder, explained(final):
             for frame, mask in zip(sample.frames, masks, strict=True):
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{frame}.png")
 
@@ -56,10 +56,10 @@ def write_submission(
 
     Args:
         path: The zip file.
-        masks: Where the predictions are.
-        variant: Whose.
-        samples: All of the split.
-        folder: What paths in the file begin with; "" for nothing.
+        masks: The predictions.
+        variant: Name of the variant.
+        samples: All samples of the split.
+        folder: Prefix of the paths in the file; "" for none.
 
     Raises:
         ConfigError: A prediction is missing.
@@ -77,7 +77,7 @@ def write_submission(
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # pictures are packed already
                 for sample in samples:
                     for frame in sample.frames:
-                        picture = masks.place(variant, sample) / f"{frame}.png"
+                        picture = masks.folder(variant, sample) / f"{frame}.png"
                         archive.write(picture, f"{folder}/{sample.id}/{frame}.png".lstrip("/"))
             partial.chmod(0o644)
             move_into_place(partial, path)

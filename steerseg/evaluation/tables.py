@@ -9,7 +9,7 @@ import numpy as np
 from steerseg.evaluation.datasets import DATASETS, halves_of
 from steerseg.evaluation.metrics import Interval
 from steerseg.evaluation.published import PUBLISHED, SOURCE
-from steerseg.evaluation.results import Measured, Result, mean_of, paired_gain
+from steerseg.evaluation.results import Result, VariantResults, mean_of, paired_gain
 from steerseg.evaluation.variants import ABLATIONS, MAIN, Group
 
 RIGHT_MASK = 0.5
@@ -26,7 +26,9 @@ _STAGES = {
 _TOLD_APART = ("motion", "spatial")
 
 
-def report(measured: Mapping[str, Measured], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
+def report(
+    measured: Mapping[str, VariantResults], notes: Iterable[str] = (), pictures: Iterable[str] = ()
+) -> str:
     """The whole report as Markdown; ``pictures`` are the names of files that can be shown."""
     rows = {name: list(entry.results.values()) for name, entry in measured.items()}
     halves = dataset_halves(measured)
@@ -60,19 +62,19 @@ def report(measured: Mapping[str, Measured], notes: Iterable[str] = (), pictures
     return "\n\n".join(sections) + "\n"
 
 
-def is_scored(measured: Mapping[str, Measured]) -> bool:
+def is_scored(measured: Mapping[str, VariantResults]) -> bool:
     """Whether any truth is known; without, the dataset's server scores the predictions."""
     return any(result.scored for entry in measured.values() for result in entry.results.values())
 
 
-def dataset_halves(measured: Mapping[str, Measured]) -> tuple[str, ...]:
+def dataset_halves(measured: Mapping[str, VariantResults]) -> tuple[str, ...]:
     """Kinds of expression whose means the dataset's figure is the mean of."""
-    return halves_of(next(iter(measured.values())).run["dataset"])
+    return halves_of(next(iter(measured.values())).run.dataset)
 
 
-def ablation_rows(measured: Mapping[str, Measured]) -> dict[Group, dict[str, Measured]]:
+def ablation_rows(measured: Mapping[str, VariantResults]) -> dict[Group, dict[str, VariantResults]]:
     """By group, the ablations that were measured, by their labels; the method itself where it is one of them."""
-    groups: dict[Group, dict[str, Measured]] = {}
+    groups: dict[Group, dict[str, VariantResults]] = {}
     for variant in ABLATIONS:
         if variant.name in measured:
             groups.setdefault(variant.group, {})[variant.label] = measured[variant.name]
@@ -85,19 +87,19 @@ def ablation_rows(measured: Mapping[str, Measured]) -> dict[Group, dict[str, Mea
         if "cot" in measured:
             groups["soft prompts"]["none"] = measured["cot"]
         for name, entry in [*prompts.items(), ("the preset's", measured.get("steerseg"))]:
-            if entry is not None:
-                told = entry.run["soft_prompts"]
-                label = f"{name} ({told['tokens']} tokens, {told['placement']})"
+            if entry is not None and entry.run.soft_prompts is not None:
+                own = entry.run.soft_prompts
+                label = f"{name} ({own.tokens} tokens, {own.placement})"
                 groups["soft prompts"][label] = entry
     return groups
 
 
-def is_whole_method(entry: Measured, measured: Mapping[str, Measured]) -> bool:
+def is_whole_method(entry: VariantResults, measured: Mapping[str, VariantResults]) -> bool:
     """Whether an ablation's setting is the one in use."""
     if "steerseg" not in measured:
         return False
     whole = measured["steerseg"].run
-    return all(entry.run[key] == whole[key] for key in ("config", "soft_prompts"))
+    return entry.run.config == whole.config and entry.run.soft_prompts == whole.soft_prompts
 
 
 def sample_groups(results: Sequence[Result]) -> dict[str, Callable[[Result], bool]]:
@@ -130,12 +132,12 @@ def main_rows(rows: Mapping[str, list[Result]]) -> dict[str, tuple[str, list[Res
     return {v.name: (v.label, rows[v.name]) for v in MAIN if rows.get(v.name)}
 
 
-def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
+def _head(measured: Mapping[str, VariantResults], notes: Iterable[str]) -> str:
     run = next(iter(measured.values())).run
     results = max((list(entry.results.values()) for entry in measured.values()), key=len)
     clips = len({result.video for result in results})
     lines = [
-        f"# Preset `{run['preset']}` on `{run['dataset']}` {run['split']}",
+        f"# Preset `{run.preset}` on `{run.dataset}` {run.split}",
         "",
         f"{len(results)} clip–expression pairs of {clips} clips, the whole pipeline.",
     ]
@@ -146,23 +148,23 @@ def _head(measured: Mapping[str, Measured], notes: Iterable[str]) -> str:
     halves = dataset_halves(measured)
     if halves:
         lines.append(f"Figures over all expressions are means of the {' and the '.join(halves)} half.")
-    if len(results) < run["samples"]:
-        lines.append(f"The split has {run['samples']} pairs; this is a part of it.")
+    if len(results) < run.samples:
+        lines.append(f"The split has {run.samples} pairs; this is a part of it.")
     if len({len(entry.results) for entry in measured.values()}) > 1:
         lines.append("Not every row has all samples yet; gains are over those that both rows have.")
     # The preset's own prompts, not those of an ablation.
     rows = sorted(measured, key=lambda name: name not in ("steerseg", "soft"))
-    prompts = next((measured[n].run["soft_prompts"] for n in rows if measured[n].run["soft_prompts"]), None)
+    prompts = next((measured[n].run.soft_prompts for n in rows if measured[n].run.soft_prompts), None)
     if prompts is not None:
         lines.append(
-            f"Soft prompts: {prompts['digest']}, {prompts['tokens']} tokens, placed at {prompts['placement']}."
+            f"Soft prompts: {prompts.digest}, {prompts.tokens} tokens, placed at {prompts.placement}."
         )
     lines += notes
     made_by = {tuple(sorted(m.items())) for entry in measured.values() for m in entry.made_by}
     for made in sorted(made_by):
-        told = dict(made)
-        device = told.pop("device")
-        lines.append(f"Computed on {device} with {', '.join(f'{k} {v}' for k, v in told.items())}.")
+        packages = dict(made)
+        device = packages.pop("device")
+        lines.append(f"Computed on {device} with {', '.join(f'{k} {v}' for k, v in packages.items())}.")
     return "\n".join(lines)
 
 
@@ -186,10 +188,10 @@ def main_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -> 
     return "\n".join(lines)
 
 
-def published_table(measured: Mapping[str, Measured]) -> str:
-    """What was measured in percent, above what the authors report for the dataset; "" for other datasets."""
+def published_table(measured: Mapping[str, VariantResults]) -> str:
+    """The results in percent, above the authors' own for the dataset; "" for other datasets."""
     run = next(iter(measured.values())).run
-    dataset = DATASETS.get(run["dataset"])
+    dataset = DATASETS.get(run.dataset)
     if dataset is None:
         return ""
     others = [row for row in PUBLISHED if dataset.name in row.figures]
@@ -213,13 +215,13 @@ def published_table(measured: Mapping[str, Measured]) -> str:
         for half, _ in parts:
             inside = [result for result in results if result.kind == half]
             cells.append(f"{100 * mean_of(inside).mean:.1f}" if inside else "")
-        lines.append(f"| here: {label.lstrip('+ ')} | `{run['preset']}` | {' | '.join(cells)} |")
+        lines.append(f"| here: {label.lstrip('+ ')} | `{run.preset}` | {' | '.join(cells)} |")
     for row in others:
         figure = row.figures[dataset.name]
-        bold = "**" if str(run["preset"]).startswith(row.lvlm) else ""
+        bold = "**" if run.preset.startswith(row.lvlm) else ""
         values = [figure.jf, figure.j, figure.f, *(row.figures[name].jf for _, name in parts)]
-        told = " | ".join(f"{bold}{value:.1f}{bold}" for value in values)
-        lines.append(f"| {row.method} ({SOURCE}) | {bold}{row.model}{bold} | {told} |")
+        cells = [f"{bold}{value:.1f}{bold}" for value in values]
+        lines.append(f"| {row.method} ({SOURCE}) | {bold}{row.model}{bold} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -241,7 +243,7 @@ def kinds_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) ->
 
 
 def diagnosis_table(rows: Mapping[str, list[Result]]) -> str:
-    """What the model names, where its maps point, and how steering changes that; "" without maps."""
+    """How often the model names the target and its maps point to it, by variant; "" without maps."""
     shown = {name: row for name, row in main_rows(rows).items() if any(result.pointing for result in row[1])}
     if not shown:
         return ""
@@ -269,13 +271,13 @@ def diagnosis_table(rows: Mapping[str, list[Result]]) -> str:
         "| | " + " | ".join(label for label, _ in shown.values()) + " |",
         "|---|" + "---|" * len(shown),
     ]
-    for told, measure in measures.items():
-        lines.append(f"| {told} | {' | '.join(measure(results) for _, results in shown.values())} |")
+    for label, measure in measures.items():
+        lines.append(f"| {label} | {' | '.join(measure(results) for _, results in shown.values())} |")
     return "\n".join([*lines, *_steered(rows)])
 
 
 def _steered(rows: Mapping[str, list[Result]]) -> list[str]:
-    """How steering moves what was named right: a cross table of raw against steered."""
+    """A cross table of raw against steered attention, over the samples whose target is named right."""
     name, label = next(
         ((v.name, v.label) for v in reversed(MAIN) if v.name in ("steerseg", "soft") and rows.get(v.name)),
         ("", ""),
@@ -307,20 +309,20 @@ def _steered(rows: Mapping[str, list[Result]]) -> list[str]:
         "highest cell of the clip on the target": peak,
         f"mask right (J > {RIGHT_MASK})": right,
     }
-    for told, test in tests.items():
+    for question, test in tests.items():
         count = {(a, b): 0 for a in (True, False) for b in (True, False)}
         for before, then in named:
             count[test(before), test(then)] += 1
         missed = count[False, True] + count[False, False]
         recovered = f"{count[False, True] / missed:.0%}" if missed else ""
         lines.append(
-            f"| {told} | {count[True, True]} | **{count[False, True]}** | {count[True, False]} | "
+            f"| {question} | {count[True, True]} | **{count[False, True]}** | {count[True, False]} | "
             f"{count[False, False]} | {recovered} |"
         )
     return lines
 
 
-def ablation_table(measured: Mapping[str, Measured]) -> str:
+def ablation_table(measured: Mapping[str, VariantResults]) -> str:
     """Each ablation with its difference to the whole method; "" where none was measured."""
     groups = ablation_rows(measured)
     if not groups:

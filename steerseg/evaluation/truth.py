@@ -1,4 +1,4 @@
-"""Where the true masks of an expression are on disk. They are read when they are asked for, and only those."""
+"""The true masks of an expression on disk; only those that are asked for are read."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class Silhouettes:
         """See :class:`Truth`."""
         for folder in self.folders:
             masks = np.empty((len(frames), *size), dtype=bool)
-            for place, frame in enumerate(frames):
+            for index, frame in enumerate(frames):
                 file = folder / f"{self.names[frame]}.png"
                 picture = _read_picture(file)
                 _check_size(file, (picture.shape[0], picture.shape[1]), size)
-                masks[place] = (picture if picture.ndim == 2 else picture.max(axis=2)) > 0
+                masks[index] = (picture if picture.ndim == 2 else picture.max(axis=2)) > 0
             yield masks
 
 
@@ -106,9 +106,9 @@ class RunLengths:
                     "the files do not belong together"
                 )
             masks = np.zeros((len(frames), *size), dtype=bool)
-            for place, frame in enumerate(frames):
+            for index, frame in enumerate(frames):
                 if encoded[frame]:
-                    masks[place] = self._decode(key, encoded[frame], size)
+                    masks[index] = self._decode(key, encoded[frame], size)
             yield masks
 
     def _decode(self, key: str, rle: Any, size: Size) -> Masks:
@@ -117,7 +117,8 @@ class RunLengths:
             _check_size(self.file, (height, width), size)
             if isinstance(rle["counts"], list):
                 rle = coco_mask.frPyObjects(rle, height, width)
-            return coco_mask.decode(rle).astype(bool)
+            decoded: NDArray[np.uint8] = coco_mask.decode(rle)
+            return decoded.astype(bool)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{self.file} has a damaged mask of annotation {key}: {error}") from error
 
@@ -143,14 +144,14 @@ class MaskDict:
                 self._content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read: {error}; complete the dataset") from error
-        found = [(m.group(1).decode(), m.start(), m.start(2)) for m in self._ENTRY.finditer(self._content)]
-        if not found:
+        entries = [(m.group(1).decode(), m.start(), m.start(2)) for m in self._ENTRY.finditer(self._content)]
+        if not entries:
             raise ConfigError(f"{file} is not a mask_dict.json: it has no lists of masks")
-        ends = [begin for _, begin, _ in found[1:]] + [len(self._content)]
-        self._places = {key: (start, end) for (key, _, start), end in zip(found, ends, strict=True)}
+        ends = [begin for _, begin, _ in entries[1:]] + [len(self._content)]
+        self._spans = {key: (start, end) for (key, _, start), end in zip(entries, ends, strict=True)}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._spans)
 
     def read(self, key: str) -> list[Any]:
         """One entry: over the frames, a COCO RLE or ``None``.
@@ -158,9 +159,9 @@ class MaskDict:
         Raises:
             ConfigError: There is no such entry, or it is damaged.
         """
-        if key not in self._places:
+        if key not in self._spans:
             raise ConfigError(f"{self._file} has no annotation {key}, which an expression names")
-        start, end = self._places[key]
+        start, end = self._spans[key]
         try:
             value = json.JSONDecoder().raw_decode(self._content[start:end].decode())[0]
         except ValueError as error:
@@ -198,9 +199,9 @@ def _read_picture(file: Path) -> NDArray[np.uint8]:
         raise ConfigError(f"{file} cannot be read: {error}; complete the dataset") from error
 
 
-def _check_size(where: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(wanted):
+def _check_size(file: Path, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(size) != tuple(expected):
         raise ConfigError(
-            f"{where} has masks of {found[1]}x{found[0]}, but the frames are {wanted[1]}x{wanted[0]}; frames "
+            f"{file} has masks of {size[1]}x{size[0]}, but the frames are {expected[1]}x{expected[0]}; frames "
             "and masks must come from the same release of the dataset"
         )

@@ -1,4 +1,4 @@
-"""What is measured, as data: the method, its parts left out, its ablations, and an upper bound."""
+"""The variants that are measured, as data: the method, its parts left out, its ablations, an upper bound."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Variant:
         label: For people.
         group: The main table, or the ablation that it belongs to.
         changes: Fields of :class:`PipelineConfig` that differ from the preset's.
-        click: Whether a click on the true object takes the place of the language model: what SAM 2 could
-            reach with perfect grounding.
-        soft_prompts: Prompts that take the place of the preset's.
+        click: Whether a click on the true object replaces the language model: the upper bound of SAM 2 with
+            perfect grounding.
+        soft_prompts: Prompts that replace the preset's.
     """
 
     name: str
@@ -93,7 +93,7 @@ def choose_variants(
     """The variants of a run.
 
     Args:
-        names: Rows of the main table that were asked for; the usual ones if left out.
+        names: Rows of the main table; the usual ones if left out.
         compare: Whether the usual ones are all, or only the most complete one that the preset can show.
         ablations: Whether the ablations are added.
         own: The preset's soft prompts, if it has any.

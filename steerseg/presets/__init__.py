@@ -1,4 +1,4 @@
-"""A preset is data: which LVLM and SAM 2, which layers, budgets, questions and soft prompts.
+"""A preset is data: LVLM and SAM 2, layers, budgets, questions and soft prompts.
 
 A preset is a folder with a ``preset.json``. Names in it are hub ids, or folders beside the file.
 """
@@ -24,7 +24,7 @@ BUILT_IN = {"demo": _HERE.parent / "demo" / "weights", **{name: _HERE / name for
 
 
 class ReplaySpec(BaseModel):
-    """Examples of what the preset's own soft prompts were trained on, for refinements to go over again.
+    """Examples of the data that the preset's own soft prompts were trained on; refinements replay them.
 
     Attributes:
         source: ``"sprites"`` for rendered scenes, or a folder beside the preset file, of a dataset in
@@ -45,27 +45,27 @@ class ReplaySpec(BaseModel):
 
 
 class Preset(BaseModel):
-    """What a preset file may say.
+    """The fields of a preset file.
 
     Attributes:
-        name: What the preset is called in versions.
+        name: Name of the preset in versions.
         lvlm: Hub id of the vision-language model, or a folder beside the preset file.
         sam2: Hub id of SAM 2, or a folder beside the preset file.
         quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
         keyframes: How many frames the LVLM sees.
-        video_tokens: Most places of a slice of the video pass. Families whose video frames have one size pass
-            over it.
-        frame_tokens: Most places of a picture in a frame pass, for families that cut pictures into tiles; four
-            times ``video_tokens`` where left out. Others show exactly twice the video's grid in each direction.
+        video_tokens: Most visual tokens of a slice of the video pass. Families whose video frames have one size
+            ignore it.
+        frame_tokens: Most visual tokens of a frame pass, for families that cut images into tiles; four times
+            ``video_tokens`` where left out. Others use exactly twice the video's grid in each direction.
         frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
-        seconds_per_slice: Seconds between two frame pairs as told to the LVLM; the video's own where left out.
+        seconds_per_slice: Seconds between two frame pairs in the LVLM's input; the video's own where left out.
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
-        replay: What refinements replay, so that new habits do not erase old ones; nothing where left out.
+        replay: Examples that refinements replay, so that new ones do not erase what was known; none where left out.
         refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
-        hint: What the models understand, told to annotators where nothing or nothing sure is found.
+        hint: What the models understand; annotators read it where nothing or nothing sure is found.
         unsure_below: A best score below it, in [-1, 1], is called unsure.
     """
 
@@ -113,11 +113,11 @@ class Preset(BaseModel):
     @property
     def recipe(self) -> RefinementRecipe:
         """How refinements under this preset are made."""
-        given = dict(self.refinement)
+        changes = dict(self.refinement)
         try:
             recipe = RefinementRecipe()
-            training = replace(recipe.training, heads=self.config.heads, **given.pop("training", {}))
-            return replace(recipe, training=training, **given)
+            training = replace(recipe.training, heads=self.config.heads, **changes.pop("training", {}))
+            return replace(recipe, training=training, **changes)
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'refinement' takes fields of RefinementRecipe, and its "
@@ -155,16 +155,16 @@ def load_preset(folder: Path) -> Preset:
         for key in ("lvlm", "sam2", "soft_prompts")
         if (value := getattr(preset, key)) is not None and (folder / value).is_dir()
     }
-    replayed = preset.replay
-    if replayed is not None and (folder / replayed.source).is_dir():
-        replayed = replayed.model_copy(update={"source": str(folder / replayed.source)})
-    return preset.model_copy(update={**beside, "replay": replayed})
+    replay = preset.replay
+    if replay is not None and (folder / replay.source).is_dir():
+        replay = replay.model_copy(update={"source": str(folder / replay.source)})
+    return preset.model_copy(update={**beside, "replay": replay})
 
 
 def open_preset(
     name_or_folder: str | Path, *, sam2: str | None = None, quantise: Quantisation | None = None
 ) -> Preset:
-    """A preset by name or folder, with other models than it names where they are given.
+    """A preset by name or folder, with other models in place of its own.
 
     Args:
         name_or_folder: Built-in name or folder.

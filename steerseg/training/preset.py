@@ -18,10 +18,10 @@ def write_preset(folder: Path, base: Preset, prompts: SoftPrompts, name: str) ->
     Models are named, not copied: by hub id as in ``base``, or by their full path where they are folders.
 
     Args:
-        folder: What ``--preset`` is given afterwards.
-        base: As :func:`steerseg.presets.load_preset` gives it.
+        folder: The preset folder; ``--preset`` takes it afterwards.
+        base: As :func:`steerseg.presets.load_preset` returns it.
         prompts: Its soft prompts.
-        name: What it is called in results and versions.
+        name: Name of the preset in results and versions.
 
     Raises:
         ArtefactError: The disk is full or not writable.
@@ -35,8 +35,9 @@ def write_preset(folder: Path, base: Preset, prompts: SoftPrompts, name: str) ->
     write_json(folder / PRESET_FILE, {**card, "name": name, "soft_prompts": PROMPTS_FOLDER})
 
 
-def _full(place: str) -> str:
-    return str(Path(place).resolve()) if Path(place).is_dir() else place
+def _full(model: str) -> str:
+    """The full path of a folder; a hub id stays as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def refuse_other_preset(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Replayed clips of the old domain: from the sprite world, or from a dataset."""
+"""Sources of replayed clips: the sprite world, or a dataset."""
 
 from __future__ import annotations
 
@@ -42,24 +42,25 @@ class DatasetReplay:
     def __init__(self, spec: ReplaySpec) -> None:
         from steerseg.evaluation.readers import Sample, read_ref_youtube_vos
 
-        def place(name: str) -> bytes:
+        def order(name: str) -> bytes:
             return hashlib.sha256(f"{spec.seed}:{name}".encode()).digest()
 
         chosen: dict[str, Sample] = {}
         for sample in read_ref_youtube_vos(spec.source, spec.split):
             known = chosen.get(sample.video)
-            if known is None or place(sample.id) < place(known.id):
+            if known is None or order(sample.id) < order(known.id):
                 chosen[sample.video] = sample
-        self._samples = sorted(chosen.values(), key=lambda sample: place(sample.video))
+        self._samples = sorted(chosen.values(), key=lambda sample: order(sample.video))
         self._spec = spec
 
     def __call__(self, part: Part, index: int) -> ReplayClip:
-        place = index if part == "held_out" else self._spec.held_out + index
-        if place >= len(self._samples):
+        """Read a clip; see :class:`~steerseg.replay.ReplaySource`."""
+        position = index if part == "held_out" else self._spec.held_out + index
+        if position >= len(self._samples):
             raise ConfigError(
                 f"{self._spec.source} has {len(self._samples)} clips in {self._spec.split!r}, too few for "
                 f"{self._spec.held_out} held out and {self._spec.training} to learn from; lower them in the "
                 "preset's 'replay'."
             )
-        sample = self._samples[place]
+        sample = self._samples[position]
         return ReplayClip(load_video(sample.folder, fps=sample.fps), sample.expression, sample.masks())

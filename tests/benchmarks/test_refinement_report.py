@@ -16,8 +16,8 @@ from benchmarks.refinement.presets import with_recipe
 from benchmarks.refinement.records import Records
 from benchmarks.refinement.report import report
 from steerseg.errors import ConfigError
-from steerseg.evaluation import Measured, Result
-from steerseg.evaluation.results import StageSeconds
+from steerseg.evaluation import Result, VariantResults
+from steerseg.evaluation.results import Run, StageSeconds
 from steerseg.presets import find_preset, load_preset
 
 SETTINGS: dict[str, Any] = {
@@ -45,7 +45,7 @@ RUN = Refined(
 KEPT_BACK = replace(RUN, seed=2, outcome="kept back", reason="the gain is below 0.005", digest="bbbb")
 
 
-def measured(*scores: float) -> Measured:
+def measured(*scores: float) -> VariantResults:
     results = {
         f"v{i}/0": Result(
             id=f"v{i}/0",
@@ -61,7 +61,7 @@ def measured(*scores: float) -> Measured:
         )
         for i, score in enumerate(scores)
     }
-    return Measured({}, results, ())
+    return VariantResults(Run(variant="raw"), results, ())
 
 
 TEAM = {

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from steerseg.errors import ExpressionError
-from steerseg.reasoning import PromptTexts, believed, check_expression, holds_attributes, parse_attributes
+from steerseg.reasoning import (
+    PromptTexts,
+    check_expression,
+    confident_attributes,
+    holds_attributes,
+    parse_attributes,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_attributes_count_up_to_the_first_that_the_model_is_not_sure_of(
     least: float, expected: tuple[str, ...]
 ) -> None:
     attributes = parse_attributes("".join(text for text, _ in SAID))
-    assert believed(attributes, SAID, least) == expected
+    assert confident_attributes(attributes, SAID, least) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,8 +107,8 @@ def test_an_attribute_that_is_written_otherwise_counts_with_all_that_follows() -
     said = (('{"attributes": ["high ', 0.9), (" heel", 0.9), ('", "', 1.0), ("red", 0.5), ('"]}', 1.0))
     attributes = parse_attributes("".join(text for text, _ in said))
     assert attributes == ("high heel", "red")
-    assert believed(attributes, said, 0.4) == attributes
-    assert believed(attributes, said, 0.5) == ()
+    assert confident_attributes(attributes, said, 0.4) == attributes
+    assert confident_attributes(attributes, said, 0.5) == ()
 
 
 @pytest.mark.parametrize("expression", [None, "", "   \n\t", "x" * 10_000, 7])

@@ -24,7 +24,7 @@ def test_nothing_is_remembered_of_the_made_up_video(preset: Path) -> None:
     seconds = warm_up(steerseg, height=45, width=80, progress=lambda stage, fraction: stages.append(stage))
     assert seconds > 0
     assert {"keyframes", "reasoning", "grounding"} <= set(stages)
-    assert not steerseg._seen
+    assert not len(steerseg._features)
     assert steerseg._prefixes.nbytes == 0
 
 

@@ -10,10 +10,10 @@ from steerseg.errors import ConfigError
 from steerseg.evaluation import (
     ABLATIONS,
     MAIN,
-    Measured,
     Result,
     ResultFolder,
     Sample,
+    VariantResults,
     choose_variants,
     evaluate,
     fingerprint,
@@ -21,7 +21,7 @@ from steerseg.evaluation import (
     paired_gain,
 )
 from steerseg.evaluation.diagnosis import Pointing, pointing, same_name
-from steerseg.evaluation.results import StageSeconds
+from steerseg.evaluation.results import Run, StageSeconds
 from steerseg.evaluation.stages import ClipJob, best_click
 from steerseg.evaluation.tables import diagnosis_table, kinds_table, main_table
 from steerseg.evaluation.truth import Palette
@@ -56,8 +56,9 @@ def made_up_samples() -> list[Sample]:
     ]
 
 
-def runs(**changes: object) -> dict[str, dict[str, object]]:
-    return {v.name: {"variant": v.name, "preset": "p", "samples": 4, **changes} for v in (RAW, COT)}
+def runs(**changes: object) -> dict[str, Run]:
+    fields: dict[str, object] = {"preset": "p", "samples": 4, **changes}
+    return {v.name: Run.model_validate({"variant": v.name, **fields}) for v in (RAW, COT)}
 
 
 class Recorder:
@@ -76,7 +77,7 @@ class Recorder:
 
 
 def test_clips_are_taken_whole_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    def go(variants: Sequence[object], work: Recorder, **changes: object) -> dict[str, Measured]:
+    def go(variants: Sequence[object], work: Recorder, **changes: object) -> dict[str, VariantResults]:
         return evaluate(
             made_up_samples(),
             variants,

@@ -19,8 +19,7 @@ from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, load_preset
 from steerseg.runtime.distributed import Ranks
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.training import Examples, Record, data_order, train
-from steerseg.training.loop import _Batches
+from steerseg.training import BatchPlan, Examples, TrainingLog, data_order, train
 from tests.steerseg.evaluation import public_layouts as public
 from tests.torchrun import steerseg_in_two_processes
 
@@ -159,18 +158,18 @@ def test_samples_do_not_depend_on_what_was_made_before(
 
     generous, forgetful = examples(1 << 30), examples(0)
     for index in (3, 0, 1, 0):
-        kept, fresh = (one.make(one.open(index), epoch=1) for one in (generous, forgetful))
+        kept, fresh = (one.make(one.read(index), epoch=1) for one in (generous, forgetful))
         assert kept.question == fresh.question
         assert torch.equal(kept.context.video.tokens, fresh.context.video.tokens)
         assert torch.equal(kept.context.frames.tokens, fresh.context.frames.tokens)
         assert torch.equal(kept.frame_target, fresh.frame_target)
         assert len(kept.context.frames) == len(kept.frame_target) == 2
         assert kept.teaches
-    assert generous.open(0).frames is None
-    assert forgetful.open(0).frames is not None
+    assert generous.read(0).frames is None
+    assert forgetful.read(0).frames is not None
     # The clip's other expression has the very same tokens.
-    again = generous.make(generous.open(0), epoch=0)
-    assert again.context.video.tokens is generous.make(generous.open(1), epoch=0).context.video.tokens
+    again = generous.make(generous.read(0), epoch=0)
+    assert again.context.video.tokens is generous.make(generous.read(1), epoch=0).context.video.tokens
 
 
 def test_a_share_of_the_questions_has_the_models_own_attributes(
@@ -189,7 +188,7 @@ def test_a_share_of_the_questions_has_the_models_own_attributes(
             attributes=share,
             cache_bytes=1 << 30,
         )
-        made = [examples.make(examples.open(index), epoch) for epoch in range(4) for index in range(4)]
+        made = [examples.make(examples.read(index), epoch) for epoch in range(4) for index in range(4)]
         return ["Attributes: small, red" in sample.question for sample in made]
 
     assert not any(steered(0.0))
@@ -207,8 +206,8 @@ def test_images_show_the_object_where_any_do(lvlm: LVLM, base: Preset, dataset: 
         lvlm, base, [late, never], seed=1, pictures=5, frames_per_sample=2, attributes=0.0, cache_bytes=0
     )
     for epoch in range(4):
-        assert examples.make(examples.open(0), epoch).frame_target.amax(dim=(1, 2)).min() > 0
-    assert not examples.make(examples.open(1), 0).teaches
+        assert examples.make(examples.read(0), epoch).frame_target.amax(dim=(1, 2)).min() > 0
+    assert not examples.make(examples.read(1), 0).teaches
 
 
 def test_a_step_without_anything_to_learn_is_passed_over(
@@ -227,7 +226,7 @@ def test_the_record_has_lines_and_a_board_where_it_can(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    record = Record(tmp_path)
+    record = TrainingLog(tmp_path)
     assert record.boards
     for step in (1, 2):
         record.write(step, loss=1.0 / step)
@@ -240,9 +239,9 @@ def test_the_record_has_lines_and_a_board_where_it_can(tmp_path: Path) -> None:
 def test_processes_share_every_batch_evenly_and_keep_the_expressions_of_a_clip_together() -> None:
     videos = [f"clip-{k // 4}" for k in range(96)]
     recipe = replace(RECIPE, batch=8, window=8)
-    plans = [dict(enumerate(_Batches(videos, recipe, Ranks(rank, 2)).plan(0))) for rank in range(2)]
-    alone = _Batches(videos, replace(recipe, batch=16), Ranks())
-    for step, (whole, epoch) in enumerate(alone.plan(0)):
+    plans = [dict(enumerate(BatchPlan(videos, recipe, Ranks(rank, 2)).remaining(0))) for rank in range(2)]
+    alone = BatchPlan(videos, replace(recipe, batch=16), Ranks())
+    for step, (whole, epoch) in enumerate(alone.remaining(0)):
         shares = [plan[step][0] for plan in plans]
         assert sorted(index for share in shares for index in share) == sorted(whole)
         assert [plan[step][1] for plan in plans] == [epoch, epoch]

@@ -1,4 +1,4 @@
-"""What a training run tells: lines of JSON always, TensorBoard where it is installed."""
+"""The log of a training: lines of JSON always, TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TextIO
 LOG_FILE = "log.jsonl"
 
 
-class Record:
+class TrainingLog:
     """Writes numbers by step.
 
     Args:
         folder: Gets ``log.jsonl``, and ``tensorboard/`` where the package ``tensorboard`` is installed.
-        step: Steps that were done before; TensorBoard forgets what an interrupted run told after them.
+        step: Steps that were done before; TensorBoard drops what an interrupted run logged after them.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -35,7 +35,7 @@ class Record:
         return self._board is not None
 
     def lap(self) -> float:
-        """Seconds since this was asked last."""
+        """Seconds since the last call."""
         before, self._lap = self._lap, time.monotonic()
         return self._lap - before
 
