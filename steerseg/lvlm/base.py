@@ -337,9 +337,8 @@ class LVLM:
             return Answer.of(
                 self.processor.tokenizer, [one for one, _ in said], [chance for _, chance in said]
             )
-        inputs["attention_mask"] = torch.ones_like(ids)
         output = self.model.generate(
-            **self._on_device(inputs),
+            **self._on_device({**self._placed(inputs), "attention_mask": torch.ones_like(ids)}),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             temperature=None,
@@ -446,9 +445,7 @@ class LVLM:
         )
 
     def _placed(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With positions, which a model would count on the device; of chats with padding, it does."""
-        if inputs["attention_mask"] is not None:
-            return inputs
+        """With positions, which a model would count on the device, and some releases of transformers wrongly."""
         return {**inputs, "position_ids": self._positions(inputs)}
 
     def _positions(self, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -38,6 +38,7 @@ from steerseg.presets import BUILT_IN, open_preset
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
+from tests.qwen_positions import with_positions
 from tests.tiny_lvlms import TINY, byte_tokenizer, save_tiny_lvlm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,7 +101,7 @@ class Case:
                 inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(texts))
         else:
             inputs = self.processor(text=chats, images=list(frames), **common)
-        return dict(inputs)
+        return with_positions(self.model, inputs)
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))
@@ -180,7 +181,9 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(4, lvlm.hidden_size, generator=generator).requires_grad_()
     taken = lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt)
-    streamed = visual_map(streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid)
+    streamed = visual_map(
+        streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid
+    )
     weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
     (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
 
@@ -194,6 +197,7 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
         return embedded
 
     hook = case.model.get_input_embeddings().register_forward_hook(place)
+    inputs = with_positions(case.model, inputs)
     attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
     hook.remove()
     maps = []
@@ -201,7 +205,9 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
         live = taken.live[row]
         alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
         full = reference_rollout(alone, taken.visual[row : row + 1, live], -1, heads)[0]
-        maps.append(torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid))
+        maps.append(
+            torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid)
+        )
     expected_maps = torch.stack(maps)
     (expected,) = torch.autograd.grad((expected_maps * weights).sum(), prompt)
     assert (streamed - expected_maps).abs().max() <= 1e-5 * expected_maps.abs().max()

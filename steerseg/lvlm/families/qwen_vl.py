@@ -10,6 +10,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from steerseg.lvlm.families.base import Family, Sizes, video_grid
 from steerseg.lvlm.families.patches import patch_layout
+from steerseg.lvlm.families.positions import text_after_vision
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -83,9 +84,8 @@ class Qwen2VL(Family):
         }
 
     def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """In time, height and width: (3, B, S)."""
-        told = {name: inputs[name] for name in inputs if name not in ("mm_encoder_outputs", "attention_mask")}
-        return torch.as_tensor(self.model.model.get_rope_index(**told)[0])
+        """In time, height and width: (3, B, S). Text begins after the vision in every dimension."""
+        return text_after_vision(self.model.model.get_rope_index(**inputs)[0], inputs["mm_token_type_ids"])
 
 
 class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
