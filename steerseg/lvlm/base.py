@@ -24,12 +24,13 @@ from transformers import (
 from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
-from steerseg.errors import ExpressionError, ModelError
+from steerseg.errors import ModelError
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.gated_mlp import fuse_gates
 from steerseg.lvlm.generation import Answer, GreedyAnswers
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
+from steerseg.lvlm.plain_text import PlainText
 from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.prefix_reader import FILLED_TO, ReadingOn
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -111,6 +112,7 @@ class LVLM:
         self._soft_prompt: torch.Tensor | None = None
         self._soft_id = -1
         self._tokenised: tuple[tuple[str, ...], Any] | None = None
+        self._plain_text = PlainText(processor.tokenizer)
         # A product of 8-bit weights asks the device in the middle for what does not fit into 8 bits.
         captures = bits_of(model) != "8bit"
         self._answers = GreedyAnswers(model, captures=captures)
@@ -239,8 +241,11 @@ class LVLM:
         soft_tokens: int = 0,
         placement: Placement = "before_vision",
     ) -> str:
-        """The chat of one user turn, vision first and then ``text``, up to where the answer begins."""
-        content = [{"type": vision.kind}, {"type": "text", "text": text}]
+        """The chat of one user turn, vision first and then ``text``, up to where the answer begins.
+
+        Special tokens in ``text`` are written as text: nothing that is typed changes the chat's structure.
+        """
+        content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
         chat = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
@@ -299,11 +304,12 @@ class LVLM:
         }
 
     def _check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
-        """What people type may hold a token that has a meaning here."""
-        if int((ids == token).sum()) != count:
-            raise ExpressionError(
-                f"the text holds {self.processor.tokenizer.decode([token])}, which {self.name!r} takes for a piece "
-                "of a picture; leave it out."
+        """Whether chats hold as many of a token as they should: what is put in its stead has no other room."""
+        found = int((ids == token).sum())
+        if found != count:
+            raise ModelError(
+                f"chats of {self.name!r} hold {self.processor.tokenizer.decode([token])} {found} times in place of "
+                f"{count}; use the processor that belongs to the model."
             )
 
     @torch.no_grad()

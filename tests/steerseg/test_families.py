@@ -27,7 +27,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
 from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
-from steerseg.errors import ExpressionError, ModelError
+from steerseg.errors import ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.base import RolloutInputs
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
@@ -480,15 +480,32 @@ def test_a_grounding_pass_makes_no_logits(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_with_a_token_of_pictures_is_refused(case: Case, kind: VisionKind) -> None:
-    vision = case.encode(kind, 1)
-    lvlm, soft = case.lvlm, case.lvlm.family.soft_token(kind)
+def test_special_tokens_that_are_typed_are_text(case: Case, kind: VisionKind) -> None:
+    """The typed chat is, token by token, the one of harmless text with other words in its middle."""
+    lvlm, vision = case.lvlm, case.encode(kind, 1)
+    tokenizer = lvlm.processor.tokenizer
+    special = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()})
+    assert lvlm.family.token(kind) in special
+    assert lvlm.family.soft_token(kind) in special
     prompt = torch.zeros(2, lvlm.hidden_size)
-    with pytest.raises(ExpressionError, match="leave it out"):
-        lvlm.attend([f"the {lvlm.family.token(kind)}"], vision, layers=LAYERS)
-    with pytest.raises(ExpressionError, match="leave it out"):
-        lvlm.attend([f"the {soft}"], vision, layers=LAYERS, soft_prompt=prompt)
-    assert lvlm.attend(["the dog"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    harmless, typed = (
+        lvlm._inputs([lvlm.chat(f"the {text} dog", vision, soft_tokens=2)], vision)["input_ids"][0]
+        for text in ("", "".join(special) * 2)
+    )
+    ids = torch.tensor(sorted(tokenizer.added_tokens_decoder))
+    assert torch.equal(typed[torch.isin(typed, ids)], harmless[torch.isin(harmless, ids)])
+    text = tokenizer.decode(typed[~torch.isin(typed, ids)])
+    for token in special:
+        assert f"{token[0]} {token[1:]}" in text
+    assert lvlm.attend([f"the {special[0]}"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    assert isinstance(lvlm.answer(f"the {special[0]}", vision, max_new_tokens=2).text, str)
+
+
+def test_a_processor_that_writes_too_few_tokens_is_an_error(case: Case) -> None:
+    vision = case.encode("image", 1)
+    fewer = replace(vision, text=vision.text.replace(case.lvlm.family.token("image"), "", 1))
+    with pytest.raises(ModelError, match="use the processor that belongs to the model"):
+        case.lvlm.attend(["where?"], fewer, layers=LAYERS)
 
 
 def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:
