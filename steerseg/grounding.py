@@ -115,7 +115,7 @@ def encode_keyframes(
     resized = _resize(frames, *sizes.video, lvlm.device)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
     pixels = frames if pictures is None else frames[list(pictures)]
-    batch = frame_batch or lvlm.rows_at_once(frame_budget or 4 * budget, 0)
+    batch = frame_batch or lvlm.activations.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
     for start in range(0, len(pixels), batch):
         images = _resize(pixels[start : start + batch], *sizes.picture, lvlm.device)
@@ -233,7 +233,7 @@ def ground(
         tick(0.2)
     if config.granularity != "video":
         count = len(context.keyframes)
-        batch = frame_batch or lvlm.rows_at_once(context.frames.tokens.shape[1], len(layers))
+        batch = frame_batch or lvlm.activations.rows_at_once(context.frames.tokens.shape[1], len(layers))
         parts = []
         for start in range(0, count, batch):
             images = context.frames[start : start + batch]

@@ -25,7 +25,7 @@ def compile_tracker(tracker: Tracker, *, backend: str = "inductor") -> None:
         tracker: Its model is changed in place.
         backend: Of ``torch.compile``.
     """
-    model = tracker.model
+    model = tracker.segmenter.model
     model.image_encoder.forward = torch.compile(model.image_encoder.forward, backend=backend)
     model.memory_attention.forward = torch.compile(
         model.memory_attention.forward, backend=backend, dynamic=True

@@ -47,8 +47,8 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
-from steerseg.lvlm.base import RolloutInputs, VisionFeatures
-from steerseg.lvlm.tap import QueryKeyTap
+from steerseg.lvlm.base import VisionFeatures
+from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from steerseg.pipeline import VideoFeatures, installed_version
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
@@ -267,7 +267,9 @@ class Bench:
         prompts = steerseg.soft_prompts
         assert prompts is not None
         tokens = seen.context.frames.tokens.shape[1]
-        count = min(len(seen.context.frames), steerseg.lvlm.rows_at_once(tokens, len(steerseg.layers)))
+        count = min(
+            len(seen.context.frames), steerseg.lvlm.activations.rows_at_once(tokens, len(steerseg.layers))
+        )
         self._grounding_part("video pass", seen.context.video, prompts.video)
         self._grounding_part("frame passes", seen.context.frames[:count], prompts.frame)
 
@@ -322,7 +324,7 @@ class Bench:
         _, seconds = timed(
             "straightforward: reason",
             lambda: lvlm.answer(
-                question, context.video, max_new_tokens=config.max_new_tokens, own_steps=False
+                question, context.video, max_new_tokens=config.max_new_tokens, own_decoder=False
             ),
         )
         total += seconds
@@ -354,7 +356,7 @@ class Bench:
                 mean_difference=float((a - b).abs().mean()),
             )
         tracker = make_tracker(self.size, self.device, torch.float32)
-        tracker.captures = tracker.in_blocks = tracker.fused = False
+        tracker.segmenter.captures = tracker.segmenter.fused = tracker.propagator.in_blocks = False
         tracked, seconds = timed(
             "straightforward: find, rank and track",
             lambda: track_one_by_one(tracker, self.video, theirs, config, lvlm.family.temporal_merge),

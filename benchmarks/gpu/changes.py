@@ -19,6 +19,7 @@ from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.pipeline import VideoFeatures
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.video import Video
 
 _EXPRESSION = "the block that moves"
@@ -131,7 +132,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     readings: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
         "planned by cuDNN": cudnn_attention,
-        "nothing captured": lambda: attribute(steerseg.lvlm._reading_on.calls, "enabled", False),
+        "nothing captured": lambda: attribute(steerseg.lvlm.reader.prefix_reader.calls, "enabled", False),
     }
     for name, way in readings.items():
         with way():
@@ -168,7 +169,8 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
 
     for name, measures in tracking_ways.items():
         records.attempt(f"changes, track: {name}", functools.partial(find_and_track, name, measures))
-    calls = tracker._calls
+    sam2 = tracker.segmenter
+    calls = sam2.captured_steps if isinstance(sam2, Sam2) else None
     if calls is not None:
         records.put(
             "captured steps",

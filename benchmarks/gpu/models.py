@@ -15,6 +15,7 @@ from steerseg.config import TrainingConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
 from steerseg.presets import Preset
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.training.trainer import TrainingSample
@@ -157,7 +158,7 @@ def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracke
 
         model = build_sam2(SMALL_SAM2).to(device)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
-    return Tracker(model, version=f"random-{size}", dtype=dtype)
+    return Tracker(Sam2(model, version=f"random-{size}", dtype=dtype))
 
 
 def make_preset(size: Size) -> Preset:

@@ -11,9 +11,15 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.records import Records
+from steerseg.segmenters.fused import (
+    ATTENTION_TILES,
+    AttentionTiles,
+    narrow_attention,
+    narrow_attention_tiles,
+)
+from steerseg.segmenters.sam2 import Sam2
+from steerseg.segmenters.sam2_memory_attention import attention_backend
 from steerseg.tracking import EncodedVideo, Tracker
-from steerseg.segmenters.fused import MIX_TILES, MixTiles, mix, mix_tiles
-from steerseg.segmenters.sam2_memory_attention import chosen
 from steerseg.video import Video
 
 BACKENDS = {
@@ -46,7 +52,7 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
 
     The kernel mixes memories before they are projected: fewer channels, so its numbers are others.
     """
-    model = tracker.model
+    model = tracker.segmenter.model
     part = model.memory_attention.layers[0].cross_attn_image
     places = model.sam_image_embedding_size**2
     pointers = model.max_obj_ptrs_in_encoder * model.hidden_dim // model.mem_dim
@@ -57,7 +63,7 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
     )
 
     def several(backend: SDPBackend) -> torch.Tensor:
-        with chosen(backend):
+        with attention_backend(backend):
             for _ in range(_CALLS):
                 mixed = F.scaled_dot_product_attention(query, key, value)
         return mixed
@@ -82,8 +88,8 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
 
         records.attempt(f"changes, memory attention: {name}", one)
     narrow = value[..., : model.mem_dim].contiguous()
-    if mix_tiles(records.device, dtype, part.internal_dim, model.mem_dim) is not None:
-        for tiles in MIX_TILES:
+    if narrow_attention_tiles(records.device, dtype, part.internal_dim, model.mem_dim) is not None:
+        for tiles in ATTENTION_TILES:
             name = "changes, memory attention: narrow values, tiles of {} x {}".format(*tiles)
             work = functools.partial(
                 _measure_narrow, records, name, query[:, 0], key[:, 0], narrow[:, 0], tiles
@@ -92,11 +98,16 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
 
 
 def _measure_narrow(
-    records: Records, name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: MixTiles
+    records: Records,
+    name: str,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tiles: AttentionTiles,
 ) -> None:
     def several() -> torch.Tensor:
         for _ in range(_CALLS):
-            mixed = mix(query, key, value, tiles)
+            mixed = narrow_attention(query, key, value, tiles)
         return mixed
 
     several()
@@ -120,10 +131,11 @@ def tracker_that(
     backend: SDPBackend | None = None,
 ) -> Iterator[None]:
     """Inside, a tracker works in another way; on a CPU, too."""
-    before = tracker.fused, tracker.captures, tracker.in_blocks, tracker.memory_backend
-    tracker.fused, tracker.captures, tracker.in_blocks = fused, captures, in_blocks
-    tracker.memory_backend = backend
+    sam2, propagator = tracker.segmenter, tracker.propagator
+    assert isinstance(sam2, Sam2)
+    before = sam2.fused, sam2.captures, propagator.in_blocks, sam2.memory_backend
+    sam2.fused, sam2.captures, propagator.in_blocks, sam2.memory_backend = fused, captures, in_blocks, backend
     try:
         yield
     finally:
-        tracker.fused, tracker.captures, tracker.in_blocks, tracker.memory_backend = before
+        sam2.fused, sam2.captures, propagator.in_blocks, sam2.memory_backend = before

@@ -47,17 +47,18 @@ def eager_map(
 ) -> torch.Tensor:
     """One pass with the attention of every layer: (1, t, h, w)."""
     matrix = prompts.video if vision.kind == "video" else prompts.frame
-    chat = lvlm.chat(question, vision, soft_tokens=len(matrix), placement=prompts.placement)
-    inputs = lvlm._on_device(lvlm._inputs([chat], vision))
+    chat = lvlm.chats.write(question, vision, soft_tokens=len(matrix), placement=prompts.placement)
+    inputs = lvlm.reader.on_device(lvlm.chats.inputs([chat], vision))
     lvlm.model.set_attn_implementation({"text_config": "eager"})
     try:
-        with lvlm._steered(matrix, vision.kind):
+        with lvlm.soft_prompt_hook.replacing(lvlm.chats.soft_ids[vision.kind], matrix):
             output = lvlm.model.model(**inputs, use_cache=False, output_attentions=True)
     finally:
         lvlm.model.set_attn_implementation({"text_config": TAP_ATTENTION})
     ids = inputs["input_ids"]
-    places = (ids == lvlm._vision_ids[vision.kind]).nonzero()[:, 1].view(1, -1)
-    token_indices = places[:, lvlm.family.token_indices(vision).to(lvlm.device)]
+    token_indices = lvlm.chats.vision_indices(ids, vision.kind)[
+        :, lvlm.family.token_indices(vision).to(lvlm.device)
+    ]
     visual = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, token_indices, True)
     return visual_map(full_rollout(output.attentions, visual, layers, heads), token_indices, vision.grid)
 
@@ -107,7 +108,7 @@ def track_one_by_one(
         if len(found) >= config.max_candidates:
             continue
         masks = [one.logits[0, one.frames.index(point.frame)] > 0 for one in found]
-        own = start._memories[point.frame].logits.cpu() > 0
+        own = start.memories[point.frame].logits.cpu() > 0
         overlaps = [
             int((mask & own).sum()) / max(1, int((mask | own).sum())) > config.duplicate_iou for mask in masks
         ]

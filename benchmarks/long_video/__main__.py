@@ -36,6 +36,7 @@ def main() -> None:
     import torch
 
     from steerseg.demo.sam2 import build_sam2, save_sam2
+    from steerseg.segmenters.sam2 import Sam2
     from steerseg.tracking import Prompt, Tracker
     from steerseg.video import VideoLimits, load_video, write_video
     from tests.tiny_sam2 import SMALL_SAM2
@@ -50,8 +51,8 @@ def main() -> None:
         _sample(samples, "before", 0)
         video = load_video(path, limits=VideoLimits(max_memory=16 * 2**30))
         _sample(samples, "decoded", len(video))
-        model = Tracker.from_pretrained(Path(folder) / "sam2").model
-        tracker = Tracker(model, version="random", feature_bytes=128 * _FEATURES_OF_A_FRAME)
+        sam2 = Sam2.from_pretrained(Path(folder) / "sam2")
+        tracker = Tracker(sam2, feature_bytes=128 * _FEATURES_OF_A_FRAME)
         encoded = tracker.open(video)
         middle = len(video) // 2
         candidates = [

@@ -114,7 +114,7 @@ class _Judges:
         self.judged: dict[int, PropagatedFrame] = {}
 
     def put(self, frame: int, logits: torch.Tensor, presence: float) -> None:
-        """Take one frame from the tracker; see :class:`steerseg.tracking.host_transfer.Sink`."""
+        """Take one frame from the tracker; see :class:`steerseg.tracking.host_transfer.MaskSink`."""
         from steerseg.tracking.packed_masks import mask_at_size
 
         if frame in self._wanted:

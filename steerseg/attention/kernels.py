@@ -19,6 +19,8 @@ Programs with the most tiles come first. Products are summed in float32, whateve
 Nothing is summed by atomics, so results repeat.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import math
@@ -37,9 +39,9 @@ _LENGTHS = ("size",)
 
 
 @triton.jit
-def _block(  # type: ignore[no-untyped-def]
+def _block(
     base,
-    places,
+    positions,
     dims,
     stride,
     size,
@@ -47,10 +49,10 @@ def _block(  # type: ignore[no-untyped-def]
     DIMS: tl.constexpr,  # noqa: N803
     EDGE: tl.constexpr,  # noqa: N803
 ):
-    """Vectors (places, dims) of one head; 0 beyond its ends."""
-    at = base + places[:, None] * stride + dims[None, :]
+    """Vectors (positions, dims) of one head; 0 beyond its ends."""
+    at = base + positions[:, None] * stride + dims[None, :]
     if EDGE:
-        return tl.load(at, mask=(places[:, None] < size) & (dims[None, :] < DEPTH), other=0.0)
+        return tl.load(at, mask=(positions[:, None] < size) & (dims[None, :] < DEPTH), other=0.0)
     elif DEPTH < DIMS:
         return tl.load(at, mask=dims[None, :] < DEPTH, other=0.0)
     else:
@@ -58,7 +60,7 @@ def _block(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _tile(q, k, rows, cols, live_at, size, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _tile(q, k, rows, cols, live_at, size, EDGE: tl.constexpr):  # noqa: N803
     """Products (rows, cols) of one tile. What a row does not see is -inf; a padding row sees itself only."""
     products = tl.dot(q, k, input_precision="ieee")
     if EDGE:
@@ -70,7 +72,7 @@ def _tile(q, k, rows, cols, live_at, size, EDGE: tl.constexpr):  # type: ignore[
 
 
 @triton.jit
-def _look(  # type: ignore[no-untyped-def]
+def _look(
     top,
     total,
     best,
@@ -84,7 +86,7 @@ def _look(  # type: ignore[no-untyped-def]
     live_at,
     size,
     scaling,
-    PLACES: tl.constexpr,  # noqa: N803
+    ARGMAX: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
     DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
@@ -96,11 +98,11 @@ def _look(  # type: ignore[no-untyped-def]
     visual = tl.load(visual_at + cols, mask=cols < size, other=0).to(tl.int32)
     products = _tile(q, k, rows, cols, live_at, size, EDGE)
     largest = tl.max(products, axis=1)
-    if PLACES:
+    if ARGMAX:
         shown = tl.where(visual[None, :] != 0, products, _MASKED)
         most = tl.max(shown, axis=1)
-        place = (start + tl.argmax(shown, axis=1)).to(tl.int32)
-        where = tl.where(most > best, place, where)
+        argmax = (start + tl.argmax(shown, axis=1)).to(tl.int32)
+        where = tl.where(most > best, argmax, where)
         best = tl.maximum(best, most)
     else:
         count = tl.sum(visual)
@@ -119,7 +121,7 @@ def _look(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
-def _row_statistics(  # type: ignore[no-untyped-def]
+def _row_statistics(
     q_at,
     k_at,
     visual_at,
@@ -129,7 +131,7 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     peaks_at,
     lse_at,
     share_at,
-    place_at,
+    argmax_at,
     q_batch,
     q_head,
     q_row,
@@ -141,14 +143,17 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     groups,
     scaling,
     PADDED: tl.constexpr,  # noqa: N803
-    PLACES: tl.constexpr,  # noqa: N803
+    ARGMAX: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
     DEPTH: tl.constexpr,  # noqa: N803
     DIMS: tl.constexpr,  # noqa: N803
 ):
-    """Per row: log-sum-exp less the logarithm of its weight. Per tile of rows: the sum of their largest visual shares
-    (0 on padding). If wanted, per row also its log-sum-exp, its largest visual share and on which token that is."""
+    """Statistics of some rows.
+
+    Per row: log-sum-exp less the logarithm of its weight. Per tile of rows: the sum of their largest visual shares
+    (0 on padding). If wanted, per row also its log-sum-exp, its largest visual share and the token of that.
+    """
     both = tl.program_id(0).to(tl.int64)
     batch, head = both // heads, both % heads
     first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS
@@ -167,12 +172,12 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     for start in range(0, plain, COLS):
         top, total, best, where = _look(
             top, total, best, where, start, q, k_base, k_row, rows, visual_at, live_at, size, scaling,
-            PLACES, COLS, DEPTH, DIMS, False,
+            ARGMAX, COLS, DEPTH, DIMS, False,
         )  # fmt: skip
     for start in range(plain, tl.minimum(first + ROWS, size), COLS):
         top, total, best, where = _look(
             top, total, best, where, start, q, k_base, k_row, rows, visual_at, live_at, size, scaling,
-            PLACES, COLS, DEPTH, DIMS, True,
+            ARGMAX, COLS, DEPTH, DIMS, True,
         )  # fmt: skip
     inside = rows < size
     lse = tl.where(inside, top * scaling + tl.log2(total), 0.0)
@@ -182,14 +187,14 @@ def _row_statistics(  # type: ignore[no-untyped-def]
     out = both * size + rows
     tl.store(shift_at + out, lse - tl.log2(weight), mask=inside)
     tl.store(peaks_at + both * tl.num_programs(1) + first // ROWS, tl.sum(share, axis=0))
-    if PLACES:
+    if ARGMAX:
         tl.store(lse_at + out, lse, mask=inside)
         tl.store(share_at + out, share, mask=inside)
-        tl.store(place_at + out, where, mask=inside)
+        tl.store(argmax_at + out, where, mask=inside)
 
 
 @triton.jit
-def _weigh(  # type: ignore[no-untyped-def]
+def _weigh(
     weighted,
     start,
     k,
@@ -213,7 +218,7 @@ def _weigh(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
-def _sum_columns(  # type: ignore[no-untyped-def]
+def _sum_columns(
     q_at,
     k_at,
     live_at,
@@ -266,14 +271,14 @@ def _sum_columns(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _slope(attention, rows, cols, weight, given, mean, pull, place):  # type: ignore[no-untyped-def]
+def _slope(attention, rows, cols, weight, given, mean, pull, argmax):
     """The gradient of a tile's logits."""
     slope = attention * (weight[:, None] * (given[None, :] - mean[:, None]) - pull[:, None])
-    return slope + tl.where(cols[None, :] == place[:, None], pull[:, None], 0.0)
+    return slope + tl.where(cols[None, :] == argmax[:, None], pull[:, None], 0.0)
 
 
 @triton.jit
-def _row_tile(  # type: ignore[no-untyped-def]
+def _row_tile(
     start,
     q,
     k_base,
@@ -298,13 +303,13 @@ def _row_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
-def _row_gradients(  # type: ignore[no-untyped-def]
+def _row_gradients(
     q_at,
     k_at,
     live_at,
     lse_at,
     row_at,
-    place_at,
+    argmax_at,
     pull_at,
     given_at,
     mean_at,
@@ -339,7 +344,7 @@ def _row_gradients(  # type: ignore[no-untyped-def]
     given_at += both * size
     lse = tl.load(lse_at + both * size + rows, mask=inside, other=0.0)
     pull = tl.load(pull_at + both * size + rows, mask=inside, other=0.0)
-    place = tl.load(place_at + both * size + rows, mask=inside, other=-1)
+    argmax = tl.load(argmax_at + both * size + rows, mask=inside, other=-1)
     weight = tl.load(row_at + batch * size + rows, mask=inside, other=0.0)
     plain = 0 if PADDED else first // COLS * COLS
     end = tl.minimum(first + ROWS, size)
@@ -359,13 +364,13 @@ def _row_gradients(  # type: ignore[no-untyped-def]
         cols, k, given, attention = _row_tile(
             start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, False
         )
-        slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, argmax)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     for start in range(plain, end, COLS):
         cols, k, given, attention = _row_tile(
             start, q, k_base, k_row, rows, live_at, given_at, lse, size, scaling, COLS, DEPTH, DIMS, True
         )
-        slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
+        slope = _slope(attention, rows, cols, weight, given, mean, pull, argmax)
         dq += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     tl.store(mean_at + both * size + rows, mean, mask=inside)
     out = dq_at + (both * size + rows[:, None]) * DEPTH + dims[None, :]
@@ -373,7 +378,7 @@ def _row_gradients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _column_tile(  # type: ignore[no-untyped-def]
+def _column_tile(
     dk,
     start,
     k,
@@ -384,7 +389,7 @@ def _column_tile(  # type: ignore[no-untyped-def]
     live_at,
     lse_at,
     pull_at,
-    place_at,
+    argmax_at,
     mean_at,
     row_at,
     size,
@@ -400,22 +405,22 @@ def _column_tile(  # type: ignore[no-untyped-def]
     q = _block(q_base, rows, tl.arange(0, DIMS), q_row, size, DEPTH, DIMS, EDGE)
     lse = tl.load(lse_at + rows, mask=inside, other=0.0)
     pull = tl.load(pull_at + rows, mask=inside, other=0.0)
-    place = tl.load(place_at + rows, mask=inside, other=-1)
+    argmax = tl.load(argmax_at + rows, mask=inside, other=-1)
     mean = tl.load(mean_at + rows, mask=inside, other=0.0)
     weight = tl.load(row_at + rows, mask=inside, other=0.0)
     attention = tl.exp2(_tile(q, k, rows, cols, live_at, size, EDGE) * scaling - lse[:, None])
-    slope = _slope(attention, rows, cols, weight, given, mean, pull, place)
+    slope = _slope(attention, rows, cols, weight, given, mean, pull, argmax)
     return dk + tl.dot(tl.trans(slope).to(q.dtype), q, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=_LENGTHS)
-def _column_gradients(  # type: ignore[no-untyped-def]
+def _column_gradients(
     q_at,
     k_at,
     live_at,
     lse_at,
     row_at,
-    place_at,
+    argmax_at,
     pull_at,
     given_at,
     mean_at,
@@ -450,7 +455,7 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     row_at += batch * size
     lse_at += both * size
     pull_at += both * size
-    place_at += both * size
+    argmax_at += both * size
     mean_at += both * size
     given = tl.load(given_at + both * size + cols, mask=cols < size, other=0.0)
     dk = tl.zeros([COLS, DIMS], tl.float32)
@@ -459,18 +464,18 @@ def _column_gradients(  # type: ignore[no-untyped-def]
     plain = size if PADDED else tl.maximum(begin, tl.minimum((first + COLS + ROWS - 1) // ROWS * ROWS, end))
     for start in range(begin, plain, ROWS):
         dk = _column_tile(
-            dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
+            dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, argmax_at, mean_at, row_at,
             size, scaling, ROWS, DEPTH, DIMS, True,
         )  # fmt: skip
     if not PADDED:
         for start in range(plain, end, ROWS):
             dk = _column_tile(
-                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, argmax_at, mean_at, row_at,
                 size, scaling, ROWS, DEPTH, DIMS, False,
             )  # fmt: skip
         for start in range(tl.maximum(plain, end), size, ROWS):
             dk = _column_tile(
-                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, place_at, mean_at, row_at,
+                dk, start, k, given, q_base, q_row, cols, live_at, lse_at, pull_at, argmax_at, mean_at, row_at,
                 size, scaling, ROWS, DEPTH, DIMS, True,
             )  # fmt: skip
     out = dk_at + (both * size + cols[:, None]) * DEPTH + dims[None, :]
@@ -478,7 +483,7 @@ def _column_gradients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=(*_LENGTHS, "tiles"))
-def _next_row(  # type: ignore[no-untyped-def]
+def _next_row(
     row_at,
     added_at,
     peaks_at,
@@ -503,8 +508,8 @@ def _next_row(  # type: ignore[no-untyped-def]
         known = (head[:, None] < heads) & (tile[None, :] < tiles)
         weight = tl.sum(tl.load(parts, mask=known, other=0.0), axis=1)
         weight = weight / tl.max(weight, axis=0)
-    places = (batch * heads + head[:, None]) * size + cols[None, :]
-    added = tl.load(added_at + places, mask=(head[:, None] < heads) & inside[None, :], other=0.0)
+    offsets = (batch * heads + head[:, None]) * size + cols[None, :]
+    added = tl.load(added_at + offsets, mask=(head[:, None] < heads) & inside[None, :], other=0.0)
     row = tl.load(row_at + batch * size + cols, mask=inside, other=0.0)
     mean = tl.sum(added * weight[:, None], axis=0) / heads
     tl.store(out_at + batch * size + cols, 0.5 * row + 0.5 * mean, mask=inside)
@@ -554,10 +559,17 @@ def _roll(
     scaling: float,
     kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a layer adds (B, H, S), and tile by tile (B, H, T) the sums of its rows' largest visual shares.
+    """Compute what a layer adds (B, H, S), and by tile of rows (B, H, T) the sums of the largest visual shares.
 
     Args:
-        kept: (B, H, S) each, written where given: per row log-sum-exp, largest visual share, and its place.
+        row: See :func:`roll_layer`, as the next ones.
+        query: The same.
+        key: The same.
+        visual: The same.
+        live: The same.
+        padded: The same.
+        scaling: The same.
+        kept: (B, H, S) each, written where given: per row log-sum-exp, largest visual share, and its token.
     """
     batch, heads, size, _ = query.shape
     shift, added = torch.empty((2, batch, heads, size), dtype=torch.float32, device=query.device)
@@ -589,16 +601,16 @@ class _RollLayer(torch.autograd.Function):
         scaling: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         lse, share = torch.empty((2, *query.shape[:3]), dtype=torch.float32, device=query.device)
-        place = torch.empty_like(lse, dtype=torch.int32)
-        added, peaks = _roll(row, query, key, visual, live, padded, scaling, (lse, share, place))
-        ctx.save_for_backward(row, query, key, live, lse, share, place)
+        argmax = torch.empty_like(lse, dtype=torch.int32)
+        added, peaks = _roll(row, query, key, visual, live, padded, scaling, (lse, share, argmax))
+        ctx.save_for_backward(row, query, key, live, lse, share, argmax)
         ctx.padded, ctx.scaling = padded, scaling
         return added, peaks.sum(dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         given, pulled = gradients
-        row, query, key, live, lse, share, place = ctx.saved_tensors
+        row, query, key, live, lse, share, argmax = ctx.saved_tensors
         batch, heads, size, depth = query.shape
         given = given.contiguous()
         pull = share * pulled[:, :, None]
@@ -606,7 +618,7 @@ class _RollLayer(torch.autograd.Function):
         dq = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         dk = torch.empty(query.shape, dtype=torch.float32, device=query.device)
         shapes = (*_shapes(query, key), ctx.scaling / math.log(2), ctx.scaling, ctx.padded)
-        common = (query, key, live, lse, row, place, pull, given, mean)
+        common = (query, key, live, lse, row, argmax, pull, given, mean)
         tiles = _tiles("row_gradients", query)
         grid = (batch * heads, triton.cdiv(size, tiles["ROWS"]))
         _row_gradients[grid](*common, dq, *shapes, **tiles)
@@ -670,10 +682,16 @@ def roll_on(
     padded: bool = True,
     weighted: bool,
 ) -> torch.Tensor:
-    """One layer: the row vector (B, S) for the layer below, in three kernels. Not differentiable.
+    """Roll one layer: the row vector (B, S) for the layer below, in three kernels. Not differentiable.
 
     Args:
-        row, query, key, visual, live, scaling, padded: See :func:`roll_layer`.
+        row: See :func:`roll_layer`, as the next ones.
+        query: The same.
+        key: The same.
+        visual: The same.
+        live: The same.
+        scaling: The same.
+        padded: The same.
         weighted: Whether heads count by their sums of largest attention to a visual token, and not alike.
     """
     row, query, key, visual, live = _inputs(row, query, key, visual, live)

@@ -1,9 +1,9 @@
 """Attention rollout from one token, streamed: no S x S matrix of a whole layer ever exists at full width.
 
-Rollout multiplies the layers' attention, mixed with the identity for the residual stream:
+Rollout, as in SteerSeg, multiplies the layers' attention, mixed with the identity for the residual stream:
 Â = ½ Ā + ½ I and R = Â^top ... Â^bottom. Only the row of the response token is needed, so it is enough to carry
-one row vector from the top layer down: r <- ½ r Ā + ½ r. Ā is recomputed from q and k: in tiles by kernels on a
-GPU, in chunks of rows elsewhere.
+one row vector from the top layer down: r <- ½ r Ā + ½ r (our choice; the result is the same). Ā is recomputed from q
+and k: in tiles by kernels on a GPU, in chunks of rows elsewhere.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
-from steerseg.lvlm.base import RolloutInputs
+from steerseg.lvlm.tap import RolloutInputs
 from steerseg.runtime.kernel_trial import largest_share, passes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Gradients are rounded to the precision of what they belong to."""
+"""Largest difference as a share of the largest value; gradients are rounded to the precision of their tensors."""
 
 
 def mean_heads(attention: torch.Tensor, visual: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -46,7 +46,7 @@ def mean_heads(attention: torch.Tensor, visual: torch.Tensor, heads: Heads) -> t
 def reference_rollout(
     attentions: Sequence[torch.Tensor], visual: torch.Tensor, response: int, heads: Heads
 ) -> torch.Tensor:
-    """The full product of all layers, as the formula says. For tests and small inputs.
+    """Multiply all layers, as the formula says. For tests and small inputs.
 
     Args:
         attentions: (B, H, S, S) a layer, bottom first.
@@ -81,10 +81,10 @@ def _chunk(
     # Later keys are hidden from these rows. In half precision the product itself would be rounded, hence the cast.
     key = key[:, :, :end].float().repeat_interleave(groups, dim=1)
     logits = query.float() @ key.transpose(-1, -2) * scaling  # (B, H, rows, end)
-    places = torch.arange(end, device=query.device)
-    hidden = places[None, :] > torch.arange(start, end, device=query.device)[:, None]
+    positions = torch.arange(end, device=query.device)
+    hidden = positions[None, :] > torch.arange(start, end, device=query.device)[:, None]
     # A padding row sees itself, so that its softmax is defined; its weight in the row vector is zero.
-    own = places[None, :] == torch.arange(start, end, device=query.device)[:, None]
+    own = positions[None, :] == torch.arange(start, end, device=query.device)[:, None]
     blocked = (hidden | ~live[:, None, None, :end]) & ~own
     attention = logits.masked_fill(blocked, float("-inf")).softmax(dim=-1)
     added = torch.einsum("bi,bhij->bhj", weights[:, start:end], attention)
@@ -103,7 +103,10 @@ def roll_layer_in_chunks(
     *,
     chunk: int = 256,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One layer in chunks of rows, on any device: what :func:`steerseg.attention.kernels.roll_layer` gives."""
+    """Roll one layer in chunks of rows, on any device.
+
+    Args and results are those of :func:`steerseg.attention.kernels.roll_layer`; ``chunk`` rows are rolled at a time.
+    """
     added = row.new_zeros(row.shape[0], query.shape[1], row.shape[1])
     peaks = row.new_zeros(row.shape[0], query.shape[1])
     for start in range(0, row.shape[1], chunk):
@@ -119,7 +122,7 @@ def roll_layer_in_chunks(
 
 
 def streaming_rollout(
-    taken: RolloutInputs,
+    inputs: RolloutInputs,
     layers: Sequence[int],
     *,
     heads: Heads,
@@ -132,7 +135,7 @@ def streaming_rollout(
     are computed again in the backward pass.
 
     Args:
-        taken: Queries and keys of one forward pass.
+        inputs: Queries and keys of one forward pass.
         layers: The layers of the product.
         heads: How heads are averaged.
         chunk: Rows at a time, where no kernels are used.
@@ -141,20 +144,20 @@ def streaming_rollout(
     Returns:
         (B, S) float32: how much the response token takes from each token.
     """
-    visual, live = taken.visual, taken.live
+    visual, live = inputs.visual, inputs.live
     row = torch.zeros(visual.shape, device=visual.device)
-    row[:, taken.response] = 1.0
+    row[:, inputs.response] = 1.0
     for layer in sorted(layers, reverse=True):
-        query, key, scaling = taken.tap.queries[layer], taken.tap.keys[layer], taken.tap.scaling[layer]
+        query, key, scaling = inputs.tap.queries[layer], inputs.tap.keys[layer], inputs.tap.scaling[layer]
         weighted = heads == "visual_max"
         if kernels_work(query) if kernels is None else kernels:
             from steerseg.attention.kernels import roll_layer, roll_on  # Triton is not there everywhere
 
-            inputs = (row, query, key, visual, live, scaling)
+            arguments = (row, query, key, visual, live, scaling)
             if torch.is_grad_enabled() and any(part.requires_grad for part in (row, query, key)):
-                row = _next_row(row, *roll_layer(*inputs, padded=taken.padded), weighted=weighted)
+                row = _next_row(row, *roll_layer(*arguments, padded=inputs.padded), weighted=weighted)
             else:
-                row = roll_on(*inputs, padded=taken.padded, weighted=weighted)
+                row = roll_on(*arguments, padded=inputs.padded, weighted=weighted)
         else:
             added, peaks = roll_layer_in_chunks(row, query, key, visual, live, scaling, chunk=chunk)
             row = _next_row(row, added, peaks, weighted=weighted)
@@ -162,7 +165,7 @@ def streaming_rollout(
 
 
 def _next_row(row: torch.Tensor, added: torch.Tensor, peaks: torch.Tensor, *, weighted: bool) -> torch.Tensor:
-    """Half of the row vector from above, and half of the mean of what the heads add: (B, S)."""
+    """The row vector (B, S) for the layer below: half of the one from above, half of the mean over heads."""
     if weighted:
         weight = peaks / peaks.amax(dim=-1, keepdim=True)  # sums over as many rows stand for their means
         added = added * weight[:, :, None]
@@ -170,9 +173,9 @@ def _next_row(row: torch.Tensor, added: torch.Tensor, peaks: torch.Tensor, *, we
 
 
 def kernels_work(query: torch.Tensor) -> bool:
-    """Whether the Triton kernels serve such queries (B, H, S, d): on a GPU, and only if they are right there.
+    """Whether Triton kernels are used for queries (B, H, S, d): on a GPU, and only if they are right there.
 
-    Seen once a process for each device, precision and number of channels, on small random numbers.
+    They are tried once a process for each device, precision and number of channels, on small random numbers.
     """
     if query.device.type != "cuda" or query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
@@ -189,7 +192,13 @@ def _kernels_are_right(device: torch.device, dtype: torch.dtype, depth: int) -> 
 
 
 def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, size: int = 200) -> float:
-    """The kernels against chunks of rows on small random numbers, with padding and without.
+    """Compare the kernels with chunks of rows on small random numbers, with padding and without.
+
+    Args:
+        device: A GPU.
+        dtype: Of queries and keys.
+        depth: Channels of a head.
+        size: Tokens of a chat.
 
     Returns:
         The largest difference of output and gradients, as a share of the largest value of each.
@@ -229,5 +238,14 @@ def kernel_difference(device: torch.device, dtype: torch.dtype, depth: int, *, s
 def visual_map(
     rollout: torch.Tensor, token_indices: torch.Tensor, grid: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Lay the visual tokens of a rollout (B, S) on their grid, by their places (B, t * h * w): (B, t, h, w)."""
+    """Lay the visual tokens of a rollout on their grid.
+
+    Args:
+        rollout: (B, S) how much the response token takes from each token.
+        token_indices: (B, t * h * w) index of each visual token of the grid.
+        grid: (t, h, w).
+
+    Returns:
+        (B, t, h, w).
+    """
     return rollout.gather(1, token_indices).view(rollout.shape[0], *grid)

@@ -1,4 +1,4 @@
-"""Modules of a frozen model that compute the same in another way, and back."""
+"""Other ways to compute a frozen model's modules, with the same results, and back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Forward = Callable[[Any, torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def replace(module: nn.Module, forward: Forward, sample: torch.Tensor, tolerance: float) -> bool:
-    """Let a module compute by ``forward`` where that gives the same; returns whether it does.
+    """Let a module compute by ``forward`` where that gives the same results; returns whether it does.
 
     Args:
         module: One whose ``forward`` is its own.
         forward: The other way.
-        sample: What both are tried on.
+        sample: Input that both are tried on.
         tolerance: Largest difference as a share of the largest value.
     """
     if "forward" in module.__dict__:

@@ -18,7 +18,7 @@ from steerseg.runtime.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_g
 
 
 def fuse_gates(model: nn.Module, dtype: torch.dtype) -> int:
-    """Let each gated MLP compute so for numbers of ``dtype``, on a GPU whose kernels are right; how many do."""
+    """Let gated MLPs of precision ``dtype`` use the kernel, on a GPU where it is right; returns how many do."""
     return sum(_fuse(module, dtype) for module in model.modules())
 
 
@@ -55,14 +55,14 @@ def _fuse(module: nn.Module, dtype: torch.dtype) -> bool:
 
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on a device and give what torch gives; tried once."""
+    """Whether the kernels run on a device and give torch's results; tried once."""
     return pass_on_gpu(
         device, dtype, ROUNDED_ONCE, largest_difference, "gated MLPs run without a kernel of their own"
     )
 
 
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
-    """Between kernels and torch, outputs and gradients, as a share of the largest value."""
+    """The largest difference between kernels and torch, in outputs and gradients, as a share of the largest value."""
     generator = torch.Generator().manual_seed(0)
     gate, up, given = (2 * torch.randn(3, 5, 211, generator=generator).to(device, dtype) for _ in range(3))
     gate.requires_grad_()

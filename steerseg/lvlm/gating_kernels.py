@@ -1,5 +1,7 @@
 """The Triton kernels behind :mod:`steerseg.lvlm.gated_mlp`: each reads its inputs once and writes its outputs once."""
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,16 +14,16 @@ _TILE = 2048  # numbers of one program
 
 
 @triton.jit
-def _gate(gate_at, up_at, out_at, count, TILE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    inside = place < count
-    gate = tl.load(gate_at + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(up_at + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_at + place, (gate * tl.sigmoid(gate) * up).to(out_at.dtype.element_ty), mask=inside)
+def _gate(gate_at, up_at, out_at, count, TILE: tl.constexpr):  # noqa: N803
+    offsets = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    inside = offsets < count
+    gate = tl.load(gate_at + offsets, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_at + offsets, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_at + offsets, (gate * tl.sigmoid(gate) * up).to(out_at.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gate_gradients(  # type: ignore[no-untyped-def]
+def _gate_gradients(
     given_at,
     gate_at,
     up_at,
@@ -30,15 +32,15 @@ def _gate_gradients(  # type: ignore[no-untyped-def]
     count,
     TILE: tl.constexpr,  # noqa: N803
 ):
-    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    inside = place < count
-    given = tl.load(given_at + place, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(gate_at + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(up_at + place, mask=inside, other=0.0).to(tl.float32)
+    offsets = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    inside = offsets < count
+    given = tl.load(given_at + offsets, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_at + offsets, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_at + offsets, mask=inside, other=0.0).to(tl.float32)
     open_ = tl.sigmoid(gate)
     slope = open_ * (1.0 + gate * (1.0 - open_))
-    tl.store(to_gate_at + place, (given * up * slope).to(to_gate_at.dtype.element_ty), mask=inside)
-    tl.store(to_up_at + place, (given * gate * open_).to(to_up_at.dtype.element_ty), mask=inside)
+    tl.store(to_gate_at + offsets, (given * up * slope).to(to_gate_at.dtype.element_ty), mask=inside)
+    tl.store(to_up_at + offsets, (given * gate * open_).to(to_up_at.dtype.element_ty), mask=inside)
 
 
 def _grid(count: int) -> tuple[int]:
@@ -50,6 +52,7 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) * up``."""
         gate, up = gate.contiguous(), up.contiguous()
         out = torch.empty_like(gate)
         _gate[_grid(out.numel())](gate, up, out, out.numel(), TILE=_TILE)
@@ -58,6 +61,7 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradients of both."""
         gate, up = ctx.saved_tensors
         to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
         count = gate.numel()

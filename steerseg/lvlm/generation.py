@@ -1,7 +1,7 @@
-"""Greedy answers without a word from the host in between: each token's step is one replay of a CUDA graph.
+"""Greedy decoding that never waits for the host: each token's step is one replay of a CUDA graph.
 
 A step of a 7B model is a few hundred small kernels, which take several times longer to launch one by one than to run.
-Everything that changes from token to token lives in buffers on the device, so that a step can be captured once and
+Everything that changes from token to token lies in buffers on the device, so that a step can be captured once and
 replayed. Where capturing does not work, the same steps run one by one.
 """
 
@@ -18,22 +18,23 @@ import torch
 from transformers import Cache
 
 from steerseg.lvlm.prefix import cached
-from steerseg.lvlm.static_cache import RoomLayer
+from steerseg.lvlm.static_cache import StaticCacheLayer
+from steerseg.runtime.lru import LruCache
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _BUCKET = 512
-"""Room is made in steps of so many tokens, so that questions of other lengths find their graph captured."""
+"""Buffers have room for a multiple of so many tokens, so that questions of other lengths find their graph captured."""
 
 _SPARE = 256
-"""Room beyond the question that made it, for longer ones about the same video."""
+"""Room beyond the question for which buffers are made, for longer ones about the same video."""
 
-_MOST_ROOMS = 2
+_MOST_BUFFERS = 2
 
-_LOOK = 8
-"""Tokens between two looks at whether the answer has ended."""
+_CHECK_INTERVAL = 8
+"""Tokens between two checks whether the answer has ended."""
 
-_CHANGES_WORDS = (
+_UNSUPPORTED_SETTINGS = (
     "no_repeat_ngram_size",
     "bad_words_ids",
     "sequence_bias",
@@ -51,67 +52,53 @@ Past = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Of each text layer keys and values (1, H_kv, S, d)."""
 
 
-class _TokenLayer(RoomLayer):
-    """Room for M tokens, written one by one at the place that a tensor says."""
+class _TokenLayer(StaticCacheLayer):
+    """Buffers for M tokens, written one by one at the index that a tensor holds."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, place: torch.Tensor) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
         super().__init__(keys, values)
-        self.place = place
+        self.index = index
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one token and show the whole room; the mask hides what is not written yet."""
-        self.keys.index_copy_(2, self.place, key_states)
-        self.values.index_copy_(2, self.place, value_states)
+        """Write one token and return the whole buffers; the mask hides what is not written yet."""
+        self.keys.index_copy_(2, self.index, key_states)
+        self.values.index_copy_(2, self.index, value_states)
         return self.keys, self.values
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model said.
+class _Buffers:
+    """The buffers of chats of up to M tokens, answer included, and the captured step over them.
 
     Attributes:
-        text: The answer.
-        tokens: Its tokens as text, special ones left out, each with the probability in [0, 1] that the model gave it.
+        cache: Keys and values of all text layers.
+        index: (1,) where the next token goes.
+        position: (..., 1, 1) its position as the text model takes it.
+        mask: (1, 1, 1, M) bool, what is written.
+        token: (1, 1) the latest token.
+        seen: (1, V) bool, tokens that a repetition penalty applies to.
+        answer: (M,) the answer's tokens, each at its index; -1 elsewhere.
+        probability: (1,) float32, of the latest token.
+        probabilities: (M,) float32, of the answer's tokens.
+        graph: The captured step; empty where there is none.
     """
 
-    text: str
-    tokens: tuple[tuple[str, float], ...]
-
-    @classmethod
-    def of(cls, tokenizer: Any, ids: Sequence[int], probabilities: Sequence[float]) -> Answer:
-        """From the ids of tokens; several of them may make up one letter, which goes to the last."""
-        special = frozenset(tokenizer.all_special_ids)
-        tokens: list[tuple[str, float]] = []
-        before = ""
-        for end, (token, probability) in enumerate(zip(ids, probabilities, strict=True), start=1):
-            if token not in special:
-                text = tokenizer.decode(ids[:end], skip_special_tokens=True)
-                whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-                tokens.append((whole[len(before) :], probability))
-                before = whole
-        return cls(tokenizer.decode(ids, skip_special_tokens=True).strip(), tuple(tokens))
-
-
-@dataclass(frozen=True)
-class _Room:
-    """The buffers of answers of up to M tokens, question included, and the captured step over them."""
-
     cache: Cache
-    place: torch.Tensor  # (1,) where the next token goes
-    position: torch.Tensor  # (..., 1, 1) its position as the text model takes it
-    mask: torch.Tensor  # (1, 1, 1, M) bool, what is written
-    token: torch.Tensor  # (1, 1)
-    said: torch.Tensor  # (1, V) bool, words that a repetition penalty applies to
-    answer: torch.Tensor  # (M,) the answer, at the places that its tokens have been written to
-    chance: torch.Tensor  # (1,) float32 probability of the token
-    chances: torch.Tensor  # (M,) those of the answer
+    index: torch.Tensor
+    position: torch.Tensor
+    mask: torch.Tensor
+    token: torch.Tensor
+    seen: torch.Tensor
+    answer: torch.Tensor
+    probability: torch.Tensor
+    probabilities: torch.Tensor
     graph: list[torch.cuda.CUDAGraph]
 
 
-class GreedyAnswers:
-    """Answers of one frozen model.
+class GreedyDecoder:
+    """Decodes answers of one frozen model.
 
     Args:
         model: A ``*ForConditionalGeneration`` model with ``model.language_model`` and ``lm_head``.
@@ -119,165 +106,169 @@ class GreedyAnswers:
 
     Attributes:
         captures: The same.
-        capture_seconds: What capturing steps has taken so far.
+        capture_seconds: Seconds that capturing steps has taken so far.
     """
 
     def __init__(self, model: Any, *, captures: bool = True) -> None:
         self._model = model
-        self._rooms: dict[int, _Room] = {}
+        self._buffers: LruCache[int, _Buffers] = LruCache(_MOST_BUFFERS)
         self.captures = captures
         self.capture_seconds = 0.0
 
     @property
-    def serves(self) -> bool:
-        """Whether the model's settings ask for nothing that changes words but a repetition penalty."""
+    def supported(self) -> bool:
+        """Whether the model's settings change greedy choices by a repetition penalty at most."""
         settings = self._model.generation_config
-        return not any(getattr(settings, name, None) for name in _CHANGES_WORDS)
+        return not any(getattr(settings, name, None) for name in _UNSUPPORTED_SETTINGS)
 
     @torch.no_grad()
-    def answer(
+    def decode(
         self,
         past: Past,
         hidden: torch.Tensor,
         ids: torch.Tensor,
         position: torch.Tensor,
         *,
-        most: int,
-        enough: Callable[[Sequence[int]], bool] | None = None,
+        max_new_tokens: int,
+        complete: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[tuple[int, float]]:
-        """Go on after a question that was read.
+        """Decode an answer after a question that was read.
 
         Args:
             past: Keys and values of the S tokens of the chat; copied.
             hidden: (1, d) the text model's output at the last of them.
             ids: (1, S) the tokens.
             position: (..., 1, 1) the position of the token that comes next.
-            most: Limit of new tokens.
-            enough: Whether the tokens of an answer are all that is wanted of it.
+            max_new_tokens: Limit of new tokens.
+            complete: Whether an answer of some tokens is complete; asked now and then.
 
         Returns:
-            The tokens before the one that ends the answer, each with its probability.
+            The tokens before the one that ends the answer, each with its probability in [0, 1].
         """
         length = ids.shape[1]
-        room = self._room_for(length + most, past, position)
-        first = (self._prime(room, past, hidden, ids, position), float(room.chance))
-        ends = self._ends()
-        for step in range(1, most):
-            if step % _LOOK == 0:
-                so_far = [first[0], *room.answer[length + 1 : length + step].tolist()]
-                if not ends.isdisjoint(so_far) or (enough is not None and enough(so_far)):
+        buffers = self._buffers_for(length + max_new_tokens, past, position)
+        first = (self._prime(buffers, past, hidden, ids, position), float(buffers.probability))
+        ends = self._end_tokens()
+        for step in range(1, max_new_tokens):
+            if step % _CHECK_INTERVAL == 0:
+                so_far = [first[0], *buffers.answer[length + 1 : length + step].tolist()]
+                if not ends.isdisjoint(so_far) or (complete is not None and complete(so_far)):
                     break
-            if room.graph:
-                room.graph[0].replay()
+            if buffers.graph:
+                buffers.graph[0].replay()
             else:
-                self._step(room)
-        rest = slice(length + 1, length + most)
-        said = [first, *zip(room.answer[rest].tolist(), room.chances[rest].tolist(), strict=True)]
-        return _until_end([(token, chance) for token, chance in said if token >= 0], ends)
+                self._step(buffers)
+        later = slice(length + 1, length + max_new_tokens)
+        tokens, probabilities = buffers.answer[later].tolist(), buffers.probabilities[later].tolist()
+        answer = [first, *((t, p) for t, p in zip(tokens, probabilities, strict=True) if t >= 0)]
+        return list(takewhile(lambda token: token[0] not in ends, answer))
 
-    def _ends(self) -> frozenset[int]:
+    def _end_tokens(self) -> frozenset[int]:
         end = self._model.generation_config.eos_token_id
         return frozenset() if end is None else frozenset([end] if isinstance(end, int) else end)
 
-    def _room_for(self, length: int, past: Past, position: torch.Tensor) -> _Room:
-        size = min((size for size in self._rooms if size >= length), default=0)
-        if size == 0 or size > length + 4 * _BUCKET:  # every step reads the whole room
+    def _buffers_for(self, length: int, past: Past, position: torch.Tensor) -> _Buffers:
+        """The smallest buffers with room for ``length`` tokens; new ones where these would be far too large."""
+        size = min((size for size in self._buffers if size >= length), default=0)
+        if size == 0 or size > length + 4 * _BUCKET:  # every step reads the whole buffers
             size = -(-(length + _SPARE) // _BUCKET) * _BUCKET
-            while len(self._rooms) >= _MOST_ROOMS:  # videos of one project need the same
-                del self._rooms[next(iter(self._rooms))]
-            self._rooms[size] = self._make_room(size, past, position)
-        self._rooms[size] = self._rooms.pop(size)  # the last to go
-        return self._rooms[size]
+            while len(self._buffers) >= _MOST_BUFFERS:  # before new ones are made, since all may not fit
+                self._buffers.pop(next(iter(self._buffers)))
+            self._buffers.put(size, self._make_buffers(size, past, position))
+        buffers = self._buffers.get(size)
+        assert buffers is not None
+        return buffers
 
-    def _make_room(self, size: int, past: Past, position: torch.Tensor) -> _Room:
+    def _make_buffers(self, size: int, past: Past, position: torch.Tensor) -> _Buffers:
         like = past[0][0]
         device = like.device
-        place = torch.zeros(1, dtype=torch.long, device=device)
+        index = torch.zeros(1, dtype=torch.long, device=device)
         layers = []
         for known, _ in past:
             shape = (1, known.shape[1], size, known.shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
-            layers.append(_TokenLayer(keys, values, place))
-        room = _Room(
+            layers.append(_TokenLayer(keys, values, index))
+        buffers = _Buffers(
             Cache(layers=layers),
-            place,
+            index,
             position.clone(),
-            torch.zeros(1, 1, 1, size, dtype=torch.bool, device=device),
-            torch.zeros(1, 1, dtype=torch.long, device=device),
-            torch.zeros(1, self._model.lm_head.weight.shape[0], dtype=torch.bool, device=device),
-            torch.full((size,), -1, dtype=torch.long, device=device),
-            torch.zeros(1, dtype=torch.float32, device=device),
-            torch.zeros(size, dtype=torch.float32, device=device),
-            [],
+            mask=torch.zeros(1, 1, 1, size, dtype=torch.bool, device=device),
+            token=torch.zeros(1, 1, dtype=torch.long, device=device),
+            seen=torch.zeros(1, self._model.lm_head.weight.shape[0], dtype=torch.bool, device=device),
+            answer=torch.full((size,), -1, dtype=torch.long, device=device),
+            probability=torch.zeros(1, dtype=torch.float32, device=device),
+            probabilities=torch.zeros(size, dtype=torch.float32, device=device),
+            graph=[],
         )
         if device.type == "cuda" and self.captures:
             start = time.perf_counter()
             try:
-                room.graph.append(self._captured(room))
+                buffers.graph.append(self._capture(buffers))
             except RuntimeError as error:
                 torch.cuda.synchronize(device)
-                _log.warning("answers are made step by step, since a step could not be captured: %s", error)
+                log.warning("answers are decoded step by step, since a step could not be captured: %s", error)
             self.capture_seconds += time.perf_counter() - start
-        return room
+        return buffers
 
-    def _captured(self, room: _Room) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
+    def _capture(self, buffers: _Buffers) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries make their work spaces outside of the capture
             for _ in range(2):
-                self._step(room)
+                self._step(buffers)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._step(room)
+            self._step(buffers)
         return graph
 
     def _prime(
-        self, room: _Room, past: Past, hidden: torch.Tensor, ids: torch.Tensor, position: torch.Tensor
+        self,
+        buffers: _Buffers,
+        past: Past,
+        hidden: torch.Tensor,
+        ids: torch.Tensor,
+        position: torch.Tensor,
     ) -> int:
-        """Fill the buffers from the question; returns the first word of the answer."""
+        """Fill the buffers from the question, and choose the first token of the answer."""
         length = ids.shape[1]
-        for fixed, (keys, values) in zip(room.cache.layers, past, strict=True):
+        for fixed, (keys, values) in zip(buffers.cache.layers, past, strict=True):
             fixed.keys[:, :, :length].copy_(keys)
             fixed.values[:, :, :length].copy_(values)
             fixed.values[:, :, length:].zero_()  # hidden, but 0 times what is no number is none either
-        room.place.fill_(length)
-        room.position.copy_(position)
-        room.mask.zero_()[..., :length] = True
-        room.said.zero_().scatter_(1, ids, True)
-        room.answer.fill_(-1)
-        self._choose(room, hidden)
-        return int(room.token)
+        buffers.index.fill_(length)
+        buffers.position.copy_(position)
+        buffers.mask.zero_()[..., :length] = True
+        buffers.seen.zero_().scatter_(1, ids, True)
+        buffers.answer.fill_(-1)
+        self._choose(buffers, hidden)
+        return int(buffers.token)
 
-    def _step(self, room: _Room) -> None:
-        """Read the last word and choose the next. Nothing here waits for the device."""
-        room.mask.index_fill_(3, room.place, True)
+    def _step(self, buffers: _Buffers) -> None:
+        """Read the latest token and choose the next. Nothing here waits for the device."""
+        buffers.mask.index_fill_(3, buffers.index, True)
         text_model = self._model.model.language_model
         output = text_model(
-            inputs_embeds=self._model.get_input_embeddings()(room.token),
-            position_ids=room.position,
-            attention_mask=room.mask,
-            **cached(text_model, room.cache),
+            inputs_embeds=self._model.get_input_embeddings()(buffers.token),
+            position_ids=buffers.position,
+            attention_mask=buffers.mask,
+            **cached(text_model, buffers.cache),
             use_cache=True,
         )
-        room.place.add_(1)
-        room.position.add_(1)
-        self._choose(room, output.last_hidden_state[:, -1])
-        room.answer.index_copy_(0, room.place, room.token[0])
-        room.chances.index_copy_(0, room.place, room.chance)
+        buffers.index.add_(1)
+        buffers.position.add_(1)
+        self._choose(buffers, output.last_hidden_state[:, -1])
+        buffers.answer.index_copy_(0, buffers.index, buffers.token[0])
+        buffers.probabilities.index_copy_(0, buffers.index, buffers.probability)
 
-    def _choose(self, room: _Room, hidden: torch.Tensor) -> None:
+    def _choose(self, buffers: _Buffers, hidden: torch.Tensor) -> None:
+        """Choose the most probable token, after the repetition penalty; its probability is that before."""
         logits: torch.Tensor = self._model.lm_head(hidden).float()
-        chances = logits.softmax(dim=-1)
+        probabilities = logits.softmax(dim=-1)
         penalty = self._model.generation_config.repetition_penalty or 1.0
         if penalty != 1.0:
             scaled = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(room.said, scaled, logits)
-        room.token.copy_(logits.argmax(dim=-1, keepdim=True))
-        room.chance.copy_(chances.gather(1, room.token)[0])
-        room.said.scatter_(1, room.token, True)
-
-
-def _until_end(said: Sequence[tuple[int, float]], ends: frozenset[int]) -> list[tuple[int, float]]:
-    """What was said before the first token that ends an answer."""
-    return list(takewhile(lambda one: one[0] not in ends, said))
+            logits = torch.where(buffers.seen, scaled, logits)
+        buffers.token.copy_(logits.argmax(dim=-1, keepdim=True))
+        buffers.probability.copy_(probabilities.gather(1, buffers.token)[0])
+        buffers.seen.scatter_(1, buffers.token, True)

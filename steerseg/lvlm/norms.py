@@ -17,7 +17,7 @@ from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Let each RMS norm that torch's own gives the same numbers as be torch's own; returns how many are."""
+    """Let RMS norms be computed by torch's own where it gives the same numbers; returns how many are."""
     return sum(_fuse(module) for module in model.modules())
 
 

@@ -1,4 +1,4 @@
-"""What a text model made of the beginning of a chat, kept for further questions about the same vision.
+"""The beginning of a chat as a text model read it, kept for further questions about the same vision.
 
 With the soft prompt before the vision, everything up to the last visual token is the same for every expression. Its
 keys and values stand for it in the model's attention, and its queries belong to the rollout.
@@ -28,7 +28,7 @@ from steerseg.runtime.memory import free_bytes, to_host
 
 
 def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:
-    """A cache by the name under which a model takes it: another one from transformers 5.24 on."""
+    """A cache as a keyword of a model's call; the keyword's name changed with transformers 5.24."""
     kind: Any = type(model)
     return {_cache_name(kind): cache}
 
@@ -38,14 +38,14 @@ def _cache_name(kind: Any) -> str:
     return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
-class KeptQueries:
-    """The queries of a prefix.
+class OffloadedQueries:
+    """The queries of a prefix, out of the device's way.
 
-    A GPU's are copied to page-locked memory of the host and back over a stream of their own, beside what the device
+    A GPU's are copied to page-locked memory of the host and back over a stream of their own, while the device
     computes; others stay where they are.
 
     Args:
-        queries: Of some layers: (B, H, P, d).
+        queries: By layer: (B, H, P, d).
     """
 
     def __init__(self, queries: Mapping[int, torch.Tensor]) -> None:
@@ -54,45 +54,49 @@ class KeptQueries:
         first = next(iter(queries.values()), None)
         self._device = torch.device("cpu") if first is None else first.device
         if self._device.type == "cuda":
-            copying = _copying(self._device)
-            copying.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(copying):
-                self._kept = {layer: _put_aside(query) for layer, query in self._kept.items()}
+            stream = _copy_stream(self._device)
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
+                self._kept = {layer: _offload(query) for layer, query in self._kept.items()}
 
-    def bring(self, length: int) -> dict[int, torch.Tensor]:
-        """Room on the device for the queries of whole chats, (B, H, length, d), and the prefix's in it.
+    def restore(self, length: int) -> dict[int, torch.Tensor]:
+        """Begin to copy the queries back, into tensors for whole chats.
 
-        Copies are only begun: :meth:`wait` comes before the first use.
+        Args:
+            length: Tokens of a whole chat.
+
+        Returns:
+            By layer (B, H, length, d) on the device. :meth:`wait` comes before the first use.
         """
-        room = {}
+        whole = {}
         for layer, kept in self._kept.items():
             batch, _, heads, depth = kept.shape
-            room[layer] = torch.empty((batch, length, heads, depth), dtype=kept.dtype, device=self._device)
+            whole[layer] = torch.empty((batch, length, heads, depth), dtype=kept.dtype, device=self._device)
         if self._device.type == "cuda":
-            copying = _copying(self._device)
-            copying.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(copying):
+            stream = _copy_stream(self._device)
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
                 for layer, kept in self._kept.items():
-                    room[layer].record_stream(copying)
-                    for row, held in zip(room[layer], kept, strict=True):
+                    whole[layer].record_stream(stream)
+                    for row, held in zip(whole[layer], kept, strict=True):
                         row[: len(held)].copy_(held, non_blocking=True)  # in one piece
         else:
             for layer, kept in self._kept.items():
-                room[layer][:, : kept.shape[1]] = kept
-        return {layer: whole.transpose(1, 2) for layer, whole in room.items()}
+                whole[layer][:, : kept.shape[1]] = kept
+        return {layer: queries.transpose(1, 2) for layer, queries in whole.items()}
 
     def wait(self) -> None:
-        """Let the device go on only when what was brought is there."""
+        """Let the device go on only when the copies are complete."""
         if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).wait_stream(_copying(self._device))
+            torch.cuda.current_stream(self._device).wait_stream(_copy_stream(self._device))
 
 
 @functools.cache
-def _copying(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _put_aside(query: torch.Tensor) -> torch.Tensor:
+def _offload(query: torch.Tensor) -> torch.Tensor:
     query.record_stream(torch.cuda.current_stream(query.device))
     return to_host(query)
 
@@ -111,7 +115,14 @@ class PrefixSize:
 
     @classmethod
     def of(cls, keys: int, queries: int, layers: int, device: torch.device) -> PrefixSize:
-        """Of so many bytes of keys and values, and of queries in so many layers, of a model on ``device``."""
+        """The memory of a prefix of a model on ``device``.
+
+        Args:
+            keys: Bytes of keys and values.
+            queries: Bytes of queries, of all layers.
+            layers: Number of layers with queries.
+            device: Where the model is.
+        """
         if device.type != "cuda":
             return cls(keys + queries, 0)
         return cls(keys, layers * 2 ** math.ceil(math.log2(queries // layers)) if layers else 0)
@@ -126,7 +137,7 @@ class Prefix:
         soft_prompt: (n, d) the soft prompt among them; ``None`` where there is none.
         keys: Of each text layer from the bottom on, as many as were run: (B, H_kv, P, d).
         values: The same.
-        queries: Of the layers that were asked for.
+        queries: By wanted layer (B, H, P, d).
         size: Memory that it takes.
     """
 
@@ -134,16 +145,16 @@ class Prefix:
     soft_prompt: torch.Tensor | None
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
-    queries: KeptQueries
+    queries: OffloadedQueries
     size: PrefixSize
 
     @property
     def length(self) -> int:
-        """P."""
+        """Number of tokens."""
         return self.ids.shape[1]
 
-    def begins(self, ids: torch.Tensor, soft_prompt: torch.Tensor | None) -> bool:
-        """Whether chats of these tokens (B, S), with this soft prompt, begin with it."""
+    def matches(self, ids: torch.Tensor, soft_prompt: torch.Tensor | None) -> bool:
+        """Whether chats of these tokens (B, S), with this soft prompt (n, d), begin with it."""
         if ids.shape[0] != self.ids.shape[0] or ids.shape[1] <= self.length:
             return False
         if (soft_prompt is None) != (self.soft_prompt is None):
@@ -158,8 +169,8 @@ class Prefix:
 class PrefixStore:
     """Prefixes of the chats about some videos, up to a number of bytes.
 
-    Every pass over a video needs all of its prefixes in turn. So they are kept and dropped by owner: where room is
-    wanted, what other owners have is dropped first, longest unused first, and nothing of the owner itself.
+    Every pass over a video needs all of its prefixes in turn. So they are kept and dropped by owner, all at once: where
+    there is no room, other owners' prefixes are dropped, longest unused first, and never those of the owner itself.
 
     Args:
         budget: Most bytes that are kept where the model is.
@@ -169,6 +180,7 @@ class PrefixStore:
     def __init__(self, budget: int, host_budget: int = 0) -> None:
         self.budget = budget
         self.host_budget = host_budget
+        # No plain LRU cache: two budgets count, and the owner that stores is never dropped.
         self._kept: OrderedDict[Hashable, dict[Hashable, Prefix]] = OrderedDict()
 
     @property
@@ -185,14 +197,18 @@ class PrefixStore:
         return chain.from_iterable(parts.values() for parts in self._kept.values())
 
     def find(self, owner: Hashable, part: Hashable) -> Prefix | None:
-        """What is kept for a part of the passes of ``owner``."""
+        """The prefix that is kept for a part of the passes of ``owner``; ``None`` where there is none."""
         if owner not in self._kept:
             return None
         self._kept.move_to_end(owner)
         return self._kept[owner].get(part)
 
     def make_room(self, owner: Hashable, part: Hashable, size: PrefixSize) -> bool:
-        """Drop what others have until ``size`` fits in; ``False``, and nothing is dropped, where it never will."""
+        """Drop prefixes of other owners until ``size`` fits in.
+
+        Returns:
+            ``False``, and nothing is dropped, where it never will.
+        """
         mine = self._kept.get(owner, {})
         own = [prefix.size for name, prefix in mine.items() if name != part]
         if size.device + sum(one.device for one in own) > self.budget:
@@ -206,12 +222,12 @@ class PrefixStore:
         return True
 
     def keep(self, owner: Hashable, part: Hashable, prefix: Prefix) -> None:
-        """Keep a prefix for which there is room."""
+        """Store a prefix for which room was made."""
         self._kept.setdefault(owner, {})[part] = prefix
         self._kept.move_to_end(owner)
 
     def drop(self, video: Hashable) -> None:
-        """Drop what belongs to a video."""
+        """Drop the prefixes of a video."""
         for owner in [owner for owner in self._kept if isinstance(owner, tuple) and owner[0] == video]:
             del self._kept[owner]
 
@@ -222,12 +238,12 @@ class PrefixStore:
 
 @dataclass(frozen=True)
 class PrefixSlot:
-    """Where a pass looks for its prefix, and leaves it.
+    """Where a pass finds its prefix, and stores it.
 
     Attributes:
-        store: What keeps them.
-        owner: What all passes of one kind over one video share, soft prompts included.
-        part: Which of these passes it is.
+        store: Where it is kept.
+        owner: Key of all passes of one kind over one video with the same soft prompts.
+        part: Key of the pass among these.
     """
 
     store: PrefixStore
@@ -240,27 +256,36 @@ class VideoPrefixes:
     """The prefixes of one video.
 
     Attributes:
-        store: What keeps them.
-        video: The video, and which of its frames are seen.
+        store: Where they are kept.
+        video: Key of the video and of its frames that are seen.
     """
 
     store: PrefixStore
     video: Hashable
 
     def slot(self, passes: Hashable, part: Hashable) -> PrefixSlot:
-        """The place of one of some passes, which are told apart by a name or by the soft prompts in them."""
+        """The slot of one pass.
+
+        Args:
+            passes: Key of a kind of passes, such as its name, or the digest of the soft prompts in them.
+            part: Key of the pass among these.
+        """
         return PrefixSlot(self.store, (self.video, passes), part)
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes for prefixes: on a GPU a third of what is free beside the weights, at most 6 GiB; little on a CPU."""
+    """Bytes for prefixes: on a GPU a third of the free memory, at most 6 GiB; 256 MiB on a CPU."""
     if device.type != "cuda":
         return 256 << 20
     return min(6 << 30, free_bytes(device) // 3)
 
 
 def default_host_budget(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Bytes of page-locked memory for prefixes: a quarter of the host's, or of what a container may have of it."""
+    """Bytes of page-locked memory for prefixes: a quarter of the host's, or of a container's limit.
+
+    Args:
+        limit_file: Where the container's limit stands.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
     return (memory if limit == "max" else min(memory, int(limit))) // 4

@@ -1,8 +1,8 @@
-"""Chats read on from a kept prefix: on a GPU, a replay of a captured pass.
+"""Chats continued from a kept prefix: on a GPU, a replay of a captured pass.
 
-What is left to read after the vision is a hundred tokens, which a 7B model reads faster than a host launches a
-thousand kernels for them. So keys and values of prefix and text lie in one room that stays where it is, and texts are
-filled up to a few lengths: what stands after a token never changes it. Passes of one form are captured once.
+About a hundred tokens are left to read after the vision. A 7B model reads them faster than a host launches a thousand
+kernels for them. So keys and values of prefix and text lie in one buffer that stays where it is, and texts are padded
+to a few lengths: what stands after a token never changes it. Passes of one form are captured once.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from torch import Tensor
 from transformers import Cache
 
 from steerseg.lvlm.prefix import Prefix, cached
-from steerseg.lvlm.static_cache import RoomLayer
+from steerseg.lvlm.static_cache import StaticCacheLayer
 from steerseg.lvlm.tap import tapped
 from steerseg.runtime.cuda_graphs import CapturedCalls
 
-FILLED_TO = 32
+PADDED_TO = 32
 """A GPU reads texts of a multiple of so many tokens: few forms, and few tokens for nothing."""
 
 _MOST_FORMS = 32
 
 
-class _TextLayer(RoomLayer):
-    """Room for P + T tokens, of which the last T are written together."""
+class _TextLayer(StaticCacheLayer):
+    """Buffers for P + T tokens, of which the last T are written together."""
 
-    def __init__(self, keys: Tensor, values: Tensor, begun: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, prefix_length: int) -> None:
         super().__init__(keys, values)
-        self._begun = begun
+        self._prefix_length = prefix_length
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the text's and show all."""
-        self.keys[:, :, self._begun :] = key_states
-        self.values[:, :, self._begun :] = value_states
+        """Write keys and values of the text and return those of the whole chat."""
+        self.keys[:, :, self._prefix_length :] = key_states
+        self.values[:, :, self._prefix_length :] = value_states
         return self.keys, self.values
 
 
 @dataclass(frozen=True)
-class ReadOn:
-    """What the text model made of chats whose beginning was known.
+class Continuation:
+    """Chats whose beginning was known, as the text model read them.
 
-    It lies in memory that the next such pass uses again.
+    The tensors lie in memory that the next such pass uses again.
 
     Attributes:
-        queries: By layer that was asked for (B, H, T, d), of the tokens after the prefix.
+        queries: By wanted layer (B, H, T, d), of the tokens after the prefix.
         keys: Of each layer (B, H_kv, P + T, d), of the whole chats.
         values: The same.
-        scaling: By layer that was asked for, the factor on the logits.
+        scaling: By wanted layer, the factor on the logits.
     """
 
     queries: dict[int, Tensor]
@@ -68,48 +68,50 @@ class _Form:
     """All of a pass that is no tensor.
 
     Attributes:
-        begun: P.
-        length: T, as filled up.
-        taken: Layers whose queries are wanted; none for the model's output.
-        known: (layers, 2, B, H_kv, P + T, d) of keys and values.
-        asked: (B, layers, H, T, d) of queries.
+        prefix_length: Tokens P of the prefix.
+        length: Tokens T of the text, padding included.
+        tapped: Layers whose queries are wanted; none for the model's output.
+        key_shape: (layers, 2, B, H_kv, P + T, d) of keys and values.
+        query_shape: (B, layers, H, T, d) of queries.
     """
 
-    begun: int
+    prefix_length: int
     length: int
-    taken: tuple[int, ...]
-    known: tuple[int, ...]
-    asked: tuple[int, ...]
+    tapped: tuple[int, ...]
+    key_shape: tuple[int, ...]
+    query_shape: tuple[int, ...]
 
     @property
     def last(self) -> int | None:
         """The layer within which the pass ends; ``None`` for the whole model."""
-        return max(self.taken, default=None)
+        return max(self.tapped, default=None)
 
     @property
     def size(self) -> int:
-        """Numbers in the room."""
-        return math.prod(self.known) + math.prod(self.asked)
+        """Numbers in the buffer."""
+        return math.prod(self.key_shape) + math.prod(self.query_shape)
 
 
-class ReadingOn:
-    """Reads chats on after what is known of their beginning.
+class PrefixReader:
+    """Continues chats after a prefix.
 
     Args:
         text_model: A model's text layers, which take embeddings.
-        filled_to: Texts are filled up to a multiple of so many tokens.
+        padded_to: Texts are padded to a multiple of so many tokens.
     """
 
-    def __init__(self, text_model: Any, *, filled_to: int = 1) -> None:
+    def __init__(self, text_model: Any, *, padded_to: int = 1) -> None:
         self._text_model = text_model
-        self._filled_to = filled_to
+        self._padded_to = padded_to
         # The frame passes of one expression are of one form, so that capturing pays at first sight.
         self.calls = CapturedCalls(self._pass, sights=1, most=_MOST_FORMS, filled=False, fresh=False)
-        self._room: Tensor | None = None
+        self._buffer: Tensor | None = None
         self._scaling: dict[int, float] = {}
 
-    def attended(self, prefix: Prefix, embeds: Tensor, positions: Tensor, layers: Sequence[int]) -> ReadOn:
-        """Queries and keys, up to the last of some layers.
+    def queries_and_keys(
+        self, prefix: Prefix, embeds: Tensor, positions: Tensor, layers: Sequence[int]
+    ) -> Continuation:
+        """Read texts up to the last of some layers.
 
         Args:
             prefix: P tokens of B chats.
@@ -119,67 +121,79 @@ class ReadingOn:
         """
         return self._read(prefix, embeds, positions, tuple(sorted(layers)))[0]
 
-    def output(self, prefix: Prefix, embeds: Tensor, positions: Tensor) -> tuple[ReadOn, Tensor]:
-        """Keys and values of all layers, and the model's output (B, T, width); takes the same."""
+    def output(self, prefix: Prefix, embeds: Tensor, positions: Tensor) -> tuple[Continuation, Tensor]:
+        """Read texts through all layers.
+
+        Args:
+            prefix: P tokens of B chats.
+            embeds: (B, T, width) embeddings of the tokens after it.
+            positions: (..., B, T) their positions.
+
+        Returns:
+            Keys and values of all layers, and the model's output (B, T, width).
+        """
         return self._read(prefix, embeds, positions, ())
 
     def _read(
-        self, prefix: Prefix, embeds: Tensor, positions: Tensor, taken: tuple[int, ...]
-    ) -> tuple[ReadOn, Tensor]:
+        self, prefix: Prefix, embeds: Tensor, positions: Tensor, tapped_layers: tuple[int, ...]
+    ) -> tuple[Continuation, Tensor]:
         like = prefix.keys[0]
-        batch, shared, begun, depth = like.shape
+        batch, shared, prefix_length, depth = like.shape
         length = embeds.shape[1]
-        missing = -length % self._filled_to
-        filled, end = length + missing, begun + length
+        missing = -length % self._padded_to
+        padded, end = length + missing, prefix_length + length
         heads = self._text_model.config.num_attention_heads
         form = _Form(
-            begun,
-            filled,
-            taken,
-            known=(len(prefix.keys), 2, batch, shared, begun + filled, depth),
-            asked=(batch, len(taken), heads, filled, depth),
+            prefix_length,
+            padded,
+            tapped_layers,
+            key_shape=(len(prefix.keys), 2, batch, shared, prefix_length + padded, depth),
+            query_shape=(batch, len(tapped_layers), heads, padded, depth),
         )
-        if self._room is None or self._room.numel() < form.size:
-            self.calls.forget()  # what was captured knows the room of before
-            self._room = None  # first, since both may not fit
-            self._room = like.new_empty(form.size)
-        known, asked = self._places(form)
+        if self._buffer is None or self._buffer.numel() < form.size:
+            self.calls.forget()  # captured passes read the old buffer
+            self._buffer = None  # first, since both may not fit
+            self._buffer = like.new_empty(form.size)
+        keys_and_values, queries = self._views(form)
         torch._foreach_copy_(
-            [part[:, :, :begun] for layer in known for part in layer],
+            [part[:, :, :prefix_length] for layer in keys_and_values for part in layer],
             [part for layer in zip(prefix.keys, prefix.values, strict=True) for part in layer],
         )
         rows = [F.pad(embeds, (0, 0, 0, missing)), F.pad(positions, (0, missing)).movedim(-2, 0)]
-        (given,) = self.calls(form, rows, ())
-        read = ReadOn(
-            queries=dict(zip(taken, asked[..., :length, :].unbind(1), strict=True)),
-            keys=[keys[:, :, :end] for keys, _ in known],
-            values=[values[:, :, :end] for _, values in known],
-            scaling={layer: self._scaling[layer] for layer in taken},
+        (output,) = self.calls(form, rows, ())
+        read = Continuation(
+            queries=dict(zip(tapped_layers, queries[..., :length, :].unbind(1), strict=True)),
+            keys=[keys[:, :, :end] for keys, _ in keys_and_values],
+            values=[values[:, :, :end] for _, values in keys_and_values],
+            scaling={layer: self._scaling[layer] for layer in tapped_layers},
         )
-        return read, given[:, :length]
+        return read, output[:, :length]
 
-    def _places(self, form: _Form) -> tuple[Tensor, Tensor]:
-        """Where keys and values, and queries, lie in the room."""
-        assert self._room is not None
-        known, asked = self._room[: form.size].split([math.prod(form.known), math.prod(form.asked)])
-        return known.view(form.known), asked.view(form.asked)
+    def _views(self, form: _Form) -> tuple[Tensor, Tensor]:
+        """Keys and values, and queries, as views of the buffer."""
+        assert self._buffer is not None
+        sizes = [math.prod(form.key_shape), math.prod(form.query_shape)]
+        keys_and_values, queries = torch.split(self._buffer[: form.size], sizes)
+        return keys_and_values.view(form.key_shape), queries.view(form.query_shape)
 
     def _pass(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One pass over a room whose beginning is filled: the queries, or the model's output."""
+        """One pass over a buffer that holds the prefix: the queries, or the model's output."""
         assert isinstance(key, _Form)
         embeds, positions = rows
-        known, asked = self._places(key)
-        cache = Cache(layers=[_TextLayer(keys, values, key.begun) for keys, values in known])
-        seen = torch.ones(key.length, key.begun + key.length, dtype=torch.bool, device=embeds.device)
-        with tapped(key.taken, last=key.last, read_on=True) as tap:
+        keys_and_values, queries = self._views(key)
+        cache = Cache(
+            layers=[_TextLayer(keys, values, key.prefix_length) for keys, values in keys_and_values]
+        )
+        seen = torch.ones(key.length, key.prefix_length + key.length, dtype=torch.bool, device=embeds.device)
+        with tapped(key.tapped, last=key.last, continued=True) as tap:
             output: Tensor = self._text_model(
                 inputs_embeds=embeds,
                 position_ids=positions.movedim(0, -2),
-                attention_mask=seen.tril(key.begun)[None, None],
+                attention_mask=seen.tril(key.prefix_length)[None, None],
                 **cached(self._text_model, cache),
                 use_cache=True,
             ).last_hidden_state
-        if not key.taken:
+        if not key.tapped:
             return (output,)
         self._scaling.update(tap.scaling)
-        return (torch.stack([tap.queries[layer] for layer in key.taken], dim=1, out=asked),)
+        return (torch.stack([tap.queries[layer] for layer in key.tapped], dim=1, out=queries),)

@@ -1,8 +1,8 @@
 """Loading a language model with 8- or 4-bit weights by bitsandbytes, an optional package.
 
-Only the text model's linear layers are quantised: the vision tower is small beside it, and its features are what maps
-are made of. Nothing else changes: queries and keys are taken where attention gets them, behind the layers that
-dequantise, and gradients pass through to the soft prompts.
+Only the text model's linear layers are quantised. The vision tower is small beside it, and maps are made of its
+features. Nothing else changes: queries and keys are recorded behind the layers that dequantise, and gradients pass
+through to the soft prompts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from steerseg.lvlm.families import family_of
 def loading_options(
     name: str, quantise: Quantisation | None, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What ``from_pretrained`` takes beside the name and the precision.
+    """Options of ``from_pretrained`` beside the name and the precision.
 
     Args:
         name: Hub id or folder of the model. It may have been saved with quantised weights.
         quantise: How many bits a weight shall have; ``None`` for the weights as they are.
         device: Where the weights go.
-        dtype: What is computed in, and the precision of all that is not quantised.
+        dtype: Precision of the computation, and of all weights that are not quantised.
 
     Raises:
         ModelError: bitsandbytes is not installed, or the family is not supported.
@@ -59,9 +59,9 @@ def loading_options(
 
 
 def keep_differentiable(model: Any) -> None:
-    """Do without the kernel for 4-bit weights that bitsandbytes has for some CPUs: no gradient passes through it.
+    """Switch off bitsandbytes' kernel for 4-bit weights on some CPUs, through which no gradient passes.
 
-    It would repack the weights in the first pass without gradients, for good.
+    It would repack the weights for good, in the first pass without gradients.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

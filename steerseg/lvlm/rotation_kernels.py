@@ -1,5 +1,7 @@
 """The Triton kernel behind :mod:`steerseg.lvlm.rotations`: queries and keys are read once and written once."""
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _turned(  # type: ignore[no-untyped-def]
+def _rotate_heads(
     at,
     out_at,
     start,
@@ -26,12 +28,12 @@ def _turned(  # type: ignore[no-untyped-def]
     COLS: tl.constexpr,  # noqa: N803
     BACK: tl.constexpr,  # noqa: N803
 ):
-    """All heads of one token; ``BACK`` applies the transposed turn."""
+    """All heads of one token; ``BACK`` applies the transposed rotation."""
     rows, cols = tl.arange(0, HEADS), tl.arange(0, COLS)
     inside = (rows[:, None] < heads) & (cols[None, :] < HALF)
-    places = at + start + rows[:, None] * head + cols[None, :]
-    low = tl.load(places, mask=inside, other=0.0).to(tl.float32)
-    high = tl.load(places + HALF, mask=inside, other=0.0).to(tl.float32)
+    offsets = at + start + rows[:, None] * head + cols[None, :]
+    low = tl.load(offsets, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(offsets + HALF, mask=inside, other=0.0).to(tl.float32)
     if BACK:
         new_low = low * cos_low[None, :] + high * sin_high[None, :]
         new_high = high * cos_high[None, :] - low * sin_low[None, :]
@@ -44,7 +46,7 @@ def _turned(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=("size", "q_batch", "k_batch", "angle_batch"))
-def _rotate(  # type: ignore[no-untyped-def]
+def _rotate(
     q_at,
     k_at,
     cos_at,
@@ -53,15 +55,15 @@ def _rotate(  # type: ignore[no-untyped-def]
     k_out,
     size,
     q_batch,
-    q_place,
+    q_position,
     q_head,
     q_heads,
     k_batch,
-    k_place,
+    k_position,
     k_head,
     k_heads,
     angle_batch,
-    angle_place,
+    angle_position,
     HALF: tl.constexpr,  # noqa: N803
     Q_HEADS: tl.constexpr,  # noqa: N803
     K_HEADS: tl.constexpr,  # noqa: N803
@@ -70,26 +72,26 @@ def _rotate(  # type: ignore[no-untyped-def]
 ):
     """One token: its queries and its keys."""
     token = tl.program_id(0).to(tl.int64)
-    batch, place = token // size, token % size
+    batch, position = token // size, token % size
     cols = tl.arange(0, COLS)
     inside = cols < HALF
-    angles = batch * angle_batch + place * angle_place + cols
+    angles = batch * angle_batch + position * angle_position + cols
     cos_low = tl.load(cos_at + angles, mask=inside, other=0.0).to(tl.float32)
     cos_high = tl.load(cos_at + angles + HALF, mask=inside, other=0.0).to(tl.float32)
     sin_low = tl.load(sin_at + angles, mask=inside, other=0.0).to(tl.float32)
     sin_high = tl.load(sin_at + angles + HALF, mask=inside, other=0.0).to(tl.float32)
-    q_start, k_start = batch * q_batch + place * q_place, batch * k_batch + place * k_place
-    _turned(
+    q_start, k_start = batch * q_batch + position * q_position, batch * k_batch + position * k_position
+    _rotate_heads(
         q_at, q_out, q_start, q_head, token, q_heads, cos_low, cos_high, sin_low, sin_high,
         HALF, Q_HEADS, COLS, BACK,
     )  # fmt: skip
-    _turned(
+    _rotate_heads(
         k_at, k_out, k_start, k_head, token, k_heads, cos_low, cos_high, sin_low, sin_high,
         HALF, K_HEADS, COLS, BACK,
     )  # fmt: skip
 
 
-def _both(
+def _launch(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     q, k = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k))
@@ -125,10 +127,12 @@ class Rotated(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotate both."""
         ctx.save_for_backward(cos, sin)
-        return _both(q, k, cos, sin, False)
+        return _launch(q, k, cos, sin, False)
 
     @staticmethod
     def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        """Rotate both gradients back."""
         cos, sin = ctx.saved_tensors
-        return *_both(given[0], given[1], cos, sin, True), None, None
+        return *_launch(given[0], given[1], cos, sin, True), None, None

@@ -1,7 +1,7 @@
 """Rotary positions of queries and keys by one kernel, forwards and backwards.
 
-The models' own are ten operations in turn on tensors of a layer's width, in float32 in a vision tower: a quarter of a
-tower's time, and of the launches of a text that is read or said.
+The models' own are ten operations in turn on tensors of a layer's width, in float32 in a vision tower. They take a
+quarter of a tower's time, and of the kernel launches of a text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
 def fuse_rotations(model: nn.Module) -> int:
-    """Let the functions that turn a model's queries and keys use the kernel where it serves; how many there are.
+    """Let the functions that rotate a model's queries and keys use the kernel; returns how many there are.
 
-    They are functions of transformers' modelling files, and of all models that these make in this process. On a CPU,
-    and where the kernel is not right, they are what they were.
+    The functions of transformers' modelling files are replaced for the whole process, and so for all models of these
+    files. On a CPU, and where the kernel is not right, they call the originals.
     """
-    return sum(_replace(module, name) for module in _modelling(model) for name in _LAYOUTS)
+    return sum(_replace_function(module, name) for module in _modelling(model) for name in _LAYOUTS)
 
 
 def separate_rotations(model: nn.Module) -> None:
@@ -40,7 +40,7 @@ def separate_rotations(model: nn.Module) -> None:
 
 
 def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys turned by the angles of their places, halves of channels as pairs; by one kernel on a GPU.
+    """Rotate queries and keys by the angles of their positions, halves of channels as pairs; one kernel on a GPU.
 
     Args:
         q: (B, S, H, d).
@@ -62,7 +62,14 @@ def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
 
 def _of_text(own: Rotate, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
     """Of (B, H, S, d), cosines (B or 1, S, d) in the same precision."""
-    if more or named or not _serves(q, k, cos, sin) or q.dtype != cos.dtype or q.ndim != 4 or cos.ndim != 3:
+    if (
+        more
+        or named
+        or not _supported(q, k, cos, sin)
+        or q.dtype != cos.dtype
+        or q.ndim != 4
+        or cos.ndim != 3
+    ):
         return own(q, k, cos, sin, *more, **named)
     turned = rotated(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
     return tuple(part.transpose(1, 2) for part in turned)
@@ -70,7 +77,7 @@ def _of_text(own: Rotate, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more:
 
 def _of_patches(own: Rotate, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
     """Of (S, H, d), cosines (S, d) in any precision."""
-    if not _serves(q, k, cos, sin) or q.ndim != 3 or cos.ndim != 2:
+    if not _supported(q, k, cos, sin) or q.ndim != 3 or cos.ndim != 2:
         return own(q, k, cos, sin)
     return tuple(part[0] for part in rotated(q[None], k[None], cos[None], sin[None]))
 
@@ -82,11 +89,12 @@ _LAYOUTS: dict[str, Callable[..., Any]] = {
 
 
 def _modelling(model: nn.Module) -> Iterator[ModuleType]:
+    """The modelling files of transformers that a model's modules come from."""
     names = {type(module).__module__ for module in model.modules()}
     return (sys.modules[name] for name in sorted(names) if name.startswith("transformers.models."))
 
 
-def _replace(module: ModuleType, name: str) -> bool:
+def _replace_function(module: ModuleType, name: str) -> bool:
     own = getattr(module, name, None)
     if own is None:
         return False
@@ -97,21 +105,21 @@ def _replace(module: ModuleType, name: str) -> bool:
     return True
 
 
-def _serves(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+def _supported(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
     alike = q.dtype == k.dtype and cos.shape == sin.shape and cos.shape[-1] == q.shape[-1]
     return q.device.type == "cuda" and alike and kernels_work(q.device, q.dtype)
 
 
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on a device and give what torch gives; tried once."""
+    """Whether the kernels run on a device and give torch's results; tried once."""
     return pass_on_gpu(
         device, dtype, ROUNDED_ONCE, largest_difference, "rotary positions run without a kernel of their own"
     )
 
 
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
-    """Between kernels and torch, outputs and gradients, as a share of the largest value."""
+    """The largest difference between kernels and torch, in outputs and gradients, as a share of the largest value."""
     generator = torch.Generator().manual_seed(0)
     pairs: list[tuple[Tensor, Tensor]] = []
     for rows, angled in ((2, 2), (2, 1), (1, 1)):

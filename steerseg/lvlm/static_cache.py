@@ -1,4 +1,4 @@
-"""Keys and values in room that stays where it is, as captured passes need it."""
+"""Keys and values in buffers that stay where they are, as captured passes need them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 
-class RoomLayer(CacheLayerMixin):
-    """One layer's keys and values. How a pass writes them is said by subclasses, in ``update``.
+class StaticCacheLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values. Subclasses define in ``update`` how a pass writes them.
 
     Passes bring their own mask and their own positions.
 
@@ -24,16 +24,16 @@ class RoomLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """The room is there from the start."""
+        """Do nothing: the buffers are there from the start."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Not asked for."""
+        """(M, 0); passes bring their own mask."""
         return self.get_max_length(), 0
 
     def get_seq_length(self) -> int:
-        """Not asked for."""
+        """0; passes bring their own positions."""
         return 0
 
     def get_max_length(self) -> int:
-        """M."""
+        """Length M of the buffers, in tokens."""
         return int(self.keys.shape[2])

@@ -1,6 +1,6 @@
-"""Queries and keys of chosen text layers, taken by a registered attention function.
+"""Queries and keys of chosen text layers, recorded by a registered attention function.
 
-No modelling file is forked: the function notes q and k and hands them on to SDPA. It is registered with the
+No modelling file is forked: the function records q and k and hands them on to SDPA. It is registered with the
 mask interface too, since masks are silently dropped otherwise.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,25 +24,26 @@ from steerseg.errors import ModelError
 TAP_ATTENTION = "steerseg_tap"
 
 
-class ReadEnough(Exception):  # noqa: N818 (not an error)
-    """Ends a forward pass of which nothing more is needed."""
+class PassEnded(Exception):  # noqa: N818 (not an error)
+    """Ends a forward pass once the last layer that is needed was recorded."""
 
 
 class QueryKeyTap:
-    """Holds what one forward pass leaves behind.
+    """Queries and keys of one forward pass.
 
     Attributes:
         queries: Layer index -> (B, H, S, d) after rotary embedding.
         keys: Layer index -> (B, H_kv, S, d) after rotary embedding.
         scaling: Layer index -> the factor on the logits.
-        last: The layer after whose queries and keys the pass ends by :class:`ReadEnough`; none where left out.
-        read_on: Whether queries are of the last tokens that there are keys of, none of them padding.
+        layers: Text layers whose queries and keys are recorded.
+        last: The layer after whose queries and keys the pass ends by :class:`PassEnded`; ``None`` for all.
+        continued: Whether queries belong to the last tokens only, after a prefix of keys, without padding.
     """
 
-    def __init__(self, layers: Sequence[int], *, last: int | None = None, read_on: bool = False) -> None:
+    def __init__(self, layers: Sequence[int], *, last: int | None = None, continued: bool = False) -> None:
         self.layers = frozenset(layers)
         self.last = last
-        self.read_on = read_on
+        self.continued = continued
         self.queries: dict[int, torch.Tensor] = {}
         self.keys: dict[int, torch.Tensor] = {}
         self.scaling: dict[int, float] = {}
@@ -52,24 +54,47 @@ class QueryKeyTap:
             self.queries[layer], self.keys[layer], self.scaling[layer] = query, key, scaling
 
 
+@dataclass(frozen=True)
+class RolloutInputs:
+    """Inputs of a rollout from one forward pass: queries and keys, and which tokens are visual.
+
+    Attributes:
+        tap: Queries and keys by layer.
+        token_indices: (B, t * h * w) index in the chat of each visual token of the grid, in grid order.
+        visual: (B, S) bool, those tokens. Visual tokens off the grid, such as newlines, are not among them.
+        live: (B, S) bool, ``False`` on padding.
+        padded: Whether there may be padding.
+        response: Index of the response token: the last prompt position, where the answer begins.
+    """
+
+    tap: QueryKeyTap
+    token_indices: torch.Tensor
+    visual: torch.Tensor
+    live: torch.Tensor
+    padded: bool
+    response: int
+
+
 _open_taps: list[QueryKeyTap] = []
 
 
 @contextmanager
-def tapped(layers: Sequence[int], *, last: int | None = None, read_on: bool = False) -> Iterator[QueryKeyTap]:
-    """Collect queries and keys of ``layers`` from the forward passes made inside the block.
+def tapped(
+    layers: Sequence[int], *, last: int | None = None, continued: bool = False
+) -> Iterator[QueryKeyTap]:
+    """Record queries and keys of ``layers`` from the forward passes made inside the block.
 
     Args:
         layers: Which text layers.
         last: Where given, a pass and with it the block ends once this layer has its queries and keys: neither its
             attention nor anything above is computed.
-        read_on: See :class:`QueryKeyTap`.
+        continued: See :class:`QueryKeyTap`.
     """
-    tap = QueryKeyTap(layers, last=last, read_on=read_on)
+    tap = QueryKeyTap(layers, last=last, continued=continued)
     _open_taps.append(tap)
     try:
         yield tap
-    except ReadEnough:
+    except PassEnded:
         pass
     finally:
         _open_taps.remove(tap)
@@ -97,19 +122,24 @@ def _tap_attention(
         tap = _open_taps[-1]
         tap.note(layer, query, key, factor)
         if layer == tap.last:
-            raise ReadEnough
-        if tap.read_on and query.device.type == "cuda":
-            return _of_last_queries(query, key, value, factor), None
+            raise PassEnded
+        if tap.continued and query.device.type == "cuda":
+            return _attend_last_queries(query, key, value, factor), None
     if query.shape[2] == 1 and key.shape[1] < query.shape[1] and not query.requires_grad:
-        return _of_one_query(query, key, value, attention_mask, scaling), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return _attend_one_query(query, key, value, attention_mask, scaling), None
+    attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+    return attended
 
 
-def _of_last_queries(
+def _attend_last_queries(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Causal attention of the last T of S tokens, (B, H, T, d) -> (B, T, H, d): for torch's fastest kernel, which
-    takes no mask, and keys that heads share as they are."""
+    """Causal attention of the last T of S tokens, (B, H, T, d) -> (B, T, H, d).
+
+    It goes to torch's fastest kernel, which takes no mask, and keys that heads share as they are.
+    """
     hidden = causal_lower_right(query.shape[2], key.shape[2])
     shared = key.shape[1] < query.shape[1]
     mixed: torch.Tensor = F.scaled_dot_product_attention(
@@ -118,15 +148,17 @@ def _of_last_queries(
     return mixed.transpose(1, 2)
 
 
-def _of_one_query(
+def _attend_one_query(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention of a token that is being said, (B, H, 1, d) -> (B, 1, H, d): each key is read once for all heads
-    that share it, where SDPA repeats keys and reads them one after the other for each head."""
+    """Attention of a token that is being generated, (B, H, 1, d) -> (B, 1, H, d).
+
+    Each key is read once for all heads that share it, where SDPA repeats keys and reads them for each head.
+    """
     batch, heads, _, depth = query.shape
     shared = key.shape[1]
     grouped = query.reshape(batch * shared, heads // shared, depth)

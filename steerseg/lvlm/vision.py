@@ -1,4 +1,4 @@
-"""What a vision tower made of a video or of pictures: the visual tokens and where they lie."""
+"""Visual tokens of a video or of pictures, as a vision tower made them, and their grid."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class VisionFeatures:
 
     Attributes:
         kind: ``"video"`` for one video, ``"image"`` for N separate pictures.
-        tokens: (N, L, d) in the order of the chat, N = 1 for a video. Some families have tokens that lie on no
-            place of the picture beside those of the grid, so that L >= t * h * w.
-        grid: (t, h, w) of the places; t = 1 for images.
+        tokens: (N, L, d) in the order of the chat, N = 1 for a video. Some families have tokens off the grid, such as
+            newlines and thumbnails, so that L >= t * h * w.
+        grid: (t, h, w) of the visual tokens; t = 1 for images.
         seconds_per_slice: Seconds between two slices of a video's grid.
-        text: What stands for the video, or for each picture, in the chat.
-        deep: (N, D, L, d) what D further layers of the text model add to the tokens; for families that do so.
+        text: The chat's text for the video, or for each picture.
+        deep: (N, D, L, d) features that D further text layers add to the tokens; ``None`` for most families.
     """
 
     kind: VisionKind
@@ -35,6 +35,7 @@ class VisionFeatures:
     deep: torch.Tensor | None = None
 
     def __len__(self) -> int:
+        """Number of pictures N; 1 for a video."""
         return self.tokens.shape[0]
 
     def __getitem__(self, part: slice | list[int]) -> VisionFeatures:
@@ -43,12 +44,12 @@ class VisionFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the features take."""
+        """Bytes of the features."""
         return self.tokens.nbytes + (0 if self.deep is None else self.deep.nbytes)
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """Features of one layout can go through the text model together."""
+        """Key of what features share that can go through the text model together."""
         return self.kind, self.grid, self.seconds_per_slice, self.text
 
     def to(self, device: torch.device) -> VisionFeatures:
@@ -70,16 +71,16 @@ class VisionFeatures:
         tokens = torch.cat([part.tokens for part in parts])
         return replace(parts[0], tokens=tokens, deep=torch.cat(deep) if deep else None)
 
-    # --- as files have it: named tensors and a JSON-ready card
+    # --- for files: named tensors and a JSON-ready card
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """The tensors under names that begin with ``name``."""
+        """The tensors, under names that begin with ``name``."""
         deep = {} if self.deep is None else {f"{name}.deep": self.deep}
         return {name: self.tokens, **deep}
 
     @property
     def card(self) -> dict[str, Any]:
-        """Everything else."""
+        """Everything but the tensors, ready for JSON."""
         return {
             "kind": self.kind,
             "grid": list(self.grid),

@@ -2,14 +2,14 @@
 
 Qwen's towers attend within pieces of a packed sequence: frames, and in Qwen2.5-VL windows of 8 x 8 patches. Without a
 kernel for pieces of several lengths, transformers calls SDPA for one piece after the other, a hundred times a picture
-and layer. But there are few lengths: all pieces of one length are a batch.
+and layer. But there are few lengths, and all pieces of one length are a batch here.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections import OrderedDict
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# Towers hand the pieces' ends to what calls itself flash attention; others get the pieces one by one.
+from steerseg.runtime.lru import LruCache
+
+# Towers hand the ends of pieces to attentions named "flash"; others get the pieces one by one.
 PACKED_ATTENTION = "steerseg_packed_flash"
 
 _KEPT = 8
 
 
 def vision_attention_of(model: nn.Module) -> str:
-    """The attention for a model's vision tower: packed where the tower's modules are told where pieces end."""
+    """Name of the attention for a model's vision tower: packed where the tower's modules take the ends of pieces."""
     kinds = {type(module) for module in model.modules()}
     packs = any("cu_seqlens" in inspect.signature(kind.forward).parameters for kind in kinds)
     return PACKED_ATTENTION if packs else "sdpa"
@@ -37,9 +39,9 @@ class _Pieces:
     """How a sequence of S tokens falls into pieces.
 
     Attributes:
-        batches: (number of pieces, length) of each length that there is.
-        order: (S,) the tokens with those of one length next to each other; ``None`` where they are already.
-        back: (S,) where each token has gone.
+        batches: (number of pieces, length) of each length that occurs.
+        order: (S,) indices of the tokens, pieces of one length together; ``None`` where they are so already.
+        back: (S,) index of each token in ``order``.
     """
 
     batches: tuple[tuple[int, int], ...]
@@ -47,27 +49,26 @@ class _Pieces:
     back: torch.Tensor | None
 
 
-_by_ends: list[tuple[torch.Tensor, _Pieces]] = []
-"""Of the last tensors of ends: layers of one pass are handed the same ones, and none asks the device again."""
+_by_ends: deque[tuple[torch.Tensor, _Pieces]] = deque(maxlen=_KEPT)
+"""By tensor of ends, compared by identity: the layers of one pass share it, so that only one waits for the device."""
 
-_by_lengths: OrderedDict[tuple[object, ...], _Pieces] = OrderedDict()
+_by_lengths: LruCache[tuple[object, ...], _Pieces] = LruCache(_KEPT)
 
 
 def _pieces(ends: torch.Tensor, device: torch.device) -> _Pieces:
+    """The pieces whose ends (pieces + 1,) are given, on ``device``."""
     for known, pieces in _by_ends:
         if known is ends:
             return pieces
     borders = ends.tolist()
     lengths = tuple(after - before for before, after in itertools.pairwise(borders))
     key = (device, lengths)
-    if key not in _by_lengths:
-        _by_lengths[key] = _sorted_pieces(borders, lengths, device)
-    _by_lengths.move_to_end(key)
-    while len(_by_lengths) > _KEPT:
-        _by_lengths.popitem(last=False)
-    _by_ends.append((ends, _by_lengths[key]))
-    del _by_ends[:-_KEPT]
-    return _by_lengths[key]
+    found = _by_lengths.get(key)
+    if found is None:
+        found = _sorted_pieces(borders, lengths, device)
+        _by_lengths.put(key, found)
+    _by_ends.append((ends, found))
+    return found
 
 
 def _sorted_pieces(borders: list[int], lengths: tuple[int, ...], device: torch.device) -> _Pieces:
@@ -98,7 +99,10 @@ def _packed_attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of (1, H, S, d) within the pieces that ``cu_seq_lens_q`` (pieces + 1,) delimits: (1, S, H, d)."""
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        whole: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return whole
     pieces = _pieces(cu_seq_lens_q, query.device)
     parts = [part[0].transpose(0, 1) for part in (query, key, value)]  # (S, H, d)
     if pieces.order is not None:
@@ -107,7 +111,7 @@ def _packed_attention(
     start = 0
     for count, length in pieces.batches:
         q, k, v = (
-            part[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2)
+            torch.unflatten(part[start : start + count * length], 0, (count, length)).transpose(1, 2)
             for part in parts
         )
         attended = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)  # (count, H, length, d)

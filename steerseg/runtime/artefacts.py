@@ -1,8 +1,8 @@
-"""Files that are there as a whole or not at all, whatever happens while they are written.
+"""Files that are written as a whole or not at all, whatever happens meanwhile.
 
-Content goes to a partial file in the same folder, is brought to the disk, and takes its name in one step; the
-folder is brought to the disk last. A kill or a power cut leaves the old file or the new one, a full disk the
-old one and a clear error. Partial files of a process that died are removed by :func:`remove_partials`.
+Content goes to a partial file in the same folder, is synchronised to the disk, and takes its name in one step; the
+folder is synchronised last. A kill or a power cut leaves the old file or the new one, a full disk the old one and a
+clear error. Partial files of a process that died are removed by :func:`remove_partials`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write one file. It is on disk when this returns. Missing folders are made.
 
     Raises:
-        ArtefactError: The disk is full or not writable; what was at ``path`` is as it was.
+        ArtefactError: The disk is full or not writable; an earlier file stays as it was.
     """
     write_together({path: content})
 
@@ -49,11 +49,11 @@ def write_tensors(
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write files that belong together: none takes its name before all are on disk.
 
-    A kill in the short moment between the first and the last name can still leave an old file beside a new one:
-    readers of a pair compare a digest, and what must never be mixed goes through :func:`publish_folder`.
+    A kill in the short moment between the first and the last name can still leave an old file beside a new one.
+    Readers of a pair compare a digest; files that must never be mixed go through :func:`building_folder`.
 
     Raises:
-        ArtefactError: The disk is full or not writable; what was there is as it was.
+        ArtefactError: The disk is full or not writable; earlier files stay as they were.
     """
     partials: list[tuple[Path, Path]] = []
     with explained(next(iter(files)).parent), contextlib.ExitStack() as left:
@@ -89,7 +89,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
 def building_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` to write into; it takes its name when the block ends without an error.
 
-    A folder that is there already stays, and what was written is dropped: names of folders stand for content.
+    A folder that is there already stays, and the new one is dropped: a folder's name stands for its content.
 
     Raises:
         ArtefactError: The disk is full or not writable.
@@ -113,7 +113,7 @@ def building_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what processes that died have left in a folder. Nothing may be writing to it meanwhile."""
+    """Remove partial files of processes that died from a folder. Nothing may write to it meanwhile."""
     for left in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -136,7 +136,7 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn what the file system says about a folder into words.
+    """Turn errors of the file system about a folder into a message with a remedy.
 
     Raises:
         ArtefactError: In place of any ``OSError``.
@@ -148,7 +148,7 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def _explain(error: OSError) -> str:
-    """What an error of the file system means, and what to do."""
+    """Explain an error of the file system, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror}: the disk is full; free some space and try again"
     if error.errno == errno.EFBIG:
@@ -164,7 +164,7 @@ def _partial_of(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
+    """Synchronise a folder's names to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

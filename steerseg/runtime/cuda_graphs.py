@@ -1,8 +1,8 @@
 """Calls of one function of tensors as replays of CUDA graphs, for work of many small kernels on few numbers.
 
-Such a call costs a thread of the host more than the device: a thousand launches take ten milliseconds wherever they
-run for two. A graph launches them all at once, but reads and writes the same memory each time. So inputs are copied
-into buffers, the graph is replayed, and its outputs are copied out.
+Such a call costs the host more than the device: a thousand launches take ten milliseconds where the kernels run for
+two. A graph launches them all at once, but reads and writes the same memory each time. So inputs are copied into
+buffers, the graph is replayed, and its outputs are copied out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,9 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from steerseg.runtime.lru import LruCache
 from steerseg.runtime.startup import paused
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 6, 8)
 """A call is filled up to one of so many rows, so that few graphs serve many numbers of rows; more are not captured."""
@@ -30,11 +30,12 @@ _MOST_FAILURES = 3
 _TOLERANCE = 1e-2  # of the norm: the same kernels run twice, but libraries may choose others while capturing
 
 Function = Callable[[Hashable, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
-"""What is captured: of a key that says all that is no tensor, tensors of N rows, and tensors that all rows share."""
+"""A function that can be captured: of a key for all that is no tensor, of tensors of N rows, and of tensors that all
+rows share."""
 
 
 class Replay(Protocol):
-    """A recorded run: does again what was done, from and to the same memory."""
+    """A recorded run, which can be repeated from and to the same memory."""
 
     def replay(self) -> None:
         """Run once more."""
@@ -43,6 +44,8 @@ class Replay(Protocol):
 
 @dataclass(frozen=True)
 class _Recorded:
+    """A captured form: the run, and the tensors that it writes."""
+
     run: Replay
     outputs: tuple[Tensor, ...]
 
@@ -50,20 +53,21 @@ class _Recorded:
 class CapturedCalls:
     """Calls one function; on a GPU, calls of a form that was seen before are replayed.
 
-    The first call of a form runs as it is, the second is captured and compared, and later ones are replayed. What
-    cannot be captured, or gives something else when it is replayed, goes on running as it is.
+    The first call of a form runs as it is, the second is captured and compared, and later ones are replayed. A form
+    that cannot be captured, or whose replay gives other results, goes on running as it is.
 
     Args:
-        function: See :data:`Function`. All that it reads beside its tensors must stay in its place, such as weights.
+        function: See :data:`Function`. All else that it reads, such as weights, must stay where it is.
             Its outputs have a row for each row of the first inputs, and rows do not depend on each other.
-        sights: Which call of a form is captured.
+        sights: Number of the call of a form that is captured, from 1.
         most: How many forms are kept, longest unused dropped first.
         filled: Whether calls are filled up to a few numbers of rows; each number has a form of its own where not.
         fresh: Whether outputs are copies; where not, the next call may overwrite them.
 
     Attributes:
         enabled: Whether anything is captured and replayed at all.
-        capture_seconds: What capturing has taken so far.
+        sights: As above; may be changed.
+        capture_seconds: Seconds that capturing has taken so far.
         replays: How many calls were replays.
     """
 
@@ -77,8 +81,8 @@ class CapturedCalls:
         fresh: bool = True,
     ) -> None:
         self._function = function
-        self._most, self._filled, self._fresh = most, filled, fresh
-        self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
+        self._filled, self._fresh = filled, fresh
+        self._recorded: LruCache[Hashable, _Recorded] = LruCache(most)
         self._seen: dict[Hashable, int] = {}
         self._refused: set[Hashable] = set()
         self._buffers: dict[Hashable, Tensor] = {}
@@ -91,20 +95,24 @@ class CapturedCalls:
         self.replays = 0
 
     def __len__(self) -> int:
+        """Number of captured forms."""
         return len(self._recorded)
 
     @torch.inference_mode()
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The function's outputs.
+        """Call the function, or replay it.
 
         Args:
             key: Everything that is no tensor.
             rows: Tensors (N, ...) of one number of rows.
             shared: Tensors that all rows share.
+
+        Returns:
+            The function's outputs.
         """
         count = len(rows[0])
         size = next((size for size in _ROWS if size >= count), None) if self._filled else count
-        if not self.enabled or size is None or not self._serves(rows[0].device):
+        if not self.enabled or size is None or not self._supports(rows[0].device):
             return self._function(key, rows, shared)
         form = (
             key,
@@ -120,7 +128,6 @@ class CapturedCalls:
             recorded = self._record(form, key, size, rows, shared)
             if recorded is None:
                 return self._function(key, rows, shared)
-        self._recorded.move_to_end(form)
         self._fill(size, rows, shared)
         recorded.run.replay()
         self.replays += 1
@@ -147,10 +154,10 @@ class CapturedCalls:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Copy the inputs into their buffers; rows beyond theirs keep what they had, which no one reads."""
         first = [
-            self._buffer(("rows", place), (size, *part.shape[1:]), part) for place, part in enumerate(rows)
+            self._buffer(("rows", index), (size, *part.shape[1:]), part) for index, part in enumerate(rows)
         ]
         second = [
-            self._buffer(("shared", place), tuple(part.shape), part) for place, part in enumerate(shared)
+            self._buffer(("shared", index), tuple(part.shape), part) for index, part in enumerate(shared)
         ]
         filled = [buffer[: len(part)] for buffer, part in zip(first, rows, strict=True)]
         _copy_all([*filled, *second], [*rows, *shared])
@@ -158,7 +165,7 @@ class CapturedCalls:
 
     # ------------------------------------------------------------------ recording
 
-    def _serves(self, device: torch.device) -> bool:
+    def _supports(self, device: torch.device) -> bool:
         return device.type == "cuda"
 
     def _record(
@@ -182,26 +189,24 @@ class CapturedCalls:
                 for a, b in zip(recorded.outputs, expected, strict=True)
             )
             if not off <= _TOLERANCE:  # NaN is no answer either
-                raise RuntimeError(f"its replay differs by {off:.1e} from what was captured")
+                raise RuntimeError(f"its replay differs by {off:.1e} from the captured run")
         except RuntimeError as error:
             self._refused.add(form)
             self._failures += not isinstance(error, torch.OutOfMemoryError)
             self.enabled = self._failures < _MOST_FAILURES
-            _log.warning("a step runs kernel by kernel, since it could not be captured: %s", error)
+            log.warning("a step runs kernel by kernel, since it could not be captured: %s", error)
             return None
         finally:
             self.capture_seconds += time.perf_counter() - start
-        self._recorded[form] = recorded
-        if len(self._recorded) > self._most:
-            self._recorded.popitem(last=False)
+        self._recorded.put(form, recorded)
         return recorded
 
     def _capture(
         self, work: Callable[[], tuple[Tensor, ...]], device: torch.device
     ) -> tuple[_Recorded, tuple[Tensor, ...]]:
-        """The captured work, and what it gave when it ran before."""
+        """The captured work, and its outputs of a run before."""
         if self._stream is None:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         if not self._recorded:  # a pool ends with its last graph
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""Where models run and how exactly they compute."""
+"""Devices of models, and the precision of their products."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ def resolve_device(name: str) -> tuple[torch.device, torch.dtype]:
     if device.index is not None:
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise ConfigError(f"device {name!r} was asked for, but torch sees {count} GPU(s), numbered from 0.")
+            raise ConfigError(
+                f"device {name!r} was asked for, but torch sees {count} GPU(s), numbered from 0."
+            )
         torch.cuda.set_device(device)
     return device, torch.bfloat16
 
 
 @contextmanager
 def native_products() -> Iterator[None]:
-    """Inside, a processor that multiplies bfloat16 numbers by itself does so in float32 models.
+    """Inside, float32 models multiply in bfloat16 on a CPU with instructions for it.
 
-    Factors of matrix products and convolutions are rounded to bfloat16, their sums stay float32: on a GPU models
-    compute in bfloat16 altogether. Processors without such instructions go on as before. It holds for the whole
+    Factors of matrix products and convolutions are rounded to bfloat16, their sums stay float32; on a GPU models
+    compute in bfloat16 altogether. A CPU without such instructions goes on as before. It holds for the whole
     process, so it is for main programs and not for a library's callers. On two cores of an AMD EPYC a training step of
     the demo takes a fifth less time inside; proposals, whose products are small, gain next to nothing.
     """
@@ -68,7 +70,8 @@ def native_products() -> Iterator[None]:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it (AVX-512 BF16 or AMX); torch would imitate them otherwise."""
+    """Whether this CPU has instructions for it (AVX-512 BF16 or AMX); torch would imitate them otherwise."""
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
     asked = [getattr(torch.cpu, name, None) for name in questions]
-    return torch.backends.mkldnn.is_available() and any(ask is not None and ask() for ask in asked)
+    onednn: Any = torch.backends.mkldnn
+    return bool(onednn.is_available()) and any(ask is not None and ask() for ask in asked)

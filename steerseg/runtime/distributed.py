@@ -1,7 +1,7 @@
-"""Several processes that do one piece of work, as ``torchrun`` starts them. Alone, every call is a no-op.
+"""Several processes that share one piece of work, as ``torchrun`` starts them. Alone, every call is a no-op.
 
-``torchrun`` tells each process its number by the environment (RANK, WORLD_SIZE, LOCAL_RANK) and ends all of them
-when one fails, so nothing here waits for a process that is gone.
+``torchrun`` numbers the processes by the environment (RANK, WORLD_SIZE, LOCAL_RANK) and ends all of them when one
+fails, so nothing here waits for a process that is gone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The processes wait for the slowest one's share of a dataset, which may take a day.
-_PATIENCE = timedelta(days=7)
+# Processes wait for the slowest one's share of a dataset, which may take a day.
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Ranks:
     """One process among those that work together.
 
     Attributes:
-        rank: Its number; 0 tells people how things stand.
-        size: How many there are.
+        rank: Its number, from 0; the first one reports to people.
+        size: Number of processes.
         local: Its number on this machine, which is the number of its GPU.
     """
 
@@ -40,7 +40,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """What ``torchrun`` says; one process alone without it.
+        """Read what ``torchrun`` sets; one process alone without it.
 
         Raises:
             ConfigError: The environment holds a part of it only.
@@ -60,11 +60,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that tells people."""
+        """Whether this is the process that reports to people."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
-        """This process's own device, where one of several GPUs is meant by "auto" or "cuda"."""
+        """The name of this process's device: its own GPU where "auto" or "cuda" could mean several."""
         import torch
 
         gpus = torch.cuda.device_count()
@@ -74,7 +74,7 @@ class Ranks:
 
     @contextmanager
     def joined(self, device: str = "cpu") -> Iterator[None]:
-        """The time in which the processes can talk: gloo for what is on a CPU, NCCL for what is on a GPU."""
+        """Inside, the processes can exchange tensors: by gloo on a CPU, by NCCL on a GPU."""
         if self.size == 1:
             yield
             return
@@ -88,7 +88,7 @@ class Ranks:
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             rank=self.rank,
             world_size=self.size,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
         try:
             yield
@@ -103,29 +103,33 @@ class Ranks:
             dist.all_reduce(values)
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             import torch
 
             self.add_up(torch.zeros(1))
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives in the first process; an error of ours is raised in all of them."""
+        """Call ``make`` in the first process, and hand its result to all.
+
+        Raises:
+            SteerSegError: ``make`` raised it; it is raised in all processes.
+        """
         if self.size == 1:
             return make()
         import torch
         import torch.distributed as dist
 
-        told: list[Any] = [None, None]
+        message: list[Any] = [None, None]
         if self.first:
             try:
-                told[0] = make()
+                message[0] = make()
             except SteerSegError as error:
-                told[1] = error
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        if told[1] is not None:
-            raise told[1]
-        value: T = told[0]
+                message[1] = error
+        dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
+        if message[1] is not None:
+            raise message[1]
+        value: T = message[0]
         return value
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Kernels of our own are tried on small numbers before they are used: compilers and cards differ."""
+"""Trials of our own kernels on small numbers before they are used, since compilers and GPUs differ."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ROUNDED_ONCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest difference, as a share of the largest value, between sums that are rounded once and those that torch rounds
-two or three times."""
+"""Largest difference between sums that are rounded once and those that torch rounds two or three times.
+
+It is a share of the largest value, by precision."""
 
 
 @torch.no_grad()
 def largest_share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Largest difference as a share of the largest value, over results and what was expected of them.
+    """The largest difference as a share of the largest value, over pairs of a result and what was expected.
 
-    Infinite where a result is not in the expected precision.
+    It is infinite where a result is not in the expected precision.
     """
     return max(
         float((given.float() - expected.float()).abs().max() / expected.float().abs().max())
@@ -30,26 +31,26 @@ def largest_share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 
 def passes(largest_difference: Callable[[], float], most: float, otherwise: str) -> bool:
-    """Whether kernels run and give what torch gives.
+    """Whether kernels run and give torch's results.
 
     Args:
-        largest_difference: Runs both; the difference as a share of the largest value.
-        most: Of it.
-        otherwise: What happens where they do not, for the log.
+        largest_difference: Runs both; gives the difference as a share of the largest value.
+        most: Largest accepted difference.
+        otherwise: What happens without the kernels, for the log.
 
     Raises:
         torch.OutOfMemoryError: Even small numbers found no room.
     """
     try:
-        found = largest_difference()
+        difference = largest_difference()
     except torch.OutOfMemoryError:  # which says nothing about kernels
         raise
     except Exception as error:  # of whatever kind: a compiler's, a driver's, or that there is no Triton
-        _log.warning("%s: %s", otherwise, error)
+        log.warning("%s: %s", otherwise, error)
         return False
-    if not found <= most:  # NaN is no answer either
-        _log.warning(
-            "%s: its kernels differ from torch by %.1e, expected %.1e at most", otherwise, found, most
+    if not difference <= most:  # NaN is no answer either
+        log.warning(
+            "%s: its kernels differ from torch by %.1e, expected %.1e at most", otherwise, difference, most
         )
         return False
     return True
@@ -62,7 +63,15 @@ def pass_on_gpu(
     largest_difference: Callable[[torch.device, torch.dtype], float],
     otherwise: str,
 ) -> bool:
-    """The same for kernels that serve a GPU and numbers of some precisions only, each with a tolerance."""
+    """Like :func:`passes`, for kernels that support a GPU and some precisions only.
+
+    Args:
+        device: Where the kernels would run; any but a GPU fails.
+        dtype: Of the numbers.
+        tolerance: Largest accepted difference by supported precision.
+        largest_difference: Runs both on a device in a precision.
+        otherwise: What happens without the kernels, for the log.
+    """
     if device.type != "cuda" or dtype not in tolerance:
         return False
     return passes(lambda: largest_difference(device, dtype), tolerance[dtype], otherwise)

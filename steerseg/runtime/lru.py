@@ -1,4 +1,4 @@
-"""A cache that drops first what was used longest ago."""
+"""A cache that drops the least recently used values first."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class LruCache(Generic[Key, Value]):
     It takes no lock: whoever shares it between threads guards it.
 
     Args:
-        capacity: What the weights of all values may add up to. The newest value stays even where it alone is heavier.
+        capacity: Largest sum of the weights of all values. The newest value stays even where it alone is heavier.
         weigh: The weight of a value, for example its bytes; by default each value counts as one.
-        on_evict: Called with key and value of what is dropped for want of room.
+        on_evict: Called with key and value of each value that is dropped for want of room.
 
     Example:
         >>> cache = LruCache[str, int](2)

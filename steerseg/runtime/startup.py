@@ -1,4 +1,4 @@
-"""Starting quickly: what a process of our own does while it imports and loads what it keeps for good."""
+"""Quick starts of a process: no garbage collection while it imports and loads what it keeps for good."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Load without Python's garbage collector, which then leaves alone what was loaded.
+    """Load without Python's garbage collector, which afterwards ignores the loaded objects.
 
-    torch and transformers make three quarters of a million objects that live as long as the process; the
-    collector would walk them over and over, while they are made and at every later full collection. For the main
-    programs only: what is garbage at the end of the block is never found.
+    torch and transformers make three quarters of a million objects that live as long as the process. The collector
+    would walk them over and over, while they are made and at every later full collection. For main programs only:
+    garbage at the end of the block is never found.
     """
     with paused():
         try:
@@ -24,7 +24,7 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Inside, no garbage is collected; what has no reference left is freed as always."""
+    """Inside, no garbage is collected; objects without a reference are freed as always."""
     enabled = gc.isenabled()
     gc.disable()
     try:

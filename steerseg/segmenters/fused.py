@@ -1,4 +1,4 @@
-"""Small operations of SAM 2 that read and write as little as they can: by Triton on a GPU, by torch elsewhere.
+"""Small operations of SAM 2 that read and write as little as possible: by Triton on a GPU, by torch elsewhere.
 
 Under autocast a layer norm of rounded numbers is three passes over memory (to float32, the norm, back), and a rotation
 by complex numbers five. Each is one pass here, with the sums in float32 as before.
@@ -22,23 +22,23 @@ from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
 
-MixTiles = tuple[int, int, int, int]
+AttentionTiles = tuple[int, int, int, int]
 """Queries and keys of a tile, warps and stages."""
 
-MIX_TILES: tuple[MixTiles, ...] = ((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2))
+ATTENTION_TILES: tuple[AttentionTiles, ...] = ((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2))
 """Largest first: about 180, 110 and 70 KB of shared memory for SAM 2's widths; the first is the fastest on an H100."""
 
 
 def add_and_norm(
     residual: Tensor, added: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """A sum, and its layer norm.
+    """Add, and take the layer norm of the sum.
 
     Args:
         residual: (..., C), contiguous.
-        added: (..., C), contiguous; nothing where left out.
+        added: (..., C), contiguous; nothing is added where ``None``.
         norm: Over the last axis, with weight and bias.
-        dtype: Of the norm. The sum has what torch's addition gives.
+        dtype: Of the norm. The sum has the precision of torch's addition.
 
     Returns:
         The sum and the norm of the sum.
@@ -53,13 +53,13 @@ def add_and_norm(
 
 
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-    """Turn pairs of neighbouring channels by angles of the vectors' places, in place.
+    """Rotate pairs of neighbouring channels by angles of the vectors' positions, in place.
 
     Args:
         vectors: (N, L, C), contiguous.
-        cos: (P, C / 2) float32, by place; places after the last one begin anew.
+        cos: (P, C / 2) float32, by position; positions after the last one begin anew.
         sin: The same.
-        count: How many of the L vectors are turned, from the first on.
+        count: How many of the L vectors are rotated, from the first on.
     """
     if kernels_work(vectors.device, vectors.dtype):
         from steerseg.segmenters.fused_kernels import rotate as by_kernel  # Triton is not there everywhere
@@ -69,7 +69,7 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
 
 
 def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
-    """The layer norm of each place's channels.
+    """The layer norm of each position's channels.
 
     Args:
         pictures: (N, C, h, w).
@@ -88,58 +88,70 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
 
 
 @functools.cache
-def mix_tiles(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> MixTiles | None:
-    """The tiles in which :func:`mix` serves keys and values so wide: on a GPU, in half precision, by powers of two.
+def narrow_attention_tiles(
+    device: torch.device, dtype: torch.dtype, width: int, narrow: int
+) -> AttentionTiles | None:
+    """Find tiles in which :func:`narrow_attention` is right for a width of keys and values.
 
-    Tried once for each width, since a card may have too little shared memory for the largest; ``None`` where no tiles
-    serve.
+    They are tried once for each width, since a GPU may have too little shared memory for the largest.
+
+    Args:
+        device: Where the kernels would run.
+        dtype: Of keys and values; half precision only.
+        width: Channels of a key, a power of two.
+        narrow: Channels of a value, a smaller power of two.
+
+    Returns:
+        The largest tiles that work; ``None`` where none do, or on a CPU.
     """
     fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in (width, narrow))
     if dtype == torch.float32 or narrow >= width or not fits:
         return None
-    for place, tiles in enumerate(MIX_TILES, start=1):
-        last = place == len(MIX_TILES)
+    for number, tiles in enumerate(ATTENTION_TILES, start=1):
+        last = number == len(ATTENTION_TILES)
         otherwise = (
-            f"SAM 2 {'projects its memories before they are mixed' if last else 'mixes by smaller tiles'}"
+            "SAM 2 projects its memories before they are mixed" if last else "SAM 2 mixes by smaller tiles"
         )
-        difference = functools.partial(mix_difference, width=width, narrow=narrow, tiles=tiles)
+        difference = functools.partial(narrow_attention_difference, width=width, narrow=narrow, tiles=tiles)
         if pass_on_gpu(device, dtype, _TOLERANCE, difference, otherwise):
             return tiles
     return None
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor, tiles: MixTiles) -> Tensor:
+def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: AttentionTiles) -> Tensor:
     """Attention of one head whose values are narrower than its keys.
 
     Where values are projected to the keys' width, that can be left for later: a row's weights sum to one. Torch's
-    attentions take values of the keys' width only, which for SAM 2's memories is four times as much to mix.
+    attentions take values of the keys' width only, which for SAM 2's memories is four times as wide.
 
     Args:
         query: (N, L, C).
         key: (N, S, C).
         value: (N, S, V).
-        tiles: As :func:`mix_tiles` gives them.
+        tiles: As :func:`narrow_attention_tiles` gives them.
 
     Returns:
         (N, L, V).
     """
-    from steerseg.segmenters.fused_kernels import mix as by_kernel  # Triton is not there everywhere
+    from steerseg.segmenters.fused_kernels import (
+        narrow_attention as by_kernel,
+    )  # Triton is not there everywhere
 
     return by_kernel(query.contiguous(), key.contiguous(), value.contiguous(), tiles)
 
 
 @torch.inference_mode()
-def mix_difference(
-    device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: MixTiles
+def narrow_attention_difference(
+    device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
-    """Between :func:`mix` and torch, as a share of the largest value."""
+    """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, *shape, generator=generator).to(device, dtype)
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return largest_share([(mix(query, key, value, tiles), expected)])
+    return largest_share([(narrow_attention(query, key, value, tiles), expected)])
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:
@@ -148,7 +160,7 @@ def _one_pass(module: Any, x: Tensor) -> Tensor:
 
 @contextmanager
 def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Inside, the norms of pictures in a model are :func:`norm_channels`, if that is wanted."""
+    """Inside, a model's norms over channels are computed by :func:`norm_channels`, if that is wanted."""
     norms = [module for module in model.modules() if type(module) is LayerNorm2d] if wanted else []
     for norm in norms:
         norm.forward = MethodType(_one_pass, norm)
@@ -175,24 +187,24 @@ def _add_and_norm(
 
 
 def _rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-    places = len(cos)
+    period = len(cos)
     # (N, repeats, P, C / 2, 2); the angles are not repeated in memory.
-    pairs = vectors[:, :count].reshape(len(vectors), -1, places, cos.shape[1], 2).float()
+    pairs = vectors[:, :count].reshape(len(vectors), -1, period, cos.shape[1], 2).float()
     first, second = pairs.unbind(-1)
-    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
-    vectors[:, :count] = turned.reshape(len(vectors), count, -1).to(vectors.dtype)
+    rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    vectors[:, :count] = rotated.reshape(len(vectors), count, -1).to(vectors.dtype)
     return vectors
 
 
 @functools.cache
 def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on a device and give what torch gives; tried once."""
+    """Whether the kernels run on a device and give torch's results; tried once."""
     return pass_on_gpu(device, dtype, _TOLERANCE, largest_difference, "SAM 2 runs without kernels of its own")
 
 
 @torch.inference_mode()
 def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
-    """Between kernels and torch, as a share of the largest value."""
+    """The largest difference between kernels and torch, as a share of the largest value."""
     from steerseg.segmenters import fused_kernels
 
     generator = torch.Generator().manual_seed(0)

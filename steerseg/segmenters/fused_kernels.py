@@ -1,4 +1,6 @@
-"""The Triton kernels behind :mod:`steerseg.segmenters.fused`: each reads its inputs once and writes its outputs once."""
+"""The Triton kernels behind :mod:`steerseg.segmenters.fused`: each reads inputs once and writes outputs once."""
+
+# mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ _TILE = 4096  # numbers that one program holds
 
 
 @triton.jit
-def _add_and_norm(  # type: ignore[no-untyped-def]
+def _add_and_norm(
     residual_at,
     added_at,
     weight_at,
@@ -79,25 +81,25 @@ def add_and_norm(
 
 
 @triton.jit
-def _norm_channels(  # type: ignore[no-untyped-def]
+def _norm_channels(
     at,
     weight_at,
     bias_at,
     normed_at,
-    places,
+    positions,
     width,
     picture,
     channel,
-    place,
+    stride,
     eps,
     COLS: tl.constexpr,  # noqa: N803
-    PLACES: tl.constexpr,  # noqa: N803
+    POSITIONS: tl.constexpr,  # noqa: N803
 ):
-    """Some places of one picture, each over its channels."""
+    """Some positions of one picture, each over its channels."""
     col = tl.arange(0, COLS)
-    spot = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    inside = (col[:, None] < width) & (spot[None, :] < places)
-    offsets = tl.program_id(1).to(tl.int64) * picture + col[:, None] * channel + spot[None, :] * place
+    spot = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    inside = (col[:, None] < width) & (spot[None, :] < positions)
+    offsets = tl.program_id(1).to(tl.int64) * picture + col[:, None] * channel + spot[None, :] * stride
     value = tl.load(at + offsets, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(value, axis=0) / width
     off = tl.where(inside, value - mean[None, :], 0.0)
@@ -110,7 +112,7 @@ def _norm_channels(  # type: ignore[no-untyped-def]
 
 def norm_channels(pictures: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """See :func:`steerseg.segmenters.fused.norm_channels`."""
-    pictures = _with_collapsible_places(pictures)
+    pictures = _with_collapsible_positions(pictures)
     normed = torch.empty_strided(
         pictures.shape, pictures.stride(), dtype=pictures.dtype, device=pictures.device
     )
@@ -129,14 +131,14 @@ def norm_channels(pictures: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
         pictures.stride(3),
         eps,
         COLS=cols,
-        PLACES=at_once,
+        POSITIONS=at_once,
         num_warps=4,
     )
     return normed
 
 
-def _with_collapsible_places(pictures: Tensor) -> Tensor:
-    """(N, C, h, w) whose numbers lie densely, with a place's row and column as one stride."""
+def _with_collapsible_positions(pictures: Tensor) -> Tensor:
+    """(N, C, h, w) whose numbers lie densely, with a position's row and column as one stride."""
     if pictures.is_contiguous() or pictures.is_contiguous(memory_format=torch.channels_last):
         across = 1 if pictures.is_contiguous() else pictures.shape[1]
         if pictures.stride(3) == across and pictures.stride(2) == across * pictures.shape[3]:
@@ -145,13 +147,13 @@ def _with_collapsible_places(pictures: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=("count", "length"))
-def _rotate(  # type: ignore[no-untyped-def]
+def _rotate(
     at,
     cos_at,
     sin_at,
     count,
     length,
-    places,
+    positions,
     HALF: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
@@ -164,19 +166,19 @@ def _rotate(  # type: ignore[no-untyped-def]
     vectors = start + row[:, None].to(tl.int64) * (2 * HALF) + both[None, :]
     value = tl.load(vectors, mask=inside, other=0.0).to(tl.float32)
     first, second = tl.split(tl.reshape(value, (ROWS, COLS, 2)))
-    angles = (row % places)[:, None] * HALF + half[None, :]
+    angles = (row % positions)[:, None] * HALF + half[None, :]
     known = (row[:, None] < count) & (half[None, :] < HALF)
     cos = tl.load(cos_at + angles, mask=known, other=0.0)
     sin = tl.load(sin_at + angles, mask=known, other=0.0)
-    turned = tl.join(first * cos - second * sin, first * sin + second * cos)
-    turned = tl.reshape(turned, (ROWS, 2 * COLS))
-    tl.store(vectors, turned.to(at.dtype.element_ty), mask=inside)
+    rotated = tl.join(first * cos - second * sin, first * sin + second * cos)
+    rotated = tl.reshape(rotated, (ROWS, 2 * COLS))
+    tl.store(vectors, rotated.to(at.dtype.element_ty), mask=inside)
 
 
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     """See :func:`steerseg.segmenters.fused.rotate`."""
     if not vectors.is_contiguous():
-        raise ValueError("vectors that are turned in place must be contiguous")
+        raise ValueError("vectors that are rotated in place must be contiguous")
     batch, length, width = vectors.shape
     cols = triton.next_power_of_2(width // 2)
     at_once = max(1, _TILE // (2 * cols))
@@ -196,7 +198,7 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
 
 
 @triton.jit
-def _mix_tile(  # type: ignore[no-untyped-def]
+def _attend_tile(
     start,
     q,
     k_at,
@@ -213,14 +215,14 @@ def _mix_tile(  # type: ignore[no-untyped-def]
 ):
     """The rows' softmax, kept as it grows, with one more tile of keys; logits are to base 2."""
     cols = start + tl.arange(0, COLS)
-    k_places = k_at + cols[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    v_places = v_at + cols[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
+    k_offsets = k_at + cols[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    v_offsets = v_at + cols[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
     if EDGE:
-        k = tl.load(k_places, mask=cols[:, None] < length, other=0.0)
-        v = tl.load(v_places, mask=cols[:, None] < length, other=0.0)
+        k = tl.load(k_offsets, mask=cols[:, None] < length, other=0.0)
+        v = tl.load(v_offsets, mask=cols[:, None] < length, other=0.0)
     else:
-        k = tl.load(k_places)
-        v = tl.load(v_places)
+        k = tl.load(k_offsets)
+        v = tl.load(v_offsets)
     logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
     if EDGE:
         logits = tl.where(cols[None, :] < length, logits, float("-inf"))
@@ -233,7 +235,7 @@ def _mix_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=("length",))
-def _mix(  # type: ignore[no-untyped-def]
+def _attend_part(
     q_at,
     k_at,
     v_at,
@@ -252,8 +254,8 @@ def _mix(  # type: ignore[no-untyped-def]
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     entry = tl.program_id(2).to(tl.int64)
     inside = rows < rows_in_all
-    q_places = (entry * rows_in_all + rows[:, None]) * WIDTH + tl.arange(0, WIDTH)[None, :]
-    q = tl.load(q_at + q_places, mask=inside[:, None], other=0.0)
+    q_offsets = (entry * rows_in_all + rows[:, None]) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    q = tl.load(q_at + q_offsets, mask=inside[:, None], other=0.0)
     k_at += entry * length * WIDTH
     v_at += entry * length * NARROW
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -263,11 +265,11 @@ def _mix(  # type: ignore[no-untyped-def]
     end = tl.minimum(begin + part, length)
     plain = begin + (end - begin) // COLS * COLS
     for start in range(begin, plain, COLS):
-        top, total, mixed = _mix_tile(
+        top, total, mixed = _attend_tile(
             start, q, k_at, v_at, top, total, mixed, length, scaling, WIDTH, NARROW, COLS, False
         )
     if plain < end:
-        top, total, mixed = _mix_tile(
+        top, total, mixed = _attend_tile(
             plain, q, k_at, v_at, top, total, mixed, length, scaling, WIDTH, NARROW, COLS, True
         )
     out = (tl.program_id(1) * tl.num_programs(2) + entry) * rows_in_all + rows
@@ -277,7 +279,7 @@ def _mix(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join(  # type: ignore[no-untyped-def]
+def _join_parts(
     mixed_at,
     lse_at,
     joined_at,
@@ -297,28 +299,31 @@ def _join(  # type: ignore[no-untyped-def]
     joined = tl.zeros([ROWS, NARROW], tl.float32)
     for part in tl.static_range(PARTS):
         share = tl.exp2(tl.load(lse_at + part * count + rows, mask=inside, other=0.0) - top)
-        places = (part * count + rows[:, None]) * NARROW + channels[None, :]
-        joined += tl.load(mixed_at + places, mask=inside[:, None], other=0.0) * share[:, None]
+        offsets = (part * count + rows[:, None]) * NARROW + channels[None, :]
+        joined += tl.load(mixed_at + offsets, mask=inside[:, None], other=0.0) * share[:, None]
         total += share
     joined = (joined / total[:, None]).to(joined_at.dtype.element_ty)
     tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
 
 
-_MIX_PROGRAMS = 256  # two for each multiprocessor of a large GPU
+_ATTENTION_PROGRAMS = 256  # two for each multiprocessor of a large GPU
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
-    """See :func:`steerseg.segmenters.fused.mix`; channels are powers of two, at least 16, and tensors contiguous."""
+def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
+    """See :func:`steerseg.segmenters.fused.narrow_attention`.
+
+    Channels are powers of two, at least 16, and tensors contiguous.
+    """
     rows, cols, warps, stages = tiles
     entries, count, width = query.shape
     length, narrow = value.shape[1:]
     blocks = triton.cdiv(count, rows) * entries
     steps = triton.cdiv(length, cols)
-    part = triton.cdiv(steps, min(steps, max(1, _MIX_PROGRAMS // blocks))) * cols
+    part = triton.cdiv(steps, min(steps, max(1, _ATTENTION_PROGRAMS // blocks))) * cols
     parts = triton.cdiv(length, part)
     mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
     lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)
-    _mix[(triton.cdiv(count, rows), parts, entries)](
+    _attend_part[(triton.cdiv(count, rows), parts, entries)](
         query,
         key,
         value,
@@ -336,7 +341,7 @@ def mix(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, i
         num_stages=stages,
     )
     joined = torch.empty((entries, count, narrow), dtype=query.dtype, device=query.device)
-    _join[(triton.cdiv(entries * count, 64),)](
+    _join_parts[(triton.cdiv(entries * count, 64),)](
         mixed, lse, joined, entries * count, PARTS=parts, NARROW=narrow, ROWS=64, num_warps=4
     )
     return joined

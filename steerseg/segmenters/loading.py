@@ -13,7 +13,7 @@ from torch import Tensor
 from steerseg.errors import ModelError
 
 _TRUSTED_TARGETS = ("sam2.", "steerseg.demo.sam2.")
-
+"""Prefixes of the classes that a configuration may instantiate."""
 
 _PUBLISHED_SETTINGS = {
     "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor",
@@ -27,7 +27,18 @@ _PUBLISHED_SETTINGS = {
 
 
 def load_folder(folder: Path, device: torch.device) -> tuple[Any, str]:
-    """A model from ``folder`` with its version."""
+    """Load SAM 2 from a folder.
+
+    Args:
+        folder: With a configuration and weights; see :meth:`steerseg.segmenters.sam2.Sam2.from_pretrained`.
+        device: Where the weights go.
+
+    Returns:
+        A ``SAM2VideoPredictor``, and its version: the folder's name with a hash of configuration and weights.
+
+    Raises:
+        ModelError: Configuration or weights are missing or do not fit, or the configuration names other code.
+    """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -54,7 +65,18 @@ def load_folder(folder: Path, device: torch.device) -> tuple[Any, str]:
 
 
 def load_from_hub(name: str, device: torch.device) -> tuple[Any, str]:
-    """One of the published models with its version."""
+    """Load a published SAM 2 by its hub id.
+
+    Args:
+        name: Such as ``facebook/sam2.1-hiera-large``.
+        device: Where the weights go.
+
+    Returns:
+        A ``SAM2VideoPredictor``, and its version: the id with a hash of the weights.
+
+    Raises:
+        ModelError: No such model is published, or it could not be fetched.
+    """
     from huggingface_hub import hf_hub_download
     from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES, build_sam2_video_predictor
 
@@ -100,7 +122,7 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    """Every class that a configuration would instantiate."""
+    """The names of all classes that a configuration would instantiate."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield str(node["_target_"])

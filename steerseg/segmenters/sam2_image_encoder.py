@@ -1,9 +1,9 @@
 """SAM 2's image encoder with fewer passes over memory: the package's own weights and arithmetic, in another order.
 
 Hiera cuts its tokens into windows before each attention and puts them back after it, four copies a block, although
-nothing else in a block looks at a token's place. Here the tokens of a stage stay in the order of its windows: pooling
-halves a window in its place, attention over the whole picture takes tokens in any order, and what leaves a stage is
-brought back. Sums and norms are one pass (:mod:`steerseg.segmenters.fused`).
+nothing else in a block looks at a token's position. Here the tokens of a stage stay in the order of its windows:
+pooling halves a window where it lies, attention over the whole picture takes tokens in any order, and the output of a
+stage is brought back. Sums and norms are one pass (:mod:`steerseg.segmenters.fused`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor
@@ -22,7 +23,7 @@ from steerseg.segmenters.fused import add_and_norm
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where tokens (B * windows, side * side, C) lie in a picture.
+    """How tokens (B * windows, side * side, C) lie in pictures.
 
     Attributes:
         batch: Pictures.
@@ -42,25 +43,25 @@ class _Grid:
         windows = tokens.reshape(self.batch, down, self.side, across, self.side, -1)
         return windows.transpose(2, 3).reshape(-1, self.side**2, tokens.shape[-1])
 
-    def joined(self, tokens: Tensor) -> Tensor:
+    def join(self, tokens: Tensor) -> Tensor:
         """(B * windows, side * side, C) -> (B, height, width, C)."""
         down, across = self.height // self.side, self.width // self.side
         windows = tokens.reshape(self.batch, down, across, self.side, self.side, -1)
         return windows.transpose(2, 3).reshape(self.batch, self.height, self.width, -1)
 
-    def pooled(self, tokens: Tensor, stride: tuple[int, int]) -> Tensor:
-        """The largest of each ``stride`` of a window."""
+    def pool(self, tokens: Tensor, stride: tuple[int, int]) -> Tensor:
+        """The largest of each ``stride`` of a window: (B * windows, tokens, C) with fewer tokens."""
         down, across = stride
         parts = tokens.reshape(len(tokens), self.side // down, down, self.side // across, across, -1)
         return parts.amax(dim=(2, 4)).flatten(1, 2)
 
-    def after(self, stride: tuple[int, int]) -> _Grid:
-        """The grid of what is pooled."""
+    def pooled_by(self, stride: tuple[int, int]) -> _Grid:
+        """The grid of tokens that were pooled by ``stride``."""
         return _Grid(self.batch, self.height // stride[0], self.width // stride[1], self.side // stride[0])
 
 
-class ImageEncoding:
-    """Pixels to the features that SAM 2's decoder and memory look at.
+class FusedImageEncoder:
+    """Encodes pixels to the features that SAM 2's decoder and memory encoder read.
 
     Args:
         model: A ``SAM2Base``.
@@ -70,7 +71,7 @@ class ImageEncoding:
         self._model = model
         self._positions: dict[tuple[int, int], Tensor] = {}
 
-    def serves(self) -> bool:
+    def supported(self) -> bool:
         """Whether the encoder is of the package's kind, its windows fill its pictures, and nobody has compiled it."""
         encoder = self._model.image_encoder
         trunk = encoder.trunk
@@ -104,24 +105,24 @@ class ImageEncoding:
         return list(features[-model.num_feature_levels :])
 
     def _stages(self, trunk: Any, pixels: Tensor) -> list[Tensor]:
-        """What leaves each of Hiera's stages: (B, C, h, w), rounded as the next product would round it."""
+        """The output of each of Hiera's stages: (B, C, h, w), rounded as the next product would round it."""
         tokens = trunk.patch_embed(pixels)
         batch, height, width, _ = tokens.shape
         grid = _Grid(batch, height, width, trunk.blocks[0].window_size or 1)
         tokens = grid.cut(tokens + self._position(trunk, height, width))
         added: Tensor | None = None
         stages: list[Tensor] = []
-        for place, block in enumerate(trunk.blocks):
+        for index, block in enumerate(trunk.blocks):
             if block.window_size not in (0, grid.side):
                 tokens, added = tokens if added is None else tokens + added, None
-                spread = grid.joined(tokens)
+                spread = grid.join(tokens)
                 grid = _Grid(batch, grid.height, grid.width, block.window_size)
                 tokens = grid.cut(spread)
             tokens, added, grid = _block(block, tokens, added, grid)
-            if place in trunk.stage_ends:
+            if index in trunk.stage_ends:
                 tokens, added = tokens + added, None
                 rounded = tokens.to(block.mlp.layers[0].weight.dtype)
-                stages.append(grid.joined(rounded).permute(0, 3, 1, 2))
+                stages.append(grid.join(rounded).permute(0, 3, 1, 2))
         return stages
 
     def _position(self, trunk: Any, height: int, width: int) -> Tensor:
@@ -134,38 +135,48 @@ class ImageEncoding:
 
 @contextmanager
 def _without_positions(neck: Any) -> Iterator[None]:
-    """Inside, a neck makes no position encodings, which take more memory than its features, and are known."""
+    """Inside, a neck makes no position encodings: they are known, and take more memory than its features."""
     encoding = neck.position_encoding
-    encoding.forward = _nothing
+    encoding.forward = _no_encoding
     try:
         yield
     finally:
         encoding.__dict__.pop("forward", None)
 
 
-def _nothing(level: Tensor) -> Tensor:
+def _no_encoding(level: Tensor) -> Tensor:
     return level.new_zeros(())
 
 
 def _block(block: Any, tokens: Tensor, added: Tensor | None, grid: _Grid) -> tuple[Tensor, Tensor, _Grid]:
-    """One block: the residual stream, what its end adds to it, and where the tokens lie then."""
+    """Run one block.
+
+    Args:
+        block: A ``MultiScaleBlock``.
+        tokens: (B * windows, tokens, C) the residual stream.
+        added: The same; what the block before adds to the stream.
+        grid: How the tokens lie.
+
+    Returns:
+        The residual stream, what this block adds to it, and how the tokens lie then.
+    """
     dtype = block.mlp.layers[0].weight.dtype
     tokens, normed = add_and_norm(tokens, added, block.norm1, dtype)
     stride = block.q_stride
     shortcut = tokens
     if block.dim != block.dim_out:
         shortcut = block.proj(normed)
-        shortcut = grid.pooled(shortcut, stride) if stride else shortcut
+        shortcut = grid.pool(shortcut, stride) if stride else shortcut
     attention = block.attn
-    # Attention over the whole picture asks for no order.
+    # Attention over the whole picture needs no order.
     count = len(normed) if block.window_size else grid.batch
     qkv = attention.qkv(normed).reshape(
         count, -1, 3, attention.num_heads, attention.proj.in_features // attention.num_heads
     )
     query, key, value = qkv.unbind(2)
     if stride:
-        query = grid.pooled(query.flatten(2), stride).unflatten(-1, query.shape[-2:])
-        grid = grid.after(stride)
+        query = torch.unflatten(grid.pool(query.flatten(2), stride), -1, query.shape[-2:])
+        grid = grid.pooled_by(stride)
     mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
     mixed = mixed.transpose(1, 2).reshape(shortcut.shape)
     tokens, normed = add_and_norm(shortcut, attention.proj(mixed), block.norm2, dtype)

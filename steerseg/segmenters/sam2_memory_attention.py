@@ -1,8 +1,8 @@
 """SAM 2's memory attention with fewer passes over memory: the package's own weights and arithmetic.
 
-The package adds positions to all memories again in each layer, turns keys as complex numbers in float32, and keeps
-whatever autocast casts. Here memories are laid out once a step, keys are turned in their place, sums and norms are
-one pass, and memories are mixed before they are projected (:mod:`steerseg.segmenters.fused`).
+The package adds positions to all memories again in each layer, rotates keys as complex numbers in float32, and keeps
+whatever autocast casts. Here memories are laid out once a step, keys are rotated in place, sums and norms are one
+pass, and values are averaged before they are projected (:mod:`steerseg.segmenters.fused`).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.segmenters.fused import add_and_norm, mix, mix_tiles, rotate
+from steerseg.segmenters.fused import add_and_norm, narrow_attention, narrow_attention_tiles, rotate
 
 
-class FewerPasses:
-    """Image features that attend to memories, as ``MemoryAttention`` computes them.
+class FusedMemoryAttention:
+    """Lets image features attend to memories, with the result of the package's ``MemoryAttention``.
 
     Args:
-        attention: The package's.
+        attention: A ``MemoryAttention``.
     """
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
-        self._angles: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._rotations: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def serves(self) -> bool:
+    def supported(self) -> bool:
         """Whether it is of the package's kind with one head a layer, and nobody has compiled it."""
         attention = self._attention
         if type(attention) is not MemoryAttention or "forward" in attention.__dict__:
@@ -56,15 +56,15 @@ class FewerPasses:
         pointers: int,
         backend: SDPBackend | None = None,
     ) -> Tensor:
-        """Features that have attended.
+        """Let image features attend to memories.
 
         Args:
             features: (N, L, C) image features; any strides.
             position: (L, C) their position encoding.
             memories: (N, L or P, C_mem) each.
             encodings: (L or P, C_mem) position encoding of each memory.
-            pointers: How many of the last vectors of all memories have no place in the picture.
-            backend: What computes the attention to memories; torch's choice if left out.
+            pointers: How many of the last vectors of all memories have no position in the picture.
+            backend: Computes the attention to memories; torch's choice where ``None``.
 
         Returns:
             (N, L, C), of the final norm.
@@ -81,57 +81,57 @@ class FewerPasses:
         added: Tensor | None = None
         for layer in attention.layers:
             tokens, normed = add_and_norm(tokens, added, layer.norm1, dtype)
-            placed = (normed + position).to(dtype) if layer.pos_enc_at_attn else normed
-            added = self._attended(layer.self_attn, placed, placed, normed, 0, None)
+            positioned = (normed + position).to(dtype) if layer.pos_enc_at_attn else normed
+            added = self._attend(layer.self_attn, positioned, positioned, normed, 0, None)
 
             tokens, normed = add_and_norm(tokens, added, layer.norm2, dtype)
-            placed = (normed + position).to(dtype) if layer.pos_enc_at_cross_attn_queries else normed
-            looked_at = keys if layer.pos_enc_at_cross_attn_keys else values
-            added = self._attended(layer.cross_attn_image, placed, looked_at, values, pointers, backend)
+            positioned = (normed + position).to(dtype) if layer.pos_enc_at_cross_attn_queries else normed
+            cross_keys = keys if layer.pos_enc_at_cross_attn_keys else values
+            added = self._attend(layer.cross_attn_image, positioned, cross_keys, values, pointers, backend)
 
             tokens, normed = add_and_norm(tokens, added, layer.norm3, dtype)
             added = layer.linear2(layer.activation(layer.linear1(normed)))
         return add_and_norm(tokens, added, attention.norm, torch.float32)[1]
 
-    def _attended(
+    def _attend(
         self,
         part: Any,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        unplaced: int,
+        unrotated: int,
         backend: SDPBackend | None,
     ) -> Tensor:
-        """One attention of one head; the last ``unplaced`` keys are not turned."""
+        """One attention of one head, (N, L, C) each; the last ``unrotated`` keys are not rotated."""
         query, key = part.q_proj(queries), part.k_proj(keys)
-        cos, sin = self._turns(part, query.shape[1], query.device)
+        cos, sin = self._rotation(part, query.shape[1], query.device)
         query = rotate(query, cos, sin, query.shape[1])
-        key = rotate(key, cos, sin, key.shape[1] - unplaced)
-        tiles = mix_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
+        key = rotate(key, cos, sin, key.shape[1] - unrotated)
+        tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
         if backend is None and tiles is not None:
-            mixed = part.v_proj(mix(query, key, values.to(query.dtype), tiles))
+            mixed = part.v_proj(narrow_attention(query, key, values.to(query.dtype), tiles))
         else:
             value = part.v_proj(values)
-            with chosen(backend):
+            with attention_backend(backend):
                 mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         projected: Tensor = part.out_proj(mixed)
         return projected
 
-    def _turns(self, part: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(L, C / 2) cosines and sines of each place in the picture."""
+    def _rotation(self, part: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(L, C / 2) cosines and sines of each position in the picture."""
         key = (id(part), count)
-        if key not in self._angles:
+        if key not in self._rotations:
             angles = part.freqs_cis
             if len(angles) != count:
                 side = int(count**0.5)
                 angles = part.compute_cis(end_x=side, end_y=side)
-            self._angles[key] = (
+            self._rotations[key] = (
                 angles.real.float().contiguous().to(device),
                 angles.imag.float().contiguous().to(device),
             )
-        return self._angles[key]
+        return self._rotations[key]
 
 
-def chosen(backend: SDPBackend | None) -> AbstractContextManager[None]:
-    """Inside, attention is computed by one back end."""
+def attention_backend(backend: SDPBackend | None) -> AbstractContextManager[None]:
+    """Inside, attention is computed by ``backend``; by torch's choice where ``None``."""
     return contextlib.nullcontext() if backend is None else sdpa_kernel(backend)

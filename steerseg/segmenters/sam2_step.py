@@ -1,7 +1,7 @@
-"""One frame of SAM 2's tracking as a function of tensors, without a word from the host in between.
+"""One frame of SAM 2's tracking as a function of tensors, which never waits for the host in between.
 
 The package's own step looks its memories up in dictionaries and makes small tensors of Python numbers on the way. Here
-what is looked up is settled before (:func:`attended`), and the rest (:class:`TrackingStep`) is the package's own
+memories are chosen before (:func:`attended_memories`). The rest (:class:`TrackingStep`) is the package's own
 attention, decoder and memory encoder on tensors that are handed in, which can be captured as a CUDA graph.
 """
 
@@ -17,66 +17,61 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from steerseg.segmenters.base import AttendedMemories
 from steerseg.segmenters.fused import norms_in_one_pass
-from steerseg.segmenters.sam2_memory_attention import FewerPasses
+from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
 
 
-@dataclass(frozen=True)
-class Attended:
-    """Which memories a frame attends to, as ``SAM2Base._prepare_memory_conditioned_features`` chooses them.
+def attended_memories(model: Any, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
+    """Choose the memories that SAM 2 attends to, on a path whose earlier indices are all known.
 
-    Attributes:
-        spatial: (place in time of its encoding, place on the path) of each spatial memory.
-        pointers: (distance in time, place on the path) of each object pointer.
-        span: What distances are divided by.
-    """
-
-    spatial: tuple[tuple[int, int], ...]
-    pointers: tuple[tuple[int, int], ...]
-    span: int
-
-
-def attended(model: Any, place: int, prompted: Collection[int], num_frames: int) -> Attended:
-    """What SAM 2 attends to at ``place`` of a path whose earlier places are all known.
+    The choice is that of the package's ``SAM2Base._prepare_memory_conditioned_features``.
 
     Args:
         model: A ``SAM2Base``.
-        place: Where it is, counted from the path's start.
-        prompted: Places with a prompt, in their order; some may lie behind the start.
+        index: Of the step, counted from the path's start.
+        prompted: Indices with a prompt, in their order; negative ones lie behind the start.
         num_frames: Of the video.
     """
     selected, others = select_closest_cond_frames(
-        place, dict.fromkeys(prompted), model.max_cond_frames_in_attn
+        index, dict.fromkeys(prompted), model.max_cond_frames_in_attn
     )
 
     def known(other: int) -> bool:
-        return other in others or (0 <= other < place and other not in selected)
+        return other in others or (0 <= other < index and other not in selected)
 
     spatial = [(0, other) for other in selected]
     stride = model.memory_temporal_stride_for_eval
     for position in range(1, model.num_maskmem):
         before = model.num_maskmem - position
-        other = place - 1 if before == 1 else ((place - 2) // stride - (before - 2)) * stride
+        other = index - 1 if before == 1 else ((index - 2) // stride - (before - 2)) * stride
         if known(other):
             spatial.append((position, other))
     most = min(num_frames, model.max_obj_ptrs_in_encoder)
     pointers: list[tuple[int, int]] = []
     if model.use_obj_ptrs_in_encoder:
-        for other in selected:
-            if other <= place or not model.only_obj_ptrs_in_the_past_for_eval:
-                distance = place - other
-                pointers.append((distance if model.use_signed_tpos_enc_to_obj_ptrs else abs(distance), other))
-        for distance in range(1, most):
-            if place - distance < 0:
-                break
-            if known(place - distance):
-                pointers.append((distance, place - distance))
-    return Attended(tuple(spatial), tuple(pointers), most - 1)
+        signed = model.use_signed_tpos_enc_to_obj_ptrs
+        pointers += [
+            (index - other if signed else abs(index - other), other)
+            for other in selected
+            if other <= index or not model.only_obj_ptrs_in_the_past_for_eval
+        ]
+        recent = range(1, min(most, index + 1))
+        pointers += [(distance, index - distance) for distance in recent if known(index - distance)]
+    return AttendedMemories(tuple(spatial), tuple(pointers), most - 1)
 
 
 @dataclass(frozen=True)
 class _Form:
-    """All of a step that is no tensor: places in time of its memories, what distances are divided by, and ways."""
+    """All of a step that is no tensor.
+
+    Attributes:
+        levels: Number of levels of image features.
+        positions: Temporal position of each spatial memory.
+        span: Divisor of the object pointers' distances.
+        fused: Whether it runs in fewer passes over memory than the package's own code.
+        backend: Computes the attention to memories then.
+    """
 
     levels: int
     positions: tuple[int, ...]
@@ -93,11 +88,11 @@ class TrackingStep:
         sizes: (height, width) of each level of image features.
         image_position: (h * w, 1, C) position encoding of the lowest level.
         memory_position: (1, C_mem, h_mem, w_mem) position encoding of a spatial memory.
-        precision: What the package's parts run under.
+        precision: Makes the context under which the package's parts run.
 
     Attributes:
-        fused: Whether memories are attended to, and pictures normed, in fewer passes than the package's own code takes.
-        backend: What computes the attention to memories then; torch's choice where ``None``.
+        fused: Whether memory attention and norms take fewer passes over memory than the package's own code.
+        backend: Computes the attention to memories then; torch's choice where ``None``.
     """
 
     def __init__(
@@ -113,30 +108,30 @@ class TrackingStep:
         self._image_position = image_position
         self._memory_position = memory_position
         self._precision = precision
-        self._fewer_passes = FewerPasses(model.memory_attention)
+        self._memory_attention = FusedMemoryAttention(model.memory_attention)
         self.fused = False
         self.backend: SDPBackend | None = None
 
     def arguments(
         self,
-        chosen: Attended,
+        attended: AttendedMemories,
         levels: Sequence[Tensor],
         memories: Sequence[Tensor],
         pointers: Sequence[Tensor],
         distances: Tensor,
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
-        """Put what a step takes into the order in which it takes it.
+        """Order the arguments of a step as :meth:`__call__` takes them.
 
         Args:
-            chosen: The memories' places.
+            attended: The chosen memories.
             levels: (N, C, h, w) image features, lowest resolution last.
-            memories: (N, C_mem, h_mem, w_mem) of each place in ``chosen.spatial``.
-            pointers: (N, C) of each place in ``chosen.pointers``.
-            distances: (P,) those of ``chosen.pointers``, on the device.
+            memories: (N, C_mem, h_mem, w_mem) of each entry of ``attended.spatial``.
+            pointers: (N, C) of each entry of ``attended.pointers``.
+            distances: (P,) those of ``attended.pointers``, on the device.
         """
-        positions = tuple(position for position, _ in chosen.spatial)
-        fused = self.fused and self._fewer_passes.serves()
-        form = _Form(len(levels), positions, chosen.span, fused, self.backend if fused else None)
+        positions = tuple(position for position, _ in attended.spatial)
+        fused = self.fused and self._memory_attention.supported()
+        form = _Form(len(levels), positions, attended.span, fused, self.backend if fused else None)
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -152,9 +147,9 @@ class TrackingStep:
         model = self._model
         with self._precision(), norms_in_one_pass(model, key.fused):
             features = [level.flatten(2).permute(2, 0, 1) for level in levels]
-            fused = self._fused(features[-1], memories, key, pointers, shared[0])
+            conditioned = self._attend(features[-1], memories, key, pointers, shared[0])
             _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
-                backbone_features=fused,
+                backbone_features=conditioned,
                 high_res_features=list(levels[:-1]) or None,
                 multimask_output=model._use_multimask(False, None),
             )
@@ -167,7 +162,7 @@ class TrackingStep:
             )
         return logits[:, 0].float(), pointer, memory, presence[:, 0].float().sigmoid()
 
-    def _fused(
+    def _attend(
         self,
         features: Tensor,
         memories: Sequence[Tensor],
@@ -178,10 +173,11 @@ class TrackingStep:
         """Image features (h * w, N, C) that have attended to the memories: (N, C, h, w)."""
         model = self._model
         count, width = features.shape[1:]
-        place = self._memory_position[0].flatten(1).T
+        spatial_position = self._memory_position[0].flatten(1).T
         tokens = [memory.flatten(2).transpose(1, 2) for memory in memories]
         encodings = [
-            place + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0] for position in form.positions
+            spatial_position + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0]
+            for position in form.positions
         ]
         pointer_tokens = 0
         if pointers:
@@ -192,18 +188,18 @@ class TrackingStep:
             pointer_tokens = len(pointers) * parts
         if form.fused:
             position = self._image_position[:, 0]
-            fused = self._fewer_passes(
+            conditioned = self._memory_attention(
                 features.transpose(0, 1), position, tokens, encodings, pointer_tokens, form.backend
             ).transpose(0, 1)
         else:
-            fused = model.memory_attention(
+            conditioned = model.memory_attention(
                 curr=[features],
                 curr_pos=[self._image_position.expand(-1, count, -1)],
                 memory=torch.cat(tokens, dim=1).transpose(0, 1),
                 memory_pos=torch.cat(encodings)[:, None].expand(-1, count, -1),
                 num_obj_ptr_tokens=pointer_tokens,
             )
-        return fused.permute(1, 2, 0).view(count, width, *self._sizes[-1])
+        return conditioned.permute(1, 2, 0).view(count, width, *self._sizes[-1])
 
     def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
         """(P, C_mem), by the pointers' distances in time."""

@@ -1,4 +1,4 @@
-"""SAM 2's features of one video, kept within a budget of memory."""
+"""Image features of one video, kept within a budget of memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from steerseg.segmenters.base import Features
 from steerseg.video.frame_file import let_go
 from steerseg.video.loading import Video
 
-# Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that
-# the rows of a batch look ahead to.
 STREAMED_FRAMES = 128
+"""Features that are kept of a video that is too long to keep all: those of the keyframes, and of the frames that the
+paths of a batch look ahead to."""
 
-
-_READ_BYTES = 64 << 20  # of frames that lie in a file, after which their memory is given back
+_READ_BYTES = 64 << 20  # of frames that lie in a file, after which their memory is released
 
 
 class EncodedVideo:
@@ -28,6 +27,11 @@ class EncodedVideo:
     once, however many expressions and candidates ask for it. A video whose features do not all fit is passed
     through in order anyway, and would have lost each one before it comes again: of such a video no more is kept
     than one batch of objects needs.
+
+    Args:
+        video: The video.
+        device: Where features are kept.
+        budget: Bytes of features.
     """
 
     def __init__(self, video: Video, device: torch.device, budget: int) -> None:
@@ -36,9 +40,11 @@ class EncodedVideo:
         self.budget = budget
         self._bytes = 0
         self._read = 0
-        self._features: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
+        # No plain LRU cache: frames of the current step stay, however long ago they were used.
+        self._features: OrderedDict[int, Features] = OrderedDict()
 
     def __len__(self) -> int:
+        """Number of frames."""
         return len(self.frames)
 
     @property
@@ -56,12 +62,17 @@ class EncodedVideo:
         """Bytes of the frames and of the features that are kept now."""
         return int(self.frames.nbytes) + self._bytes
 
+    @property
+    def is_long(self) -> bool:
+        """Whether there are more frames than may be encoded before they are needed."""
+        return len(self) > STREAMED_FRAMES
+
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Those of ``frames`` whose features are not there, each once, rising."""
         return sorted({frame for frame in frames if frame not in self._features})
 
-    def keep(self, frame: int, features: tuple[Tensor, ...], wanted: Sequence[int]) -> None:
-        """Store a frame's features; over budget, forget the longest unused frame that is not ``wanted``."""
+    def store(self, frame: int, features: Features, wanted: Sequence[int]) -> None:
+        """Store a frame's features; over budget, drop the longest unused frame that is not ``wanted``."""
         self._features[frame] = features
         self._bytes += _size(features)
         budget = self.budget
@@ -73,18 +84,18 @@ class EncodedVideo:
                 return
             self._bytes -= _size(self._features.pop(oldest))
 
-    def rest(self, count: int) -> None:
-        """Note that so many frames were read; now and then, give back their memory where they lie in a file."""
+    def release_read(self, count: int) -> None:
+        """Count ``count`` frames as read; now and then, release their memory where they lie in a file."""
         self._read += count * int(self.frames[0].nbytes)
         if self._read >= _READ_BYTES:
             self._read = 0
             let_go(self.frames)
 
-    def get(self, frame: int) -> tuple[Tensor, ...]:
-        """Per level (C, h, w) features of an encoded frame."""
+    def get(self, frame: int) -> Features:
+        """Features of a frame that is not missing."""
         self._features.move_to_end(frame)
         return self._features[frame]
 
 
-def _size(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _size(features: Features) -> int:
+    return sum(level.numel() * level.element_size() for level in features)

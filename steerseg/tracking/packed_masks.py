@@ -1,7 +1,7 @@
 """Masks of long videos: each one is brought to the video's size and encoded as soon as it is known.
 
-SAM 2 answers with a grid of floats for each object and frame, 256 KiB of them at its usual size; a minute of
-video would keep hundreds of MiB of that. An encoded mask takes a few hundred bytes.
+SAM 2 answers with a grid of floats for each object and frame, 256 KiB at its usual size: hundreds of MiB for a
+minute of video. An encoded mask takes a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PackedTrack:
         self.presence: NDArray[np.float32] = np.zeros(frames, dtype=np.float32)
 
     def put(self, frame: int, logits: Tensor, presence: float) -> None:
-        """Note one frame.
+        """Take one frame.
 
         Args:
             frame: Index in the video.
@@ -55,5 +55,5 @@ class PackedTrack:
         """
         known = tuple(rle for rle in self._rles if rle is not None)
         if len(known) != len(self._rles):
-            raise RuntimeError("a track is asked for before all of its frames were tracked")
+            raise RuntimeError("the track is incomplete: some of its frames were not tracked yet")
         return known

@@ -1,4 +1,4 @@
-"""The data of tracking: prompts, candidates, memories and tracklets."""
+"""The data of tracking: prompts, candidates and tracklets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.points import PointPrompt
+from steerseg.segmenters.base import DecodedMask, ObjectMemory
 from steerseg.tracking.packed_masks import mask_at_size
 
 StageProgress = Callable[[float], None]
@@ -24,8 +25,8 @@ class Tracklet:
 
     Attributes:
         rles: One encoded (H, W) mask per frame of the video; empty where the object is not visible.
-        frame_scores: (T,) float32, SAM 2's object score as a probability in [0, 1] per frame.
-        prompt: The point that started it.
+        frame_scores: (T,) float32, the segmenter's object score as a probability in [0, 1] per frame.
+        prompt: The point at which it started.
         score: Rank score (Pearson correlation with the grounding maps) in [-1, 1].
     """
 
@@ -42,7 +43,7 @@ class Tracklet:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a person, or a map, says about one object on one frame: clicks and a box, or a mask.
+    """A prompt for one object on one frame, by an annotator or a grounding map: clicks and a box, or a mask.
 
     Attributes:
         frame: Index of the frame in the video.
@@ -68,8 +69,8 @@ class Prompt:
         if self.mask is not None and (self.points or self.box is not None or self.earlier is not None):
             raise ValueError("a mask prompt is the truth on its frame; give no clicks or box beside it")
 
-    def place(self) -> PointPrompt:
-        """A point that stands for the prompt: the first click on the object, or the middle of box or mask."""
+    def as_point(self) -> PointPrompt:
+        """A point that stands for the prompt: the first click on the object, or the centre of box or mask."""
         x, y = 0.5, 0.5
         if self.mask is not None and self.mask.any():
             rows, columns = np.nonzero(self.mask)
@@ -83,59 +84,78 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What SAM 2 keeps of one object on one frame, without a batch dimension.
+class DecodedPrompt:
+    """A prompt, as the point that stands for it, and the segmenter's answer to it.
 
     Attributes:
-        logits: (h, w) low-resolution mask logits.
-        pointer: (C,) object pointer.
-        presence: (1,) object score logit.
-        features: (C_mem, h_mem, w_mem) spatial memory.
-    """
-
-    logits: Tensor
-    pointer: Tensor
-    presence: Tensor
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """SAM 2's answer to one prompt.
-
-    Attributes:
-        point: What stands for the prompt.
-        iou: Predicted overlap in [0, 1].
-        logits: (h, w) low-resolution mask logits.
-        mask: (h, w) bool on the CPU, where they are above 0.
-        large: (S, S) mask logits at the model's input size.
-        pointer: (C,) object pointer.
-        presence: (1,) object score logit.
-        clicked: Whether clicks or a box led to it, and not a mask.
+        point: The point that stands for the prompt.
+        answer: The decoded mask.
     """
 
     point: PointPrompt
-    iou: float
-    logits: Tensor
-    mask: Tensor
-    large: Tensor
-    pointer: Tensor
-    presence: Tensor
-    clicked: bool
+    answer: DecodedMask
 
     @property
     def score(self) -> float:
-        """Predicted overlap plus the map's value."""
-        return self.iou + self.point.value
+        """Predicted overlap plus the map's value, in [0, 2]."""
+        return self.answer.predicted_iou + self.point.value
 
 
 @dataclass(frozen=True)
 class TrackedFrames:
-    """One object on some frames: (F, h, w) mask logits and (F,) presence in [0, 1]."""
+    """One object on some frames.
+
+    Attributes:
+        frames: The F frames, rising.
+        logits: (F, h, w) low-resolution mask logits on the CPU.
+        presence: (F,) float32 probability in [0, 1] that the object is visible.
+    """
 
     frames: tuple[int, ...]
     logits: Tensor
     presence: NDArray[np.float32]
+
+
+class TrackBuilder:
+    """Collects one candidate's answers from both directions of time; a ``MaskSink``.
+
+    Args:
+        frames: The frames to collect, rising.
+    """
+
+    def __init__(self, frames: tuple[int, ...]) -> None:
+        self.frames = frames
+        self._index = {frame: index for index, frame in enumerate(frames)}
+        self._missing = set(frames)
+        self._logits: Tensor | None = None
+        self._presence = np.zeros(len(frames), dtype=np.float32)
+
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        """Take one frame; frames that are not collected are passed over.
+
+        Args:
+            frame: Index in the video.
+            logits: (h, w) float32 mask logits on the CPU; copied.
+            presence: Probability in [0, 1] that the object is visible.
+        """
+        index = self._index.get(frame)
+        if index is None:
+            return
+        if self._logits is None:
+            self._logits = logits.new_empty(len(self.frames), *logits.shape)
+        self._logits[index] = logits  # what came may be a part of a block in page-locked memory
+        self._presence[index] = presence
+        self._missing.discard(frame)
+
+    def track(self) -> TrackedFrames:
+        """All frames together.
+
+        Raises:
+            RuntimeError: A frame is missing.
+        """
+        if self._logits is None or self._missing:
+            raise RuntimeError("the track is incomplete: some of its frames were not tracked yet")
+        return TrackedFrames(self.frames, self._logits, self._presence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +163,18 @@ class Candidate:
     """An object that a prompt started, not yet or partly tracked.
 
     Attributes:
-        prompt: Where it started.
+        prompt: The point at which it started.
         score: Predicted overlap plus the map's value at the point, in [0, 2]; the first score.
-        predicted_iou: SAM 2's own estimate in [0, 1] of the mask's overlap with the object.
+        predicted_iou: The segmenter's own estimate in [0, 1] of the mask's overlap with the object.
+        memories: The object's memories, by prompted frame.
+        tracked: Where it was tracked; ``None`` before.
     """
 
     prompt: PointPrompt
     score: float
     predicted_iou: float
-    _memories: dict[int, Memory] = field(repr=False)
-    _track: TrackedFrames | None = field(default=None, repr=False)
+    memories: dict[int, ObjectMemory] = field(repr=False)
+    tracked: TrackedFrames | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +198,7 @@ class Propagation:
     width: int
 
     def soft_masks(self) -> Tensor:
-        """(N, F, h, w) float32 probabilities in [0, 1] on SAM 2's own grid."""
+        """(N, F, h, w) float32 probabilities in [0, 1] on the segmenter's own grid."""
         return self.logits.float().sigmoid()
 
     def frame_masks(self, index: int) -> Iterator[NDArray[np.bool_]]:

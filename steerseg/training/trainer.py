@@ -102,8 +102,8 @@ class SoftPromptTrainer:
         vision = VisionFeatures.join([row.vision for row in rows]).to(device)
         recompute = self._checkpointing
         if recompute is None:
-            recompute = not self.lvlm.activations_fit(vision.tokens.shape[:2].numel())
-        with self.lvlm.recomputing(recompute, up_to=max(self.layers)):
+            recompute = not self.lvlm.activations.fits_backward(vision.tokens.shape[:2].numel())
+        with self.lvlm.activations.recomputing(recompute, up_to=max(self.layers)):
             rollouts = rolled_map(
                 self.lvlm,
                 [row.question for row in rows],
@@ -175,7 +175,7 @@ class SoftPromptTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[torch.Tensor] = []  # read at the end: each reading waits for the device
         for rows, count in zip((videos, images), counts.tolist(), strict=True):
-            for part in passes(rows, self.config.rows, self.lvlm.training_rows):
+            for part in passes(rows, self.config.rows, self.lvlm.activations.training_rows):
                 loss = self._row_losses(part).sum() / count
                 torch.autograd.backward(loss)
                 losses.append(loss.detach())

@@ -98,7 +98,7 @@ def world(steerseg: SteerSeg, tmp_path: Path) -> World:
 
 def weights_hash(steerseg: SteerSeg) -> str:
     state = hashlib.sha256()
-    for model in (steerseg.lvlm.model, steerseg.tracker.model):
+    for model in (steerseg.lvlm.model, steerseg.tracker.segmenter.model):
         for name, tensor in sorted(model.state_dict().items()):
             state.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return state.hexdigest()
@@ -128,7 +128,7 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
     assert 0 <= tried.champion <= 1
     assert weights_hash(world.steerseg) == before
     assert all(not p.requires_grad for p in world.steerseg.lvlm.model.parameters())
-    assert all(not p.requires_grad for p in world.steerseg.tracker.model.parameters())
+    assert all(not p.requires_grad for p in world.steerseg.tracker.segmenter.model.parameters())
 
 
 def test_a_candidate_keeps_the_champions_share(

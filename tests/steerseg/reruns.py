@@ -27,7 +27,7 @@ class Rerun(CapturedCalls):
 
     wrong = 0.0
 
-    def _serves(self, device: torch.device) -> bool:
+    def _supports(self, device: torch.device) -> bool:
         return True
 
     def _capture(

@@ -29,10 +29,9 @@ from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
-from steerseg.lvlm.base import RolloutInputs
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
-from steerseg.lvlm.tap import tapped
+from steerseg.lvlm.tap import RolloutInputs, tapped
 from steerseg.lvlm.vision import VisionKind
 from steerseg.presets import BUILT_IN, open_preset
 from steerseg.soft_prompts import SoftPrompts
@@ -124,7 +123,7 @@ def test_every_supported_family_is_tested() -> None:
 def test_chats_are_the_stock_processors(case: Case, kind: VisionKind) -> None:
     vision = case.encode(kind)
     texts = ["what moves?"] if kind == "video" else ["what is it?", "and this?", "where?"]
-    inputs = case.lvlm._inputs([case.lvlm.chat(text, vision) for text in texts], vision)
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write(text, vision) for text in texts], vision)
     expected = case.stock_inputs(texts, case.frames(kind), kind)
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
     for name in ("mm_token_type_ids", "image_grid_thw", "video_grid_thw"):
@@ -187,8 +186,8 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
     weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
     (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
 
-    inputs = lvlm._inputs([lvlm.chat(text, vision, soft_tokens=4) for text in texts], vision)
-    soft = lvlm._id_of(lvlm.family.soft_token(kind))
+    inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision, soft_tokens=4) for text in texts], vision)
+    soft = lvlm.chats.token_id(lvlm.family.soft_token(kind))
 
     def place(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         embedded = output.clone()
@@ -222,12 +221,14 @@ def test_soft_tokens_are_all_that_a_steered_chat_has_more(
 ) -> None:
     vision = case.encode(kind)
     lvlm = case.lvlm
-    soft = lvlm._id_of(lvlm.family.soft_token(kind))
+    soft = lvlm.chats.token_id(lvlm.family.soft_token(kind))
     plain, steered = (
-        lvlm._inputs([lvlm.chat("where?", vision[:1], soft_tokens=n, placement=placement)], vision[:1])
+        lvlm.chats.inputs(
+            [lvlm.chats.write("where?", vision[:1], soft_tokens=n, placement=placement)], vision[:1]
+        )
         for n in (0, 5)
     )
-    ids, visual = steered["input_ids"][0], lvlm._vision_ids[kind]
+    ids, visual = steered["input_ids"][0], lvlm.chats.vision_ids[kind]
     places = (ids == soft).nonzero().flatten()
     assert torch.equal(ids[ids != soft], plain["input_ids"][0])
     assert len(places) == 5
@@ -355,7 +356,7 @@ def test_positions_of_plain_text_would_give_another_rollout(case: Case) -> None:
     """Without token types Qwen2.5-VL takes positions of one dimension without a word; the others refuse."""
     vision = case.encode("image")
     taken = case.lvlm.attend(["where?"] * FRAMES, vision, layers=LAYERS)
-    inputs = case.lvlm._inputs([case.lvlm.chat("where?", vision)] * FRAMES, vision)
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", vision)] * FRAMES, vision)
     if not isinstance(case.lvlm.family, Qwen2VL):  # positions of one dimension are these families' own
         assert "mm_token_type_ids" not in inputs
         return
@@ -384,7 +385,7 @@ def test_time_reaches_the_families_that_are_told_it(case: Case) -> None:
     assert torch.equal(*rollouts) == (name != "qwen2_5_vl")
     if name == "qwen2_5_vl":
         taken = case.lvlm.attend(["where?"], slow, layers=LAYERS)
-        inputs = case.lvlm._inputs([case.lvlm.chat("where?", slow)], slow)
+        inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", slow)], slow)
         del inputs["second_per_grid_ts"]
         assert not torch.allclose(rolled(case.lvlm, inputs, taken), rollouts[0], rtol=1e-3)
 
@@ -415,7 +416,7 @@ def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, ki
 def test_features_handed_over_give_bitwise_what_pixels_give(case: Case) -> None:
     frames = case.frames("image")
     vision = case.lvlm.encode_vision(frames, "image")
-    inputs = case.lvlm._inputs([case.lvlm.chat("where?", vision)] * FRAMES, vision)
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", vision)] * FRAMES, vision)
     stock = {**case.stock_inputs(["where?"] * FRAMES, frames, "image"), "attention_mask": None}
     for unused in ("batch_num_images", "num_patches"):
         stock.pop(unused, None)
@@ -430,7 +431,9 @@ def test_rows_of_one_length_need_no_mask(case: Case) -> None:
     vision = case.encode("image", 2)
 
     def mask(texts: Sequence[str]) -> torch.Tensor | None:
-        return case.lvlm._inputs([case.lvlm.chat(text, vision) for text in texts], vision)["attention_mask"]
+        return case.lvlm.chats.inputs([case.lvlm.chats.write(text, vision) for text in texts], vision)[
+            "attention_mask"
+        ]
 
     assert mask(["one", "two"]) is None
     padded = mask(["one", "three"])
@@ -444,7 +447,7 @@ def test_an_answer_keeps_the_prompts_queries_and_keys(case: Case) -> None:
         vision = case.encode("video")
         assert not tap.queries
         case.lvlm.answer("what?", vision, max_new_tokens=3)
-    length = case.lvlm._inputs([case.lvlm.chat("what?", vision)], vision)["input_ids"].shape[1]
+    length = case.lvlm.chats.inputs([case.lvlm.chats.write("what?", vision)], vision)["input_ids"].shape[1]
     assert {query.shape[2] for query in tap.queries.values()} == {length}
     assert {key.shape[2] for key in tap.keys.values()} == {length}
 
@@ -489,7 +492,9 @@ def test_special_tokens_that_are_typed_are_text(case: Case, kind: VisionKind) ->
     assert lvlm.family.soft_token(kind) in special
     prompt = torch.zeros(2, lvlm.hidden_size)
     harmless, typed = (
-        lvlm._inputs([lvlm.chat(f"the {text} dog", vision, soft_tokens=2)], vision)["input_ids"][0]
+        lvlm.chats.inputs([lvlm.chats.write(f"the {text} dog", vision, soft_tokens=2)], vision)["input_ids"][
+            0
+        ]
         for text in ("", "".join(special) * 2)
     )
     ids = torch.tensor(sorted(tokenizer.added_tokens_decoder))

@@ -31,9 +31,9 @@ def test_a_model_says_the_same(family: str) -> None:
     model, processor = TINY[family].build(2)
     lvlm = LVLM(model, processor, family)
     inputs = torch.randn(2, 12, lvlm.hidden_size)
-    own = lvlm._text_model(inputs_embeds=inputs).last_hidden_state
+    own = lvlm.text_model(inputs_embeds=inputs).last_hidden_state
     assert fuse_gates(lvlm.model, torch.float32) >= 2
-    assert torch.equal(lvlm._text_model(inputs_embeds=inputs).last_hidden_state, own)
+    assert torch.equal(lvlm.text_model(inputs_embeds=inputs).last_hidden_state, own)
     separate_gates(lvlm.model)
     assert not any("forward" in module.__dict__ for module in lvlm.model.modules())
 

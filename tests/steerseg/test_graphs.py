@@ -15,10 +15,10 @@ from torch import Tensor
 from steerseg.errors import Cancelled
 from steerseg.points import PointPrompt
 from steerseg.runtime.cuda_graphs import _copy_all
+from steerseg.segmenters.sam2 import Sam2, round_multiplied_weights
+from steerseg.segmenters.sam2_step import attended_memories
 from steerseg.tracking import EncodedVideo, Prompt, Tracker
-from steerseg.tracking.host_transfer import Delivery
-from steerseg.segmenters.sam2_step import attended
-from steerseg.tracking.tracker import round_multiplied_weights
+from steerseg.tracking.host_transfer import HostTransfer
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
 from tests.steerseg.reruns import Rerun
@@ -146,7 +146,7 @@ def tracker() -> Tracker:
     torch.manual_seed(3)
     model = build_sam2(SMALL_SAM2)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
-    return Tracker(model, version="random")
+    return Tracker(Sam2(model, version="random"))
 
 
 def opened(tracker: Tracker, frames: int) -> EncodedVideo:
@@ -160,8 +160,10 @@ def test_tracking_by_replays_gives_the_same_masks(tracker: Tracker) -> None:
     prompts = [(3, 0.2), (3, 0.8), (9, 0.5), (0, 0.4)]
     started = [tracker.start(encoded, [Prompt(frame, ((x, 0.5),), (True,))]) for frame, x in prompts]
     plain = tracker.propagate(encoded, started)
-    calls = Rerun(tracker._stepping())
-    tracker._calls = calls
+    sam2 = tracker.segmenter
+    assert isinstance(sam2, Sam2)
+    calls = Rerun(sam2.tracking_step())
+    sam2.captured_steps = calls
     for _ in range(2):
         again = tracker.propagate(encoded, started)
         scale = plain.logits.abs().max()
@@ -173,11 +175,11 @@ def test_tracking_by_replays_gives_the_same_masks(tracker: Tracker) -> None:
 def test_weights_that_are_rounded_before_give_what_autocast_gives(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "_precision", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(tracker.segmenter, "_precision", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     results = []
     for rounded in (False, True):
         if rounded:
-            round_multiplied_weights(tracker.model, torch.bfloat16)
+            round_multiplied_weights(tracker.segmenter.model, torch.bfloat16)
         encoded = opened(tracker, 6)
         mask = np.zeros((45, 70), dtype=bool)
         mask[10:30, 20:50] = True
@@ -194,9 +196,11 @@ def test_weights_that_are_rounded_before_give_what_autocast_gives(
 def test_warming_sees_every_form_of_later_videos(tracker: Tracker) -> None:
     encoded = opened(tracker, 20)
     started = [tracker.start(encoded, [Prompt(7, ((x, 0.5),), (True,))]) for x in (0.2, 0.8)]
-    calls = Rerun(tracker._stepping())
-    tracker._calls = calls
-    tracker._capture_steps((2, 4))
+    sam2 = tracker.segmenter
+    assert isinstance(sam2, Sam2)
+    calls = Rerun(sam2.tracking_step())
+    sam2.captured_steps = calls
+    tracker.capture_steps((2, 4))
     before = len(calls)
     tracker.propagate(encoded, started)
     assert len(calls) == before > 4
@@ -206,12 +210,13 @@ def test_warming_sees_every_form_of_later_videos(tracker: Tracker) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_captured_steps_give_the_same_masks(tracker: Tracker, dtype: torch.dtype) -> None:
-    captured = Tracker(tracker.model.cuda(), version="small", dtype=dtype)
+    sam2 = Sam2(tracker.segmenter.model.cuda(), version="small", dtype=dtype)
+    captured = Tracker(sam2)
     encoded = opened(captured, 24)
     started = [captured.start(encoded, [Prompt(frame, ((0.4, 0.5),), (True,))]) for frame in (0, 5, 5)]
-    captured.captures = captured.in_blocks = False
+    sam2.captures = captured.propagator.in_blocks = False
     plain = captured.propagate(encoded, started)
-    captured.captures = captured.in_blocks = True
+    sam2.captures = captured.propagator.in_blocks = True
     captured.warm((1, 4))
     for _ in range(3):
         again = captured.propagate(encoded, started)
@@ -220,15 +225,15 @@ def test_captured_steps_give_the_same_masks(tracker: Tracker, dtype: torch.dtype
         else:
             agreeing = ((again.logits > 0) == (plain.logits > 0)).float().mean()
             assert float(agreeing) > 0.98
-    calls = captured._calls
+    calls = sam2.captured_steps
     assert calls is not None
     assert calls.enabled
     assert calls.replays > 40
 
 
-def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None:
-    """Against what the package's own step concatenates, by marks in the memories and pointers."""
-    model = tracker.model
+def test_memories_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None:
+    """Against what the package's own step concatenates, by numbers in the memories and pointers."""
+    model = tracker.segmenter.model
     seen: list[tuple[list[float], list[float], int]] = []
 
     def noted(curr: Any, memory: Tensor, num_obj_ptr_tokens: int, **_: Any) -> Tensor:
@@ -243,8 +248,8 @@ def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None
     for prompted in ((0,), (0, 3), (0, -4), (0, 2, 5, 6)):
         for stride, most in ((1, -1), (2, -1), (1, 2)):
             model.memory_temporal_stride_for_eval, model.max_cond_frames_in_attn = stride, most
-            for place in range(1, 12):
-                if place in prompted:
+            for index in range(1, 12):
+                if index in prompted:
                     continue
                 entries = {
                     other: {
@@ -252,16 +257,16 @@ def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None
                         "maskmem_pos_enc": [torch.zeros(1, channels, side, side)],
                         "obj_ptr": torch.full((1, width), float(other)),
                     }
-                    for other in {*prompted, *range(place)}
+                    for other in {*prompted, *range(index)}
                 }
                 bank = {
                     "cond_frame_outputs": {other: entries[other] for other in prompted},
                     "non_cond_frame_outputs": {
-                        other: entries[other] for other in range(place) if other not in prompted
+                        other: entries[other] for other in range(index) if other not in prompted
                     },
                 }
                 model._prepare_memory_conditioned_features(
-                    frame_idx=place,
+                    frame_idx=index,
                     is_init_cond_frame=False,
                     current_vision_feats=[torch.zeros(side * side, 1, width)],
                     current_vision_pos_embeds=[torch.zeros(side * side, 1, width)],
@@ -270,7 +275,7 @@ def test_places_are_chosen_as_the_package_chooses_them(tracker: Tracker) -> None
                     num_frames=12,
                 )
                 spatial, pointers, _ = seen.pop()
-                chosen = attended(model, place, prompted, 12)
+                chosen = attended_memories(model, index, prompted, 12)
                 assert [float(other) for _, other in chosen.spatial] == spatial
                 assert [float(other) for _, other in chosen.pointers] == pointers
 
@@ -290,10 +295,10 @@ class Arrivals:
 @pytest.mark.parametrize("block_bytes", [0, 3 * 2 * 16 * 4])
 def test_answers_arrive_in_order(block_bytes: int) -> None:
     first, second = Arrivals(), Arrivals()
-    with Delivery({0: first, 1: second}, block_bytes=block_bytes) as delivery:
+    with HostTransfer({0: first, 1: second}, block_bytes=block_bytes) as transfer:
         for frame in range(8):
             logits = torch.full((2, 4, 4), float(frame))
-            delivery.add([(0, frame), (1, 7 - frame)], logits, torch.tensor([0.25, 0.5]))
+            transfer.add([(0, frame), (1, 7 - frame)], logits, torch.tensor([0.25, 0.5]))
             if not block_bytes:
                 assert len(first.frames) == frame + 1
     assert first.frames == [(frame, float(frame), 0.25) for frame in range(8)]
@@ -306,9 +311,9 @@ def test_what_a_sink_raises_reaches_who_adds() -> None:
         raise ValueError("full")
 
     def deliver() -> int:
-        with Delivery({0: SimpleNamespace(put=refuse)}, block_bytes=16) as delivery:
+        with HostTransfer({0: SimpleNamespace(put=refuse)}, block_bytes=16) as transfer:
             for frame in range(100):
-                delivery.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
+                transfer.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
         return frame
 
     with pytest.raises(ValueError, match="full"):
@@ -323,9 +328,9 @@ def test_nothing_more_is_delivered_once_the_work_is_stopped() -> None:
         sink.put(frame, logits, presence)
 
     def stopped() -> None:
-        with Delivery({0: SimpleNamespace(put=slow)}, block_bytes=16) as delivery:
+        with HostTransfer({0: SimpleNamespace(put=slow)}, block_bytes=16) as transfer:
             for frame in range(4):
-                delivery.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
+                transfer.add([(0, frame)], torch.zeros(1, 4, 4), torch.zeros(1))
             threading.Timer(0.05, held.set).start()
             raise Cancelled
 
@@ -337,13 +342,13 @@ def test_nothing_more_is_delivered_once_the_work_is_stopped() -> None:
 def test_points_of_all_keyframes_are_decoded_together(tracker: Tracker) -> None:
     """In one call, with the answers of one call each."""
     encoded = opened(tracker, 6)
-    points = [PointPrompt(frame, 0.1 + 0.15 * place, 0.4, 0.9) for place, frame in enumerate((0, 3, 3, 5))]
-    together = tracker._decode_points(encoded, points)
-    alone = [answer for point in points for answer in tracker._decode_points(encoded, [point])]
+    points = [PointPrompt(frame, 0.1 + 0.15 * index, 0.4, 0.9) for index, frame in enumerate((0, 3, 3, 5))]
+    together = tracker.decoder.decode_points(encoded, points)
+    alone = [answer for point in points for answer in tracker.decoder.decode_points(encoded, [point])]
     assert [answer.point for answer in together] == [answer.point for answer in alone]
     for ours, theirs in zip(together, alone, strict=True):
-        assert torch.allclose(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
-        assert torch.equal(ours.mask, ours.logits > 0)
+        assert torch.allclose(ours.answer.logits, theirs.answer.logits, atol=1e-4, rtol=1e-4)
+        assert torch.equal(ours.answer.mask, ours.answer.logits > 0)
 
 
 @pytest.mark.parametrize("prompts", [((0,),), ((3,), (9,)), ((2, 6), (2, 6))])
@@ -351,10 +356,10 @@ def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
     tracker: Tracker, prompts: tuple[tuple[int, ...], ...]
 ) -> None:
     """Of one object or several, prompted on one frame or several, whatever the weights."""
-    for parameter in tracker.model.memory_attention.parameters():
+    for parameter in tracker.segmenter.model.memory_attention.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter)
-    for layer in tracker.model.memory_attention.layers:
+    for layer in tracker.segmenter.model.memory_attention.layers:
         for part in (layer.self_attn, layer.cross_attn_image):
             for projection in (part.q_proj, part.k_proj, part.out_proj):
                 projection.weight.data.mul_(10)
@@ -363,9 +368,11 @@ def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
         tracker.start(encoded, [Prompt(frame, ((0.4, 0.5),), (True,)) for frame in frames])
         for frames in prompts
     ]
-    assert tracker._stepping()._fewer_passes.serves()
+    sam2 = tracker.segmenter
+    assert isinstance(sam2, Sam2)
+    assert sam2.tracking_step()._memory_attention.supported()
     answers = []
-    for tracker.fused in (False, True):
+    for sam2.fused in (False, True):
         answers.append(tracker.propagate(encoded, started))
     plain, given = answers
     assert not torch.equal(plain.logits, given.logits)

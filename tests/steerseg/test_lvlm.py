@@ -36,7 +36,7 @@ def test_chat_and_inputs_equal_the_processors(tiny_lvlm: LVLM, stock) -> None:
     _, processor = stock
     frames = pictures(4)
     vision = tiny_lvlm.encode_vision(frames, "video", seconds_per_slice=1.5)
-    inputs = tiny_lvlm._inputs([tiny_lvlm.chat("what moves?", vision)], vision)
+    inputs = tiny_lvlm.chats.inputs([tiny_lvlm.chats.write("what moves?", vision)], vision)
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what moves?"}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     expected = processor(
@@ -52,7 +52,7 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
     model, processor = stock
     frames = pictures(4 if kind == "video" else 1)
     vision = tiny_lvlm.encode_vision(frames, kind, seconds_per_slice=1.0)
-    text = tiny_lvlm.chat("name it", vision)
+    text = tiny_lvlm.chats.write("name it", vision)
     single = text.replace("<|video_pad|>" * vision.tokens.shape[1], "<|video_pad|>").replace(
         "<|image_pad|>" * vision.tokens.shape[1], "<|image_pad|>"
     )
@@ -73,7 +73,7 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
 
 
 def eager_attentions(model, lvlm: LVLM, texts: list[str], vision: VisionFeatures) -> tuple[torch.Tensor, ...]:
-    inputs = lvlm._inputs([lvlm.chat(text, vision) for text in texts], vision)
+    inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision) for text in texts], vision)
     inputs = with_positions(model, inputs)
     return model.model(**inputs, use_cache=False, output_attentions=True).attentions
 
@@ -160,14 +160,14 @@ def test_weights_never_require_gradients(tiny_lvlm: LVLM) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_lvlm.model.parameters())
 
 
-def test_a_longer_question_finds_the_room_that_a_shorter_one_made(tiny_lvlm: LVLM) -> None:
-    """On a GPU a step is captured for each room, which takes longer than the answer itself."""
+def test_a_longer_question_finds_the_buffers_that_a_shorter_one_made(tiny_lvlm: LVLM) -> None:
+    """On a GPU a step is captured for each size of buffers, which takes longer than the answer itself."""
     vision = tiny_lvlm.encode_vision(pictures(2), "video")
-    rooms = tiny_lvlm._answers._rooms
-    rooms.clear()
+    buffers = tiny_lvlm.decoder._buffers
+    buffers.clear()
     for words in (1, 15, 1):
-        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
-        assert len(rooms) == 1
+        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_decoder=True)
+        assert len(buffers) == 1
     for words in (100, 300, 600, 1):  # much longer ones get their own, and few are kept
-        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_steps=True)
-    assert len(rooms) == 2
+        tiny_lvlm.answer("what is it? " * words, vision, max_new_tokens=3, own_decoder=True)
+    assert len(buffers) == 2

@@ -26,7 +26,7 @@ def test_a_model_says_the_same(family: str) -> None:
         if fused:
             assert fuse_norms(lvlm.model) >= 5
         inputs = (lvlm.embeddings(ids) + soft).detach().requires_grad_()
-        output = lvlm._text_model(inputs_embeds=inputs).last_hidden_state
+        output = lvlm.text_model(inputs_embeds=inputs).last_hidden_state
         (gradient,) = torch.autograd.grad(output.square().sum(), inputs)
         results.append((output.detach(), gradient))
     for ours, theirs in zip(*results, strict=True):

@@ -131,7 +131,7 @@ def test_a_proposal_crosses_a_process_border(steerseg: SteerSeg) -> None:
 
 def test_models_stay_frozen(steerseg: SteerSeg) -> None:
     steerseg.propose(clip(), "the red car")
-    weights = [*steerseg.lvlm.model.parameters(), *steerseg.tracker.model.parameters()]
+    weights = [*steerseg.lvlm.model.parameters(), *steerseg.tracker.segmenter.model.parameters()]
     assert not any(weight.requires_grad for weight in weights)
 
 

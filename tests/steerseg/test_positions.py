@@ -59,8 +59,8 @@ def small_video(lvlm: LVLM, duration: float, kind: VisionKind = "video") -> Visi
 
 
 def placed(lvlm: LVLM, vision: VisionFeatures, texts: list[str], soft_tokens: int = 0) -> dict[str, Any]:
-    chats = [lvlm.chat(text, vision, soft_tokens=soft_tokens) for text in texts]
-    return dict(lvlm._placed(lvlm._inputs(chats, vision)))
+    chats = [lvlm.chats.write(text, vision, soft_tokens=soft_tokens) for text in texts]
+    return dict(lvlm.chats.with_positions(lvlm.chats.inputs(chats, vision)))
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
@@ -171,7 +171,7 @@ def test_answers_go_on_from_them(lvlm: LVLM, own_steps: bool, kept: bool, durati
     vision = small_video(lvlm, duration)
     slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("reasoning", 0) if kept else None
     with read_positions(lvlm) as passes:
-        lvlm.answer("what moves?", vision, max_new_tokens=6, own_steps=own_steps, prefix=slot)
+        lvlm.answer("what moves?", vision, max_new_tokens=6, own_decoder=own_steps, prefix=slot)
     chat = expected_positions(lvlm, vision, "what moves?")
     steps = passes[2:] if kept and own_steps else passes[1:]
     assert torch.equal(torch.cat(passes[: len(passes) - len(steps)], dim=-1), chat)

@@ -11,14 +11,14 @@ from steerseg.attention.rollout import streaming_rollout
 from steerseg.config import Placement
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.prefix import (
-    KeptQueries,
+    OffloadedQueries,
     Prefix,
     PrefixSize,
     PrefixStore,
     VideoPrefixes,
     default_host_budget,
 )
-from steerseg.lvlm.prefix_reader import ReadingOn
+from steerseg.lvlm.prefix_reader import PrefixReader
 from steerseg.lvlm.vision import VisionKind
 from tests.steerseg.reruns import Rerun
 from tests.tiny_lvlms import TINY, save_tiny_lvlm
@@ -72,9 +72,9 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
     lvlm: LVLM, kind: VisionKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two videos in turn, texts of several lengths, rollouts and answers: all of them in one room."""
-    reading = ReadingOn(lvlm._text_model, filled_to=32)
+    reading = PrefixReader(lvlm.text_model, padded_to=32)
     reading.calls = Rerun(reading._pass, sights=1, filled=False, fresh=False)
-    monkeypatch.setattr(lvlm, "_reading_on", reading)
+    monkeypatch.setattr(lvlm.reader, "prefix_reader", reading)
     first = seen(lvlm, kind)
     shelf = PrefixStore(1 << 30)
     prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(1))
@@ -93,7 +93,7 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
             assert (continued - whole).abs().max() <= 1e-5 * whole.abs().max()
         if kind == "video":
             expected, answer = (
-                lvlm.answer(question, first, max_new_tokens=5, own_steps=True, prefix=where)
+                lvlm.answer(question, first, max_new_tokens=5, own_decoder=True, prefix=where)
                 for where in (None, VideoPrefixes(shelf, "a").slot("reasoning", kind))
             )
             assert answer.text == expected.text
@@ -126,7 +126,7 @@ def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
 
     def anew(family: object, ids: torch.Tensor, inputs: dict[str, object]) -> torch.Tensor:
         whole = positions(family, ids, inputs)  # type: ignore[arg-type]
-        after = int((ids == lvlm._vision_ids["video"]).nonzero()[-1, 1]) + 1
+        after = int((ids == lvlm.chats.vision_ids["video"]).nonzero()[-1, 1]) + 1
         return torch.cat([whole[..., :after], whole[..., : whole.shape[-1] - after]], dim=-1)
 
     monkeypatch.setattr(type(lvlm.family), "positions", anew)
@@ -164,9 +164,9 @@ def test_answers_step_by_step_are_those_of_generate(
     vision = seen(lvlm, "video")
     slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("reasoning", 0)
     for question in QUESTIONS:
-        expected = lvlm.answer(question, vision, max_new_tokens=20, own_steps=False)
+        expected = lvlm.answer(question, vision, max_new_tokens=20, own_decoder=False)
         for where in (None, slot):
-            got = lvlm.answer(question, vision, max_new_tokens=20, own_steps=True, prefix=where)
+            got = lvlm.answer(question, vision, max_new_tokens=20, own_decoder=True, prefix=where)
             assert got.text == expected.text
             assert [text for text, _ in got.tokens] == [text for text, _ in expected.tokens]
             assert [chance for _, chance in got.tokens] == pytest.approx(
@@ -178,20 +178,20 @@ def test_answers_step_by_step_are_those_of_generate(
 
 def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.MonkeyPatch) -> None:
     vision = seen(lvlm, "video")
-    inputs = lvlm._inputs([lvlm.chat("what?", vision)], vision)
-    whole = lvlm._answer(inputs, vision, 20, None)
+    inputs = lvlm.chats.inputs([lvlm.chats.write("what?", vision)], vision)
+    whole = lvlm.decode(inputs, vision, 20, None)
     end = whole[9][0]
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [end])
-    assert lvlm._answer(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
+    assert lvlm.decode(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
 
 
-@pytest.mark.parametrize("own_steps", [True, False])
-def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_steps: bool) -> None:
+@pytest.mark.parametrize("own_decoder", [True, False])
+def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_decoder: bool) -> None:
     vision = seen(lvlm, "video")
-    whole = lvlm.answer("what?", vision, max_new_tokens=40, own_steps=own_steps)
+    whole = lvlm.answer("what?", vision, max_new_tokens=40, own_decoder=own_decoder)
     enough = len(whole.text) // 2
     cut = lvlm.answer(
-        "what?", vision, max_new_tokens=40, own_steps=own_steps, complete=lambda text: len(text) >= enough
+        "what?", vision, max_new_tokens=40, own_decoder=own_decoder, complete=lambda text: len(text) >= enough
     )
     assert cut.tokens == whole.tokens[: len(cut.tokens)]
     assert 0 < len(cut.tokens) < len(whole.tokens)
@@ -201,7 +201,7 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
     size = PrefixSize(100, host=0)
 
     def prefix() -> Prefix:
-        return Prefix(torch.zeros(1, 1), None, (), (), KeptQueries({}), size)
+        return Prefix(torch.zeros(1, 1), None, (), (), OffloadedQueries({}), size)
 
     store = PrefixStore(300)
     shelves = [VideoPrefixes(store, name) for name in "ab"]
@@ -240,11 +240,11 @@ def test_queries_come_back_as_they_were_kept(device: str) -> None:
     queries = {
         layer: torch.randn(3, 50, 4, 16, device=device).transpose(1, 2) for layer in (5, 7)
     }  # as a model lays them out
-    kept = KeptQueries(queries)
+    kept = OffloadedQueries(queries)
     expected = {layer: query.cpu() for layer, query in queries.items()}
     del queries
     for _ in range(2):
-        brought = kept.bring(60)
+        brought = kept.restore(60)
         kept.wait()
         for layer, query in expected.items():
             assert brought[layer].shape == (3, 4, 60, 16)
@@ -282,5 +282,5 @@ def test_captured_passes_give_the_same_rollout(
         )
         most = 1e-4 if dtype == torch.float32 else 5e-2
         assert (continued - whole).abs().max() <= most * whole.abs().max()
-    assert there._reading_on.calls.enabled
-    assert there._reading_on.calls.replays == 4
+    assert there.reader.prefix_reader.calls.enabled
+    assert there.reader.prefix_reader.calls.replays == 4

@@ -61,7 +61,7 @@ def test_only_the_text_model_is_quantised(folder: Path, quantise: Quantisation) 
     assert lvlm.version == f"{folder.name} ({quantise})"
     assert not any(parameter.requires_grad for parameter in lvlm.model.parameters())
     # 8-bit products ask the device for outliers, which ends a capture.
-    assert lvlm._reading_on.calls.enabled == lvlm._answers.captures == (quantise == "4bit")
+    assert lvlm.reader.prefix_reader.calls.enabled == lvlm.decoder.captures == (quantise == "4bit")
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
@@ -89,7 +89,7 @@ def test_the_rollout_is_that_of_the_quantised_models_attention(folder: Path, qua
     vision = lvlm.encode_vision(pictures(lvlm), "image")
     with torch.no_grad():
         taken = lvlm.attend(TEXTS, vision, layers=LAYERS)
-        inputs = lvlm._inputs([lvlm.chat(text, vision) for text in TEXTS], vision)
+        inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision) for text in TEXTS], vision)
         attentions = eager.model(**inputs, use_cache=False, output_attentions=True).attentions
     got = streaming_rollout(taken, LAYERS, heads="visual_max")
     for row in range(2):

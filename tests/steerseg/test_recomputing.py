@@ -58,7 +58,7 @@ def saved_bytes(lvlm: LVLM, sample: TrainingSample, *, wanted: bool) -> int:
     start = SoftPrompts.from_vocabulary(lvlm.embeddings.weight, 4, seed=0)
     steering = SoftPrompts(start.frame.requires_grad_(), start.video.requires_grad_())
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with lvlm.recomputing(wanted, up_to=max(LAYERS)):
+        with lvlm.activations.recomputing(wanted, up_to=max(LAYERS)):
             rolled = rolled_map(
                 lvlm, ["where?"], sample.context.video, layers=LAYERS, heads="mean", soft_prompts=steering
             )
@@ -89,7 +89,7 @@ def test_reentrant_checkpointing_would_lose_the_gradient(
 
     expected = gradient()
     assert expected is not None
-    with tiny_lvlm.recomputing(up_to=2):
+    with tiny_lvlm.activations.recomputing(up_to=2):
         again = gradient()
         assert again is not None
         assert torch.allclose(again, expected, rtol=1e-4, atol=1e-9)

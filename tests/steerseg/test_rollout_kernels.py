@@ -14,8 +14,7 @@ from steerseg.attention.rollout import (
     roll_layer_in_chunks,
     streaming_rollout,
 )
-from steerseg.lvlm.base import RolloutInputs
-from steerseg.lvlm.tap import QueryKeyTap
+from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from tests.interpreted_kernels import numbers_printed
 
 _INTERPRETED = """
@@ -52,7 +51,9 @@ def random_pass(dtype: torch.dtype) -> RolloutInputs:
         tap.note(layer, query.to(dtype), key.to(dtype), 0.25)
     visual = torch.zeros(1, 40, dtype=torch.bool)
     visual[:, 5:30] = True
-    return RolloutInputs(tap, torch.arange(5, 30)[None], visual, torch.ones_like(visual), padded=False, response=39)
+    return RolloutInputs(
+        tap, torch.arange(5, 30)[None], visual, torch.ones_like(visual), padded=False, response=39
+    )
 
 
 def test_products_of_half_precision_are_not_rounded() -> None:

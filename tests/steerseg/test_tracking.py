@@ -23,8 +23,9 @@ from steerseg.config import PipelineConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
-from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
+from steerseg.segmenters.sam2 import Sam2, preprocess
 from steerseg.segmenters.sam2_step import TrackingStep
+from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
 
@@ -79,13 +80,13 @@ def started(tracker: Tracker, encoded: EncodedVideo) -> list[Candidate]:
 
 def count_encodings(tracker: Tracker) -> list[int]:
     calls: list[int] = []
-    forward = tracker.model.forward_image
+    forward = tracker.segmenter.model.forward_image
 
     def counted(pixels: torch.Tensor) -> Any:
         calls.append(len(pixels))
         return forward(pixels)
 
-    tracker.model.forward_image = counted
+    tracker.segmenter.model.forward_image = counted
     return calls
 
 
@@ -134,9 +135,7 @@ def test_the_driver_gives_what_the_stock_predictor_gives(
     candidate = tracker.start(encoded, [Prompt(4, points=((0.5, 0.5),), labels=(True,))])
     ours = tracker.propagate(encoded, [candidate]).logits[0]
 
-    stock = copy.deepcopy(tracker.model)
-    from steerseg.tracking.tracker import preprocess
-
+    stock = copy.deepcopy(tracker.segmenter.model)
     images = preprocess(torch.from_numpy(video.frames), SMALL_SAM2.image_size)
     state: dict[str, Any] = {
         "images": images,
@@ -220,14 +219,14 @@ def test_frames_are_encoded_while_something_else_is_done(tracker: Tracker) -> No
 
 def test_encoding_ahead_stops_with_the_block(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    features = tracker.features
+    features = tracker.segmenter.encode_frames
 
     def slow(frames: NDArray[np.uint8]) -> list[tuple[torch.Tensor, ...]]:
         begun.set()
         assert go_on.wait(30)
         return features(frames)
 
-    monkeypatch.setattr(tracker, "features", slow)
+    monkeypatch.setattr(tracker.segmenter, "encode_frames", slow)
     encoded = tracker.open(moving_square())
     with tracker.encoding_ahead(encoded, [8, 4]):
         assert begun.wait(30)
@@ -247,7 +246,7 @@ def test_of_a_long_video_only_what_is_asked_for_is_encoded_ahead(
 
 def test_features_over_budget_are_forgotten_and_made_again(folder: Path) -> None:
     plenty = Tracker.from_pretrained(folder)
-    scarce = Tracker(plenty.model, version="scarce", feature_bytes=60_000)
+    scarce = Tracker(Sam2(plenty.segmenter.model, version="scarce"), feature_bytes=60_000)
     video = moving_square()
     results = []
     for tracker in (plenty, scarce):
@@ -260,18 +259,18 @@ def test_features_over_budget_are_forgotten_and_made_again(folder: Path) -> None
 def test_a_frame_of_this_step_makes_no_room_for_another_one(folder: Path) -> None:
     """Tracks that start on different frames are on different ones, of which some may be there from long ago."""
     tracker = Tracker.from_pretrained(folder)
-    frame = tracker.features(moving_square().frames[:1])[0]
-    tracker.feature_bytes = 2 * sum(level.numel() * level.element_size() for level in frame)
+    frame = tracker.segmenter.encode_frames(moving_square().frames[:1])[0]
+    tracker.encoder.feature_bytes = 2 * sum(level.numel() * level.element_size() for level in frame)
     encoded = tracker.open(moving_square())
     tracker.encode(encoded, [0, 1])
-    levels = tracker._levels(encoded, [0, 5])
+    levels = tracker.encoder.levels(encoded, [0, 5])
     assert [len(level) for level in levels] == [2] * len(levels)
     assert encoded.missing(range(9)) == [1, 2, 3, 4, 6, 7, 8]
 
 
 def test_streamed_tracks_are_those_of_all_frames_at_once(folder: Path) -> None:
     plenty = Tracker.from_pretrained(folder)
-    scarce = Tracker(plenty.model, version="scarce", feature_bytes=60_000)
+    scarce = Tracker(Sam2(plenty.segmenter.model, version="scarce"), feature_bytes=60_000)
     video = moving_square()
     whole, streamed = plenty.open(video), scarce.open(video)
     expected = plenty.propagate(whole, started(plenty, whole)).tracklets()
@@ -419,16 +418,16 @@ def test_prompts_outside_the_video(tracker: Tracker) -> None:
 def test_progress_rises_to_one_and_can_cancel(tracker: Tracker) -> None:
     encoded = tracker.open(moving_square())
     candidates = started(tracker, encoded)
-    told: list[float] = []
-    tracker.propagate(encoded, candidates, progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1.0
-    assert len(told) >= 9
+    reported: list[float] = []
+    tracker.propagate(encoded, candidates, progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0
+    assert len(reported) >= 9
 
-    told.clear()
-    tracker.candidates(encoded, POINTS, CONFIG, keyframes=range(0, 9, 2), progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    reported.clear()
+    tracker.candidates(encoded, POINTS, CONFIG, keyframes=range(0, 9, 2), progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0
 
     def stop(fraction: float) -> None:
         if fraction > 0.5:
@@ -460,7 +459,7 @@ def test_memory_does_not_grow_with_the_video(tracker: Tracker, monkeypatch: pyte
 
 
 def test_the_model_is_frozen_and_its_version_names_its_weights(tracker: Tracker, folder: Path) -> None:
-    assert not any(parameter.requires_grad for parameter in tracker.model.parameters())
+    assert not any(parameter.requires_grad for parameter in tracker.segmenter.model.parameters())
     assert tracker.version.startswith(f"{folder.name}:")
     assert tracker.version == Tracker.from_pretrained(folder).version
 
@@ -487,7 +486,7 @@ def test_the_published_layout_loads(tmp_path: Path) -> None:
     torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 8.0)
     torch.save({"model": model.state_dict()}, tmp_path / "sam2.1_hiera_x.pt")
     tracker = Tracker.from_pretrained(tmp_path)
-    assert tracker.model.binarize_mask_from_pts_for_mem_enc
+    assert tracker.segmenter.model.binarize_mask_from_pts_for_mem_enc
     encoded = tracker.open(moving_square())
     candidates = started(tracker, encoded)
     together = tracker.propagate(encoded, candidates)

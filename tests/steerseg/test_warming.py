@@ -10,6 +10,7 @@ import torch
 
 from steerseg import SteerSeg
 from steerseg.demo.sam2 import build_sam2
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.video import video_from_frames
 from steerseg.warm_up import compile_tracker, warm_up
@@ -34,7 +35,7 @@ def test_a_compiled_tracker_gives_the_same_masks() -> None:
     results = []
     for compiled in (False, True):
         torch.manual_seed(1)
-        tracker = Tracker(build_sam2(SMALL_SAM2).to("cuda"), version="small")
+        tracker = Tracker(Sam2(build_sam2(SMALL_SAM2).to("cuda"), version="small"))
         if compiled:
             compile_tracker(tracker)
         encoded = tracker.open(video_from_frames(pixels, fps=8))

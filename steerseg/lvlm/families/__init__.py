@@ -1,4 +1,4 @@
-"""What differs between families of vision-language models; `docs/adding-a-backbone.md` says how to add one."""
+"""Descriptions of families of vision-language models; `docs/adding-a-backbone.md` shows how to add one."""
 
 from __future__ import annotations
 

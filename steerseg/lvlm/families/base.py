@@ -1,4 +1,4 @@
-"""The description of a family: how vision stands in a chat and how visual tokens lie on the picture."""
+"""The description of a family: how vision stands in a chat, and the grid of its visual tokens."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Sizes:
 class Family(ABC):
     """One family of models, bound to a loaded model and its processor.
 
-    The attributes of the class are the description's data; the methods are what data cannot say.
+    The class attributes are the description's data; methods describe the rest.
 
     Args:
         model: A ``*ForConditionalGeneration`` model.
-        processor: Its processor. Its expansion of a picture in the chat is taken as it is.
+        processor: Its processor. Its expansion of a picture in the chat is used as it is.
 
     Attributes:
         model_type: ``config.model_type`` of the Hugging Face checkpoints.
         temporal_merge: Frames of a video that become one grid slice.
-        spare_token: A special token that chats never have otherwise. It marks the places whose embeddings the soft
+        spare_token: A special token that chats never have otherwise. It is the placeholder whose embeddings the soft
             prompt replaces, so that no vocabulary is resized.
-        opening: What the chat template writes right before the place of a picture or a video, as a part of it.
-        closing: What it writes right after.
+        opening: Text that the chat template writes right before the placeholder of a picture or a video.
+        closing: Text that it writes right after.
         full_precision: Names of modules that are not quantised.
     """
 
@@ -57,7 +57,7 @@ class Family(ABC):
         self.model = model
         self.processor = processor
 
-    # --- what each family says
+    # --- each family defines
 
     @abstractmethod
     def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
@@ -66,31 +66,31 @@ class Family(ABC):
         Args:
             height: Of the video.
             width: Of the video.
-            video_tokens: Most places of a slice of the video pass.
-            frame_tokens: Most places of a picture in a frame pass.
+            video_tokens: Most visual tokens of a slice of the video pass.
+            frame_tokens: Most visual tokens of a picture in a frame pass.
         """
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
         """Run the vision tower over (N, 3, H, W) uint8 RGB: N frames of one video, or N separate images."""
 
-    # --- what families may say otherwise
+    # --- families may redefine
 
     def soft_token(self, kind: VisionKind) -> str:
-        """What marks the places of the soft prompt in chats about this kind of vision."""
+        """The placeholder token of the soft prompt in chats about this kind of vision."""
         return self.spare_token
 
     def modality(self, kind: VisionKind) -> VisionKind:
-        """What the model takes this kind of vision for."""
+        """The kind as which the model takes this vision."""
         return kind
 
     def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
-        """Which of the L visual tokens lies on each place of the grid: (t * h * w,) indices, in grid order."""
+        """Index among the L tokens of each visual token of the grid: (t * h * w,), in grid order."""
         time, height, width = vision.grid
         return torch.arange(time * height * width)
 
     def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
-        """What the model takes beside ``input_ids`` (B, S) and the mask; ``vision`` has B rows."""
+        """The model's inputs beside ``input_ids`` (B, S) and the mask; ``vision`` has B rows."""
         output = BaseModelOutputWithPooling(pooler_output=vision.tokens)
         return {"mm_encoder_outputs": {self.modality(vision.kind): output}}
 
@@ -98,10 +98,10 @@ class Family(ABC):
         """Positions (..., B, S) of chats as the text model takes them; ``inputs`` as above, with ids and mask."""
         return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
 
-    # --- what the processor says
+    # --- the processor decides
 
     def placeholder(self, kind: VisionKind) -> str:
-        """What the chat template writes where a picture or a video stands; the processor expands it."""
+        """Text that the chat template writes for a picture or a video; the processor expands it."""
         return str(self.processor.video_token if kind == "video" else self.processor.image_token)
 
     def token(self, kind: VisionKind) -> str:
@@ -109,7 +109,7 @@ class Family(ABC):
         return self.placeholder(self.modality(kind))
 
     def expansion(self, kind: VisionKind, processed: Mapping[str, Any]) -> str:
-        """What the processor puts into the chat for the first video or picture that it processed."""
+        """Text that the processor puts into the chat for the first video or picture that it processed."""
         if kind == "video":
             return str(self.processor.replace_video_token(processed, video_idx=0))
         return str(self.processor.replace_image_token(processed, image_idx=0))
@@ -120,7 +120,7 @@ class Family(ABC):
 
 
 def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of the video pass's grid: at most ``budget`` places, in the frame's aspect ratio."""
+    """Rows and columns of the video pass's grid: at most ``budget`` visual tokens, in the frame's aspect ratio."""
     rows = max(1, math.floor(math.sqrt(budget * height / width)))
     columns = max(1, math.floor(math.sqrt(budget * width / height)))
     return rows, columns

@@ -12,7 +12,7 @@ from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
 class InternVL(Family):
-    """A frame of a video is one tile. A picture is several, tile after tile, and a thumbnail that is on no place."""
+    """A frame of a video is one tile. A picture is several, tile after tile, and a thumbnail off the grid."""
 
     model_type = "internvl"
     temporal_merge = 1
@@ -20,7 +20,7 @@ class InternVL(Family):
     full_precision = ("vision_tower", "multi_modal_projector")
 
     def modality(self, kind: VisionKind) -> VisionKind:
-        """The model knows pictures only."""
+        """Always an image: the model knows pictures only."""
         return "image"
 
     @property
@@ -30,19 +30,19 @@ class InternVL(Family):
 
     def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
         """The tiles are chosen by aspect ratio as the stock processor does; the picture is stretched over them."""
-        side, places = self._tile
-        limit = max(1, frame_tokens // places**2)
+        side, side_tokens = self._tile
+        limit = max(1, frame_tokens // side_tokens**2)
         columns, rows = get_optimal_tiled_canvas((height, width), (side, side), 1, limit)
         return Sizes((side, side), (rows * side, columns * side))
 
     def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
         """Frames and tiles pass the vision tower one by one, all as pictures."""
-        side, places = self._tile
+        side, side_tokens = self._tile
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
         if kind == "video":
             processed = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
             values = processed["pixel_values_videos"][0]
-            count, grid = 1, (len(pixels), places, places)
+            count, grid = 1, (len(pixels), side_tokens, side_tokens)
         else:
             processed = self.processor.image_processor(
                 list(pixels),
@@ -52,7 +52,7 @@ class InternVL(Family):
                 return_tensors="pt",
             )
             values = processed["pixel_values"]
-            count, grid = len(pixels), (1, rows * places, columns * places)
+            count, grid = len(pixels), (1, rows * side_tokens, columns * side_tokens)
         output = self.model.model.get_image_features(self.pixels(values), return_dict=True)
         tokens = output.pooler_output.reshape(count, -1, output.pooler_output.shape[-1])
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
@@ -62,6 +62,8 @@ class InternVL(Family):
         if vision.kind == "video":
             return super().token_indices(vision)
         _, height, width = vision.grid
-        places = self._tile[1]
-        tiles = torch.arange(height * width).view(height // places, width // places, places, places)
+        side_tokens = self._tile[1]
+        tiles = torch.arange(height * width).view(
+            height // side_tokens, width // side_tokens, side_tokens, side_tokens
+        )
         return tiles.permute(0, 2, 1, 3).flatten()

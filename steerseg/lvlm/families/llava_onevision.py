@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: a picture is an overview and square tiles, with a newline token after each row of places."""
+"""LLaVA-OneVision: a picture is an overview and square tiles, with a newline token after each row of its grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
 class LlavaOneVision(Family):
-    """The grid of a picture is that of its tiles, without padding. Overview and newlines lie on no place of it."""
+    """The grid of a picture is that of its tiles, without padding. Overview and newlines are off it."""
 
     model_type = "llava_onevision"
     temporal_merge = 1
@@ -31,36 +31,36 @@ class LlavaOneVision(Family):
 
     @property
     def _tile(self) -> tuple[int, int]:
-        """Side of a tile in pixels and in places."""
+        """Side of a tile in pixels and in visual tokens."""
         vision = self.model.config.vision_config
-        return vision.image_size, vision.image_size // vision.patch_size
+        return int(vision.image_size), int(vision.image_size // vision.patch_size)
 
     def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
         """Video frames are one tile, pooled; a picture keeps its aspect ratio on the best canvas within budget."""
-        side, places = self._tile
+        side, side_tokens = self._tile
         most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_"))  # more are scaled down
-        limit = min(most, max(1, frame_tokens // places**2))
+        limit = min(most, max(1, frame_tokens // side_tokens**2))
         pinpoints = self.model.config.image_grid_pinpoints
         canvases = [pinpoint for pinpoint in pinpoints if math.prod(pinpoint) <= limit * side**2]
         canvas = select_best_resolution((height, width), canvases)
         scale = min(canvas[0] / height, canvas[1] / width)
 
         def whole(length: int, across: int) -> int:
-            """Pixels of a whole number of places, as many less than the canvas on the one side as on the other."""
-            total = across // side * places
-            rows = total - 2 * round((total - length * scale * places / side) / 2)
-            return math.ceil(max(rows, 2 - total % 2) * side / places)
+            """Pixels of a whole number of visual tokens, with equal margins to the canvas on both sides."""
+            total = across // side * side_tokens
+            rows = total - 2 * round((total - length * scale * side_tokens / side) / 2)
+            return math.ceil(max(rows, 2 - total % 2) * side / side_tokens)
 
         return Sizes((side, side), (whole(height, canvas[0]), whole(width, canvas[1])))
 
     def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
         """Videos end with one newline token; pictures begin with the overview."""
-        side, places = self._tile
+        side, side_tokens = self._tile
         model = self.model.model
         if kind == "video":
             processed = self.processor.video_processor([pixels], do_sample_frames=False, return_tensors="pt")
             output = model.get_video_features(self.pixels(processed["pixel_values_videos"]), return_dict=True)
-            pooled = math.ceil(places / 2)
+            pooled = math.ceil(side_tokens / 2)
             grid, extra = (len(pixels), pooled, pooled), 1
         else:
             processed = self.processor.image_processor(list(pixels), return_tensors="pt")
@@ -68,9 +68,9 @@ class LlavaOneVision(Family):
             output = model.get_image_features(values, sizes, return_dict=True)
             size = tuple(pixels.shape[2:])
             rows, columns = get_anyres_image_grid_shape(size, model.config.image_grid_pinpoints, side)
-            canvas = torch.empty(1, rows * places, columns * places)
+            canvas = torch.empty(1, rows * side_tokens, columns * side_tokens)
             height, width = unpad_image(canvas, size).shape[1:]
-            grid, extra = (1, height, width), places**2 + height
+            grid, extra = (1, height, width), side_tokens**2 + height
         tokens = torch.stack(list(output.pooler_output))
         if tokens.shape[1] != math.prod(grid) + extra:
             raise ModelError(

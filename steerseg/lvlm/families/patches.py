@@ -1,4 +1,4 @@
-"""Where patches lie, told to a vision tower that would count on the device and wait there for each number."""
+"""Layouts of patches for vision towers that would count on the device and wait there for each number."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from steerseg.runtime.lru import LruCache
 from steerseg.runtime.memory import to_device
 
-_KEPT = 8  # grids a model: videos of a project have few sizes
+_KEPT = 8  # layouts of a model: videos of a project have few sizes
 
-_known: WeakKeyDictionary[Any, dict[object, dict[str, torch.Tensor]]] = WeakKeyDictionary()
+Layout = dict[str, torch.Tensor]
+"""Tensors by the names under which a vision tower takes them."""
+
+_layouts: WeakKeyDictionary[Any, LruCache[object, Layout]] = WeakKeyDictionary()
 
 
-def patch_layout(model: Any, kind: str, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+def patch_layout(model: Any, kind: str, grids: torch.Tensor) -> Layout:
     """The layout as a Qwen model's ``get_image_features`` or ``get_video_features`` takes it by keywords.
 
     Args:
@@ -28,16 +32,16 @@ def patch_layout(model: Any, kind: str, grids: torch.Tensor) -> dict[str, torch.
         kind: Image or video.
         grids: (N, 3) slices, rows and columns of patches, on the host.
     """
-    layouts = _known.setdefault(model, {})
+    layouts = _layouts.setdefault(model, LruCache(_KEPT))
     key = model.device, *grids.flatten().tolist()
-    if key not in layouts:
-        while len(layouts) >= _KEPT:
-            del layouts[next(iter(layouts))]
-        layouts[key] = _laid(model.model.visual, grids, model.device)
-    return {f"{kind}_{name}": part for name, part in layouts[key].items()}
+    layout = layouts.get(key)
+    if layout is None:
+        layout = _make_layout(model.model.visual, grids, model.device)
+        layouts.put(key, layout)
+    return {f"{kind}_{name}": part for name, part in layout.items()}
 
 
-def _laid(tower: Any, grids: torch.Tensor, device: torch.device) -> dict[str, torch.Tensor]:
+def _make_layout(tower: Any, grids: torch.Tensor, device: torch.device) -> Layout:
     config, merge = tower.config, tower.config.spatial_merge_size
     there = {"position_ids": get_vision_position_ids(grids, merge)}
     here = {"cu_seqlens": get_vision_cu_seqlens(grids)}  # where pieces end is read by the host

@@ -39,7 +39,7 @@ class Qwen2VL(Family):
         if kind == "video":
             processed = self.processor.video_processor(
                 videos=[pixels],
-                # Already chosen and resized. Where frames stand in time is told in frames and frames a second.
+                # Already chosen and resized. Times of frames are given as indices and frames a second.
                 do_resize=False,
                 do_sample_frames=False,
                 video_metadata=[
@@ -94,7 +94,7 @@ class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
     model_type = "qwen2_5_vl"
 
     def inputs(self, ids: torch.Tensor, vision: VisionFeatures) -> dict[str, Any]:
-        """The seconds as well: left out, the model takes one a slice."""
+        """The seconds between slices as well; without them the model assumes one second."""
         inputs = super().inputs(ids, vision)
         if vision.kind == "video":
             inputs["second_per_grid_ts"] = torch.tensor(

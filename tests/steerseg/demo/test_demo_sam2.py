@@ -65,7 +65,7 @@ def test_the_shipped_size_fits_into_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors").stat().st_size < 15e6
     tracker = Tracker.from_pretrained(tmp_path)
     for name, value in model.state_dict().items():
-        assert torch.allclose(tracker.model.state_dict()[name], value, atol=2e-3), name
+        assert torch.allclose(tracker.segmenter.model.state_dict()[name], value, atol=2e-3), name
 
 
 def test_features_have_the_scale_of_the_positions() -> None:
@@ -171,7 +171,9 @@ def test_training_tracks_as_the_tracker_does(tmp_path: Path) -> None:
     targets = Targets(picture=torch.zeros(2, dtype=torch.long), masks=masks, valid=torch.ones(2))
     pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        trained = torch.stack(track(tracker.model, normalise_images(pictures)[None], targets, "mask"), dim=1)
+        trained = torch.stack(
+            track(tracker.segmenter.model, normalise_images(pictures)[None], targets, "mask"), dim=1
+        )
     encoded = tracker.open(video_from_frames(frames, fps=8.0))
     started = [tracker.start(encoded, [Prompt(0, mask=mask.numpy())]) for mask in masks[:, 0]]
     assert torch.allclose(tracker.propagate(encoded, started).logits, trained, atol=1e-4)
@@ -232,4 +234,4 @@ def test_a_run_exports_what_the_next_one_resumes_from(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
     assert (tmp_path / "b" / "preview.png").exists()
-    assert Tracker.from_pretrained(tmp_path / "b").model.image_size == 128
+    assert Tracker.from_pretrained(tmp_path / "b").segmenter.model.image_size == 128

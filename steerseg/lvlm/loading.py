@@ -1,0 +1,74 @@
+"""A model and its processor, loaded by name, and what a GPU then computes by fewer kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from steerseg.config import Quantisation
+from steerseg.errors import ModelError
+from steerseg.lvlm.gated_mlp import fuse_gates
+from steerseg.lvlm.norms import fuse_norms
+from steerseg.lvlm.padding import pad_inner_widths
+from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
+from steerseg.lvlm.rotations import fuse_rotations
+
+
+def load_model(
+    name: str, *, device: torch.device, dtype: torch.dtype, quantise: Quantisation | None
+) -> tuple[Any, Any]:
+    """Load a model and its processor by hub id or from a folder in Hugging Face's layout.
+
+    Args:
+        name: Hub id or folder.
+        device: Where the weights go.
+        dtype: Their precision.
+        quantise: Bits of the text model's weights; ``None`` leaves them as they are saved.
+
+    Returns:
+        A ``*ForConditionalGeneration`` model on the device, and its processor.
+
+    Raises:
+        ModelError: The weights cannot be found or read, the family is not supported, or bitsandbytes is missing.
+    """
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # callers have a progress display of their own
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        options = loading_options(name, quantise, device, dtype)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"the vision-language model {name!r} could not be loaded: {error}. Expected a hub id that "
+            "this machine can reach or has cached, or a folder saved by `save_pretrained`."
+        ) from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+    if bits_of(model):
+        keep_differentiable(model)
+    return model if "device_map" in options else model.to(device), processor
+
+
+def accelerate(model: nn.Module, dtype: torch.dtype, *, rotations: bool) -> None:
+    """Let a model on a GPU compute by fewer and faster kernels, each where it is seen to be right.
+
+    cuDNN's attention is switched off for the process: it makes a plan for each length of a chat, which takes up to a
+    second of every new expression.
+
+    Args:
+        model: Changed in place.
+        dtype: Precision of its weights.
+        rotations: Whether functions of transformers are replaced for the process; see
+            :func:`steerseg.lvlm.rotations.fuse_rotations`.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    fuse_norms(model)
+    if rotations:
+        fuse_rotations(model)
+    pad_inner_widths(model)
+    fuse_gates(model, dtype)

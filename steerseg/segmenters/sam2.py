@@ -1,0 +1,325 @@
+"""SAM 2 as a segmenter: the ``sam2`` package's own modules, fed with batches of objects.
+
+This is no fork of the package. Its stock predictor loops over objects in Python and keeps the state of every frame;
+here its modules are called directly, on tensors that the driver hands in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from steerseg.runtime.cuda_graphs import CapturedCalls
+from steerseg.segmenters.base import (
+    AttendedMemories,
+    DecodedMask,
+    Features,
+    MemoryReach,
+    ObjectMemory,
+    StepOutput,
+)
+from steerseg.segmenters.loading import load_folder, load_from_hub
+from steerseg.segmenters.sam2_image_encoder import FusedImageEncoder
+from steerseg.segmenters.sam2_step import TrackingStep, attended_memories
+
+_PIXEL_MEAN = (0.485, 0.456, 0.406)
+_PIXEL_STD = (0.229, 0.224, 0.225)
+_EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
+
+
+class Sam2:
+    """A frozen SAM 2; see :class:`steerseg.segmenters.base.Segmenter` for what its methods take and give.
+
+    Args:
+        model: A ``SAM2VideoPredictor``, on its device.
+        version: Name and hash of configuration and weights.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+
+    Attributes:
+        captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
+        captured_steps: The captured steps; ``None`` before the first step.
+        fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
+        memory_backend: Computes the attention to memories then; torch's choice where ``None``.
+    """
+
+    def __init__(self, model: Any, *, version: str, dtype: torch.dtype = torch.float32) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+        self.version = version
+        self.device: torch.device = model.device
+        if self.device.type == "cuda" and dtype is not torch.float32:
+            round_multiplied_weights(model, dtype)
+        self._dtype = dtype
+        self._position_encodings: list[Tensor] = []  # (h * w, 1, C) of each level
+        self._level_sizes: list[tuple[int, int]] = []
+        self._memory_position: Tensor | None = None
+        self._step: TrackingStep | None = None
+        self._image_encoder = FusedImageEncoder(model)
+        self.captured_steps: CapturedCalls | None = None
+        self.captures = True
+        self.fused = self.device.type == "cuda"
+        self.memory_backend: SDPBackend | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Sam2:
+        """Load SAM 2 from a folder or from the Hugging Face hub.
+
+        Args:
+            source: A folder with a configuration (``config.yaml``, or the only ``*.yaml``) and weights
+                (``model.safetensors``, or the only ``*.safetensors`` or ``*.pt``), or one of the hub's ids,
+                such as ``facebook/sam2.1-hiera-large``.
+            device: Where to run.
+            dtype: See :class:`Sam2`.
+
+        Raises:
+            ModelError: Nothing usable is there, or weights and configuration do not fit.
+        """
+        device = torch.device(device)
+        if Path(source).is_dir():
+            model, version = load_folder(Path(source), device)
+        else:
+            model, version = load_from_hub(str(source), device)
+        return cls(model, version=version, dtype=dtype)
+
+    # ------------------------------------------------------------------ frames
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's features on a GPU: two a number, at strides 4, 8 and 16."""
+        side, channels = self.model.image_size, self.model.hidden_dim
+        # With an eighth, a quarter and all of the channels.
+        return int(2 * channels * ((side // 4) ** 2 // 8 + (side // 8) ** 2 // 4 + (side // 16) ** 2))
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: NDArray[np.uint8]) -> list[Features]:
+        """(B, H, W, 3) uint8 RGB -> the features of each frame."""
+        pixels = preprocess(self._on_device(frames), self.model.image_size)
+        if self._precision_is_lower:
+            pixels = pixels.to(self._dtype)  # as the first product would
+        levels = self._encode_pixels(pixels)
+        if not self._position_encodings:
+            encoding = self.model.image_encoder.neck.position_encoding
+            positions = [encoding(level[:1]).to(level.dtype) for level in levels]
+            self._level_sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+            self._position_encodings = [level.flatten(2).permute(2, 0, 1) for level in positions]
+        return list(zip(*(level.unbind(0) for level in levels), strict=True))
+
+    def _encode_pixels(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) pixels -> per level (B, C, h, w) features."""
+        with self._precision():
+            if self.fused and self._image_encoder.supported():
+                return tuple(self._image_encoder(pixels))
+            return tuple(self.model.forward_image(pixels)["backbone_fpn"][-self.model.num_feature_levels :])
+
+    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Frames on the model's device. A GPU copies them from page-locked memory, and nobody waits for it."""
+        tensor = torch.from_numpy(pixels)
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    @property
+    def _precision_is_lower(self) -> bool:
+        return self.device.type == "cuda" and self._dtype is not torch.float32
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self._precision_is_lower:
+            return torch.autocast("cuda", dtype=self._dtype)
+        return contextlib.nullcontext()
+
+    # ------------------------------------------------------------------ prompts
+
+    @property
+    def logits_side(self) -> int:
+        """Side of the low-resolution mask logits: a quarter of the input's."""
+        return 4 * int(self.model.sam_image_embedding_size)
+
+    def decode_clicks(
+        self,
+        levels: Sequence[Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        earlier: NDArray[np.bool_] | None = None,
+    ) -> list[DecodedMask]:
+        """Decode one set of clicks a row; a box is its two corners."""
+        clicks = {
+            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
+            "point_coords": (positions * self.model.image_size - 0.5).to(self.device),
+            "point_labels": labels.to(self.device),
+        }
+        logits: Tensor | None = None
+        if earlier is not None:
+            # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
+            logits = (self._coverage(earlier, self.logits_side) * 2 - 1) * _EARLIER_LOGIT
+        return self._decode(levels, clicks=clicks, earlier=logits)
+
+    def decode_mask(self, levels: Sequence[Tensor], mask: NDArray[np.bool_]) -> DecodedMask:
+        """Take a mask of the frame's size as the truth on its frame."""
+        given = (self._coverage(mask, self.model.image_size) >= 0.5).float()
+        return self._decode(levels, mask=given)[0]
+
+    def _coverage(self, mask: NDArray[np.bool_], side: int) -> Tensor:
+        """A mask as (1, 1, side, side) coverage in [0, 1], on the device."""
+        coverage = torch.from_numpy(mask).float()[None, None]
+        coverage = F.interpolate(
+            coverage, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+        )
+        return coverage.to(self.device)
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        levels: Sequence[Tensor],
+        *,
+        clicks: dict[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        earlier: Tensor | None = None,
+    ) -> list[DecodedMask]:
+        """One prompt a row on its frame, without memory of other frames; clicks may correct earlier logits."""
+        features = [level.flatten(2).permute(2, 0, 1) for level in levels]  # (h * w, N, C)
+        count = features[0].shape[1]
+        with self._precision():
+            _, output, _, _ = self.model._track_step(
+                frame_idx=0,
+                is_init_cond_frame=True,
+                current_vision_feats=features,
+                current_vision_pos_embeds=[part.expand(-1, count, -1) for part in self._position_encodings],
+                feat_sizes=self._level_sizes,
+                point_inputs=clicks,
+                mask_inputs=mask,
+                output_dict={},
+                num_frames=1,
+                track_in_reverse=False,
+                prev_sam_mask_logits=earlier,
+            )
+        _, _, ious, logits, large, pointers, presence = output
+        # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
+        best = ious.float().amax(dim=1).clamp(0, 1).tolist()
+        masks = (logits[:, 0] > 0).cpu()
+        clicked = clicks is not None
+        return [
+            DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
+            for i in range(count)
+        ]
+
+    # ------------------------------------------------------------------ memories and steps
+
+    @torch.inference_mode()
+    def encode_memories(self, levels: Sequence[Tensor], decoded: Sequence[DecodedMask]) -> list[ObjectMemory]:
+        """Turn decoded masks of one kind into memories, in one call."""
+        with self._precision():
+            memories, positions = self.model._encode_new_memory(
+                current_vision_feats=[level.flatten(2).permute(2, 0, 1) for level in levels],
+                feat_sizes=self._level_sizes,
+                pred_masks_high_res=torch.stack([answer.input_logits for answer in decoded])[:, None],
+                object_score_logits=torch.stack([answer.presence for answer in decoded]),
+                is_mask_from_pts=decoded[0].clicked,
+            )
+        if self._memory_position is None:  # always the same, and captured steps read it where it is
+            self._memory_position = positions[-1][:1].clone()
+        return [
+            ObjectMemory(answer.logits, answer.pointer, answer.presence, memory)
+            for answer, memory in zip(decoded, memories, strict=True)
+        ]
+
+    @property
+    def memory_reach(self) -> MemoryReach:
+        """How long memories count, by the model's configuration."""
+        spatial = self.model.num_maskmem * max(1, self.model.memory_temporal_stride_for_eval)
+        return MemoryReach(spatial, max(spatial, self.model.max_obj_ptrs_in_encoder))
+
+    def attended_memories(self, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
+        """Choose the memories of a step, as the package does."""
+        return attended_memories(self.model, index, prompted, num_frames)
+
+    def step(
+        self,
+        attended: AttendedMemories,
+        levels: Sequence[Tensor],
+        spatial: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
+    ) -> StepOutput:
+        """Track N objects on one frame each; on a GPU, a replay of a captured step."""
+        step = self.tracking_step()
+        call = self.captured_steps if self.captures and self.captured_steps is not None else step
+        return StepOutput(*call(*step.arguments(attended, levels, spatial, pointers, distances)))
+
+    def tracking_step(self) -> TrackingStep:
+        """The step as a function of tensors, made when the first memory was encoded.
+
+        Raises:
+            RuntimeError: No memory was encoded yet.
+        """
+        if self._step is None:
+            if self._memory_position is None:
+                raise RuntimeError("no prompt has been remembered yet")
+            self._step = TrackingStep(
+                self.model,
+                self._level_sizes,
+                self._position_encodings[-1],
+                self._memory_position,
+                self._precision,
+            )
+            self.captured_steps = CapturedCalls(self._step)
+        self._step.fused, self._step.backend = self.fused, self.memory_backend
+        return self._step
+
+    @property
+    def captures_steps(self) -> bool:
+        """Whether steps are captured as CUDA graphs: on a GPU, unless that is switched off."""
+        return self.device.type == "cuda" and self.captures
+
+    @property
+    def capture_seconds(self) -> float:
+        """Seconds that capturing steps has taken so far."""
+        return 0.0 if self.captured_steps is None else self.captured_steps.capture_seconds
+
+    @contextlib.contextmanager
+    def capturing_at_once(self) -> Iterator[None]:
+        """Inside, a form of a step is captured when it is first seen.
+
+        Raises:
+            RuntimeError: No memory was encoded yet.
+        """
+        self.tracking_step()
+        assert self.captured_steps is not None
+        before, self.captured_steps.sights = self.captured_steps.sights, 1
+        try:
+            yield
+        finally:
+            self.captured_steps.sights = before
+
+
+def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep in ``dtype`` what autocast would bring there at every use, hundreds of times a frame. The same numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.to(dtype)
+
+
+def preprocess(frames: Tensor, size: int) -> Tensor:
+    """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
+    pixels = frames.permute(0, 3, 1, 2).float().div_(255)
+    pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    mean, std = _statistics(pixels.device)
+    return pixels.sub_(mean).div_(std)
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and deviation of each colour, there once: bringing them to a GPU waits for all of its work."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_PIXEL_MEAN, _PIXEL_STD))
+    return mean, std
