@@ -73,10 +73,14 @@ class ChatTokenizer:
             ModelError: The chat template writes no vision.
         """
         family = self._family
-        content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
-        chat: str = family.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        turns = (
+            [{"role": "system", "content": [{"type": "text", "text": family.system}]}]
+            if family.system
+            else []
         )
+        content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
+        turns.append({"role": "user", "content": content})
+        chat: str = family.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         placeholder = family.placeholder(vision.kind)
         before, found, after = chat.partition(placeholder)
         if not found:

@@ -46,6 +46,18 @@ LAYERS = (1, 2, 3)
 FRAMES = 3
 CPU = torch.device("cpu")
 
+SYSTEM_TURNS = {
+    # Written by the templates of the published checkpoints themselves.
+    "qwen2_vl": "",
+    "qwen2_5_vl": "",
+    # The model has none.
+    "qwen3_vl": "",
+    # As LLaVA's and InternVL's own conversations have it, and DecAF; the converted checkpoints' templates have none.
+    "llava_onevision": "You are a helpful assistant.",
+    "internvl": "你是书生·万象，英文名是InternVL，"
+    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -70,15 +82,17 @@ class Case:
         self, texts: Sequence[str], frames: torch.Tensor, kind: VisionKind, soft: str = ""
     ) -> dict[str, Any]:
         """What the stock processor makes of the same chats and pixels."""
+        name = self.lvlm.family.model_type
+        system = [{"role": "system", "content": [{"type": "text", "text": SYSTEM_TURNS[name]}]}]
         chats = []
         for text in texts:
             content = [{"type": kind}, {"type": "text", "text": text}]
-            chats.append(
-                self.processor.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-                )
-            )
-        resizes = self.lvlm.family.model_type in ("llava_onevision", "internvl")
+            turns = [*(system if SYSTEM_TURNS[name] else []), {"role": "user", "content": content}]
+            chat = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            if name == "qwen3_vl":  # the wrappers of the slices stand in place of the template's
+                chat = chat.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+            chats.append(chat)
+        resizes = name in ("llava_onevision", "internvl")
         common = {"do_resize": resizes, "padding": True, "return_tensors": "pt"}
         if kind == "video":
             merge = self.lvlm.family.temporal_merge
@@ -96,7 +110,7 @@ class Case:
                 video_metadata=metadata,
                 **common,
             )
-            if self.lvlm.family.model_type == "qwen2_5_vl":
+            if name == "qwen2_5_vl":
                 inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(texts))
         else:
             inputs = self.processor(text=chats, images=list(frames), **common)

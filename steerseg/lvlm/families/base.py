@@ -49,6 +49,7 @@ class Family(ABC):
     model_type: ClassVar[str]
     temporal_merge: ClassVar[int]
     spare_token: ClassVar[str]
+    system: ClassVar[str] = ""
     opening: ClassVar[str] = ""
     closing: ClassVar[str] = ""
     full_precision: ClassVar[tuple[str, ...]]

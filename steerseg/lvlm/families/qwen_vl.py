@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, two frames of a video in each slice, M-RoPE."""
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size, two frames of a video in each slice, M-RoPE."""
 
 from __future__ import annotations
 
@@ -101,9 +101,3 @@ class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
                 [vision.seconds_per_slice] * len(ids), device=ids.device
             )
         return inputs
-
-
-class Qwen3VL(Qwen2VL):
-    """Time stands as text between the slices; the first text layers get further features of the picture."""
-
-    model_type = "qwen3_vl"
