@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from ml_backend.background import BackgroundLoop
 
 _REQUEST_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 3, 10, 30, 60, 90, 120)
 _STAGE_SECONDS = (0.01, 0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 180, 600)
@@ -55,14 +59,41 @@ class Metrics:
             "steerseg_worker_restarts", "Model processes replaced after they died.", registry=self.registry
         )
 
-    def watch(self, *, queue_length: Callable[[], int], restarts: Callable[[], int]) -> None:
-        """Read these numbers whenever the metrics are asked for."""
+    def watch(
+        self,
+        *,
+        queue_length: Callable[[], int],
+        restarts: Callable[[], int],
+        loops: Sequence[BackgroundLoop] = (),
+    ) -> None:
+        """Read these numbers, and the failed turns of the loops, whenever the metrics are asked for."""
         self._queue.set_function(queue_length)
         self._restarts.set_function(restarts)
+        self.registry.register(_LoopErrors(loops))
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _LoopErrors(Collector):
+    """Counts the failed turns of background loops by name.
+
+    Args:
+        loops: The loops.
+    """
+
+    def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
+        self._loops = loops
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counts as they are now."""
+        family = CounterMetricFamily(
+            "steerseg_background_errors", "Turns of background loops that failed.", labels=["loop"]
+        )
+        for loop in self._loops:
+            family.add_metric([loop.name], loop.status.errors)
+        yield family
 
 
 class StageClock:

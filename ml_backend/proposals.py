@@ -7,10 +7,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import ProposalKey
@@ -18,14 +19,18 @@ from steerseg.errors import ArtefactError
 from steerseg.masks import RLE
 from steerseg.runtime.artefacts import write_bytes
 
-if TYPE_CHECKING:  # these come with torch, which only the model process loads
-    import torch
-
-    from steerseg.pipeline import Proposal
-    from steerseg.points import PointPrompt
-
 FORMAT = 1
 Grid = list[list[list[float]]]
+FrameScores = Annotated[
+    NDArray[np.float32],
+    PlainValidator(lambda scores: np.asarray(scores, dtype=np.float32)),
+    PlainSerializer(lambda scores: [round(float(score), 5) for score in scores]),
+]
+Times = Annotated[
+    NDArray[np.float64],
+    PlainValidator(lambda times: np.asarray(times, dtype=np.float64)),
+    PlainSerializer(lambda times: times.tolist()),
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class StoredTracklet:
     """
 
     rles: tuple[RLE, ...] = field(repr=False)
-    frame_scores: NDArray[np.float32] = field(repr=False)
+    frame_scores: FrameScores = field(repr=False)
     prompt: StoredPoint
     score: float
 
@@ -79,41 +84,14 @@ class StoredProposal:
     tracklets: tuple[StoredTracklet, ...]
     maps: StoredMaps = field(repr=False)
     points: tuple[StoredPoint, ...] = field(repr=False)
-    pts: NDArray[np.float64] = field(repr=False)
+    pts: Times = field(repr=False)
     fps: float
     height: int
     width: int
     versions: dict[str, str]
 
-    @classmethod
-    def from_proposal(cls, proposal: Proposal) -> StoredProposal:
-        """Keep of a proposal what the server needs; runs in the model process."""
-        maps = proposal.maps
-        return cls(
-            expression=proposal.expression,
-            attributes=proposal.attributes,
-            tracklets=tuple(
-                StoredTracklet(
-                    rles=tracklet.rles,
-                    frame_scores=np.asarray(tracklet.frame_scores, dtype=np.float32),
-                    prompt=_point(tracklet.prompt),
-                    score=float(tracklet.score),
-                )
-                for tracklet in proposal.tracklets
-            ),
-            maps=StoredMaps(
-                keyframes=tuple(maps.keyframes),
-                frame=None if maps.frame is None else _grid(maps.frame),
-                video=None if maps.video is None else _grid(maps.video),
-                fused=_grid(maps.fused),
-            ),
-            points=tuple(_point(point) for point in proposal.points),
-            pts=np.asarray(proposal.pts, dtype=np.float64),
-            fps=float(proposal.fps),
-            height=proposal.height,
-            width=proposal.width,
-            versions={name: str(version) for name, version in proposal.versions.items()},
-        )
+
+_ADAPTER = TypeAdapter(StoredProposal)
 
 
 class ProposalFiles:
@@ -134,7 +112,8 @@ class ProposalFiles:
         """
         name = hashlib.sha256(json.dumps(asdict(key), sort_keys=True).encode()).hexdigest()
         relative = Path("proposals") / name[:2] / f"{name}.json.gz"
-        content = gzip.compress(json.dumps(_to_json(proposal), separators=(",", ":")).encode(), 6, mtime=0)
+        stored = {**_ADAPTER.dump_python(proposal, mode="json"), "format": FORMAT}
+        content = gzip.compress(json.dumps(stored, separators=(",", ":")).encode(), 6, mtime=0)
         try:
             write_bytes(self._root / relative, content)
         except ArtefactError as error:
@@ -148,55 +127,11 @@ class ProposalFiles:
             StoreError: The file is missing or damaged.
         """
         try:
-            return _from_json(json.loads(gzip.decompress((self._root / path).read_bytes())))
+            stored = json.loads(gzip.decompress((self._root / path).read_bytes()))
+            if stored["format"] != FORMAT:
+                raise ValueError(f"format {stored['format']}, expected {FORMAT}")
+            return _ADAPTER.validate_python(stored)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"the stored proposal {path} cannot be read ({type(error).__name__}); it is made anew"
             ) from error
-
-
-def _to_json(proposal: StoredProposal) -> dict[str, Any]:
-    stored = asdict(proposal)
-    stored["format"] = FORMAT
-    stored["pts"] = proposal.pts.tolist()
-    for tracklet in stored["tracklets"]:
-        tracklet["frame_scores"] = [round(float(score), 5) for score in tracklet["frame_scores"]]
-    return stored
-
-
-def _from_json(stored: dict[str, Any]) -> StoredProposal:
-    if stored["format"] != FORMAT:
-        raise ValueError(f"format {stored['format']}, expected {FORMAT}")
-    maps = stored["maps"]
-    return StoredProposal(
-        expression=stored["expression"],
-        attributes=tuple(stored["attributes"]),
-        tracklets=tuple(
-            StoredTracklet(
-                rles=tuple(tracklet["rles"]),
-                frame_scores=np.array(tracklet["frame_scores"], dtype=np.float32),
-                prompt=StoredPoint(**tracklet["prompt"]),
-                score=tracklet["score"],
-            )
-            for tracklet in stored["tracklets"]
-        ),
-        maps=StoredMaps(
-            keyframes=tuple(maps["keyframes"]), frame=maps["frame"], video=maps["video"], fused=maps["fused"]
-        ),
-        points=tuple(StoredPoint(**point) for point in stored["points"]),
-        pts=np.array(stored["pts"], dtype=np.float64),
-        fps=stored["fps"],
-        height=stored["height"],
-        width=stored["width"],
-        versions=stored["versions"],
-    )
-
-
-def _point(point: PointPrompt) -> StoredPoint:
-    return StoredPoint(frame=point.frame, x=point.x, y=point.y, value=point.value)
-
-
-def _grid(values: torch.Tensor) -> Grid:
-    """Three decimals of a map in [0, 1] are plenty for pictures and points."""
-    rounded: Grid = np.round(values.double().cpu().numpy(), 3).tolist()
-    return rounded

@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Weights
+from ml_backend.corrections.report import CorrectionsReport
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
@@ -23,11 +24,13 @@ from ml_backend.database.events import EventStore
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.expressions import alternatives_for, task_expression
-from ml_backend.interactive.answer import Answer, Call, FrameCalls, answer_video, video_beside
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.store import TaskStateStore
-from ml_backend.interactive.submissions import SubmissionHandler
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.proposals import Proposer
@@ -41,11 +44,13 @@ from ml_backend.label_studio.results import Result, expression_result, status_re
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import ModelExecutor, Priority, WorkerState
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.queue import Priority
+from ml_backend.models.workers import WorkerState
 from ml_backend.predictions.batch import answer_item
 from ml_backend.predictions.deliveries import Deliveries, Delivery, Place
-from ml_backend.predictions.late import LOOK_AGAIN, PUSHERS, REMEMBERED_PUSHES
+from ml_backend.predictions.late import LOOK_AGAIN, PAUSE, PUSHERS, REMEMBERED_PUSHES
 from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance, describe_proposal
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.results import label_studio_score, object_name
@@ -139,16 +144,15 @@ class Service:
         self._connections = Connections(settings)
         self._unseen = SubmittedPages(database, self._told, self._connections)
         self.corrections = CorrectionStore(database)
-        self.completer = Completer(settings, database, self.corrections, media, self._connections, executor)
+        self.completer = Completer(settings, database, media, self._connections, executor)
         self.ingestor = Ingestor(
             settings,
             database,
-            self.corrections,
             self._connections,
             lambda _: self.completer.notify(),
             complete=self._unseen.complete,
             handlers=[
-                SubmissionHandler(self._told, self._unseen),
+                StateLifecycle(self._told, self._unseen),
                 TrainingHandler(
                     self._project_store,
                     lambda project_id, trigger: self.refinements.request(project_id, trigger),
@@ -188,11 +192,18 @@ class Service:
         self._pushed: dict[Place, float] = {}  # when, by this process's clock
         self._deliveries = Deliveries(database, settings.max_queue)
         self._closing = threading.Event()
-        self._look = threading.Event()
-        self._catch_up = threading.Thread(target=self._follow_deliveries, name="deliveries", daemon=True)
+        self._delivery_loop = BackgroundLoop("deliveries", self._follow_deliveries, pause=PAUSE)
+        self._loops = (
+            *self.ingestor.loops,
+            self.completer.loop,
+            self.refinements.loop,
+            self._repredictor.loop,
+            self._delivery_loop,
+        )
         metrics.watch(
             queue_length=lambda: executor.queue_length,
             restarts=lambda: sum(status.restarts for status in executor.statuses),
+            loops=self._loops,
         )
         # A worker's death counts as an attempt, and so does the server's: twice as many together.
         self._proposer.recover({owed.place for owed in self._deliveries.left()}, 2 * settings.max_attempts)
@@ -202,22 +213,21 @@ class Service:
         self.ingestor.start()
         self.completer.start()
         self.refinements.start()
-        self._catch_up.start()
+        self._delivery_loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
 
     def close(self) -> None:
         """Stop the model processes; what is owed to Label Studio goes on with the next start."""
         self._closing.set()
-        self._look.set()
+        self._delivery_loop.stop()
         self._proposer.stop()
         self.ingestor.close()
         self._executor.close()
         self.completer.close()
         self.refinements.close()
         self._repredictor.close()
-        if self._catch_up.is_alive():
-            self._catch_up.join(2.0)
+        self._delivery_loop.close()
         for pool in (*self._preparers.values(), self._pushers):
             pool.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
@@ -319,6 +329,7 @@ class Service:
             ],
             "ready": any(status.state in (WorkerState.READY, WorkerState.BUSY) for status in statuses),
             "queued": self._executor.queue_length,
+            "loops": [loop.status.to_json() for loop in self._loops if loop.started],
         }
 
     def setup(self, body: object) -> dict[str, Any]:
@@ -350,7 +361,7 @@ class Service:
             )
         if request.access_token is not None:
             self._connections.learn(request.project_id, request.access_token)
-            self._look.set()
+            self._delivery_loop.notify()
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project says what is wrong as well.
         parse_controls(request.label_config)
@@ -422,20 +433,8 @@ class Service:
             StoreError: The database cannot be read.
         """
         known = self._known_project(parse_project_id(project))
-        return {
-            **asdict(self.corrections.counts(known.id)),
-            "problems": [
-                {
-                    "task": found.task_id,
-                    "annotation": found.annotation_id,
-                    "object": found.object,
-                    "problem": str(found.problem),
-                    "reason": found.reason,
-                    "since": found.since.isoformat(),
-                }
-                for found in self.corrections.list_set_aside(known.id)
-            ],
-        }
+        aside = self.corrections.list_set_aside(known.id)
+        return CorrectionsReport.of(self.corrections.counts(known.id), aside).model_dump(mode="json")
 
     def overview(self) -> dict[str, Any]:
         """What the start page shows.
@@ -796,22 +795,13 @@ class Service:
 
     # --- what an earlier process owed
 
-    def _follow_deliveries(self) -> None:
+    def _follow_deliveries(self) -> float:
         """Take up what is owed and nobody works on: after a restart, and after Label Studio was away."""
-        while not self._closing.is_set():
-            self._look.clear()
-            try:
-                for delivery in self._deliveries.left():
-                    if self._closing.is_set():
-                        return
-                    self._take_up(delivery)
-            except SteerSegError as error:
-                log.error("what is owed to Label Studio could not be taken up: %s", error)
-            except Exception:
-                log.exception(
-                    "what is owed to Label Studio could not be taken up"
-                )  # later ones need this thread
-            self._look.wait(LOOK_AGAIN)
+        for delivery in self._deliveries.left():
+            if self._delivery_loop.closing:
+                break
+            self._take_up(delivery)
+        return LOOK_AGAIN
 
     def _take_up(self, delivery: Delivery) -> None:
         """Go on with a prediction that an earlier process was asked for.
@@ -876,13 +866,13 @@ class Service:
         task = request.tasks[0]
         context = request.context or ()
         side = side_of(context, (controls.frames, controls.video))
-        told = InteractiveRequest() if side is None else read_context(context, side)
+        asked = InteractiveRequest() if side is None else read_context(context, side)
         answer = Answer()
-        if not told.is_empty:
+        if not asked.is_empty:
             call = Call(
                 project_id=project.id,
                 task=task,
-                told=told,
+                request=asked,
                 context=context,
                 video=video_beside(controls, task),
                 version=version,
@@ -903,7 +893,7 @@ class Service:
             try:
                 if isinstance(side, FramesSide):
                     answer = self._frame_calls.answer(call, side)
-                else:
+                elif side is not None:
                     answer = answer_video(call, side, self._guidance)
                 outcome = "late" if answer.late else "answered" if answer.result else "empty"
                 self.metrics.predictions.labels(outcome).inc()

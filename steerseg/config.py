@@ -19,18 +19,18 @@ class PipelineConfig:
     """Every switch of the method. The defaults are the method as published; the rest are ablations.
 
     Attributes:
-        keyframes: How many frames the LVLM sees, spread evenly over the video.
+        keyframes: Number of frames that the LVLM sees, spread evenly over the video.
         reasoning: Whether a chain-of-thought step names discriminating attributes first.
         soft_prompts: Whether the soft prompts steer the grounding passes.
-        granularity: Which grounding maps are used.
-        heads: How attention heads are averaged: plainly, or weighted by their largest attention to a
+        granularity: Grounding maps that are used.
+        heads: Average of the attention heads: plain, or weighted by their largest attention to a
             visual token.
         point_threshold: Least fused map value in [0, 1] of a point prompt.
         max_points: Most point prompts taken per keyframe, highest first.
         duplicate_iou: Two candidates on one keyframe that overlap more are the same object.
         max_candidates: Most candidates that are propagated over the keyframes.
         frame_weight: Weight w_f in [0, 1] of the frame map in a tracklet's score; the video map has the rest.
-        alternatives: How many ranked tracklets a proposal holds, the best one included.
+        alternatives: Most ranked tracklets of a proposal, the best one included.
         max_new_tokens: Length limit of the chain-of-thought answer.
         attribute_confidence: Least probability in [0, 1] that the LVLM gives an attribute and all before it. The
             first attribute below it is left out, with all that follow. 0 keeps every attribute, as the method does
@@ -55,7 +55,7 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How soft prompts are trained, from scratch and in refinements.
+    """The objective and schedule of soft prompts, from scratch and in refinements.
 
     Attributes:
         steps: Length of the schedule.
@@ -67,10 +67,10 @@ class TrainingConfig:
         anchor: Weight of the mean squared distance from where the prompts began, as a share of their own mean
             square: holds a refined pair near its champion.
         ranking_weight: Weight of the ranking term, where a sample has rejected masks.
-        ranking_margin: How much higher the target's correlation with a map should be than a rejected mask's.
+        ranking_margin: Wanted distance of the target's correlation with a map above that of a rejected mask.
         rows: Most questions of one pass through the model; more are accumulated, which takes less memory.
         BETAS: Decay rates of AdamW's moments; the same for every preset (our choice).
-        LAST_RATE: Where the cosine ends, as a share of the peak rate (our choice).
+        LAST_RATE: End of the cosine, as a share of the peak rate (our choice).
     """
 
     BETAS: ClassVar[tuple[float, float]] = (0.9, 0.98)
@@ -90,7 +90,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How soft prompts are trained from scratch.
+    """The choices of a training of soft prompts from scratch.
 
     The paper gives the loss, the data, AdamW, 64 tokens and one epoch; the rest is our choice.
 
@@ -98,7 +98,7 @@ class TrainingRecipe:
         tokens: Length of each of the two prompts.
         placement: Their position in the chat.
         beginning: Embeddings that they start from: line breaks with a little noise, or random words.
-        epochs: How often every expression is used.
+        epochs: Passes over all expressions.
         batch: Expressions of a step in each process.
         frames_per_sample: Frame passes of an expression.
         pictures: Keyframes of a clip that are encoded as images; the frame passes are chosen among them.
@@ -123,7 +123,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class RefinementRecipe:
-    """How a champion becomes a candidate, and when the candidate takes its place. A preset may set any of it.
+    """The choices of a refinement, from champion to candidate, and of its gate. A preset may set any of them.
 
     Attributes:
         training: The schedule of every training.

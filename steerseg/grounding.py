@@ -161,11 +161,9 @@ def rolled_map(
     if soft_prompts is not None:
         matrix = soft_prompts.video if vision.kind == "video" else soft_prompts.frame
         placement = soft_prompts.placement
-    attended = lvlm.attend(
-        texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix
-    )
-    rollout = streaming_rollout(attended, layers, heads=heads)
-    return visual_map(rollout, attended.token_indices, vision.grid)
+    inputs = lvlm.attend(texts, vision, layers=layers, soft_prompt=matrix, placement=placement, prefix=prefix)
+    rollout = streaming_rollout(inputs, layers, heads=heads)
+    return visual_map(rollout, inputs.token_indices, vision.grid)
 
 
 def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:

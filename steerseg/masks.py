@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 
 class RLE(TypedDict):

@@ -222,9 +222,9 @@ class SteerSeg:
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
-        place, dtype = resolve_device(device)
-        lvlm = LVLM.from_pretrained(loaded.lvlm, device=place, dtype=dtype, quantise=loaded.quantise)
-        tracker = Tracker.from_pretrained(loaded.sam2, device=place, dtype=dtype)
+        torch_device, dtype = resolve_device(device)
+        lvlm = LVLM.from_pretrained(loaded.lvlm, device=torch_device, dtype=dtype, quantise=loaded.quantise)
+        tracker = Tracker.from_pretrained(loaded.sam2, device=torch_device, dtype=dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(
             lvlm,

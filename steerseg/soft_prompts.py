@@ -70,7 +70,7 @@ class SoftPrompts:
 
         Args:
             embedding: Every token starts from it.
-            tokens: How many.
+            tokens: Length of each matrix.
             seed: Of the noise, which lets the tokens part.
             noise: Its deviation, as a share of the embedding's.
             placement: Position of the prompts in the chat.
@@ -94,7 +94,7 @@ class SoftPrompts:
 
         Args:
             other: The others.
-            share: How much of them, in [0, 1].
+            share: Their share in [0, 1].
         """
 
         def mean(own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

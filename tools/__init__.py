@@ -1,1 +1,1 @@
-"""What develops the project and ships in no wheel."""
+"""Tools of development; they ship in no wheel."""

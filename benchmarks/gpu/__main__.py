@@ -50,6 +50,7 @@ from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from steerseg.pipeline import VideoFeatures, installed_version
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
 from steerseg.video import Video
@@ -356,6 +357,7 @@ class Bench:
                 mean_difference=float((a - b).abs().mean()),
             )
         tracker = make_tracker(self.size, self.device, torch.float32)
+        assert isinstance(tracker.segmenter, Sam2)
         tracker.segmenter.captures = tracker.segmenter.fused = tracker.propagator.in_blocks = False
         tracked, seconds = timed(
             "straightforward: find, rank and track",

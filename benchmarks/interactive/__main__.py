@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ml_backend.models.executor import Executor, ModelExecutor, Priority
-from ml_backend.models.handler import model_worker
+from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.messages import FramePrompt, ProposeRequest, SteerAnswer, SteerRequest
+from ml_backend.models.queue import Priority
+from ml_backend.models.workers import ModelFactory
 from ml_backend.proposals import StoredProposal
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
 from steerseg.demo.sprites import load_atlas
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{options.frames} pages of {options.clip}, preset {options.preset} on {options.device}, "
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before"
         )
-        executor: ModelExecutor = Executor([model_worker(options.preset, options.device, VideoLimits())])
+        executor: ModelExecutor = Executor.local(
+            [ModelFactory(options.preset, options.device, VideoLimits())]
+        )
         try:
             for what, seconds in _measure(executor, folder, expressions, options.clicks).items():
                 goal = (

@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.refinement.workplace import EXPRESSION_KEY, LABEL_CONFIG, NOTHING_FOUND, WorkError
-from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
+from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
-from ml_backend.models.handler import model_worker
+from ml_backend.models.workers import ModelFactory
 from ml_backend.proposals import ProposalFiles
 from ml_backend.service import Service
 from ml_backend.settings import load_settings
@@ -68,8 +68,8 @@ class OfflineWorkplace:
     def __enter__(self) -> Self:
         settings = self._settings
         limits = VideoLimits()
-        executor: ModelExecutor = Executor(
-            [model_worker(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
+        executor: ModelExecutor = Executor.local(
+            [ModelFactory(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
         )
         self._stack.callback(executor.close)
         self._database = Database(settings.database)
@@ -171,6 +171,6 @@ class OfflineWorkplace:
     def steered_by(self, project: int, sample: Sample) -> tuple[str, str]:
         task = self._add(project, sample)
         self._predict(project, task)
-        known = CorrectionStore(self._database).proposals(project, task)[-1]
+        known = ProposalStore(self._database).of_task(project, task)[-1]
         stored = ProposalFiles(self._settings.data_dir).load(known.path)
         return known.key.version, stored.versions["soft_prompts"]

@@ -21,11 +21,11 @@ from benchmarks.refinement.workplace import (
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.connect import connect
 from ml_backend.cli.predict import predict_project
-from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.demo.__main__ import load_account
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, find_label_studio, free_port
 from ml_backend.importing.tasks import import_videos
+from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.models.fingerprint import preset_version
 from ml_backend.proposals import ProposalFiles
@@ -189,9 +189,9 @@ class OnlineWorkplace:
 
         database = Database(self._backend.data_dir / "steerseg.sqlite")
         try:
-            corrections = CorrectionStore(database)
+            proposals = ProposalStore(database)
             known = wait_for(
-                lambda: next(iter(corrections.proposals(project, task)), None),
+                lambda: next(iter(proposals.of_task(project, task)), None),
                 f"the proposal of task {task}",
                 _PUSH_LIMIT,
             )

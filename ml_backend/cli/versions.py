@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
 from ml_backend.models.fingerprint import model_fingerprint
+from ml_backend.refinement.version_card import card_of, describe_versions
 from ml_backend.refinement.version_store import VersionStore
-from ml_backend.refinement.versions import PromptLine, describe, lines
+from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Settings
 from steerseg.runtime.artefacts import write_bytes
 
@@ -51,9 +52,10 @@ def run(options: argparse.Namespace) -> int:
     with _prompt_line(settings, model_fingerprint(settings.preset)) as line:
         match options.action:
             case "list":
-                print("\n".join(lines(line.versions.versions(project))))
+                print("\n".join(describe_versions(line.versions.versions(project))))
             case "show":
-                print(json.dumps(describe(line.versions.version(project, options.name)), indent=2))
+                card = card_of(line.versions.version(project, options.name))
+                print(json.dumps(card.to_json(), indent=2))
             case "promote":
                 line.versions.promote(project, options.name, by="the command line")
                 print(f"project {project} uses {options.name} now")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,8 +29,9 @@ MAX_FRAMES = 50_000
 
 _OURS = re.compile(r"t\d+-[0-9a-f]{10}(-f\d+(-\d+)?)?")
 _EXACT = ("brush", "bitmask")
+_Side = TypeVar("_Side", FramesSide, VideoSide)
 
-_WORDS: dict[Verdict, frozenset[str]] = {
+_VERDICTS: dict[Verdict, frozenset[str]] = {
     Verdict.NOT_VISIBLE: frozenset({"not visible", "invisible", "absent", "not there", "not in the video"}),
     Verdict.REJECT: frozenset({"reject", "rejected", "bad", "wrong", "no", "incorrect", "discard"}),
     Verdict.ACCEPT: frozenset(
@@ -62,7 +63,7 @@ def read_annotation(
 
     Regions of one label are one object; a text typed beside a box track makes it an object of its own. The
     object that carries the expression's label (see :func:`choose_label`) is what the expression means; others
-    need words of their own.
+    need an expression of their own.
 
     Args:
         annotation: The annotation as Label Studio sends it.
@@ -138,9 +139,9 @@ def _masked(results: Sequence[Mapping[str, Any]], side: FramesSide) -> list[_Gro
     for label, masks in by_label.items():
         changed: dict[int, bool | None] = {}
         for mask in masks:
-            told = _told_change(mask.origin, kinds.get(mask.control, "") in _EXACT)
+            reported = _reported_change(mask.origin, kinds.get(mask.control, "") in _EXACT)
             # One changed region changes its page; one that nothing is known of leaves it open.
-            changed[mask.page] = _any_changed(changed.get(mask.page, told), told)
+            changed[mask.page] = _any_changed(changed.get(mask.page, reported), reported)
         groups.append(
             _Group(
                 name=label,
@@ -216,20 +217,20 @@ def _track_frames(
         length = max(length or 0, max(keyframes, default=-1) + 1)
         if length > MAX_FRAMES:
             raise RegionError(f"track {track.get('id')!r} has {length} frames; at most {MAX_FRAMES} are read")
-        places = track_boxes(track, length)  # (T, 5)
-        if not np.isfinite(places[~np.isnan(places).any(axis=1)]).all():
+        positions = track_boxes(track, length)  # (T, 5)
+        if not np.isfinite(positions[~np.isnan(positions).any(axis=1)]).all():
             raise RegionError(f"track {track.get('id')!r} has boxes that are not numbers")
         if pages is not None:
             keyframes = {round(frame / stride) for frame in keyframes}
-            places = places[: pages * stride : stride]
-        for index, place in enumerate(places):
-            if not np.isnan(place).any():
+            positions = positions[: pages * stride : stride]
+        for index, position in enumerate(positions):
+            if not np.isnan(position).any():
                 shown.add(index)
                 if index in keyframes:
-                    x, y, width, height, rotation = place.tolist()
+                    x, y, width, height, rotation = position.tolist()
                     boxes.setdefault(index, []).append((x, y, width, height, rotation))
-        total = max(total, len(places))
-    decided = {index: DecidedFrame(rle=None, boxes=tuple(found)) for index, found in boxes.items()}
+        total = max(total, len(positions))
+    decided = {index: DecidedFrame(rle=None, boxes=tuple(drawn)) for index, drawn in boxes.items()}
     hidden = {index: DecidedFrame(rle=None) for index in range(total) if index not in shown}
     return dict(sorted((decided | hidden).items()))
 
@@ -247,25 +248,25 @@ def _decide(
     """One decision for each group of a side, the one that the expression means first."""
     noted = next((group.note for group in groups if group.note), None)
     changed = any(frame.changed for group in groups for frame in group.frames.values())
-    # What masks were answered to is noted with them. Words that were typed after that were never answered, so they
-    # are about something else only where the masks were changed as well.
+    # Masks are noted with the expression that they answer. One that was typed after that was never answered, so it is
+    # about something else only where the masks were changed as well.
     meant = (typed if changed else noted) or typed or noted or expression
     if bare.verdict is Verdict.NOT_VISIBLE:
-        return [_worded(replace(bare, absent_elsewhere=True, proposed_expression=noted), meant)]
+        return [_with_expression(replace(bare, absent_elsewhere=True, proposed_expression=noted), meant)]
     primary = _primary(groups, side, meant)
     if primary is None:
         if bare.verdict is Verdict.REJECT:
-            return [_worded(bare, meant)]
+            return [_with_expression(bare, meant)]
         return [replace(bare, expression=meant or "", problem=(Problem.EMPTY, _NOTHING))]
     decisions = []
-    # What was typed last is about one of the objects only, where each was asked for in words of its own.
+    # What was typed last is about one of the objects only, where each was asked for by an expression of its own.
     each_noted = len({group.note for group in groups if group.note}) > 1
     for group in (primary, *(group for group in groups if group is not primary)):
-        words = group.text or (meant if group is primary else None)
+        own = group.text or (meant if group is primary else None)
         if each_noted and group.note:
-            words = group.text or group.note
-        if words is None and group.note not in (None, meant):
-            words = group.note
+            own = group.text or group.note
+        if own is None and group.note not in (None, meant):
+            own = group.note
         decision = replace(
             bare,
             object=group.name,
@@ -274,7 +275,7 @@ def _decide(
             proposed_expression=group.note,
         )
         visible = any(frame.rle is not None or frame.boxes for frame in group.frames.values())
-        if words is None and group is not primary:
+        if own is None and group is not primary:
             reason = (
                 f"nothing says what {group.label or 'the object without a label'!r} is, beside "
                 f"{primary.label or 'the object without a label'!r} for {meant!r}; annotate it in a task of "
@@ -282,7 +283,7 @@ def _decide(
             )
             decision = replace(decision, problem=(Problem.NO_EXPRESSION, reason))
         else:
-            decision = _worded(decision, words)
+            decision = _with_expression(decision, own)
             if not visible and bare.verdict is not Verdict.REJECT:
                 decision = replace(decision, problem=(Problem.EMPTY, _NOTHING))
         decisions.append(decision)
@@ -295,13 +296,13 @@ _NOTHING = (
 )
 
 
-def _worded(decision: Decision, words: str | None) -> Decision:
+def _with_expression(decision: Decision, expression: str | None) -> Decision:
     """The decision with its expression, or with the reason why it has none."""
-    if words is None:
+    if expression is None:
         reason = "neither the annotation nor its task says what was tracked; type it into the task and update"
         return replace(decision, problem=(Problem.NO_EXPRESSION, reason))
     try:
-        return replace(decision, expression=check_expression(words))
+        return replace(decision, expression=check_expression(expression))
     except ExpressionError as error:
         return replace(decision, problem=(Problem.NO_EXPRESSION, str(error)))
 
@@ -311,7 +312,7 @@ def _primary(groups: Sequence[_Group], side: FramesSide | VideoSide, meant: str 
     plain = [group for group in groups if group.text is None] or list(groups)
     labels = _labels_of(side)
     chosen = choose_label(labels, meant or "")
-    order = {label: place for place, label in enumerate(labels)}
+    order = {label: index for index, label in enumerate(labels)}
     ranked = sorted(plain, key=lambda group: (group.label != chosen, order.get(group.label, len(order))))
     return ranked[0] if ranked else None
 
@@ -339,7 +340,7 @@ def _only_boxes(decision: Decision) -> bool:
 # --- single values
 
 
-def _present(side: Any, task_data: Mapping[str, Any]) -> Any:
+def _present(side: _Side | None, task_data: Mapping[str, Any]) -> _Side | None:
     """The side, where the task has media for it."""
     return side if side is not None and task_value(task_data, side.data_key) else None
 
@@ -369,14 +370,16 @@ def _verdict(results: Iterable[Mapping[str, Any]], controls: Controls) -> Verdic
     for result in results:
         if result.get("type") == "choices" and result.get("from_name") in names:
             for choice in region_labels(result, "choices"):
-                words = " ".join(re.split(r"[\s_-]+", choice.strip().casefold()))
-                chosen = next((verdict for verdict, known in _WORDS.items() if words in known), chosen)
+                text = " ".join(re.split(r"[\s_-]+", choice.strip().casefold()))
+                chosen = next((verdict for verdict, known in _VERDICTS.items() if text in known), chosen)
     return chosen
 
 
 def _typed(results: Iterable[Mapping[str, Any]], control: str | None, labels: Sequence[str]) -> str | None:
-    """The last words that were typed into a control of the whole task; neither a candidate's number nor what is
-    refused where it is typed, unless there is nothing else."""
+    """The last expression that was typed into a control of the whole task.
+
+    A candidate's number does not count, nor what is refused where it is typed, unless there is nothing else.
+    """
     texts = [
         text
         for r in results
@@ -399,22 +402,22 @@ def _texts(result: Mapping[str, Any]) -> list[str]:
 
 def _notes(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The expressions in the notes of proposed regions; annotators write notes of their own into others."""
-    found = {}
+    notes = {}
     for result in results:
         number, meta = str(result.get("id")), result.get("meta")
         lines = meta.get("text") if isinstance(meta, Mapping) else None
         proposed = _is_ours(number, str(result.get("origin", "")))
         if proposed and isinstance(lines, list) and lines and isinstance(lines[0], str) and lines[0].strip():
-            found[number] = lines[0]
-    return found
+            notes[number] = lines[0]
+    return notes
 
 
 def _is_ours(region: str, origin: str) -> bool:
     return origin.startswith("prediction") or _OURS.fullmatch(region) is not None
 
 
-def _told_change(origin: str, exact: bool) -> bool | None:
-    """What Label Studio says of a region: it marks changes of brush and bitmask regions alone."""
+def _reported_change(origin: str, exact: bool) -> bool | None:
+    """What Label Studio says of a region; it notes changes of brush and bitmask regions alone."""
     if origin == "prediction-changed":
         return True
     return False if origin == "prediction" and exact else None

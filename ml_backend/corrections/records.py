@@ -15,19 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.models.messages import PropagatedFrame
+from ml_backend.settings import Settings
 from steerseg.masks import RLE, mask_area
-
-if TYPE_CHECKING:
-    from ml_backend.settings import Settings
-
-"""x, y, width, height as fractions of the frame's size."""
-
-"""The same and the rotation in degrees, clockwise about the top left corner."""
 
 Side = Literal["frames", "video"]
 """Which media of a task the frame numbers count: the pages of ``valueList``, or the frames of the video."""
@@ -113,7 +107,7 @@ class FrameCorrection:
 
 
 @dataclass(frozen=True)
-class Proposed:
+class ProposalReference:
     """The proposal that a correction began from.
 
     Attributes:
@@ -143,7 +137,7 @@ class Correction:
         task_id: Task in Label Studio.
         annotation_id: Annotation in Label Studio.
         object: Name of the object within the annotation: its label, or the id of its box track.
-        expression: The words that it stands for.
+        expression: The expression that it stands for.
         media_digest: Key of the media, as in :class:`ml_backend.database.tables.ProposalKey`.
         task_data: The task's data, with which
             :class:`ml_backend.label_studio.task_media.MediaLoader` loads the media again.
@@ -178,7 +172,7 @@ class Correction:
     width: int
     frames: Mapping[int, FrameCorrection] = field(repr=False)
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
-    proposed: Proposed | None
+    proposed: ProposalReference | None
     verdict: Verdict | None
     lead_time: float | None
     created_at: datetime | None
@@ -253,14 +247,14 @@ class Decision:
         erased: Whether a missing frame is empty where a mask had been proposed for it: regions of the proposal
             are still there, so that those which are not were deleted.
         verdict: The annotator's choice.
-        proposed_expression: The words that the regions' proposal was made for, where they tell.
+        proposed_expression: The expression of the regions' proposal, where they note it.
         parent_prediction: Number of the prediction in Label Studio that the annotation began from.
         task_data: The task's data.
         label_config: The labelling configuration.
         lead_time: Seconds of work.
         created_at: Of the annotation.
         updated_at: Of the annotation.
-        problem: Why it cannot be used, with the reason in words.
+        problem: Why it cannot be used, with the reason for a person.
     """
 
     object: str
@@ -281,7 +275,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Completed:
+class Completion:
     """What completion adds to a decision; see :class:`Correction` for the fields."""
 
     media_digest: str
@@ -290,11 +284,11 @@ class Completed:
     width: int
     frames: Mapping[int, FrameCorrection] = field(repr=False)
     propagated: Mapping[int, PropagatedFrame] = field(repr=False)
-    proposed: Proposed | None
+    proposed: ProposalReference | None
 
 
 @dataclass(frozen=True)
-class SetAside:
+class SetAsideCorrection:
     """A correction that cannot be used, and why."""
 
     id: int
@@ -335,12 +329,12 @@ class CorrectionCounts:
         parts = [f"{self.usable} usable"]
         if self.usable:
             parts[0] += f" ({self.changed} corrected, {self.untouched} accepted, {self.rejected} rejected)"
-        for number, words in (
+        for number, name in (
             (self.pending, "pending"),
             (self.set_aside, "set aside"),
             (self.skipped, "skipped"),
             (self.unprocessed, "events waiting"),
         ):
             if number:
-                parts.append(f"{number} {words}")
+                parts.append(f"{number} {name}")
         return ", ".join(parts)

@@ -3,15 +3,146 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from ml_backend.corrections.records import Correction, CorrectionCounts, SetAside
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_backend.corrections.records import Correction, CorrectionCounts, SetAsideCorrection
+from ml_backend.corrections.serialization import MaskDocument, Time
 from steerseg.runtime.artefacts import write_json
 
 
+class _Answer(BaseModel):
+    """JSON for other programs."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ExportedFrame(_Answer):
+    """One frame of an exported correction.
+
+    Attributes:
+        mask: COCO RLE; ``None`` where the object is not visible.
+        source: ``mask``, ``box`` or ``empty`` as the annotator decided, or ``propagated``.
+        confidence: Of a propagated mask in [0, 1]; 1 of a decided one.
+        changed: Whether the annotator changed what was proposed.
+        iou_with_proposal: In [0, 1]; ``None`` where nothing was proposed or decided.
+    """
+
+    mask: MaskDocument | None
+    source: str = Field(serialization_alias="from")
+    confidence: float
+    changed: bool
+    iou_with_proposal: float | None
+
+
+class ExportedCorrection(_Answer):
+    """One correction as a JSON file; see :class:`~ml_backend.corrections.records.Correction` for the fields."""
+
+    project: int
+    task: int
+    annotation: int
+    object: str
+    expression: str
+    verdict: str | None
+    media: str
+    frames_are: Literal["pages", "frames of the video"]
+    num_frames: int
+    height: int
+    width: int
+    proposed_by: str | None
+    lead_time: float | None
+    frames: dict[int, ExportedFrame]
+
+    @classmethod
+    def of(cls, correction: Correction, confidence: float) -> ExportedCorrection:
+        """The file of a correction.
+
+        Args:
+            correction: The correction.
+            confidence: Least confidence of a propagated mask.
+        """
+        frames = {}
+        for index, rle in correction.filled(confidence).items():
+            decided = correction.frames.get(index)
+            frames[index] = ExportedFrame(
+                mask=MaskDocument.of(rle),
+                source="propagated" if decided is None else str(decided.kind),
+                confidence=1.0 if decided is not None else correction.propagated[index].confidence,
+                changed=decided is not None and decided.touched,
+                iou_with_proposal=None if decided is None else decided.iou,
+            )
+        return cls(
+            project=correction.project_id,
+            task=correction.task_id,
+            annotation=correction.annotation_id,
+            object=correction.object,
+            expression=correction.expression,
+            verdict=None if correction.verdict is None else str(correction.verdict),
+            media=correction.media_digest,
+            frames_are="pages" if correction.side == "frames" else "frames of the video",
+            num_frames=correction.num_frames,
+            height=correction.height,
+            width=correction.width,
+            proposed_by=None if correction.proposed is None else correction.proposed.version,
+            lead_time=correction.lead_time,
+            frames=frames,
+        )
+
+
+class ReportedProblem(_Answer):
+    """Why one correction cannot be used."""
+
+    task: int
+    annotation: int
+    object: str
+    problem: str
+    reason: str
+    since: Time
+
+
+class CorrectionsReport(_Answer):
+    """How a project's corrections stand; see :class:`~ml_backend.corrections.records.CorrectionCounts`."""
+
+    usable: int
+    changed: int
+    untouched: int
+    rejected: int
+    pending: int
+    set_aside: int
+    skipped: int
+    unprocessed: int
+    problems: tuple[ReportedProblem, ...]
+
+    @classmethod
+    def of(cls, counts: CorrectionCounts, aside: Iterable[SetAsideCorrection]) -> CorrectionsReport:
+        """The report.
+
+        Args:
+            counts: How the corrections stand.
+            aside: What cannot be used.
+        """
+        problems = tuple(
+            ReportedProblem(
+                task=one.task_id,
+                annotation=one.annotation_id,
+                object=one.object,
+                problem=str(one.problem),
+                reason=one.reason,
+                since=one.since,
+            )
+            for one in aside
+        )
+        return cls(**asdict(counts), problems=problems)
+
+
 def report(
-    project_id: int, counts: CorrectionCounts, corrections: Sequence[Correction], aside: Sequence[SetAside]
+    project_id: int,
+    counts: CorrectionCounts,
+    corrections: Sequence[Correction],
+    aside: Sequence[SetAsideCorrection],
 ) -> list[str]:
     """How a project's corrections stand, in lines of text.
 
@@ -48,41 +179,11 @@ def export(corrections: Iterable[Correction], folder: Path, confidence: float) -
     for correction in corrections:
         if correction.rejected:
             continue
-        path = (
-            folder / f"task-{correction.task_id}-annotation-{correction.annotation_id}-{correction.id}.json"
-        )
-        write_json(path, _exported(correction, confidence))
+        name = f"task-{correction.task_id}-annotation-{correction.annotation_id}-{correction.id}.json"
+        path = folder / name
+        write_json(path, ExportedCorrection.of(correction, confidence).model_dump(mode="json", by_alias=True))
         files.append(path)
     return files
-
-
-def _exported(correction: Correction, confidence: float) -> dict[str, Any]:
-    frames: dict[str, Any] = {}
-    for index, rle in correction.filled(confidence).items():
-        decided = correction.frames.get(index)
-        frames[str(index)] = {
-            "mask": rle,
-            "from": "propagated" if decided is None else str(decided.kind),
-            "confidence": 1.0 if decided is not None else correction.propagated[index].confidence,
-            "changed": decided is not None and decided.touched,
-            "iou_with_proposal": None if decided is None else decided.iou,
-        }
-    return {
-        "project": correction.project_id,
-        "task": correction.task_id,
-        "annotation": correction.annotation_id,
-        "object": correction.object,
-        "expression": correction.expression,
-        "verdict": None if correction.verdict is None else str(correction.verdict),
-        "media": correction.media_digest,
-        "frames_are": "pages" if correction.side == "frames" else "frames of the video",
-        "num_frames": correction.num_frames,
-        "height": correction.height,
-        "width": correction.width,
-        "proposed_by": None if correction.proposed is None else correction.proposed.version,
-        "lead_time": correction.lead_time,
-        "frames": frames,
-    }
 
 
 def _table(corrections: Sequence[Correction]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What must outlive the process: events, projects, jobs, proposals, corrections, prompt versions (SQLite, WAL)."""
+"""The database of one backend (SQLite, WAL), which the stores of each subject read and write."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    create_engine,
-    event,
-    func,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ml_backend.database.errors import BUSY_TIMEOUT_MS, StoreError, explain
-from ml_backend.database.migrations import SCHEMA_VERSION, UPGRADES
-from ml_backend.database.tables import (
-    Base,
-    SchemaRow,
-)
+from ml_backend.database.layout import LAYOUT, bring_up_to_date, read_layout
+
+_MIGRATION_TIMEOUT_MS = 600_000  # how long the first use waits for another process that migrates
 
 
 class Database:
@@ -82,20 +72,14 @@ class Database:
     # --- inside
 
     def _prepare(self) -> None:
-        with self._engine.execution_options(immediate=True).begin() as connection:
-            Base.metadata.create_all(connection)
-            version = connection.scalar(select(func.max(SchemaRow.version)))
-            if version is None:
-                connection.execute(insert(SchemaRow).values(version=SCHEMA_VERSION))
-                return
-            if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"the database {self.path} has layout {version}, this release knows {SCHEMA_VERSION}; "
-                    "it was written by a newer release: install that one, or name another STEERSEG_DATA_DIR"
-                )
-            for step in range(version, SCHEMA_VERSION):
-                UPGRADES[step](connection)
-            connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
+        with self._engine.connect() as connection:
+            up_to_date = read_layout(connection) == LAYOUT
+        # Of several processes that start at once, one migrates, and the others wait for it.
+        patience = {} if up_to_date else {"busy_timeout": _MIGRATION_TIMEOUT_MS}
+        with self._engine.execution_options(immediate=True, **patience).begin() as connection:
+            bring_up_to_date(connection, self.path)
+        if not up_to_date:
+            self._engine.dispose()  # no other connection waits so long
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
@@ -116,8 +100,8 @@ class Database:
                 outer.flush()
             return
         engine = self._engine.execution_options(immediate=True)
-        # SQLite lets writers that wait look again from time to time, and forgets nobody but by luck: under load
-        # some wait for seconds. A lock of this process wakes the next one at once.
+        # SQLite lets waiting writers look again from time to time, so under load some wait for seconds. A lock of
+        # this process wakes the next one at once.
         with self._errors(), self._writing, Session(engine) as session, session.begin():
             self._transaction.session = session
             try:
@@ -154,6 +138,8 @@ def _configure(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if "busy_timeout" in options:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={options['busy_timeout']}")
     # A write takes its lock at the start: one that began by reading could not wait for another writer.
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("immediate", False) else "BEGIN")

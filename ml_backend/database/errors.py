@@ -14,7 +14,12 @@ class StoreError(SteerSegError):
 
 
 def explain(reason: str, path: Path) -> str:
-    """Say in words what SQLite's ``reason`` means for the database at ``path``."""
+    """What SQLite's ``reason`` means for the database at ``path``, with advice.
+
+    Args:
+        reason: SQLite's own message.
+        path: The database file.
+    """
     text = reason.lower()
     if "malformed" in text or "not a database" in text:
         advice = "is damaged; restore a backup, or move it away to start afresh"

@@ -1,7 +1,7 @@
-"""Webhook events as they came, and the marks of what was made of them.
+"""Webhook events as they came, and how far each was followed.
 
 An event is committed before anything follows from it. It is then *dispatched*: handlers write what it says beside its
-annotations, in the transaction that marks it. After that it is *processed*: its annotations are read.
+annotations, in the transaction that notes it. After that it is *processed*: its annotations are read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StoredEvent:
 
 
 EventHandler = Callable[[StoredEvent], None]
-"""Writes what an event says, within the transaction that marks the event as dispatched."""
+"""Writes what an event says, within the transaction that notes the event as dispatched."""
 
 
 class EventStore:

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ProjectRow, utc_now
+from ml_backend.database.upsert import upsert
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Project:
 
 
 def project_of_row(row: ProjectRow) -> Project:
+    """The project that a row keeps."""
     return Project(
         id=row.id,
         uid=row.uid,
@@ -65,9 +66,8 @@ class ProjectStore:
             "extra_params": extra_params,
             "last_seen": utc_now(),
         }
-        statement = insert(ProjectRow).values(id=project_id, **values)
         with self._database.writing() as session:
-            session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+            upsert(session, ProjectRow, [{"id": project_id, **values}], keys=["id"], update=list(values))
 
     def find(self, project_id: int) -> Project | None:
         """The project, or ``None`` where ``/setup`` never named it."""

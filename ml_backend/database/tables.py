@@ -11,6 +11,7 @@ from sqlalchemy import (
     JSON,
     DateTime,
     Dialect,
+    Double,
     Enum,
     ForeignKey,
     Index,
@@ -64,19 +65,22 @@ class CorrectionState(enum.StrEnum):
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite itself keeps no time zone."""
+    """An aware UTC time; the database itself keeps no time zone."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The time in UTC, without its zone."""
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The time with its zone."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
 def utc_now() -> datetime:
+    """Now, in UTC."""
     return datetime.now(UTC)
 
 
@@ -90,7 +94,7 @@ class Base(DeclarativeBase):
 
 
 class SchemaRow(Base):
-    """One row: which layout the database has."""
+    """One row that never changes, for releases before the migrations: they refuse a layout above their own."""
 
     __tablename__ = "schema_version"
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -139,7 +143,7 @@ class JobRow(Base):
     state: Mapped[JobState] = mapped_column(_enum(JobState), default=JobState.QUEUED, index=True)
     priority: Mapped[int]
     stage: Mapped[str] = mapped_column(default="")
-    fraction: Mapped[float] = mapped_column(default=0.0)
+    fraction: Mapped[float] = mapped_column(Double, default=0.0)
     error: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
     expression: Mapped[str | None] = mapped_column(Text)
@@ -166,15 +170,14 @@ class ProposalRow(Base):
     expression: Mapped[str] = mapped_column(Text)
     version: Mapped[str]
     path: Mapped[str]  # relative to the data folder
-    score: Mapped[float | None]  # of the best tracklet; NULL where nothing was found
-    margin: Mapped[
-        float | None
-    ]  # of the best tracklet's score over the second's; NULL where there is no second
+    score: Mapped[float | None] = mapped_column(Double)  # of the best tracklet; NULL where nothing was found
+    # Of the best tracklet's score over the second's; NULL where there is no second.
+    margin: Mapped[float | None] = mapped_column(Double)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class AnnotationRow(Base):
-    """The newest state of an annotation that this backend has heard of. Deleted ones stay as a mark.
+    """The newest state of an annotation that this backend has heard of. Deleted ones stay, noted as such.
 
     Label Studio never gives a number twice, so a deleted annotation stays deleted whatever still arrives.
     """
@@ -294,13 +297,13 @@ class TrialRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     refinement_id: Mapped[int] = mapped_column(ForeignKey("refinements.id"))
     key: Mapped[str]
-    candidate: Mapped[float]
-    champion: Mapped[float]
+    candidate: Mapped[float] = mapped_column(Double)
+    champion: Mapped[float] = mapped_column(Double)
 
 
 @dataclass(frozen=True)
 class ProposalKey:
-    """What makes two proposals the same: content, words and version."""
+    """What makes two proposals the same: content, expression and version."""
 
     media_digest: str
     expression: str
@@ -314,12 +317,12 @@ class DeliveryRow(Base):
     """A task's prediction by a version, which Label Studio has not been given yet."""
 
     __tablename__ = "deliveries"
-    # No foreign key: what is owed is dropped with the first look at a project that is gone.
+    # No foreign key: a delivery is dropped with the first look at a project that is gone.
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(primary_key=True)
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class TaskRow(Base):
@@ -333,7 +336,7 @@ class TaskRow(Base):
 
 
 class SteeringRow(Base):
-    """What one annotator told of one side of a task, and what was answered."""
+    """What one annotator did on one side of a task, and what was answered."""
 
     __tablename__ = "steering"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -341,7 +344,7 @@ class SteeringRow(Base):
     annotator: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     side: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[dict[str, Any]] = mapped_column(JSON)
-    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class SubmittedRow(Base):

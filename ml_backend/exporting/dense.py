@@ -20,6 +20,7 @@ from ml_backend.exporting.pictures import Pictures
 from ml_backend.models.geometry import MAX_CONDITIONING
 from ml_backend.models.masks import answer_masks
 from ml_backend.models.messages import MaskRequest
+from ml_backend.models.reporter import SilentReporter
 from steerseg.errors import VideoError
 from steerseg.masks import RLE
 from steerseg.video import video_from_frames
@@ -72,7 +73,7 @@ def densify(
                 known[start + index] = ExportedMask(None, Provenance.PROPAGATED, 1.0)
             if not window.shown:
                 continue
-            answer = answer_masks(tracker, clip, encoded, window.request, lambda stage, fraction: None)
+            answer = answer_masks(tracker, clip, encoded, window.request, SilentReporter())
             for index, frame in answer.propagated.items():
                 if frame.confidence >= confidence:
                     known[start + index] = ExportedMask(frame.rle, Provenance.PROPAGATED, frame.confidence)

@@ -1,70 +1,107 @@
-"""What an annotator is told about a proposal: one line of text beside the task."""
+"""Texts for annotators about their clicks, boxes and painted pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ml_backend.interactive.request import Mark
+from ml_backend.interactive.request import Prompt
 from ml_backend.interactive.state import InstanceState
 from ml_backend.predictions.messages import frame_ranges
+from ml_backend.proposals import StoredProposal
 from steerseg.masks import RLE, mask_area
 
 
 def describe_tracked(
-    steered: InstanceState, shown: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
+    instance: InstanceState, masks: Sequence[RLE], *, kept_track: bool, unused: Sequence[int] = ()
 ) -> str:
-    """What is told of an object that was clicked, boxed or painted.
+    """Describe the track of an instance that was clicked, boxed or painted.
 
     Args:
-        steered: The object.
-        shown: One mask per frame.
-        kept_track: Whether what was tracked before took part.
-        unused: Frames whose clicks told nothing.
+        instance: The instance.
+        masks: One mask per frame.
+        kept_track: Whether the track before took part.
+        unused: Frames whose clicks had no effect.
     """
-    hidden = [t for t, rle in enumerate(shown) if mask_area(rle) == 0]
-    name = f"“{steered.expression}”" if steered.expression else steered.label
-    text = f"Tracked {name} on {len(shown) - len(hidden)} of {len(shown)} frames"
+    hidden = [t for t, mask in enumerate(masks) if mask_area(mask) == 0]
+    text = f"Tracked {_name(instance)} on {len(masks) - len(hidden)} of {len(masks)} frames"
     text += f"; not visible on {frame_ranges(hidden)}. " if hidden else ". "
-    text += f"It follows {_marks_in_words(steered)}."
-    if steered.painted:
-        kept = frame_ranges(sorted(steered.painted))
-        text += (
-            f" Kept as you made it: frame {kept}."
-            if len(steered.painted) == 1
-            else f" Kept as you made them: frames {kept}."
-        )
-    if steered.track and not kept_track:
-        text += " That is something else than was tracked before, which is left out."
+    text += f"It has {_describe_prompts(instance)}."
+    if instance.painted:
+        text += f" {_describe_painted(instance)}."
+    if instance.track and not kept_track:
+        text += " The prompts show another object than the track before, so that track was left out."
     if unused:
-        frames = frame_ranges(sorted(unused))
-        text += f" On frame {frames} there was nothing to take away from: click on the object itself."
+        text += (
+            f" The clicks on frame {frame_ranges(sorted(unused))} had no effect, since no mask is there. "
+            "Click on the object itself."
+        )
     return text
 
 
-def describe_no_object(steered: InstanceState, marks: Sequence[Mark]) -> str:
-    """What is told where marks lead to nothing at all, and are forgotten again."""
-    what = "box" if marks[-1].kind == "box" else "click"
-    name = f"“{steered.expression}”" if steered.expression else steered.label
+def describe_no_object(instance: InstanceState, prompts: Sequence[Prompt]) -> str:
+    """Describe prompts that lead to no object, and are forgotten again."""
+    kind = prompts[-1].kind
     return (
-        f"Nothing that can be tracked is at this {what} on frame {marks[-1].frame + 1}; {name} stays as it was. "
+        f"No object was found at the {kind} on frame {prompts[-1].frame + 1}, so {_name(instance)} stays as it was. "
         "Click into the middle of the object, or draw a box around it."
     )
 
 
-def _marks_in_words(steered: InstanceState) -> str:
-    clicks = [mark for mark in steered.marks if mark.kind == "click"]
-    boxes = len(steered.marks) - len(clicks)
-    off = sum(not mark.positive for mark in clicks)
-    parts = [_counted(len(clicks) - off, "click", "clicks")] if len(clicks) > off else []
-    parts += [_counted(off, "click", "clicks") + " off it"] if off else []
-    parts += [_counted(boxes, "box", "boxes")] if boxes else []
-    parts += (
-        [_counted(len(steered.fixed_masks), "frame of yours", "frames of yours")]
-        if steered.fixed_masks
-        else []
+def describe_kept_pages(instance: InstanceState) -> str:
+    """Describe painted pages that show another object than the expression; empty without painted pages."""
+    if not instance.painted:
+        return ""
+    return (
+        f"{_describe_painted(instance)}. The other frames follow the expression, which means another object."
     )
+
+
+def describe_missing_candidate(pick: int, expression: str, proposal: StoredProposal) -> str:
+    """Describe the candidates that there are, where an annotator chose another number.
+
+    Args:
+        pick: The number that was chosen, from 1.
+        expression: The expression of the proposal.
+        proposal: The proposal.
+    """
+    count = len(proposal.tracklets)
+    if count > 1:
+        offer = f"its candidates are #1 to #{count}"
+    else:
+        offer = "its only candidate is #1" if count else "it has no candidates"
+    return f"There is no #{pick} for “{expression}”: {offer}."
+
+
+def _name(instance: InstanceState) -> str:
+    return f"“{instance.expression}”" if instance.expression else instance.label
+
+
+def _describe_prompts(instance: InstanceState) -> str:
+    """The number of clicks, boxes and painted frames, such as ``2 clicks (1 on the object, 1 beside it) and 1 box``."""
+    clicks = [prompt for prompt in instance.prompts if prompt.kind == "click"]
+    beside = sum(not click.positive for click in clicks)
+    parts = []
+    if clicks:
+        text = _counted(len(clicks), "click")
+        if beside == len(clicks):
+            text += " beside the object"
+        elif beside:
+            text += f" ({len(clicks) - beside} on the object, {beside} beside it)"
+        parts.append(text)
+    boxes = len(instance.prompts) - len(clicks)
+    if boxes:
+        parts.append(_counted(boxes, "box", "boxes"))
+    if instance.painted_masks:
+        parts.append(_counted(len(instance.painted_masks), "painted frame"))
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _describe_painted(instance: InstanceState) -> str:
+    frames = frame_ranges(sorted(instance.painted))
+    if len(instance.painted) == 1:
+        return f"Frame {frames} stays as you left it"
+    return f"Frames {frames} stay as you left them"
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,7 +1,7 @@
-"""What an annotator told of the objects of a task so far, and what was answered: the memory of interactive calls.
+"""The state of a task in one annotator's hands: prompts so far, painted pages, and the last answers.
 
-Label Studio sends one click at a time and forgets it; the drafts that it sends along are seconds old. So the
-backend remembers, by task, annotator and object.
+Label Studio sends one click at a time and forgets it, and the drafts that it sends along are seconds old. So the
+backend remembers, by task, annotator and instance.
 """
 
 from __future__ import annotations
@@ -10,42 +10,43 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from ml_backend.interactive.request import Mark
+from pydantic import Field, TypeAdapter
+
+from ml_backend.interactive.request import Prompt
 from ml_backend.models.messages import FramePrompt
 from steerseg.masks import RLE, mask_area
 
-KNOWN_ANSWERS = 12
-"""So many of the latest answers to one page are told from what an annotator painted."""
+REMEMBERED_ANSWERS = 12
+"""A page's latest answers that are known apart from what the annotator painted."""
 
-NOTHING = "-"
-"""The fingerprint of an empty mask."""
+EMPTY_MASK = "-"
+"""The digest of an empty mask."""
 
 
 @dataclass(frozen=True)
 class InstanceState:
-    """One object of a task.
+    """One instance of a task. Aliases are its keys in the database.
 
     Attributes:
-        place: Its number, from 0; the labels of the configuration are given in this order.
+        index: Its number, from 0; the labels of the configuration are given in this order.
         label: The label of its regions.
-        expression: What was typed for it; empty where it was only clicked.
-        attributes: How the words were taken.
-        rank: Which candidate of the proposal it is, from 0.
+        expression: Its expression; empty where it was only clicked.
+        attributes: The attributes that the expression was read as.
+        rank: The candidate of the proposal that it is, from 0.
         score: The proposal's score of that candidate; ``None`` without a proposal.
-        track: One mask per page that marks and paint correct, ``None`` where nothing is visible; empty where
-            there is none.
+        track: One mask per page that prompts correct, ``None`` where nothing is visible; empty where there is none.
         anchor: The page where that track began, if known.
-        marks: Clicks and boxes, in the order in which they were made.
+        prompts: Clicks and boxes, in the order in which they were made.
         painted: By page, the mask that the annotator made, which never changes; ``None`` where it was removed.
-        shown: One mask per page as it was answered last; empty before the first answer.
-        scores: Of each of them, how sure SAM 2 is that it shows the object.
-        known: By page, the fingerprints of the latest answers, so that a draft of before is not taken for paint.
-        told: Fingerprint of what the last answer followed from.
+        masks: One mask per page as it was answered last; empty before the first answer.
+        scores: The segmenter's certainty of each of them, in [0, 1].
+        answered: By page, the digests of the latest answers, so that an older draft is not taken for paint.
+        answer_digest: Digest of what the last answer followed from.
     """
 
-    place: int
+    index: Annotated[int, Field(alias="place")]
     label: str
     expression: str = ""
     attributes: tuple[str, ...] = ()
@@ -53,150 +54,142 @@ class InstanceState:
     score: float | None = None
     track: tuple[RLE | None, ...] = field(default=(), repr=False)
     anchor: int | None = None
-    marks: tuple[Mark, ...] = ()
+    prompts: Annotated[tuple[Prompt, ...], Field(alias="marks")] = ()
     painted: Mapping[int, RLE | None] = field(default_factory=dict, repr=False)
-    shown: tuple[RLE | None, ...] = field(default=(), repr=False)
+    masks: Annotated[tuple[RLE | None, ...], Field(alias="shown")] = field(default=(), repr=False)
     scores: tuple[float, ...] = field(default=(), repr=False)
-    known: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    told: str = ""
+    answered: Annotated[Mapping[int, tuple[str, ...]], Field(alias="known")] = field(
+        default_factory=dict, repr=False
+    )
+    answer_digest: Annotated[str, Field(alias="told")] = ""
 
     @property
-    def fixed_masks(self) -> dict[int, RLE]:
-        """The painted masks."""
-        return {page: rle for page, rle in self.painted.items() if rle is not None}
+    def painted_masks(self) -> dict[int, RLE]:
+        """By page, the masks that the annotator made."""
+        return {page: mask for page, mask in self.painted.items() if mask is not None}
 
     @property
     def hidden_pages(self) -> frozenset[int]:
-        """Pages where the annotator removed the object."""
-        return frozenset(page for page, rle in self.painted.items() if rle is None)
-
-    @property
-    def needs_steering(self) -> bool:
-        """Whether anything beside words says where it is."""
-        return bool(self.marks or self.fixed_masks)
-
-    def with_marks(self, marks: Iterable[Mark]) -> InstanceState:
-        """The object with further marks; one that is there already, by its id, is passed over."""
-        there = {mark.id for mark in self.marks}
-        return replace(self, marks=(*self.marks, *(mark for mark in marks if mark.id not in there)))
-
-    def without_marks(self, marks: Iterable[Mark]) -> InstanceState:
-        """The object without some marks."""
-        gone = {mark.id for mark in marks}
-        return replace(self, marks=tuple(mark for mark in self.marks if mark.id not in gone))
-
-    def with_known(self, pages: Mapping[int, RLE | None]) -> InstanceState:
-        """The object with further answers by page that are not the annotator's own."""
-        known = dict(self.known)
-        for page, rle in pages.items():
-            mark = fingerprint(rle)
-            earlier = tuple(other for other in known.get(page, ()) if other != mark)
-            known[page] = (*earlier, mark)[-KNOWN_ANSWERS:]
-        return replace(self, known=known)
-
-    def with_answer(self, shown: Iterable[RLE | None], scores: Iterable[float], told: str) -> InstanceState:
-        """The object with what was answered last; painted pages are the annotator's, and no answer."""
-        masks = tuple(shown)
-        ours = {page: rle for page, rle in enumerate(masks) if page not in self.painted}
-        return replace(self.with_known(ours), shown=masks, scores=tuple(scores), told=told)
+        """Pages where the annotator removed the instance."""
+        return frozenset(page for page, mask in self.painted.items() if mask is None)
 
     @property
     def visible_pages(self) -> frozenset[int]:
-        """Pages where the last answer shows it."""
-        return frozenset(page for page, rle in enumerate(self.shown) if fingerprint(rle) != NOTHING)
+        """Pages where the last answer shows the instance."""
+        return frozenset(page for page, mask in enumerate(self.masks) if mask_digest(mask) != EMPTY_MASK)
 
-    def frame_marks(self) -> dict[int, FramePrompt]:
-        """The marks by page, as SAM 2 is given them: all clicks, and the last box."""
-        found: dict[int, FramePrompt] = {}
-        for mark in self.marks:
-            there = found.get(mark.frame, FramePrompt())
-            if mark.kind == "box":
-                found[mark.frame] = replace(there, box=(mark.x, mark.y, mark.width, mark.height))
-            else:
-                found[mark.frame] = replace(
-                    there,
-                    points=(*there.points, (mark.x, mark.y)),
-                    labels=(*there.labels, mark.positive),
+    def with_prompts(self, prompts: Iterable[Prompt]) -> InstanceState:
+        """The instance with further prompts; one whose id is there already is passed over."""
+        known = {prompt.id for prompt in self.prompts}
+        return replace(self, prompts=(*self.prompts, *(p for p in prompts if p.id not in known)))
+
+    def without_prompts(self, prompts: Iterable[Prompt]) -> InstanceState:
+        """The instance without some prompts."""
+        removed = {prompt.id for prompt in prompts}
+        return replace(self, prompts=tuple(p for p in self.prompts if p.id not in removed))
+
+    def with_answered(self, pages: Mapping[int, RLE | None]) -> InstanceState:
+        """The instance with further answers by page, which are not the annotator's own masks."""
+        answered = dict(self.answered)
+        for page, mask in pages.items():
+            digest = mask_digest(mask)
+            earlier = tuple(other for other in answered.get(page, ()) if other != digest)
+            answered[page] = (*earlier, digest)[-REMEMBERED_ANSWERS:]
+        return replace(self, answered=answered)
+
+    def with_answer(self, masks: Iterable[RLE | None], scores: Iterable[float], digest: str) -> InstanceState:
+        """The instance with its last answer; painted pages are the annotator's, and no answer.
+
+        Args:
+            masks: One mask per page.
+            scores: The segmenter's certainty of each.
+            digest: Digest of what the answer followed from.
+        """
+        answer = tuple(masks)
+        pages = {page: mask for page, mask in enumerate(answer) if page not in self.painted}
+        return replace(self.with_answered(pages), masks=answer, scores=tuple(scores), answer_digest=digest)
+
+    def frame_prompts(self) -> dict[int, FramePrompt]:
+        """The prompts by page, as the segmenter gets them: all clicks, and the last box."""
+        prompts: dict[int, FramePrompt] = {}
+        for prompt in self.prompts:
+            earlier = prompts.get(prompt.frame, FramePrompt())
+            if prompt.kind == "box":
+                prompts[prompt.frame] = replace(
+                    earlier, box=(prompt.x, prompt.y, prompt.width, prompt.height)
                 )
-        return found
+            else:
+                prompts[prompt.frame] = replace(
+                    earlier,
+                    points=(*earlier.points, (prompt.x, prompt.y)),
+                    labels=(*earlier.labels, prompt.positive),
+                )
+        return prompts
 
-    def steering_digest(self, media_digest: str, version: str) -> str:
-        """A fingerprint of all that an answer follows from."""
-        said = {
+    def request_digest(self, media_digest: str, version: str) -> str:
+        """A digest of all that an answer follows from.
+
+        Args:
+            media_digest: Digest of the media.
+            version: Version of the project's predictions.
+        """
+        content = {
             "media": media_digest,
             "version": version,
             "expression": self.expression,
             "rank": self.rank,
-            "track": [fingerprint(rle) for rle in self.track],
-            "marks": [asdict(mark) for mark in self.marks],
-            "painted": {str(page): fingerprint(rle) for page, rle in sorted(self.painted.items())},
+            "track": [mask_digest(mask) for mask in self.track],
+            "marks": [asdict(prompt) for prompt in self.prompts],
+            "painted": {str(page): mask_digest(mask) for page, mask in sorted(self.painted.items())},
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One side of a task in the hands of one annotator.
+    """One side of a task in the hands of one annotator. Aliases are its keys in the database.
 
     Attributes:
-        active: The object that words, clicks and boxes are about now.
-        objects: The objects by place.
-        chosen: The label of the object that the annotator had chosen at the last call; empty where none.
-        message: What the annotator was told last; a draft with it is younger than that answer.
+        active_index: The instance that expressions, clicks and boxes are about now.
+        instances: The instances by index.
+        chosen_label: The label of the instance that was chosen at the last call; empty where none was.
+        message: The message of the last answer; a draft that shows it is younger than that answer.
     """
 
-    active: int = 0
-    objects: Mapping[int, InstanceState] = field(default_factory=dict)
-    chosen: str = ""
+    active_index: Annotated[int, Field(alias="active")] = 0
+    instances: Annotated[Mapping[int, InstanceState], Field(alias="objects")] = field(default_factory=dict)
+    chosen_label: Annotated[str, Field(alias="chosen")] = ""
     message: str = ""
 
-    def with_object(self, steered: InstanceState) -> TaskState:
-        """The task with an object put in its place."""
-        return replace(self, objects={**self.objects, steered.place: steered})
+    def with_instance(self, instance: InstanceState) -> TaskState:
+        """The task with an instance put at its index."""
+        return replace(self, instances={**self.instances, instance.index: instance})
 
-    def without_object(self, place: int) -> TaskState:
-        """The task without an object and all that was said of it."""
-        return replace(self, objects={p: found for p, found in self.objects.items() if p != place})
+    def without_instance(self, index: int) -> TaskState:
+        """The task without an instance and all its prompts."""
+        return replace(self, instances={i: known for i, known in self.instances.items() if i != index})
 
 
-def fingerprint(rle: RLE | None) -> str:
-    """A few characters that tell one mask from another; all empty ones have the same."""
-    if rle is None or mask_area(rle) == 0:
-        return NOTHING
-    return hashlib.sha256(f"{rle['size']} {rle['counts']}".encode()).hexdigest()[:12]
+_STORED = TypeAdapter(TaskState)
+
+
+def mask_digest(mask: RLE | None) -> str:
+    """A few characters that differ between masks; all empty ones share :data:`EMPTY_MASK`."""
+    if mask is None or mask_area(mask) == 0:
+        return EMPTY_MASK
+    return hashlib.sha256(f"{mask['size']} {mask['counts']}".encode()).hexdigest()[:12]
 
 
 def to_json(task: TaskState) -> dict[str, Any]:
     """Plain data for the database."""
-    return asdict(task)
+    stored: dict[str, Any] = _STORED.dump_python(task, mode="json", by_alias=True)
+    return stored
 
 
 def from_json(stored: Mapping[str, Any]) -> TaskState:
-    """What :func:`to_json` gave, after it went through JSON.
+    """Read what :func:`to_json` gave, after it went through JSON.
 
     Raises:
-        KeyError: It is something else.
-        TypeError: Likewise.
-        ValueError: Likewise.
+        ValueError: It is something else.
     """
-    return TaskState(
-        active=int(stored["active"]),
-        objects={int(place): _object(found) for place, found in stored["objects"].items()},
-        chosen=stored["chosen"],
-        message=stored["message"],
-    )
-
-
-def _object(stored: Mapping[str, Any]) -> InstanceState:
-    return InstanceState(
-        **{
-            **stored,
-            "attributes": tuple(stored["attributes"]),
-            "track": tuple(stored["track"]),
-            "marks": tuple(Mark(**mark) for mark in stored["marks"]),
-            "painted": {int(page): rle for page, rle in stored["painted"].items()},
-            "shown": tuple(stored["shown"]),
-            "scores": tuple(stored["scores"]),
-            "known": {int(page): tuple(marks) for page, marks in stored["known"].items()},
-        }
-    )
+    return _STORED.validate_python(stored)

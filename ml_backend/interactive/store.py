@@ -1,4 +1,4 @@
-"""Where the memory of interactive calls lies: one row per task, side and annotator."""
+"""The states of tasks in the database: one row per task, side and annotator."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ log = logging.getLogger(__name__)
 UNKNOWN = 0
 """The annotator of a task that has no draft yet: Label Studio names a person in drafts only."""
 
-
 _KEPT = timedelta(days=7)
-"""So long it is known what was answered before an annotation was submitted: an open editor may submit it again."""
+"""The state of a submitted task is kept for so long: an editor that stays open may submit it again."""
 
 
 @dataclass(frozen=True)
 class TaskStateKey:
-    """Whose hands which side of a task is in.
+    """One side of a task in the hands of one annotator.
 
     Attributes:
         project_id: The project.
@@ -42,17 +41,17 @@ class TaskStateKey:
 
 
 class TaskStateStore:
-    """Keeps :class:`~ml_backend.interactive.state.TaskState`; safe to share between threads.
+    """Stores a :class:`~ml_backend.interactive.state.TaskState` per key; safe to share between threads.
 
     Args:
-        store: The database.
+        database: The database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, key: TaskStateKey) -> TaskState:
-        """What is known; an empty memory where nothing is.
+        """The state of a task; a new one where none is stored.
 
         Raises:
             StoreError: The database cannot be read.
@@ -61,19 +60,19 @@ class TaskStateStore:
             return _read(_find(session, key))
 
     def change(self, key: TaskStateKey, change: Callable[[TaskState], TaskState]) -> TaskState:
-        """Change what is known in one transaction, and return it.
+        """Change the state of a task in one transaction, and return the new state.
 
-        The memory of an annotator who had no name yet goes over to the first who has one.
+        The state of an annotator who is not named yet passes to the first one who is.
 
         Raises:
             StoreError: The database cannot be used; nothing was changed then.
         """
         with self._database.writing() as session:
             row = _find(session, key)
-            found = _read(row)
-            changed = change(found)
+            before = _read(row)
+            changed = change(before)
             if row is not None and row.annotator == key.annotator:
-                if changed != found:
+                if changed != before:
                     row.state = to_json(changed)
                     row.changed_at = datetime.now(UTC)
                 return changed
@@ -91,9 +90,12 @@ class TaskStateStore:
             return changed
 
     def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
-        """Put a task out of an annotator's hands: what comes next begins anew. Returns how many rows were there.
+        """End the state of a task that an annotator submits; the next request begins a new one.
 
-        What was answered stays known to :meth:`submitted` for a week.
+        :meth:`submitted` and :meth:`submitted_last` give the ended state for a week.
+
+        Returns:
+            How many rows there were.
 
         Raises:
             StoreError: The database cannot be used.
@@ -125,7 +127,7 @@ class TaskStateStore:
             return len(rows)
 
     def submitted(self, annotation_id: int, side: str) -> TaskState | None:
-        """What was answered before an annotation was submitted; ``None`` where that is not known.
+        """The state in which an annotation was submitted; ``None`` where it is not known.
 
         Raises:
             StoreError: The database cannot be read.
@@ -135,7 +137,7 @@ class TaskStateStore:
             return None if row is None else _read(row)
 
     def submitted_last(self, key: TaskStateKey) -> TaskState | None:
-        """What was answered before an annotator submitted the task last; ``None`` where that is not known.
+        """The state in which an annotator last submitted the task; ``None`` where it is not known.
 
         Raises:
             StoreError: The database cannot be read.
@@ -156,7 +158,7 @@ class TaskStateStore:
             return None if row is None else _read(row)
 
     def forget(self, project_id: int, task_id: int) -> int:
-        """Forget a task in everybody's hands; return how many rows were there.
+        """Delete the states of a task for all annotators; return how many rows there were.
 
         Raises:
             StoreError: The database cannot be used.
@@ -185,16 +187,16 @@ def _find(session: Session, key: TaskStateKey) -> SteeringRow | None:
 
 
 def _after(before: TaskState, now: TaskState) -> TaskState:
-    """What was answered last, with all that was answered before."""
-    objects = dict(before.objects)
-    for place, steered in now.objects.items():
-        earlier: Mapping[int, tuple[str, ...]] = objects[place].known if place in objects else {}
-        known = {
-            page: tuple(dict.fromkeys((*earlier.get(page, ()), *steered.known.get(page, ()))))
-            for page in (*earlier, *steered.known)
+    """The state now, with the digests of all answers of an earlier submission as well."""
+    instances = dict(before.instances)
+    for index, instance in now.instances.items():
+        earlier: Mapping[int, tuple[str, ...]] = instances[index].answered if index in instances else {}
+        answered = {
+            page: tuple(dict.fromkeys((*earlier.get(page, ()), *instance.answered.get(page, ()))))
+            for page in (*earlier, *instance.answered)
         }
-        objects[place] = replace(steered, known=known)
-    return replace(now, objects=objects)
+        instances[index] = replace(instance, answered=answered)
+    return replace(now, instances=instances)
 
 
 def _read(row: SteeringRow | SubmittedRow | None) -> TaskState:
@@ -202,7 +204,7 @@ def _read(row: SteeringRow | SubmittedRow | None) -> TaskState:
         return TaskState()
     try:
         return from_json(row.state)
-    except (KeyError, TypeError, ValueError) as error:
-        # Of another release, perhaps: the annotator clicks again, which is better than an error for ever.
-        log.warning("what was told of task %d cannot be read (%s)", row.task_id, type(error).__name__)
+    except ValueError as error:
+        # It may be another release's. The annotator clicks again, which is better than an error for ever.
+        log.warning("the state of task %d cannot be read (%s)", row.task_id, type(error).__name__)
         return TaskState()

@@ -1,9 +1,9 @@
-"""Pages that nobody looked at: Label Studio submits them as they came, whatever was answered since.
+"""Pages of a submission that were not shown to the annotator: they get the last answer.
 
-Its editor keeps what it was first given of a region for as long as the region's page was not shown. So an answer that
-replaces regions of a prediction, or of a submitted annotation, reaches the screen, but of a submission only the pages
-that its annotator has seen. What was answered last is known here, so it is put in its place: in what is learned from
-the annotation, and in Label Studio.
+Label Studio's editor keeps the first version of a region for as long as the region's page was not shown. An answer
+that replaces regions of a prediction, or of a submitted annotation, therefore reaches the screen; but a submission
+holds it only on the pages that were shown. The backend knows its last answer, so it writes that one to the other
+pages: in the corrections that it reads from the annotation, and in Label Studio.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import OrderedDict
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
-from ml_backend.interactive.request import read_regions
-from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.mask_regions import read_mask_regions
+from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
 from ml_backend.interactive.store import TaskStateStore
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
@@ -28,111 +28,116 @@ from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.region_masks import MASK_TYPES
 from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions
-from ml_backend.label_studio.results import Result, instance_id
+from ml_backend.label_studio.results import Result, ResultItem, instance_id
 from steerseg.masks import RLE
+from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 256  # changed annotations whose events are recognised
+_REMEMBERED_CHANGES = 256  # changed annotations whose events are recognised
 
 
-def with_answers(
-    results: Sequence[Mapping[str, Any]], told: TaskState, side: FramesSide, task: int
+def with_last_answers(
+    results: Sequence[Mapping[str, Any]], task: TaskState, side: FramesSide, task_id: int
 ) -> list[Mapping[str, Any]] | None:
-    """The results with the last answer on every page that has an earlier one; ``None`` where there is no such page.
+    """Put the last answer on every page that has an earlier one.
 
-    Pages that the annotator painted have neither, and stay; so does all of an object whose last answer was undone, or
-    came too late to be seen.
+    Pages that the annotator painted have neither and stay as they are. So does an instance whose last answer was
+    undone, or came too late to be seen.
 
     Args:
-        results: Of an annotation or a draft.
-        told: What was answered.
+        results: The results of an annotation or a draft.
+        task: The state of the task.
         side: The frames side of the project.
-        task: The task's number.
+        task_id: The task's id.
+
+    Returns:
+        The changed results; ``None`` where no page has an earlier answer.
 
     Raises:
         RegionError: A region is malformed.
     """
-    regions = read_regions(results, side, task)
-    seen = bool(told.message) and regions.status == told.message
-    older: dict[str, list[Result]] = {}
-    for place, masks in regions.series.items():
-        steered = told.objects.get(place)
-        if steered is None or not (seen or _shows_last(steered, masks)):
+    regions = read_mask_regions(results, side, task_id)
+    seen = bool(task.message) and regions.status == task.message
+    outdated: dict[str, list[Result]] = {}
+    for index, masks in regions.instances.items():
+        instance = task.instances.get(index)
+        if instance is None or not (seen or _shows_last_answer(instance, masks)):
             continue
-        name = instance_id(task, "", place)
-        for page, rle in masks.items():
-            if _is_older(steered, page, rle):
-                older[f"{name}-f{page}"] = _page_regions(steered, page, side, name)
-    if not older:
+        name = instance_id(task_id, "", index)
+        for page, mask in masks.items():
+            if _is_outdated(instance, page, mask):
+                outdated[f"{name}-f{page}"] = _page_regions(instance, page, side, name)
+    if not outdated:
         return None
     changed: list[Mapping[str, Any]] = []
-    for item in results:
-        number = str(item.get("id"))
-        region = next((known for known in older if number == known or number.startswith(f"{known}-")), None)
-        if region is None or str(item.get("type", "")).lower() not in (*MASK_TYPES, "labels"):
-            changed.append(item)  # also what was said of a region beside its mask
+    for item in map(ResultItem, results):
+        region = next((name for name in outdated if item.id == name or item.id.startswith(f"{name}-")), None)
+        if region is None or item.type.lower() not in (*MASK_TYPES, "labels"):
+            changed.append(item.raw)  # also choices and texts beside a region
         else:
-            changed += older[region]
-            older[region] = []
+            changed += outdated[region]
+            outdated[region] = []
     return changed
 
 
-def _shows_last(steered: InstanceState, masks: Mapping[int, RLE]) -> bool:
-    """Whether some page has the last answer, where that is another one than before."""
+def _shows_last_answer(instance: InstanceState, masks: Mapping[int, RLE]) -> bool:
+    """Whether some page has the last answer, where that differs from the answers before."""
     return any(
-        len(steered.known.get(page, ())) > 1
-        and fingerprint(rle) == fingerprint(steered.shown[page]) != NOTHING
-        for page, rle in masks.items()
-        if page < len(steered.shown)
+        len(instance.answered.get(page, ())) > 1
+        and mask_digest(mask) == mask_digest(instance.masks[page]) != EMPTY_MASK
+        for page, mask in masks.items()
+        if page < len(instance.masks)
     )
 
 
-def _is_older(steered: InstanceState, page: int, rle: RLE) -> bool:
-    """Whether a page has an answer, but not the last one. An empty one may as well be the annotator's."""
-    if page >= len(steered.shown) or page in steered.painted:
+def _is_outdated(instance: InstanceState, page: int, mask: RLE) -> bool:
+    """Whether a page has an answer, but not the last one. An empty mask may as well be the annotator's."""
+    if page >= len(instance.masks) or page in instance.painted:
         return False
-    mark = fingerprint(rle)
-    return mark not in (NOTHING, fingerprint(steered.shown[page])) and mark in steered.known.get(page, ())
+    digest = mask_digest(mask)
+    last = mask_digest(instance.masks[page])
+    return digest not in (EMPTY_MASK, last) and digest in instance.answered.get(page, ())
 
 
-def _page_regions(steered: InstanceState, page: int, side: FramesSide, name: str) -> list[Result]:
-    rle = steered.shown[page]
-    if rle is None:
+def _page_regions(instance: InstanceState, page: int, side: FramesSide, name: str) -> list[Result]:
+    mask = instance.masks[page]
+    if mask is None:
         return []
     return tracklet_to_frames_regions(
-        MaskTrack((rle,), np.asarray([steered.scores[page]], dtype=np.float32)),
+        MaskTrack((mask,), np.asarray([instance.scores[page]], dtype=np.float32)),
         side,
         instance_id=name,
-        expression=steered.expression or steered.label,
-        attributes=steered.attributes,
-        label=steered.label,
+        expression=instance.expression or instance.label,
+        attributes=instance.attributes,
+        label=instance.label,
         pages=[page],
     )
 
 
 class SubmittedPages:
-    """Puts answers into annotations that were submitted without them. Safe to share between threads.
+    """Writes last answers to annotations that were submitted without them. Safe to share between threads.
 
     Args:
-        store: The database.
-        told: What annotators were answered.
+        database: The database.
+        states: The states of tasks.
         connections: Connections to Label Studio.
     """
 
-    def __init__(self, database: Database, told: TaskStateStore, connections: Connections) -> None:
-        self._project_store = ProjectStore(database)
-        self._told = told
+    def __init__(self, database: Database, states: TaskStateStore, connections: Connections) -> None:
+        self._projects = ProjectStore(database)
+        self._states = states
         self._connections = connections
-        self._changed: OrderedDict[int, str] = OrderedDict()
+        self._lock = threading.Lock()
+        self._changes: LruCache[int, str] = LruCache(_REMEMBERED_CHANGES)
 
     def complete(
         self, annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
     ) -> Mapping[str, Any]:
-        """The annotation with the answers that it lacks, which Label Studio is given as well.
+        """The annotation with the last answers that it lacks; Label Studio gets them as well.
 
         Args:
-            annotation: As Label Studio has it.
+            annotation: The annotation as Label Studio has it.
             project_id: Its project.
             task_id: Its task.
             label_config: The project's labelling configuration.
@@ -146,38 +151,39 @@ class SubmittedPages:
         results = annotation.get("result")
         if side is None or not isinstance(results, list):
             return annotation
-        told = self._told.submitted(int(annotation["id"]), side.name)
-        changed = None if told is None else with_answers(results, told, side, task_id)
-        if told is None or changed is None:
+        number = int(annotation["id"])
+        task = self._states.submitted(number, side.name)
+        changed = None if task is None else with_last_answers(results, task, side, task_id)
+        if task is None or changed is None:
             return annotation
-        self._give_back(int(annotation["id"]), project_id, told, side, task_id)
+        self._write(number, project_id, task, side, task_id)
         return {**annotation, "result": changed}
 
     def is_own_change(self, annotation: Mapping[str, Any]) -> bool:
-        """Whether an annotation is as this has changed it last, and not as its annotator has."""
-        return self._changed.get(int(annotation.get("id") or 0)) == _digest(annotation.get("result"))
+        """Whether an annotation is as this object wrote it last, and not as its annotator has it."""
+        with self._lock:
+            written = self._changes.get(int(annotation.get("id") or 0))
+        return written == _digest(annotation.get("result"))
 
-    def _give_back(
-        self, number: int, project_id: int, told: TaskState, side: FramesSide, task_id: int
-    ) -> None:
-        project = self._project_store.find(project_id)
+    def _write(self, number: int, project_id: int, task: TaskState, side: FramesSide, task_id: int) -> None:
+        project = self._projects.find(project_id)
         client = None if project is None else self._connections.client(project)
         if client is None:
             return
         try:
-            # As it is there, not as an event says: it may have been changed since, and events can be made up.
-            changed = with_answers(client.annotations.get(number).get("result") or [], told, side, task_id)
+            # Label Studio's own copy counts: it may be newer than an event, and events can be made up.
+            results = client.annotations.get(number).get("result") or []
+            changed = with_last_answers(results, task, side, task_id)
             if changed is None:
                 return
-            self._changed[number] = _digest(changed)
-            while len(self._changed) > _REMEMBERED:
-                self._changed.popitem(last=False)
+            with self._lock:
+                self._changes.put(number, _digest(changed))
             client.annotations.update(number, changed)
         except LabelStudioError as error:
-            # What is learned from it is right already, and the next look at the project tries again.
-            log.warning("annotation %d has not all answers in Label Studio yet: %s", number, error)
+            # The corrections are right already, and the next look at the project tries again.
+            log.warning("annotation %d lacks last answers in Label Studio: %s", number, error)
         else:
-            log.info("annotation %d: pages that nobody looked at have their last answers now", number)
+            log.info("annotation %d: pages that were not shown have their last answers now", number)
 
 
 def _digest(results: object) -> str:
@@ -185,7 +191,7 @@ def _digest(results: object) -> str:
 
 
 def id_of(value: object) -> int | None:
-    """The number of what Label Studio gives as a number or as an object with an ``id``."""
+    """The id of what Label Studio sends as a number or as an object with an ``id``."""
     if isinstance(value, dict):
         value = value.get("id")
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""From a call and the draft beside it to what is remembered of a task: pure steps, without model or database."""
+"""Steps from a request and the draft beside it to the state of the task, without model or database."""
 
 from __future__ import annotations
 
@@ -6,162 +6,172 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_backend.interactive.request import InteractiveRequest, Mark, Regions
-from ml_backend.interactive.state import NOTHING, InstanceState, TaskState, fingerprint
+from ml_backend.interactive.mask_regions import MaskRegions
+from ml_backend.interactive.request import InteractiveRequest, Prompt
+from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
 from steerseg.masks import RLE, decode_rle, encode_rle
 
 
-class Event(enum.StrEnum):
-    """What a call is."""
+class RequestKind(enum.StrEnum):
+    """The kind of an interactive request."""
 
-    WORDS = "words"
-    MARKS = "marks"
+    TEXT = "text"
+    PROMPTS = "prompts"
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A call, taken in.
+class StateUpdate:
+    """A request, applied to the state of its task.
 
     Attributes:
-        event: What it is.
-        place: The object that it is about.
-        task: What is remembered from now on.
+        kind: The kind of the request.
+        index: The instance that it is about.
+        task: The state from now on.
     """
 
-    event: Event
-    place: int
+    kind: RequestKind
+    index: int
     task: TaskState
 
 
-def hear(task: TaskState, told: InteractiveRequest, draft: Regions | None, labels: Sequence[str]) -> Heard:
-    """Take a call in.
+def apply_request(
+    task: TaskState, request: InteractiveRequest, draft: MaskRegions | None, labels: Sequence[str]
+) -> StateUpdate:
+    """Apply a request to the state of a task.
 
-    Label Studio sends the chosen object with words; of clicks and boxes the draft tells it, seconds late. So a
-    mark beside the object in hand that lies on another one is about that one.
+    Label Studio sends the chosen instance with a text. For clicks and boxes, the draft names it, seconds late. So a
+    prompt beside the active instance that lies on another one is about that one.
 
     Args:
-        task: What is remembered.
-        told: The call; there is something to do in it.
+        task: The state.
+        request: The request; there is something to do in it.
         draft: The draft beside it.
-        labels: Of the objects, in their order.
+        labels: The labels of the instances, in their order.
     """
-    task = with_draft(task, draft)
-    if not told.marks:
-        place = labels.index(told.chosen) if told.chosen in labels else task.active
-        return Heard(Event.WORDS, place, replace(task, active=place, chosen=told.chosen or task.chosen))
-    chosen = "" if draft is None else draft.chosen
-    place = task.active
-    if told.label in labels:
-        place = labels.index(told.label)
-    elif chosen in labels and chosen != task.chosen:
-        place = labels.index(chosen)
+    task = apply_draft(task, draft)
+    if not request.prompts:
+        chosen = request.chosen_label
+        index = labels.index(chosen) if chosen in labels else task.active_index
+        task = replace(task, active_index=index, chosen_label=chosen or task.chosen_label)
+        return StateUpdate(RequestKind.TEXT, index, task)
+    chosen = "" if draft is None else draft.chosen_label
+    if request.prompt_label in labels:
+        index = labels.index(request.prompt_label)
+    elif chosen in labels and chosen != task.chosen_label:
+        index = labels.index(chosen)
     else:
-        place = _under(task, told.marks[-1])
-    return Heard(Event.MARKS, place, replace(task, active=place, chosen=chosen or task.chosen))
+        index = _instance_under(task, request.prompts[-1])
+    task = replace(task, active_index=index, chosen_label=chosen or task.chosen_label)
+    return StateUpdate(RequestKind.PROMPTS, index, task)
 
 
-def _under(task: TaskState, mark: Mark) -> int:
-    """The object that a mark lies on; the one in hand where it lies on it, or on none."""
-    x, y = mark.x + mark.width / 2, mark.y + mark.height / 2
+def _instance_under(task: TaskState, prompt: Prompt) -> int:
+    """The instance that a prompt lies on; the active one where it lies on that one, or on none."""
+    x, y = prompt.x + prompt.width / 2, prompt.y + prompt.height / 2
 
-    def lies_on(steered: InstanceState) -> bool:
-        shown = steered.painted.get(mark.frame)
-        if shown is None and mark.frame < len(steered.shown):
-            shown = steered.shown[mark.frame]
-        if shown is None:
+    def is_under(instance: InstanceState) -> bool:
+        mask = instance.painted.get(prompt.frame)
+        if mask is None and prompt.frame < len(instance.masks):
+            mask = instance.masks[prompt.frame]
+        if mask is None:
             return False
-        height, width = shown["size"]
-        return bool(decode_rle(shown)[min(int(y * height), height - 1), min(int(x * width), width - 1)])
+        height, width = mask["size"]
+        return bool(decode_rle(mask)[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
-    hit = [place for place, steered in sorted(task.objects.items()) if lies_on(steered)]
-    return task.active if not hit or task.active in hit else hit[0]
+    hit = [index for index, instance in sorted(task.instances.items()) if is_under(instance)]
+    return task.active_index if not hit or task.active_index in hit else hit[0]
 
 
-def with_draft(task: TaskState, draft: Regions | None) -> TaskState:
-    """What is remembered, with what the annotator painted, erased, removed or deleted since.
+def is_current(draft: MaskRegions | None, task: TaskState) -> bool:
+    """Whether a draft is younger than the last answer, which is so where it shows that answer's message."""
+    return draft is not None and bool(task.message) and draft.status == task.message
 
-    A draft may be older than the last answer. That it is younger is known by the message of that answer in it;
-    only then does a missing region mean that the annotator removed it.
+
+def apply_draft(task: TaskState, draft: MaskRegions | None) -> TaskState:
+    """The state with what the annotator painted, erased, removed or deleted since.
+
+    A draft may be older than the last answer. Only in a younger one does a missing region mean that the annotator
+    removed it.
     """
     if draft is None:
         return task
-    young = bool(task.message) and draft.status == task.message
-    for place, steered in list(task.objects.items()):
-        gone = young and bool(steered.visible_pages) and not draft.series.get(place)
-        if gone and not draft.painted.get(steered.label):
-            task = task.without_object(place)
+    current = is_current(draft, task)
+    for index, instance in list(task.instances.items()):
+        missing = current and bool(instance.visible_pages) and not draft.instances.get(index)
+        if missing and not draft.drawn.get(instance.label):
+            task = task.without_instance(index)
         else:
-            task = task.with_object(with_paint(steered, draft, young=young))
+            task = task.with_instance(apply_drawn_pages(instance, draft, current=current))
     return task
 
 
-def with_paint(steered: InstanceState, draft: Regions, *, young: bool) -> InstanceState:
-    """An object with the pages that the annotator made: those that no answer gave.
+def apply_drawn_pages(instance: InstanceState, draft: MaskRegions, *, current: bool) -> InstanceState:
+    """An instance with the pages that the annotator made, which are those that no answer gave.
 
     Args:
-        steered: The object.
-        draft: What stands on the pages.
-        young: Whether the draft is younger than the last answer.
+        instance: The instance.
+        draft: The regions on the pages.
+        current: Whether the draft is younger than the last answer.
     """
-    series = draft.series.get(steered.place, {})
-    own = draft.painted.get(steered.label, {})
-    painted = dict(steered.painted)
-    if young:  # what was removed stays so until something stands there again
-        painted = {page: rle for page, rle in painted.items() if rle is None and page not in series}
-    for page, rle in series.items():
-        mark = fingerprint(rle)
-        if mark not in steered.known.get(page, ()):
-            painted[page] = None if mark == NOTHING else rle
-        elif page not in own:
+    own = draft.instances.get(instance.index, {})
+    drawn = draft.drawn.get(instance.label, {})
+    painted = dict(instance.painted)
+    if current:  # what was removed stays so until a region is there again
+        painted = {page: mask for page, mask in painted.items() if mask is None and page not in own}
+    for page, mask in own.items():
+        digest = mask_digest(mask)
+        if digest not in instance.answered.get(page, ()):
+            painted[page] = None if digest == EMPTY_MASK else mask
+        elif page not in drawn:
             painted.pop(page, None)
-    if young:
-        painted |= {page: None for page in steered.visible_pages - series.keys()}
-    for page, rle in own.items():
-        together = _union(rle, series[page]) if page in series else rle
-        painted[page] = None if fingerprint(together) == NOTHING else together
-    return replace(steered, painted=dict(sorted(painted.items())))
+    if current:
+        painted |= {page: None for page in instance.visible_pages - own.keys()}
+    for page, mask in drawn.items():
+        together = _union(mask, own[page]) if page in own else mask
+        painted[page] = None if mask_digest(together) == EMPTY_MASK else together
+    return replace(instance, painted=dict(sorted(painted.items())))
 
 
-def adopt(
-    place: int, label: str, pages: int, draft: Regions | None, predictions: Sequence[Regions]
+def instance_from_regions(
+    index: int, label: str, pages: int, draft: MaskRegions | None, predictions: Sequence[MaskRegions]
 ) -> InstanceState:
-    """An object that nothing is remembered of, from what stands on the pages.
+    """The state of an instance that is not known yet, from the regions on the pages.
 
-    It is the prediction that the draft is nearest to, or the newest one where there is no draft; pages that
-    differ from every prediction are the annotator's. Where most pages do, the draft itself is the track.
+    It begins as the prediction that the draft is nearest to, or as the newest one where there is no draft. Pages that
+    differ from every prediction are the annotator's. Where most pages differ, the draft itself is the track.
 
     Args:
-        place: Its place.
+        index: Its index.
         label: Its label.
         pages: T.
         draft: The draft beside the call.
         predictions: The stored predictions, the newest last.
     """
-    drawn = None if draft is None else draft.series.get(place)
-    offered = [found for found in predictions if found.series.get(place)]
+    drawn = None if draft is None else draft.instances.get(index)
+    offered = [prediction for prediction in predictions if prediction.instances.get(index)]
 
-    def likeness(found: Regions) -> int:
-        masks = found.series[place]
-        return sum(fingerprint(masks.get(page)) == fingerprint(rle) for page, rle in (drawn or {}).items())
+    def agreeing_pages(prediction: MaskRegions) -> int:
+        masks = prediction.instances[index]
+        return sum(mask_digest(masks.get(page)) == mask_digest(mask) for page, mask in (drawn or {}).items())
 
-    steered = InstanceState(place, label)
-    for found in offered:
-        steered = steered.with_known(dict(found.series[place]))
-    best = max(enumerate(offered), key=lambda pair: (likeness(pair[1]), pair[0]), default=None)
+    instance = InstanceState(index, label)
+    for prediction in offered:
+        instance = instance.with_answered(dict(prediction.instances[index]))
+    best = max(enumerate(offered), key=lambda pair: (agreeing_pages(pair[1]), pair[0]), default=None)
     source = None if best is None else best[1]
-    if drawn and draft is not None and (source is None or 2 * likeness(source) < len(drawn)):
+    if drawn and draft is not None and (source is None or 2 * agreeing_pages(source) < len(drawn)):
         source = draft
-        steered = steered.with_known(dict(drawn))
+        instance = instance.with_answered(dict(drawn))
     if source is not None:
-        track = _by_page(source.series[place], pages)
-        steered = replace(
-            steered,
-            expression=source.notes.get(place, ""),
-            label=source.labels.get(place, label),
+        track = _by_page(source.instances[index], pages)
+        instance = replace(
+            instance,
+            expression=source.expressions.get(index, ""),
+            label=source.labels.get(index, label),
             track=track,
-            shown=track,
+            masks=track,
         )
-    return steered if draft is None else with_paint(steered, draft, young=bool(drawn))
+    return instance if draft is None else apply_drawn_pages(instance, draft, current=bool(drawn))
 
 
 def _by_page(masks: Mapping[int, RLE], pages: int) -> tuple[RLE | None, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_backend.database.database import Database
 from ml_backend.jobs.store import JobStore
-from ml_backend.models.executor import ModelJob
+from ml_backend.models.queue import ModelJob
 
 _INTERVAL = 1.0  # seconds: one stage is noted at most this often
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
 from sqlalchemy import func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ProposalKey, ProposalRow, utc_now
+from ml_backend.database.upsert import upsert
+
+
+@dataclass(frozen=True)
+class KnownProposal:
+    """A proposal that a task was given."""
+
+    key: ProposalKey
+    path: str
+    created_at: datetime
 
 
 class ProposalStore:
@@ -43,29 +55,31 @@ class ProposalStore:
         margin: float | None = None,
     ) -> None:
         """Note that a task was given this proposal; noting it again updates the path and the scores."""
-        statement = insert(ProposalRow).values(
-            project_id=project_id,
-            task_id=task_id,
-            media_digest=key.media_digest,
-            expression=key.expression,
-            version=key.version,
-            path=path,
-            score=score,
-            margin=margin,
-            created_at=utc_now(),
-        )
+        subject = {"project_id": project_id, "task_id": task_id, **asdict(key)}
+        scores = {"path": path, "score": score, "margin": margin}
+        row = {**subject, **scores, "created_at": utc_now()}
         with self._database.writing() as session:
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["project_id", "task_id", "media_digest", "expression", "version"],
-                    set_={"path": path, "score": score, "margin": margin},
-                )
+            upsert(session, ProposalRow, [row], keys=list(subject), update=list(scores))
+
+    def of_task(self, project_id: int, task_id: int) -> list[KnownProposal]:
+        """What was proposed for a task, oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(ProposalRow)
+                .where(ProposalRow.project_id == project_id, ProposalRow.task_id == task_id)
+                .order_by(ProposalRow.created_at, ProposalRow.id)
             )
+            return [
+                KnownProposal(
+                    ProposalKey(row.media_digest, row.expression, row.version), row.path, row.created_at
+                )
+                for row in rows
+            ]
 
     def certainties(self, project_id: int) -> dict[int, float]:
         """By task, how sure its newest proposal was: the best score, or its distance to the second if smaller.
 
-        Tasks in which nothing was found have -1.
+        Tasks whose proposal has no tracklet have -1.
         """
         newest = (
             select(func.max(ProposalRow.id))

@@ -15,8 +15,9 @@ from ml_backend.jobs.progress import ProgressNotes, describe_progress
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
 from ml_backend.metrics import Metrics, StageClock
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
+from ml_backend.models.queue import ModelJob, Priority
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.errors import Cancelled, ModelError, SteerSegError
 

@@ -14,8 +14,9 @@ from ml_backend.database.tables import JobState
 from ml_backend.jobs.progress import ProgressNotes
 from ml_backend.jobs.store import JobStore
 from ml_backend.metrics import Metrics
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest, SteerAnswer, SteerRequest
+from ml_backend.models.queue import ModelJob, Priority
 from steerseg.errors import Cancelled, SteerSegError
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ class Job:
     Attributes:
         stage: What it is doing, or was when it ended; empty before the first sign of progress.
         fraction: Part of the stage that is done, in [0, 1].
-        message: Stage and progress in words, with frames where they are what is counted.
+        message: Stage and progress for a person, with frames where they are what is counted.
         frames: How many frames the video has; ``None`` until it is known.
         attempts: How often a model process has begun it, restarts of the server included.
         error: Why it failed, was cancelled, or had to begin again.
@@ -47,6 +47,7 @@ class Job:
 
 
 def job_of_row(row: JobRow) -> Job:
+    """The job that a row keeps."""
     return Job(
         id=row.id,
         kind=row.kind,
@@ -189,5 +190,5 @@ class JobStore:
         """How many jobs are in each state."""
         with self._database.reading() as session:
             counts = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
-            found = {state: number for state, number in counts}
-            return {state: found.get(state, 0) for state in JobState}
+            numbers = {state: number for state, number in counts}
+            return {state: numbers.get(state, 0) for state in JobState}

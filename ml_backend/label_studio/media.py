@@ -30,7 +30,7 @@ from steerseg.video.download import (
     DownloadError,
     DownloadTimeoutError,
     DownloadTooLargeError,
-    Fetched,
+    FetchResult,
     HopPolicy,
     fetch,
 )
@@ -229,7 +229,7 @@ class MediaStore:
                 _refuse_web_page(temporary, url)
                 return self._cache.use(self._cache.keep(url, temporary, answer))
 
-    def _get(self, url: str, temporary: Path, policy: HopPolicy, host: MediaHost | None) -> Fetched:
+    def _get(self, url: str, temporary: Path, policy: HopPolicy, host: MediaHost | None) -> FetchResult:
         shown = shown_url(url)
         try:
             return fetch(

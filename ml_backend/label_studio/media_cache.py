@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from steerseg.runtime.artefacts import explained, move_into_place
-from steerseg.video.download import Fetched
+from steerseg.video.download import FetchResult
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class MediaCache:
         path = self._objects / fields.object
         return CachedFile(path, fields.etag, fields.last_modified, fields.checked) if path.is_file() else None
 
-    def keep(self, url: str, temporary: Path, answer: Fetched) -> CachedFile:
+    def keep(self, url: str, temporary: Path, answer: FetchResult) -> CachedFile:
         """Move a complete download to its place.
 
         Raises:
@@ -127,7 +127,7 @@ class MediaCache:
             self._grew(size)
         return self.remember(url, path, answer)
 
-    def remember(self, url: str, path: Path, answer: Fetched) -> CachedFile:
+    def remember(self, url: str, path: Path, answer: FetchResult) -> CachedFile:
         """Note that a URL has this content now."""
         known = CachedFile(path, answer.etag, answer.last_modified, time.time())
         note = _UrlNote(
@@ -139,7 +139,7 @@ class MediaCache:
             move_into_place(temporary, self._note(url))
         return known
 
-    def confirm(self, url: str, known: CachedFile, answer: Fetched) -> CachedFile:
+    def confirm(self, url: str, known: CachedFile, answer: FetchResult) -> CachedFile:
         """Note that a URL still has the content of the cached file."""
         # An answer without a body need not repeat what identifies the content.
         answer = replace(

@@ -103,7 +103,8 @@ def _corners(edge: NDArray[np.int32]) -> Outline:
     points = edge[np.any(edge != np.roll(edge, 1, axis=0), axis=1)]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turning = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-    return points[turning].astype(np.float64)
+    corners: Outline = points[turning].astype(np.float64)
+    return corners
 
 
 def _simplify(outline: Outline, epsilon: float) -> Outline:

@@ -12,8 +12,8 @@ class Draft:
     """An unsaved annotation of the person who calls.
 
     Attributes:
-        annotator: Label Studio's number of that person; ``None`` where it is not told.
-        results: What it holds.
+        annotator: Label Studio's number of that person; ``None`` where it is unknown.
+        results: Its results.
     """
 
     annotator: int | None
@@ -25,8 +25,8 @@ class Task:
     """A task as Label Studio sends it.
 
     Attributes:
-        id: Its number in Label Studio.
-        data: What it is made of: addresses of media, expression, fps, ...
+        id: Its id in Label Studio.
+        data: Its data: addresses of media, expression, fps, ...
         drafts: The results of its unsaved drafts; sent with interactive calls only.
         draft: The draft that was saved last; sent with interactive calls only.
         predictions: The results of each prediction that is stored for it, the newest last.

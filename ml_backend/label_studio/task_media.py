@@ -19,7 +19,7 @@ from ml_backend.settings import Settings
 from steerseg.errors import VideoError
 
 STRIDE_KEY = "stride"
-"""Key of a task's data: every how many frames of the video a page was taken; ``import`` writes it."""
+"""Key of a task's data: frames of the video from one page to the next; the command ``import`` writes it."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from steerseg.masks import RLE, mask_area
 from steerseg.replay import Part
 
 Masks = Mapping[int, RLE | None]
+"""Masks by frame; ``None`` where the object is not visible."""
 
 
 class Pool(enum.StrEnum):
@@ -35,20 +36,20 @@ class CorrectionExample:
     """One correction as an example.
 
     Attributes:
-        key: Its name within a refinement: the correction and its revision.
+        key: Identifies it within a refinement: the correction and its revision.
         correction: Number of the correction.
         revision: The revision that was taken.
-        video: Digest of the media: what is split, and what the bootstrap draws.
+        video: Digest of the media: videos are what is split, and what the bootstrap draws.
         expression: What is asked for.
         pool: Whether the champion has seen it.
-        weight: Of the example, in [0, 1].
+        weight: Weight of the example, in [0, 1].
         truth: What is to be learned; frames that nobody knows are missing.
         shares: How much each frame of ``truth`` counts within the example, in [0, 1].
         decided: Frames of ``truth`` that an annotator decided: those a candidate is judged by.
         rejected: Masks that are wrong answers.
-        num_frames: Of the media.
-        height: Of its frames, in pixels.
-        width: Of its frames, in pixels.
+        num_frames: Number of frames of the media.
+        height: Height of its frames, in pixels.
+        width: Width of its frames, in pixels.
         task: What loads the media.
     """
 
@@ -83,20 +84,22 @@ class ReplayExample:
 
     @property
     def key(self) -> str:
-        """Its name within a refinement."""
+        """Identifies it within a refinement."""
         return f"replay-{self.part}-{self.index}"
 
     @property
     def video(self) -> str:
-        """What the bootstrap draws."""
+        """The clip, as what the bootstrap draws."""
         return self.key
 
     @property
     def pool(self) -> Pool:
+        """Where it comes from."""
         return Pool.PRESET
 
     @property
     def weight(self) -> float:
+        """Weight of the example; all clips count the same."""
         return 1.0
 
 
@@ -104,4 +107,5 @@ Example = CorrectionExample | ReplayExample
 
 
 def shows_object(rle: RLE | None) -> bool:
+    """Whether a mask has any pixel; ``None`` stands for an empty one."""
     return rle is not None and mask_area(rle) > 0

@@ -22,17 +22,13 @@ def preset_version(name_or_folder: str) -> str:
     """
     folder = find_preset(name_or_folder)
     preset = load_preset(folder)
-    digest = hashlib.sha256((folder / PRESET_FILE).read_bytes())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PRESET_FILE):
-        stat = file.stat()
-        digest.update(f"{file.relative_to(folder).as_posix()} {stat.st_size}".encode())
-        if stat.st_size <= _HASHED_FILE_BYTES:
-            digest.update(file.read_bytes())
-    return f"steerseg-{version('steerseg')}-{preset.name}-{digest.hexdigest()[:8]}"
+    card = (folder / PRESET_FILE).read_bytes()
+    digest = _digest_files(folder, first=card, without=PRESET_FILE)
+    return f"steerseg-{version('steerseg')}-{preset.name}-{digest[:8]}"
 
 
 def model_fingerprint(preset: str) -> str:
-    """Names the vision-language model of a preset: its hub id, or the content of its folder.
+    """Name the vision-language model of a preset: its hub id, or a digest of its folder.
 
     Raises:
         ConfigError: The preset cannot be used.
@@ -41,10 +37,21 @@ def model_fingerprint(preset: str) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return name
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    return f"{folder.name}-{_digest_files(folder)[:16]}"
+
+
+def _digest_files(folder: Path, *, first: bytes = b"", without: str | None = None) -> str:
+    """Digest of the files of a folder: their names, sizes and contents.
+
+    Args:
+        folder: The folder, with all that is below it.
+        first: What is digested before them.
+        without: Name of files that do not count.
+    """
+    digest = hashlib.sha256(first)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != without):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder).as_posix()} {size}".encode())
         if size <= _HASHED_FILE_BYTES:
             digest.update(file.read_bytes())
-    return f"{folder.name}-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from steerseg.masks import RLE, decode_rle, iou, mask_area, mask_box
 
 MAX_CONDITIONING = 8
-
+"""Most decided frames that propagation starts from, spread evenly: each further one costs attention on every frame
+and adds little that is new (our choice)."""
 
 Box = tuple[float, float, float, float]
+"""Left, top, width and height, in fractions of the frame."""
+
 TrackBox = tuple[float, float, float, float, float]
+"""A box and its clockwise rotation about its top left corner, in degrees."""
 
 
 def upright_box(box: TrackBox, height: int, width: int) -> Box:
@@ -19,8 +23,8 @@ def upright_box(box: TrackBox, height: int, width: int) -> Box:
 
     Args:
         box: The box, rotated clockwise about its top left corner.
-        height: Of the frame: rotation keeps lengths in pixels, not in fractions.
-        width: Likewise.
+        height: Height of the frame in pixels: rotation keeps lengths in pixels, not in fractions.
+        width: Width of the frame in pixels.
     """
     x, y, w, h, degrees = box
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

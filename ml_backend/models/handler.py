@@ -1,46 +1,45 @@
-"""What the model process does: load a preset once, then answer requests for proposals, masks, refinements."""
+"""What a model process does: answer requests for proposals, masks and slices of refinements with one loaded preset.
+
+It imports torch: the server never imports it, and names it to the process by
+:class:`ml_backend.models.workers.ModelFactory`.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
 
-from ml_backend.models.executor import ProcessLostError, tell_frames
+import torch
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
 from ml_backend.models.masks import answer_masks
 from ml_backend.models.messages import (
     MaskAnswer,
     MaskRequest,
     ModelAnswer,
     ModelRequest,
-    PreparedExample,
     PrepareRequest,
     ProposeRequest,
     SteerAnswer,
     SteerRequest,
-    TrainingProgress,
     TrainRequest,
     TrialRequest,
-    TrialResult,
     Yielded,
-    YieldRequested,
 )
-from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.models.process import ProcessLostError
+from ml_backend.models.propose import stored_proposal
 from ml_backend.models.refine import Refiner
+from ml_backend.models.reporter import Reporter, YieldRequested
+from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.models.steer import answer_steering
 from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import SteerSegError
-from steerseg.runtime.startup import uncollected
+from steerseg.pipeline import SteerSeg
 from steerseg.video import VideoLimits
-
-if TYPE_CHECKING:
-    import torch
-
-    from steerseg.pipeline import Progress, SteerSeg
+from steerseg.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +49,28 @@ class ModelHandler:
 
     Args:
         steerseg: The models.
-        limits: Of the videos.
-        frame_bytes: How much of decoded videos is kept for the next request, the least recently used first out.
+        limits: Limits of the videos.
+        frame_bytes: Bytes of decoded videos that are kept for the next request, the least recently used first out.
     """
 
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits, frame_bytes: int = 1 << 30) -> None:
         self._steerseg = steerseg
         self._videos = RecentVideos(limits, frame_bytes)
-        self._prompts = LoadedPrompts()
-        self._refiner = Refiner(steerseg, limits, self._prompts)
+        self._soft_prompts = SoftPromptCache()
+        self._refiner = Refiner(steerseg, limits, self._soft_prompts)
 
-    def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
+    def warm_up(self, *, compiled: bool) -> None:
+        """Make one proposal where the first one compiles what the models need: on a GPU, or where asked for.
+
+        Args:
+            compiled: Whether to compile the segmenter.
+        """
+        if not compiled and self._steerseg.lvlm.device.type != "cuda":
+            return
+        log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
+        log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
+
+    def __call__(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         """Answer one request.
 
         Raises:
@@ -68,7 +78,9 @@ class ModelHandler:
             ProcessLostError: The GPU takes no more work from this process.
         """
         try:
-            return self._answer(request, progress)
+            return self._answer(request, reporter)
+        except YieldRequested:
+            return Yielded()
         except SteerSegError:
             raise
         except Exception as error:
@@ -76,63 +88,46 @@ class ModelHandler:
                 raise ProcessLostError("the GPU takes no more work from it") from error
             raise
 
-    def _answer(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
+    def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:
             case ProposeRequest():
-                return self._propose(request, progress)
+                return self._propose(request, reporter)
             case SteerRequest():
-                return self._steer(request, progress)
+                return self._steer(request, reporter)
             case MaskRequest():
-                return self._masks(request, progress)
-            case PrepareRequest() | TrainRequest() | TrialRequest():
-                return self._refine(request, progress)
+                return self._masks(request, reporter)
+            case PrepareRequest():
+                return self._refiner.prepare(request, reporter)
+            case TrainRequest():
+                return self._refiner.train(request, reporter)
+            case TrialRequest():
+                return self._refiner.compare(request, reporter)
 
-    def _propose(self, request: ProposeRequest, progress: Progress) -> StoredProposal:
-        video = self._videos.load(request.media, request.fps, progress)
-        tell_frames(progress, len(video))
-        config = replace(self._steerseg.config, alternatives=request.alternatives)
+    def _propose(self, request: ProposeRequest, reporter: Reporter) -> StoredProposal:
+        video = self._videos.load(request.media, request.fps, reporter.progress)
+        reporter.frames(len(video))
         proposal = self._steerseg.propose(
             video,
             request.expression,
-            config=config,
-            soft_prompts=self._prompts.load(request.soft_prompts),
-            progress=progress,
+            config=replace(self._steerseg.config, alternatives=request.alternatives),
+            soft_prompts=self._soft_prompts.load(request.soft_prompts),
+            progress=reporter.progress,
         )
-        return StoredProposal.from_proposal(proposal)
+        return stored_proposal(proposal)
 
-    def _steer(self, request: SteerRequest, progress: Progress) -> SteerAnswer:
-        video = self._videos.load(request.media, request.fps, progress)
-        return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, progress)
+    def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
+        video = self._videos.load(request.media, request.fps, reporter.progress)
+        return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, reporter.progress)
 
-    def _refine(
-        self, request: PrepareRequest | TrainRequest | TrialRequest, progress: Progress
-    ) -> PreparedExample | TrainingProgress | TrialResult | Yielded:
-        try:
-            match request:
-                case PrepareRequest():
-                    return self._refiner.prepare(request, progress)
-                case TrainRequest():
-                    return self._refiner.train(request, progress)
-                case TrialRequest():
-                    return self._refiner.compare(request, progress)
-        except YieldRequested:
-            return Yielded()
-
-    def _masks(self, request: MaskRequest, progress: Progress) -> MaskAnswer | Yielded:
-        video = self._videos.load(request.media, request.fps, progress)
-        try:
-            encoded = self._steerseg.open(video)
-            return answer_masks(self._steerseg.tracker, video, encoded, request, progress)
-        except YieldRequested:
-            return Yielded()
+    def _masks(self, request: MaskRequest, reporter: Reporter) -> MaskAnswer:
+        video = self._videos.load(request.media, request.fps, reporter.progress)
+        return answer_masks(self._steerseg.tracker, video, self._steerseg.open(video), request, reporter)
 
 
 def _is_lost(device: torch.device) -> bool:
     """Whether a GPU answers this process no more, as after an illegal access or a fault of its memory."""
     if device.type != "cuda":
         return False
-    import torch
-
     try:
         torch.cuda.synchronize(device)
     except RuntimeError:
@@ -140,47 +135,25 @@ def _is_lost(device: torch.device) -> bool:
     return False
 
 
-def _load(
-    preset: str, device: str, limits: VideoLimits, memory: int, prefixes: int | None, compiled: bool
+def load_handler(
+    preset: str, device: str, limits: VideoLimits, *, memory_bytes: int, prefix_bytes: int | None
 ) -> ModelHandler:
-    with uncollected():
-        # Only the model process pays for importing torch, transformers and sam2.
-        from tqdm import tqdm
-        from transformers.utils import logging as transformers_logging
-
-        from steerseg.pipeline import SteerSeg
-        from steerseg.warm_up import warm_up
-
-        transformers_logging.disable_progress_bar()  # a server's log is no terminal
-        # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
-        tqdm.set_lock(threading.RLock())
-        steerseg = SteerSeg.from_pretrained(
-            preset, device=device, remembered_bytes=memory, prefix_bytes=prefixes
-        )
-    if compiled or steerseg.lvlm.device.type == "cuda":
-        log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
-        log.info("the models are warm after %.0f s", warm_up(steerseg, compiled=compiled))
-    return ModelHandler(steerseg, limits, memory // 4)
-
-
-def model_worker(
-    preset: str,
-    device: str,
-    limits: VideoLimits,
-    memory: int = 4 << 30,
-    *,
-    prefixes: int | None = None,
-    compiled: bool = False,
-) -> Callable[[], ModelHandler]:
-    """A picklable factory of the handler for :class:`ml_backend.models.executor.Executor`.
+    """Load a preset in a process that does nothing else.
 
     Args:
         preset: Name or folder.
         device: Where the models run.
-        limits: Of the videos.
-        memory: Bytes of videos and of SAM 2's features of them that are kept for further requests; a quarter
-            as much again is kept of decoded frames.
-        prefixes: Bytes of the text model's work on a video that are kept; see :class:`steerseg.pipeline.SteerSeg`.
-        compiled: Whether SAM 2 is compiled first.
+        limits: Limits of the videos.
+        memory_bytes: Bytes of videos and features that are kept; a quarter as much again of decoded frames.
+        prefix_bytes: Bytes of the text model's work on a video that are kept.
+
+    Raises:
+        SteerSegError: The preset or its models cannot be used.
     """
-    return partial(_load, preset, device, limits, memory, prefixes, compiled)
+    transformers_logging.disable_progress_bar()  # a server's log is no terminal
+    # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
+    tqdm.set_lock(threading.RLock())
+    steerseg = SteerSeg.from_pretrained(
+        preset, device=device, remembered_bytes=memory_bytes, prefix_bytes=prefix_bytes
+    )
+    return ModelHandler(steerseg, limits, memory_bytes // 4)

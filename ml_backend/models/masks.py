@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ml_backend.models.executor import Progress, should_yield
 from ml_backend.models.geometry import MAX_CONDITIONING, Box, box_iou, spread, upright_box
-from ml_backend.models.messages import MaskAnswer, MaskRequest, PropagatedFrame, YieldRequested
+from ml_backend.models.messages import MaskAnswer, MaskRequest, PropagatedFrame
+from ml_backend.models.reporter import Reporter, yielding_progress
 from steerseg.masks import RLE, decode_rle, encode_rle, mask_box
-
-if TYPE_CHECKING:  # these come with torch, which only the model process loads
-    import torch
-
-    from steerseg.tracking import EncodedVideo, Tracker
-    from steerseg.video import Video
-
-"""Most decided frames that propagation starts from, spread evenly: each further one costs attention on every
-frame and tells little that is new."""
+from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.tracking.packed_masks import mask_at_size
+from steerseg.video import Progress, Video
 
 MIN_FIT = 0.5
-"""A mask whose own box overlaps the drawn one by less is not the object that was meant (our choice)."""
+"""Least overlap (IoU, in [0, 1]) of a mask's own box with the drawn one. Below it, the mask is not the object that
+was meant (our choice)."""
 
 _MARGIN = 1.0
 """How far the threshold of the mask logits is moved to see how much the mask changes, as SAM's own generator of
@@ -31,7 +26,7 @@ masks does for its stability score."""
 
 
 def answer_masks(
-    tracker: Tracker, video: Video, encoded: EncodedVideo, request: MaskRequest, progress: Progress
+    tracker: Tracker, video: Video, encoded: EncodedVideo, request: MaskRequest, reporter: Reporter
 ) -> MaskAnswer:
     """Answer a request.
 
@@ -40,12 +35,13 @@ def answer_masks(
         video: The decoded media.
         encoded: The same, opened by the tracker.
         request: What is asked for. Frames beyond the end of the video are passed over.
-        progress: Called with the stages ``boxes`` and ``propagating``.
+        reporter: Called with the stages ``boxes`` and ``propagating``.
 
     Raises:
         YieldRequested: Something more urgent waits.
-        Cancelled: ``progress`` raised it.
+        Cancelled: The job was cancelled.
     """
+    progress = yielding_progress(reporter)
     size = video.height, video.width
     upright = {
         frame: tuple(upright_box(box, *size) for box in boxes)
@@ -54,7 +50,7 @@ def answer_masks(
     }
     boxed: dict[int, RLE] = {}
     for done, (frame, boxes) in enumerate(sorted(upright.items())):
-        _tell(progress, "boxes", done / len(upright))
+        progress("boxes", done / len(upright))
         mask = np.zeros(size, dtype=bool)
         for box in boxes:
             mask |= _mask_in_box(tracker, encoded, frame, box)
@@ -71,18 +67,16 @@ def answer_masks(
 
 def _mask_in_box(tracker: Tracker, encoded: EncodedVideo, frame: int, box: Box) -> NDArray[np.bool_]:
     """SAM 2's mask of one box; empty where it does not fill the box."""
-    from steerseg.tracking import Prompt
-
     nothing = np.zeros((encoded.height, encoded.width), dtype=bool)
     if box[2] * encoded.width < 1 or box[3] * encoded.height < 1:
         return nothing
     started = tracker.start(encoded, [Prompt(frame=frame, box=box)])
     mask = tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
-    found = mask_box(mask)
-    if found is None:
+    bounds = mask_box(mask)
+    if bounds is None:
         return nothing
     height, width = mask.shape
-    fractions = (found[0] / width, found[1] / height, found[2] / width, found[3] / height)
+    fractions = (bounds[0] / width, bounds[1] / height, bounds[2] / width, bounds[3] / height)
     return mask if box_iou(fractions, box) >= MIN_FIT else nothing
 
 
@@ -93,43 +87,35 @@ def _propagate(
     wanted: Sequence[int],
     progress: Progress,
 ) -> dict[int, PropagatedFrame]:
-    from steerseg.tracking import Prompt
-
-    _tell(progress, "propagating", 0.0)
+    progress("propagating", 0.0)
     chosen = spread(sorted(known), MAX_CONDITIONING)
     started = tracker.start(encoded, [Prompt(frame=frame, mask=decode_rle(known[frame])) for frame in chosen])
-    judges = _Judges(frozenset(wanted), encoded.height, encoded.width)
-    tracker.follow(
-        encoded, [started], [judges], progress=lambda fraction: _tell(progress, "propagating", fraction)
-    )
-    return dict(sorted(judges.judged.items()))
+    sink = _ConfidenceSink(frozenset(wanted), encoded.height, encoded.width)
+    tracker.follow(encoded, [started], [sink], progress=lambda fraction: progress("propagating", fraction))
+    return dict(sorted(sink.frames.items()))
 
 
-class _Judges:
-    """Judges the wanted frames as they come, so that a long video's logits are never all in memory."""
+class _ConfidenceSink:
+    """Measures the wanted frames as they come, so that a long video's logits are never all in memory.
+
+    Attributes:
+        frames: The wanted frames so far.
+    """
 
     def __init__(self, wanted: Collection[int], height: int, width: int) -> None:
         self._wanted = wanted
         self._size = (height, width)
-        self.judged: dict[int, PropagatedFrame] = {}
+        self.frames: dict[int, PropagatedFrame] = {}
 
     def put(self, frame: int, logits: torch.Tensor, presence: float) -> None:
         """Take one frame from the tracker; see :class:`steerseg.tracking.host_transfer.MaskSink`."""
-        from steerseg.tracking.packed_masks import mask_at_size
-
         if frame in self._wanted:
-            self.judged[frame] = _judged(mask_at_size(logits, *self._size), presence, logits)
+            self.frames[frame] = _measured(mask_at_size(logits, *self._size), presence, logits)
 
 
-def _judged(mask: NDArray[np.bool_], presence: float, logits: torch.Tensor) -> PropagatedFrame:
+def _measured(mask: NDArray[np.bool_], presence: float, logits: torch.Tensor) -> PropagatedFrame:
     """A propagated mask with SAM 2's certainty times the mask's stability; see :class:`PropagatedFrame`."""
     if not mask.any():
         return PropagatedFrame(None, 1.0 - presence)
     wide, narrow = int((logits > -_MARGIN).sum()), int((logits > _MARGIN).sum())
     return PropagatedFrame(encode_rle(mask), presence * (narrow / wide if wide else 0.0))
-
-
-def _tell(progress: Progress, stage: str, fraction: float) -> None:
-    progress(stage, fraction)
-    if should_yield(progress):
-        raise YieldRequested

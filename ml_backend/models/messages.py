@@ -1,6 +1,7 @@
-"""The contract between server and model process: every request and every answer, as plain data.
+"""The contract between server and model process: every request, every answer, and the envelope they travel in.
 
-Whoever reads this module alone knows all that a worker can be asked. It imports neither torch nor a model.
+Whoever reads this module alone knows all that a model process is asked and all that it says. It is plain data,
+and imports neither torch nor a model: the server reads it without loading any.
 """
 
 from __future__ import annotations
@@ -8,13 +9,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from ml_backend.models.examples import Example, Pool
 from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE
 
-AGREEMENT = 0.3
+# --- what requests refer to
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """Media on this machine: a video file, or a folder of frames.
+
+    Attributes:
+        path: The file; or the folder, whose files' names give the order of the frames.
+        fps: Frames per second of a folder; ``None`` for a file, which knows its own.
+    """
+
+    path: Path
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class SoftPromptsRef:
+    """Soft prompts on disk.
+
+    Attributes:
+        folder: Where they lie.
+        digest: What they must hash to.
+    """
+
+    folder: Path
+    digest: str
+
+
+# --- a proposal; the answer is a :class:`~ml_backend.proposals.StoredProposal`
 
 
 @dataclass(frozen=True)
@@ -24,7 +55,7 @@ class ProposeRequest:
     Attributes:
         media: A video file, or a folder of frames whose names give their order.
         expression: What to track.
-        fps: Frames a second of a folder of frames; files know their own.
+        fps: Frames per second of a folder of frames; files know their own.
         alternatives: Most tracklets wanted.
         soft_prompts: The project's; ``None`` for the preset's own.
     """
@@ -36,60 +67,17 @@ class ProposeRequest:
     soft_prompts: SoftPromptsRef | None = None
 
 
-@dataclass(frozen=True)
-class Yielded:
-    """The answer of work that made way for something more urgent: ask again."""
+# --- one object as its annotator means it
 
 
-@dataclass(frozen=True)
-class MaskRequest:
-    """Ask for masks on frames that have boxes only, and on those that nobody decided.
-
-    Attributes:
-        media: A video file, or a folder of frames.
-        fps: Frames a second of a folder of frames.
-        masks: Decided masks by frame, of the media's size and not empty.
-        boxes: Decided boxes by frame, where there is no mask.
-        hidden: Frames that are decided to be empty.
-        propagate: Whether the frames that are none of these are wanted.
-    """
-
-    media: Path
-    fps: float | None
-    masks: Mapping[int, RLE] = field(repr=False)
-    boxes: Mapping[int, tuple[TrackBox, ...]] = field(repr=False)
-    hidden: frozenset[int] = field(repr=False)
-    propagate: bool
-
-
-@dataclass(frozen=True)
-class MaskAnswer:
-    """What SAM 2 made of it.
-
-    Attributes:
-        num_frames: T, as decoded.
-        height: Of the frames, in pixels.
-        width: Of the frames, in pixels.
-        boxed: By frame, the mask of the boxes there. Frames are missing whose mask does not fill its box.
-        upright: By frame, the upright boxes around the given ones.
-        propagated: By frame, what was propagated.
-    """
-
-    num_frames: int
-    height: int
-    width: int
-    boxed: Mapping[int, RLE] = field(repr=False)
-    upright: Mapping[int, tuple[Box, ...]] = field(repr=False)
-    propagated: Mapping[int, PropagatedFrame] = field(repr=False)
-
-
-class YieldRequested(Exception):  # noqa: N818 - a request, no fault
-    """Something more urgent came; the work is to be begun again later."""
+AGREEMENT = 0.3
+"""Least overlap (IoU, in [0, 1]) of a prompted or painted frame with the tracklet so far. Below it, the tracklet
+followed something else and says nothing about the object (our choice)."""
 
 
 @dataclass(frozen=True)
 class FramePrompt:
-    """Clicks and a box on one frame; places are fractions of its width and height.
+    """Clicks and a box on one frame; positions are fractions of its width and height.
 
     Attributes:
         points: (x, y) of each click.
@@ -108,10 +96,10 @@ class SteerRequest:
 
     Attributes:
         media: A video file, or a folder of frames.
-        fps: Frames a second of a folder of frames.
-        track: One mask per frame of what was tracked so far, ``None`` where it is not visible; empty where
-            nothing was.
-        anchor: The frame where that track began; the frame where it is largest if not known.
+        fps: Frames per second of a folder of frames.
+        track: The tracklet so far: one mask per frame, ``None`` where the object is not visible; empty where
+            nothing was tracked.
+        anchor: The frame where that tracklet began; the frame where it is largest if not known.
         prompts: Clicks and boxes by frame.
         painted: Masks by frame that the annotator painted or accepted; they stay as they are.
         hidden: Frames where the annotator removed the object.
@@ -131,10 +119,11 @@ class SteerAnswer:
     """The object over the whole video.
 
     Attributes:
-        tracklet: Its masks; the given ones where frames are painted or hidden. Its score is SAM 2's own
+        tracklet: Its masks; the given ones where frames are painted or hidden. Its score is the segmenter's own
             estimate in [0, 1] of the prompted masks' overlap with the object.
-        kept_track: Whether the track so far took part; if not, marks and paint speak of something else.
-        unused: Marked frames that told nothing: clicks off the object where there is none.
+        kept_track: Whether the tracklet so far took part; if not, it overlaps prompts and paint by less than
+            :data:`AGREEMENT`.
+        unused: Prompted frames that say nothing: clicks off the object where there is none.
     """
 
     tracklet: StoredTracklet
@@ -142,12 +131,66 @@ class SteerAnswer:
     unused: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class MediaFile:
-    """Media on this machine: a video file, or a folder of frames and how many of them a second."""
+# --- masks of boxes and of the frames that nobody decided
 
-    path: Path
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Ask for masks on frames that have boxes only, and on those that nobody decided.
+
+    Attributes:
+        media: A video file, or a folder of frames.
+        fps: Frames per second of a folder of frames.
+        masks: Decided masks by frame, of the media's size and not empty.
+        boxes: Decided boxes by frame, where there is no mask.
+        hidden: Frames that are decided to be empty.
+        propagate: Whether the frames that are none of these are wanted.
+    """
+
+    media: Path
     fps: float | None
+    masks: Mapping[int, RLE] = field(repr=False)
+    boxes: Mapping[int, tuple[TrackBox, ...]] = field(repr=False)
+    hidden: frozenset[int] = field(repr=False)
+    propagate: bool
+
+
+@dataclass(frozen=True)
+class PropagatedFrame:
+    """A frame that nobody decided, filled by the segmenter from those that were.
+
+    Attributes:
+        rle: The (H, W) mask; ``None`` where the segmenter sees no object.
+        confidence: In [0, 1]: the segmenter's certainty that the object is visible (or is not), times how little
+            the mask changes when its threshold does.
+    """
+
+    rle: RLE | None = field(repr=False)
+    confidence: float
+
+
+@dataclass(frozen=True)
+class MaskAnswer:
+    """The masks that the segmenter made.
+
+    Attributes:
+        num_frames: T, as decoded.
+        height: Height of the frames, in pixels.
+        width: Width of the frames, in pixels.
+        boxed: By frame, the mask of the boxes there. Frames are missing whose mask does not fill its box.
+        upright: By frame, the upright boxes around the given ones.
+        propagated: By frame, the masks that were propagated.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    boxed: Mapping[int, RLE] = field(repr=False)
+    upright: Mapping[int, tuple[Box, ...]] = field(repr=False)
+    propagated: Mapping[int, PropagatedFrame] = field(repr=False)
+
+
+# --- the slices of a refinement
 
 
 @dataclass(frozen=True)
@@ -155,7 +198,7 @@ class PrepareRequest:
     """Have an example's vision features, question and targets on disk.
 
     Attributes:
-        example: What to prepare.
+        example: The example to prepare.
         media: Its media; ``None`` for replayed clips, and where the features are known to be there.
         folder: Folder of the refinement.
         features: Folder of vision features, which refinements share.
@@ -169,7 +212,7 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class PreparedExample:
-    """An example is ready.
+    """An example that is ready.
 
     Attributes:
         features: Name of the file of its vision features.
@@ -184,14 +227,14 @@ class PreparedExample:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Train for a while.
+    """Train for one slice.
 
     Attributes:
-        name: Of the training; it also seeds the order of the data.
+        name: Name of the training; it also seeds the order of the data.
         folder: Folder of the refinement; the training's state and result are kept in a folder of its name.
         features: Folder of vision features.
-        pools: The prepared examples by where they come from.
-        start: The champion; ``None`` for the preset's own prompts, or words where it has none.
+        pools: Keys of the prepared examples by where they come from.
+        start: The champion; ``None`` for the preset's own soft prompts, or for text where it has none.
         seconds: When to end the slice; one step is taken at least.
     """
 
@@ -225,10 +268,10 @@ class TrialRequest:
     """Compare candidate and champion on one example.
 
     Attributes:
-        example: What both are asked for.
+        example: The example that both propose for.
         media: Its media; ``None`` for replayed clips.
         candidate: The candidate.
-        champion: The champion; ``None`` for the preset's own prompts, if it has any.
+        champion: The champion; ``None`` for the preset's own soft prompts, if it has any.
     """
 
     example: Example
@@ -239,40 +282,121 @@ class TrialRequest:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """J&F of both in [0, 1]."""
+    """J&F of both on one example, in [0, 1]."""
 
     candidate: float
     champion: float
 
 
 @dataclass(frozen=True)
-class SoftPromptsRef:
-    """Soft prompts on disk.
-
-    Attributes:
-        folder: Where they lie.
-        digest: What they must hash to.
-    """
-
-    folder: Path
-    digest: str
-
-
-@dataclass(frozen=True)
-class PropagatedFrame:
-    """A frame that nobody decided, filled by SAM 2 from those that were.
-
-    Attributes:
-        rle: The (H, W) mask; ``None`` where SAM 2 sees no object.
-        confidence: In [0, 1]: SAM 2's certainty that the object is visible (or is not), times how little the
-            mask changes when its threshold does.
-    """
-
-    rle: RLE | None = field(repr=False)
-    confidence: float
+class Yielded:
+    """The answer of work that made way for something more urgent: ask again."""
 
 
 ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TrialRequest
 ModelAnswer = (
     StoredProposal | SteerAnswer | MaskAnswer | PreparedExample | TrainingProgress | TrialResult | Yielded
 )
+
+
+# --- the envelope: commands go to the worker, reports come back
+
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class RunCommand(Generic[RequestT]):
+    """Answer a request.
+
+    Attributes:
+        job: Number of the job; all that is said about it carries the same number.
+        request: The request.
+    """
+
+    job: int
+    request: RequestT
+
+
+@dataclass(frozen=True)
+class CancelCommand:
+    """End a job at its next sign of progress."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class YieldCommand:
+    """Let a job make way for something more urgent, where it can."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class ErrorDetails:
+    """An error as it crosses the border.
+
+    Attributes:
+        kind: Name of its type in :mod:`steerseg.errors`.
+        message: Text for a person.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ReadyReport:
+    """The models are loaded."""
+
+
+@dataclass(frozen=True)
+class LoadFailureReport:
+    """The models cannot be loaded; the process ends."""
+
+    error: ErrorDetails
+
+
+@dataclass(frozen=True)
+class ProgressReport:
+    """How far a job is.
+
+    Attributes:
+        job: Number of the job.
+        stage: Name of the stage that it is in.
+        fraction: Part of that stage that is done, in [0, 1].
+    """
+
+    job: int
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class FrameCountReport:
+    """How many frames the video of a job has."""
+
+    job: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class ResultReport(Generic[ResultT]):
+    """A job ended with a result."""
+
+    job: int
+    result: ResultT
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """A job ended with an error."""
+
+    job: int
+    error: ErrorDetails
+
+
+WorkerCommand = RunCommand[RequestT] | CancelCommand | YieldCommand
+JobReport = ProgressReport | FrameCountReport
+WorkerReport = ReadyReport | LoadFailureReport | JobReport | ResultReport[ResultT] | ErrorReport

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,14 +14,8 @@ from ml_backend.models.messages import AGREEMENT, FramePrompt, SteerAnswer, Stee
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
-
-if TYPE_CHECKING:  # these come with torch, which only the model process loads
-    from steerseg.tracking import EncodedVideo, Prompt, Tracker
-
-"""Where a marked or painted frame overlaps the track so far by less, the track followed something else: it then
-tells nothing about the object (our choice)."""
-
-Progress = Callable[[str, float], None]
+from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.video import Progress
 
 
 def answer_steering(
@@ -30,8 +23,8 @@ def answer_steering(
 ) -> SteerAnswer:
     """Answer a request.
 
-    Painted masks and marked frames condition SAM 2. A frame with marks takes the track's mask there as the
-    answer that they correct. The track's own beginning conditions as well, as long as it agrees with them.
+    Painted masks and prompted frames condition SAM 2. A prompted frame takes the tracklet's mask there as the answer
+    that its prompts correct. The tracklet's own beginning conditions as well, as long as it agrees with them.
 
     Args:
         tracker: SAM 2.
@@ -50,12 +43,12 @@ def answer_steering(
     (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
-    place = conditions.prompts[0].place()
+    point = conditions.prompts[0].as_point()
     return SteerAnswer(
         tracklet=StoredTracklet(
             rles=tuple(given.get(t, rle) for t, rle in enumerate(tracked.rles)),
             frame_scores=np.asarray(tracked.frame_scores, dtype=np.float32),
-            prompt=StoredPoint(frame=place.frame, x=place.x, y=place.y, value=place.value),
+            prompt=StoredPoint(frame=point.frame, x=point.x, y=point.y, value=point.value),
             score=started.predicted_iou,
         ),
         kept_track=conditions.kept_track,
@@ -69,8 +62,8 @@ class Conditions:
 
     Attributes:
         prompts: One for each frame that conditions; at least one.
-        kept_track: Whether the track so far is among them.
-        unused: Marked frames that told nothing.
+        kept_track: Whether the tracklet so far is among them.
+        unused: Prompted frames that say nothing.
     """
 
     prompts: tuple[Prompt, ...]
@@ -81,35 +74,33 @@ class Conditions:
 def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest) -> Conditions:
     """Choose what conditions SAM 2; see :func:`answer_steering`.
 
-    Masks are decoded one at a time and only where they are looked at: those of a long track would take gigabytes.
+    Masks are decoded one at a time and only where they are looked at: those of a long tracklet would take gigabytes.
 
     Raises:
         SteerSegError: Nothing says where the object is.
     """
-    from steerseg.tracking import Prompt
-
     total = len(encoded)
     track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
     painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
-    marks = {t: found for t, found in request.prompts.items() if t < total and t not in request.painted}
+    prompted = {t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted}
 
     prompts = [
         Prompt(frame=t, mask=decode_rle(painted[t])) for t in spread(sorted(painted), MAX_CONDITIONING)
     ]
-    marked: dict[int, NDArray[np.bool_]] = {}
+    answers: dict[int, NDArray[np.bool_]] = {}
     unused: list[int] = []
-    for frame in spread(sorted(marks), MAX_CONDITIONING):
+    for frame in spread(sorted(prompted), MAX_CONDITIONING):
         earlier = decode_rle(track[frame]) if frame in track else None
-        chosen = _marked(tracker, encoded, frame, marks[frame], earlier)
+        chosen = _choose_prompt(tracker, encoded, frame, prompted[frame], earlier)
         if chosen is None:
             unused.append(frame)
             continue
-        prompt, marked[frame] = chosen
+        prompt, answers[frame] = chosen
         prompts.append(prompt)
 
     agrees = all(
-        iou(marked[t] if t in marked else decode_rle(painted[t]), decode_rle(track[t])) >= AGREEMENT
-        for t in (*painted, *marked)
+        iou(answers[t] if t in answers else decode_rle(painted[t]), decode_rle(track[t])) >= AGREEMENT
+        for t in (*painted, *answers)
         if t in track
     )
     anchor = _anchor(request, track, {prompt.frame for prompt in prompts}) if agrees else None
@@ -122,46 +113,56 @@ def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest
     return Conditions(tuple(prompts), anchor is not None, tuple(unused))
 
 
-def _marked(
+def _choose_prompt(
     tracker: Tracker,
     encoded: EncodedVideo,
     frame: int,
-    marks: FramePrompt,
+    given: FramePrompt,
     earlier: NDArray[np.bool_] | None,
 ) -> tuple[Prompt, NDArray[np.bool_]] | None:
-    """The prompt that a frame's marks make, and its mask; ``None`` where they only say what is not the object."""
-    from steerseg.tracking import Prompt
+    """The prompt for SAM 2 that clicks and a box make, and its mask.
+
+    Args:
+        tracker: SAM 2.
+        encoded: The video.
+        frame: The frame that was prompted.
+        given: Its clicks and box.
+        earlier: The (H, W) mask of the tracklet so far.
+
+    Returns:
+        ``None`` where the clicks only say what is not the object, and there is none yet.
+    """
 
     def answered(prompt: Prompt) -> NDArray[np.bool_]:
         started = tracker.start(encoded, [prompt])
         return tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
 
-    pointing = marks.box is not None or any(marks.labels)
-    alone = Prompt(frame=frame, points=marks.points, labels=marks.labels, box=marks.box) if pointing else None
+    pointing = given.box is not None or any(given.labels)
+    alone = Prompt(frame=frame, points=given.points, labels=given.labels, box=given.box) if pointing else None
     if earlier is None or not earlier.any():
         return None if alone is None else (alone, answered(alone))
-    points, labels = marks.points, marks.labels
+    points, labels = given.points, given.labels
     if not pointing:
-        # A click off the object tells what to leave out, not what to keep: SAM 2 wants both.
+        # A click off the object says what to leave out, not what to keep: SAM 2 wants both.
         points, labels = (_middle(earlier, points), *points), (True, *labels)
-    correcting = Prompt(frame=frame, points=points, labels=labels, box=marks.box, earlier=earlier)
-    if alone is not None and not _touches(marks, earlier):
-        # Nothing that was marked as the object lies on the track: it may be another one altogether.
+    correcting = Prompt(frame=frame, points=points, labels=labels, box=given.box, earlier=earlier)
+    if alone is not None and not _touches(given, earlier):
+        # No prompt for the object lies on the tracklet: it may be another one altogether.
         mask = answered(alone)
         if iou(mask, earlier) < AGREEMENT:
             return alone, mask
     return correcting, answered(correcting)
 
 
-def _touches(marks: FramePrompt, mask: NDArray[np.bool_]) -> bool:
-    """Whether a click on the object, or the box around it, lies on a mask."""
+def _touches(prompt: FramePrompt, mask: NDArray[np.bool_]) -> bool:
+    """Whether a click on the object, or the box around it, lies on an (H, W) mask."""
     height, width = mask.shape
-    for (x, y), positive in zip(marks.points, marks.labels, strict=True):
+    for (x, y), positive in zip(prompt.points, prompt.labels, strict=True):
         if positive and mask[min(int(y * height), height - 1), min(int(x * width), width - 1)]:
             return True
-    if marks.box is None:
+    if prompt.box is None:
         return False
-    left, top, wide, high = marks.box
+    left, top, wide, high = prompt.box
     inside = mask[
         round(top * height) : round((top + high) * height), round(left * width) : round((left + wide) * width)
     ]
@@ -169,7 +170,7 @@ def _touches(marks: FramePrompt, mask: NDArray[np.bool_]) -> bool:
 
 
 def _middle(mask: NDArray[np.bool_], avoided: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The place of a mask that is farthest from its edge and from the given places."""
+    """The position in a mask that is farthest from its edge and from the given positions, in fractions."""
     height, width = mask.shape
     open_ground = mask.astype(np.uint8)
     for x, y in avoided:
@@ -180,7 +181,7 @@ def _middle(mask: NDArray[np.bool_], avoided: Sequence[tuple[float, float]]) -> 
 
 
 def _anchor(request: SteerRequest, track: Mapping[int, RLE], taken: Collection[int]) -> int | None:
-    """The frame of the track so far that conditions beside marks and paint; ``None`` where it has none to give."""
+    """The frame of the tracklet so far that conditions beside prompts and paint; ``None`` where none is left."""
     areas = {t: mask_area(rle) for t, rle in track.items() if t not in taken and t not in request.hidden}
     free = {t: area for t, area in areas.items() if area}
     if request.anchor in free:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import DeliveryRow
+from ml_backend.database.upsert import upsert
 from ml_backend.label_studio.task import Task
 from ml_backend.requests import RequestError
 
@@ -91,15 +91,8 @@ class Deliveries:
             }
             for delivery in deliveries
         ]
-        statement = insert(DeliveryRow)
         with self._database.writing() as session:
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["project_id", "task_id", "version"],
-                    set_={"data": statement.excluded.data},
-                ),
-                rows,
-            )
+            upsert(session, DeliveryRow, rows, keys=["project_id", "task_id", "version"], update=["data"])
 
     def end(self, places: Iterable[Place]) -> None:
         """Note that those of these that are under way are no longer owed: delivered, or failed for good.

@@ -35,9 +35,7 @@ class Guidance:
 DEFAULT_GUIDANCE = Guidance()
 
 
-def describe_proposal(
-    proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE
-) -> str:
+def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE) -> str:
     """Describe one tracklet of a proposal and, where its score is low, what to try.
 
     Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.database.database import Database
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
@@ -49,36 +49,23 @@ class Repredictor:
         self._connections = connections
         self._version = version
         self._predict = predict
-        self._changed = threading.Condition()
-        self._closing = False
         self._not_before: dict[int, float] = {}
-        self._thread = threading.Thread(target=self._follow, name="repredict", daemon=True)
+        self.loop = BackgroundLoop("repredict", self._look, pause=_TICK)
 
     def start(self) -> None:
         """Begin, with what an earlier process has left."""
-        self._thread.start()
+        self.loop.start()
 
     def close(self) -> None:
         """Stop; what is left is taken up at the next start. May be repeated."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
+        self.loop.close()
 
-    def _follow(self) -> None:
-        while not self._closing:
-            try:
-                for project in self._project_store.all():
-                    if not self._closing:
-                        self._look_at(project)
-            except SteerSegError as error:
-                log.error("predicting anew: %s", error)
-            except Exception:
-                log.exception("predicting anew: unexpected error")  # later promotions need this thread
-            with self._changed:
-                if not self._closing:
-                    self._changed.wait(_TICK)
+    def _look(self) -> float:
+        """Follow the versions of all projects; return the seconds until the next look."""
+        for project in self._project_store.all():
+            if not self.loop.closing:
+                self._look_at(project)
+        return _TICK
 
     def _look_at(self, project: Project) -> None:
         version = self._version(project.id)
@@ -86,6 +73,8 @@ class Repredictor:
         prompts = version.partition("+")[2]
         if prompts == (project.repredicted or "") or time.monotonic() < self._not_before.get(project.id, 0.0):
             return
+        # Also after an unexpected error, so that the other projects have their turn.
+        self._not_before[project.id] = time.monotonic() + _RETRY
         try:
             done = self._repredict(project, version)
         except SteerSegError as error:
@@ -94,8 +83,9 @@ class Repredictor:
         if done:
             self._project_store.note_repredicted(project.id, prompts)
             log.info("project %d: its tasks without annotations were predicted by %s", project.id, version)
+            del self._not_before[project.id]
         else:
-            self._not_before[project.id] = time.monotonic() + (_RETRY if not self._closing else 0)
+            self._not_before[project.id] = time.monotonic() + _RETRY
 
     def _repredict(self, project: Project, version: str) -> bool:
         """Predict a project's tasks; return whether all had their turn.
@@ -111,18 +101,18 @@ class Repredictor:
         tasks.sort(key=lambda task: (certainty.get(int(task["id"]), 0.0), int(task["id"])))
         running: set[Future[Any]] = set()
         for task in tasks:
-            while len(running) >= _AT_ONCE and not self._closing:
+            while len(running) >= _AT_ONCE and not self.loop.closing:
                 _, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            if self._closing:
+            if self.loop.closing:
                 return False
             if self._version(project.id) != version:
                 return True  # a newer one has its own turn at once
             begun = self._predict(project, Task(int(task["id"]), task["data"]), version)
             if begun is not None:
                 running.add(begun)
-        while running and not self._closing:
+        while running and not self.loop.closing:
             _, running = wait(running, timeout=_TICK)
-        return not self._closing
+        return not self.loop.closing
 
 
 def wants_prediction(task: Mapping[str, Any]) -> bool:

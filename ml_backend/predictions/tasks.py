@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.dialects.sqlite import insert
-
 from ml_backend.database.database import Database
 from ml_backend.database.tables import TaskRow
+from ml_backend.database.upsert import upsert
 
 
 class TaskStore:
@@ -29,13 +28,9 @@ class TaskStore:
         """
         if self.data(project_id, task_id) == data:
             return
-        statement = insert(TaskRow).values(project_id=project_id, task_id=task_id, data=dict(data))
+        row = {"project_id": project_id, "task_id": task_id, "data": dict(data)}
         with self._database.writing() as session:
-            session.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["project_id", "task_id"], set_={"data": dict(data)}
-                )
-            )
+            upsert(session, TaskRow, [row], keys=["project_id", "task_id"], update=["data"])
 
     def data(self, project_id: int, task_id: int) -> dict[str, Any] | None:
         """A task's data; ``None`` where it was never predicted.

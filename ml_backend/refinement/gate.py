@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from steerseg.config import RefinementRecipe
 from steerseg.statistics import Interval, bootstrap_mean
+
+
+class Scheme(enum.StrEnum):
+    """How a candidate is judged."""
+
+    HELD_OUT = "held-out videos"
+    CROSS_VALIDATION = "cross-validation"
 
 
 class Outcome(enum.StrEnum):
@@ -22,7 +30,7 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Compared:
+class PairedScore:
     """J&F in [0, 1] of both on one example.
 
     Attributes:
@@ -64,22 +72,56 @@ class Comparison:
         )
 
 
+class GateMetrics(BaseModel):
+    """The numbers behind a decision, as the database and exported versions keep them.
+
+    Attributes:
+        scheme: How the held-out examples were chosen.
+        held_out: Both on corrections that the compared training has not seen; ``None`` without any.
+        regression: Both on the replay set's held-out part; ``None`` without any.
+        examples: The held-out examples one by one.
+        replayed: The replayed examples one by one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    scheme: Scheme | None = None
+    held_out: Comparison | None = None
+    regression: Comparison | None = None
+    examples: tuple[PairedScore, ...] = ()
+    replayed: tuple[PairedScore, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _measured(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what was measured: a refinement that ended early measured nothing."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return self.model_dump(mode="json")
+
+    def summary(self) -> GateMetrics:
+        """The same without the examples one by one."""
+        kept = {"scheme", "held_out", "regression"} & self.model_fields_set
+        return GateMetrics.model_validate({name: getattr(self, name) for name in kept})
+
+
 @dataclass(frozen=True)
 class Judgement:
     """The gate's decision.
 
     Attributes:
         outcome: What becomes of the candidate.
-        reason: Why, in words and numbers.
-        metrics: The numbers, JSON-ready.
+        reason: Why, in text and numbers.
+        metrics: The numbers.
     """
 
     outcome: Outcome
     reason: str
-    metrics: dict[str, Any]
+    metrics: GateMetrics
 
 
-def compare(examples: Sequence[Compared], level: float) -> Comparison | None:
+def compare(examples: Sequence[PairedScore], level: float) -> Comparison | None:
     """Compare candidate and champion; ``None`` without examples."""
     if not examples:
         return None
@@ -96,8 +138,8 @@ def compare(examples: Sequence[Compared], level: float) -> Comparison | None:
 
 
 def judge(
-    held_out: Sequence[Compared],
-    regression: Sequence[Compared],
+    held_out: Sequence[PairedScore],
+    regression: Sequence[PairedScore],
     recipe: RefinementRecipe,
     scheme: Scheme,
 ) -> Judgement:
@@ -116,13 +158,13 @@ def judge(
     """
     ours = compare(held_out, recipe.confidence)
     old = compare(regression, recipe.confidence)
-    metrics = {
-        "scheme": str(scheme),
-        "held_out": None if ours is None else asdict(ours),
-        "regression": None if old is None else asdict(old),
-        "examples": [asdict(example) for example in held_out],
-        "replayed": [asdict(example) for example in regression],
-    }
+    metrics = GateMetrics(
+        scheme=scheme,
+        held_out=ours,
+        regression=old,
+        examples=tuple(held_out),
+        replayed=tuple(regression),
+    )
     if ours is None or ours.videos < 2:
         found = 0 if ours is None else ours.videos
         reason = f"{found} held-out videos could be compared, at least 2 are needed"
@@ -146,10 +188,3 @@ def judge(
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-class Scheme(enum.StrEnum):
-    """How a candidate is judged."""
-
-    HELD_OUT = "held-out videos"
-    CROSS_VALIDATION = "cross-validation"

@@ -15,22 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
-from ml_backend.models.executor import ModelExecutor, ModelJob, Priority
+from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest
-from ml_backend.refinement.run import (
-    FEATURES,
-    FOLDER,
-    MediaPendingError,
-    RefinementRun,
-    RefinementSettings,
-    evict_features,
-)
+from ml_backend.models.queue import ModelJob, Priority
+from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
+from ml_backend.refinement.media import MediaPendingError
+from ml_backend.refinement.run import RefinementRun, RefinementSettings
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Schedule
@@ -107,24 +104,20 @@ class RefinementManager:
         self._refinements = RefinementStore(database)
         self._corrections = CorrectionStore(database)
         self._folder = settings.data_dir / FOLDER
-        self._changed = threading.Condition()
-        self._closing = False
+        self._carried_lock = threading.Lock()
         self._carried: dict[int, _Carried] = {}
         self._looked_at_clock = 0.0
         self._lock: int | None = None
-        self._thread = threading.Thread(target=self._keep, name="refinements", daemon=True)
+        self._tidied = False
+        self.loop = BackgroundLoop("refinement", self._look, pause=_TICK)
 
     def start(self) -> None:
         """Carry on what an earlier process has left, and begin what is asked for from now on."""
-        self._thread.start()
+        self.loop.start()
 
     def close(self) -> None:
         """Stop; what runs is carried on at the next start. The executor is to be closed before. May be repeated."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(2.0)  # it begins no more, so that the others are all there
+        self.loop.close()  # it begins no more, so that the others are all there
         for thread in [one.thread for one in list(self._carried.values()) if one.thread]:
             if thread.is_alive():
                 thread.join(2.0)
@@ -146,8 +139,7 @@ class RefinementManager:
         """
         refinement = self._refinements.request(project_id, trigger)
         log.info("project %d: a refinement was asked for by %s", project_id, trigger)
-        with self._changed:
-            self._changed.notify_all()
+        self.loop.notify()
         return refinement
 
     def cancel(self, refinement_id: int) -> bool:
@@ -165,13 +157,12 @@ class RefinementManager:
             return False
         log.info("refinement %d is cancelled on request", refinement_id)
         self._halt(refinement_id)
-        with self._changed:
-            self._changed.notify_all()
+        self.loop.notify()
         return True
 
     def _halt(self, refinement_id: int) -> None:
         """End the slice of a refinement that has ended, and let it ask for none any more."""
-        with self._changed:
+        with self._carried_lock:
             carried = self._carried.get(refinement_id)
             if carried is None:
                 return
@@ -236,26 +227,17 @@ class RefinementManager:
         """Whether another process carries the refinements of this data folder on."""
         return self._lock is None
 
-    def _keep(self) -> None:
-        first = True
-        while not self._closing:
-            try:
-                if self._lock is None:
-                    self._lock = _take(self._folder / "lock")
-                if self._lock is not None:
-                    if first:
-                        self._tidy()
-                        first = False
-                    self._begin_what_waits()
-                    self._look_at_clock()
-            except SteerSegError as error:
-                log.error("refinements: %s", error)
-            except Exception:
-                # This thread begins every later refinement too, so that nothing may end it.
-                log.exception("refinements: unexpected error")
-            with self._changed:
-                if not self._closing:
-                    self._changed.wait(_TICK)
+    def _look(self) -> float:
+        """Begin what waits, where no other process does; return the seconds until the next look."""
+        if self._lock is None:
+            self._lock = _take(self._folder / "lock")
+        if self._lock is not None:
+            if not self._tidied:
+                self._tidy()
+                self._tidied = True
+            self._begin_what_waits()
+            self._look_at_clock()
+        return _TICK
 
     def _tidy(self) -> None:
         """Remove what refinements have left that ended while they were being removed."""
@@ -277,7 +259,7 @@ class RefinementManager:
                 shutil.rmtree(self._folder / str(number), ignore_errors=True)
         busy = [one for one in self._carried.values() if one.alive]
         for refinement in active:
-            with self._changed:
+            with self._carried_lock:
                 carried = self._carried.setdefault(refinement.id, _Carried())
             if carried.alive or len(busy) >= _AT_ONCE or time.monotonic() < carried.not_before:
                 continue
@@ -328,17 +310,16 @@ class RefinementManager:
             self._give_up(
                 refinement, run, f"unexpected {type(error).__name__}; the server's log has the details"
             )
-        with self._changed:
-            self._changed.notify_all()
+        self.loop.notify()
 
     def _ask(self, carried: _Carried, request: ModelRequest) -> ModelAnswer:
-        with self._changed:
-            if self._closing:
+        with self._carried_lock:
+            if self.loop.closing:
                 raise Cancelled("the server is stopping; it is carried on at the next start")
             if carried.ended:
                 raise Cancelled("it was cancelled")
         ticket = self._executor.submit(request, priority=Priority.REFINEMENT)
-        with self._changed:
+        with self._carried_lock:
             carried.ticket = ticket
             ended = carried.ended  # between the look above and now
         if ended:
@@ -388,11 +369,7 @@ def describe(refinement: Refinement) -> dict[str, Any]:
     """A refinement as JSON; of what the gate measured, the sums."""
     fields = asdict(refinement)
     fields["state"] = str(refinement.state)
-    fields["metrics"] = {
-        name: value
-        for name, value in refinement.metrics.items()
-        if name in ("scheme", "held_out", "regression")
-    }
+    fields["metrics"] = refinement.metrics.summary().to_json()
     for name in ("created_at", "started_at", "finished_at"):
         fields[name] = None if fields[name] is None else fields[name].isoformat()
     fields["left_out"] = sorted(refinement.left_out)

@@ -1,22 +1,20 @@
 """What a refinement learns from and is judged by: corrections as examples, split by video, with a replay.
 
-Plain data without model libraries. A plan is made once, at the beginning of a refinement, and kept: whatever
+A plan is made once, at the beginning of a refinement, and kept by :mod:`ml_backend.refinement.plan_file`: whatever
 happens to the corrections meanwhile, an interrupted refinement goes on with the same examples.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
 from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
+from ml_backend.proposals import StoredProposal
 from ml_backend.refinement.gate import Scheme
 from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
@@ -25,11 +23,8 @@ from steerseg.replay import Part
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-
-"""By frame; ``None`` where the object is not visible."""
-
-"""A correction that a version was trained on: its number and revision."""
+CANDIDATE = "candidate"
+"""Name of the training that gives the candidate."""
 
 LoadRejected = Callable[[Correction], Masks | None]
 """The masks that were proposed for a correction, where they are still there."""
@@ -37,7 +32,12 @@ LoadRejected = Callable[[Correction], Masks | None]
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its name and the corrections that it learns from."""
+    """One training.
+
+    Attributes:
+        name: Its name.
+        keys: The examples from corrections that it learns from.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -45,7 +45,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Trial:
-    """One judgement: an example, and the training whose result is compared with the champion on it."""
+    """One comparison.
+
+    Attributes:
+        key: The example.
+        training: The training whose result is compared with the champion on it.
+    """
 
     key: str
     training: str
@@ -57,7 +62,7 @@ class Plan:
 
     Attributes:
         scheme: How the candidate is judged.
-        corrections: The examples from corrections, by key.
+        corrections: The examples from corrections by key.
         replayed: Replay clips to learn from, in every training.
         trainings: What is trained; the last one gives the candidate.
         held_out: What is tried on held-out videos.
@@ -78,7 +83,7 @@ class Plan:
 
     @property
     def used(self) -> tuple[CorrectionRevision, ...]:
-        """What the candidate is trained on."""
+        """The corrections that the candidate is trained on."""
         chosen = (self.corrections[key] for key in self.candidate.keys)
         return tuple((example.correction, example.revision) for example in chosen)
 
@@ -96,8 +101,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class NotEnough:
-    """There are too few corrections for a refinement; the reason in words and numbers."""
+class InsufficientData:
+    """There are too few corrections for a refinement; the reason in text and numbers."""
 
     reason: str
 
@@ -110,7 +115,7 @@ def make_plan(
     replay: ReplaySpec | None,
     confidence: float,
     rejected: LoadRejected,
-) -> Plan | NotEnough:
+) -> Plan | InsufficientData:
     """Split a project's corrections into what is learned and what is held out.
 
     Videos are split, not frames or expressions, and by a hash of their content: a video stays on its side,
@@ -118,7 +123,7 @@ def make_plan(
 
     Args:
         corrections: All usable corrections of the project.
-        used: What the champion was trained on.
+        used: The corrections that the champion was trained on.
         recipe: Sizes and limits.
         replay: The preset's replay set, if it has one.
         confidence: Least confidence of a propagated mask.
@@ -130,28 +135,18 @@ def make_plan(
         for correction in corrections
         if (made := _example(correction, seen, recipe, confidence, rejected)) is not None
     ]
-    videos = sorted({example.video for example in examples if example.judges}, key=_place)
+    videos = sorted({example.video for example in examples if example.judges}, key=_position)
     if len(videos) < recipe.min_videos:
-        return NotEnough(
+        return InsufficientData(
             f"corrections on {len(videos)} videos show an object, at least {recipe.min_videos} are needed"
         )
-    away = [video for video in videos if _place(video) < recipe.held_out]
-    trainings: tuple[Training, ...]
+    away = [video for video in videos if _position(video) < recipe.held_out]
     if len(away) >= recipe.min_held_out and len(videos) - len(away) >= recipe.min_held_out:
         scheme = Scheme.HELD_OUT
-        trainings = (Training("candidate", _keys(examples, without=away)),)
-        trials = _trials(examples, away, "candidate")
+        trainings, trials = _hold_out(examples, away)
     else:
         scheme = Scheme.CROSS_VALIDATION
-        parts = [videos[fold :: recipe.folds] for fold in range(min(recipe.folds, len(videos)))]
-        names = [f"fold-{fold + 1}" for fold in range(len(parts))]
-        folds = [
-            Training(name, _keys(examples, without=part)) for name, part in zip(names, parts, strict=True)
-        ]
-        trainings = (*folds, Training("candidate", _keys(examples, without=())))
-        trials = tuple(
-            trial for name, part in zip(names, parts, strict=True) for trial in _trials(examples, part, name)
-        )
+        trainings, trials = _cross_validate(examples, videos, recipe.folds)
     return Plan(
         scheme=scheme,
         corrections={example.key: example for example in examples},
@@ -208,11 +203,11 @@ def _example(
     )
 
 
-def proposed_masks(load: Callable[[str], Any]) -> LoadRejected:
-    """Loads what was proposed for a correction.
+def proposed_masks(load: Callable[[str], StoredProposal]) -> LoadRejected:
+    """A loader of what was proposed for a correction.
 
     Args:
-        load: Gives a :class:`ml_backend.proposals.StoredProposal` by its path.
+        load: Reads a proposal by its path.
     """
 
     def masks(correction: Correction) -> Masks | None:
@@ -233,10 +228,28 @@ def proposed_masks(load: Callable[[str], Any]) -> LoadRejected:
     return masks
 
 
-def _place(video: str) -> float:
-    """A video's place in [0, 1), by a hash of its content."""
+def _position(video: str) -> float:
+    """A position in [0, 1) for a video, by a hash of its content; it never changes."""
     digest = hashlib.sha256(f"held-out:{video}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _hold_out(
+    examples: Sequence[CorrectionExample], away: Sequence[str]
+) -> tuple[tuple[Training, ...], tuple[Trial, ...]]:
+    """One training without the videos that are held out, tried on them."""
+    training = Training(CANDIDATE, _keys(examples, without=away))
+    return (training,), _trials(examples, away, training.name)
+
+
+def _cross_validate(
+    examples: Sequence[CorrectionExample], videos: Sequence[str], folds: int
+) -> tuple[tuple[Training, ...], tuple[Trial, ...]]:
+    """A training for each fold, tried on the videos of that fold; the last one, without trials, takes all."""
+    parts = {f"fold-{fold + 1}": videos[fold::folds] for fold in range(min(folds, len(videos)))}
+    trainings = [Training(name, _keys(examples, without=part)) for name, part in parts.items()]
+    trials = [trial for name, part in parts.items() for trial in _trials(examples, part, name)]
+    return (*trainings, Training(CANDIDATE, _keys(examples, without=()))), tuple(trials)
 
 
 def _keys(examples: Sequence[CorrectionExample], *, without: Collection[str]) -> tuple[str, ...]:
@@ -256,74 +269,3 @@ def _trials(
 
 def _replay(part: Part, count: int) -> tuple[ReplayExample, ...]:
     return tuple(ReplayExample(part, index) for index in range(count))
-
-
-# --- on disk
-
-
-def pack_plan(plan: Plan) -> bytes:
-    """A plan as gzipped JSON."""
-    configs: dict[str, int] = {}  # they are long, and mostly one and the same
-    corrections = []
-    for example in plan.corrections.values():
-        number = configs.setdefault(example.task.label_config, len(configs))
-        stored = asdict(example)
-        stored["decided"] = sorted(example.decided)
-        stored["task"] = {"task_id": example.task.task_id, "data": example.task.data, "config": number}
-        corrections.append(stored)
-    content = {
-        "format": FORMAT,
-        "scheme": plan.scheme,
-        "label_configs": list(configs),
-        "corrections": corrections,
-        "replayed": [asdict(example) for example in plan.replayed],
-        "trainings": [asdict(training) for training in plan.trainings],
-        "held_out": [asdict(trial) for trial in plan.held_out],
-        "regression": [asdict(example) for example in plan.regression],
-    }
-    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 6, mtime=0)
-
-
-def unpack_plan(content: bytes) -> Plan:
-    """Read what :func:`pack_plan` wrote.
-
-    Raises:
-        StoreError: It is damaged, or of another release.
-    """
-    try:
-        stored = json.loads(gzip.decompress(content))
-        if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']}, expected {FORMAT}")
-        examples = [_read_example(fields, stored["label_configs"]) for fields in stored["corrections"]]
-        return Plan(
-            scheme=Scheme(stored["scheme"]),
-            corrections={example.key: example for example in examples},
-            replayed=tuple(ReplayExample(**fields) for fields in stored["replayed"]),
-            trainings=tuple(
-                Training(fields["name"], tuple(fields["keys"])) for fields in stored["trainings"]
-            ),
-            held_out=tuple(Trial(**fields) for fields in stored["held_out"]),
-            regression=tuple(ReplayExample(**fields) for fields in stored["regression"]),
-        )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreError(
-            f"the plan of a refinement cannot be read: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _read_example(fields: Mapping[str, Any], label_configs: Sequence[str]) -> CorrectionExample:
-    task = fields["task"]
-    read = {
-        **fields,
-        "pool": Pool(fields["pool"]),
-        "truth": _by_frame(fields["truth"]),
-        "shares": _by_frame(fields["shares"]),
-        "decided": frozenset(fields["decided"]),
-        "rejected": tuple(_by_frame(masks) for masks in fields["rejected"]),
-        "task": TaskRef(task["task_id"], task["data"], label_configs[task["config"]]),
-    }
-    return CorrectionExample(**read)
-
-
-def _by_frame(fields: Mapping[str, Any]) -> dict[int, Any]:
-    return {int(frame): value for frame, value in fields.items()}

@@ -1,4 +1,4 @@
-"""One refinement from its plan to the gate, slice by slice, so that it can be put down anywhere and taken up again.
+"""One refinement from its plan to the gate, slice by slice, so that it can stop anywhere and go on later.
 
 What is to be done follows from the plan on disk, what is done from the files and rows that slices left. So
 carrying on after a kill is nothing but running again: what is there is not made twice.
@@ -6,12 +6,12 @@ carrying on after a kill is nothing but running again: what is there is not made
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,16 +21,7 @@ from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import RefinementState
-from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.media_access import (
-    MediaError,
-    MediaRefusedError,
-    MediaTooLargeError,
-    MediaUnavailableError,
-)
-from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Loader
 from ml_backend.models.examples import CorrectionExample, Example, Pool
 from ml_backend.models.messages import (
@@ -47,28 +38,21 @@ from ml_backend.models.messages import (
     Yielded,
 )
 from ml_backend.proposals import ProposalFiles
-from ml_backend.refinement.gate import Compared, Judgement, Outcome, judge
-from ml_backend.refinement.plan import (
-    NotEnough,
-    Plan,
-    Training,
-    make_plan,
-    pack_plan,
-    proposed_masks,
-    unpack_plan,
-)
+from ml_backend.refinement.folders import FEATURES, FOLDER
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, PairedScore, judge
+from ml_backend.refinement.media import RefinementMedia
+from ml_backend.refinement.plan import InsufficientData, Plan, Training, make_plan, proposed_masks
+from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.version_store import NewVersion
 from ml_backend.refinement.versions import PromptLine
 from steerseg.config import RefinementRecipe
-from steerseg.errors import Cancelled, ConfigError, SteerSegError, VideoError
+from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.presets import ReplaySpec
-from steerseg.runtime.artefacts import explained, write_bytes, write_json
+from steerseg.runtime.artefacts import write_bytes
 
 log = logging.getLogger(__name__)
 
-FOLDER = "refinement"
-FEATURES = "features"
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
 
@@ -76,10 +60,6 @@ AnswerT = TypeVar("AnswerT", PreparedExample, TrainingProgress, TrialResult)
 
 Ask = Callable[[ModelRequest], ModelAnswer]
 """Has the model process answer a slice; raises what it raises."""
-
-
-class MediaPendingError(SteerSegError):
-    """Media cannot be had now, but perhaps later."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +88,14 @@ class RefinementSettings:
 
 
 @dataclass
-class _Features:
-    """What is ready to be learned from."""
+class _PreparedFeatures:
+    """Vision features on disk, and the examples that they make ready.
+
+    Attributes:
+        sizes: Bytes of each file of features.
+        ready: Keys of the examples that teach something.
+        crowded_out: How many examples had no room.
+    """
 
     sizes: dict[str, int] = field(default_factory=dict)
     ready: set[str] = field(default_factory=set)
@@ -122,14 +108,14 @@ class RefinementRun:
     Args:
         refinement: The refinement, waiting or running.
         settings: What all have in common.
-        store: The database.
+        database: The database.
         line: The prompt versions.
-        media: What fetches media.
+        media: Fetches media.
         connections: Connections to Label Studio.
         ask: Has the model process answer a slice.
-        refresh: Brings a project's corrections up to date before they are taken.
-        patient: Whether to give up for now, by :class:`MediaPendingError`, where media cannot be had at the
-            moment; else their examples are left out.
+        refresh: Brings a project's corrections up to date before they are read.
+        patient: Whether to give up for now, by :class:`~ml_backend.refinement.media.MediaPendingError`, where media
+            cannot be had at the moment; else their examples are left out.
     """
 
     def __init__(
@@ -147,18 +133,21 @@ class RefinementRun:
     ) -> None:
         self._refinement = refinement
         self._settings = settings
-        self._project_store = ProjectStore(database)
         self._line = line
-        self._media = media
-        self._connections = connections
         self._ask_once = ask
         self._refresh = refresh
-        self._patient = patient
         self._refinements = RefinementStore(database)
         self._corrections = CorrectionStore(database)
         self._folder = settings.data_dir / FOLDER / str(refinement.id)
         self._features_folder = settings.data_dir / FOLDER / FEATURES
-        self._files: dict[str, MediaFile] = {}
+        self._media = RefinementMedia(
+            refinement.project_id,
+            self._folder / _MEDIA,
+            projects=ProjectStore(database),
+            loader=media,
+            connections=connections,
+            patient=patient,
+        )
 
     def run(self) -> Refinement:
         """Carry on until the gate has decided.
@@ -172,10 +161,10 @@ class RefinementRun:
             SteerSegError: It cannot be carried on.
         """
         plan = self._plan()
-        if isinstance(plan, NotEnough):
-            judgement = Judgement(Outcome.NOT_ENOUGH_DATA, plan.reason, {})
+        if isinstance(plan, InsufficientData):
+            judgement = Judgement(Outcome.NOT_ENOUGH_DATA, plan.reason, GateMetrics())
             return self._end(self._refinements.settle(self._refinement.id, judgement))
-        self._files = self._known_files()
+        self._media.open()
         ready = self._prepare(plan)
         plan = plan.without(self._refinement.left_out)
         digest = ""
@@ -183,7 +172,9 @@ class RefinementRun:
         for training in plan.trainings:
             pools = self._pools(plan, training, ready)
             if not (pools[Pool.NEW] or pools[Pool.OLD]):
-                judgement = Judgement(Outcome.NOT_ENOUGH_DATA, "there is nothing left to learn from", {})
+                judgement = Judgement(
+                    Outcome.NOT_ENOUGH_DATA, "there is nothing left to learn from", GateMetrics()
+                )
                 return self._end(self._refinements.settle(self._refinement.id, judgement))
             digest, losses = self._train(training, pools)
             held_out = [
@@ -200,7 +191,7 @@ class RefinementRun:
 
     # --- the beginning
 
-    def _plan(self) -> Plan | NotEnough:
+    def _plan(self) -> Plan | InsufficientData:
         """The plan on disk, or a new one."""
         if self._refinement.state is RefinementState.RUNNING:
             try:
@@ -212,9 +203,9 @@ class RefinementRun:
                 self._refinements.restart(self._refinement.id, f"begun anew: {error}")
         return self._begin()
 
-    def _begin(self) -> Plan | NotEnough:
+    def _begin(self) -> Plan | InsufficientData:
         project = self._refinement.project_id
-        self._tell("reading corrections", 0, 1)
+        self._report("reading corrections", 0, 1)
         try:
             self._refresh(project)
         except SteerSegError as error:
@@ -244,23 +235,21 @@ class RefinementRun:
 
     # --- the slices
 
-    def _prepare(self, plan: Plan) -> _Features:
+    def _prepare(self, plan: Plan) -> _PreparedFeatures:
         """Have the features of all that is learned from, the newest corrections first, as far as there is room."""
         wanted = {key for training in plan.trainings for key in training.keys}
         corrections = [example for key, example in plan.corrections.items() if key in wanted]
         corrections.sort(key=lambda example: (example.pool is Pool.OLD, -example.correction))
         examples: list[Example] = [*corrections, *plan.replayed]
-        features = _Features()
+        features = _PreparedFeatures()
         for done, example in enumerate(examples):
-            self._tell("preparing examples", done, len(examples))
+            self._report("preparing examples", done, len(examples))
             if sum(features.sizes.values()) >= self._settings.feature_bytes:
                 features.crowded_out += 1
                 continue
             answer = self._ask_about(
                 example,
-                lambda media, example=example: PrepareRequest(  # type: ignore[misc]
-                    example, media, self._folder, self._features_folder
-                ),
+                partial(PrepareRequest, example, folder=self._folder, features=self._features_folder),
                 PreparedExample,
             )
             if answer is not None:
@@ -276,7 +265,9 @@ class RefinementRun:
             self._refinements.add_note(self._refinement.id, note)
         return features
 
-    def _pools(self, plan: Plan, training: Training, features: _Features) -> dict[Pool, tuple[str, ...]]:
+    def _pools(
+        self, plan: Plan, training: Training, features: _PreparedFeatures
+    ) -> dict[Pool, tuple[str, ...]]:
         def ready(keys: Collection[str], pool: Pool) -> tuple[str, ...]:
             return tuple(key for key in keys if key in features.ready and plan.corrections[key].pool is pool)
 
@@ -291,7 +282,7 @@ class RefinementRun:
     ) -> tuple[str, tuple[float, ...]]:
         """Train to the end; the result's digest, and the loss of each step."""
         phase = f"training {training.name}"
-        self._tell(phase, 0, self._settings.recipe.training.steps)
+        self._report(phase, 0, self._settings.recipe.training.steps)
         while True:
             request = TrainRequest(
                 name=training.name,
@@ -302,21 +293,19 @@ class RefinementRun:
                 seconds=self._settings.slice_seconds,
             )
             answer = self._ask(request, TrainingProgress)
-            self._tell(phase, answer.step, answer.steps)
+            self._report(phase, answer.step, answer.steps)
             if answer.digest is not None:
                 return answer.digest, answer.losses
 
     def _try(self, examples: Sequence[Example], candidate: SoftPromptsRef, phase: str) -> None:
         known = self._refinements.trials(self._refinement.id)
         for done, example in enumerate(examples):
-            self._tell(phase, done, len(examples))
+            self._report(phase, done, len(examples))
             if example.key in known:
                 continue
             answer = self._ask_about(
                 example,
-                lambda media, example=example: TrialRequest(  # type: ignore[misc]
-                    example, media, candidate, self._champion()
-                ),
+                partial(TrialRequest, example, candidate=candidate, champion=self._champion()),
                 TrialResult,
             )
             if answer is not None:
@@ -336,12 +325,12 @@ class RefinementRun:
     # --- the end
 
     def _settle(self, plan: Plan, candidate: SoftPromptsRef, losses: tuple[float, ...]) -> Refinement:
-        self._tell("judging", 0, 1)
+        self._report("judging", 0, 1)
         trials = self._refinements.trials(self._refinement.id)
 
-        def compared(key: str, video: str, weight: float) -> Compared:
+        def compared(key: str, video: str, weight: float) -> PairedScore:
             mine, theirs = trials[key]
-            return Compared(key, video, weight, mine, theirs)
+            return PairedScore(key, video, weight, mine, theirs)
 
         judgement = judge(
             [
@@ -392,7 +381,7 @@ class RefinementRun:
     # --- one slice
 
     def _ask(self, request: ModelRequest, kind: type[AnswerT]) -> AnswerT:
-        """Have a slice answered, again and again while it is put down for something more urgent."""
+        """Have a slice answered, again and again while it yields to something more urgent."""
         while True:
             answer = self._ask_once(request)
             if isinstance(answer, kind):
@@ -411,14 +400,14 @@ class RefinementRun:
         if not isinstance(example, CorrectionExample):
             return self._ask(request(None), kind)
         try:
-            media = self._file(example)
+            media = self._media.file(example)
             try:
                 return self._ask(request(media), kind)
             except VideoError:
                 if media.path.exists():
                     raise
             # The cache dropped it while the slice waited.
-            return self._ask(request(self._file(example)), kind)
+            return self._ask(request(self._media.file(example)), kind)
         except VideoError as error:
             self._leave_out(example, error)
             return None
@@ -437,82 +426,6 @@ class RefinementRun:
             self._refinement.id, example.key, f"task {example.task.task_id}: {error}"
         )
 
-    # --- media
-
-    def _file(self, example: CorrectionExample) -> MediaFile:
-        """An example's media on this machine.
-
-        Raises:
-            MediaPendingError: They cannot be had now.
-            VideoError: They are gone, or others than were corrected.
-        """
-        known = self._files.get(example.video)
-        if known is not None and known.path.exists():
-            return known
-        found = self._load(example)
-        self._files[example.video] = found
-        write_json(
-            self._folder / _MEDIA,
-            {video: [str(file.path), file.fps] for video, file in self._files.items()},
-        )
-        return found
-
-    def _load(self, example: CorrectionExample) -> MediaFile:
-        task = Task(example.task.task_id, example.task.data)
-        project = self._project_store.find(self._refinement.project_id)
-        try:
-            controls = parse_controls(example.task.label_config)
-            url = None if project is None else self._connections.url(project)
-            client = None if project is None else self._connections.client(project)
-            media = self._media.load(task, controls, url, client)
-        except (MediaRefusedError, MediaTooLargeError):
-            raise
-        except ConfigError as error:
-            raise VideoError(str(error)) from error
-        except (MediaError, LabelStudioError) as error:
-            gone = isinstance(error, MediaUnavailableError) and error.status in (404, 410)
-            if gone or not self._patient:
-                raise VideoError(str(error)) from error
-            raise MediaPendingError(
-                f"the media of task {task.id} cannot be had now, it is tried again: {error}"
-            ) from error
-        if media.digest != example.video:
-            raise VideoError("the media of the task are not those that were corrected: they were replaced")
-        return MediaFile(media.path, media.fps)
-
-    def _known_files(self) -> dict[str, MediaFile]:
-        path = self._folder / _MEDIA
-        if not path.is_file():
-            return {}
-        try:
-            return {
-                video: MediaFile(Path(file), fps)
-                for video, (file, fps) in json.loads(path.read_text()).items()
-            }
-        except (OSError, ValueError) as error:
-            log.warning("%s cannot be read and is made anew: %s", path, error)
-            return {}
-
-    def _tell(self, phase: str, done: int, total: int) -> None:
+    def _report(self, phase: str, done: int, total: int) -> None:
         if not self._refinements.note_progress(self._refinement.id, phase, done, total):
             raise Cancelled(f"refinement {self._refinement.id} has ended: it was cancelled")
-
-
-def evict_features(data_dir: Path, limit: int) -> None:
-    """Remove the vision features that were used longest ago until the rest is below ``limit`` bytes.
-
-    Nothing may be refined meanwhile.
-
-    Raises:
-        ArtefactError: A file cannot be removed.
-    """
-    folder = data_dir / FOLDER / FEATURES
-    if not folder.is_dir():
-        return
-    with explained(folder):
-        files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        kept = 0
-        for file in files:
-            kept += file.stat().st_size
-            if kept > limit:
-                file.unlink()

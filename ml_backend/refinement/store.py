@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, RefinementRow, RefinementState, TrialRow
-from ml_backend.refinement.gate import Judgement, Outcome
+from ml_backend.database.upsert import upsert
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome
 from ml_backend.refinement.version_store import NewVersion, add_version, champion_row, set_champion
 
 
@@ -22,7 +21,7 @@ class Refinement:
     """One refinement.
 
     Attributes:
-        id: Its number.
+        id: Number of the refinement.
         project_id: Whose champion is refined.
         state: Where it stands.
         triggers: What asked for it.
@@ -34,7 +33,7 @@ class Refinement:
         total: How much there is.
         notes: What was left out, and why.
         left_out: Keys of the examples that were left out.
-        reason: How it ended, in words and numbers.
+        reason: How it ended, in text and numbers.
         metrics: What the gate measured.
         created_at: When it was asked for.
         started_at: When it began.
@@ -54,7 +53,7 @@ class Refinement:
     notes: tuple[str, ...]
     left_out: frozenset[str]
     reason: str
-    metrics: dict[str, Any] = field(repr=False)
+    metrics: GateMetrics = field(repr=False)
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -76,14 +75,14 @@ class RefinementStore:
     """The refinements of one backend. Safe to share between threads and processes.
 
     Args:
-        store: The database.
+        database: The database.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def request(self, project_id: int, trigger: str) -> Refinement:
-        """Ask for a refinement. One that waits takes the wish in; one that runs remembers it for afterwards.
+        """Ask for a refinement. One that waits notes the trigger; one that runs remembers it for afterwards.
 
         Returns:
             The refinement that waits or runs now.
@@ -196,14 +195,11 @@ class RefinementStore:
     def add_trial(self, refinement_id: int, key: str, *, candidate: float, champion: float) -> None:
         """Keep what both are worth on an example; only the first time counts."""
         with self._database.writing() as session:
-            session.execute(
-                insert(TrialRow)
-                .values(refinement_id=refinement_id, key=key, candidate=candidate, champion=champion)
-                .on_conflict_do_nothing(index_elements=["refinement_id", "key"])
-            )
+            row = {"refinement_id": refinement_id, "key": key, "candidate": candidate, "champion": champion}
+            upsert(session, TrialRow, [row], keys=["refinement_id", "key"])
 
     def trials(self, refinement_id: int) -> Mapping[str, tuple[float, float]]:
-        """By example, J&F of candidate and champion."""
+        """By example, J&F of candidate and champion, in [0, 1]."""
         with self._database.reading() as session:
             rows = session.scalars(select(TrialRow).where(TrialRow.refinement_id == refinement_id))
             return {row.key: (row.candidate, row.champion) for row in rows}
@@ -227,7 +223,8 @@ class RefinementStore:
             champion = champion_row(session, row.project_id)
             if champion is not None and version is not None and champion.model != version.model:
                 champion = None  # of a model that was in use before: no refinement begins from its prompts
-            if state is RefinementState.PROMOTED and _id(champion) != row.champion_id:
+            leader = None if champion is None else champion.id
+            if state is RefinementState.PROMOTED and leader != row.champion_id:
                 state = RefinementState.KEPT_BACK
                 reason = f"the champion was changed by hand meanwhile, so it was left alone. {_upper(reason)}"
             if version is not None:
@@ -235,7 +232,7 @@ class RefinementStore:
                 added.reason = f"{state}: {reason}"
                 if state is RefinementState.PROMOTED:
                     set_champion(session, row.project_id, added, by=f"refinement {row.id}")
-            row.metrics = judgement.metrics
+            row.metrics = judgement.metrics.to_json()
             _end(session, row, state, reason)
             return _refinement(row)
 
@@ -286,10 +283,6 @@ def _row(session: Session, refinement_id: int) -> RefinementRow:
     return row
 
 
-def _id(row: Any) -> int | None:
-    return None if row is None else int(row.id)
-
-
 def _with(items: Sequence[str], item: str) -> list[str]:
     return [*items, item] if item not in items else list(items)
 
@@ -313,7 +306,7 @@ def _refinement(row: RefinementRow) -> Refinement:
         notes=tuple(row.notes or ()),
         left_out=frozenset(row.left_out or ()),
         reason=row.reason,
-        metrics=row.metrics or {},
+        metrics=GateMetrics.model_validate(row.metrics or {}),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import PromotionRow, PromptStatus, PromptVersionRow
+from ml_backend.refinement.gate import GateMetrics
 from steerseg.errors import SteerSegError
 
 PRESET = "preset"
-"""The name under which a project's line has the preset's own prompts, which every line begins with."""
+"""The name under which a project's line has the preset's own soft prompts, which every line begins with."""
+
+CorrectionRevision = tuple[int, str]
+"""A correction that a version was trained on: its number and revision."""
 
 
 class VersionError(SteerSegError):
@@ -27,12 +30,12 @@ class PromptVersion:
     """A stored pair of soft prompts.
 
     Attributes:
-        id: Its number in the database.
+        id: Number in the database.
         project_id: Whose line it belongs to.
         name: Its name in that line; the digest in it makes it another one in every project and refinement.
         parent: Name of the version that it was refined from; ``None`` for the preset's own prompts.
-        status: Its standing.
-        path: Its folder, relative to the data folder.
+        status: How it stands.
+        path: The folder of its artefact, relative to the data folder.
         digest: Identity of its two matrices.
         model: The vision-language model that it was made for.
         origin: ``refined`` or ``imported``.
@@ -56,7 +59,7 @@ class PromptVersion:
     refinement_id: int | None
     data: tuple[CorrectionRevision, ...] = field(repr=False)
     curve: tuple[float, ...] = field(repr=False)
-    metrics: dict[str, Any] = field(repr=False)
+    metrics: GateMetrics = field(repr=False)
     reason: str
     created_at: datetime
 
@@ -73,7 +76,7 @@ class NewVersion:
     refinement_id: int | None = None
     data: Sequence[CorrectionRevision] = ()
     curve: Sequence[float] = ()
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: GateMetrics = field(default_factory=GateMetrics)
     reason: str = ""
 
 
@@ -81,7 +84,7 @@ class VersionStore:
     """The prompt versions of one backend. Safe to share between threads and processes.
 
     Args:
-        store: The database.
+        database: The database.
     """
 
     def __init__(self, database: Database) -> None:
@@ -119,7 +122,7 @@ class VersionStore:
             return None if row is None else _version(session, row)
 
     def add(self, project_id: int, new: NewVersion) -> PromptVersion:
-        """Database a version as a candidate."""
+        """Store a version as a candidate."""
         with self._database.writing() as session:
             return _version(session, add_version(session, project_id, new))
 
@@ -178,7 +181,7 @@ def champion_row(session: Session, project_id: int) -> PromptVersionRow | None:
 
 
 def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVersionRow:
-    """Database a version as a candidate, under the next name of the project's line."""
+    """Store a version as a candidate, under the next name of the project's line."""
     number = session.scalar(
         select(func.count()).select_from(PromptVersionRow).where(PromptVersionRow.project_id == project_id)
     )
@@ -194,7 +197,7 @@ def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVer
         refinement_id=new.refinement_id,
         data=[list(used) for used in new.data],
         curve=list(new.curve),
-        metrics=new.metrics,
+        metrics=new.metrics.to_json(),
         reason=new.reason,
     )
     session.add(row)
@@ -267,10 +270,7 @@ def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
         refinement_id=row.refinement_id,
         data=tuple((int(number), str(revision)) for number, revision in row.data),
         curve=tuple(row.curve),
-        metrics=row.metrics,
+        metrics=GateMetrics.model_validate(row.metrics),
         reason=row.reason,
         created_at=row.created_at,
     )
-
-
-CorrectionRevision = tuple[int, str]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
-from ml_backend.database.tables import PromptStatus
+from pydantic import ValidationError
+
 from ml_backend.models.messages import SoftPromptsRef
+from ml_backend.refinement.version_card import ExportedVersion, exported
 from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
@@ -22,8 +22,7 @@ FOLDER = "prompts"
 WEIGHTS_FILE = "soft_prompts.safetensors"
 CARD_FILE = "soft_prompts.json"
 VERSION_FILE = "version.json"
-FORMAT = 1
-_HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
+_PARTS = (WEIGHTS_FILE, CARD_FILE, VERSION_FILE)
 _IMPORT_BYTES = 64 * 1024 * 1024  # two matrices of a 7B model are below 4 MiB
 
 
@@ -40,7 +39,7 @@ class PromptLine:
         self.versions = versions
         self.model = model
         self._root = data_dir
-        self._told: set[int] = set()
+        self._reported: set[int] = set()  # champions of another model, each logged once
 
     def champion(self, project_id: int) -> PromptVersion | None:
         """The project's champion; ``None`` where predictions use the preset's own prompts.
@@ -50,8 +49,8 @@ class PromptLine:
         champion = self.versions.champion(project_id)
         if champion is None or champion.model == self.model:
             return champion
-        if champion.id not in self._told:
-            self._told.add(champion.id)
+        if champion.id not in self._reported:
+            self._reported.add(champion.id)
             log.warning(
                 "project %d: champion %s was made for another vision-language model and is not used; refine "
                 "again, or go back to the preset that it was made for",
@@ -100,7 +99,7 @@ class PromptLine:
                 f"the artefact of {name} cannot be read from {folder} ({error.strerror}); restore the folder "
                 "from a backup"
             ) from error
-        contents[VERSION_FILE] = json_bytes({"format": FORMAT, **describe(version)})
+        contents[VERSION_FILE] = json_bytes(exported(version).to_json())
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for part, content in contents.items():
@@ -126,15 +125,14 @@ class PromptLine:
         scratch = self._root / FOLDER / ".importing"
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            described = _unpack(archive, scratch)
+            card = _unpack(archive, scratch)
             try:
                 prompts = SoftPrompts.load(scratch)
             except ConfigError as error:
                 raise VersionError(f"{archive} holds no usable soft prompts: {error}") from error
-            model = described.get("model")
-            if model != self.model:
+            if card.model != self.model:
                 raise VersionError(
-                    f"{archive} was made for the vision-language model {model!r}, this backend runs "
+                    f"{archive} was made for the vision-language model {card.model!r}, this backend runs "
                     f"{self.model!r}: soft prompts fit no other model than their own"
                 )
             path = self.keep(scratch, prompts.digest)
@@ -146,58 +144,20 @@ class PromptLine:
             model=self.model,
             origin="imported",
             parent_id=None,
-            curve=[float(loss) for loss in described.get("curve", ())],
-            metrics=dict(described.get("metrics", {})),
-            reason=f"imported; there it was {described.get('name')}: {described.get('reason', '')}",
+            curve=card.curve,
+            metrics=card.metrics,
+            reason=f"imported; there it was {card.name}: {card.reason}",
         )
         return self.versions.add(project_id, new)
 
 
-def describe(version: PromptVersion) -> dict[str, Any]:
-    """A version as JSON: lineage, data, curve, metrics."""
-    return {
-        "project": version.project_id,
-        "name": version.name,
-        "parent": version.parent,
-        "status": str(version.status),
-        "digest": version.digest,
-        "model": version.model,
-        "origin": version.origin,
-        "refinement": version.refinement_id,
-        "data": [list(used) for used in version.data],
-        "curve": list(version.curve),
-        "metrics": version.metrics,
-        "reason": version.reason,
-        "created_at": version.created_at.isoformat(),
-    }
+def _unpack(archive: Path, target: Path) -> ExportedVersion:
+    """Write the two files of a pair into a new folder; return the card of the version.
 
-
-def lines(versions: list[PromptVersion]) -> list[str]:
-    """The versions of a project as a table for a terminal, the preset's own prompts first."""
-    crowned = any(version.status is PromptStatus.CHAMPION for version in versions)
-    rows = [("preset", "" if crowned else "champion", "", "", "", "what the preset brings")]
-    for version in versions:
-        gain = (version.metrics.get("held_out") or {}).get("gain") or {}
-        rows.append(
-            (
-                version.name,
-                str(version.status),
-                version.parent or "preset",
-                f"{len(version.data)}",
-                f"{gain['mean']:+.3f}" if "mean" in gain else "",
-                version.reason,
-            )
-        )
-    header = ("version", "status", "from", "corrections", "gain", "reason")
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
-    return [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
-        for row in (header, *rows)
-    ]
-
-
-def _unpack(archive: Path, target: Path) -> dict[str, Any]:
-    """Write the two files of a pair into a new folder; return what the archive says of the version."""
+    Raises:
+        VersionError: The archive is no exported version.
+        ArtefactError: The disk is full or not writable.
+    """
     try:
         if archive.is_dir():
             contents = {name: (archive / name).read_bytes() for name in _PARTS}
@@ -209,16 +169,15 @@ def _unpack(archive: Path, target: Path) -> dict[str, Any]:
                         f"{archive} unpacks to {sum(sizes.values()) // 2**20} MiB; a version has a few"
                     )
                 contents = {name: opened.read(name) for name in _PARTS}
-        described = json.loads(contents.pop(VERSION_FILE))
-        if not isinstance(described, dict) or described.get("format") != FORMAT:
-            raise VersionError(f"{archive} has another format than this release reads ({FORMAT})")
+        card = ExportedVersion.model_validate_json(contents.pop(VERSION_FILE))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        field = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise VersionError(f"{archive}: {VERSION_FILE} cannot be read: {field}: {wrong['msg']}") from error
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise VersionError(
             f"{archive} is not an exported version ({error}); expected {', '.join(_PARTS)} in a zip or a folder"
         ) from error
     for name, content in contents.items():
         write_bytes(target / name, content)
-    return described
-
-
-_PARTS = (WEIGHTS_FILE, CARD_FILE, VERSION_FILE)
+    return card

@@ -7,7 +7,7 @@ from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
-from ml_backend.models.handler import model_worker
+from ml_backend.models.workers import ModelFactory
 from ml_backend.predictions.messages import Guidance
 from ml_backend.service import Service
 from ml_backend.settings import Settings
@@ -25,14 +25,14 @@ def create_service(settings: Settings) -> Service:
     base_version = preset_version(settings.preset)
     database = Database(settings.database)
     limits = VideoLimits(max_bytes=settings.max_download_bytes)
-    executor: ModelExecutor = Executor(
+    executor: ModelExecutor = Executor.local(
         [
-            model_worker(
+            ModelFactory(
                 settings.preset,
                 settings.device,
                 limits,
                 settings.video_memory_bytes,
-                prefixes=settings.prefix_bytes,
+                prefix_bytes=settings.prefix_bytes,
                 compiled=settings.compile_models,
             )
         ],

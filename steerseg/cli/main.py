@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What follows the program's name; the process's own when left out.
+        arguments: Arguments after the program's name; the process's own when left out.
 
     Returns:
         0 on success, also when nothing was found; 2 on an error, which is reported in one line; 130 on Ctrl-C.

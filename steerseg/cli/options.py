@@ -1,4 +1,4 @@
-"""What several subcommands share: groups of options, types of values, the folder of results."""
+"""Shared by the subcommands: groups of options, types of values, the folder of results."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> s
     """The best tracklet, the alternatives and the files, in a few lines for a person.
 
     Args:
-        proposal: What was written.
-        folder: Where it was written.
-        preset: Says which score is unsure, and what its models understand.
+        proposal: The proposal.
+        folder: Its folder.
+        preset: Gives the least sure score and the hint.
     """
     from steerseg.masks import mask_area
 

@@ -318,7 +318,7 @@ class Trait:
     """A use or property that implicit expressions speak of.
 
     Attributes:
-        phrases: How people ask for it, as complete noun phrases.
+        phrases: Complete noun phrases that ask for it.
         yes: Groups and names that surely have it, comma-separated.
         maybe: Groups and names that may count: never the target, and their presence rules the phrase out.
     """
@@ -679,7 +679,7 @@ TRAITS: dict[str, Trait] = {
         "backpack, handbag, briefcase, basket, package, clothing, shoe, hat, accessory, electronic device",
     ),
 }
-"""What implicit expressions ask for. ``yes`` and ``maybe`` list group names and object names."""
+"""Traits that implicit expressions ask for. ``yes`` and ``maybe`` list group names and object names."""
 
 
 @dataclass(frozen=True)
@@ -697,17 +697,16 @@ def entries() -> list[Entry]:
     Raises:
         ValueError: If a name or an emoji occurs twice.
     """
-    found = []
+    listed = []
     for group, items in GROUPS.items():
         for item in items.split(","):
             name, emoji = item.strip().rsplit(" ", 1)
-            found.append(Entry(name, emoji, group))
-    for what in (lambda entry: entry.name, lambda entry: entry.emoji):
-        seen = [what(entry) for entry in found]
-        repeated = {item for item in seen if seen.count(item) > 1}
+            listed.append(Entry(name, emoji, group))
+    for values in ([entry.name for entry in listed], [entry.emoji for entry in listed]):
+        repeated = {value for value in values if values.count(value) > 1}
         if repeated:
             raise ValueError(f"the catalogue lists {sorted(repeated)} more than once; keep one of each")
-    return found
+    return listed
 
 
 def heldout_names() -> frozenset[str]:

@@ -83,7 +83,7 @@ def _name_pixels(rgb: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def colour_shares(sprite: NDArray[np.uint8]) -> dict[str, float]:
-    """Which colours cover at least a tenth of an (S, S, 4) RGBA sprite, largest first, with their shares."""
+    """The colours that cover at least a tenth of an (S, S, 4) RGBA sprite, largest first, with their shares."""
     pixels = sprite.reshape(-1, 4)
     opaque = pixels[pixels[:, 3] > 127, :3].astype(np.float32) / 255.0
     counts = np.bincount(_name_pixels(opaque), minlength=len(COLOURS)) / max(1, len(opaque))

@@ -21,12 +21,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from steerseg.demo.language import Phrasing, Referral, referrals
@@ -46,7 +46,7 @@ class Expression:
     """One expression of a clip. ``targets`` are the scene's object indices; ids in annotations are one more.
 
     ``twin`` tells that another object of the scene has the same name as the target: they differ only in tint,
-    size, place or motion.
+    size, position or motion.
     """
 
     text: str
@@ -98,7 +98,7 @@ class _Recipe:
     clips: int
     expressions: int
     phrasing: Phrasing = "train"
-    twins: float = 0.0  # share of clips that begin with a twin told apart by motion or place
+    twins: float = 0.0  # share of clips that begin with a twin told apart by motion or position
 
 
 _TEST = WorldSpec(sizes=VARIED_SIZES, frames=(24, 96), pairs="any", photos=0.3, photo_half="heldout")
@@ -139,24 +139,28 @@ def scene_of(manifest: Manifest, entry: ClipEntry) -> Scene:
     return sample_scene(np.random.default_rng((ENTROPY, entry.seed)), manifest.world)
 
 
-def _choose(found: Sequence[Referral], count: int, names: Sequence[str], want_twin: bool) -> list[Referral]:
+def _choose(
+    possible: Sequence[Referral], count: int, names: Sequence[str], want_twin: bool
+) -> list[Referral]:
     """Referrals of different kinds; none of several objects, since a proposal is one object.
 
     Args:
-        found: What can be said of the scene, in random order.
-        count: How many to choose; fewer come back where there are not enough.
+        possible: The referrals of the scene, in random order.
+        count: Number of referrals to choose; fewer come back where there are not enough.
         names: The names of the scene's objects.
         want_twin: The first must be of an object that another one shares its name with, and tell it apart by
-            motion or place; where there is none, nothing is chosen.
+            motion or position; where there is none, nothing is chosen.
     """
-    found = [referral for referral in found if referral.kind != "plural"]
+    singular = [referral for referral in possible if referral.kind != "plural"]
     chosen: list[Referral] = []
     if want_twin:
-        twins = [r for r in found if r.kind in ("motion", "spatial") and names.count(names[r.targets[0]]) > 1]
+        twins = [
+            r for r in singular if r.kind in ("motion", "spatial") and names.count(names[r.targets[0]]) > 1
+        ]
         if not twins:
             return []
         chosen = twins[:1]
-    for referral in found:
+    for referral in singular:
         if len(chosen) < count and referral.kind not in {c.kind for c in chosen}:
             chosen.append(referral)
     return chosen
@@ -178,15 +182,15 @@ def build_manifest(split: str) -> Manifest:
         seed += 1
         rng = np.random.default_rng((ENTROPY, seed))
         scene = sample_scene(rng, recipe.world, catalogue)
-        found = referrals(scene, rng, phrasing=recipe.phrasing, catalogue=catalogue)
+        possible = referrals(scene, rng, phrasing=recipe.phrasing, catalogue=catalogue)
         names = [catalogue.names[i] for i in scene.sprite]
         if recipe.world.split == "heldout":
-            found = [r for r in found if catalogue.heldout[scene.sprite[r.targets[0]]]]
+            possible = [r for r in possible if catalogue.heldout[scene.sprite[r.targets[0]]]]
         if recipe.world.pairs == "unseen":
             unseen = unseen_pair(scene.sprite, scene.tint)
-            found = [r for r in found if unseen[r.targets[0]]]
+            possible = [r for r in possible if unseen[r.targets[0]]]
         want_twin = int((len(clips) + 1) * recipe.twins) > int(len(clips) * recipe.twins)
-        chosen = _choose(found, recipe.expressions, names, want_twin)
+        chosen = _choose(possible, recipe.expressions, names, want_twin)
         if len(chosen) < recipe.expressions:
             continue
         expressions = tuple(
@@ -220,11 +224,6 @@ def save_manifest(manifest: Manifest, directory: Path = SPLITS) -> Path:
     return path
 
 
-def _tuples(value: Any) -> Any:
-    """Lists, at any depth, as tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
     """Read a committed manifest.
 
@@ -235,20 +234,7 @@ def load_manifest(split: str, directory: Path = SPLITS) -> Manifest:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in directory.glob("*.json")))
         raise ConfigError(f"unknown split {split!r} of sprites-ref; there are {known}")
-    data = json.loads(path.read_text(encoding="utf-8"))
-    world = WorldSpec(**{name: _tuples(value) for name, value in data["world"].items()})
-    clips = tuple(
-        ClipEntry(
-            clip["video"],
-            clip["seed"],
-            tuple(
-                Expression(**{key: _tuples(value) for key, value in expression.items()})
-                for expression in clip["expressions"]
-            ),
-        )
-        for clip in data["clips"]
-    )
-    return Manifest(data["split"], data["about"], world, data["phrasing"], clips)
+    return TypeAdapter(Manifest).validate_json(path.read_bytes())
 
 
 @lru_cache(maxsize=1)
@@ -305,24 +291,24 @@ def write_clip(entry: ClipEntry, manifest: Manifest, root: Path, quality: int = 
         )  # last: marks the frame complete
 
 
-def _forget_other_clips(manifest: Manifest, root: Path) -> None:
+def _remove_other_clips(manifest: Manifest, root: Path) -> None:
     """Remove what an earlier manifest of the same name has drawn: its clips have the same names."""
-    mark = root / manifest.split / "manifest.sha256"
+    stamp = root / manifest.split / "manifest.sha256"
     digest = hashlib.sha256(_as_json(manifest).encode()).hexdigest()
-    if mark.is_file() and mark.read_text(encoding="ascii") == digest:
+    if stamp.is_file() and stamp.read_text(encoding="ascii") == digest:
         return
     for folder in ("JPEGImages", "Annotations"):
         shutil.rmtree(root / manifest.split / folder, ignore_errors=True)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(digest, encoding="ascii")
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(digest, encoding="ascii")
 
 
 def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
     """Write a split under ``root`` in Ref-YouTube-VOS layout. Clips that are there already are left alone.
 
     Args:
-        manifest: Which split.
-        root: Where ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>`` go.
+        manifest: The split.
+        root: Folder that gets ``<split>/JPEGImages``, ``<split>/Annotations`` and ``meta_expressions/<split>``.
         workers: Processes that draw at once.
 
     Returns:
@@ -332,7 +318,7 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
         ConfigError: If the split's style has to be fetched and cannot be.
     """
     _atlas(manifest.world.styles, root / "styles")  # fetched here, where an error is seen, and once
-    _forget_other_clips(manifest, root)
+    _remove_other_clips(manifest, root)
     write = partial(write_clip, manifest=manifest, root=root)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:

@@ -1,4 +1,4 @@
-"""What a viewer would say of a scene's objects: where each is, how it moves, how large it looks.
+"""A scene's objects as a viewer describes them: position, motion, size.
 
 Everything is decided from the frames in which an object can be seen. Where a viewer might hesitate the answer
 is "unclear", and expressions avoid it.
@@ -36,7 +36,7 @@ class Observation:
         presence: "leaves", "enters", "returns" or "".
         growth: "growing", "shrinking", "" or "unclear".
         spinning: (N,) 1 yes, 0 no, -1 unclear.
-        travelled: (N, T, 2) places in the world (without the camera's pan), for "overtakes".
+        travelled: (N, T, 2) positions in the world (without the camera's pan), for "overtakes".
     """
 
     seen: NDArray[np.bool_]
@@ -125,9 +125,67 @@ def _classify(path: Array) -> tuple[str, str]:
     return "unclear", ""
 
 
+@dataclass(frozen=True)
+class _ObjectView:
+    """The entries of one object in an :class:`Observation`."""
+
+    motion: str
+    phase: str
+    presence: str
+    growth: str
+    spinning: int
+    size: float
+    speed: float
+
+
+def _growth(scale: Array) -> str:
+    """How the size changes over the frames in which an object is seen, (n,)."""
+    quarter = max(1, len(scale) // 4)
+    ratio = float(scale[-quarter:].mean() / scale[:quarter].mean())
+    if ratio > 1.25:
+        return "growing"
+    if ratio < 0.8:
+        return "shrinking"
+    return "" if 0.95 < ratio < 1.05 else "unclear"
+
+
+def _observe_object(
+    scene: Scene, i: int, seen: NDArray[np.bool_], outside: NDArray[np.bool_], world: Array, extent: Array
+) -> _ObjectView:
+    """Look at one object.
+
+    Args:
+        scene: The scene.
+        i: Index of the object.
+        seen: (T,) whether it is seen.
+        outside: (T,) whether it reaches beyond the picture.
+        world: (T, 2) its positions in the world, in relative lengths.
+        extent: (2,) half width and half height of its sprite.
+    """
+    at = np.flatnonzero(seen)
+    presence = _runs_outside(seen, outside)
+    if len(at) < 4:
+        return _ObjectView("unclear", "", presence, "unclear", spinning=-1, size=0.0, speed=0.0)
+    path = world[at]
+    motion, phase = ("unclear", "") if presence == "returns" else _classify(path)
+    if presence:
+        phase = ""  # it is cut by the border, not at rest
+    unit = float(np.sqrt(scene.height * scene.width))
+    travelled = float(np.hypot(*np.diff(path, axis=0).T).sum())
+    turn = float(np.abs(scene.angle[i, at[-1]] - scene.angle[i, at[0]]))
+    return _ObjectView(
+        motion=motion,
+        phase=phase,
+        presence=presence,
+        growth=_growth(scene.scale[i, at]),
+        spinning=1 if turn > np.pi else 0 if turn < 0.3 else -1,
+        size=np.sqrt(extent.prod()) * scene.scale[i, at].mean() * 2 / unit,
+        speed=travelled * (scene.num_frames - 1) / max(1, int(at[-1] - at[0])),
+    )
+
+
 def observe(scene: Scene, catalogue: Catalogue) -> Observation:
     """Look at a scene."""
-    count, frames = scene.num_objects, scene.num_frames
     seen = visible_fraction(scene, catalogue) > SEEN
     unit = float(np.sqrt(scene.height * scene.width))
     extent = catalogue.extents[scene.style, scene.sprite]
@@ -139,54 +197,20 @@ def observe(scene: Scene, catalogue: Catalogue) -> Observation:
         | (scene.centre[..., 1] < half)
         | (scene.centre[..., 1] > scene.height - half)
     )
-    size, speed = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
-    motion, phase, presence, growth = [], [], [], []
-    spinning = np.zeros(count, dtype=np.int8)
-    for i in range(count):
-        at = np.flatnonzero(seen[i])
-        presence.append(_runs_outside(seen[i], outside[i]))
-        if len(at) < 4:
-            motion.append("unclear")
-            phase.append("")
-            growth.append("unclear")
-            spinning[i] = -1
-            continue
-        path = world[i, at]
-        if presence[-1] == "returns":
-            kind, when = "unclear", ""
-        else:
-            kind, when = _classify(path)
-        if presence[-1]:
-            when = ""  # it is cut by the border, not at rest
-        motion.append(kind)
-        phase.append(when)
-        size[i] = np.sqrt(extent[i].prod()) * scene.scale[i, at].mean() * 2 / unit
-        travelled = float(np.hypot(*np.diff(path, axis=0).T).sum())
-        speed[i] = travelled * (frames - 1) / max(1, int(at[-1] - at[0]))
-        quarter = max(1, len(at) // 4)
-        ratio = float(scene.scale[i, at[-quarter:]].mean() / scene.scale[i, at[:quarter]].mean())
-        growth.append(
-            "growing"
-            if ratio > 1.25
-            else "shrinking"
-            if ratio < 0.8
-            else ""
-            if 0.95 < ratio < 1.05
-            else "unclear"
-        )
-        turn = float(np.abs(scene.angle[i, at[-1]] - scene.angle[i, at[0]]))
-        spinning[i] = 1 if turn > np.pi else 0 if turn < 0.3 else -1
+    views = [
+        _observe_object(scene, i, seen[i], outside[i], world[i], extent[i]) for i in range(scene.num_objects)
+    ]
     return Observation(
         seen=seen,
         share=seen.mean(axis=1, dtype=np.float32),
         x=(scene.centre[..., 0] / scene.width).astype(np.float32),
         y=(scene.centre[..., 1] / scene.height).astype(np.float32),
-        size=size,
-        speed=speed,
-        motion=tuple(motion),
-        phase=tuple(phase),
-        presence=tuple(presence),
-        growth=tuple(growth),
-        spinning=spinning,
+        size=np.array([view.size for view in views], dtype=np.float32),
+        speed=np.array([view.speed for view in views], dtype=np.float32),
+        motion=tuple(view.motion for view in views),
+        phase=tuple(view.phase for view in views),
+        presence=tuple(view.presence for view in views),
+        growth=tuple(view.growth for view in views),
+        spinning=np.array([view.spinning for view in views], dtype=np.int8),
         travelled=world,
     )

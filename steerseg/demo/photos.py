@@ -33,9 +33,9 @@ class PhotoSource:
 
     Attributes:
         name: Package and name in it.
-        origin: Where it comes from, with its licence.
+        origin: Its origin and licence.
         heldout: Whether only val and test splits see it.
-        views: How many views.
+        views: Number of views.
     """
 
     name: str

@@ -6,6 +6,10 @@ another object, ``{ns}`` the noun's plural, ``{np}`` a whole noun phrase.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from steerseg.demo.catalogue import TRAITS
+
 Wordings = tuple[tuple[str, ...], tuple[str, ...]]
 
 WRAPPERS: Wordings = (
@@ -245,7 +249,7 @@ ADJECTIVES: dict[str, tuple[str, ...]] = {
 }
 """Motion → words before the noun."""
 
-PLACES: dict[str, Wordings] = {
+POSITIONS: dict[str, Wordings] = {
     "left": (
         ("on the left", "on the left side", "at the left", "in the left half", "on the left of the picture"),
         ("at the left side", "in the left part of the picture"),
@@ -287,7 +291,7 @@ _CORNERS = {
     for v, u in (("top", "upper"), ("bottom", "lower"))
     for h in ("left", "right")
 }
-PLACES.update(_CORNERS)
+POSITIONS.update(_CORNERS)
 
 FURTHEST: dict[str, Wordings] = {
     "left": (
@@ -383,7 +387,7 @@ MOTION_ATTRIBUTES = {
     "back and forth": "moving back and forth",
     "unclear": "moving",
 }
-PLACE_ATTRIBUTES = {
+POSITION_ATTRIBUTES = {
     "left": "on the left",
     "right": "on the right",
     "top": "at the top",
@@ -468,3 +472,17 @@ def plural(noun: str, already: bool) -> str:
     if noun in ("potato", "tomato", "mango"):
         return noun + "es"
     return noun + "s"
+
+
+@lru_cache(maxsize=1)
+def trait_wordings() -> dict[str, Wordings]:
+    """Trait → training and held-out phrases: the last one is held out where training uses all its words."""
+    every = [set(phrase.split()) for trait in TRAITS.values() for phrase in trait.phrases]
+    wordings: dict[str, Wordings] = {}
+    for name, trait in TRAITS.items():
+        last = trait.phrases[-1]
+        others = [w for w in every if w != set(last.split())]
+        known = set().union(*others)
+        held = len(trait.phrases) >= 3 and set(last.split()) <= known
+        wordings[name] = (trait.phrases[:-1], (last,)) if held else (trait.phrases, ())
+    return wordings

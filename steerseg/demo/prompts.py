@@ -25,7 +25,7 @@ def grounding_text(expression: str, attributes: Sequence[str] = ()) -> str:
 
     Args:
         expression: The annotator's text.
-        attributes: What the chain-of-thought pass answered; empty without reasoning, and the line is absent.
+        attributes: Answer of the chain-of-thought pass; empty without reasoning, and the line is absent.
     """
     line = f"Attributes: {', '.join(attributes)}\n" if attributes else ""
     return f"Expression: {expression}\n{line}What is the main object?"
@@ -44,18 +44,18 @@ def where_text(expression: str, attributes: Sequence[str] = (), moment: int | No
     return f"Expression: {expression}\n{line}{question}"
 
 
-def place(x: float, y: float) -> str:
-    """A place as percentages of width and height in steps of five, two digits each."""
+def position_text(x: float, y: float) -> str:
+    """A position as percentages of width and height in steps of five, two digits each."""
     return f"{_percent(x)},{_percent(y)}"
 
 
 def where_answer(centre: tuple[float, float], size: tuple[float, float]) -> str:
     """Answer of the localisation task: centre and size as percentages of the picture, "45,25 10,20"."""
-    return f"{place(*centre)} {place(*size)}"
+    return f"{position_text(*centre)} {position_text(*size)}"
 
 
 def at_text(centre: tuple[float, float], question: str, moment: int | None = None) -> str:
-    """User text of the inverse of the localisation task (training only): a place is given.
+    """User text of the inverse of the localisation task (training only): a position is given.
 
     Args:
         centre: Centre of an object in [0, 1], x first.
@@ -63,7 +63,7 @@ def at_text(centre: tuple[float, float], question: str, moment: int | None = Non
         moment: As in :func:`where_text`.
     """
     when = "" if moment is None else f" at {moment}"
-    return f"Place: {place(*centre)}{when}\n{question}"
+    return f"Place: {position_text(*centre)}{when}\n{question}"
 
 
 def _percent(value: float) -> str:

@@ -145,7 +145,7 @@ def collate(scenes: Sequence[Scene]) -> SceneBatch:
 
 
 _LEVELS = torch.tensor([[0.0, 0.0, SPRITE], [SPRITE, 0.0, SPRITE / 2], [SPRITE, SPRITE / 2, SPRITE / 4]])
-"""Where the mip levels lie in a texture: x, y, side."""
+"""The mip levels in a texture: x, y, side."""
 
 
 def _mipmapped(images: Tensor) -> Tensor:
@@ -174,18 +174,19 @@ def _tinted(textures: Tensor, tint: Tensor) -> Tensor:
 def _lay_photos(colour: Tensor, batch: SceneBatch, x: Tensor, y: Tensor) -> None:
     """Lay the scenes' photographs over ``colour`` (B, 3, rows, columns), in place.
 
-    ``x`` and ``y`` are the columns' and the rows' places in the world, in frame sizes.
+    ``x`` and ``y`` are the columns' and the rows' positions in the world, in frame sizes.
     """
     chosen = (batch.photo >= 0).nonzero().squeeze(1)
     if not len(chosen):
         return
     views = load_photos().on(batch.photo.device)
     # A few at a time: each view becomes floats before it is sampled.
-    for rows in chosen.split(PHOTOS_AT_ONCE):
+    for rows in torch.split(chosen, PHOTOS_AT_ONCE):
         left, top, width, height = batch.photo_window[rows].unbind(dim=1)
         u = left[:, None] + (x - SPARE) * width[:, None]  # (b, columns)
         v = top[:, None] + (y - SPARE) * height[:, None]  # (b, rows)
-        grid = torch.stack(torch.broadcast_tensors(u[:, None, :], v[:, :, None]), dim=-1) * 2 - 1
+        shape = (len(rows), v.shape[1], u.shape[1])
+        grid = torch.stack([u[:, None, :].expand(shape), v[:, :, None].expand(shape)], dim=-1) * 2 - 1
         view = views[batch.photo[rows]].float() / 255.0
         seen = F.grid_sample(view, grid, padding_mode="reflection", align_corners=False)
         brightness, opacity = batch.photo_look[rows, :, None, None, None].unbind(dim=1)
@@ -243,7 +244,7 @@ def _background(batch: SceneBatch, height: int, width: int, origin: float, reach
 def _seen_background(batch: SceneBatch, frames: Tensor, height: int, width: int, moving: bool) -> Tensor:
     """(B, K, H, W, 3) in [0, 1], or (B, 1, H, W, 3) where the camera rests.
 
-    The camera's middle place begins :data:`SPARE` frame sizes from the world's corner, and pans stay within.
+    The camera's middle position begins :data:`SPARE` frame sizes from the world's corner, and pans stay within.
     """
     if not moving:
         return _background(batch, height, width, SPARE, 1.0).permute(0, 2, 3, 1)[:, None]
@@ -255,48 +256,65 @@ def _seen_background(batch: SceneBatch, frames: Tensor, height: int, width: int,
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None, None]
     grid = (grid + (pan + SPARE)[:, :, None, None]) / WORLD * 2 - 1  # (B, K, H, W, 2)
     image = F.grid_sample(world, grid.flatten(1, 2), padding_mode="border", align_corners=False)
-    return image.unflatten(2, (frames.shape[1], height)).permute(0, 2, 3, 4, 1)
+    shots = image.reshape(len(batch), 3, frames.shape[1], height, width)
+    return shots.permute(0, 2, 3, 4, 1)
 
 
-def _draw(
-    batch: SceneBatch, textures: Tensor, frames: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Draw scenes whose mip-mapped ``textures`` are (B, N, 4, S, 1.5 S), at ``frames`` (B, K)."""
-    scenes, count = batch.sprite.shape
-    shots = frames.shape[1]
-    device = batch.sprite.device
-    row = torch.arange(scenes, device=device)[:, None]
+class _Canvas:
+    """The pixels and ids of B scenes at K frames, drawn layer by layer.
 
-    image = torch.empty(scenes, shots, height, width, 3, device=device)
-    panned = batch.pan.flatten(1).any(dim=1)
-    for moving in (False, True):
-        chosen = (panned == moving).nonzero().squeeze(1)
-        if len(chosen):
-            part = batch.select(chosen)
-            behind = _seen_background(part, frames[chosen], height, width, moving)
-            image[chosen] = behind.expand(-1, shots, -1, -1, -1)
-    pixels = scenes * shots * height * width
-    # One spare row at the end takes what falls outside the picture.
-    canvas = torch.empty(pixels + 1, 3, device=device)
-    canvas[:-1] = image.reshape(-1, 3)
-    ids = torch.zeros(pixels + 1, dtype=torch.uint8, device=device)
+    Args:
+        batch: The scenes.
+        frames: (B, K) indices of the frames.
+        height: Of the pictures.
+        width: Of the pictures.
+    """
 
-    to_pixels = torch.tensor([width, height], dtype=torch.float32, device=device)
-    stretch = torch.stack([width / batch.size[:, 1], height / batch.size[:, 0]], dim=1)  # (B, 2)
-    levels = _LEVELS.to(device)
-    first_pixel = torch.arange(scenes * shots, device=device).view(scenes, shots, 1, 1) * (height * width)
-    for layer in range(count):
-        centre = batch.centre[:, layer][row, frames] * to_pixels  # (B, K, 2)
-        scale = batch.scale[:, layer][row, frames] * batch.present[:, layer, None]  # (B, K)
-        angle = batch.angle[:, layer][row, frames]
+    def __init__(self, batch: SceneBatch, frames: Tensor, height: int, width: int) -> None:
+        self._batch = batch
+        self._frames = frames
+        self._height, self._width = height, width
+        self._scenes, self._shots = frames.shape
+        self._device = batch.sprite.device
+        pixels = self._scenes * self._shots * height * width
+        # One spare row at the end takes what falls outside the picture.
+        self._pixels = torch.empty(pixels + 1, 3, device=self._device)
+        self._pixels[:-1] = self._backgrounds().reshape(-1, 3)
+        self._ids = torch.zeros(pixels + 1, dtype=torch.uint8, device=self._device)
+        self._row = torch.arange(self._scenes, device=self._device)[:, None]
+        self._to_pixels = torch.tensor([width, height], dtype=torch.float32, device=self._device)
+        self._stretch = torch.stack([width / batch.size[:, 1], height / batch.size[:, 0]], dim=1)  # (B, 2)
+        self._levels = _LEVELS.to(self._device)
+        shots = torch.arange(self._scenes * self._shots, device=self._device)
+        self._first_pixel = shots.view(self._scenes, self._shots, 1, 1) * (height * width)
+
+    def _backgrounds(self) -> Tensor:
+        """(B, K, H, W, 3) in [0, 1]."""
+        batch, height, width = self._batch, self._height, self._width
+        image = torch.empty(self._scenes, self._shots, height, width, 3, device=self._device)
+        panned = batch.pan.flatten(1).any(dim=1)
+        for moving in (False, True):
+            chosen = (panned == moving).nonzero().squeeze(1)
+            if len(chosen):
+                part = batch.select(chosen)
+                behind = _seen_background(part, self._frames[chosen], height, width, moving)
+                image[chosen] = behind.expand(-1, self._shots, -1, -1, -1)
+        return image
+
+    def draw(self, layer: int, textures: Tensor) -> None:
+        """Draw one object of each scene; its mip-mapped ``textures`` are (B, 4, S, 1.5 S)."""
+        batch, stretch = self._batch, self._stretch
+        centre = batch.centre[:, layer][self._row, self._frames] * self._to_pixels  # (B, K, 2)
+        scale = batch.scale[:, layer][self._row, self._frames] * batch.present[:, layer, None]  # (B, K)
+        angle = batch.angle[:, layer][self._row, self._frames]
         cosine, sine = angle.cos(), angle.sin()
         # A turned square needs |cos| + |sin| times its half side.
         room = (scale * (cosine.abs() + sine.abs()))[..., None] * stretch[:, None]
         side = int(torch.ceil(2 * room.max()).item()) + 2
         if side <= 2:
-            continue
+            return
         origin = torch.floor(centre - side / 2)  # (B, K, 2)
-        step = torch.arange(side, device=device)
+        step = torch.arange(side, device=self._device)
         px = origin[..., 0, None] + step  # (B, K, side)
         py = origin[..., 1, None] + step
         dx = ((px + 0.5 - centre[..., 0, None]) / stretch[:, None, None, 0])[:, :, None, :]
@@ -307,33 +325,53 @@ def _draw(
         v = (turn * dy - lean * dx) * inverse
         inside = (u.abs() < 1) & (v.abs() < 1) & (scale > 0)[..., None, None]
         u = torch.where(batch.flip[:, layer, None, None, None], -u, u)
+        patch = self._sample(textures, u, v, scale) * inside[..., None]
+        self._blend(patch, px, py, layer + 1)
 
-        drawn = scale * stretch.prod(dim=1).sqrt()[:, None]
+    def _sample(self, textures: Tensor, u: Tensor, v: Tensor, scale: Tensor) -> Tensor:
+        """(B, K, side, side, 4) premultiplied RGBA at texture coordinates in [-1, 1], from the mip level by size."""
+        drawn = scale * self._stretch.prod(dim=1).sqrt()[:, None]
         level = torch.log2(SPRITE / (2 * drawn.clamp(min=0.5))).round().clamp(0, 2).long()
-        left, top, extent = levels[level].unbind(dim=-1)  # (B, K)
+        left, top, extent = self._levels[level].unbind(dim=-1)  # (B, K)
         half = (extent / 2)[..., None, None]
         margin = half - 0.5
         tx = left[..., None, None] + half + (u * half).clamp(-margin, margin)
         ty = top[..., None, None] + half + (v * half).clamp(-margin, margin)
         grid = torch.stack([tx / (SPRITE * 0.75) - 1, ty / (SPRITE * 0.5) - 1], dim=-1)
-        patch = F.grid_sample(
-            textures[:, layer], grid.view(scenes, shots * side, side, 2), align_corners=False
-        )
-        patch = patch.view(scenes, 4, shots, side, side).permute(0, 2, 3, 4, 1) * inside[..., None]
+        side = u.shape[-1]
+        rows = grid.view(self._scenes, self._shots * side, side, 2)
+        patch = F.grid_sample(textures, rows, align_corners=False)
+        return patch.view(self._scenes, 4, self._shots, side, side).permute(0, 2, 3, 4, 1)
 
+    def _blend(self, patch: Tensor, px: Tensor, py: Tensor, number: int) -> None:
+        """Lay a patch (B, K, side, side, 4) over the pixels at columns ``px`` and rows ``py``, (B, K, side)."""
+        height, width = self._height, self._width
         within = ((px >= 0) & (px < width))[:, :, None, :] & ((py >= 0) & (py < height))[:, :, :, None]
-        index = first_pixel + (py.long() * width)[:, :, :, None] + px.long()[:, :, None, :]
+        index = self._first_pixel + (py.long() * width)[:, :, :, None] + px.long()[:, :, None, :]
         # Only pixels that the sprite touches are looked up and written.
         touched = (within & (patch[..., 3] > 0.004)).view(-1).nonzero().squeeze(1)
         index = index.view(-1)[touched]
         patch = patch.reshape(-1, 4)[touched]
-        below = canvas.index_select(0, index)
-        canvas.index_copy_(0, index, patch[:, :3] + below * (1 - patch[:, 3:]))
+        below = self._pixels.index_select(0, index)
+        self._pixels.index_copy_(0, index, patch[:, :3] + below * (1 - patch[:, 3:]))
         solid = index[patch[:, 3] > 0.5]
-        ids.index_fill_(0, solid, layer + 1)
+        self._ids.index_fill_(0, solid, number)
 
-    images = (canvas[:-1] * 255 + 0.5).clamp(0, 255).to(torch.uint8).view(scenes, shots, height, width, 3)
-    return images.permute(0, 1, 4, 2, 3).contiguous(), ids[:-1].view(scenes, shots, height, width)
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Images (B, K, 3, H, W) uint8 and ids (B, K, H, W) uint8."""
+        shape = (self._scenes, self._shots, self._height, self._width)
+        images = (self._pixels[:-1] * 255 + 0.5).clamp(0, 255).to(torch.uint8).view(*shape, 3)
+        return images.permute(0, 1, 4, 2, 3).contiguous(), self._ids[:-1].view(shape)
+
+
+def _draw(
+    batch: SceneBatch, textures: Tensor, frames: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Draw scenes whose mip-mapped ``textures`` are (B, N, 4, S, 1.5 S), at ``frames`` (B, K)."""
+    canvas = _Canvas(batch, frames, height, width)
+    for layer in range(batch.sprite.shape[1]):
+        canvas.draw(layer, textures[:, layer])
+    return canvas.finish()
 
 
 @torch.inference_mode()
@@ -352,7 +390,7 @@ def render(
         frames: Frame indices, (K,) for all scenes or (B, K); all frames if left out.
         size: (height, width) to draw at; the first scene's native size if left out. Where the aspect differs
             from a scene's, the picture is stretched, as a resized video is.
-        device: Where to draw; the results stay there.
+        device: Device that draws; the results stay there.
 
     Returns:
         Images (B, K, 3, H, W) uint8 RGB, and ids (B, K, H, W) uint8: the topmost visible object + 1, 0 for
@@ -375,7 +413,8 @@ def render(
     for start in range(0, len(batch), chunk):
         part = batch.select(slice(start, start + chunk))
         textures = _mipmapped(sprites[part.style, part.sprite].flatten(0, 1))
-        textures = _tinted(textures, part.tint.flatten()).unflatten(0, part.sprite.shape)
+        textures = _tinted(textures, part.tint.flatten())
+        textures = textures.reshape(*part.sprite.shape, *textures.shape[1:])
         drawn.append(_draw(part, textures, frames[start : start + chunk], height, width))
     images, ids = zip(*drawn, strict=True)
     return torch.cat(images), torch.cat(ids)

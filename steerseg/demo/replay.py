@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from steerseg.demo.dataset import render_scene
-from steerseg.demo.language import KINDS, referrals
+from steerseg.demo.language import KINDS, Referral, referrals
 from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.presets import ReplaySpec
@@ -32,14 +32,14 @@ class SpriteReplay:
         self._atlas = load_atlas(WORLD.styles)
 
     def __call__(self, part: Part, index: int) -> ReplayClip:
+        """Draw a clip; see :class:`~steerseg.replay.ReplaySource`."""
         rng = np.random.default_rng((ENTROPY, self._seed, part == "held_out", index))
-        wanted = _SINGLE[index % len(_SINGLE)]
-        while True:
+        kind = _SINGLE[index % len(_SINGLE)]
+        of_kind: list[Referral] = []
+        while not of_kind:
             scene = sample_scene(rng, WORLD)
-            found = [referral for referral in referrals(scene, rng) if referral.kind == wanted]
-            if found:
-                break
-        referral = found[int(rng.integers(len(found)))]
+            of_kind = [referral for referral in referrals(scene, rng) if referral.kind == kind]
+        referral = of_kind[int(rng.integers(len(of_kind)))]
         frames, ids = render_scene(scene, self._atlas)
         name = f"sprites-{self._seed}-{part}-{index}"
         video = Video(

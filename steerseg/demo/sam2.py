@@ -26,14 +26,14 @@ WEIGHTS_NAME = "model.safetensors"
 _KEPT_IN_FP32 = 4096
 """Tensors with fewer elements are stored as float32: they cost nothing and hold norms and positions."""
 
-_PLACE_BIAS = 2.0
+_POSITION_BIAS = 2.0
 """Makes the memory's attention fall by one nat at about one and a half cells of distance."""
 
 _POSITION_RMS = math.sqrt(0.5)
 """Root mean square of sines and cosines: the scale of the encoding that carries a click."""
 
 
-class NormalisedFpnNeck(FpnNeck):
+class NormalisedFpnNeck(FpnNeck):  # type: ignore[misc]  # sam2 has no types
     """SAM 2's neck, its outputs brought to the scale of the position encoding.
 
     Trained from scratch, the features otherwise outgrow the encoding that carries a click by an order of
@@ -41,7 +41,7 @@ class NormalisedFpnNeck(FpnNeck):
     """
 
     def forward(self, xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Run the neck on the trunk's stages and normalise each level over channels and place."""
+        """Run the neck on the trunk's stages and normalise each level over channels and positions."""
         features, positions = super().forward(xs)
         return [F.group_norm(level, 1) * _POSITION_RMS for level in features], positions
 
@@ -78,97 +78,12 @@ class Sam2Size:
 
 def model_config(size: Sam2Size = Sam2Size()) -> dict[str, Any]:
     """The configuration in the layout of the sam2 package: ``{"model": {"_target_": …}}``."""
-    grid = size.image_size // 16
-
-    def sine(channels: int) -> dict[str, Any]:
-        return {
-            "_target_": "sam2.modeling.position_encoding.PositionEmbeddingSine",
-            "num_pos_feats": channels,
-            "normalize": True,
-            "scale": None,
-            "temperature": 10000,
-        }
-
-    def rotary_attention(**extra: Any) -> dict[str, Any]:
-        return {
-            "_target_": "sam2.modeling.sam.transformer.RoPEAttention",
-            "rope_theta": 10000.0,
-            "feat_sizes": [grid, grid],
-            "embedding_dim": size.channels,
-            "num_heads": 1,
-            "downsample_rate": 2,
-            "dropout": 0.0,
-            **extra,
-        }
-
     return {
         "model": {
             "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor",
-            "image_encoder": {
-                "_target_": "sam2.modeling.backbones.image_encoder.ImageEncoder",
-                "scalp": 1,
-                "trunk": {
-                    "_target_": "sam2.modeling.backbones.hieradet.Hiera",
-                    "embed_dim": size.width,
-                    "num_heads": 1,
-                    "stages": list(size.stages),
-                    "global_att_blocks": list(size.global_blocks),
-                    "window_spec": list(size.windows),
-                    "window_pos_embed_bkg_spatial_size": [7, 7],
-                },
-                "neck": {
-                    "_target_": "steerseg.demo.sam2.NormalisedFpnNeck",
-                    "position_encoding": sine(size.channels),
-                    "d_model": size.channels,
-                    "backbone_channel_list": [size.width * 2**i for i in (3, 2, 1, 0)],
-                    "fpn_top_down_levels": [2, 3],
-                    "fpn_interp_model": "nearest",
-                },
-            },
-            "memory_attention": {
-                "_target_": "sam2.modeling.memory_attention.MemoryAttention",
-                "d_model": size.channels,
-                "pos_enc_at_input": True,
-                "num_layers": size.memory_layers,
-                "layer": {
-                    "_target_": "sam2.modeling.memory_attention.MemoryAttentionLayer",
-                    "activation": "relu",
-                    "dim_feedforward": 2 * size.channels,
-                    "dropout": 0.0,
-                    "pos_enc_at_attn": False,
-                    "pos_enc_at_cross_attn_keys": True,
-                    "pos_enc_at_cross_attn_queries": False,
-                    "d_model": size.channels,
-                    "self_attention": rotary_attention(),
-                    "cross_attention": rotary_attention(rope_k_repeat=True, kv_in_dim=size.memory_channels),
-                },
-            },
-            "memory_encoder": {
-                "_target_": "sam2.modeling.memory_encoder.MemoryEncoder",
-                "in_dim": size.channels,
-                "out_dim": size.memory_channels,
-                "position_encoding": sine(size.memory_channels),
-                "mask_downsampler": {
-                    "_target_": "sam2.modeling.memory_encoder.MaskDownSampler",
-                    "embed_dim": size.channels,
-                    "kernel_size": 3,
-                    "stride": 2,
-                    "padding": 1,
-                },
-                "fuser": {
-                    "_target_": "sam2.modeling.memory_encoder.Fuser",
-                    "num_layers": 2,
-                    "layer": {
-                        "_target_": "sam2.modeling.memory_encoder.CXBlock",
-                        "dim": size.channels,
-                        "kernel_size": 7,
-                        "padding": 3,
-                        # SAM 2 starts at 1e-6 for training that lasts days; minutes need a wider start.
-                        "layer_scale_init_value": 0.1,
-                        "use_dwconv": True,
-                    },
-                },
-            },
+            "image_encoder": _image_encoder(size),
+            "memory_attention": _memory_attention(size),
+            "memory_encoder": _memory_encoder(size),
             "num_maskmem": size.memory_frames,
             "image_size": size.image_size,
             "sigmoid_scale_for_mem_enc": 20.0,
@@ -195,13 +110,111 @@ def model_config(size: Sam2Size = Sam2Size()) -> dict[str, Any]:
     }
 
 
+def _sine(channels: int) -> dict[str, Any]:
+    return {
+        "_target_": "sam2.modeling.position_encoding.PositionEmbeddingSine",
+        "num_pos_feats": channels,
+        "normalize": True,
+        "scale": None,
+        "temperature": 10000,
+    }
+
+
+def _image_encoder(size: Sam2Size) -> dict[str, Any]:
+    return {
+        "_target_": "sam2.modeling.backbones.image_encoder.ImageEncoder",
+        "scalp": 1,
+        "trunk": {
+            "_target_": "sam2.modeling.backbones.hieradet.Hiera",
+            "embed_dim": size.width,
+            "num_heads": 1,
+            "stages": list(size.stages),
+            "global_att_blocks": list(size.global_blocks),
+            "window_spec": list(size.windows),
+            "window_pos_embed_bkg_spatial_size": [7, 7],
+        },
+        "neck": {
+            "_target_": "steerseg.demo.sam2.NormalisedFpnNeck",
+            "position_encoding": _sine(size.channels),
+            "d_model": size.channels,
+            "backbone_channel_list": [size.width * 2**i for i in (3, 2, 1, 0)],
+            "fpn_top_down_levels": [2, 3],
+            "fpn_interp_model": "nearest",
+        },
+    }
+
+
+def _rotary_attention(size: Sam2Size, **extra: Any) -> dict[str, Any]:
+    grid = size.image_size // 16
+    return {
+        "_target_": "sam2.modeling.sam.transformer.RoPEAttention",
+        "rope_theta": 10000.0,
+        "feat_sizes": [grid, grid],
+        "embedding_dim": size.channels,
+        "num_heads": 1,
+        "downsample_rate": 2,
+        "dropout": 0.0,
+        **extra,
+    }
+
+
+def _memory_attention(size: Sam2Size) -> dict[str, Any]:
+    return {
+        "_target_": "sam2.modeling.memory_attention.MemoryAttention",
+        "d_model": size.channels,
+        "pos_enc_at_input": True,
+        "num_layers": size.memory_layers,
+        "layer": {
+            "_target_": "sam2.modeling.memory_attention.MemoryAttentionLayer",
+            "activation": "relu",
+            "dim_feedforward": 2 * size.channels,
+            "dropout": 0.0,
+            "pos_enc_at_attn": False,
+            "pos_enc_at_cross_attn_keys": True,
+            "pos_enc_at_cross_attn_queries": False,
+            "d_model": size.channels,
+            "self_attention": _rotary_attention(size),
+            "cross_attention": _rotary_attention(size, rope_k_repeat=True, kv_in_dim=size.memory_channels),
+        },
+    }
+
+
+def _memory_encoder(size: Sam2Size) -> dict[str, Any]:
+    return {
+        "_target_": "sam2.modeling.memory_encoder.MemoryEncoder",
+        "in_dim": size.channels,
+        "out_dim": size.memory_channels,
+        "position_encoding": _sine(size.memory_channels),
+        "mask_downsampler": {
+            "_target_": "sam2.modeling.memory_encoder.MaskDownSampler",
+            "embed_dim": size.channels,
+            "kernel_size": 3,
+            "stride": 2,
+            "padding": 1,
+        },
+        "fuser": {
+            "_target_": "sam2.modeling.memory_encoder.Fuser",
+            "num_layers": 2,
+            "layer": {
+                "_target_": "sam2.modeling.memory_encoder.CXBlock",
+                "dim": size.channels,
+                "kernel_size": 7,
+                "padding": 3,
+                # SAM 2 starts at 1e-6 for training that lasts days; minutes need a wider start.
+                "layer_scale_init_value": 0.1,
+                "use_dwconv": True,
+            },
+        },
+    }
+
+
 def build_sam2(size: Sam2Size = Sam2Size()) -> Any:
     """A freshly initialised ``SAM2VideoPredictor`` that learns from scratch in minutes.
 
     Departures from random initialisation: the object score starts positive (a negative one replaces the masks
     by a constant, and no gradient flows); the decoder's cross-attentions start with equal, orthogonal query
-    and key projections, so that a click attends to its own place; and the memory's cross-attentions start with
-    equal, constant biases, which under a rotary encoding make a place attend to itself in earlier frames.
+    and key projections, so that a click attends to its own position; and the memory's cross-attentions start with
+    equal, constant biases, which under a rotary encoding make a position attend to itself in earlier frames.
     """
     model = instantiate(OmegaConf.create(model_config(size)["model"]))
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
@@ -217,8 +230,8 @@ def build_sam2(size: Sam2Size = Sam2Size()) -> Any:
         nn.init.zeros_(attention.q_proj.bias)
         nn.init.zeros_(attention.k_proj.bias)
     for layer in model.memory_attention.layers:
-        nn.init.constant_(layer.cross_attn_image.q_proj.bias, _PLACE_BIAS)
-        nn.init.constant_(layer.cross_attn_image.k_proj.bias, _PLACE_BIAS)
+        nn.init.constant_(layer.cross_attn_image.q_proj.bias, _POSITION_BIAS)
+        nn.init.constant_(layer.cross_attn_image.k_proj.bias, _POSITION_BIAS)
     return model
 
 
@@ -227,7 +240,7 @@ def save_sam2(state: dict[str, Tensor], size: Sam2Size, directory: str | Path, *
 
     Args:
         state: The model's state dict.
-        size: What the model was built with.
+        size: The choices that the model was built with.
         directory: Folder to write into; made if absent.
         **metadata: JSON-ready facts kept in the weight file's header (steps, measurements).
     """

@@ -27,7 +27,7 @@ class Background:
         gradient: (3,) direction x, direction y, strength.
         noise: (sum of OCTAVES squared,) int8: the lattices, one after the other.
         noise_weights: (len(OCTAVES),) summing to 1 or 0.
-        noise_amount: How far the noise reaches towards its colour.
+        noise_amount: Strength of the noise's colour.
         stripes: (6,) direction x, direction y, frequency, sharpness, opacity, bending by the noise.
         blobs: (BLOBS, 7) x, y, radius, opacity, RGB.
         photo: Index of a view in :mod:`steerseg.demo.photos`; -1 for none.
@@ -63,8 +63,8 @@ class Scene:
         centre: (N, T, 2) x, y in the picture; may lie outside.
         scale: (N, T) half the side of the sprite's square, in pixels.
         angle: (N, T) clockwise rotation in radians.
-        pan: (T, 2) how far the camera has moved; ``centre + pan`` is the place in the world.
-        background: What is behind.
+        pan: (T, 2) how far the camera has moved; ``centre + pan`` is the position in the world.
+        background: The background.
     """
 
     height: int
@@ -127,4 +127,5 @@ def visible_fraction(scene: Scene, catalogue: Catalogue) -> Array:
             u = (cosine[j, :, None] * dx + sine[j, :, None] * dy) / half[j, :, 0, None]
             v = (-sine[j, :, None] * dx + cosine[j, :, None] * dy) / half[j, :, 1, None]
             free[i] &= u * u + v * v > 0.9
-    return free.mean(axis=2, dtype=np.float32)
+    visible: Array = free.mean(axis=2, dtype=np.float32)
+    return visible

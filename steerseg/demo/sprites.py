@@ -24,12 +24,12 @@ STYLES = ("noto", "fluent")
 FETCHED_STYLES = ("twemoji",)
 """Styles whose pictures are not shipped: see :mod:`steerseg.demo.twemoji`."""
 FETCHED = Path("data/sprites-ref/styles")
-"""Where sheets of fetched styles are kept if nothing else is said."""
+"""Default folder of the sheets of fetched styles."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known of the objects without their pictures; cheap to load in worker processes.
+    """The objects without their pictures; cheap to load in worker processes.
 
     Attributes:
         names: Object index → unique English name.
@@ -75,7 +75,7 @@ def _measured(style: str) -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def load_catalogue(styles: tuple[str, ...] = STYLES) -> Catalogue:
-    """What is known of the objects that all of ``styles`` have a picture of.
+    """The objects of which all of ``styles`` have a picture.
 
     Raises:
         ConfigError: If a style is unknown.
@@ -150,7 +150,7 @@ def load_atlas(styles: Sequence[str] = STYLES, cache: Path = FETCHED) -> Atlas:
 
     Args:
         styles: Names of styles.
-        cache: Where the sheets of fetched styles are kept.
+        cache: Folder of the sheets of fetched styles.
 
     Raises:
         ConfigError: If a style is unknown, or its pictures cannot be fetched or rendered.
@@ -158,7 +158,7 @@ def load_atlas(styles: Sequence[str] = STYLES, cache: Path = FETCHED) -> Atlas:
     catalogue = load_catalogue(tuple(styles))
     sheets = []
     for style in styles:
-        place = {name: index for index, name in enumerate(_measured(style))}
-        sheets.append(_sprites(style, cache)[[place[name] for name in catalogue.names]])
+        index = {name: i for i, name in enumerate(_measured(style))}
+        sheets.append(_sprites(style, cache)[[index[name] for name in catalogue.names]])
     images = torch.from_numpy(np.stack(sheets)).permute(0, 1, 4, 2, 3).contiguous()
     return Atlas(catalogue=catalogue, images=images)

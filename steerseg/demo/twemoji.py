@@ -38,7 +38,7 @@ STYLE = "twemoji"
 PACKAGE = "@twemoji/svg"
 VERSION = "15.0.0"
 INTEGRITY = "sha512-ZSPef2B6nBaYnfgdTbAy4jgW95o7pi2xPGwGCU+WMTxo7J6B1lMPTWwSq/wTuiMq+N0khQ90CcvYp1wFoQpo/w=="
-"""What the registry says of the package, and what is asked of every copy of it."""
+"""The registry's checksum of the package; every copy of it must have this one."""
 
 REGISTRY = "https://registry.npmjs.org"
 MOST_BYTES = 32 * 2**20
@@ -49,23 +49,23 @@ BROWNS = ((0xC1, 0x69, 0x4F), (0xD9, 0x9E, 0x82))
 OTHERWISE = frozenset({"tennis racket"})
 """Names whose emoji shows something else in this style (only the ball): left out."""
 TOLERANCE = 2.5 / 96
-"""How far extents may differ from the shipped ones: two pixels of a sprite, which another renderer may make."""
+"""Largest difference of extents from the shipped ones: two pixels of a sprite, which another renderer may make."""
 
 
 def registry(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> str:
-    """The npm registry as npm itself is told: the environment, then the user's ``.npmrc``, then npm's own."""
+    """The npm registry, as npm itself chooses it: the environment, then the user's ``.npmrc``, then npm's own."""
     for name, value in environment.items():
         if name.lower() == "npm_config_registry" and value:
             return value.rstrip("/")
     named = next((v for n, v in environment.items() if n.lower() == "npm_config_userconfig" and v), None)
     path = Path(named) if named else (home or Path.home()) / ".npmrc"
-    found: dict[str, str] = {}
+    registries: dict[str, str] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition("=")
             if key.strip() in ("registry", "@twemoji:registry"):
-                found[key.strip()] = os.path.expandvars(value.strip().strip("\"'"))
-    return (found.get("@twemoji:registry") or found.get("registry") or REGISTRY).rstrip("/")
+                registries[key.strip()] = os.path.expandvars(value.strip().strip("\"'"))
+    return (registries.get("@twemoji:registry") or registries.get("registry") or REGISTRY).rstrip("/")
 
 
 def fetch(base: str, integrity: str = INTEGRITY) -> bytes:
@@ -103,14 +103,14 @@ def fetch(base: str, integrity: str = INTEGRITY) -> bytes:
 
 def pictures_of(tarball: bytes) -> dict[str, bytes]:
     """Key of an emoji (:func:`key_of`) → its SVG, from an npm tarball."""
-    found = {}
+    pictures = {}
     with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:gz") as archive:
         for member in archive:
             path = Path(member.name)
             file = archive.extractfile(member) if path.suffix == ".svg" else None
             if file is not None:
-                found[path.stem.lower().replace("-fe0f", "")] = file.read()
-    return found
+                pictures[path.stem.lower().replace("-fe0f", "")] = file.read()
+    return pictures
 
 
 def key_of(emoji: str) -> str:

@@ -89,8 +89,8 @@ def open_dataset(
 
     Args:
         dataset: A name of ``DATASETS``, "sprites-ref", or the root of a dataset in Ref-YouTube-VOS layout.
-        split: Which split.
-        data: Where `sprites-ref` is kept.
+        split: Name of the split.
+        data: Folder of `sprites-ref`.
         workers: Processes that draw it.
         root: Folder of a public dataset.
 

@@ -19,7 +19,7 @@ LONGEST_NAME = 16  # tokens of the answer to the grounding question
 
 @dataclass(frozen=True)
 class Pointing:
-    """How often a map's highest cell has its centre on the target.
+    """Shares of keyframes on which a map's highest cell has its centre on the target.
 
     Attributes:
         frame: Share in [0, 1] of the keyframes with a visible target that the frame map hits.
@@ -53,8 +53,8 @@ def _share(grids: torch.Tensor | None, masks: Sequence[NDArray[np.bool_]]) -> fl
     """Share of the grids (N, h, w) whose highest cell lies on their mask, among those with a mask."""
     if grids is None:
         return None
-    found = [hits(highest(grid), mask) for grid, mask in zip(grids, masks, strict=True) if mask.any()]
-    return float(np.mean(found)) if found else None
+    hit = [hits(highest(grid), mask) for grid, mask in zip(grids, masks, strict=True) if mask.any()]
+    return float(np.mean(hit)) if hit else None
 
 
 def pointing(maps: GroundingMaps, truth: NDArray[np.bool_]) -> Pointing:

@@ -69,7 +69,7 @@ def boundary_f(prediction: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERA
     Args:
         prediction: Predicted mask.
         truth: True mask.
-        tolerance: How far boundary pixels may be from each other, as a fraction of the image diagonal.
+        tolerance: Largest distance of matching boundary pixels, as a fraction of the image diagonal.
     """
     predicted, real = boundary(prediction), boundary(truth)
     count_predicted, count_real = int(np.count_nonzero(predicted)), int(np.count_nonzero(real))

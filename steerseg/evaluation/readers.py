@@ -134,7 +134,7 @@ def read_ref_davis17(root: str | Path, split: str = "valid") -> list[Sample]:
 
 
 def _davis_writer(identity: str) -> str:
-    """Whose expression it is: they take turns."""
+    """The annotator of an expression: they take turns."""
     key = identity.rpartition("/")[2]
     return DAVIS_WRITERS[int(key) % 4][2] if key.isdecimal() else ""
 

@@ -48,7 +48,7 @@ class Run(BaseModel):
     Attributes:
         dataset: Name of the dataset, without its folder.
         split: Name of the split.
-        samples: How many the split has.
+        samples: Number of samples in the split.
         content: Digest of the split; see :func:`~steerseg.evaluation.sample.split_digest`.
         preset: Name of the preset.
         lvlm: Fingerprint of the LVLM's weights, or its hub id.
@@ -153,7 +153,7 @@ class Result:
         name: Name of the target, "" where the dataset has none.
         answer: The model's answer to the grounding question; ``None`` where it was not asked.
         named: Whether that answer is the target's name.
-        pointing: How often the grounding maps point to the target.
+        pointing: Shares of keyframes on which the grounding maps point to the target.
     """
 
     id: str
@@ -200,7 +200,7 @@ _RESULT = TypeAdapter(Result)
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Tells whether the weights in a model's folder have changed; "" where the name is not a folder.
+    """Digest that changes with the weights in a model's folder; "" where the name is not a folder.
 
     The size and both ends of every weight file are hashed: enough to notice training, quick for any model.
     """

@@ -25,7 +25,7 @@ class Sample:
     Attributes:
         id: Unique in the split: ``video/expression``.
         video: The clip's name, which may have slashes; samples of one clip follow each other.
-        folder: Where its JPEG frames are.
+        folder: Folder of its JPEG frames.
         frames: Frame names without suffix, in order.
         fps: Frames a second.
         expression: The expression.

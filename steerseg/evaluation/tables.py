@@ -106,7 +106,7 @@ def sample_groups(results: Sequence[Result]) -> dict[str, Callable[[Result], boo
     """Kinds of expression and other parts of a split, where it has them."""
     groups: dict[str, Callable[[Result], bool]] = {}
     for kind in sorted({result.kind for result in results if result.kind}):
-        groups[kind] = lambda result, kind=kind: result.kind == kind  # type: ignore[misc]
+        groups[kind] = _of_kind(kind)
     if any(result.twin for result in results):
         groups["without a namesake"] = lambda result: not result.twin
         groups["with a namesake"] = lambda result: result.twin
@@ -114,6 +114,10 @@ def sample_groups(results: Sequence[Result]) -> dict[str, Callable[[Result], boo
             result.twin and result.kind in _TOLD_APART
         )
     return {name: inside for name, inside in groups.items() if any(map(inside, results))}
+
+
+def _of_kind(kind: str) -> Callable[[Result], bool]:
+    return lambda result: result.kind == kind
 
 
 def paired(
@@ -243,7 +247,7 @@ def kinds_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) ->
 
 
 def diagnosis_table(rows: Mapping[str, list[Result]]) -> str:
-    """How often the model names the target and its maps point to it, by variant; "" without maps."""
+    """Shares of samples whose target is named and pointed to, by variant; "" without maps."""
     shown = {name: row for name, row in main_rows(rows).items() if any(result.pointing for result in row[1])}
     if not shown:
         return ""

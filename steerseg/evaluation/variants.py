@@ -103,16 +103,16 @@ def choose_variants(
         The variants, and the names of those left out because there are no soft prompts.
 
     Raises:
-        ConfigError: A name is unknown or taken, a variant was asked for that needs soft prompts, or none is
+        ConfigError: A name is unknown or in use, a named variant needs soft prompts that are missing, or none is
             left.
     """
     known = {variant.name: variant for variant in (*MAIN, *ABLATIONS)}
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ConfigError(f"unknown variant {unknown[0]!r}; there are {', '.join(known)}")
-    taken = [name for name in others if name in known]
-    if taken:
-        raise ConfigError(f"{taken[0]!r} is a variant already; give those soft prompts another name")
+    clashing = [name for name in others if name in known]
+    if clashing:
+        raise ConfigError(f"{clashing[0]!r} is a variant already; give those soft prompts another name")
     if names is not None:
         wanted = [known[name] for name in dict.fromkeys(names)]
         needing = [variant.name for variant in wanted if variant.steered()]

@@ -74,7 +74,8 @@ def heat_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None] * 0.7
     colours = matplotlib.colormaps["inferno"](0.25 + 0.75 * smooth)[..., :3].astype(np.float32) * 255
     alpha = (0.9 * smooth**1.2)[..., None]
-    return ((1 - alpha) * grey + alpha * colours).round().clip(0, 255).astype(np.uint8)
+    blended: NDArray[np.float32] = ((1 - alpha) * grey + alpha * colours).round().clip(0, 255)
+    return blended.astype(np.uint8)
 
 
 def _outline(

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 8
 STEERING_COLUMNS = 5
 INK, FAINT = "#16181d", "#6a7080"
-_MARGIN, _LABELS, _GAP_X, _GAP_Y = 0.35, 1.75, 0.12, 0.08  # inches
-
+_MARGIN, _LABELS, _GAP_X, _GAP_Y, _FOOTER = 0.35, 1.75, 0.12, 0.08, 0.75  # inches
 
 DPI = 144
-# What DejaVu Sans lacks, from fonts that common systems have.
+# For signs that DejaVu Sans lacks: fonts of common systems.
 _FALLBACK_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -49,7 +48,7 @@ _FALLBACK_FONTS = (
 class _Row:
     title: str
     explanation: str
-    paint: Callable[[Axes, int], None]  # (axes, place in maps.keyframes)
+    paint: Callable[[Axes, int], None]  # (axes, index in maps.keyframes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
     """Draw up to eight keyframes of a proposal, one a column.
 
     Args:
-        proposal: What was found, with its maps and points.
+        proposal: The proposal, with its maps and points.
         video: The video it was made from.
 
     Returns:
@@ -75,17 +74,21 @@ def maps_figure(proposal: Proposal, video: Video) -> Figure:
 
     def header(characters: int) -> list[_Line]:
         verdict = _Line(_verdict(proposal), 11.5, FAINT)
-        return [*_asked(proposal.expression, characters), *_named(proposal, characters), verdict]
+        return [
+            *_expression_lines(proposal.expression, characters),
+            *_attribute_lines(proposal, characters),
+            verdict,
+        ]
 
-    return _sheet(proposal, video, columns, _rows(proposal, video), header)
+    return _Sheet(proposal, video, columns, _rows(proposal, video), header).draw()
 
 
 def steering_figure(raw: Proposal, steered: Proposal, video: Video, verdicts: tuple[str, str]) -> Figure:
-    """Draw what steering changes, as the paper's first figure does: attention and mask, before and after.
+    """Draw attention and mask before and after steering, as the paper's first figure does.
 
     Args:
         raw: A proposal of raw attention.
-        steered: One of the same video and expression by the whole method.
+        steered: A proposal of the whole method for the same video and expression.
         video: The video.
         verdicts: A few words on each one's masks, for instance their accuracy.
 
@@ -104,91 +107,138 @@ def steering_figure(raw: Proposal, steered: Proposal, video: Video, verdicts: tu
         return paint
 
     rows = []
-    for proposal, title, told, verdict in (
+    for proposal, title, explanation, verdict in (
         (raw, "Raw attention", "where the frozen model\nlooks for its answer", verdicts[0]),
         (steered, "Steered attention", "the same weights, with\nattributes and soft prompts", verdicts[1]),
     ):
-        rows.append(_Row(title, told, attention(proposal)))
+        rows.append(_Row(title, explanation, attention(proposal)))
         rows.append(_Row("its mask", verdict, _best_mask(proposal, video)))
 
     def header(characters: int) -> list[_Line]:
-        return [*_asked(steered.expression, characters), *_named(steered, characters)]
+        return [*_expression_lines(steered.expression, characters), *_attribute_lines(steered, characters)]
 
-    return _sheet(steered, video, columns, rows, header)
+    return _Sheet(steered, video, columns, rows, header).draw()
 
 
-def _sheet(
-    proposal: Proposal,
-    video: Video,
-    columns: Sequence[int],
-    rows: Sequence[_Row],
-    header_for: Callable[[int], list[_Line]],
-) -> Figure:
-    """Keyframes as columns, ``rows`` of pictures with their titles beside them, a header above.
+class _Sheet:
+    """Keyframes as columns, rows of pictures with their titles beside them, a header above, versions below.
 
-    ``header_for`` makes the header for a number of characters a line.
+    Args:
+        proposal: The proposal; its keyframes are the columns.
+        video: The video it was made from.
+        columns: Indices in ``maps.keyframes``.
+        rows: The pictures of each keyframe.
+        header_for: Makes the header for a number of characters a line.
     """
-    aspect = video.width / video.height
-    cell_width = min(2.15 if len(columns) > 4 else 2.7, 2.5 * aspect)
-    cell_height = cell_width / aspect
-    width = max(_LABELS + len(columns) * (cell_width + _GAP_X) + 2 * _MARGIN, 8.6)
-    header = header_for(int((width - 2 * _MARGIN) * 7.4))
-    header_height = 0.3 + sum(_line(line.size) for line in header) + 0.45
-    footer_height = 0.75
-    height = header_height + len(rows) * (cell_height + _GAP_Y) + footer_height
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    fonts = font_families()
 
-    def write(x: float, y: float, text: str, size: float, colour: str = INK, **more: Any) -> None:
+    def __init__(
+        self,
+        proposal: Proposal,
+        video: Video,
+        columns: Sequence[int],
+        rows: Sequence[_Row],
+        header_for: Callable[[int], list[_Line]],
+    ) -> None:
+        self._proposal = proposal
+        self._video = video
+        self._columns = columns
+        self._rows = rows
+        aspect = video.width / video.height
+        self._cell_width = min(2.15 if len(columns) > 4 else 2.7, 2.5 * aspect)
+        self._cell_height = self._cell_width / aspect
+        self._width = max(_LABELS + len(columns) * (self._cell_width + _GAP_X) + 2 * _MARGIN, 8.6)
+        self._header = header_for(int((self._width - 2 * _MARGIN) * 7.4))
+        self._header_height = 0.3 + sum(_line(line.size) for line in self._header) + 0.45
+        self._height = self._header_height + len(rows) * (self._cell_height + _GAP_Y) + _FOOTER
+        self._fonts = font_families()
+        self._figure = Figure(figsize=(self._width, self._height), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(self._figure)
+
+    def draw(self) -> Figure:
+        """Draw everything."""
+        self._draw_header()
+        for column, k in enumerate(self._columns):
+            self._draw_column_title(column, self._proposal.maps.keyframes[k])
+        for number, row in enumerate(self._rows):
+            self._draw_row(number, row)
+        self._draw_footer()
+        return self._figure
+
+    def _write(self, x: float, y: float, text: str, size: float, colour: str = INK, **more: Any) -> None:
         """Text at inches from the left and from the top; never read as a formula."""
-        font = FontProperties(family=fonts, size=size, weight=str(more.pop("weight", "normal")))
-        figure.text(
-            x / width, 1 - y / height, text, color=colour, fontproperties=font, parse_math=False, **more
+        font = FontProperties(family=self._fonts, size=size, weight=str(more.pop("weight", "normal")))
+        self._figure.text(
+            x / self._width,
+            1 - y / self._height,
+            text,
+            color=colour,
+            fontproperties=font,
+            parse_math=False,
+            **more,
         )
 
-    y = 0.3
-    for line in header:
-        weight = "bold" if line.size > 14 else "normal"
-        write(_MARGIN, y, line.text, line.size, line.colour, va="top", weight=weight)
-        y += _line(line.size)
+    def _left(self, column: int) -> float:
+        """Inches from the left to a column."""
+        return _MARGIN + _LABELS + column * (self._cell_width + _GAP_X)
 
-    left = _MARGIN + _LABELS
-    for column, k in enumerate(columns):
-        frame = proposal.maps.keyframes[k]
-        x = left + column * (cell_width + _GAP_X)
-        write(x, header_height - 0.1, f"frame {frame}", 9.5, va="bottom", weight="bold")
-        write(
-            x + cell_width,
-            header_height - 0.1,
-            f"{video.pts[frame]:.2f} s",
-            9,
-            FAINT,
-            va="bottom",
-            ha="right",
-        )
-    for number, row in enumerate(rows):
-        top = header_height + number * (cell_height + _GAP_Y)
-        write(_MARGIN, top + 0.04, row.title, 11.5, va="top", weight="bold")
-        write(_MARGIN, top + 0.28, row.explanation, 8.5, FAINT, va="top", linespacing=1.35)
-        for column, k in enumerate(columns):
-            x = left + column * (cell_width + _GAP_X)
-            axes = figure.add_axes(
-                (x / width, 1 - (top + cell_height) / height, cell_width / width, cell_height / height)
+    def _draw_header(self) -> None:
+        y = 0.3
+        for line in self._header:
+            weight = "bold" if line.size > 14 else "normal"
+            self._write(_MARGIN, y, line.text, line.size, line.colour, va="top", weight=weight)
+            y += _line(line.size)
+
+    def _draw_column_title(self, column: int, frame: int) -> None:
+        x, y = self._left(column), self._header_height - 0.1
+        self._write(x, y, f"frame {frame}", 9.5, va="bottom", weight="bold")
+        seconds = f"{self._video.pts[frame]:.2f} s"
+        self._write(x + self._cell_width, y, seconds, 9, FAINT, va="bottom", ha="right")
+
+    def _draw_row(self, number: int, row: _Row) -> None:
+        top = self._header_height + number * (self._cell_height + _GAP_Y)
+        self._write(_MARGIN, top + 0.04, row.title, 11.5, va="top", weight="bold")
+        self._write(_MARGIN, top + 0.28, row.explanation, 8.5, FAINT, va="top", linespacing=1.35)
+        for column, k in enumerate(self._columns):
+            axes = self._axes(
+                self._left(column), top + self._cell_height, self._cell_width, self._cell_height
             )
-            axes.set_axis_off()
             row.paint(axes, k)
-            axes.set_xlim(0, video.width)
-            axes.set_ylim(video.height, 0)
+            axes.set_xlim(0, self._video.width)
+            axes.set_ylim(self._video.height, 0)
 
-    base = height - footer_height + 0.2
-    _scale(figure, left, base, write)
-    versions = proposal.versions
-    told = [
-        f"{name} {versions[name]}" for name in ("steerseg", "preset", "lvlm", "tracker") if name in versions
-    ]
-    write(left, base + 0.27, "   ".join(told), 8, FAINT, va="center")
-    return figure
+    def _draw_footer(self) -> None:
+        base = self._height - _FOOTER + 0.2
+        self._draw_scale(self._left(0), base)
+        versions = self._proposal.versions
+        shown = [
+            f"{name} {versions[name]}"
+            for name in ("steerseg", "preset", "lvlm", "tracker")
+            if name in versions
+        ]
+        self._write(self._left(0), base + 0.27, "   ".join(shown), 8, FAINT, va="center")
+
+    def _draw_scale(self, x: float, y: float) -> None:
+        """The legend of the maps' colours."""
+        self._write(x, y, "attention  low", 8.5, FAINT, va="center")
+        start, length, thickness = x + 0.95, 1.6, 0.12
+        axes = self._axes(start, y + thickness / 2, length, thickness)
+        ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
+        grey = np.full((1, 256, 3), 128, dtype=np.uint8)
+        axes.imshow(heat_overlay(grey, ramp), aspect="auto")
+        self._write(start + length + 0.08, y, "high", 8.5, FAINT, va="center")
+
+    def _axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        """Axes without frame; all in inches, ``bottom`` from the top of the sheet."""
+        axes = self._figure.add_axes(
+            (
+                left / self._width,
+                1 - bottom / self._height,
+                width / self._width,
+                height / self._height,
+            )
+        )
+        axes.set_axis_off()
+        return axes
 
 
 def save_maps(proposal: Proposal, video: Video, path: Path) -> None:
@@ -205,7 +255,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def _columns(proposal: Proposal) -> list[int]:
-    """Places in ``maps.keyframes``: evenly spread, and the one where the winner was clicked among them."""
+    """Indices in ``maps.keyframes``: evenly spread, with the one of the winner's point prompt among them."""
     keyframes = proposal.maps.keyframes
     columns = list(keyframe_indices(len(keyframes), MAX_COLUMNS))
     if proposal.tracklets and proposal.best.prompt.frame in keyframes:
@@ -220,22 +270,23 @@ def _line(size: float) -> float:
     return size * 1.75 / 72
 
 
-def _asked(expression: str, characters: int) -> list[_Line]:
+def _expression_lines(expression: str, characters: int) -> list[_Line]:
     """The expression in large letters."""
-    told = f"“{' '.join(expression.split())}”"
-    lines = textwrap.wrap(told, max(20, characters * 13 // 24), max_lines=3, placeholder=" …”")
+    quoted = f"“{' '.join(expression.split())}”"
+    lines = textwrap.wrap(quoted, max(20, characters * 13 // 24), max_lines=3, placeholder=" …”")
     return [_Line(line, 19.0) for line in lines]
 
 
-def _named(proposal: Proposal, characters: int) -> list[_Line]:
+def _attribute_lines(proposal: Proposal, characters: int) -> list[_Line]:
     """The attributes, if there are any."""
     if not proposal.attributes:
         return []
-    told = "attributes:  " + "  ·  ".join(proposal.attributes)
-    return [_Line(line, 11.5) for line in textwrap.wrap(told, characters, max_lines=2, placeholder=" …")]
+    text = "attributes:  " + "  ·  ".join(proposal.attributes)
+    return [_Line(line, 11.5) for line in textwrap.wrap(text, characters, max_lines=2, placeholder=" …")]
 
 
 def _verdict(proposal: Proposal) -> str:
+    """The best tracklet in a line."""
     if not proposal.tracklets:
         return "nothing found"
     best = proposal.best
@@ -246,6 +297,7 @@ def _verdict(proposal: Proposal) -> str:
 
 
 def _rows(proposal: Proposal, video: Video) -> list[_Row]:
+    """The rows of :func:`maps_figure`."""
     maps = proposal.maps
     keyframes = maps.keyframes
     frames = video.frames
@@ -266,7 +318,7 @@ def _rows(proposal: Proposal, video: Video) -> list[_Row]:
         _show(axes, heat_overlay(frames[frame], np.float32(0.55) * fused))
         here = [point for point in proposal.points if point.frame == frame]
         for point in sorted(here, key=lambda point: point.value):
-            _mark(axes, point, proposal, video)
+            _draw_point(axes, point, proposal, video)
 
     rows = [_Row("Keyframes", "what the language\nmodel saw", plain)]
     if maps.frame is not None:
@@ -313,7 +365,7 @@ def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
     axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased", aspect="auto")
 
 
-def _mark(axes: Axes, point: PointPrompt, proposal: Proposal, video: Video) -> None:
+def _draw_point(axes: Axes, point: PointPrompt, proposal: Proposal, video: Video) -> None:
     ranks = [rank for rank, tracklet in enumerate(proposal.tracklets) if tracklet.prompt == point]
     rank = ranks[0] if ranks else None
     colour = "white" if rank is None else tuple(channel / 255 for channel in rank_colour(rank))
@@ -329,22 +381,7 @@ def _mark(axes: Axes, point: PointPrompt, proposal: Proposal, video: Video) -> N
     )
 
 
-def _scale(figure: Figure, x: float, y: float, write: Callable[..., None]) -> None:
-    """The legend of the maps' colours."""
-    width, height = figure.get_size_inches()
-    write(x, y, "attention  low", 8.5, FAINT, va="center")
-    start, length, thickness = x + 0.95, 1.6, 0.12
-    axes = figure.add_axes(
-        (start / width, 1 - (y + thickness / 2) / height, length / width, thickness / height)
-    )
-    axes.set_axis_off()
-    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    grey = np.full((1, 256, 3), 128, dtype=np.uint8)
-    axes.imshow(heat_overlay(grey, ramp), aspect="auto")
-    write(start + length + 0.08, y, "high", 8.5, FAINT, va="center")
-
-
 def font_families() -> list[str]:
-    """Fonts of this machine, the first for nearly all signs and the others for what it lacks."""
+    """Fonts of this machine: the first for nearly all signs, the others for those that it lacks."""
     known = {font.name for font in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in known)]

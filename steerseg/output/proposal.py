@@ -1,9 +1,9 @@
-"""What a proposal looks like on disk.
+"""A proposal on disk.
 
 ``save_proposal`` writes into a folder:
 
 ``proposal.json``
-    Everything but the maps, documented at :func:`proposal_to_json`. Written last, so that its presence says
+    Everything but the maps, as :class:`ProposalRecord` documents it. Written last, so that its presence says
     that the rest is complete.
 ``maps.safetensors``
     The grounding maps: ``fused``, and ``frame`` and ``video`` where they were used.
@@ -22,14 +22,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 
 from steerseg.errors import SteerSegError
@@ -52,7 +54,7 @@ def save_proposal(proposal: Proposal, directory: str | Path, *, video: Video | N
     """Write a proposal into a folder, which is made when missing; an earlier proposal there is replaced.
 
     Args:
-        proposal: What to write.
+        proposal: The proposal.
         directory: The folder.
         video: The video for the pictures; the proposal's own when left out. Without either, ``overlay.mp4``
             and ``maps.png`` are not written.
@@ -106,7 +108,7 @@ def load_proposal(directory: str | Path) -> Proposal:
                 f"{folder / 'proposal.json'} has schema {data['schema']}, this version reads {SCHEMA}; make "
                 "the proposal again."
             )
-        return _proposal_from_json(data, maps)
+        return ProposalRecord.model_validate(data).proposal(maps)
     except FileNotFoundError as error:
         raise SteerSegError(
             f"{error.filename} does not exist; expected a folder that `Proposal.save` or "
@@ -116,95 +118,190 @@ def load_proposal(directory: str | Path) -> Proposal:
         raise SteerSegError(f"{folder} holds a damaged proposal ({error!r}); make it again.") from error
 
 
-def proposal_to_json(proposal: Proposal, video: Video | None = None) -> dict[str, Any]:
+class PointRecord(BaseModel):
+    """A point prompt.
+
+    Attributes:
+        frame: Index of the frame.
+        x: Horizontal position in [0, 1].
+        y: Vertical position in [0, 1].
+        value: Fused map value in [0, 1].
+    """
+
+    frame: int
+    x: float
+    y: float
+    value: float
+
+    @classmethod
+    def of(cls, point: PointPrompt) -> PointRecord:
+        """The record of a point prompt."""
+        return cls(frame=point.frame, x=point.x, y=point.y, value=point.value)
+
+    def prompt(self) -> PointPrompt:
+        """The point prompt of the record."""
+        return PointPrompt(self.frame, self.x, self.y, self.value)
+
+
+class MaskRecord(BaseModel):
+    """A mask in COCO's compressed run-length encoding.
+
+    Attributes:
+        size: Height and width in pixels.
+        counts: The run lengths.
+    """
+
+    size: list[int]
+    counts: str
+
+
+class TrackletRecord(BaseModel):
+    """One ranked tracklet.
+
+    Attributes:
+        rank: From 1.
+        score: In [-1, 1].
+        prompt: The point prompt that it began with.
+        boxes: One a frame, [x, y, width, height] in pixels, null where the object is not visible.
+        scores: One a frame, probability in [0, 1] that the object is there.
+        masks: One a frame.
+    """
+
+    rank: int
+    score: float
+    prompt: PointRecord
+    boxes: list[tuple[float, float, float, float] | None]
+    scores: list[float]
+    masks: list[MaskRecord]
+
+    @classmethod
+    def of(cls, rank: int, tracklet: Tracklet) -> TrackletRecord:
+        """The record of a tracklet."""
+        return cls(
+            rank=rank,
+            score=tracklet.score,
+            prompt=PointRecord.of(tracklet.prompt),
+            boxes=[mask_box(decode_rle(rle)) for rle in tracklet.rles],
+            scores=[round(float(score), 6) for score in tracklet.frame_scores],
+            masks=[MaskRecord(**rle) for rle in tracklet.rles],
+        )
+
+    def tracklet(self) -> Tracklet:
+        """The tracklet of the record."""
+        return Tracklet(
+            rles=tuple(RLE(size=mask.size, counts=mask.counts) for mask in self.masks),
+            frame_scores=np.array(self.scores, dtype=np.float32),
+            prompt=self.prompt.prompt(),
+            score=self.score,
+        )
+
+
+class VideoRecord(BaseModel):
+    """The video of a proposal.
+
+    Attributes:
+        frames: Number of frames.
+        width: In pixels.
+        height: In pixels.
+        fps: Frames a second.
+        pts: Seconds, one a frame.
+        source: Origin of the video; absent where the video is not known.
+        digest: Of its content; absent likewise.
+        stride: Of its frames in the file; absent likewise.
+    """
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+    pts: list[float]
+    source: str = ""
+    digest: str = ""
+    stride: int = 1
+
+
+class ProposalRecord(BaseModel):
     """The content of ``proposal.json``.
 
-    - ``schema``: 1
-    - ``expression``: what was asked for
-    - ``attributes``: phrases that the reasoning step named; empty without it
-    - ``versions``: name -> version of everything that took part
-    - ``video``: ``frames`` (count), ``width``, ``height`` (pixels), ``fps``, ``pts`` (seconds, one a frame);
-      ``source``, ``digest`` and ``stride`` where the video is known
-    - ``keyframes``: indices of the frames that the language model saw
-    - ``points``: every point prompt tried: ``frame``, ``x``, ``y`` and ``value``, the last three in [0, 1]
-    - ``tracklets``, best first:
-
-      - ``rank`` from 1, ``score`` in [-1, 1], ``prompt`` (a point)
-      - ``boxes``: one a frame, [x, y, width, height] in pixels, null where not visible
-      - ``scores``: one a frame, probability in [0, 1] that the object is there
-      - ``masks``: one a frame, COCO's compressed RLE: ``size`` [height, width] and ``counts``
+    Attributes:
+        schema_version: Named ``schema`` in the file.
+        expression: The annotator's text.
+        attributes: Phrases of the reasoning step; empty without it.
+        versions: Name -> version of packages, preset, models and soft prompts.
+        video: The video.
+        keyframes: Indices of the frames that the LVLM sees.
+        points: Every point prompt.
+        tracklets: Best first.
     """
-    described: dict[str, Any] = {
-        "frames": len(proposal.pts),
-        "width": proposal.width,
-        "height": proposal.height,
-        "fps": proposal.fps,
-        "pts": proposal.pts.tolist(),
-    }
-    if video is not None:
-        described |= {"source": video.source, "digest": video.digest, "stride": video.stride}
-    return {
-        "schema": SCHEMA,
-        "expression": proposal.expression,
-        "attributes": list(proposal.attributes),
-        "versions": dict(proposal.versions),
-        "video": described,
-        "keyframes": list(proposal.maps.keyframes),
-        "points": [_point_to_json(point) for point in proposal.points],
-        "tracklets": [
-            {
-                "rank": rank,
-                "score": tracklet.score,
-                "prompt": _point_to_json(tracklet.prompt),
-                "boxes": [mask_box(decode_rle(rle)) for rle in tracklet.rles],
-                "scores": [round(float(score), 6) for score in tracklet.frame_scores],
-                "masks": list(tracklet.rles),
-            }
-            for rank, tracklet in enumerate(proposal.tracklets, start=1)
-        ],
-    }
+
+    schema_version: int = Field(alias="schema")
+    expression: str
+    attributes: list[str]
+    versions: dict[str, str]
+    video: VideoRecord
+    keyframes: list[int]
+    points: list[PointRecord]
+    tracklets: list[TrackletRecord]
+
+    @classmethod
+    def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
+        """The record of a proposal; ``video`` is described where it is known."""
+        described = VideoRecord(
+            frames=len(proposal.pts),
+            width=proposal.width,
+            height=proposal.height,
+            fps=proposal.fps,
+            pts=proposal.pts.tolist(),
+        )
+        if video is not None:
+            known = {"source": video.source, "digest": video.digest, "stride": video.stride}
+            described = described.model_copy(update=known)
+        return cls(
+            schema=SCHEMA,
+            expression=proposal.expression,
+            attributes=list(proposal.attributes),
+            versions=dict(proposal.versions),
+            video=described,
+            keyframes=list(proposal.maps.keyframes),
+            points=[PointRecord.of(point) for point in proposal.points],
+            tracklets=[TrackletRecord.of(rank, one) for rank, one in enumerate(proposal.tracklets, start=1)],
+        )
+
+    def proposal(self, maps: Mapping[str, torch.Tensor]) -> Proposal:
+        """The proposal of the record, with the maps of its ``maps.safetensors``."""
+        return Proposal(
+            expression=self.expression,
+            attributes=tuple(self.attributes),
+            tracklets=tuple(record.tracklet() for record in self.tracklets),
+            maps=GroundingMaps(
+                keyframes=tuple(self.keyframes),
+                frame=maps.get("frame"),
+                video=maps.get("video"),
+                fused=maps["fused"],
+            ),
+            points=tuple(record.prompt() for record in self.points),
+            pts=np.array(self.video.pts, dtype=np.float64),
+            fps=self.video.fps,
+            height=self.video.height,
+            width=self.video.width,
+            versions=self.versions,
+        )
 
 
-def _proposal_from_json(data: dict[str, Any], maps: dict[str, Any]) -> Proposal:
-    video = data["video"]
-    return Proposal(
-        expression=data["expression"],
-        attributes=tuple(data["attributes"]),
-        tracklets=tuple(
-            Tracklet(
-                rles=tuple(RLE(size=rle["size"], counts=rle["counts"]) for rle in item["masks"]),
-                frame_scores=np.array(item["scores"], dtype=np.float32),
-                prompt=PointPrompt(**item["prompt"]),
-                score=item["score"],
-            )
-            for item in data["tracklets"]
-        ),
-        maps=GroundingMaps(
-            keyframes=tuple(data["keyframes"]),
-            frame=maps.get("frame"),
-            video=maps.get("video"),
-            fused=maps["fused"],
-        ),
-        points=tuple(PointPrompt(**point) for point in data["points"]),
-        pts=np.array(video["pts"], dtype=np.float64),
-        fps=video["fps"],
-        height=video["height"],
-        width=video["width"],
-        versions=data["versions"],
-    )
-
-
-def _point_to_json(point: PointPrompt) -> dict[str, float]:
-    return {"frame": point.frame, "x": point.x, "y": point.y, "value": point.value}
+def proposal_to_json(proposal: Proposal, video: Video | None = None) -> dict[str, Any]:
+    """The content of ``proposal.json`` in JSON types; see :class:`ProposalRecord`."""
+    return ProposalRecord.of(proposal, video).model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _write_masks(tracklet: Tracklet, folder: Path) -> None:
+    """Write a tracklet's masks, one picture a frame."""
     folder.mkdir(exist_ok=True)
     for index, rle in enumerate(tracklet.rles):
         Image.fromarray(decode_rle(rle).astype(np.uint8) * 255).save(folder / f"{index:05d}.png")
 
 
 def _overlay(proposal: Proposal, video: Video) -> Iterator[NDArray[np.uint8]]:
+    """The frames with the tracklets drawn on them."""
     for index, frame in enumerate(video.frames):
         yield draw_tracklets(frame, [decode_rle(tracklet.rles[index]) for tracklet in proposal.tracklets])
 

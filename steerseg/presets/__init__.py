@@ -30,8 +30,8 @@ class ReplaySpec(BaseModel):
         source: ``"sprites"`` for rendered scenes, or a folder beside the preset file, of a dataset in
             Ref-YouTube-VOS layout.
         split: Split of the dataset.
-        training: How many clips are replayed in training.
-        held_out: How many others a candidate must not be worse on.
+        training: Number of clips that training replays.
+        held_out: Number of other clips that a candidate must not be worse on.
         seed: Chooses the clips.
     """
 
@@ -53,7 +53,7 @@ class Preset(BaseModel):
         sam2: Hub id of SAM 2, or a folder beside the preset file.
         quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
-        keyframes: How many frames the LVLM sees.
+        keyframes: Number of frames that the LVLM sees.
         video_tokens: Most visual tokens of a slice of the video pass. Families whose video frames have one size
             ignore it.
         frame_tokens: Most visual tokens of a frame pass, for families that cut images into tiles; four times
@@ -65,7 +65,7 @@ class Preset(BaseModel):
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
         replay: Examples that refinements replay, so that new ones do not erase what was known; none where left out.
         refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
-        hint: What the models understand; annotators read it where nothing or nothing sure is found.
+        hint: Sentence about the models' world, for annotators whose proposal is empty or unsure.
         unsure_below: A best score below it, in [-1, 1], is called unsure.
     """
 
@@ -114,7 +114,7 @@ class Preset(BaseModel):
 
     @property
     def recipe(self) -> RefinementRecipe:
-        """How refinements under this preset are made."""
+        """The recipe of refinements under this preset."""
         changes = dict(self.refinement)
         try:
             recipe = RefinementRecipe()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from steerseg.segmenters.base import Features
-from steerseg.video.frame_file import let_go
+from steerseg.video.frame_file import release_memory
 from steerseg.video.loading import Video
 
 STREAMED_FRAMES = 128
@@ -89,7 +89,7 @@ class EncodedVideo:
         self._read += count * int(self.frames[0].nbytes)
         if self._read >= _READ_BYTES:
             self._read = 0
-            let_go(self.frames)
+            release_memory(self.frames)
 
     def get(self, frame: int) -> Features:
         """Features of a frame that is not missing."""

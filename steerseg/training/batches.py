@@ -1,4 +1,4 @@
-"""Which samples each step of a training takes: the order of an epoch, and its share among processes."""
+"""The samples of each step of a training: the order of an epoch, and the share of each process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data_order(videos: Sequence[str], *, seed: int, epoch: int, window: int) -> 
 
 
 class BatchPlan:
-    """Which samples each step takes, and which of them are this process's.
+    """The samples of each step, and this process's share of them.
 
     Args:
         videos: The clip of each sample.

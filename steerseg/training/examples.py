@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steerseg.config import TrainingRecipe
 from steerseg.evaluation.sample import Sample
 from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm import LVLM
@@ -51,7 +52,7 @@ class Examples:
         samples: The dataset's, with their truth.
         seed: Of every choice.
         pictures: Keyframes of a clip that are encoded as images.
-        frames_per_sample: How many of these, with the object on them, a sample has.
+        frames_per_sample: Images with the object on them that a sample has.
         attributes: Share in [0, 1] of samples whose question holds the model's own attributes, as in use; the
             others have none, so that the prompts serve with and without reasoning.
         cache_bytes: Memory for the visual tokens of the clips that were used last.
@@ -78,6 +79,22 @@ class Examples:
         self._frames_per_sample = frames_per_sample
         self._attributes = attributes
         self._contexts = LruCache[str, VisionContext](cache_bytes, weigh=_bytes)
+
+    @classmethod
+    def of(
+        cls, recipe: TrainingRecipe, lvlm: LVLM, preset: Preset, samples: Sequence[Sample], cache_bytes: int
+    ) -> Examples:
+        """The examples of a recipe."""
+        return cls(
+            lvlm,
+            preset,
+            samples,
+            seed=recipe.seed,
+            pictures=recipe.pictures,
+            frames_per_sample=recipe.frames_per_sample,
+            attributes=recipe.attributes,
+            cache_bytes=cache_bytes,
+        )
 
     def _rng(self, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, purpose, *numbers])

@@ -80,16 +80,7 @@ def train(
     trainer = SoftPromptTrainer(lvlm, layers, _start(lvlm, recipe), schedule, add_up=ranks.add_up)
     if ranks.from_first((state / STATE_FILE).is_file):
         trainer.load_state(state)
-    examples = Examples(
-        lvlm,
-        preset,
-        samples,
-        seed=recipe.seed,
-        pictures=recipe.pictures,
-        frames_per_sample=recipe.frames_per_sample,
-        attributes=recipe.attributes,
-        cache_bytes=cache_bytes,
-    )
+    examples = Examples.of(recipe, lvlm, preset, samples, cache_bytes)
     report = progress or (lambda stage, fraction: None)
     report("train", trainer.step_count / plan.steps)
     with _StepLog(state, trainer, plan.size) if ranks.first else nullcontext() as log:

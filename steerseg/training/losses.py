@@ -26,7 +26,7 @@ def map_loss(maps: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor | N
 def ranking_loss(
     maps: torch.Tensor, target: torch.Tensor, rejected: torch.Tensor, *, margin: float
 ) -> torch.Tensor:
-    """How far wrong answers are from ranking below the right one: a scalar, 0 where they do.
+    """Distance of wrong answers from ranking below the right one: a scalar, 0 where they do.
 
     Tracklets are ranked by the correlation of their masks with the maps, so that is what is compared. Without a
     right answer, wrong ones should not correlate at all (our choice; the method itself has no such term).

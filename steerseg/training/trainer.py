@@ -37,7 +37,7 @@ class SoftPromptTrainer:
     Args:
         lvlm: The frozen model.
         layers: Text layers of the rollout.
-        start: Where the prompts begin.
+        start: Prompts that the training starts from.
         config: The schedule.
         add_up: Sums a tensor in place over the processes that train the same pair together, each on its part of
             every batch. Alone where left out.
@@ -154,7 +154,7 @@ class SoftPromptTrainer:
         Args:
             batch: The samples, of whatever sizes; those of one token grid go through the model together.
             rng: Chooses the frames.
-            frames_per_sample: Frame passes taken of each sample.
+            frames_per_sample: Frame passes of each sample.
 
         Returns:
             The loss before the step: the mean over video passes plus the mean over frame passes.

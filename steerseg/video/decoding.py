@@ -1,6 +1,6 @@
 """Video files -> arrays, by PyAV: sequential decoding with time stamps, within limits.
 
-What decodes counts. Containers lie about frame counts, rates and order, so nothing but the size of the first
+Only decoding counts. Containers lie about frame counts, rates and order, so nothing but the size of the first
 allocation and the refusal of oversized pictures is taken from a header.
 """
 
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from steerseg.errors import VideoError
 from steerseg.video.frame_file import FrameFile
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 IN_MEMORY = 512 * 2**20
 """Bytes of decoded frames that are held in memory; a video with more of them is held on disk."""
 
 DEFAULT_FPS = 25.0
-"""Frame rate of what has none of its own: a folder of frames, a single frame."""
+"""Frame rate of a folder of frames, or of a single frame, which have none of their own."""
 
 # Only containers that hold their own content. FFmpeg also reads playlists (HLS, DASH, concat, SDP), which
 # name further files and addresses to open, and renders text as video; neither may come from a stranger.
@@ -41,7 +41,7 @@ READABLE = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, ASF, OGG or GIF"
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What a video may cost. Checked before decoding where a header tells, and again while decoding.
+    """Limits of a video. They are checked before decoding where a header tells, and again while decoding.
 
     Attributes:
         max_bytes: Most bytes of the file, the download, or all images of a folder together.
@@ -68,7 +68,7 @@ DEFAULT_LIMITS = VideoLimits()
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
+class DecodedVideo:
     """The kept frames of one file.
 
     Attributes:
@@ -86,7 +86,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a video file is made of, as far as it can be told without decoding.
+    """Container and codec of a video file, as far as they are known without decoding.
 
     Attributes:
         container: FFmpeg's names of the container, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
@@ -137,15 +137,15 @@ def decode_file(
     limits: VideoLimits,
     stride: int,
     tick: Callable[[float], None],
-) -> Decoded:
+) -> DecodedVideo:
     """Decode every ``stride``-th frame of a video file.
 
     Args:
         path: The file.
-        name: What messages call it.
-        limits: What it may cost.
+        name: Its name in messages.
+        limits: Its limits.
         stride: At least 1.
-        tick: Told the fraction in [0, 1] of the file that is done; may raise to stop.
+        tick: Called with the fraction in [0, 1] of the file that is done; may raise to stop.
 
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
@@ -156,10 +156,7 @@ def decode_file(
         raise VideoError(f"{name} is empty (0 bytes); expected a video.")
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
-    with path.open("rb") as file:
-        digest = content_digest("file", f"stride={stride}")
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest = _file_digest(path, stride)
     with _open(path, name) as container:
         stream = _bounded_stream(container, name, limits)
         rate = _declared_rate(stream)
@@ -175,14 +172,8 @@ def decode_file(
             packet_end, frame = item
             upright.begin(frame)
             if decoded % stride == 0:
-                time = _time(frame, stream.time_base, start)
-                if time is not None and time > limits.max_duration:
-                    raise VideoError(
-                        f"{name} is longer than the limit of {limits.max_duration:g} s. Cut it into shorter "
-                        "clips."
-                    )
+                times.append(_time_within(frame, stream.time_base, start, name, limits))
                 frames.append(upright.picture(frame))
-                times.append(time)
                 if len(times) % 8 == 1:
                     tick(min(1.0, packet_end / size))
             decoded += 1
@@ -192,10 +183,31 @@ def decode_file(
             "empty; export or download it again."
         )
     if damaged:
-        logger.warning("%s: %d damaged packets skipped, %d frames decoded", name, damaged, decoded)
+        log.warning("%s: %d damaged packets skipped, %d frames decoded", name, damaged, decoded)
     pts = _increasing(times, stride / rate)
     tick(1.0)
-    return Decoded(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest.hexdigest())
+    return DecodedVideo(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest)
+
+
+def _file_digest(path: Path, stride: int) -> str:
+    """Digest of a file's content and of the stride."""
+    digest = content_digest("file", f"stride={stride}")
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _time_within(
+    frame: Any, time_base: Fraction, start: Fraction, name: str, limits: VideoLimits
+) -> Fraction | None:
+    """The time of a frame; ``VideoError`` where it is beyond the limit of duration."""
+    time = _time(frame, time_base, start)
+    if time is not None and time > limits.max_duration:
+        raise VideoError(
+            f"{name} is longer than the limit of {limits.max_duration:g} s. Cut it into shorter clips."
+        )
+    return time
 
 
 def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
@@ -203,8 +215,8 @@ def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDA
 
     Args:
         path: The file.
-        name: What messages call it.
-        limits: What it may cost; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
+        name: Its name in messages.
+        limits: Its limits; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
 
     Yields:
         (H, W, 3) uint8 RGB, upright, in display order.
@@ -388,7 +400,7 @@ def _increasing(times: Sequence[Fraction | None], interval: float) -> NDArray[np
     """
     known = sorted(float(time) for time in times if time is not None)
     if len(known) < len(times) or 2 * len(set(known)) <= len(times) != 1:
-        # Missing, or the same over and over: such stamps tell nothing.
+        # Missing, or the same over and over: such stamps are useless.
         known = [i * interval for i in range(len(times))]
     pts = np.array(known, dtype=np.float64)
     # A doubled stamp goes a hair after the one before; a thousandth of a frame hurts no rounding.
@@ -478,7 +490,7 @@ class FrameBuffer:
 
 
 def content_digest(*options: str) -> hashlib._Hash:
-    """A SHA-256 that has taken in the kind of source and the options, and waits for the content."""
+    """A SHA-256 of the kind of source and the options, to be updated with the content."""
     return hashlib.sha256("\0".join(("steerseg-video-1", *options, "")).encode())
 
 

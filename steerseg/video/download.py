@@ -1,4 +1,4 @@
-"""Fetch a file from an http(s) URL that nobody vouches for.
+"""Fetch a file from an http(s) URL that is not trusted.
 
 Every connection is checked where it is made: the host is resolved once, all its addresses must be public, and
 the socket is opened to exactly those addresses. So a redirect and a name whose address changes between check
@@ -54,7 +54,7 @@ class AddressRefusedError(DownloadError):
 
 
 class HopPolicy:
-    """What a download may do at each address on its way; this one suits the URL of a stranger.
+    """Decides about each address on the way of a download; this one suits the URL of a stranger.
 
     Args:
         allow_private_addresses: Also fetch from loopback and private addresses.
@@ -76,14 +76,14 @@ class HopPolicy:
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """What a server said about the content.
+class FetchResult:
+    """Headers of the server about the content.
 
     Attributes:
         content_type: Empty when it gave none.
-        etag: Likewise.
-        last_modified: Likewise.
-        modified: ``False`` where it answered that the content is the one we have; nothing was written then.
+        etag: Empty when it gave none.
+        last_modified: Empty when it gave none.
+        modified: ``False`` where the server answered that our copy is current; nothing was written then.
     """
 
     content_type: str
@@ -131,7 +131,7 @@ def download(
 
     Args:
         url: An http or https URL without user name or password.
-        destination: Where the content goes; removed again when the download fails.
+        destination: The file; removed again when the download fails.
         max_bytes: Most bytes of content, checked against the header and while reading.
         timeout: Seconds that one wait for the network may take.
         deadline: Seconds that the whole download may take.
@@ -168,7 +168,7 @@ def fetch(
     deadline: float = 900.0,
     max_redirects: int = 5,
     progress: Callable[[float], None] | None = None,
-) -> Fetched:
+) -> FetchResult:
     """Like :func:`download`, with a policy that decides at every hop.
 
     Raises:
@@ -195,7 +195,7 @@ def fetch(
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
-    return Fetched(
+    return FetchResult(
         content_type=str(response.headers.get_content_type()) if "Content-Type" in response.headers else "",
         etag=response.headers.get("ETag", ""),
         last_modified=response.headers.get("Last-Modified", ""),
@@ -242,7 +242,7 @@ def _follow(
 
 
 def _describe(error: OSError | http.client.HTTPException, timeout: float) -> str:
-    """What went wrong on the network, in words."""
+    """An error of the network as a sentence for a person."""
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s. Try again later, or give a local file."
     if isinstance(error, ssl.SSLError):
@@ -359,25 +359,25 @@ class _Guard:
     def connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
         self.check_deadline()
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:
             raise DownloadError(
                 f"{self._shown} names a host that cannot exist. Check the address."
             ) from error
         if not self.allow_private_addresses:
-            for *_, place in found:
-                if not is_public_address(str(place[0])):
+            for *_, address in addresses:
+                if not is_public_address(str(address[0])):
                     raise AddressRefusedError(
                         f"{self._shown} leads to {host}, a private or local address, which is refused. Give "
                         "a public address or a local file, or allow private addresses "
                         "(--allow-private-addresses) where you trust the address."
                     )
         failure: OSError | None = None
-        for family, kind, protocol, _, place in found:
+        for family, kind, protocol, _, address in addresses:
             opened = socket.socket(family, kind, protocol)
             try:
                 opened.settimeout(timeout)
-                opened.connect(place)
+                opened.connect(address)
             except OSError as error:
                 opened.close()
                 failure = error

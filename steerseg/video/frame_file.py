@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steerseg.errors import ArtefactError
 
-_STEP = 64 * 2**20  # bytes by which the file grows, and after which written pages are let go
+_STEP = 64 * 2**20  # bytes by which the file grows, and after which written pages are released
 
 
 class FrameFile:
@@ -48,7 +48,7 @@ class FrameFile:
         self._count += 1
         self._resident += self._bytes
         if self._resident >= _STEP and self._map is not None:
-            _let_go(self._map)
+            _release_pages(self._map)
             self._resident = 0
 
     def finish(self) -> NDArray[np.uint8]:
@@ -75,18 +75,21 @@ class FrameFile:
         return flat.reshape((count, *self._shape))
 
 
-def let_go(frames: NDArray[np.uint8]) -> None:
-    """Give back the memory of frames that lie in a file; they are read again when they are needed.
+def release_memory(frames: NDArray[np.uint8]) -> None:
+    """Release the memory of frames that lie in a file; they are read again when they are needed.
 
     Frames that are in memory only stay there.
+
+    Args:
+        frames: Frames, or a part of them.
     """
     base: object = frames
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
     if isinstance(base, mmap.mmap):
-        _let_go(base)
+        _release_pages(base)
 
 
-def _let_go(pages: mmap.mmap) -> None:
+def _release_pages(pages: mmap.mmap) -> None:
     if hasattr(mmap, "MADV_DONTNEED"):  # of a shared map: what was written stays in the file
         pages.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,6 @@
 """Videos as arrays: decoding by PyAV with time stamps, keyframes, frame index <-> time, writing H.264.
 
-A frame is known by its place in decode order (0-based) and its presentation time. Containers lie about frame
+A frame is identified by its index in decode order (0-based) and its presentation time. Containers lie about frame
 counts and rates, so both come from decoding, never from a header.
 """
 
@@ -49,7 +49,7 @@ class Video:
         frames: (T, H, W, 3) uint8 RGB, upright (rotation of the container applied), T >= 1.
         pts: (T,) float64 seconds from the start of the file as a player counts them, strictly increasing.
         fps: Frames a second of the kept frames: exact for a constant rate, the median where the rate varies.
-        source: Where the video came from, without secrets; for messages and records.
+        source: Origin of the video, without secrets; for messages and records.
         digest: SHA-256 of the content and of the options that chose the frames: the key of caches.
         stride: Frame ``i`` is frame ``i * stride`` of the file in decode order.
     """
@@ -66,14 +66,17 @@ class Video:
 
     @property
     def num_frames(self) -> int:
+        """T."""
         return len(self.frames)
 
     @property
     def height(self) -> int:
+        """H, in pixels."""
         return int(self.frames.shape[1])
 
     @property
     def width(self) -> int:
+        """W, in pixels."""
         return int(self.frames.shape[2])
 
     @property
@@ -119,15 +122,15 @@ def load_video(
     allow_private_addresses: bool = False,
     progress: Progress | None = None,
 ) -> Video:
-    """Decode a video file, a folder of frames, or what an http(s) URL holds.
+    """Decode a video file, a folder of frames, or the content of an http(s) URL.
 
-    What decodes counts: damaged frames are skipped, a truncated file gives the frames before the break.
+    Damaged frames are skipped, and a truncated file gives the frames before the break.
     Frames of a folder are ordered by name with numbers as numbers (``2.jpg`` before ``10.jpg``), and must all
     be readable and of one size.
 
     Args:
         source: Path of a file or folder, or URL.
-        limits: What the video may cost.
+        limits: Limits of the video.
         stride: Keep every ``stride``-th frame, beginning with the first.
         fps: Frame rate of a folder of frames before the stride; 25 when not given. Files have their own.
         allow_private_addresses: Let URLs lead to loopback and private addresses.
@@ -137,6 +140,14 @@ def load_video(
         VideoError: Nothing there, not a video, no frame that can be decoded, or beyond a limit.
         ArtefactError: The frames do not fit into memory, and the folder for temporary files is full.
         ValueError: ``stride`` or ``fps`` is not positive.
+
+    Example:
+        >>> from steerseg import load_video
+        >>> video = load_video("clip.mp4", stride=2)
+        >>> video.frames.shape == (len(video), video.height, video.width, 3)
+        True
+        >>> video.index_at(video.seek_time(3))
+        3
     """
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
@@ -248,8 +259,8 @@ def load_frames(
     Args:
         files: The images, all of one size.
         fps: Their rate.
-        source: What to call the video in messages and records.
-        limits: What the video may cost.
+        source: Name of the video in messages and records.
+        limits: Limits of the video.
         progress: Called now and then; may raise to stop.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from flask.testing import FlaskClient
+
 from ml_backend.app import create_app
 from ml_backend.executor import Executor
-from ml_backend.protocol import Task
-from ml_backend.store import Store
-from ml_backend.task_media import Media, MediaLoader
-
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import Controls, task_value
 from ml_backend.metrics import Metrics
+from ml_backend.protocol import Task
 from ml_backend.service import Service
 from ml_backend.settings import Settings
+from ml_backend.store import Store
+from ml_backend.task_media import Media, MediaLoader
+from ml_backend.versions import model_fingerprint
+from steerseg.soft_prompts import SoftPrompts
 from tests.contract import models
 
 VERSION = "steerseg-contract"
@@ -78,12 +82,17 @@ class Backend:
 
     def settle(self) -> None:
         """Wait until all that followed from the requests so far is in the database."""
-        while self._count_open_work():
+        while self._count(*_OPEN_WORK):
             time.sleep(0.01)
 
-    def _count_open_work(self) -> int:
+    def await_running_job(self) -> None:
+        """Wait until a model works."""
+        while not self._count("SELECT count(*) FROM jobs WHERE state = 'running'"):
+            time.sleep(0.01)
+
+    def _count(self, *queries: str) -> int:
         with closing(sqlite3.connect(self.database, timeout=30)) as connection:
-            return sum(connection.execute(query).fetchone()[0] for query in _OPEN_WORK)
+            return sum(connection.execute(query).fetchone()[0] for query in queries)
 
 
 @contextmanager
@@ -104,7 +113,7 @@ def running_backend(folder: Path, **settings: Any) -> Iterator[Backend]:
         media=PagesOnDisk(chosen),
         metrics=Metrics(),
         base_version=VERSION,
-        model="contract-model",
+        model=model_fingerprint(chosen.preset),
     )
     service.start()
     try:
@@ -121,3 +130,32 @@ def write_pages(root: Path) -> Path:
         comment = b"\xff\xfe\x00\x04" + f"{page:02}".encode()
         (root / "demo" / f"{page:05}.jpg").write_bytes(content[:2] + comment + content[2:])
     return root
+
+
+def write_version(folder: Path, number: int, *, model: str | None = None) -> Path:
+    """Write a prompt version as ``steerseg-backend versions PROJECT import`` takes it.
+
+    Args:
+        folder: Where to.
+        number: Tells it from others.
+        model: Fingerprint of the vision-language model that it is for; that of the preset where left out.
+    """
+    SoftPrompts(torch.full((2, 4), float(number)), torch.zeros(2, 4)).save(folder)
+    described = {
+        "format": 1,
+        "name": f"r{number}",
+        "model": model_fingerprint("demo") if model is None else model,
+        "curve": [1 / (step + number) for step in range(40)],
+        "metrics": {
+            "held_out": {
+                "videos": 5,
+                "candidate": 0.71,
+                "champion": 0.65,
+                "gain": {"mean": 0.06, "low": 0.01, "high": 0.11},
+            },
+            "regression": None,
+        },
+        "reason": "better on 5 held-out videos",
+    }
+    (folder / "version.json").write_text(json.dumps(described), "utf-8")
+    return folder

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from tests.contract.backend import Backend, running_backend
+from tests.contract.conversation import Answers, hold
 from tests.contract.golden import Golden
+from tests.contract.steps import STEPS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,13 +21,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(updating=request.config.getoption("--update-golden", default=False))
 
 
-@pytest.fixture
-def make_backend(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(running_backend(tmp_path, **settings))
-
-
-@pytest.fixture
-def backend(make_backend: Callable[..., Any]) -> Backend:
-    made: Backend = make_backend()
-    return made
+@pytest.fixture(scope="session")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Backend, Answers]]:
+    """A backend after the whole conversation, and its answers by the names of the steps."""
+    with running_backend(tmp_path_factory.mktemp("conversation")) as backend:
+        yield backend, hold(backend, STEPS)

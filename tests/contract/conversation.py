@@ -27,6 +27,9 @@ _PROMPTS = (
 Past = Mapping[str, Any]
 """The answers so far by the names of their steps."""
 
+Answers = dict[str, tuple[int, Any]]
+"""Status and JSON of each answer by the name of its step."""
+
 
 def recorded(name: str) -> dict[str, Any]:
     """The body of a request that Label Studio once sent."""
@@ -49,9 +52,9 @@ class Step:
     body: Callable[[Past], Any] | None = None
 
 
-def hold(backend: Backend, steps: list[Step]) -> dict[str, tuple[int, Any]]:
+def hold(backend: Backend, steps: list[Step]) -> Answers:
     """Send every step, each after all that follows from the one before; return status and JSON by name."""
-    answers: dict[str, tuple[int, Any]] = {}
+    answers: Answers = {}
     past: dict[str, Any] = {}
     for step in steps:
         if step.body is None:

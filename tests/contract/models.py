@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ml_backend.executor import Handler
-from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
-from ml_backend.steering import SteerAnswer, SteerRequest
-from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
 
 from ml_backend.corrections import PropagatedFrame
+from ml_backend.executor import Handler
+from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
+from ml_backend.steering import SteerAnswer, SteerRequest
+from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
 from steerseg.errors import SteerSegError, VideoError
 from steerseg.masks import RLE, encode_rle
 
@@ -50,6 +50,7 @@ def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while word == "wait" and not Path(rest).exists():
+        progress("tracking", 0.4)
         time.sleep(0.01)
     progress("tracking", 1.0)
     total = _frames_of(request.media)

@@ -11,7 +11,7 @@ from typing import Any
 MESSAGE, TIME, NUMBER = "<message>", "<time>", "<number>"
 
 _MESSAGES = frozenset(
-    {"error", "hint", "reason", "outcome", "message", "notes", "triggers", "remembered", "errors"}
+    {"error", "errors", "hint", "reason", "outcome", "message", "notes", "triggers", "remembered", "made_by"}
 )
 """Keys whose texts are for people; so is all that is below them."""
 

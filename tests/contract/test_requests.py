@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.contract.backend import Backend, running_backend
-from tests.contract.conversation import RECORDED, hold
+from tests.contract.backend import Backend
+from tests.contract.conversation import RECORDED, Answers
 from tests.contract.database import dump
 from tests.contract.golden import Golden
 from tests.contract.normal import NUMBER, normalised
@@ -18,20 +17,12 @@ from tests.contract.steps import STEPS
 
 pytestmark = pytest.mark.timeout(300)
 
-
-@pytest.fixture(scope="module")
-def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    with running_backend(tmp_path_factory.mktemp("conversation")) as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def answers(talked: Backend) -> dict[str, tuple[int, Any]]:
-    return hold(talked, STEPS)
+Talked = tuple[Backend, Answers]
 
 
 @pytest.mark.parametrize("name", [step.name for step in STEPS])
-def test_answer(answers: dict[str, tuple[int, Any]], golden: Golden, name: str) -> None:
+def test_answer(talked: Talked, golden: Golden, name: str) -> None:
+    _, answers = talked
     status, body = answers[name]
     golden.check(f"answers/{name}", {"status": status, "json": _settled(normalised(body))})
 
@@ -66,13 +57,13 @@ def test_every_recorded_request_takes_part() -> None:
     }
 
 
-def test_database(answers: dict[str, tuple[int, Any]], talked: Backend, golden: Golden) -> None:
-    for table, rows in dump(talked.database).items():
+def test_database(talked: Talked, golden: Golden) -> None:
+    for table, rows in dump(talked[0].database).items():
         golden.check(f"database/{table}", rows)
 
 
-def test_metrics(answers: dict[str, tuple[int, Any]], talked: Backend, golden: Golden) -> None:
-    text = talked.client.get("/metrics").get_data(as_text=True)
+def test_metrics(talked: Talked, golden: Golden) -> None:
+    text = talked[0].client.get("/metrics").get_data(as_text=True)
     lines = [line for line in text.splitlines() if not line.startswith("#") and "_created" not in line]
     counted = [line for line in lines if "seconds" not in line.partition("{")[0]]
     timed = {

@@ -205,7 +205,7 @@ class LabelingPage:
             told = until(
                 lambda: (
                     (status := self.status())
-                    and (f"“{text}”" in status or status.startswith("still working"))
+                    and (f"“{text}”" in status or status.startswith("Still working"))
                     and status
                 ),
                 f"a status about “{text}”",

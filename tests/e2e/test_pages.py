@@ -21,6 +21,7 @@ from werkzeug.serving import make_server
 
 from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
 from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.refinement.gate import Comparison, GateMetrics
 from ml_backend.refinement.version_store import NewVersion
 from ml_backend.service import Service
 from ml_backend.settings import Settings
@@ -39,6 +40,7 @@ AUTH = ("ann", "let me in")
 LAPTOP = {"width": 1366, "height": 768}
 TASKS = 3
 PATIENCE = 240.0  # seconds: the models answer in their own time on a busy machine
+from steerseg.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,6 @@ def add_candidate(service: Service) -> str:
     rng = np.random.default_rng(0)
     steps = np.arange(160)
     curve = 0.35 + 0.5 * np.exp(-steps / 40) + rng.normal(0, 0.03, len(steps))
-    gain = {"mean": 0.058, "low": 0.012, "high": 0.101}
     new = NewVersion(
         path="prompts/none",
         digest="5eed" * 16,
@@ -202,15 +203,10 @@ def add_candidate(service: Service) -> str:
         parent_id=None,
         data=[(one.id, one.revision) for one in service.corrections.corrections(PROJECT)],
         curve=curve.tolist(),
-        metrics={
-            "held_out": {"videos": 8, "candidate": 0.742, "champion": 0.684, "gain": gain},
-            "regression": {
-                "videos": 12,
-                "candidate": 0.801,
-                "champion": 0.803,
-                "gain": {"mean": -0.002, "low": -0.008, "high": 0.004},
-            },
-        },
+        metrics=GateMetrics(
+            held_out=Comparison(8, 0.742, 0.684, Interval(0.058, 0.012, 0.101, 8)),
+            regression=Comparison(12, 0.801, 0.803, Interval(-0.002, -0.008, 0.004, 12)),
+        ),
         reason="better on 8 held-out videos: J&F 0.684 → 0.742, +0.058 [+0.012, +0.101] (95% interval)",
     )
     return service.line.versions.add(PROJECT, new).name

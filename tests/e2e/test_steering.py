@@ -1,4 +1,4 @@
-"""An annotator steers in a real browser: words, clicks, boxes, strokes, several objects, texts beside boxes."""
+"""An annotator steers in a real browser: texts, clicks, boxes, strokes, several objects, texts beside boxes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def answered(labeling: LabelingPage, act: Callable[[], None]) -> None:
     labeling.page.wait_for_timeout(1000)
 
 
-def told(labeling: LabelingPage, *words: str) -> None:
-    """Wait until the status has any of these words: an answer is put on the page after it has arrived."""
-    until(lambda: any(some in labeling.status() for some in words), f"a status with {words}", limit=30)
+def expect_status(labeling: LabelingPage, *texts: str) -> None:
+    """Wait until the status has any of these texts: an answer is put on the page after it has arrived."""
+    until(lambda: any(some in labeling.status() for some in texts), f"a status with {texts}", limit=30)
 
 
 def series(labeling: LabelingPage, task: int, place: int = 0) -> dict[int, dict[str, Any]]:
@@ -81,14 +81,14 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.ask(samples[0].expression)
     first = series(labeling, task)
     page = min(first)
-    assert "Taken as:" in labeling.status()
+    assert "Read as:" in labeling.status()
 
     middle = middle_of(mask_of(first[page]))
     for number in range(page):
         labeling.turn_page()
         labeling.wait_for_page(number + 1)
     mark(labeling, "positive", middle, middle)
-    told(labeling, "It follows 1 click.")
+    expect_status(labeling, "It has 1 click.")
     assert set(first) <= set(series(labeling, task))
     labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
 
@@ -98,7 +98,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     height, width = first[page]["original_height"], first[page]["original_width"]
     corners = (columns.min() / width, rows.min() / height), (columns.max() / width, rows.max() / height)
     mark(labeling, "box", *corners)
-    told(labeling, "1 click and 1 box")
+    expect_status(labeling, "1 click and 1 box")
 
     # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
     labeling.use_tool("move-tool")
@@ -114,7 +114,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.page.keyboard.press("Escape")
     labeling.page.wait_for_timeout(AUTOSAVE)
     answered(labeling, lambda: labeling.type_expression(samples[0].expression))
-    told(labeling, f"Kept as you made it: frame {page + 2}.")
+    expect_status(labeling, f"Frame {page + 2} stays as you left it.")
     assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()
     labeling.page.screenshot(path=ARTEFACTS / "steering-stroke.png")
 
@@ -126,7 +126,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     assert {region["value"]["brushlabels"][0] for region in added.values()} == {"object 2"}
     labeling.page.screenshot(path=ARTEFACTS / "steering-objects.png")
     answered(labeling, lambda: labeling.type_expression("#2"))
-    told(labeling, "#2 of", "no #2")
+    expect_status(labeling, "#2 of", "no #2")
     after = {number: mask_of(region) for number, region in series(labeling, task).items()}
     assert after.keys() == before.keys()
     assert all((after[number] == before[number]).all() for number in before)

@@ -90,7 +90,7 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
         service = Service(
             chosen,
             database=database,
-            executor=Executor([proposal_targets.proposing], max_attempts=chosen.max_attempts),
+            executor=Executor.local([proposal_targets.proposing], max_attempts=chosen.max_attempts),
             media=NamedMedia(),
             metrics=Metrics(),
             base_version=VERSION,

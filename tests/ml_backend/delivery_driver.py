@@ -37,7 +37,7 @@ def main(data_dir: Path, url: str, body: Path | None) -> None:
     service = Service(
         settings,
         database=Database(settings.database),
-        executor=Executor([proposal_targets.proposing], max_attempts=settings.max_attempts),
+        executor=Executor.local([proposal_targets.proposing], max_attempts=settings.max_attempts),
         media=NamedMedia(),
         metrics=Metrics(),
         base_version=VERSION,

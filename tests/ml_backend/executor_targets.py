@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_backend.models.executor import ProcessLostError, should_yield
+from ml_backend.models.process import ProcessLostError
+from ml_backend.models.reporter import Reporter
 from steerseg.errors import ConfigError, VideoError
-
-Progress = Callable[[str, float], None]
 
 
 class Unpicklable:
@@ -26,69 +24,69 @@ class Commands:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, request: tuple[Any, ...], progress: Progress) -> Any:
+    def __call__(self, request: tuple[Any, ...], reporter: Reporter) -> Any:
         self.count += 1
         command, *rest = request
-        return getattr(self, command)(progress, *rest)
+        return getattr(self, command)(reporter, *rest)
 
-    def echo(self, progress: Progress, value: Any) -> Any:
-        progress("echo", 1.0)
+    def echo(self, reporter: Reporter, value: Any) -> Any:
+        reporter.progress("echo", 1.0)
         return value
 
-    def pid(self, progress: Progress) -> int:
+    def pid(self, reporter: Reporter) -> int:
         return os.getpid()
 
-    def counted(self, progress: Progress) -> int:
+    def counted(self, reporter: Reporter) -> int:
         return self.count
 
-    def fail(self, progress: Progress) -> None:
+    def fail(self, reporter: Reporter) -> None:
         raise VideoError("the video is empty; give one with frames")
 
-    def surprise(self, progress: Progress) -> None:
+    def surprise(self, reporter: Reporter) -> None:
         raise ZeroDivisionError("a secret detail")
 
-    def exhaust(self, progress: Progress) -> None:
+    def exhaust(self, reporter: Reporter) -> None:
         raise MemoryError
 
-    def unpicklable(self, progress: Progress) -> Any:
+    def unpicklable(self, reporter: Reporter) -> Any:
         return Unpicklable()
 
-    def die(self, progress: Progress) -> None:
+    def die(self, reporter: Reporter) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def die_once(self, progress: Progress, marker: Path) -> str:
+    def die_once(self, reporter: Reporter, marker: Path) -> str:
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return "survived"
 
-    def break_once(self, progress: Progress, marker: Path) -> str:
+    def break_once(self, reporter: Reporter, marker: Path) -> str:
         if not marker.exists():
             marker.touch()
             raise ProcessLostError("its device is gone")
         return "in a new one"
 
-    def wait_for(self, progress: Progress, started: Path, release: Path) -> str:
+    def wait_for(self, reporter: Reporter, started: Path, release: Path) -> str:
         """Say that it runs, then report progress until a file appears."""
         started.touch()
         while not release.exists():
-            progress("waiting", 0.5)
+            reporter.progress("waiting", 0.5)
             time.sleep(0.01)
         return "released"
 
-    def until_yield(self, progress: Progress, started: Path) -> str:
+    def until_yield(self, reporter: Reporter, started: Path) -> str:
         """Say that it runs, then work until something more urgent waits."""
         started.touch()
-        while not should_yield(progress):
-            progress("working", 0.5)
+        while not reporter.should_yield:
+            reporter.progress("working", 0.5)
             time.sleep(0.01)
         return "put down"
 
-    def note(self, progress: Progress, log: Path, word: str) -> None:
+    def note(self, reporter: Reporter, log: Path, word: str) -> None:
         with log.open("a") as file:
             file.write(word + "\n")
 
-    def hang(self, progress: Progress) -> None:
+    def hang(self, reporter: Reporter) -> None:
         while True:
             time.sleep(60)
 

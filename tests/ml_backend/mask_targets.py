@@ -17,6 +17,7 @@ from ml_backend.models.messages import (
     PropagatedFrame,
     Yielded,
 )
+from ml_backend.models.reporter import Reporter
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
 
@@ -24,17 +25,17 @@ FRAMES = 12
 HEIGHT, WIDTH = 36, 64
 
 
-def mask(request: ModelRequest, progress: Callable[[str, float], None]) -> ModelAnswer:
+def mask(request: ModelRequest, reporter: Reporter) -> ModelAnswer:
     """Fill boxes, and propagate one small square with less confidence the later the frame."""
     assert isinstance(request, MaskRequest)
-    progress("boxes", 0.5)
+    reporter.progress("boxes", 0.5)
     word = request.media.name
     if word == "unreadable":
         raise VideoError("the video holds no frame that can be decoded; export it again")
     if word == "broken":
         raise ModelError("out of memory while working on the request")
     while word == "endless":
-        progress("propagating", 0.3)
+        reporter.progress("propagating", 0.3)
         time.sleep(0.01)
     if word == "busy":
         flag = Path(request.media.parent, "was-put-down")
@@ -63,5 +64,5 @@ def mask(request: ModelRequest, progress: Callable[[str, float], None]) -> Model
     return MaskAnswer(FRAMES, HEIGHT, WIDTH, boxed, upright, propagated)
 
 
-def masking() -> Callable[[ModelRequest, Callable[[str, float], None]], ModelAnswer]:
+def masking() -> Callable[[ModelRequest, Reporter], ModelAnswer]:
     return mask

@@ -12,6 +12,7 @@ import numpy as np
 from steering_targets import steer
 
 from ml_backend.models.messages import ProposeRequest, SteerAnswer, SteerRequest
+from ml_backend.models.reporter import Reporter
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.errors import VideoError
 from steerseg.masks import encode_rle
@@ -20,9 +21,9 @@ FRAMES = 12
 HEIGHT, WIDTH = 36, 64
 
 
-def propose(request: ProposeRequest, progress: Callable[[str, float], None]) -> StoredProposal:
+def propose(request: ProposeRequest, reporter: Reporter) -> StoredProposal:
     """Two boxes that move to the right, the first gone from frame 10 on; or what the first word orders."""
-    progress("grounding", 0.5)
+    reporter.progress("grounding", 0.5)
     word, _, rest = request.expression.partition(" ")
     if word == "unreadable":
         raise VideoError("the video holds no frame that can be decoded; export it again")
@@ -37,9 +38,9 @@ def propose(request: ProposeRequest, progress: Callable[[str, float], None]) -> 
     if word == "wait":
         Path(rest + ".started").touch()
         while not Path(rest).exists():
-            progress("tracking", 0.4)
+            reporter.progress("tracking", 0.4)
             time.sleep(0.01)
-    progress("tracking", 1.0)
+    reporter.progress("tracking", 1.0)
     count = 0 if word == "nothing" else min(2, request.alternatives)
     return StoredProposal(
         expression=request.expression,
@@ -72,14 +73,10 @@ def _tracklet(rank: int, score: float) -> StoredTracklet:
     )
 
 
-def answer(
-    request: ProposeRequest | SteerRequest, progress: Callable[[str, float], None]
-) -> StoredProposal | SteerAnswer:
+def answer(request: ProposeRequest | SteerRequest, reporter: Reporter) -> StoredProposal | SteerAnswer:
     """What the model process answers in the service tests."""
-    return steer(request, progress) if isinstance(request, SteerRequest) else propose(request, progress)
+    return steer(request, reporter) if isinstance(request, SteerRequest) else propose(request, reporter)
 
 
-def proposing() -> Callable[
-    [ProposeRequest | SteerRequest, Callable[[str, float], None]], StoredProposal | SteerAnswer
-]:
+def proposing() -> Callable[[ProposeRequest | SteerRequest, Reporter], StoredProposal | SteerAnswer]:
     return answer

@@ -25,6 +25,7 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.models.handler import ModelHandler
 from ml_backend.models.messages import ModelAnswer, ModelRequest, TrialRequest, TrialResult
+from ml_backend.models.reporter import SilentReporter
 from ml_backend.refinement.run import RefinementRun, RefinementSettings
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.version_store import VersionStore
@@ -35,10 +36,6 @@ from steerseg.presets import load_preset
 from steerseg.video import VideoLimits
 
 MODEL = "tiny-model"
-
-
-def silent(stage: str, fraction: float) -> None:
-    """For slices that nobody watches."""
 
 
 class Driver:
@@ -71,7 +68,7 @@ class Driver:
         )
 
     def ask(self, request: ModelRequest) -> ModelAnswer:
-        return self.handler(request, silent)
+        return self.handler(request, SilentReporter())
 
     def always_better(self, request: ModelRequest) -> ModelAnswer:
         """Answer as the models do, but say that every candidate is better: theirs know nothing."""
@@ -157,7 +154,7 @@ def main() -> None:
             champion = driver.line.champion(project.id)
             champions[project.id] = None if champion is None else champion.name
             if champion is not None:
-                driver.handler._prompts.load(driver.line.ref(champion))  # or it says what is wrong
+                driver.handler._soft_prompts.load(driver.line.ref(champion))  # or it says what is wrong
         late = any(
             one.phase in ("trying on replayed clips", "judging") for one in driver.refinements.active()
         )

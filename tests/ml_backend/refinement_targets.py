@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from ml_backend.models.handler import ModelHandler
 from ml_backend.models.messages import ModelAnswer, ModelRequest, TrialRequest, TrialResult
-
-Progress = Callable[[str, float], None]
+from ml_backend.models.reporter import Reporter
 
 
 class Better:
@@ -22,8 +20,8 @@ class Better:
     def __init__(self, handler: ModelHandler) -> None:
         self._handler = handler
 
-    def __call__(self, request: ModelRequest, progress: Progress) -> ModelAnswer:
-        answer = self._handler(request, progress)
+    def __call__(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
+        answer = self._handler(request, reporter)
         if isinstance(request, TrialRequest) and isinstance(answer, TrialResult):
             return TrialResult(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
         return answer

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.corrections.records import Completed, DecidedFrame, Decision, Evidence, FrameCorrection
-from ml_backend.corrections.store import Annotated, CorrectionStore
+from ml_backend.corrections.annotation_store import AnnotationState, AnnotationStore
+from ml_backend.corrections.completion_store import CompletionStore
+from ml_backend.corrections.records import Completion, DecidedFrame, Decision, Evidence, FrameCorrection
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
@@ -166,14 +167,13 @@ class FilmLoader:
 
 def add_corrections(database: Database, project: int, films: Path, numbers: range) -> None:
     """Give a project one corrected task for each film, as if annotators had drawn the true masks."""
-    corrections = CorrectionStore(database)
     for number in numbers:
         masks = save_film(films / f"film{number}", number)
-        correct(corrections, project, number, masks)
+        correct(database, project, number, masks)
 
 
-def correct(corrections: CorrectionStore, project: int, number: int, masks: NDArray[np.bool_]) -> None:
-    """Database one usable correction of a film."""
+def correct(database: Database, project: int, number: int, masks: NDArray[np.bool_]) -> None:
+    """Store one usable correction of a film."""
     rles = [encode_rle(mask) for mask in masks]
     identity = 10_000 * project + number
     decision = Decision(
@@ -192,16 +192,17 @@ def correct(corrections: CorrectionStore, project: int, number: int, masks: NDAr
         created_at=TIME,
         updated_at=TIME,
     )
-    annotated = Annotated(identity, project, identity, TIME, "digest", False, (decision,))
-    known = corrections.known(project)
-    corrections.reconcile(project, [*known, identity], [annotated], datetime.now(UTC))
-    for pending in corrections.pending(project):
+    state = AnnotationState(identity, project, identity, TIME, "digest", False, (decision,))
+    annotations, completions = AnnotationStore(database), CompletionStore(database)
+    known = annotations.known(project)
+    annotations.reconcile(project, [*known, identity], [state], datetime.now(UTC))
+    for pending in completions.pending(project):
         frames = {
             index: FrameCorrection(Evidence.MASK, rle, (), touched=True, weight=1.0, iou=None)
             for index, rle in enumerate(rles)
         }
-        corrections.complete(
+        completions.complete(
             pending,
-            Completed(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, None),
+            Completion(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, None),
             propagated=True,
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ml_backend.models.messages import SteerAnswer, SteerRequest
+from ml_backend.models.reporter import Reporter
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.errors import SteerSegError
 from steerseg.masks import encode_rle
@@ -14,13 +13,13 @@ from steerseg.masks import encode_rle
 FRAMES = 12
 
 
-def steer(request: SteerRequest, progress: Callable[[str, float], None]) -> SteerAnswer:
+def steer(request: SteerRequest, reporter: Reporter) -> SteerAnswer:
     """A box on every frame whose top row is the number of clicks and boxes; painted frames as given.
 
     Raises:
         SteerSegError: Nothing was said of where the object is.
     """
-    progress("tracking", 0.5)
+    reporter.progress("tracking", 0.5)
     marks = [
         *(label for found in request.prompts.values() for label in found.labels),
         *(True for found in request.prompts.values() if found.box is not None),

@@ -24,7 +24,7 @@ from backend_fixtures import (
 )
 from label_studio_sdk.label_interface import LabelInterface
 
-from ml_backend.database.events import EventStore
+from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
@@ -571,3 +571,29 @@ def test_a_secret_alone_guards_the_webhook_but_not_start_training(make_backend: 
     assert backend.client.post("/webhook", json=recorded("webhook_start_training")).status_code == 201
     error_of(backend.client.post("/webhook", data=b"{"), 400)
     assert backend.client.get("/health").status_code == 200
+
+
+def test_an_error_in_the_background_is_seen_on_health_and_in_the_metrics_and_ends_nothing(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_backend.corrections.ingestion._RETRY", 0.05)
+    backend = make_backend()
+    unprocessed = EventStore.unprocessed
+
+    def fail_once(store: EventStore, limit: int) -> list[StoredEvent]:
+        monkeypatch.setattr(EventStore, "unprocessed", unprocessed)
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(EventStore, "unprocessed", fail_once)
+    assert backend.client.get("/health").get_json()["loops"] == []
+    backend.service.start()
+
+    def ingestion() -> dict[str, Any]:
+        health = backend.client.get("/health").get_json()
+        assert health["status"] == "UP"
+        return {loop["name"]: loop for loop in health["loops"]}["ingestion"]
+
+    wait_until(lambda: ingestion()["errors"] == 1 and not ingestion()["failing"])
+    assert ingestion()["alive"]
+    assert ingestion()["error"] == "OverflowError: too large"
+    assert 'steerseg_background_errors_total{loop="ingestion"} 1.0' in backend.client.get("/metrics").text

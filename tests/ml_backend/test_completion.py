@@ -34,12 +34,12 @@ from PIL import Image
 from test_app import wait_until
 from test_ingestion import Ingesting
 
-from ml_backend.corrections.completion import Completer, choose_proposal
+from ml_backend.corrections.comparison import choose_proposal
+from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.records import Correction, Evidence, Problem, Verdict, Weights
-from ml_backend.corrections.store import KnownProposal
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState, ProposalKey
-from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.jobs.proposal_store import KnownProposal, ProposalStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
@@ -85,7 +85,7 @@ class LocalMedia:
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[ModelExecutor]:
-    made: ModelExecutor = Executor([mask_targets.masking], max_attempts=1)
+    made: ModelExecutor = Executor.local([mask_targets.masking], max_attempts=1)
     yield made
     made.close()
 
@@ -97,7 +97,7 @@ class Completing(Ingesting):
         super().__init__(folder / "data", **given)
         self.media = LocalMedia(folder)
         self.completer = Completer(
-            self.settings, self.database, self.corrections, self.media, self.ingestor._connections, executor
+            self.settings, self.database, self.media, self.ingestor._connections, executor
         )
         ProjectStore(self.database).save(
             1, uid="1", label_config=frames_config(), hostname="http://127.0.0.1:1", extra_params={}
@@ -408,7 +408,7 @@ def test_a_prediction_that_is_gone_is_guessed_by_time_and_overlap(
 
 def test_the_newest_proposal_before_the_annotation_is_taken(completing: Completing) -> None:
     completing.submit(mask_regions({0: square(2)}))
-    (pending,) = completing.corrections.pending(1)
+    (pending,) = completing.completions.pending(1)
     decision = pending.decision
     assert decision.updated_at is not None
     rows = [
@@ -541,7 +541,7 @@ def test_cancelled_work_on_boxes_is_set_aside_until_annotations_are_read_anew(co
     assert "cancelled on request" in reason
     completing.media.video = "video"
     assert completing.complete() == [], "nobody asked for it again"
-    assert completing.corrections.retry(1, [Problem.MODEL]) == 1
+    assert completing.completions.retry(1, [Problem.MODEL]) == 1
     assert len(completing.complete()) == 1
 
 
@@ -557,10 +557,10 @@ def test_cancelled_propagation_leaves_the_annotators_masks_usable(completing: Co
 
 def test_an_annotation_that_changes_meanwhile_is_not_overwritten(completing: Completing) -> None:
     completing.submit(mask_regions({0: square(2)}), minute=1)
-    (before,) = completing.corrections.pending(1)
+    (before,) = completing.completions.pending(1)
     completing.submit(mask_regions({0: square(9)}), minute=2)
-    assert not completing.corrections.fail(before, Problem.MODEL, "too late")
-    assert not completing.corrections.postpone(before, "too late")
+    assert not completing.completions.fail(before, Problem.MODEL, "too late")
+    assert not completing.completions.postpone(before, "too late")
     (correction,) = completing.complete()
     rle = correction.masks[0]
     assert rle is not None

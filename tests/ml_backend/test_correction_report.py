@@ -18,7 +18,7 @@ from steerseg.masks import decode_rle
 
 @pytest.fixture
 def completing(tmp_path: Path) -> Iterator[Completing]:
-    executor: ModelExecutor = Executor([mask_targets.masking])
+    executor: ModelExecutor = Executor.local([mask_targets.masking])
     made = Completing(tmp_path, executor)
     proposal = made.propose(moving())
     made.submit(regions(proposal), 1, lead_time=8.0)

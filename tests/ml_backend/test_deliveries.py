@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -270,7 +269,7 @@ def test_a_push_that_label_studio_missed_is_made_up_for(
     introduce(backend, body, fake_label_studio)
     setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
     backend.post("/setup", {**setup, "hostname": "http://127.0.0.1:9", "access_token": "abc"})
-    threading.Thread(target=backend.service._follow_deliveries, daemon=True).start()
+    backend.service._delivery_loop.start()
     assert backend.post("/predict", body)["pending"] == [1000]
     release.touch()
     wait_until(

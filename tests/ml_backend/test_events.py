@@ -18,10 +18,10 @@ from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import EventRow, RefinementRow, SteeringRow, SubmittedRow
-from ml_backend.interactive.state import SteeredTask
-from ml_backend.interactive.store import SteeringKey, SteeringStore
-from ml_backend.interactive.submissions import SubmissionHandler
-from ml_backend.interactive.submitted_pages import UnseenPages
+from ml_backend.interactive.lifecycle import StateLifecycle
+from ml_backend.interactive.state import TaskState
+from ml_backend.interactive.store import TaskStateKey, TaskStateStore
+from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.connections import Connections
 from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.training_events import TrainingHandler
@@ -30,8 +30,8 @@ from ml_backend.settings import Settings
 PROJECT = {"id": 1, "min_annotations_to_start_training": 7}
 
 
-def key(task: int, annotator: int = 3) -> SteeringKey:
-    return SteeringKey(1, task, annotator, "frames")
+def key(task: int, annotator: int = 3) -> TaskStateKey:
+    return TaskStateKey(1, task, annotator, "frames")
 
 
 def submission(number: int, task: int, annotator: int = 3) -> dict[str, Any]:
@@ -47,10 +47,10 @@ class Receiving:
         self.database = Database(settings.database)
         self.events = EventStore(self.database)
         self.projects = ProjectStore(self.database)
-        self.steering = SteeringStore(self.database)
+        self.steering = TaskStateStore(self.database)
         connections = Connections(settings)
         self.handlers = (
-            SubmissionHandler(self.steering, UnseenPages(self.database, self.steering, connections)),
+            StateLifecycle(self.steering, SubmittedPages(self.database, self.steering, connections)),
             TrainingHandler(self.projects, RefinementStore(self.database).request),
         )
 
@@ -62,7 +62,7 @@ class Receiving:
 
     def hold(self, task: int, message: str, annotator: int = 3) -> None:
         """Let an annotator have a task in hands."""
-        self.steering.change(key(task, annotator), lambda _: SteeredTask(message=message))
+        self.steering.change(key(task, annotator), lambda _: TaskState(message=message))
 
     def dump(self) -> list[tuple[Any, ...]]:
         with self.database.reading() as session:
@@ -197,4 +197,4 @@ def test_stores_write_in_one_transaction(receiving: Receiving) -> None:
     with pytest.raises(ZeroDivisionError):
         write()
     assert receiving.events.count() == 3
-    assert receiving.steering.get(key(9)) == SteeredTask()
+    assert receiving.steering.get(key(9)) == TaskState()

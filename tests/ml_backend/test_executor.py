@@ -16,7 +16,9 @@ from typing import Any
 import executor_targets as targets
 import pytest
 
-from ml_backend.models.executor import Executor, Priority, WorkerState
+from ml_backend.models.executor import Executor
+from ml_backend.models.queue import Priority
+from ml_backend.models.workers import WorkerState
 from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError, VideoError
 
 pytestmark = pytest.mark.timeout(120)
@@ -30,7 +32,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def executor() -> Iterator[Executor[Any, Any]]:
-    made: Executor[Any, Any] = Executor([targets.commands])
+    made: Executor[Any, Any] = Executor.local([targets.commands])
     yield made
     made.close()
 
@@ -52,8 +54,8 @@ def test_the_process_is_not_this_one_and_is_kept(executor: Executor[Any, Any]) -
 
 
 def test_it_starts_lazily_or_warm() -> None:
-    lazy: Executor[Any, Any] = Executor([targets.commands])
-    warm: Executor[Any, Any] = Executor([targets.commands], warm=True)
+    lazy: Executor[Any, Any] = Executor.local([targets.commands])
+    warm: Executor[Any, Any] = Executor.local([targets.commands], warm=True)
     try:
         wait_until(lambda: warm.statuses[0].state is WorkerState.READY)
         assert lazy.statuses[0].state is WorkerState.STOPPED
@@ -117,14 +119,14 @@ def test_a_process_that_does_not_start_is_started_later(
         start(process)
 
     monkeypatch.setattr(SpawnProcess, "start", failing)
-    warm: Executor[Any, Any] = Executor([targets.commands], warm=True)
+    warm: Executor[Any, Any] = Executor.local([targets.commands], warm=True)
     try:
         wait_until(lambda: not failures)
         assert warm.submit(("echo", 1)).result() == 1
     finally:
         warm.close()
     failures.append(error)
-    lazy: Executor[Any, Any] = Executor([targets.commands])
+    lazy: Executor[Any, Any] = Executor.local([targets.commands])
     try:
         with pytest.raises(SteerSegError, match=r"temporarily unavailable|ValueError"):
             lazy.submit(("echo", 1)).result()
@@ -148,7 +150,7 @@ def test_a_process_killed_while_idle_is_replaced(executor: Executor[Any, Any]) -
 
 
 def test_a_silent_process_is_replaced() -> None:
-    executor: Executor[Any, Any] = Executor([targets.commands], stall_timeout=3.0, max_attempts=1)
+    executor: Executor[Any, Any] = Executor.local([targets.commands], stall_timeout=3.0, max_attempts=1)
     try:
         with pytest.raises(ModelError, match="died"):
             executor.submit(("hang",)).result()
@@ -168,7 +170,7 @@ def test_a_silent_process_is_replaced() -> None:
 def test_models_that_do_not_load_fail_the_request(
     factory: Callable[[], Any], error: type[Exception], words: str
 ) -> None:
-    executor: Executor[Any, Any] = Executor([factory])
+    executor: Executor[Any, Any] = Executor.local([factory])
     try:
         with pytest.raises(error, match=words):
             executor.submit(("echo", 1)).result()
@@ -237,7 +239,7 @@ def test_many_threads_get_each_their_own_result(executor: Executor[Any, Any]) ->
 
 
 def test_closing_ends_everything(tmp_path: Path) -> None:
-    executor: Executor[Any, Any] = Executor([targets.commands])
+    executor: Executor[Any, Any] = Executor.local([targets.commands])
     started = tmp_path / "started"
     running = executor.submit(("wait_for", started, tmp_path / "never"))
     waiting = executor.submit(("echo", 1))
@@ -261,7 +263,7 @@ from ml_backend.models.executor import Executor
 import executor_targets as targets
 
 if __name__ == "__main__":
-    executor = Executor([targets.commands])
+    executor = Executor.local([targets.commands])
     print(executor.submit(("pid",)).result(), flush=True)
     executor.submit(("hang",)).result()
 """
@@ -274,7 +276,7 @@ def test_a_worker_never_outlives_a_killed_server(tmp_path: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(here)},
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}"},
         text=True,
     )
     assert server.stdout is not None

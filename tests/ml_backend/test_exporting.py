@@ -69,7 +69,7 @@ def no_tracker() -> Tracker:
 @pytest.fixture(scope="module")
 def completing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Completing]:
     """Task 5: two objects, one corrected; 6: one drawn on a page; 7: rejected; 8: not visible anywhere."""
-    executor: ModelExecutor = Executor([mask_targets.masking])
+    executor: ModelExecutor = Executor.local([mask_targets.masking])
     made = Completing(tmp_path_factory.mktemp("export"), executor, propagation_confidence=CONFIDENCE)
     proposal = made.propose(moving())
 
@@ -500,13 +500,11 @@ def filmed(
         pages.append(tmp_path / "pages" / f"{index:05d}.jpg")
         pages[-1].parent.mkdir(exist_ok=True)
         Image.fromarray(frame).save(pages[-1], quality=90)
-    executor: ModelExecutor = Executor([mask_targets.masking])
+    executor: ModelExecutor = Executor.local([mask_targets.masking])
     made = Completing(tmp_path, executor, local_roots=(tmp_path,))
     made.media = MediaLoader(made.settings)  # type: ignore[assignment]
     made.completer.close()
-    made.completer = Completer(
-        made.settings, made.database, made.corrections, made.media, Connections(made.settings), executor
-    )
+    made.completer = Completer(made.settings, made.database, made.media, Connections(made.settings), executor)
     masks = list(truth[::4])
     data = {
         "frames": [str(page) for page in pages],

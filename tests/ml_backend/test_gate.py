@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from ml_backend.refinement.gate import Compared, Outcome, Scheme, judge
+from ml_backend.refinement.gate import Outcome, PairedScore, Scheme, judge
 from steerseg.config import RefinementRecipe
 
 RECIPE = RefinementRecipe(min_gain=0.01, confidence=0.9, max_regression=0.01)
 
 
-def compared(gains: list[float], weight: float = 1.0, name: str = "v") -> list[Compared]:
-    return [Compared(f"k{i}", f"{name}{i}", weight, 0.5 + gain, 0.5) for i, gain in enumerate(gains)]
+def compared(gains: list[float], weight: float = 1.0, name: str = "v") -> list[PairedScore]:
+    return [PairedScore(f"k{i}", f"{name}{i}", weight, 0.5 + gain, 0.5) for i, gain in enumerate(gains)]
 
 
-def outcome(held_out: list[Compared], regression: list[Compared] | None = None) -> tuple[Outcome, str]:
+def outcome(held_out: list[PairedScore], regression: list[PairedScore] | None = None) -> tuple[Outcome, str]:
     judgement = judge(held_out, regression or [], RECIPE, Scheme.HELD_OUT)
-    json.dumps(judgement.metrics)
+    json.dumps(judgement.metrics.to_json())
     return judgement.outcome, judgement.reason
 
 
@@ -66,7 +66,7 @@ def test_a_negative_least_gain_allows_for_a_loss() -> None:
 def test_one_video_is_not_enough_whatever_it_shows() -> None:
     assert outcome(compared([0.5]))[0] is Outcome.NOT_ENOUGH_DATA
     assert outcome([])[0] is Outcome.NOT_ENOUGH_DATA
-    same = [Compared(f"k{i}", "one video", 1.0, 0.9, 0.5) for i in range(5)]
+    same = [PairedScore(f"k{i}", "one video", 1.0, 0.9, 0.5) for i in range(5)]
     result, reason = outcome(same)
     assert result is Outcome.NOT_ENOUGH_DATA
     assert "1 held-out videos could be compared, at least 2 are needed" in reason
@@ -78,5 +78,6 @@ def test_untouched_proposals_count_less_than_corrections() -> None:
     corrected = compared([0.2, 0.15, 0.25, 0.2])
     judgement = judge([*accepted, *corrected], [], RECIPE, Scheme.CROSS_VALIDATION)
     assert judgement.outcome is Outcome.PROMOTED
-    assert judgement.metrics["held_out"]["gain"]["mean"] == pytest.approx((0.8 - 0.02) / 5)
+    assert judgement.metrics.held_out is not None
+    assert judgement.metrics.held_out.gain.mean == pytest.approx((0.8 - 0.02) / 5)
     assert "by cross-validation" in judgement.reason

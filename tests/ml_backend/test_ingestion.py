@@ -33,9 +33,12 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import select
 from test_app import wait_until
 
-from ml_backend.corrections.ingestion import Ingestor, Outcome, ingest
+from ml_backend.corrections.annotation_store import AnnotationStore, Changes
+from ml_backend.corrections.completion_store import CompletionStore
+from ml_backend.corrections.event_reader import AnnotationReader, EventContent
+from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Problem
-from ml_backend.corrections.store import Changes, CorrectionStore
+from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore, StoredEvent
@@ -49,10 +52,11 @@ from steerseg.errors import ConfigError
 FALLBACK = "the red ball"
 
 
-def outcome_of(body: dict[str, Any]) -> Outcome:
+def outcome_of(body: dict[str, Any]) -> EventContent:
     project = body.get("project")
     project_id = project["id"] if isinstance(project, dict) else project
-    return ingest(StoredEvent(1, body["action"], project_id, body), lambda project, data: FALLBACK)
+    reader = AnnotationReader(lambda project, data: FALLBACK)
+    return reader.read_event(StoredEvent(1, body["action"], project_id, body))
 
 
 class Ingesting:
@@ -62,9 +66,11 @@ class Ingesting:
         self.settings = Settings(data_dir=folder, expression_key="expr", **given)
         self.database = Database(self.settings.database)
         self.corrections = CorrectionStore(self.database)
+        self.annotations = AnnotationStore(self.database)
+        self.completions = CompletionStore(self.database)
         self.changed: list[int] = []
         self.ingestor = Ingestor(
-            self.settings, self.database, self.corrections, Connections(self.settings), self.changed.append
+            self.settings, self.database, Connections(self.settings), self.changed.append
         )
 
     def receive(self, bodies: Sequence[dict[str, Any]]) -> None:
@@ -115,7 +121,7 @@ def test_annotations_are_found_in_every_form(action: str, key: str, many: bool) 
     body["task"] = [body["task"]] if many else body["task"]
     outcome = outcome_of(body)
     assert outcome.error is None
-    assert [annotated.id for annotated in outcome.changes.annotated] == ([7, 8] if many else [7])
+    assert [annotated.id for annotated in outcome.changes.states] == ([7, 8] if many else [7])
 
 
 @pytest.mark.parametrize(
@@ -138,11 +144,11 @@ def test_deleted_tasks_are_found() -> None:
 
 @pytest.mark.parametrize("name", ["webhook_project_updated", "webhook_start_training"])
 def test_other_events_change_nothing(name: str) -> None:
-    assert outcome_of(recorded(name)) == Outcome(Changes())
+    assert outcome_of(recorded(name)) == EventContent(Changes())
 
 
 def test_a_skipped_annotation_needs_no_more_than_its_number() -> None:
-    (annotated,) = outcome_of(recorded("webhook_annotation_created_skipped")).changes.annotated
+    (annotated,) = outcome_of(recorded("webhook_annotation_created_skipped")).changes.states
     assert annotated.cancelled
     assert annotated.decisions == ()
 
@@ -166,7 +172,7 @@ def test_what_an_event_left_out_is_to_be_read_from_the_project(missing: dict[str
 def test_one_bad_annotation_of_many_is_no_loss_for_the_others() -> None:
     good = annotation(mask_regions({0: square(2)}))
     outcome = outcome_of(event_body("ANNOTATIONS_CREATED", [{"id": 6, "task": 5, "project": 1}, good]))
-    assert [annotated.id for annotated in outcome.changes.annotated] == [7]
+    assert [annotated.id for annotated in outcome.changes.states] == [7]
     assert outcome.incomplete
 
 
@@ -251,10 +257,10 @@ def test_what_did_not_change_keeps_its_number_and_its_state(ingesting: Ingesting
     again = event_body("ANNOTATION_UPDATED", annotation(mask_regions({0: square(2)}), minute=5))
     ingesting.receive([first])
     ingesting.ingestor.catch_up()
-    (before,) = ingesting.corrections.pending()
+    (before,) = ingesting.completions.pending()
     ingesting.receive([again])
     ingesting.ingestor.catch_up()
-    (after,) = ingesting.corrections.pending()
+    (after,) = ingesting.completions.pending()
     assert (after.id, after.revision) == (before.id, before.revision)
     assert after.decision.updated_at == datetime(2026, 11, 22, 15, 5, tzinfo=UTC)
 
@@ -262,14 +268,14 @@ def test_what_did_not_change_keeps_its_number_and_its_state(ingesting: Ingesting
 def test_an_event_that_nobody_foresaw_does_not_hold_up_the_others(
     ingesting: Ingesting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import ml_backend.corrections.ingestion
+    read_event = AnnotationReader.read_event
 
-    def stumble(event: StoredEvent, *rest: Any) -> Outcome:
+    def stumble(reader: AnnotationReader, event: StoredEvent, *rest: Any) -> EventContent:
         if event.id == 1:
             raise ZeroDivisionError
-        return ingest(event, *rest)
+        return read_event(reader, event, *rest)
 
-    monkeypatch.setattr(ml_backend.corrections.ingestion, "ingest", stumble)
+    monkeypatch.setattr(AnnotationReader, "read_event", stumble)
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation([], number)) for number in (1, 2)])
     assert ingesting.ingestor.catch_up() == 2
     assert "ZeroDivisionError" in caplog.text
@@ -409,7 +415,7 @@ def test_what_webhooks_lost_is_found(reading: Ingesting, fake_label_studio: Fake
 
     result = reading.ingestor.reconcile(1)
     assert (result.annotations, result.changed, result.errors) == (3, 3, ())
-    assert [pending.annotation_id for pending in reading.corrections.pending(1)] == [1, 2, 4]
+    assert [pending.annotation_id for pending in reading.completions.pending(1)] == [1, 2, 4]
     assert reading.changed[-1] == 1
     # The events that were lost may still come: nothing changes any more.
     before = reading.dump()
@@ -461,7 +467,7 @@ def test_a_skipped_annotation_is_not_taken_for_a_deleted_one(
 def test_what_is_heard_while_reading_is_newer_than_what_is_read(reading: Ingesting) -> None:
     old = annotation(mask_regions({0: square(2)}), 1)
     new = annotation(mask_regions({0: square(3)}), 1, minute=5)
-    (read,) = outcome_of(event_body("ANNOTATION_CREATED", old)).changes.annotated
+    (read,) = outcome_of(event_body("ANNOTATION_CREATED", old)).changes.states
     asked_at = datetime.now(UTC)
     reading.receive(
         [event_body("ANNOTATION_UPDATED", new), event_body("ANNOTATION_CREATED", {**old, "id": 2})]
@@ -469,7 +475,7 @@ def test_what_is_heard_while_reading_is_newer_than_what_is_read(reading: Ingesti
     reading.ingestor.catch_up()
     before = reading.dump()
     # The answer is older: it knows the first state of one annotation and nothing of the other.
-    assert reading.corrections.reconcile(1, [1], [read], asked_at) == 0
+    assert reading.annotations.reconcile(1, [1], [read], asked_at) == 0
     assert reading.dump() == before
 
 
@@ -483,10 +489,10 @@ def test_numbers_that_a_new_server_gives_again_are_believed(
         ]
     )
     reading.ingestor.catch_up()
-    assert reading.corrections.pending(1) == []
+    assert reading.completions.pending(1) == []
     has(fake_label_studio, annotation(mask_regions({0: square(8)}), 1, minute=1))
     reading.ingestor.reconcile(1)
-    assert [pending.annotation_id for pending in reading.corrections.pending(1)] == [1]
+    assert [pending.annotation_id for pending in reading.completions.pending(1)] == [1]
 
 
 def test_without_an_answer_nothing_changes(reading: Ingesting, fake_label_studio: FakeLabelStudio) -> None:
@@ -513,15 +519,15 @@ def test_corrections_whose_media_were_gone_are_tried_again(
     drawn = annotation(mask_regions({0: square(2)}), 1)
     reading.receive([event_body("ANNOTATION_CREATED", drawn)])
     reading.ingestor.catch_up()
-    (pending,) = reading.corrections.pending(1)
-    reading.corrections.fail(pending, Problem.MEDIA_GONE, "the server says 404")
-    assert reading.corrections.pending(1) == []
+    (pending,) = reading.completions.pending(1)
+    reading.completions.fail(pending, Problem.MEDIA_GONE, "the server says 404")
+    assert reading.completions.pending(1) == []
     assert [(one.problem, one.reason) for one in reading.corrections.list_set_aside(1)] == [
         (Problem.MEDIA_GONE, "the server says 404")
     ]
     has(fake_label_studio, drawn)
     reading.ingestor.reconcile(1)
-    assert len(reading.corrections.pending(1)) == 1
+    assert len(reading.completions.pending(1)) == 1
 
 
 # --- the threads

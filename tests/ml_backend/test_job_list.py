@@ -12,7 +12,7 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.store import JobStore
-from ml_backend.refinement.gate import Judgement, Outcome
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome
 from ml_backend.refinement.store import RefinementStore
 
 TIME = datetime(2026, 11, 22, tzinfo=UTC)
@@ -49,7 +49,7 @@ def test_a_refinement_is_a_job_from_its_wish_to_its_end(database: Database) -> N
     assert listed() == (name, JobState.RUNNING, "training candidate, 12 of 40", "")
     (job,) = list_jobs(database, 10)
     assert (job.about, job.fraction, job.task_id) == ("asked for by Start training", 0.3, None)
-    refinements.settle(asked.id, Judgement(Outcome.KEPT_BACK, "no better", {}))
+    refinements.settle(asked.id, Judgement(Outcome.KEPT_BACK, "no better", GateMetrics()))
     assert listed() == (name, JobState.DONE, "training candidate, 12 of 40", "kept back: no better")
     refinements.fail(refinements.request(1, "again").id, "the disk is full")
     refinements.cancel(refinements.request(1, "once more").id, "not now")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml_backend.models.executor import Executor, ModelExecutor, Priority
+from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.geometry import (
     MAX_CONDITIONING,
     TrackBox,
@@ -22,9 +22,11 @@ from ml_backend.models.geometry import (
     spread,
     upright_box,
 )
-from ml_backend.models.handler import model_worker
 from ml_backend.models.masks import answer_masks
-from ml_backend.models.messages import MaskAnswer, MaskRequest, YieldRequested
+from ml_backend.models.messages import MaskAnswer, MaskRequest
+from ml_backend.models.queue import Priority
+from ml_backend.models.reporter import SilentReporter, YieldRequested
+from ml_backend.models.workers import ModelFactory
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
@@ -68,7 +70,7 @@ REQUEST = MaskRequest(Path("clip"), None, {}, {}, frozenset(), propagate=False)
 
 def answer(tracker: Tracker, film: Filmed, **changes: object) -> MaskAnswer:
     request = replace(REQUEST, **changes)  # type: ignore[arg-type]
-    return answer_masks(tracker, film.video, tracker.open(film.video), request, lambda stage, fraction: None)
+    return answer_masks(tracker, film.video, tracker.open(film.video), request, SilentReporter())
 
 
 def test_boxes_become_masks_of_what_is_in_them(tracker: Tracker, films: list[Filmed]) -> None:
@@ -118,8 +120,8 @@ def test_frames_beyond_the_end_and_boxes_without_an_area_are_passed_over(
     assert found.propagated == {}
 
 
-class Interrupted:
-    """A progress that is asked to make way after some calls."""
+class Interrupted(SilentReporter):
+    """A reporter that is asked to make way after some calls."""
 
     def __init__(self, calls: int) -> None:
         self.left = calls
@@ -128,9 +130,6 @@ class Interrupted:
     def should_yield(self) -> bool:
         self.left -= 1
         return self.left < 0
-
-    def __call__(self, stage: str, fraction: float) -> None:
-        """Nobody listens."""
 
 
 @pytest.mark.parametrize("calls", [0, 1, 6])
@@ -146,7 +145,7 @@ def test_the_model_process_answers_with_the_preset_that_it_holds(films: list[Fil
     film = films[0]
     write_video(tmp_path / "clip.mp4", film.video.frames, film.video.fps)
     first = film.shown()[0]
-    executor: ModelExecutor = Executor([model_worker("demo", "cpu", VideoLimits())])
+    executor: ModelExecutor = Executor.local([ModelFactory("demo", "cpu", VideoLimits())])
     try:
         request = replace(
             REQUEST, media=tmp_path / "clip.mp4", boxes={first: (film.box(first),)}, propagate=True

@@ -23,6 +23,7 @@ from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task_media import Media
 from ml_backend.proposals import StoredPoint, StoredTracklet
+from ml_backend.refinement.gate import Comparison, GateMetrics
 from ml_backend.refinement.version_store import NewVersion
 from ml_backend.web.pages.curves import curve_of, presence_of
 from ml_backend.web.pages.queries import list_proposals
@@ -30,6 +31,7 @@ from steerseg.masks import encode_rle
 
 PROJECT = 1
 FRAMES, HEIGHT, WIDTH = 12, 36, 64  # of what `proposal_targets` proposes
+from steerseg.statistics import Interval
 
 
 @pytest.fixture
@@ -65,15 +67,7 @@ def add_version(backend: Backend, number: int = 1, model: str = "test-model") ->
         origin="refined",
         parent_id=None,
         curve=[1.0 / (step + 1) for step in range(40)],
-        metrics={
-            "held_out": {
-                "videos": 5,
-                "candidate": 0.71,
-                "champion": 0.65,
-                "gain": {"mean": 0.06, "low": 0.01, "high": 0.11},
-            },
-            "regression": None,
-        },
+        metrics=GateMetrics(held_out=Comparison(5, 0.71, 0.65, Interval(0.06, 0.01, 0.11, 5))),
         reason="better on 5 held-out videos",
     )
     return backend.service.line.versions.add(project_of(backend), new).name

@@ -18,6 +18,8 @@ import torch
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.propose import stored_proposal
+from ml_backend.models.reporter import SilentReporter
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
@@ -31,7 +33,7 @@ KEY = ProposalKey("digest", "the ball", "v1")
 @pytest.fixture
 def proposal() -> StoredProposal:
     request = ProposeRequest(media=Path("x"), expression="the ball", fps=None, alternatives=3)
-    return proposal_targets.propose(request, lambda stage, fraction: None)
+    return proposal_targets.propose(request, SilentReporter())
 
 
 def same(a: Any, b: Any) -> bool:
@@ -67,7 +69,7 @@ def test_a_pipeline_proposal_becomes_plain_data_that_needs_no_torch() -> None:
         width=6,
         versions={"preset": "demo", "torch": torch.__version__},
     )
-    stored = StoredProposal.from_proposal(original)
+    stored = stored_proposal(original)
     assert asdict(stored.points[0]) == asdict(point)
     assert np.allclose(stored.maps.fused, original.maps.fused.numpy(), atol=1e-3)
     assert stored.maps.video is None

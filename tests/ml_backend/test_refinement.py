@@ -19,14 +19,13 @@ from backend_fixtures import FakeLabelStudio
 from flask.testing import FlaskClient
 from refinement_world import LABEL_CONFIG, FilmLoader, add_corrections, correct, save_film, save_preset
 
-from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import ProposalKey, RefinementState
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor
-from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from ml_backend.web.app import create_app
@@ -63,7 +62,7 @@ class Kept(Executor[Any, Any]):
 
 @pytest.fixture(scope="module")
 def kept(presets: dict[int, Path]) -> Iterator[Kept]:
-    executor = Kept([partial(refinement_targets.better, presets[3])])
+    executor = Kept.local([partial(refinement_targets.better, presets[3])])
     yield executor
     executor.end()
 
@@ -135,7 +134,7 @@ class World:
         database = Database(chosen.database)
         executor: Executor[Any, Any] = self.kept
         if steps != 3:
-            executor = Executor([partial(refinement_targets.better, self.presets[steps])])
+            executor = Executor.local([partial(refinement_targets.better, self.presets[steps])])
         service = Service(
             chosen,
             database=database,
@@ -199,7 +198,7 @@ def test_start_training_makes_a_version_that_setup_names_and_predictions_use(wor
     assert (before["model_version"], after["model_version"]) == (VERSION, version)
     champion = backend.service.line.champion(1)
     assert champion is not None
-    pair = LoadedPrompts().load(backend.service.line.ref(champion))
+    pair = SoftPromptCache().load(backend.service.line.ref(champion))
     assert pair is not None
     # The model process really worked with these prompts.
     path = ProposalStore(backend.database).find(ProposalKey("digest-of-film0", "the bright square", version))
@@ -308,7 +307,7 @@ def test_a_killed_model_process_and_a_stopped_server_are_survived(world: World) 
     assert ended["state"] == "promoted", ended["reason"]
     champion = backend.service.line.champion(1)
     assert champion is not None
-    assert LoadedPrompts().load(backend.service.line.ref(champion)) is not None
+    assert SoftPromptCache().load(backend.service.line.ref(champion)) is not None
 
 
 def test_of_two_servers_with_one_data_folder_one_refines(world: World) -> None:
@@ -363,7 +362,7 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     backend.post("/webhook", training_event("PROJECT_UPDATED", minimum=6))
     backend.service.ingestor.catch_up()
     assert manager.threshold(1) == 6
-    correct(CorrectionStore(backend.database), 1, 50, save_film(world.films / "film50", 50))
+    correct(backend.database, 1, 50, save_film(world.films / "film50", 50))
     manager.corrected(1)
     current = backend.status()["current"]
     assert current["triggers"] == ["6 corrections"]

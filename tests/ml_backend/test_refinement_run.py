@@ -23,8 +23,9 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.label_studio.media_access import MediaUnavailableError
 from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, TrainRequest, Yielded
-from ml_backend.models.prompts import LoadedPrompts
-from ml_backend.refinement.run import FEATURES, FOLDER, MediaPendingError, evict_features
+from ml_backend.models.soft_prompts import SoftPromptCache
+from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
+from ml_backend.refinement.media import MediaPendingError
 from ml_backend.refinement.store import Refinement
 from ml_backend.refinement.version_store import NewVersion, PromptVersion
 from steerseg.errors import ArtefactError, Cancelled, ModelError
@@ -86,9 +87,10 @@ def test_five_corrections_are_cross_validated_and_a_better_candidate_is_promoted
     assert champion.parent is None
     assert len(champion.data) == 5
     assert len(champion.curve) == 4
-    assert champion.metrics["held_out"]["gain"]["mean"] == pytest.approx(0.2)
+    assert champion.metrics.held_out is not None
+    assert champion.metrics.held_out.gain.mean == pytest.approx(0.2)
     assert champion.refinement_id == ended.id
-    assert LoadedPrompts().load(driver.line.ref(champion)) is not None
+    assert SoftPromptCache().load(driver.line.ref(champion)) is not None
     trainings = {request.name for request in asked if isinstance(request, TrainRequest)}
     assert trainings == {"fold-1", "fold-2", "fold-3", "candidate"}
     # What only the refinement needed is gone; vision features serve the next one.
@@ -101,7 +103,7 @@ def test_the_next_refinement_starts_from_the_champion_and_tells_new_from_old(dri
     champion = driver.line.champion(1)
     assert champion is not None
     masks = save_film(driver.films.root / "film999", 999)
-    correct(CorrectionStore(driver.database), 1, 999, masks)
+    correct(driver.database, 1, 999, masks)
     trained: list[TrainRequest] = []
 
     def ask(request: ModelRequest) -> ModelAnswer:
@@ -130,7 +132,7 @@ def test_the_models_own_verdict_is_obeyed(driver: Driver) -> None:
     assert ended.state in (RefinementState.PROMOTED, RefinementState.KEPT_BACK)
     assert version.status is (PromptStatus.CHAMPION if promoted else PromptStatus.CANDIDATE)
     assert version.reason == f"{ended.state}: {ended.reason}"
-    assert set(ended.metrics) == {"scheme", "held_out", "regression", "examples", "replayed"}
+    assert set(ended.metrics.to_json()) == {"scheme", "held_out", "regression", "examples", "replayed"}
 
 
 def test_too_few_corrections_end_it_at_once(tmp_path: Path, preset: Path, steerseg: SteerSeg) -> None:
@@ -234,7 +236,7 @@ def test_kills_at_two_dozen_points_lose_nothing_and_change_nothing(
         assert mine.reason == theirs.reason
         champion = after.line.champion(project)
         assert champion is not None
-        assert LoadedPrompts().load(after.line.ref(champion)) is not None
+        assert SoftPromptCache().load(after.line.ref(champion)) is not None
         assert CorrectionStore(after.database).corrections(project) == counted[project - 1]
     assert digests(after, 1) != digests(after, 2)
 
@@ -425,7 +427,7 @@ def test_a_full_disk_says_so_and_the_old_version_is_still_served(
         driver.run(refinement, ask=driver.always_better)
     monkeypatch.undo()
     assert driver.line.champion(1) == champion
-    assert LoadedPrompts().load(driver.line.ref(champion)) is not None
+    assert SoftPromptCache().load(driver.line.ref(champion)) is not None
     (running,) = driver.refinements.active(1)
     assert driver.run(running, ask=driver.always_better).state is RefinementState.PROMOTED
 

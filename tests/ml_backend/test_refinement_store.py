@@ -12,12 +12,12 @@ import pytest
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
-from ml_backend.refinement.gate import Judgement, Outcome
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, Scheme
 from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.version_store import NewVersion, VersionStore
 
 TIME = datetime(2026, 11, 22, tzinfo=UTC)
-PROMOTE = Judgement(Outcome.PROMOTED, "better", {"held_out": 1})
+PROMOTE = Judgement(Outcome.PROMOTED, "better", GateMetrics(scheme=Scheme.HELD_OUT))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_kept_back_candidate_stays_to_be_looked_at(database: Database) -> None
     refinements, versions = RefinementStore(database), VersionStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
-    refinements.settle(first.id, Judgement(Outcome.KEPT_BACK, "no gain", {}), new("d1"))
+    refinements.settle(first.id, Judgement(Outcome.KEPT_BACK, "no gain", GateMetrics()), new("d1"))
     (candidate,) = versions.versions(1)
     assert (candidate.status, candidate.reason) == (PromptStatus.CANDIDATE, "kept back: no gain")
     assert versions.champion(1) is None

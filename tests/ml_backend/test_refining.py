@@ -22,10 +22,10 @@ from ml_backend.models.messages import (
     TrainRequest,
     TrialRequest,
     TrialResult,
-    YieldRequested,
 )
-from ml_backend.models.prompts import LoadedPrompts
 from ml_backend.models.refine import Refiner, batch_of
+from ml_backend.models.reporter import SilentReporter, YieldRequested
+from ml_backend.models.soft_prompts import SoftPromptCache
 from steerseg.config import RefinementRecipe
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
@@ -41,8 +41,8 @@ def steerseg(tmp_path_factory: pytest.TempPathFactory) -> SteerSeg:
     return SteerSeg.from_pretrained(save_preset(tmp_path_factory.mktemp("preset")), device="cpu")
 
 
-class Told:
-    """Progress that may ask for the work to be put down after so many reports."""
+class Recorder(SilentReporter):
+    """A reporter that may ask for the work to be put down after so many reports."""
 
     def __init__(self, most: int | None = None) -> None:
         self.stages: list[str] = []
@@ -52,7 +52,7 @@ class Told:
     def should_yield(self) -> bool:
         return self._most is not None and len(self.stages) >= self._most
 
-    def __call__(self, stage: str, fraction: float) -> None:
+    def progress(self, stage: str, fraction: float) -> None:
         self.stages.append(stage)
 
 
@@ -69,26 +69,26 @@ class World:
 
     def fresh(self) -> Refiner:
         """A refiner that remembers nothing, as after a kill."""
-        return Refiner(self.steerseg, VideoLimits(), LoadedPrompts())
+        return Refiner(self.steerseg, VideoLimits(), SoftPromptCache())
 
-    def prepare(self, made: CorrectionExample | ReplayExample, told: Told | None = None) -> bool:
+    def prepare(self, made: CorrectionExample | ReplayExample, reporter: Recorder | None = None) -> bool:
         media = None
         if isinstance(made, CorrectionExample):
             media = MediaFile(self.films[made.key], 5.0)
         request = PrepareRequest(made, media, self.folder, self.features)
-        return self.refiner.prepare(request, told or Told()).teaches
+        return self.refiner.prepare(request, reporter or Recorder()).teaches
 
     def prepare_all(self) -> None:
         for made in self.examples.values():
             assert self.prepare(made)
 
     def train(
-        self, *, name: str = "candidate", seconds: float = 1000.0, told: Told | None = None
+        self, *, name: str = "candidate", seconds: float = 1000.0, reporter: Recorder | None = None
     ) -> TrainingProgress:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
-        return self.refiner.train(request, told or Told())
+        return self.refiner.train(request, reporter or Recorder())
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_refinement_changes_soft_prompts_and_nothing_else(world: World) -> Non
             SoftPromptsRef(world.folder / "candidate", candidate.digest),
             None,
         ),
-        Told(),
+        Recorder(),
     )
     assert 0 <= tried.candidate <= 1
     assert 0 <= tried.champion <= 1
@@ -157,15 +157,15 @@ def test_what_is_prepared_is_not_made_again(world: World) -> None:
     assert world.prepare(made)
     shutil.rmtree(world.films["c0"])  # neither video nor model is needed any more
     world.refiner = world.fresh()
-    told = Told()
-    assert world.prepare(made, told)
-    assert told.stages == []
+    reporter = Recorder()
+    assert world.prepare(made, reporter)
+    assert reporter.stages == []
     other = replace(made, key="c9", expression="another expression")
     world.films["c9"] = world.films["c1"]
     assert world.prepare(world.examples["c1"])
-    told = Told()
-    assert world.prepare(replace(other, truth=world.examples["c1"].truth), told)
-    assert "keyframes" not in told.stages  # features are the video's
+    reporter = Recorder()
+    assert world.prepare(replace(other, truth=world.examples["c1"].truth), reporter)
+    assert "keyframes" not in reporter.stages  # features are the video's
     assert len(list(world.features.iterdir())) == 2
 
 
@@ -191,9 +191,9 @@ def test_slices_of_any_length_and_kills_give_the_training_that_one_slice_gives(
 
 def test_a_training_makes_way_within_one_step(world: World) -> None:
     world.prepare_all()
-    told = Told(most=2)
-    assert world.train(told=told).step == 2
-    assert told.stages == ["training", "training"]
+    reporter = Recorder(most=2)
+    assert world.train(reporter=reporter).step == 2
+    assert reporter.stages == ["training", "training"]
 
 
 def test_a_slice_that_fails_leaves_the_state_of_the_slice_before(
@@ -201,19 +201,18 @@ def test_a_slice_that_fails_leaves_the_state_of_the_slice_before(
 ) -> None:
     world.prepare_all()
     assert world.train(seconds=0.0).step == 1
-    calls = 0
 
-    def progress(stage: str, fraction: float) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise RuntimeError("cancelled")
+    class Cancelling(Recorder):
+        def progress(self, stage: str, fraction: float) -> None:
+            super().progress(stage, fraction)
+            if len(self.stages) == 3:
+                raise RuntimeError("cancelled")
 
     request = TrainRequest(
         "candidate", world.folder, world.features, {Pool.NEW: tuple(world.examples)}, None, 1000.0
     )
     with pytest.raises(RuntimeError):
-        world.refiner.train(request, progress)
+        world.refiner.train(request, Cancelling())
     assert world.train(seconds=0.0).step == 2
 
 
@@ -226,7 +225,7 @@ def test_a_loss_that_is_no_number_ends_the_training(world: World, monkeypatch: p
 
 @pytest.mark.parametrize("stage", ["keyframes", "reasoning", "grounding", "candidates"])
 def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) -> None:
-    class At(Told):
+    class At(Recorder):
         @property
         def should_yield(self) -> bool:
             return self.stages[-1:] == [stage]
@@ -243,8 +242,8 @@ def test_preparing_and_trying_make_way_at_any_stage(world: World, stage: str) ->
     world.steerseg.forget()
     with pytest.raises(YieldRequested):
         world.refiner.compare(request, At())
-    first = world.refiner.compare(request, Told())
-    assert world.fresh().compare(request, Told()) == first
+    first = world.refiner.compare(request, Recorder())
+    assert world.fresh().compare(request, Recorder()) == first
 
 
 def test_media_that_is_not_what_was_corrected_is_refused(world: World) -> None:
@@ -320,6 +319,6 @@ def test_a_project_without_any_prompts_begins_with_words(tmp_path: Path) -> None
             SoftPromptsRef(world.folder / "candidate", trained.digest),
             None,
         ),
-        Told(),
+        Recorder(),
     )
     assert isinstance(tried, TrialResult)

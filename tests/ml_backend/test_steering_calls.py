@@ -1,4 +1,4 @@
-"""Clicks, boxes, paint and words as Label Studio sends them: what is remembered of them, and what is answered."""
+"""Clicks, boxes, paint and expressions as Label Studio sends them: the state that they make, and the answers."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ class Annotator:
             [{**self.click, "id": f"k{self.clicks}", "item_index": page, "value": value, **changes}]
         )
 
-    def series(self, place: int = 0) -> dict[int, Result]:
+    def series(self, index: int = 0) -> dict[int, Result]:
         """What stands on the pages of one object."""
-        name = instance_id(TASK, "", place)
+        name = instance_id(TASK, "", index)
         found = {r["id"]: r for r in self.draft.values() if r["id"].startswith(name)}
         return {region["item_index"]: region for region in found.values()}
 
     @property
-    def told(self) -> str:
+    def status(self) -> str:
         return str(self.draft["status-frames"]["value"]["text"][0])
 
 
@@ -87,7 +87,7 @@ def annotator(backend: Backend) -> Annotator:
 
 
 def top(region: Result) -> int:
-    """The highest row of a region's mask; the test's model process says by it how many marks it was given."""
+    """The highest row of a region's mask; the test's model process says by it how many prompts it was given."""
     (mask,) = page_masks([region])
     return int(np.flatnonzero(mask.mask.any(axis=1))[0])
 
@@ -103,7 +103,7 @@ def test_clicks_and_boxes_of_any_page_add_up_and_move_all_pages(annotator: Annot
     value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["box"]}
     annotator.point(9, **box, value=value)
     assert {top(region) for region in annotator.series().values()} == {3}
-    assert "1 click, 1 click off it and 1 box" in annotator.told
+    assert "2 clicks (1 on the object, 1 beside it) and 1 box" in annotator.status
 
 
 def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: Annotator) -> None:
@@ -112,11 +112,11 @@ def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: An
     first = annotator.point(3)
     annotator.draft, annotator.clicks = draft, 0
     assert annotator.point(3) == first
-    assert "1 click." in annotator.told
+    assert "1 click." in annotator.status
     assert [job.kind for job in JobStore(annotator.backend.database).newest()] == ["steer", "propose"]
 
 
-def test_marks_outlast_a_restart_and_end_with_the_submission(
+def test_prompts_outlast_a_restart_and_end_with_the_submission(
     make_backend: MakeBackend, annotator: Annotator
 ) -> None:
     annotator.type("the ball")
@@ -130,8 +130,8 @@ def test_marks_outlast_a_restart_and_end_with_the_submission(
     submitted["annotation"] |= {"task": TASK, "completed_by": annotator.number}
     annotator.backend.post("/webhook", submitted)
     annotator.point(5)
-    assert "1 click" in annotator.told
-    assert "2 clicks" not in annotator.told
+    assert "1 click" in annotator.status
+    assert "2 clicks" not in annotator.status
 
 
 def test_people_do_not_steer_each_other(backend: Backend) -> None:
@@ -140,9 +140,9 @@ def test_people_do_not_steer_each_other(backend: Backend) -> None:
         person.type("the ball")
         person.point(3)
     one.point(4)
-    assert "2 clicks" in one.told
+    assert "2 clicks" in one.status
     other.point(5)
-    assert "2 clicks" in other.told
+    assert "2 clicks" in other.status
 
 
 def test_a_click_is_a_job_that_can_be_cancelled_and_asked_for_again(
@@ -166,7 +166,7 @@ def test_a_click_is_a_job_that_can_be_cancelled_and_asked_for_again(
     (name,) = waiting()
     assert backend.client.post(f"/jobs/{name}/cancel").status_code == 202
     clicking.join()
-    assert annotator.told == "cancelled before it began"
+    assert annotator.status == "cancelled before it began"
     release.touch()
     predicting.join()
     assert backend.client.post(f"/jobs/{name}/cancel").status_code == 409
@@ -181,7 +181,7 @@ def test_a_deleted_object_is_forgotten(annotator: Annotator) -> None:
     for region in annotator.series().values():
         del annotator.draft[region["id"]]
     annotator.point(4)
-    assert "1 click." in annotator.told
+    assert "1 click." in annotator.status
 
 
 def painted(region: Result) -> Result:
@@ -198,7 +198,7 @@ def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> 
     answer = annotator.type("the ball")
     pages = {region["item_index"] for region in answer if "item_index" in region}
     assert pages.isdisjoint({4, 6})
-    assert "frames 5, 7" in annotator.told
+    assert "Frames 5, 7 stay" in annotator.status
     assert annotator.draft[mine["id"]] == painted(mine)
     annotator.point(2)
     assert annotator.draft[mine["id"]] == painted(mine)
@@ -225,22 +225,22 @@ def test_another_object_is_added_beside_the_first(annotator: Annotator) -> None:
 def test_several_objects_come_with_labels_in_order(annotator: Annotator) -> None:
     annotator.type("the two balls")
     labels = [
-        {region["value"]["brushlabels"][0] for region in annotator.series(place).values()} for place in (0, 1)
+        {region["value"]["brushlabels"][0] for region in annotator.series(index).values()} for index in (0, 1)
     ]
     assert labels == [{"object"}, {"other"}]
-    assert annotator.told.startswith("Tracked 2 objects for “the two balls”: object on 10 of 12 frames")
+    assert annotator.status.startswith("Tracked 2 objects for “the two balls”: object on 10 of 12 frames")
 
 
 def test_a_candidate_is_picked_by_its_number(annotator: Annotator) -> None:
     annotator.type("the ball")
-    assert "#2 (" in annotator.told
+    assert "#2 (" in annotator.status
     before = {page: encode_rle(page_masks([r])[0].mask) for page, r in annotator.series().items()}
     annotator.type("#2")
     after = {page: encode_rle(page_masks([r])[0].mask) for page, r in annotator.series().items()}
     assert set(before) < set(after) == set(range(12))
     assert before[0] != after[0]
     annotator.type("#7")
-    assert "no #7" in annotator.told
+    assert "no #7" in annotator.status
 
 
 def test_where_a_mask_is_gone_a_blank_one_takes_its_place(annotator: Annotator) -> None:
@@ -251,9 +251,9 @@ def test_where_a_mask_is_gone_a_blank_one_takes_its_place(annotator: Annotator) 
     assert not last.mask.any()
 
 
-def test_words_that_match_nothing_leave_the_pages_alone(annotator: Annotator) -> None:
+def test_an_expression_that_matches_nothing_leaves_the_pages_alone(annotator: Annotator) -> None:
     annotator.type("the ball")
     before = annotator.series()
     annotator.type("nothing here")
     assert annotator.series() == before
-    assert "The closest was at the top left of frame 1" in annotator.told
+    assert "The closest match was at the top left of frame 1" in annotator.status

@@ -123,7 +123,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_database_of_a_newer_release_is_refused(database: Database) -> None:
     database.close()
     with sqlite3.connect(database.path) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(StoreError, match="layout 99"):
         Database(database.path)
 

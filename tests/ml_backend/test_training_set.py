@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_backend.corrections.records import Correction, Evidence, FrameCorrection, Proposed, Verdict
+from ml_backend.corrections.records import Correction, Evidence, FrameCorrection, ProposalReference, Verdict
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.examples import Pool
 from ml_backend.models.messages import PropagatedFrame
 from ml_backend.refinement.gate import Scheme
-from ml_backend.refinement.plan import NotEnough, Plan, make_plan, pack_plan, proposed_masks, unpack_plan
+from ml_backend.refinement.plan import InsufficientData, Plan, make_plan, proposed_masks
+from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
 from steerseg.masks import RLE, encode_rle
@@ -58,7 +59,7 @@ def correction(
         width=16,
         frames=frames if frames is not None else {0: frame(mask()), 2: frame(mask(5))},
         propagated={},
-        proposed=Proposed(ProposalKey(video, "the ball", "v1"), f"{video}.json.gz", 0),
+        proposed=ProposalReference(ProposalKey(video, "the ball", "v1"), f"{video}.json.gz", 0),
         verdict=None,
         lead_time=None,
         created_at=TIME,
@@ -92,7 +93,7 @@ def test_too_few_videos_are_said_in_words_and_numbers() -> None:
     made = make_plan(
         some, used=(), recipe=RECIPE, replay=None, confidence=0.8, rejected=lambda correction: None
     )
-    assert isinstance(made, NotEnough)
+    assert isinstance(made, InsufficientData)
     assert made.reason == "corrections on 3 videos show an object, at least 4 are needed"
 
 

@@ -1,4 +1,4 @@
-"""Label Studio submits pages that nobody looked at as they came: the last answer takes their place."""
+"""Label Studio submits pages that were not shown as they came: the last answer takes over there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def annotator(
 def submit(
     annotator: Annotator, fake: FakeLabelStudio, results: list[Result], **changes: Any
 ) -> dict[str, Any]:
-    """Let Label Studio have an annotation and tell of it; returns the annotation."""
+    """Let Label Studio have an annotation and send its event; returns the annotation."""
     event = recorded("webhook_annotation_created_frames_brush")
     event["annotation"] |= {"task": TASK, "completed_by": annotator.number, "result": results, **changes}
     event["task"]["id"] = TASK
@@ -102,7 +102,7 @@ def test_an_answer_that_was_undone_or_never_seen_stays_away(
 def test_an_error_after_the_answer_changes_nothing(
     annotator: Annotator, fake_label_studio: FakeLabelStudio
 ) -> None:
-    """What the annotator was told last is no part of the answer, but pages that were looked at have it."""
+    """The status shows another message than that of the answer, but pages that were shown have the answer."""
     annotator.type("the ball")
     before = dict(annotator.draft)
     annotator.point(3)
@@ -146,4 +146,4 @@ def test_our_own_change_does_not_end_what_the_annotator_began(
     event["annotation"] = {**annotation, **fake_label_studio.annotations[0], "updated_by": annotator.number}
     annotator.backend.post("/webhook", event)
     annotator.point(5)
-    assert "2 clicks" in annotator.told
+    assert "2 clicks" in annotator.status

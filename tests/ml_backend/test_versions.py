@@ -12,13 +12,16 @@ import torch
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus
-from ml_backend.models.prompts import LoadedPrompts
+from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.refinement import versions as module
+from ml_backend.refinement.gate import Comparison, GateMetrics
+from ml_backend.refinement.version_card import describe_versions
 from ml_backend.refinement.version_store import PRESET, NewVersion, PromptVersion, VersionError, VersionStore
-from ml_backend.refinement.versions import PromptLine, lines
+from ml_backend.refinement.versions import PromptLine
 from steerseg import soft_prompts
 from steerseg.errors import ConfigError
 from steerseg.soft_prompts import SoftPrompts
+from steerseg.statistics import Interval
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def add(line: PromptLine, tmp_path: Path, seed: int, project: int = 1) -> Prompt
         parent_id=None if parent is None else parent.id,
         data=((7, "revision"),),
         curve=(1.0, 0.5),
-        metrics={"held_out": {"gain": {"mean": 0.05}}},
+        metrics=GateMetrics(held_out=Comparison(4, 0.7, 0.65, Interval(0.05, 0.01, 0.09, 4))),
         reason="promoted: better",
     )
     return line.versions.add(project, new)
@@ -118,7 +121,7 @@ def test_a_champion_of_another_model_is_not_used(
 def test_a_stored_version_loads_and_matches_its_digest(line: PromptLine, tmp_path: Path) -> None:
     made = add(line, tmp_path, 1)
     ref = line.ref(made)
-    loaded = LoadedPrompts()
+    loaded = SoftPromptCache()
     pair = loaded.load(ref)
     assert pair is not None
     assert torch.equal(pair.frame, prompts(1).frame)
@@ -126,7 +129,7 @@ def test_a_stored_version_loads_and_matches_its_digest(line: PromptLine, tmp_pat
     assert loaded.load(None) is None
     prompts(2).save(ref.folder)
     with pytest.raises(ConfigError, match="rollback"):
-        LoadedPrompts().load(ref)
+        SoftPromptCache().load(ref)
 
 
 def test_an_exported_version_joins_another_line(line: PromptLine, tmp_path: Path) -> None:
@@ -170,12 +173,12 @@ def test_what_cannot_be_imported_is_said(line: PromptLine, database: Database, t
 
 def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path: Path) -> None:
     made = add(line, tmp_path, 1)
-    header, preset, row = lines(line.versions.versions(1))
+    header, preset, row = describe_versions(line.versions.versions(1))
     assert header.split() == ["version", "status", "from", "corrections", "gain", "reason"]
     assert preset.split()[:2] == ["preset", "champion"]
     assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+0.050"]
     line.versions.promote(1, made.name, by="test")
-    assert "champion" not in lines(line.versions.versions(1))[1]
+    assert "champion" not in describe_versions(line.versions.versions(1))[1]
 
 
 def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.models.executor import ProcessLostError
 from ml_backend.models.handler import ModelHandler
+from ml_backend.models.process import ProcessLostError
+from ml_backend.models.reporter import SilentReporter
 from steerseg.errors import VideoError
 from steerseg.video import VideoLimits
 
@@ -36,8 +37,8 @@ def test_a_gpu_that_answers_no_more_ends_its_process(lost: bool, monkeypatch: py
     request: Any = None
     expected = ProcessLostError if lost else ZeroDivisionError
     with pytest.raises(expected):
-        handler(monkeypatch, "cuda", ZeroDivisionError())(request, lambda stage, fraction: None)
+        handler(monkeypatch, "cuda", ZeroDivisionError())(request, SilentReporter())
     with pytest.raises(VideoError):  # said by us: nobody asks the GPU
-        handler(monkeypatch, "cuda", VideoError("empty"))(request, lambda stage, fraction: None)
+        handler(monkeypatch, "cuda", VideoError("empty"))(request, SilentReporter())
     with pytest.raises(ZeroDivisionError):
-        handler(monkeypatch, "cpu", ZeroDivisionError())(request, lambda stage, fraction: None)
+        handler(monkeypatch, "cpu", ZeroDivisionError())(request, SilentReporter())

@@ -13,7 +13,7 @@ import pytest
 from steerseg.errors import ArtefactError
 from steerseg.video import DEFAULT_LIMITS, load_video, write_video
 from steerseg.video.decoding import FrameBuffer
-from steerseg.video.frame_file import let_go
+from steerseg.video.frame_file import release_memory
 
 
 def images(count: int) -> list[np.ndarray]:
@@ -31,9 +31,9 @@ def test_what_is_spilled_is_what_was_appended(monkeypatch: pytest.MonkeyPatch, i
         buffer.append(image)
     frames = buffer.finish()
     assert frames.shape == (40, 24, 32, 3)
-    let_go(frames)
+    release_memory(frames)
     assert (frames == np.stack(given)).all()
-    let_go(frames[3:5])
+    release_memory(frames[3:5])
     assert (frames[[7, 2]] == np.stack([given[7], given[2]])).all()
 
 
@@ -48,7 +48,7 @@ def test_a_video_decodes_to_the_same_frames(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(base, mmap.mmap)
     assert (usual.frames == spilled.frames).all()
     assert usual.digest == spilled.digest
-    let_go(usual.frames)  # nothing to give back
+    release_memory(usual.frames)  # nothing to give back
 
 
 def test_a_full_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

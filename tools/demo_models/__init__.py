@@ -1,1 +1,1 @@
-"""What trained the demo's models and drew its assets."""
+"""Training of the demo's models, and making of its assets."""

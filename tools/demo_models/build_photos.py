@@ -44,9 +44,9 @@ class Panorama:
     Attributes:
         name: Its name in its package.
         package: ``pmndrs`` or ``blender``.
-        views: How many views, spread evenly around.
+        views: Number of views, spread evenly around.
         heldout: Whether only val and test splits see it.
-        width: How many degrees a view spans; the smaller panoramas need more to look sharp.
+        width: Degrees that a view spans; the smaller panoramas need more to look sharp.
         skip: Directions in degrees that show something which the catalogue has a name for.
     """
 
@@ -146,7 +146,7 @@ def view(panorama: Picture, yaw: float, pitch: float, span: float) -> Picture:
     Args:
         panorama: (H, W, 3), equirectangular.
         yaw: Direction of the middle in degrees.
-        pitch: How far the horizon is moved down, in degrees.
+        pitch: Degrees by which the horizon is moved down.
         span: Degrees from the left edge to the right one.
     """
     height, width = VIEW

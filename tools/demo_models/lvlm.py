@@ -1,9 +1,9 @@
-"""The demo's vision-language model: a tiny Qwen2.5-VL, its weight files, and its place in the preset.
+"""The demo's vision-language model: a tiny Qwen2.5-VL, its weight files, and its folder in the preset.
 
 The architecture is the real one (``Qwen2_5_VLForConditionalGeneration``); only the widths are small. All
 vision blocks attend over the whole frame: at the demo's token budgets a frame is 960 patches at most, and
 windows would save nothing. ``rope_theta`` is small because M-RoPE gives the width the lowest frequencies of a
-head: with Qwen's million, neighbouring columns of a 20-column grid would be told apart by 0.02 degrees.
+head: with Qwen's million, neighbouring columns of a 20-column grid would differ by 0.02 degrees.
 
 Command: ``python -m tools.demo_models.lvlm export --weights DIR`` turns the fp32 weight files that training wrote
 into the preset's bfloat16 shards.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 PRESET_FOLDER = ASSETS.parent / "weights" / "lvlm"
-"""Where the demo preset keeps its vision-language model, in Hugging Face layout."""
+"""Folder of the demo preset's vision-language model, in Hugging Face layout."""
 
 SECOND_PER_GRID = 1.0
 """The ``second_per_grid_ts`` of every video pass. With two tokens a second the temporal position grows by 2
@@ -242,6 +242,7 @@ def export(weights: Path, folder: Path = PRESET_FOLDER) -> list[Path]:
 
 
 def main() -> None:
+    """Export as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("export", help="training's weight files -> the preset's bfloat16 shards")

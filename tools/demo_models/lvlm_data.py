@@ -9,8 +9,8 @@ Tasks:
 - ``reason``: the chain-of-thought pass (videos only);
 - ``ground``: the object's name without an attributes line;
 - ``steer``: the same with one, which sometimes has a wrong or missing attribute, as the model's own have;
-- ``where``: the object's place and size as percentages, at one frame pair of a video or over all of them;
-- ``at``: the inverse, from a place to the name or the attributes.
+- ``where``: the object's position and size as percentages, at one frame pair of a video or over all of them;
+- ``at``: the inverse, from a position to the name or the attributes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Batch:
         scenes: The fields of a :class:`SceneBatch` that holds the keyframes only.
         ids: (B, N) tokens of the packed questions.
         segments: (B, N) number of the question, from 1; 0 for padding.
-        offsets: (B, N) place within the question.
+        offsets: (B, N) position within the question.
         labels: (B, N) the next token where it belongs to an answer, else -1.
         weights: (B, N) weight of that label.
         tasks: (B, N) index into :data:`TASKS`.
@@ -297,11 +297,11 @@ class QuestionMaker:
         if task == "where":
             given = self._given(facts, referral, rng) if blind or rng.random() < 0.4 else ()
             if mode == "video" and rng.random() < 0.3:
-                places = [self._place(clip, target, pair) for pair in range(pairs)]
-                return Question(task, prompts.where_text(expression, given), " ".join(places), referral)
+                positions = [self._position(clip, target, pair) for pair in range(pairs)]
+                return Question(task, prompts.where_text(expression, given), " ".join(positions), referral)
             pair = int(rng.integers(pairs))
             moment = pair + 1 if mode == "video" else None
-            answer = self._place(clip, target, pair, size=True)
+            answer = self._position(clip, target, pair, size=True)
             return Question(task, prompts.where_text(expression, given, moment), answer, referral)
         pair = int(rng.choice(np.flatnonzero(visible > 0.25)))
         centre = (float(clip.boxes[target, pair, 0]), float(clip.boxes[target, pair, 1]))
@@ -323,11 +323,11 @@ class QuestionMaker:
         return flawed(truth, [facts[i] for i in facts if i not in referral.targets], rng)
 
     @staticmethod
-    def _place(clip: Clip, target: int, pair: int, *, size: bool = False) -> str:
+    def _position(clip: Clip, target: int, pair: int, *, size: bool = False) -> str:
         if clip.visible[target, pair] <= 0.05:
             return "hidden"
         x, y, width, height = (float(value) for value in clip.boxes[target, pair])
-        return prompts.where_answer((x, y), (width, height)) if size else prompts.place(x, y)
+        return prompts.where_answer((x, y), (width, height)) if size else prompts.position_text(x, y)
 
 
 class BatchMaker:
@@ -338,7 +338,7 @@ class BatchMaker:
         rows: Rows B of a batch.
         length: Tokens S of a row, prefix and questions together; the same for all geometries, so that one
             compiled graph serves them.
-        spec: What scenes are like; sizes are set by the geometry.
+        spec: The distribution of scenes; sizes are set by the geometry.
     """
 
     def __init__(self, folder: Path, rows: int, length: int, spec: WorldSpec) -> None:

@@ -2,7 +2,7 @@
 
 Two linear heads, thrown away when the model is exported. One reads the vision tower's tokens: which object is
 under a token, its colour, whether there is any, and where the object's centre lies from here. One reads the
-language model's visual tokens half-way up, where time and place are known: object, colour, size, centre in
+language model's visual tokens half-way up, where time and position are known: object, colour, size, centre in
 the picture and motion. Targets come from the renderer's id maps, so they cost nothing.
 """
 
@@ -19,7 +19,7 @@ from tools.demo_models.lvlm_fast import Layout
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """What is under every visual token. N = pairs · rows · columns.
+    """The object under every visual token. N = pairs · rows · columns.
 
     Attributes:
         weight: (B, N) share in [0, 1] of the token's area that its object covers, 0 where it is too small to
@@ -28,7 +28,7 @@ class DenseTargets:
         names: (B, N) object class, of the object that covers most.
         colours: (B, N) colour class; -1 where the object has no clear one.
         offset: (B, N, 2) from the token's centre to the object's, x and y in tokens of the video grid.
-        place: (B, N, 2) the object's centre, x and y in [-1, 1].
+        position: (B, N, 2) the object's centre, x and y in [-1, 1].
         size: (B, N) logarithm of the object's height as a share of the picture's.
         motion: (B, N, 2) the object's movement since the clip's first keyframe of this layout, x and y as
             shares of the width.
@@ -39,7 +39,7 @@ class DenseTargets:
     names: Tensor
     colours: Tensor
     offset: Tensor
-    place: Tensor
+    position: Tensor
     size: Tensor
     motion: Tensor
 
@@ -95,7 +95,7 @@ def dense_targets(
         flat = table.reshape(batch, layout.pairs * objects, -1)
         return flat.gather(1, slot[..., None].expand(-1, -1, flat.shape[-1]))
 
-    place = take(centres)
+    position = take(centres)
     moved = take(centres - centres[:, :1])
     grid_y, grid_x = torch.meshgrid(
         (torch.arange(layout.rows, device=shares.device) + 0.5) / layout.rows,
@@ -109,8 +109,8 @@ def dense_targets(
         cover=shares.sum(-1).flatten(1).clamp(max=1.0),
         names=names.gather(1, which),
         colours=colours.gather(1, which),
-        offset=(place - here) * scale,
-        place=2 * place - 1,
+        offset=(position - here) * scale,
+        position=2 * position - 1,
         size=take(sizes[..., None])[..., 0].clamp(min=0.02).log(),
         motion=moved * torch.tensor([1.0, layout.rows / layout.columns], device=shares.device),
     )
@@ -150,10 +150,10 @@ class DenseHeads(nn.Module):
     def mind_loss(self, tokens: Tensor, targets: DenseTargets, dtype: torch.dtype) -> dict[str, Tensor]:
         """Losses (and the name accuracy) on the language model's visual tokens (B, N, d)."""
         scores = self._score(self.mind_norm, self.mind, tokens, dtype)
-        names, colours, place, size, motion = scores.split([self.names, self.colours, 2, 1, 2], dim=-1)
+        names, colours, position, size, motion = scores.split([self.names, self.colours, 2, 1, 2], dim=-1)
         found = self._classes(names, colours, targets)
         found["place"] = _weighted(
-            F.smooth_l1_loss(place, targets.place, reduction="none", beta=0.2).mean(-1), targets
+            F.smooth_l1_loss(position, targets.position, reduction="none", beta=0.2).mean(-1), targets
         )
         found["size"] = _weighted(
             F.smooth_l1_loss(size[..., 0], targets.size, reduction="none", beta=0.2), targets

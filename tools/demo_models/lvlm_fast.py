@@ -307,8 +307,8 @@ class FastLVLM:
             rows = torch.arange(MERGE * layout.rows)[:, None].expand(-1, MERGE * layout.columns)
             columns = torch.arange(MERGE * layout.columns)[None, :].expand(MERGE * layout.rows, -1)
             blocks = (layout.rows, MERGE, layout.columns, MERGE)
-            places = [grid.reshape(blocks).transpose(1, 2).flatten() for grid in (rows, columns)]
-            angles = torch.cat([place[:, None].float() * frequencies for place in places], dim=-1)
+            positions = [grid.reshape(blocks).transpose(1, 2).flatten() for grid in (rows, columns)]
+            angles = torch.cat([position[:, None].float() * frequencies for position in positions], dim=-1)
             angles = torch.cat([angles, angles], dim=-1).to(self._frequencies.device)
             self._tables[key] = (angles.cos(), angles.sin())
         return self._tables[key]  # type: ignore[return-value]
@@ -360,7 +360,7 @@ class FastLVLM:
 
         Args:
             layout: The batch's layout.
-            offsets: (B, N) place of each packed token within its question, from 0.
+            offsets: (B, N) position of each packed token within its question, from 0.
             gap: Positions left free before ``<|vision_start|>``, where soft prompts will stand.
         """
         prefix = self._positions(layout)
@@ -391,7 +391,7 @@ class FastLVLM:
         Args:
             embeddings: (B, S, d) from :meth:`embed`.
             layout: The batch's layout.
-            offsets: (B, N) place of each packed token within its question.
+            offsets: (B, N) position of each packed token within its question.
             segments: (B, N) number of its question, from 1; 0 for padding.
             middle: Number of the layer whose input is returned too.
             gap: As in :meth:`rope`.
@@ -432,7 +432,7 @@ def rollout(queries: list[Tensor], keys: list[Tensor], bias: Tensor, row: Tensor
         queries: (B, H, S, head) of each layer, lowest first.
         keys: (B, H_kv, S, head) of each layer.
         bias: (B, 1, S, S) additive mask.
-        row: (B,) place of the response token.
+        row: (B,) position of the response token.
         visual: Place of the visual tokens.
 
     Returns:

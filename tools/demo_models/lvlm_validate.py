@@ -1,4 +1,4 @@
-"""How far the demo's vision-language model is: what it answers, and where its raw attention points.
+"""Validation of the demo's vision-language model: its answers, and where its raw attention points.
 
 Run during training on fixed clips. Answers are generated greedily; pointing is the share of clips in which
 the largest cell of the raw (not steered) grounding map lies on the target.
@@ -92,14 +92,14 @@ def generate(
     ids = torch.zeros(len(questions), room, dtype=torch.long, device=device)
     for row, question in enumerate(questions):
         ids[row, : len(question)] = torch.tensor(question, device=device)
-    places = torch.arange(room, device=device).expand(len(questions), -1)
+    positions = torch.arange(room, device=device).expand(len(questions), -1)
     rows = torch.arange(len(questions), device=device)
     ended = torch.zeros(len(questions), dtype=torch.bool, device=device)
     begun = lengths.clone()
     for _ in range(longest):
-        segments = (places < lengths[:, None]).int()
+        segments = (positions < lengths[:, None]).int()
         embeddings = fast.embed(visual, ids)
-        hidden, _ = fast.think(embeddings, layout, places, segments, middle=0, plain=True)
+        hidden, _ = fast.think(embeddings, layout, positions, segments, middle=0, plain=True)
         last = hidden[rows, layout.prefix + lengths - 1]
         token = fast.logits(last).argmax(-1)
         token = torch.where(ended, torch.full_like(token, stop), token)
@@ -120,8 +120,8 @@ def raw_maps(fast: FastLVLM, visual: Tensor, layout: Layout, questions: Sequence
     lengths = torch.tensor([len(question) for question in questions], device=device)
     for row, question in enumerate(questions):
         ids[row, : len(question)] = torch.tensor(question, device=device)
-    places = torch.arange(room, device=device).expand(len(questions), -1)
-    segments = (places < lengths[:, None]).int()
+    positions = torch.arange(room, device=device).expand(len(questions), -1)
+    segments = (positions < lengths[:, None]).int()
     half = len(fast.language.layers) // 2
     taken: tuple[list[Tensor], list[Tensor]] = ([], [])
 
@@ -130,7 +130,7 @@ def raw_maps(fast: FastLVLM, visual: Tensor, layout: Layout, questions: Sequence
             taken[0].append(queries)
             taken[1].append(keys)
 
-    fast.think(fast.embed(visual, ids), layout, places, segments, middle=0, plain=True, tap=tap)
+    fast.think(fast.embed(visual, ids), layout, positions, segments, middle=0, plain=True, tap=tap)
     bias = attention_bias(segments, layout.prefix, torch.float32)
     seen = slice(PREFIX_TEXT, PREFIX_TEXT + layout.tokens)
     rolled = rollout(taken[0], taken[1], bias, layout.prefix + lengths - 1, seen)

@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Of the gradient's moving average.
         weight_decay: Decoupled.
-        stacked: How many matrices a parameter holds, by its ``id``; 1 where absent.
+        stacked: Number of matrices in a parameter, by its ``id``; 1 where absent.
     """
 
     def __init__(

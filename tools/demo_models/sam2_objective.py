@@ -1,4 +1,4 @@
-"""What the embedded SAM 2 learns: prompts drawn from true masks, and the losses of an image and of a clip.
+"""The objective of the embedded SAM 2: prompts drawn from true masks, and the losses of an image and of a clip.
 
 Everything is batched over objects and stays on the device; nothing here waits for the host.
 """
@@ -105,10 +105,10 @@ def nearby(mask: Tensor, reach: int) -> Tensor:
 def boxes(mask: Tensor, jitter: float) -> Tensor:
     """(N, 2, 2) corners x, y of each (N, S, S) bool mask, moved by up to ``jitter`` of the box's size."""
     size = mask.shape[-1]
-    places = torch.arange(size, device=mask.device)
+    positions = torch.arange(size, device=mask.device)
     columns, rows = mask.any(1), mask.any(2)  # (N, S)
-    low = torch.stack([torch.where(line, places, size).amin(1) for line in (columns, rows)], dim=-1)
-    high = torch.stack([torch.where(line, places, -1).amax(1) for line in (columns, rows)], dim=-1)
+    low = torch.stack([torch.where(line, positions, size).amin(1) for line in (columns, rows)], dim=-1)
+    high = torch.stack([torch.where(line, positions, -1).amax(1) for line in (columns, rows)], dim=-1)
     corners = torch.stack([low, high], dim=1).float()  # (N, corner, x/y)
     extent = (corners[:, 1:] - corners[:, :1]).clamp_min(0)
     corners = corners + (2 * torch.rand_like(corners) - 1) * jitter * extent
@@ -323,9 +323,9 @@ def image_losses(
     )
 
     earlier = first.logits.detach().float().clamp(-_MASK_LOGIT_LIMIT, _MASK_LOGIT_LIMIT)
-    place, sign = correction(enlarge(earlier, mask.shape[-1]) > 0, mask)
+    point, sign = correction(enlarge(earlier, mask.shape[-1]) > 0, mask)
     second = decode(
-        model, features, torch.cat([points, place], 1), torch.cat([labels, sign], 1), mask_logits=earlier
+        model, features, torch.cat([points, point], 1), torch.cat([labels, sign], 1), mask_logits=earlier
     )
     supervise(losses, second, mask, targets.valid, weights, share=0.5)
     losses.terms = report

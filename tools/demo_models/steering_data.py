@@ -74,7 +74,7 @@ class ClipStream(IterableDataset[list[Asked]]):
         clips: Clips of a batch.
         expressions: Questions about each clip, at most.
         keyframes: Frames of a clip that the model sees.
-        world: What scenes are like; sizes are those of :data:`tools.demo_models.lvlm_data.GEOMETRIES`.
+        world: The distribution of scenes; sizes are those of :data:`tools.demo_models.lvlm_data.GEOMETRIES`.
     """
 
     def __init__(self, seed: int, clips: int, expressions: int, keyframes: int, world: WorldSpec) -> None:
@@ -115,7 +115,7 @@ class SampleFeed:
         pictures: Keyframes of a clip that become pictures of a frame pass.
         seed: Of everything.
         workers: Processes that sample; 0 for this one.
-        world: What scenes are like.
+        world: The distribution of scenes.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class SampleFeed:
         return self._fast.see(pixels.unflatten(0, images.shape[:2]), layout, plain=True)
 
     def _template(self, height: int, width: int) -> VisionContext:
-        """What the product's own way makes of an empty clip: grids, and the text that stands for pictures."""
+        """An empty clip encoded as the product does it: grids, and the text that stands for pictures."""
         if (height, width) not in self._templates:
             preset = self._preset
             self._templates[(height, width)] = encode_keyframes(

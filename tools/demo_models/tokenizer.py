@@ -42,7 +42,7 @@ SPECIAL_TOKENS = (
     "<|object_ref_end|>",
     "<|box_start|>",
     "<|box_end|>",
-    # Never part of a text: the place of soft prompts, whose embeddings replace it.
+    # Never part of a text: the position of soft prompts, whose embeddings replace it.
     "<|quad_start|>",
     "<|quad_end|>",
     "<|spare_0|>",
@@ -72,7 +72,7 @@ def corpus(scenes: int = 4000, seed: int = 1) -> Iterator[str]:
     """Prompts and answers as training will see them.
 
     Args:
-        scenes: How many scenes' referrals are drawn.
+        scenes: Number of scenes whose referrals are drawn.
         seed: Seed of the draw.
     """
     from tools.demo_models.lvlm_data import sentences
@@ -90,7 +90,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
     """Train a tokenizer of Qwen2's kind: NFC, Qwen2's splitting, byte-level BPE, single digits.
 
     Args:
-        texts: What the vocabulary is learned from, without special tokens.
+        texts: Texts that the vocabulary is learned from, without special tokens.
         vocabulary: Number of entries, special tokens included, at most.
     """
     from tokenizers import AddedToken, pre_tokenizers, trainers
@@ -188,6 +188,7 @@ def words_of(texts: Iterable[str]) -> set[str]:
 
 
 def main() -> None:
+    """Train the tokenizer as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", type=Path, default=PRESET_FOLDER)
     parser.add_argument("--scenes", type=int, default=4000)

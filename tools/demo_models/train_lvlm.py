@@ -66,7 +66,7 @@ COMPILED_TOKENS = 60
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run can be told; every field is a command line option."""
+    """The settings of a run; every field is a command line option."""
 
     out: Path
     minutes: float = 9.0
@@ -107,6 +107,7 @@ class Log:
         self._start = time.monotonic()
 
     def __call__(self, event: str, **values: Any) -> None:
+        """Write one event."""
         row = {"event": event, "seconds": round(time.monotonic() - self._start, 1)}
         row |= {key: round(v, 5) if isinstance(v, float) else v for key, v in values.items()}
         line = json.dumps(row, default=str)
@@ -205,7 +206,7 @@ class Painter:
         atlas: Pictures of the objects.
         mean: The processor's mean RGB.
         std: Its deviation.
-        device: Where to draw.
+        device: Device that draws.
         native_share: Share of videos that are drawn at their native size and then scaled down, as the product
             does; drawing at the final size is several times cheaper and nearly the same.
     """
@@ -235,7 +236,7 @@ class Painter:
         return pixels.unflatten(0, shape), small.to(torch.uint8).unflatten(0, shape)
 
     def vary(self, pixels: Tensor) -> Tensor:
-        """What cameras and codecs do to some of the clips: contrast, light, colour cast, blur, noise."""
+        """Change some of the clips as cameras and codecs do: contrast, light, colour cast, blur, noise."""
         batch, _, _, height, width = pixels.shape
         device = pixels.device
 
@@ -408,7 +409,7 @@ class Run:
     """One training run: model, optimisers, feeding, logging, saving.
 
     Args:
-        settings: What the run was told.
+        settings: The settings of the run.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -507,7 +508,7 @@ class Run:
                 total.backward()
             torch.cuda.synchronize(self.device)
         except Exception:
-            # Whatever went wrong inside the compiler, the plain blocks compute the same.
+            # The plain blocks compute the same, whatever fails in the compiler.
             self.log(
                 "note", text="compilation failed; going on without", error=traceback.format_exc()[-3000:]
             )
@@ -554,11 +555,7 @@ class Run:
                 failures = 0
             except torch.OutOfMemoryError:
                 failures += 1
-                self._clear_gradients()
-                torch.cuda.empty_cache()
-                self.log("note", text="out of memory; the batch is skipped", rows=self.rows)
-                if failures >= 2:
-                    self.rows = max(1, self.rows * 3 // 4 // 8 * 8)
+                self._free_memory(failures)
                 if failures > 8:
                     raise
                 continue
@@ -592,6 +589,14 @@ class Run:
         shutil.rmtree(good)
         self.validate()
         self.log("end", step=self.step)
+
+    def _free_memory(self, failures: int) -> None:
+        """Skip a batch that did not fit, and from the second failure in a row on take smaller ones."""
+        self._clear_gradients()
+        torch.cuda.empty_cache()
+        self.log("note", text="out of memory; the batch is skipped", rows=self.rows)
+        if failures >= 2:
+            self.rows = max(1, self.rows * 3 // 4 // 8 * 8)
 
     def setup_seconds(self) -> float:
         """Seconds from the process's start, which the budget includes."""
@@ -672,6 +677,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train as the command line says."""
     run = Run(parse(arguments))
     try:
         run.train()

@@ -196,7 +196,7 @@ def disturb(clips: Tensor) -> Tensor:
 
 
 def clip_indices(rng: random.Random, length: int, count: int, stride: int) -> list[int]:
-    """``count`` frames of a scene at one stride, forwards or backwards in time, at a random place."""
+    """``count`` frames of a scene at one stride, forwards or backwards in time, at a random position."""
     stride = max(1, min(stride, (length - 1) // max(count - 1, 1)))
     start = rng.randrange(length - (count - 1) * stride)
     frames = list(range(start, start + count * stride, stride))[:count]
@@ -204,7 +204,7 @@ def clip_indices(rng: random.Random, length: int, count: int, stride: int) -> li
 
 
 class Schedule:
-    """Where the training stands, by the clock: stage and learning rate."""
+    """Stage and learning rate of the training, by the clock."""
 
     def __init__(self, recipe: Recipe, before: float, run: float, total: float) -> None:
         self.recipe, self.before, self.run, self.total = recipe, before, run, max(total, 1e-9)
@@ -267,7 +267,7 @@ class WeightAverage:
 
 
 def full_precision_positions(model: Any) -> None:
-    """Compute the encodings of clicks and places in float32 even under autocast.
+    """Compute the encodings of clicks and positions in float32 even under autocast.
 
     In bfloat16 the phase of a click's sines would be off by up to a pixel's worth.
     """
@@ -302,7 +302,7 @@ def compile_trunk(model: Any, log: Callable[..., None]) -> None:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step tells the log; tensors stay on the device until they are written."""
+    """Numbers of a step for the log; tensors stay on the device until they are written."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -468,7 +468,6 @@ class Trainer:
             size=asdict(self.size),
         )
         last_log = last_save = last_check = time.monotonic()
-        since = {"image": 0, "video": 0}
         overlaps: dict[str, list[Tensor]] = {"image": [], "video": []}
         step_of_run = failures = 0
         while not self.schedule.over and not self.stop and step_of_run < self.arguments.max_steps:
@@ -489,30 +488,12 @@ class Trainer:
                     raise
                 continue
             failures = 0
-            since[kind] += 1
             overlaps[kind].append(report.overlap)
             self.step += 1
             step_of_run += 1
             now = time.monotonic()
             if now - last_log >= self.arguments.log_seconds or step_of_run == 1:
-                entry: dict[str, Any] = {
-                    "step": self.step,
-                    "minutes": (self.schedule.before + self.schedule.spent) / 60,
-                    "kind": kind,
-                    "loss": report.loss.item(),
-                    **{name: value.item() for name, value in report.terms.items()},
-                    "norm": report.norm,
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                }
-                for name, values in overlaps.items():
-                    if values:
-                        entry[f"{name}_iou"] = torch.stack(values).mean().item()
-                    entry[f"{name}_steps"] = since[name]
-                    since[name], overlaps[name] = 0, []
-                entry["seconds"] = now - last_log
-                if self.cuda:
-                    entry["gpu_gib"] = torch.cuda.max_memory_reserved() / 2**30
-                self.log(**entry)
+                self._log_steps(kind, report, overlaps, seconds=now - last_log)
                 last_log = now
             if now - last_check >= self.arguments.validate_seconds:
                 self.validate()
@@ -524,6 +505,29 @@ class Trainer:
             self.validate(preview=True)
         self.export()
         self.log(event="end", step=self.step, minutes=(self.schedule.before + self.schedule.spent) / 60)
+
+    def _log_steps(
+        self, kind: str, report: StepReport, overlaps: dict[str, list[Tensor]], *, seconds: float
+    ) -> None:
+        """Log the last step and the overlaps of all steps since the last line; these are cleared."""
+        entry: dict[str, Any] = {
+            "step": self.step,
+            "minutes": (self.schedule.before + self.schedule.spent) / 60,
+            "kind": kind,
+            "loss": report.loss.item(),
+            **{name: value.item() for name, value in report.terms.items()},
+            "norm": report.norm,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        for name, values in overlaps.items():
+            if values:
+                entry[f"{name}_iou"] = torch.stack(values).mean().item()
+            entry[f"{name}_steps"] = len(values)
+            values.clear()
+        entry["seconds"] = seconds
+        if self.cuda:
+            entry["gpu_gib"] = torch.cuda.max_memory_reserved() / 2**30
+        self.log(**entry)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop = True

@@ -81,7 +81,7 @@ class Validation:
         lvlm: The model.
         preset: Questions and budgets.
         layers: Text layers of the rollout.
-        clips: How many clips; up to four expressions of each.
+        clips: Number of clips; up to four expressions of each.
         heads: Head weighting of the rollout.
     """
 
@@ -121,9 +121,9 @@ class Validation:
             frame_batch=self._preset.keyframes,
         )
         height, width = clip.ids.shape[1:]
-        place = {frame: k for k, frame in enumerate(maps.keyframes)}
+        index = {frame: k for k, frame in enumerate(maps.keyframes)}
         owners = {
-            int(clip.ids[place[point.frame], int(point.y * height), int(point.x * width)])
+            int(clip.ids[index[point.frame], int(point.y * height), int(point.x * width)])
             for point in point_prompts(maps, config)
         }
         objects = [int(number) for number in clip.ids.unique() if number > 0]
@@ -200,6 +200,7 @@ def train(
 
 
 def main() -> None:
+    """Train a pair as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the soft prompts and the log")
     parser.add_argument("--lvlm", help="folder of the vision-language model; the preset's where left out")

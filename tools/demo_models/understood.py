@@ -1,4 +1,4 @@
-"""What the demo's models were taught, as a page for a person: ``python -m tools.demo_models.understood``.
+"""The world of the demo's models as a page for a person: ``python -m tools.demo_models.understood``.
 
 The page is ``docs/what-the-demo-understands.md``; a test holds it equal to what is written here from the
 catalogue and the wordings. Wordings that training leaves out, to measure how well others work, are not listed.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from steerseg.demo import catalogue as words
-from steerseg.demo import phrases
+from steerseg.demo import catalogue, phrases
 from steerseg.demo.colours import COLOURS, TINTS
-from steerseg.demo.language import MOTIONS, trait_wordings
+from steerseg.demo.language import MOTIONS
 
 INTRODUCTION = """\
 # What the demo understands
@@ -60,12 +59,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
 
 def _objects() -> Iterator[tuple[str, ...]]:
     grouped: dict[str, list[str]] = {}
-    for entry in words.entries():
-        synonyms = words.SYNONYMS.get(entry.name, ())
+    for entry in catalogue.entries():
+        synonyms = catalogue.SYNONYMS.get(entry.name, ())
         also = f" ({', '.join(synonyms)})" if synonyms else ""
         grouped.setdefault(entry.group, []).append(f"{entry.name}{also}")
     for group, names in grouped.items():
-        yield group, ", ".join(words.GROUP_NOUNS.get(group, ())) or "–", ", ".join(names)
+        yield group, ", ".join(catalogue.GROUP_NOUNS.get(group, ())) or "–", ", ".join(names)
 
 
 def _sentence(text: str, after: str) -> str:
@@ -97,21 +96,21 @@ def _comparisons() -> Iterator[tuple[str, ...]]:
 
 
 def _uses() -> Iterator[tuple[str, ...]]:
-    for name, trait in words.TRAITS.items():
+    for name, trait in catalogue.TRAITS.items():
         meant = [item.strip() for item in trait.yes.split(",")]
-        groups = [f"*{item}*" for item in meant if item in words.GROUPS]
+        groups = [f"*{item}*" for item in meant if item in catalogue.GROUPS]
         yield (
-            _code(trait_wordings()[name][0]),
-            ", ".join([*groups, *(item for item in meant if item not in words.GROUPS)]),
+            _code(phrases.trait_wordings()[name][0]),
+            ", ".join([*groups, *(item for item in meant if item not in catalogue.GROUPS)]),
         )
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    sizes = [f"{_code(words_)} ({size})" for size, words_ in phrases.SIZE_WORDS.items()]
+    sizes = [f"{_code(wordings)} ({size})" for size, wordings in phrases.SIZE_WORDS.items()]
     lines = [
         INTRODUCTION,
-        f"## Objects: {len(words.entries())} in {len(words.GROUPS)} groups",
+        f"## Objects: {len(catalogue.entries())} in {len(catalogue.GROUPS)} groups",
         "",
         "In parentheses: other words for the same object. A word for the group serves where only one object of the "
         f"scene is such a thing; {_code(phrases.GENERIC_NOUNS)} where the rest of the expression says enough.",
@@ -128,7 +127,7 @@ def page() -> str:
         "",
         *_table(
             ("place", "after the object: `the dog …`, `the dog that is …`"),
-            ((place, _code(wordings[0])) for place, wordings in phrases.PLACES.items()),
+            ((position, _code(wordings[0])) for position, wordings in phrases.POSITIONS.items()),
         ),
         *_table(
             ("furthest", "wordings"),
@@ -171,7 +170,7 @@ def page() -> str:
         f"Several objects: {_code(_sentence(text, '') for text in phrases.PLURALS[0])}. The words are "
         "understood, but a proposal follows one object; its further candidates may be the others.",
         "",
-        "These words take the plural: " + ", ".join(sorted(words.PLURAL)) + ".",
+        "These words take the plural: " + ", ".join(sorted(catalogue.PLURAL)) + ".",
         "",
     ]
     return "\n".join(lines)

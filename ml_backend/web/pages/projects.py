@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, render_template
 
+from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.records import Correction
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.requests import RequestError
@@ -49,7 +50,7 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
             counts=counts,
             corrections=[ListedCorrection.of(correction) for correction in newest],
             set_aside=service.corrections.list_set_aside(number),
-            pending=service.corrections.pending(number)[:ROWS],
+            pending=CompletionStore(service.database).pending(number)[:ROWS],
             pager=Pager.at(offset, counts.usable),
         )
 

@@ -171,7 +171,7 @@ def test_a_noun_of_ones_own_takes_the_place_of_usual_ones() -> None:
 
 
 def test_heldout_wordings_are_not_training_wordings() -> None:
-    tables = [phrases.PARTICIPLES, phrases.CLAUSES, phrases.PLACES, phrases.FURTHEST, phrases.RELATIONS]
+    tables = [phrases.PARTICIPLES, phrases.CLAUSES, phrases.POSITIONS, phrases.FURTHEST, phrases.RELATIONS]
     tables += [phrases.SUPERLATIVES, phrases.COMPARATIVES, phrases.THAN]
     pairs = [wordings for table in tables for wordings in table.values()]
     for train, heldout in [*pairs, phrases.WRAPPERS, phrases.PLURALS]:

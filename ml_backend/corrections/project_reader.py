@@ -1,0 +1,108 @@
+"""The annotations of a whole project, read through Label Studio's API, also those of lost webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ml_backend.corrections.annotation_store import AnnotationState
+from ml_backend.corrections.annotations import read_time
+from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
+from steerseg.errors import SteerSegError
+
+
+@dataclass
+class ProjectContent:
+    """What a project has.
+
+    Attributes:
+        present: Every annotation by its number.
+        changed: Those that differ from what was known.
+        errors: What could not be read, and why.
+    """
+
+    present: set[int] = field(default_factory=set)
+    changed: list[AnnotationState] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class ProjectReader:
+    """Reads one project once.
+
+    Args:
+        client: Its Label Studio.
+        project_id: The project.
+        known: Time and digest of every annotation that is known; those that are as they were are not read.
+        reader: Reads annotations.
+    """
+
+    def __init__(
+        self,
+        client: LabelStudioClient,
+        project_id: int,
+        known: Mapping[int, tuple[datetime | None, str]],
+        reader: AnnotationReader,
+    ) -> None:
+        self._client = client
+        self._project_id = project_id
+        self._known = known
+        self._reader = reader
+
+    def read(self) -> ProjectContent:
+        """Read every annotation, also those that Label Studio does not list.
+
+        Raises:
+            LabelStudioError: Label Studio cannot be asked.
+        """
+        label_config = self._label_config()
+        content = ProjectContent()
+        tasks: dict[int, Mapping[str, Any]] = {}
+        for task in self._client.tasks.of_project(self._project_id):
+            tasks[int(task["id"])] = task
+            if task.get("total_annotations") != 0:
+                for annotation in self._client.annotations.of_task(int(task["id"])):
+                    self._take_in(content, annotation, task, label_config)
+        # Not listed: skipped, or deleted, or made while we were reading.
+        for number in sorted(self._known.keys() - content.present):
+            try:
+                annotation = self._client.annotations.get(number)
+            except LabelStudioNotFoundError:
+                continue
+            its_task = tasks.get(annotation.get("task") or 0)
+            if its_task is not None:
+                self._take_in(content, annotation, its_task, label_config)
+        return content
+
+    def _label_config(self) -> str:
+        label_config = self._client.projects.get(self._project_id).get("label_config")
+        if not isinstance(label_config, str):
+            raise LabelStudioError(
+                f"{self._client.url} does not say the labelling configuration of project {self._project_id}"
+            )
+        return label_config
+
+    def _take_in(
+        self,
+        content: ProjectContent,
+        annotation: Mapping[str, Any],
+        task: Mapping[str, Any],
+        label_config: str,
+    ) -> None:
+        """Add an annotation to what the project has; read it if it is not as it is known."""
+        number = int(annotation["id"])
+        content.present.add(number)
+        state = read_time(annotation.get("updated_at")), annotation_digest(annotation, task["data"])
+        if self._known.get(number) == state:
+            return
+        try:
+            content.changed.append(
+                self._reader.read_state(
+                    annotation, project_id=self._project_id, task=task, label_config=label_config
+                )
+            )
+        except SteerSegError as error:
+            content.errors.append(f"annotation {number}: {error}")

@@ -1,0 +1,154 @@
+"""Answers to calls about the video of a task: expressions for the video, or for one of its box tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_backend.expressions import (
+    InstanceCount,
+    choose_candidates,
+    instances_meant,
+    read_typed_text,
+    typed_expressions,
+)
+from ml_backend.interactive.answer import (
+    Answer,
+    Call,
+    clipped_score,
+    expression_of_candidate,
+    late_answer,
+    texts_beside,
+)
+from ml_backend.interactive.messages import describe_missing_candidate
+from ml_backend.label_studio.controls import Controls, VideoSide
+from ml_backend.label_studio.regions import tracklet_to_video_region
+from ml_backend.label_studio.results import Result, ResultItem, instance_id
+from ml_backend.label_studio.task import Task, task_value
+from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
+from ml_backend.proposals import StoredProposal
+
+
+def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
+    """Answer an expression for the video, or for one of its box tracks.
+
+    The region that is replaced keeps its label and the text beside it, which Label Studio would drop.
+
+    Args:
+        call: The call.
+        side: The video side of the project.
+        guidance: The preset's notes on its answers.
+
+    Raises:
+        SteerSegError: It cannot be answered; the message is for the annotator.
+    """
+    request = call.request
+    if request.track_id is None and not request.texts:
+        return Answer()
+    typed = read_typed_text(request.track_text if request.track_id else request.texts[-1], side.labels)
+    expression = typed.expression
+    if typed.pick is not None:
+        last = next(typed_expressions(request.texts, side.labels), None)
+        expression = expression_of_candidate(typed.pick, last, call.own_expression)
+    work = call.propose(expression)
+    try:
+        proposal = work.outcome.result(call.seconds_left)
+    except TimeoutError:
+        return late_answer(work.progress)
+    if not proposal.tracklets:
+        return Answer(message=describe_answer(proposal, 0, guidance))
+    if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
+        return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
+    several = None
+    if typed.pick is None and not request.track_id:
+        several = instances_meant(proposal.expression)
+    ranks = [typed.pick - 1] if typed.pick is not None else choose_candidates(proposal, several)
+    media = work.media
+    assert media is not None
+    writer = _TrackWriter(call, side, proposal, media.stride, typed.label, several)
+    result: list[Result] = []
+    for index, rank in enumerate(ranks):
+        result += writer.write(index, rank)
+    if several is None:
+        message = describe_answer(proposal, ranks[0], guidance)
+    else:
+        message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
+    return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
+
+
+def video_beside(controls: Controls, task: Task) -> VideoSide | None:
+    """The video side, where the task has a video."""
+    video = controls.video
+    return video if video is not None and task_value(task.data, video.data_key) else None
+
+
+class _TrackWriter:
+    """Writes candidates as box tracks, each with its own id and label.
+
+    Args:
+        call: The call.
+        side: The video side of the project.
+        proposal: The proposal.
+        stride: Frames of the video from one frame of the media to the next.
+        label: The label that the annotator typed, if any.
+        several: How many instances are meant; ``None`` for one.
+
+    Attributes:
+        labels: The label of each track, for the message.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        side: VideoSide,
+        proposal: StoredProposal,
+        stride: int,
+        label: str | None,
+        several: InstanceCount | None,
+    ) -> None:
+        self.labels: list[str] = []
+        self._call = call
+        self._side = side
+        self._proposal = proposal
+        self._stride = stride
+        self._label = label
+        self._several = several
+        draft = call.task.draft
+        self._known = [*(() if draft is None else draft.results), *call.context]
+
+    def write(self, index: int, rank: int) -> list[Result]:
+        """Write one candidate.
+
+        Args:
+            index: Index of the instance.
+            rank: Rank of the candidate.
+        """
+        call, side, proposal = self._call, self._side, self._proposal
+        name = instance_id(call.task.id, "", index)
+        if index == 0 and call.request.track_id:
+            name = call.request.track_id
+        label = _label_of_track(self._known, name) or self._label
+        if label is None and self._several is not None and side.labels:
+            label = side.labels[min(index, len(side.labels) - 1)]
+        self.labels.append(label or f"object {index + 1}")
+        tracklet = proposal.tracklets[rank]
+        return tracklet_to_video_region(
+            tracklet,
+            side,
+            instance_id=name,
+            expression=proposal.expression,
+            attributes=proposal.attributes,
+            fps=side.fps(call.task.data),
+            label=label,
+            frames=range(0, len(tracklet.rles) * self._stride, self._stride),
+            region_texts=texts_beside(self._known, side.task.region_text, name),
+        )
+
+
+def _label_of_track(results: Sequence[Mapping[str, Any]], track_id: str) -> str | None:
+    """The label that a box track has now."""
+    label = None
+    for item in map(ResultItem, results):
+        if item.id == track_id and item.type in ("videorectangle", "labels"):
+            label = next(iter(item.labels()), label)
+    return label

@@ -1,0 +1,50 @@
+"""In the model process: a proposal becomes the plain data that the server keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ml_backend.proposals import Grid, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
+from steerseg.pipeline import Proposal
+from steerseg.points import PointPrompt
+
+
+def stored_proposal(proposal: Proposal) -> StoredProposal:
+    """Keep of a proposal what the server needs; nothing of the result belongs to torch."""
+    maps = proposal.maps
+    return StoredProposal(
+        expression=proposal.expression,
+        attributes=proposal.attributes,
+        tracklets=tuple(
+            StoredTracklet(
+                rles=tracklet.rles,
+                frame_scores=np.asarray(tracklet.frame_scores, dtype=np.float32),
+                prompt=_point(tracklet.prompt),
+                score=float(tracklet.score),
+            )
+            for tracklet in proposal.tracklets
+        ),
+        maps=StoredMaps(
+            keyframes=tuple(maps.keyframes),
+            frame=None if maps.frame is None else _grid(maps.frame),
+            video=None if maps.video is None else _grid(maps.video),
+            fused=_grid(maps.fused),
+        ),
+        points=tuple(_point(point) for point in proposal.points),
+        pts=np.asarray(proposal.pts, dtype=np.float64),
+        fps=float(proposal.fps),
+        height=proposal.height,
+        width=proposal.width,
+        versions={name: str(version) for name, version in proposal.versions.items()},
+    )
+
+
+def _point(point: PointPrompt) -> StoredPoint:
+    return StoredPoint(frame=point.frame, x=point.x, y=point.y, value=point.value)
+
+
+def _grid(values: torch.Tensor) -> Grid:
+    """Three decimals of a map in [0, 1] are plenty for pictures and points."""
+    rounded: Grid = np.round(values.double().cpu().numpy(), 3).tolist()
+    return rounded

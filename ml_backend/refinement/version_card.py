@@ -1,0 +1,111 @@
+"""A prompt version as others read it: the JSON of an exported version, and lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_backend.database.iso_time import IsoTime
+from ml_backend.database.tables import PromptStatus
+from ml_backend.refinement.gate import GateMetrics
+from ml_backend.refinement.version_store import CorrectionRevision, PromptVersion
+
+
+class VersionCard(BaseModel):
+    """A version with lineage, data, curve and metrics; see :class:`PromptVersion`.
+
+    Attributes:
+        project: Number of the project.
+        name: Name in the project's line.
+        parent: Name of the version that it was refined from; ``None`` for the preset's own soft prompts.
+        status: How it stands.
+        digest: Identity of its two matrices.
+        model: The vision-language model that it was made for.
+        origin: ``refined`` or ``imported``.
+        refinement: Number of the refinement that made it.
+        data: Corrections that it was trained on.
+        curve: The loss of each step of its training.
+        metrics: What the gate measured.
+        reason: What the gate said.
+        created_at: When it was stored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    project: int
+    name: str
+    parent: str | None
+    status: PromptStatus
+    digest: str
+    model: str
+    origin: str
+    refinement: int | None
+    data: tuple[CorrectionRevision, ...]
+    curve: tuple[float, ...]
+    metrics: GateMetrics
+    reason: str
+    created_at: IsoTime
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; the time in ISO format."""
+        return self.model_dump(mode="json")
+
+
+class ExportedVersion(VersionCard):
+    """The card of a version in an archive.
+
+    Attributes:
+        format: Format of the archive.
+    """
+
+    format: Literal[1]
+
+
+def card_of(version: PromptVersion) -> VersionCard:
+    """The card of a stored version."""
+    return VersionCard(
+        project=version.project_id,
+        name=version.name,
+        parent=version.parent,
+        status=version.status,
+        digest=version.digest,
+        model=version.model,
+        origin=version.origin,
+        refinement=version.refinement_id,
+        data=version.data,
+        curve=version.curve,
+        metrics=version.metrics,
+        reason=version.reason,
+        created_at=version.created_at,
+    )
+
+
+def exported(version: PromptVersion) -> ExportedVersion:
+    """The card of a stored version for an archive."""
+    return ExportedVersion(format=1, **dict(card_of(version)))
+
+
+def describe_versions(versions: Sequence[PromptVersion]) -> list[str]:
+    """The versions of a project as the lines of a table for a terminal, the preset's own soft prompts first."""
+    crowned = any(version.status is PromptStatus.CHAMPION for version in versions)
+    rows = [("preset", "" if crowned else "champion", "", "", "", "what the preset brings")]
+    for version in versions:
+        held_out = version.metrics.held_out
+        rows.append(
+            (
+                version.name,
+                str(version.status),
+                version.parent or "preset",
+                f"{len(version.data)}",
+                "" if held_out is None else f"{held_out.gain.mean:+.3f}",
+                version.reason,
+            )
+        )
+    header = ("version", "status", "from", "corrections", "gain", "reason")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
+        for row in (header, *rows)
+    ]
