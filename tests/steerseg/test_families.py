@@ -27,7 +27,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
 from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
-from steerseg.errors import ExpressionError, ModelError
+from steerseg.errors import ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
@@ -37,6 +37,7 @@ from steerseg.presets import BUILT_IN, open_preset
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
+from tests.qwen_positions import with_positions
 from tests.tiny_lvlms import TINY, byte_tokenizer, save_tiny_lvlm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,6 +45,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = (1, 2, 3)
 FRAMES = 3
 CPU = torch.device("cpu")
+
+SYSTEM_TURNS = {
+    # Written by the templates of the published checkpoints themselves.
+    "qwen2_vl": "",
+    "qwen2_5_vl": "",
+    # The model has none.
+    "qwen3_vl": "",
+    # As LLaVA's and InternVL's own conversations have it, and DecAF; the converted checkpoints' templates have none.
+    "llava_onevision": "You are a helpful assistant.",
+    "internvl": "你是书生·万象，英文名是InternVL，"
+    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+}
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,17 @@ class Case:
         self, texts: Sequence[str], frames: torch.Tensor, kind: VisionKind, soft: str = ""
     ) -> dict[str, Any]:
         """What the stock processor makes of the same chats and pixels."""
+        name = self.lvlm.family.model_type
+        system = [{"role": "system", "content": [{"type": "text", "text": SYSTEM_TURNS[name]}]}]
         chats = []
         for text in texts:
             content = [{"type": kind}, {"type": "text", "text": text}]
-            chats.append(
-                self.processor.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-                )
-            )
-        resizes = self.lvlm.family.model_type in ("llava_onevision", "internvl")
+            turns = [*(system if SYSTEM_TURNS[name] else []), {"role": "user", "content": content}]
+            chat = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            if name == "qwen3_vl":  # the wrappers of the slices stand in place of the template's
+                chat = chat.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+            chats.append(chat)
+        resizes = name in ("llava_onevision", "internvl")
         common = {"do_resize": resizes, "padding": True, "return_tensors": "pt"}
         if kind == "video":
             merge = self.lvlm.family.temporal_merge
@@ -95,11 +110,11 @@ class Case:
                 video_metadata=metadata,
                 **common,
             )
-            if self.lvlm.family.model_type == "qwen2_5_vl":
+            if name == "qwen2_5_vl":
                 inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(texts))
         else:
             inputs = self.processor(text=chats, images=list(frames), **common)
-        return dict(inputs)
+        return with_positions(self.model, inputs)
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))
@@ -195,6 +210,7 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
         return embedded
 
     hook = case.model.get_input_embeddings().register_forward_hook(place)
+    inputs = with_positions(case.model, inputs)
     attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
     hook.remove()
     maps = []
@@ -481,15 +497,34 @@ def test_a_grounding_pass_makes_no_logits(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_with_a_token_of_pictures_is_refused(case: Case, kind: VisionKind) -> None:
-    vision = case.encode(kind, 1)
-    lvlm, soft = case.lvlm, case.lvlm.family.soft_token(kind)
+def test_special_tokens_that_are_typed_are_text(case: Case, kind: VisionKind) -> None:
+    """The typed chat is, token by token, the one of harmless text with other words in its middle."""
+    lvlm, vision = case.lvlm, case.encode(kind, 1)
+    tokenizer = lvlm.processor.tokenizer
+    special = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()})
+    assert lvlm.family.token(kind) in special
+    assert lvlm.family.soft_token(kind) in special
     prompt = torch.zeros(2, lvlm.hidden_size)
-    with pytest.raises(ExpressionError, match="leave it out"):
-        lvlm.attend([f"the {lvlm.family.token(kind)}"], vision, layers=LAYERS)
-    with pytest.raises(ExpressionError, match="leave it out"):
-        lvlm.attend([f"the {soft}"], vision, layers=LAYERS, soft_prompt=prompt)
-    assert lvlm.attend(["the dog"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    harmless, typed = (
+        lvlm.chats.inputs([lvlm.chats.write(f"the {text} dog", vision, soft_tokens=2)], vision)["input_ids"][
+            0
+        ]
+        for text in ("", "".join(special) * 2)
+    )
+    ids = torch.tensor(sorted(tokenizer.added_tokens_decoder))
+    assert torch.equal(typed[torch.isin(typed, ids)], harmless[torch.isin(harmless, ids)])
+    text = tokenizer.decode(typed[~torch.isin(typed, ids)])
+    for token in special:
+        assert f"{token[0]} {token[1:]}" in text
+    assert lvlm.attend([f"the {special[0]}"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    assert isinstance(lvlm.answer(f"the {special[0]}", vision, max_new_tokens=2).text, str)
+
+
+def test_a_processor_that_writes_too_few_tokens_is_an_error(case: Case) -> None:
+    vision = case.encode("image", 1)
+    fewer = replace(vision, text=vision.text.replace(case.lvlm.family.token("image"), "", 1))
+    with pytest.raises(ModelError, match="use the processor that belongs to the model"):
+        case.lvlm.attend(["where?"], fewer, layers=LAYERS)
 
 
 def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:

@@ -12,6 +12,7 @@ from steerseg.attention.rollout import reference_rollout, streaming_rollout
 from steerseg.config import Heads, Placement
 from steerseg.errors import ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
+from tests.qwen_positions import with_positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +64,7 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
     else:
         expected = processor(text=[single], images=[frames[0]], do_resize=False, return_tensors="pt")
     expected.pop("video_metadata", None)
+    expected = with_positions(model, expected)
     ids = model.generate(**expected, max_new_tokens=12, do_sample=False)[0, expected["input_ids"].shape[1] :]
     assert (
         tiny_lvlm.answer("name it", vision, max_new_tokens=12).text
@@ -72,6 +74,7 @@ def test_generation_equals_the_stock_models(tiny_lvlm: LVLM, stock, kind: str) -
 
 def eager_attentions(model, lvlm: LVLM, texts: list[str], vision: VisionFeatures) -> tuple[torch.Tensor, ...]:
     inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision) for text in texts], vision)
+    inputs = with_positions(model, inputs)
     return model.model(**inputs, use_cache=False, output_attentions=True).attentions
 
 

@@ -23,6 +23,7 @@ class LlavaOneVision(Family):
 
     model_type = "llava_onevision"
     temporal_merge = 1
+    system = "You are a helpful assistant."
     full_precision = ("vision_tower", "multi_modal_projector")
 
     def soft_token(self, kind: VisionKind) -> str:
