@@ -84,10 +84,8 @@ class Qwen2VL(Family):
 
     def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
         """In time, height and width: (3, B, S)."""
-        given = {
-            name: inputs[name] for name in inputs if name not in ("mm_encoder_outputs", "attention_mask")
-        }
-        return torch.as_tensor(self.model.model.get_rope_index(**given)[0])
+        kept = {name: inputs[name] for name in inputs if name not in ("mm_encoder_outputs", "attention_mask")}
+        return torch.as_tensor(self.model.model.get_rope_index(**kept)[0])
 
 
 class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
