@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Make tasks of videos; 0 where nothing is amiss.
+
+    Raises:
+        SteerSegError: Nothing can be imported.
+    """
     from tqdm import tqdm
 
     from ml_backend.importing.tasks import import_videos

@@ -104,7 +104,7 @@ def list_jobs(database: Database, limit: int) -> list[ListedJob]:
     """What runs first, and refinements that wait, however long ago they were asked for; then the newest.
 
     Args:
-        store: The database.
+        database: The database.
         limit: Most of them.
 
     Raises:
