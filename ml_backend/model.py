@@ -32,7 +32,7 @@ def shared_service() -> Service:
     return create_service(load_settings())
 
 
-class SteerSegModel(LabelStudioMLBase):  # type: ignore[misc]
+class SteerSegModel(LabelStudioMLBase):
     """What the stock server makes for each request; holds nothing by itself."""
 
     def setup(self) -> None:

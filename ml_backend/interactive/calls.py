@@ -68,11 +68,11 @@ class InteractiveCalls:
     Args:
         settings: The key of a task's own expression, and the default.
         frame_calls: Answers calls about the pages of a task.
-        task_proposer: Has the proposals of tasks made.
-        media: What fetches the media of tasks.
+        task_proposer: Begins the proposals of tasks.
+        media: Fetches the media of tasks.
         versions: The versions of predictions.
-        ingestor: Lets submissions be known before the next call is answered.
-        metrics: Count calls by how they ended.
+        ingestor: Dispatches submissions before the next call is answered.
+        metrics: Counts calls by how they end.
         guidance: The preset's notes on its answers.
     """
 
@@ -103,18 +103,18 @@ class InteractiveCalls:
         Raises:
             StoreError: The database cannot be used.
         """
-        self._ingestor.dispatch()  # what was submitted begins anew
+        self._ingestor.dispatch()  # the state of a submitted task begins anew
         version = self._versions.current(request.project.id)
         side = side_of(request.context, (request.controls.frames, request.controls.video))
         answer = Answer()
         result: list[Result] = []
         if side is not None:
-            asked = read_context(request.context, side)
-            if not asked.is_empty:
-                like = TaskRequest(
+            content = read_context(request.context, side)
+            if not content.is_empty:
+                task_request = TaskRequest(
                     request.project, request.task, request.controls, version, Priority.INTERACTIVE
                 )
-                answer = self._answer(self._call(request, asked, like), side)
+                answer = self._answer(self._call(request, content, task_request), side)
             result += answer.result
             if answer.message is not None:
                 status = status_result(side, answer.message, interactive=True)
@@ -133,23 +133,23 @@ class InteractiveCalls:
         self._metrics.predictions.labels(ending).inc()
         return answer
 
-    def _call(self, request: CallRequest, asked: InteractiveRequest, like: TaskRequest) -> Call:
+    def _call(self, request: CallRequest, content: InteractiveRequest, task_request: TaskRequest) -> Call:
         project, task, controls = request.project, request.task, request.controls
         return Call(
             project_id=project.id,
             task=task,
-            request=asked,
+            request=content,
             context=request.context,
             video=video_beside(controls, task),
-            version=like.version.name,
+            version=task_request.version.name,
             own_expression=self._own_expression(task, project),
             deadline=request.deadline,
-            propose=partial(self._propose, like),
+            propose=partial(self._propose, task_request),
             fetch=partial(self._media.load, project, task, controls),
         )
 
-    def _propose(self, like: TaskRequest, text: str) -> TaskWork:
-        return self._task_proposer.begin(replace(like, typed=text))
+    def _propose(self, task_request: TaskRequest, text: str) -> TaskWork:
+        return self._task_proposer.begin(replace(task_request, typed=text))
 
     def _own_expression(self, task: Task, project: Project) -> str | None:
         """The expression of the task itself; ``None`` where it has none that is usable."""

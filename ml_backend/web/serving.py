@@ -18,7 +18,7 @@ GRACE = 5
 """Seconds that requests in flight have to end after SIGTERM."""
 
 
-class Server(BaseApplication):  # type: ignore[misc]
+class Server(BaseApplication):
     """Gunicorn with the app of one service.
 
     One worker, since it owns the queue and the models; its threads answer requests, and the models work in a

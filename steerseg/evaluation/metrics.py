@@ -83,20 +83,24 @@ def boundary_f(prediction: Mask, truth: Mask, tolerance: float = BOUNDARY_TOLERA
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
 
 
-def score(prediction: Mask, truth: Mask) -> Scores:
+def score(prediction: Mask, truth: Mask, void: Mask | None = None) -> Scores:
     """Scores of one expression: means over all frames.
 
     Args:
         prediction: (T, H, W) bool.
         truth: (T, H, W) bool.
+        void: (T, H, W) bool, pixels that count for nothing: of neither mask, and of neither's boundary
+            (davis2017-evaluation); none where left out.
 
     Raises:
         ValueError: If the shapes differ.
     """
-    if prediction.shape != truth.shape:
+    if prediction.shape != truth.shape or (void is not None and void.shape != truth.shape):
         raise ValueError(
             f"predicted masks are {prediction.shape}, the true ones {truth.shape}; they must agree"
         )
+    if void is not None:
+        prediction, truth = prediction & ~void, truth & ~void
     pairs = list(zip(prediction.astype(bool), truth.astype(bool), strict=True))
     return Scores(
         j=float(np.mean([region_iou(a, b) for a, b in pairs])),

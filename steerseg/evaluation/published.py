@@ -1,8 +1,9 @@
-"""Results that the authors of SteerSeg report, to be printed beside a run.
+"""Published results in percent, to be printed beside a run.
 
-Source: the results table of steerseg.github.io (May 2026), in percent. Figures for MeViS and Ref-YouTube-VOS are
+Most are of the results table of steerseg.github.io (May 2026). Its authors' figures for MeViS and Ref-YouTube-VOS are
 in the paper alone. DecAF's rows are as SteerSeg's authors reproduced them. (The README of the same authors gives
-80.3 and 64.8 for SteerSeg with Qwen2.5-VL-7B on Ref-DAVIS17 and ReasonVOS.)
+80.3 and 64.8 for SteerSeg with Qwen2.5-VL-7B on Ref-DAVIS17 and ReasonVOS.) Two further methods show where the field
+stands: AgentRVOS chooses among concept tracks without training, VIRST is trained from end to end.
 """
 
 from __future__ import annotations
@@ -12,33 +13,35 @@ from typing import Literal
 
 SOURCE = "steerseg.github.io"
 
-Method = Literal["DecAF", "SteerSeg"]
+Method = Literal["DecAF", "SteerSeg", "AgentRVOS", "VIRST"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """J&F, J and F in percent."""
+    """J&F, J and F in percent; J and F only where they are reported."""
 
     jf: float
-    j: float
-    f: float
+    j: float | None = None
+    f: float | None = None
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of the published table.
+    """The results of one method with one language model.
 
     Attributes:
-        method: "DecAF" has a frozen model and no training.
-        lvlm: The name of our preset with that model.
-        model: The model as the table calls it.
+        method: "DecAF" and "AgentRVOS" have frozen models and no training.
+        lvlm: The name of our preset with that model; "" where there is none.
+        model: The model as its authors call it.
         figures: By dataset; halves of a dataset as "revos/referring".
+        source: Who reports them.
     """
 
     method: Method
     lvlm: str
     model: str
     figures: dict[str, Figure]
+    source: str = SOURCE
 
 
 _COLUMNS = ("ref-davis17", "reasonvos", "revos", "revos/referring", "revos/reasoning")
@@ -67,5 +70,12 @@ PUBLISHED = (
          (75.2, 70.9, 79.5), (63.9, 60.5, 67.2), (54.2, 50.1, 58.2), (58.7, 54.8, 62.6), (49.7, 45.4, 53.9)),
     _row("SteerSeg", "qwen2.5-vl-7b", "Qwen2.5-VL-7B",
          (81.4, 78.0, 84.8), (65.9, 63.1, 68.7), (56.6, 53.5, 59.8), (61.1, 58.2, 63.9), (52.4, 48.9, 55.9)),
+    Published("AgentRVOS", "", "SAM 3 and the best of several", {
+        "reasonvos": Figure(75.5), "revos": Figure(66.3), "mevis": Figure(73.1),
+    }, "arXiv 2603.23489"),
+    Published("VIRST", "", "VideoChat-Flash-Qwen2-7B, trained", {
+        "ref-davis17": Figure(79.5), "revos": Figure(68.4, 66.3, 70.6),
+        "revos/referring": Figure(70.8, 68.8, 72.8), "revos/reasoning": Figure(66.1, 63.9, 68.3),
+    }, "arXiv 2603.27060"),
 )
 # fmt: on

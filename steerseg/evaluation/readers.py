@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 DAVIS_FPS = 24.0
+DAVIS_VOID = 255
+"""Value of pixels in DAVIS's annotations that its evaluation leaves out."""
 DAVIS_WRITERS = (
     ("Davis17_annot1.txt", "utf-8", "annotator 1, first frame"),
     ("Davis17_annot1_full_video.txt", "utf-8", "annotator 1, full video"),
@@ -124,7 +126,12 @@ def read_ref_davis17(root: str | Path, split: str = "valid") -> list[Sample]:
     """
     root = Path(root)
     if (root / "meta_expressions").is_dir():
-        samples = read_ref_youtube_vos(root, split, fps=DAVIS_FPS)
+        samples = [
+            replace(sample, truth=replace(sample.truth, void_id=DAVIS_VOID))
+            if isinstance(sample.truth, Palette)
+            else sample
+            for sample in read_ref_youtube_vos(root, split, fps=DAVIS_FPS)
+        ]
         per_clip = Counter(sample.video for sample in samples)
         return [
             replace(sample, kind=_davis_writer(sample.id)) if per_clip[sample.video] % 4 == 0 else sample
@@ -170,7 +177,7 @@ def _read_downloaded_davis(root: Path, split: str) -> list[Sample]:
                         frames=frames,
                         fps=DAVIS_FPS,
                         expression=written[writer][video][number],
-                        truth=Palette(masks / video, frames, (number,)),
+                        truth=Palette(masks / video, frames, (number,), DAVIS_VOID),
                         objects=(number,),
                         kind=kind,
                     )

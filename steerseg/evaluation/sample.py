@@ -84,6 +84,10 @@ class Sample:
             union |= target
         return union
 
+    def void(self, frames: Sequence[int] | None = None) -> Masks | None:
+        """Pixels (T, H, W) that count for nothing; ``None`` where there are none, or no ground truth."""
+        return None if self.truth is None else self.truth.void(self._chosen(frames), self._size())
+
     def _chosen(self, frames: Sequence[int] | None) -> Sequence[int]:
         return range(len(self.frames)) if frames is None else frames
 

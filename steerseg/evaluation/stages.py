@@ -105,17 +105,19 @@ class ClipStages:
         self.video = video
         self._masks = masks
         self._values: dict[Hashable, _Timed] = {}
-        self._truth: tuple[str, Mask] | None = None
+        self._truth: tuple[str, Mask, Mask | None] | None = None
 
     def measure(self, sample: Sample, variant: Variant) -> Result:
         """Run a variant on one of the clip's expressions and score it, where its truth is known."""
         prediction = self._click(sample) if variant.click else self._propose(sample, variant)
         if self._masks is not None:
             self._masks.write(variant.name, sample, prediction.masks)
-        target = self._target(sample)
+        target, void = self._target(sample)
         scores = UNKNOWN
         if target is not None:
-            scores = self._once(("scores", prediction.key), lambda: score(prediction.masks, target)).value
+            scores = self._once(
+                ("scores", prediction.key), lambda: score(prediction.masks, target, void)
+            ).value
         answer = None
         if sample.name and prediction.maps is not None:
             answer = self._answer(sample, prediction.attributes, variant.config(self.steerseg.config))
@@ -138,13 +140,13 @@ class ClipStages:
             pointing=None if prediction.maps is None or target is None else pointing(prediction.maps, target),
         )
 
-    def _target(self, sample: Sample) -> Mask | None:
-        """The true masks; those of the last sample are kept, since its variants follow each other."""
+    def _target(self, sample: Sample) -> tuple[Mask | None, Mask | None]:
+        """The true masks and the void pixels; the last sample's are kept, since its variants follow each other."""
         if sample.truth is None:
-            return None
+            return None, None
         if self._truth is None or self._truth[0] != sample.id:
-            self._truth = (sample.id, sample.masks())
-        return self._truth[1]
+            self._truth = (sample.id, sample.masks(), sample.void())
+        return self._truth[1:]
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> _Timed:
         """The value for ``key``, made on the first call, with the seconds that took."""

@@ -193,20 +193,24 @@ def main_table(rows: Mapping[str, list[Result]], halves: Sequence[str] = ()) -> 
 
 
 def published_table(measured: Mapping[str, VariantResults]) -> str:
-    """The results in percent, above the authors' own for the dataset; "" for other datasets."""
+    """The results in percent, above those that others report for the dataset; "" for other datasets."""
     run = next(iter(measured.values())).run
     dataset = DATASETS.get(run.dataset)
     if dataset is None:
         return ""
     others = [row for row in PUBLISHED if dataset.name in row.figures]
+    missing = (
+        f"The public material of SteerSeg's authors ({SOURCE}) has no figures for {dataset.title}; those are in the "
+        "paper."
+    )
     if not others:
-        return (
-            f"The public material of SteerSeg's authors ({SOURCE}) has no figures for {dataset.title}; those are "
-            "in the paper."
-        )
+        return missing
+    intro = "In percent. Those of the same language model are in bold."
+    if all(row.source != SOURCE for row in others):
+        intro = f"{missing} In percent."
     parts = [(half, f"{dataset.name}/{half}") for half in dataset.halves]
     lines = [
-        "In percent. Those of the same language model are in bold.",
+        intro,
         "",
         f"| {dataset.title} | language model | J&F | J | F |"
         + "".join(f" J&F {half} |" for half, _ in parts),
@@ -222,10 +226,11 @@ def published_table(measured: Mapping[str, VariantResults]) -> str:
         lines.append(f"| here: {label.lstrip('+ ')} | `{run.preset}` | {' | '.join(cells)} |")
     for row in others:
         figure = row.figures[dataset.name]
-        bold = "**" if run.preset.startswith(row.lvlm) else ""
-        values = [figure.jf, figure.j, figure.f, *(row.figures[name].jf for _, name in parts)]
-        cells = [f"{bold}{value:.1f}{bold}" for value in values]
-        lines.append(f"| {row.method} ({SOURCE}) | {bold}{row.model}{bold} | {' | '.join(cells)} |")
+        bold = "**" if row.lvlm and run.preset.startswith(row.lvlm) else ""
+        known = [row.figures.get(name) for _, name in parts]
+        values = [figure.jf, figure.j, figure.f, *(half.jf if half else None for half in known)]
+        cells = ["" if value is None else f"{bold}{value:.1f}{bold}" for value in values]
+        lines.append(f"| {row.method} ({row.source}) | {bold}{row.model}{bold} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

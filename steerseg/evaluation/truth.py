@@ -34,6 +34,14 @@ class Truth(Protocol):
         """
         ...
 
+    def void(self, frames: Sequence[int], size: Size) -> Masks | None:
+        """Pixels (N, H, W) that count for nothing; ``None`` where the dataset has none.
+
+        Raises:
+            ConfigError: As above.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Palette:
@@ -43,19 +51,29 @@ class Palette:
         folder: Holds ``<frame>.png``.
         names: The clip's frames.
         objects: Ids of the targets.
+        void_id: Value of pixels that count for nothing; ``None`` where every pixel counts.
     """
 
     folder: Path
     names: tuple[str, ...]
     objects: tuple[int, ...]
+    void_id: int | None = None
 
     def targets(self, frames: Sequence[int], size: Size) -> Iterator[Masks]:
         """See :class:`Truth`."""
+        ids = self._ids(frames, size)
+        for number in self.objects:
+            yield ids == number
+
+    def void(self, frames: Sequence[int], size: Size) -> Masks | None:
+        """See :class:`Truth`."""
+        return None if self.void_id is None else self._ids(frames, size) == self.void_id
+
+    def _ids(self, frames: Sequence[int], size: Size) -> NDArray[np.uint8]:
         files = tuple(self.folder / f"{self.names[frame]}.png" for frame in frames)
         ids = _read_ids(files)
         _check_size(files[0], (ids.shape[1], ids.shape[2]), size)
-        for number in self.objects:
-            yield ids == number
+        return ids
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,9 @@ class Silhouettes:
                 _check_size(file, (picture.shape[0], picture.shape[1]), size)
                 masks[index] = (picture if picture.ndim == 2 else picture.max(axis=2)) > 0
             yield masks
+
+    def void(self, frames: Sequence[int], size: Size) -> None:
+        """Every pixel counts."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,9 @@ class RunLengths:
                 if encoded[frame]:
                     masks[index] = self._decode(key, encoded[frame], size)
             yield masks
+
+    def void(self, frames: Sequence[int], size: Size) -> None:
+        """Every pixel counts."""
 
     def _decode(self, key: str, rle: Any, size: Size) -> Masks:
         try:

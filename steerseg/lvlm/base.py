@@ -191,9 +191,6 @@ class LVLM:
             own_decoder: Whether :class:`GreedyDecoder` decodes, which is fast on a GPU and used there where left out,
                 or the model's own ``generate``.
             complete: Whether an answer of this text is complete, so that it need not go on; asked now and then.
-
-        Raises:
-            ExpressionError: The text holds a token that stands for vision.
         """
         inputs = self.chats.inputs([self.chats.write(text, vision)], vision)
         check: CompletionCheck | None = None
@@ -249,7 +246,9 @@ class LVLM:
         """Answer by the model's own ``generate``."""
         ids = inputs["input_ids"]
         output = self.model.generate(
-            **self.reader.on_device({**inputs, "attention_mask": torch.ones_like(ids)}),
+            **self.reader.on_device(
+                {**self.chats.with_positions(inputs), "attention_mask": torch.ones_like(ids)}
+            ),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             temperature=None,
@@ -290,9 +289,6 @@ class LVLM:
             prefix: Where the part up to the last visual token is kept for the next such pass, which uses the memory
                 of what this one returns. Left out, or for texts of several lengths, or with gradients, chats are
                 read as a whole.
-
-        Raises:
-            ExpressionError: A text holds a token that stands for vision or for the soft prompt.
         """
         count = 0 if soft_prompt is None else soft_prompt.shape[0]
         written = {

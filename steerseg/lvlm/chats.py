@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from steerseg.config import Placement
-from steerseg.errors import ExpressionError, ModelError
+from steerseg.errors import ModelError
 from steerseg.lvlm.families import Family
+from steerseg.lvlm.plain_text import PlainText
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 KINDS: tuple[VisionKind, ...] = ("image", "video")
@@ -31,6 +32,7 @@ class ChatTokenizer:
         self._family = family
         self._name = name
         self._tokenizer = family.processor.tokenizer
+        self._plain_text = PlainText(self._tokenizer)
         self._latest: tuple[tuple[str, ...], Any] | None = None
         self.soft_ids = {kind: self.token_id(family.soft_token(kind)) for kind in KINDS}
         self.vision_ids = {kind: self.token_id(family.token(kind)) for kind in KINDS}
@@ -59,6 +61,8 @@ class ChatTokenizer:
     ) -> str:
         """Write the chat of one user turn, vision first and then ``text``, up to where the answer begins.
 
+        Special tokens in ``text`` are written as text: nothing that is typed changes the chat's structure.
+
         Args:
             text: The user's text.
             vision: The visual tokens.
@@ -69,10 +73,12 @@ class ChatTokenizer:
             ModelError: The chat template writes no vision.
         """
         family = self._family
-        content = [{"type": vision.kind}, {"type": "text", "text": text}]
-        chat: str = family.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        turns: list[dict[str, Any]] = []
+        if family.system:
+            turns.append({"role": "system", "content": [{"type": "text", "text": family.system}]})
+        content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
+        turns.append({"role": "user", "content": content})
+        chat: str = family.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         placeholder = family.placeholder(vision.kind)
         before, found, after = chat.partition(placeholder)
         if not found:
@@ -99,7 +105,7 @@ class ChatTokenizer:
             vision: The visual tokens.
 
         Raises:
-            ExpressionError: A chat's text holds a token that stands for vision.
+            ModelError: The processor writes more or fewer tokens than the vision has.
         """
         different = tuple(dict.fromkeys(chats))
         if self._latest is None or self._latest[0] != different:  # of frame passes, one after the other
@@ -127,26 +133,25 @@ class ChatTokenizer:
         }
 
     def check_count(self, ids: torch.Tensor, token: int, count: int) -> None:
-        """Check that a typed text holds no token that has a meaning here.
+        """Check that chats hold a token as often as there is something to put in its stead.
 
         Args:
             ids: (B, S) tokens of chats.
             token: Id of the token.
-            count: How many of it we wrote.
+            count: How many of it there should be.
 
         Raises:
-            ExpressionError: There are more.
+            ModelError: There are more or fewer.
         """
-        if int((ids == token).sum()) != count:
-            raise ExpressionError(
-                f"the text holds {self._tokenizer.decode([token])}, which {self._name!r} takes for a piece "
-                "of a picture; leave it out."
+        found = int((ids == token).sum())
+        if found != count:
+            raise ModelError(
+                f"chats of {self._name!r} hold {self._tokenizer.decode([token])} {found} times in place of "
+                f"{count}; use the processor that belongs to the model."
             )
 
     def with_positions(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add positions, which a model would count on the device; chats with padding are left to the model."""
-        if inputs["attention_mask"] is not None:
-            return inputs
+        """Add positions, which a model would count on the device, and some releases of transformers wrongly."""
         return {**inputs, "position_ids": self._positions(inputs)}
 
     def _positions(self, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -94,6 +94,8 @@ class Preset(BaseModel):
         """The questions of this preset."""
         try:
             return PromptTexts(**self.prompts)
+        except ConfigError as error:
+            raise ConfigError(f"preset {self.name!r}: {error}") from None
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding and "
@@ -150,6 +152,7 @@ def load_preset(folder: Path) -> Preset:
         preset = Preset.model_validate_json((folder / PRESET_FILE).read_bytes())
     except ValidationError as error:
         raise ConfigError(f"{folder / PRESET_FILE} is not a valid preset: {error}") from error
+    _ = preset.texts  # questions that cannot be filled in are an error now
     beside = {
         key: str(folder / value)
         for key in ("lvlm", "sam2", "soft_prompts")

@@ -6,7 +6,8 @@ from steerseg.errors import ModelError
 from steerseg.lvlm.families.base import Family
 from steerseg.lvlm.families.internvl import InternVL
 from steerseg.lvlm.families.llava_onevision import LlavaOneVision
-from steerseg.lvlm.families.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
+from steerseg.lvlm.families.qwen3_vl import Qwen3VL
+from steerseg.lvlm.families.qwen_vl import Qwen2_5VL, Qwen2VL
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 

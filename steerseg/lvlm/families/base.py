@@ -49,6 +49,7 @@ class Family(ABC):
     model_type: ClassVar[str]
     temporal_merge: ClassVar[int]
     spare_token: ClassVar[str]
+    system: ClassVar[str] = ""
     opening: ClassVar[str] = ""
     closing: ClassVar[str] = ""
     full_precision: ClassVar[tuple[str, ...]]
@@ -95,7 +96,7 @@ class Family(ABC):
         return {"mm_encoder_outputs": {self.modality(vision.kind): output}}
 
     def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Positions (..., B, S) of chats without padding, as the text model takes them; ``inputs`` as above."""
+        """Positions (..., B, S) of chats as the text model takes them; ``inputs`` as above, with ids and mask."""
         return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
 
     # --- the processor decides

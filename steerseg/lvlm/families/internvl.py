@@ -16,6 +16,10 @@ class InternVL(Family):
 
     model_type = "internvl"
     temporal_merge = 1
+    system = (
+        "你是书生·万象，英文名是InternVL，"
+        "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+    )
     spare_token = "<quad>"
     full_precision = ("vision_tower", "multi_modal_projector")
 

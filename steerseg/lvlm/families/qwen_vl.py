@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, two frames of a video in each slice, M-RoPE."""
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size, two frames of a video in each slice, M-RoPE."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from steerseg.lvlm.families.base import Family, Sizes, video_grid
 from steerseg.lvlm.families.patches import patch_layout
+from steerseg.lvlm.families.positions import text_after_vision
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -83,11 +84,8 @@ class Qwen2VL(Family):
         }
 
     def positions(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """In time, height and width: (3, B, S)."""
-        given = {
-            name: inputs[name] for name in inputs if name not in ("mm_encoder_outputs", "attention_mask")
-        }
-        return torch.as_tensor(self.model.model.get_rope_index(**given)[0])
+        """In time, height and width: (3, B, S). Text begins after the vision in every dimension."""
+        return text_after_vision(self.model.model.get_rope_index(**inputs)[0], inputs["mm_token_type_ids"])
 
 
 class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
@@ -103,9 +101,3 @@ class Qwen2_5VL(Qwen2VL):  # noqa: N801 (the model's own name)
                 [vision.seconds_per_slice] * len(ids), device=ids.device
             )
         return inputs
-
-
-class Qwen3VL(Qwen2VL):
-    """Time stands as text between the slices; the first text layers get further features of the picture."""
-
-    model_type = "qwen3_vl"

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation import DATASETS, MaskFolder, default_split, open_dataset, write_submission
 from steerseg.evaluation.truth import MaskDict, RunLengths, mask_dict
-from tests.steerseg.evaluation import public_layouts as public
+from tests.support import public_layouts as public
 
 
 @pytest.mark.parametrize("layout", [public.ref_davis17_converted, public.ref_davis17_downloaded])
@@ -37,6 +37,34 @@ def test_ref_davis17_has_four_expressions_for_each_object(
     assert samples[0].fps == 24
     assert (samples[4].masks() == public.masks(2)).all()
     assert (samples[-1].masks((0, 3)) == public.masks(2)[[0, 3]]).all()
+
+
+@pytest.mark.parametrize("layout", [public.ref_davis17_converted, public.ref_davis17_downloaded])
+def test_void_pixels_of_davis_are_of_no_mask(layout: Callable[[Path], Path], tmp_path: Path) -> None:
+    root = layout(tmp_path)
+    (file,) = root.rglob("blackswan/00001.png")
+    ids = np.array(Image.open(file))
+    ids[3:9, 5:20] = 255
+    Image.fromarray(ids).save(file)
+    samples = open_dataset("ref-davis17", "valid", root=root)
+    expected = np.zeros((public.COUNT, public.HEIGHT, public.WIDTH), dtype=bool)
+    expected[1, 3:9, 5:20] = True
+    void = samples[0].void()
+    assert void is not None
+    assert (void == expected).all()
+    assert not (samples[0].masks() & expected).any()
+    only = samples[0].void((1,))
+    assert only is not None
+    assert (only == expected[[1]]).all()
+    nothing = samples[-1].void()
+    assert nothing is not None
+    assert not nothing.any()
+
+
+def test_other_datasets_have_no_void_pixels(tmp_path: Path) -> None:
+    for name, split, write in (("mevis", "valid_u", public.mevis), ("revos", "valid", public.revos)):
+        sample = open_dataset(name, split, root=write(tmp_path / name))[0]
+        assert sample.void() is None
 
 
 def test_mevis_joins_the_targets_of_an_expression(tmp_path: Path) -> None:

@@ -73,6 +73,28 @@ def test_perfect_missing_and_empty_masks() -> None:
     assert region_iou(empty, empty) == boundary_f(empty, empty) == 1.0
 
 
+def test_void_pixels_count_for_nothing() -> None:
+    """As in davis2017-evaluation: they are taken out of both masks before anything is counted."""
+    rng = np.random.default_rng(2)
+    truth, predicted = blobs(rng, 4, 90, 160), blobs(rng, 4, 90, 160)
+    void = np.zeros_like(truth)
+    void[:, 20:60, 40:80] = True
+    void[3] = True
+    scores = score(predicted, truth, void)
+    noisy = np.where(void, rng.random(truth.shape) < 0.5, predicted)
+    assert score(noisy, truth, void) == scores
+    assert score(predicted & ~void, truth & ~void) == scores
+    expected = []
+    for one, other, left_out in zip(predicted, truth, void, strict=True):
+        union = ((one | other) & ~left_out).sum()
+        expected.append(((one & other) & ~left_out).sum() / union if union else 1.0)
+    assert scores.j == pytest.approx(np.mean(expected))
+    assert expected[3] == 1.0
+    assert score(predicted, truth, np.zeros_like(truth)) == score(predicted, truth) != scores
+    with pytest.raises(ValueError, match="must agree"):
+        score(predicted, truth, void[:2])
+
+
 def test_masks_of_different_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="must agree"):
         score(np.zeros((2, 4, 4), dtype=bool), np.zeros((3, 4, 4), dtype=bool))
