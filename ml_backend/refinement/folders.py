@@ -1,4 +1,4 @@
-"""Where refinements keep their files: what makes room there, and who may write there.
+"""The folders of refinements: room is made there, and one process at a time carries refinements on there.
 
 Below the data folder: ``refinement/<number>`` for each refinement that has not ended, and ``refinement/features``
 for the vision features, which they share.

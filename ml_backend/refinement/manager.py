@@ -35,7 +35,7 @@ class RefinementManager:
     Of several processes with one data folder, one carries refinements on; the others only take requests.
 
     Args:
-        settings: What all refinements have in common.
+        settings: Settings of all refinements.
         triggers: Asks for refinements.
         schedule: When projects with new corrections are refined by themselves; ``None`` for never.
         database: The database.

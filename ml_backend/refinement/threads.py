@@ -65,7 +65,7 @@ class RefinementThreads:
     """Carries refinements on. One thread begins them; the other methods may be called from any.
 
     Args:
-        settings: What all refinements have in common.
+        settings: Settings of all refinements.
         database: The database.
         line: The prompt versions.
         media: Fetches media.
