@@ -137,7 +137,7 @@ class Proposer:
         return len(kept)
 
     def stop(self) -> None:
-        """Leave jobs that are cancelled from now on in the queue: the server ends, and the next one goes on with them."""
+        """Leave jobs that are cancelled from now on in the queue: the server ends, and the next goes on with them."""
         self._stopping = True
 
     def request(

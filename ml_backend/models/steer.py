@@ -23,8 +23,8 @@ def answer_steering(
 ) -> SteerAnswer:
     """Answer a request.
 
-    Painted masks and prompted frames condition the segmenter. A prompted frame takes the tracklet's mask there as the answer
-    that its prompts correct. The tracklet's own beginning conditions as well, as long as it agrees with them.
+    Painted masks and prompted frames condition the segmenter. A prompted frame takes the tracklet's mask there as
+    the answer that its prompts correct. The tracklet's own beginning conditions as well, where it agrees with them.
 
     Args:
         tracker: The tracker over the segmenter.
