@@ -76,7 +76,7 @@ class StoredProposal:
     """A proposal; see :class:`steerseg.pipeline.Proposal`.
 
     Attributes:
-        tracklets: Best first; empty when nothing was found.
+        tracklets: Best first; empty where there is none.
         pts: (T,) presentation times in seconds.
     """
 
