@@ -64,7 +64,7 @@ def test_a_further_expression_encodes_no_frame_again(preset: Path, monkeypatch: 
         raise AssertionError("features that do not depend on the expression were made twice")
 
     monkeypatch.setattr(fresh.lvlm, "encode_vision", refuse)
-    monkeypatch.setattr(fresh.tracker, "features", refuse)
+    monkeypatch.setattr(fresh.tracker.segmenter, "encode_frames", refuse)
     fresh.propose(clip(), "the other car")
 
 
