@@ -27,7 +27,7 @@ LS_VENV_READY := $(LS_VENV)/.installed
 PIP := -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv $(VENV) $(LS_VENV) demo test lint format clean distclean check-python
+.PHONY: help venv $(VENV) $(LS_VENV) demo test lint docs format clean distclean check-python
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,10 +38,15 @@ demo: $(VENV_READY) $(LS_VENV_READY) ## Start Label Studio and the backend with 
 test: $(VENV_READY) $(LS_VENV_READY) ## Run all tests, the last ones against a real Label Studio in a browser
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV_READY) ## Check style and types
+lint: $(VENV_READY) docs ## Check style, types, layers, sizes and the documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python tools/house.py
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
+
+docs: $(VENV_READY) ## Build the documents in build/docs/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 format: $(VENV_READY) ## Format the code
 	$(VENV)/bin/ruff check --fix .

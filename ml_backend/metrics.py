@@ -64,7 +64,7 @@ class Metrics:
         *,
         queue_length: Callable[[], int],
         restarts: Callable[[], int],
-        loops: Sequence[BackgroundLoop] = (),
+        loops: Sequence[BackgroundLoop],
     ) -> None:
         """Read these numbers, and the failed turns of the loops, whenever the metrics are asked for."""
         self._queue.set_function(queue_length)

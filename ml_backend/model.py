@@ -37,9 +37,9 @@ class SteerSegModel(LabelStudioMLBase):
 
     def setup(self) -> None:
         """Introduce the project and name the version of its predictions."""
-        self.set("model_version", self._introduce()["model_version"])
+        self.set("model_version", self._introduce())
 
-    def set_extra_params(self, extra_params: Any) -> None:
+    def set_extra_params(self, extra_params: object) -> None:
         """Keep the parameters of the model connection."""
         self._introduce(extra_params=extra_params)
 
@@ -55,13 +55,13 @@ class SteerSegModel(LabelStudioMLBase):
                 "params": {**kwargs, "context": context},
             }
         )
-        results: list[Any] = answer["results"]
+        results: list[Any] = answer.to_json()["results"]
         return results
 
     def fit(self, event: str, data: dict[str, Any], **_: Any) -> dict[str, int]:
         """Commit a webhook event."""
         return {"event": shared_service().webhook({**data, "action": event})}
 
-    def _introduce(self, **fields: Any) -> dict[str, Any]:
+    def _introduce(self, **fields: Any) -> str:
         body = {"project": self.project_id, "schema": self.label_config, **fields}
         return shared_service().setup(body)

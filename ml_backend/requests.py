@@ -1,18 +1,44 @@
-"""What Label Studio sends, checked and typed before anything acts on it."""
+"""Bodies of Label Studio's requests as pydantic models, checked before anything acts on them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ml_backend.label_studio.task import Draft, Task
 from steerseg.errors import SteerSegError
 
-# Parts of a webhook's project that are secrets.
+Result = dict[str, Any]
+"""One entry of an annotation's ``result``, in Label Studio's JSON."""
+
+_HINT = "Send the request as Label Studio does."
 _SECRET_PROJECT_FIELDS = ("token", "task_data_login", "task_data_password")
+_EXTRA_PARAMS = 'a JSON object such as {"expression": "..."}'
+_EXPECTED = {
+    "model_type": "a JSON object",
+    "dict_type": "a JSON object",
+    "string_type": "text",
+    "string_unicode": "text in Unicode",
+    "int_type": "a number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+"""What was expected, by pydantic's type of an error; the message of any other type says it."""
 
 
 class RequestError(SteerSegError):
@@ -30,45 +56,203 @@ class RequestError(SteerSegError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
-class SetupRequest:
+# --- values
+
+
+def _expected(what: str) -> PydanticCustomError:
+    return PydanticCustomError("expected", "{what}", {"what": what})
+
+
+def _read_text(value: object) -> object:
+    """Text; a project's bare number becomes text too."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_project(text: str) -> str:
+    number = text.partition(".")[0]
+    if not (number.isascii() and number.isdigit() and len(number) <= 18):
+        raise _expected("the project's number, such as '12' or '12.1795359785'")
+    return text
+
+
+def _only_objects(value: object) -> list[Any]:
+    """The objects of a list; Label Studio may send other things beside them, or no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _or_empty_object(value: object) -> object:
+    return value or {}
+
+
+def _or_empty_list(value: object) -> object:
+    return value or []
+
+
+def _read_hostname(value: object) -> str | None:
+    """An address without its last slash; ``None`` for anything else."""
+    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https"):
+        return None
+    return value.rstrip("/")
+
+
+def _read_token(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _read_extra_params(value: object) -> dict[str, Any]:
+    """Extra parameters of the model connection; Label Studio passes on whatever was typed in."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise _expected(_EXTRA_PARAMS) from None
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise _expected(_EXTRA_PARAMS)
+    return value
+
+
+_Text = Annotated[str, BeforeValidator(_read_text)]
+_Project = Annotated[str, BeforeValidator(_read_text), AfterValidator(_check_project)]
+_LenientResults = Annotated[tuple[Result, ...], BeforeValidator(_only_objects)]
+
+
+# --- bodies
+
+
+class _Body(BaseModel):
+    """A JSON object; keys that it does not name are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class SetupRequest(_Body):
     """``POST /setup``: which project, how it labels, and how to reach its Label Studio.
 
-    ``None`` stands for what the request does not mention; what is known of it is kept then.
+    ``None`` stands for what the request does not mention; the backend then keeps the value that it knows.
     """
 
-    project_id: int
-    uid: str
-    label_config: str = field(repr=False)
-    hostname: str | None
-    access_token: str | None = field(repr=False)
-    extra_params: dict[str, Any] | None
+    uid: _Project = Field(alias="project")
+    label_config: _Text = Field(alias="schema", repr=False)
+    hostname: Annotated[str | None, BeforeValidator(_read_hostname)] = None
+    access_token: Annotated[str | None, BeforeValidator(_read_token)] = Field(None, repr=False)
+    extra_params: Annotated[dict[str, Any] | None, BeforeValidator(_read_extra_params)] = None
+
+    @property
+    def project_id(self) -> int:
+        """The project's number."""
+        return parse_project_id(self.uid)
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """``POST /predict``.
+class _DraftBody(_Body):
+    updated_at: Annotated[str, BeforeValidator(lambda value: str(value or ""))] = ""
+    created_username: Annotated[str, BeforeValidator(lambda value: str(value or ""))] = ""
+    result: _LenientResults = ()
+
+    @property
+    def annotator(self) -> int | None:
+        """Label Studio's number of the person, of whom it tells "name email, number" only."""
+        number = self.created_username.rpartition(", ")[2]
+        return int(number) if number.isascii() and number.isdigit() else None
+
+
+class _PredictionBody(_Body):
+    id: Annotated[int, BeforeValidator(lambda value: value if isinstance(value, int) else 0)] = 0
+    result: _LenientResults = ()
+
+
+class _TaskBody(_Body):
+    id: StrictInt
+    data: dict[str, Any]
+    drafts: Annotated[tuple[_DraftBody, ...], BeforeValidator(_only_objects)] = ()
+    predictions: Annotated[tuple[_PredictionBody, ...], BeforeValidator(_only_objects)] = ()
+
+    def to_task(self) -> Task:
+        """The task; of its drafts, the one that was saved last is the caller's."""
+        latest = max(self.drafts, key=lambda draft: draft.updated_at, default=None)
+        return Task(
+            id=self.id,
+            data=self.data,
+            drafts=tuple(item for draft in self.drafts for item in draft.result),
+            draft=None if latest is None else Draft(latest.annotator, latest.result),
+            predictions=tuple(one.result for one in sorted(self.predictions, key=lambda one: one.id)),
+        )
+
+
+class _ContextBody(_Body):
+    result: Annotated[tuple[Result, ...], BeforeValidator(_or_empty_list)] = ()
+
+
+class _ParametersBody(_Body):
+    context: _ContextBody | None = None
+    deliver_late: Annotated[bool, BeforeValidator(lambda value: value is not False)] = True
+
+
+class PredictRequest(_Body):
+    """``POST /predict``."""
+
+    task_bodies: tuple[_TaskBody, ...] = Field(alias="tasks", repr=False)
+    uid: _Project = Field(alias="project")
+    label_config: _Text = Field(repr=False)
+    parameters: Annotated[_ParametersBody, BeforeValidator(_or_empty_object)] = Field(
+        _ParametersBody(), alias="params", repr=False
+    )
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in order."""
+        return tuple(body.to_task() for body in self.task_bodies)
+
+    @property
+    def project_id(self) -> int:
+        """The project's number."""
+        return parse_project_id(self.uid)
+
+    @property
+    def context(self) -> tuple[Result, ...] | None:
+        """The results that an interactive call is about; ``None`` for a batch."""
+        context = self.parameters.context
+        return None if context is None else context.result
+
+    @property
+    def deliver_late(self) -> bool:
+        """Whether the backend stores what is not ready in time.
+
+        Our own command line says no, since it waits and stores by itself; Label Studio says nothing.
+        """
+        return self.parameters.deliver_late
+
+
+class WebhookEvent(_Body):
+    """``POST /webhook``, less its secrets.
 
     Attributes:
-        context: The results that an interactive call is about; ``None`` for a batch.
-        deliver_late: Whether the backend is to store what is not ready in time. Our own command line says no,
-            since it waits and stores by itself; Label Studio says nothing.
+        action: What happened.
+        project_id: The project, where the event names one.
+        payload: The whole body without the project's secrets.
     """
 
-    tasks: tuple[Task, ...]
-    project_id: int
-    label_config: str = field(repr=False)
-    context: tuple[Mapping[str, Any], ...] | None
-    deliver_late: bool = True
-
-
-@dataclass(frozen=True)
-class WebhookEvent:
-    """``POST /webhook``, less its secrets."""
-
-    action: str
+    action: _Text
     project_id: int | None
-    payload: dict[str, Any] = field(repr=False)
+    payload: dict[str, Any] = Field(repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip_secrets(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        payload, project_id = dict(body), body.get("project")
+        if isinstance(project_id, dict):
+            project = project_id
+            payload["project"] = {k: v for k, v in project.items() if k not in _SECRET_PROJECT_FIELDS}
+            project_id = project.get("id")
+        if not isinstance(project_id, int):
+            project_id = None
+        return {"action": body.get("action"), "project_id": project_id, "payload": payload}
+
+
+# --- parsing
 
 
 def parse_setup(body: object) -> SetupRequest:
@@ -77,18 +261,7 @@ def parse_setup(body: object) -> SetupRequest:
     Raises:
         RequestError: It is not an object, or a key is missing or of the wrong kind.
     """
-    fields = _object(body, "the body of /setup")
-    _require(fields, ("project", "schema"), "/setup")
-    uid = _text(fields, "project", "/setup")
-    token = fields.get("access_token")
-    return SetupRequest(
-        project_id=_project_id(uid),
-        uid=uid,
-        label_config=_text(fields, "schema", "/setup"),
-        hostname=_hostname(fields.get("hostname")),
-        access_token=token if isinstance(token, str) and token else None,
-        extra_params=_extra_params(fields["extra_params"]) if "extra_params" in fields else None,
-    )
+    return _parse(SetupRequest, body, "/setup")
 
 
 def parse_predict(body: object) -> PredictRequest:
@@ -97,20 +270,7 @@ def parse_predict(body: object) -> PredictRequest:
     Raises:
         RequestError: It is not an object, or a key is missing or of the wrong kind.
     """
-    fields = _object(body, "the body of /predict")
-    _require(fields, ("tasks", "project", "label_config"), "/predict")
-    tasks = fields["tasks"]
-    if not isinstance(tasks, list):
-        raise _wrong("tasks", "/predict", "a list of tasks", tasks)
-    parameters = _object(fields.get("params") or {}, "'params' of /predict")
-    context = parameters.get("context")
-    return PredictRequest(
-        tasks=tuple(_task(task, index) for index, task in enumerate(tasks)),
-        project_id=_project_id(_text(fields, "project", "/predict")),
-        label_config=_text(fields, "label_config", "/predict"),
-        context=None if context is None else _results(context),
-        deliver_late=parameters.get("deliver_late") is not False,
-    )
+    return _parse(PredictRequest, body, "/predict")
 
 
 def parse_webhook(body: object) -> WebhookEvent:
@@ -119,19 +279,7 @@ def parse_webhook(body: object) -> WebhookEvent:
     Raises:
         RequestError: It is not an object or names no action.
     """
-    fields = _object(body, "the body of /webhook")
-    _require(fields, ("action",), "/webhook")
-    action = _text(fields, "action", "/webhook")
-    project = fields.get("project")
-    project_id: int | None = None
-    if isinstance(project, dict):
-        if isinstance(project.get("id"), int):
-            project_id = project["id"]
-        project = {name: value for name, value in project.items() if name not in _SECRET_PROJECT_FIELDS}
-        fields = {**fields, "project": project}
-    elif isinstance(project, int):
-        project_id = project
-    return WebhookEvent(action=action, project_id=project_id, payload=dict(fields))
+    return _parse(WebhookEvent, body, "/webhook")
 
 
 def parse_project_id(text: str) -> int:
@@ -140,127 +288,48 @@ def parse_project_id(text: str) -> int:
     Raises:
         RequestError: There is none.
     """
-    return _project_id(text)
+    try:
+        return int(_check_project(text).partition(".")[0])
+    except PydanticCustomError as error:
+        raise RequestError(400, f"the project is {_shorten(text)}; expected {error}", _HINT) from None
 
 
-def _project_id(text: str) -> int:
-    number = text.partition(".")[0]
-    if not (number.isascii() and number.isdigit() and len(number) <= 18):
-        raise RequestError(
-            400,
-            f"'project' is {_shown(text)}; expected the project's number, such as '12' or '12.1795359785'",
-            "Send the request as Label Studio does.",
-        )
-    return int(number)
+_Model = TypeVar("_Model", bound=_Body)
 
 
-def _task(value: object, index: int) -> Task:
-    where = f"tasks[{index}] of /predict"
-    fields = _object(value, where)
-    _require(fields, ("id", "data"), where)
-    number = fields["id"]
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise _wrong("id", where, "a number", number)
-    drafts = fields.get("drafts") or []
-    results: list[Mapping[str, Any]] = []
-    for draft in drafts if isinstance(drafts, list) else []:
-        if isinstance(draft, dict):
-            results += [item for item in draft.get("result") or [] if isinstance(item, dict)]
-    return Task(
-        id=number,
-        data=_object(fields["data"], f"'data' of {where}"),
-        drafts=tuple(results),
-        draft=_latest_draft(drafts),
-        predictions=_predictions(fields.get("predictions")),
-    )
+def _parse(model: type[_Model], body: object, route: str) -> _Model:
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise RequestError(400, _describe(error.errors(include_url=False), route), _HINT) from None
 
 
-def _latest_draft(drafts: object) -> Draft | None:
-    known = [draft for draft in drafts if isinstance(draft, dict)] if isinstance(drafts, list) else []
-    if not known:
-        return None
-    latest = max(known, key=lambda draft: str(draft.get("updated_at") or ""))
-    # Of a person Label Studio tells "name email, number" only.
-    number = str(latest.get("created_username") or "").rpartition(", ")[2]
-    return Draft(int(number) if number.isascii() and number.isdigit() else None, _results_in(latest))
-
-
-def _predictions(predictions: object) -> tuple[tuple[Mapping[str, Any], ...], ...]:
-    known = [each for each in predictions if isinstance(each, dict)] if isinstance(predictions, list) else []
-    known.sort(key=lambda each: each["id"] if isinstance(each.get("id"), int) else 0)
-    return tuple(_results_in(each) for each in known)
-
-
-def _results_in(holder: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    results = holder.get("result")
-    return tuple(item for item in results if isinstance(item, dict)) if isinstance(results, list) else ()
-
-
-def _results(context: object) -> tuple[Mapping[str, Any], ...]:
-    results = _object(context, "'context' of /predict").get("result") or []
-    if not isinstance(results, list) or not all(isinstance(item, dict) for item in results):
-        raise _wrong("result", "'context' of /predict", "a list of results", results)
-    return tuple(results)
-
-
-def _hostname(value: object) -> str | None:
-    """An address without its last slash; ``None`` for what is none."""
-    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https"):
-        return None
-    return value.rstrip("/")
-
-
-def _extra_params(value: object) -> dict[str, Any]:
-    """Extra parameters of the model connection; Label Studio passes on whatever was typed in."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise _wrong(
-                "extra_params", "/setup", 'a JSON object such as {"expression": "..."}', value
-            ) from None
-    if not value:
-        return {}
-    if not isinstance(value, dict):
-        raise _wrong("extra_params", "/setup", 'a JSON object such as {"expression": "..."}', value)
-    return value
-
-
-def _object(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RequestError(
-            400,
-            f"{where} is {_kind(value)}; expected a JSON object",
-            "Send the request as Label Studio does.",
-        )
-    return value
-
-
-def _require(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-    missing = [name for name in names if fields.get(name) is None]
+def _describe(problems: Sequence[ErrorDetails], route: str) -> str:
+    """Say what was wrong with a body: all keys that one object lacks, else the first wrong value."""
+    missing = [
+        problem["loc"]
+        for problem in problems
+        if problem["type"] == "missing" or (problem["input"] is None and _is_key(problem["loc"]))
+    ]
     if missing:
-        raise RequestError(
-            400,
-            f"{where} lacks {', '.join(repr(name) for name in missing)}",
-            f"Expected the keys {', '.join(names)}, as Label Studio sends them.",
-        )
+        holder = min(missing, key=len)[:-1]
+        names = dict.fromkeys(repr(location[-1]) for location in missing if location[:-1] == holder)
+        return f"{_locate(holder, route)} lacks {', '.join(names)}"
+    problem = problems[0]
+    given = problem["input"]
+    shown = _shorten(given) if problem["loc"] == ("project",) and isinstance(given, str) else _kind(given)
+    expected = _EXPECTED.get(problem["type"], problem["msg"])
+    return f"{_locate(problem['loc'], route)} is {shown}; expected {expected}"
 
 
-def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
-    value = fields[name]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # a project's bare number
-    if not isinstance(value, str):
-        raise _wrong(name, where, "text", value)
-    return value
+def _is_key(location: Sequence[int | str]) -> bool:
+    return bool(location) and isinstance(location[-1], str)
 
 
-def _wrong(name: str, where: str, expected: str, value: object) -> RequestError:
-    return RequestError(
-        400,
-        f"{name!r} in {where} is {_kind(value)}; expected {expected}",
-        "Send the request as Label Studio does.",
-    )
+def _locate(location: Sequence[int | str], route: str) -> str:
+    """A part of a body as a person finds it: ``'tasks[0].id' in the body of /predict``."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).removeprefix(".")
+    return f"{path!r} in the body of {route}" if path else f"the body of {route}"
 
 
 def _kind(value: object) -> str:
@@ -268,5 +337,5 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")

@@ -18,11 +18,54 @@ ENV_PREFIX = "STEERSEG_"
 _UNIT_MIB = 1024 * 1024
 
 
-EXPECTED = "a time of day such as 02:30, or a number of hours such as 6h"
+@dataclass(frozen=True)
+class Schedule:
+    """A recurring time.
+
+    Attributes:
+        at: Time of day, by this machine's clock; ``None`` where ``every`` is set.
+        every: Time from one to the next; ``None`` where ``at`` is set.
+    """
+
+    at: time | None = None
+    every: timedelta | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Read a time of day, ``HH:MM``, or a number of hours, ``Nh``.
+
+        Raises:
+            ValueError: It is neither, or the hours have more than six digits.
+        """
+        daily = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())
+        if daily:
+            return cls(at=time(int(daily[1]), int(daily[2])))
+        hourly = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)\s*h", text.strip())
+        if hourly and float(hourly[1]) > 0:
+            return cls(every=timedelta(hours=float(hourly[1])))
+        raise ValueError("expected a time of day such as 02:30, or a number of hours such as 6h")
+
+    def due(self, last: datetime | None, now: datetime) -> bool:
+        """Whether the time has come since ``last``; a time that was missed counts as come.
+
+        Args:
+            last: When it was done last; ``None`` for never.
+            now: The present. Both know their time zones.
+        """
+        if last is None:
+            return True
+        if self.every is not None:
+            return now - last >= self.every
+        assert self.at is not None
+        here = now.astimezone()
+        latest = here.replace(hour=self.at.hour, minute=self.at.minute, second=0, microsecond=0)
+        if latest > here:
+            latest -= timedelta(days=1)
+        return last < latest
 
 
 class Settings(BaseSettings):
-    """What the backend can be told. Values come from arguments, then the environment, then the defaults."""
+    """The backend's settings. Values come from arguments, then the environment, then the defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
@@ -288,69 +331,25 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def settings_table() -> str:
-    """The settings as the Markdown table that stands in the README."""
+    """The settings as a Markdown table, for the documentation."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = field.default
-        if default is None:
-            shown = "unset"
-        elif isinstance(default, bool):
-            shown = f"`{str(default).lower()}`"
-        elif default == ():
-            shown = "`[]`"
-        elif isinstance(default, float) and default.is_integer():
-            shown = f"`{int(default)}`"
-        else:
-            shown = f"`{default}`"
-        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {shown} | {field.description} |")
+        default = _describe_default(field.default)
+        rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
+
+
+def _describe_default(default: object) -> str:
+    if default is None:
+        return "unset"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if default == ():
+        return "`[]`"
+    if isinstance(default, float) and default.is_integer():
+        return f"`{int(default)}`"
+    return f"`{default}`"
 
 
 if __name__ == "__main__":
     print(settings_table(), end="")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A recurring time.
-
-    Attributes:
-        at: Time of day, by this machine's clock; ``None`` where ``every`` is set.
-        every: Distance; ``None`` where ``at`` is set.
-    """
-
-    at: time | None = None
-    every: timedelta | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Schedule:
-        """Read ``HH:MM`` or ``Nh``.
-
-        Raises:
-            ValueError: It is neither.
-        """
-        daily = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())
-        if daily:
-            return cls(at=time(int(daily[1]), int(daily[2])))
-        hourly = re.fullmatch(r"(\d+(?:\.\d+)?)\s*h", text.strip())
-        if hourly and float(hourly[1]) > 0:
-            return cls(every=timedelta(hours=float(hourly[1])))
-        raise ValueError(f"expected {EXPECTED}")
-
-    def due(self, last: datetime | None, now: datetime) -> bool:
-        """Whether the time has come since ``last``; a time that was missed counts as come.
-
-        Args:
-            last: When it was done last; ``None`` for never.
-            now: The present. Both know their time zones.
-        """
-        if last is None:
-            return True
-        if self.every is not None:
-            return now - last >= self.every
-        assert self.at is not None
-        here = now.astimezone()
-        latest = here.replace(hour=self.at.hour, minute=self.at.minute, second=0, microsecond=0)
-        if latest > here:
-            latest -= timedelta(days=1)
-        return last < latest

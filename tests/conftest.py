@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from steerseg.lvlm import LVLM
-from tests.tiny_lvlms import save_tiny_lvlm
-from tests.tiny_sam2 import SMALL_SAM2
+from tests.support.tiny_lvlms import save_tiny_lvlm
+from tests.support.tiny_sam2 import SMALL_SAM2
 
 __all__ = ["SMALL_SAM2", "save_tiny_lvlm"]
 

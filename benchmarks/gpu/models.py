@@ -20,8 +20,8 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.training.trainer import TrainingSample
 from steerseg.video import Video, video_from_frames
-from tests.tiny_lvlms import CHAT_TEMPLATE, TINY, byte_tokenizer
-from tests.tiny_sam2 import SMALL_SAM2
+from tests.support.tiny_lvlms import CHAT_TEMPLATE, TINY, byte_tokenizer
+from tests.support.tiny_sam2 import SMALL_SAM2
 
 Size = Literal["full", "tiny"]
 _ANSWER_TOKENS = 64

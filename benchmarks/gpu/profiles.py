@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.models import TRAINING, make_sample
@@ -74,7 +75,7 @@ def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -
     events = profiler.key_averages()
     counts = {event.key: event.count for event in events}
     # Kernels themselves: what launched them is told their time, too.
-    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
     device = sum(event.self_device_time_total for event in kernels) / 1e6
     records.put(
         f"profile, {name}",

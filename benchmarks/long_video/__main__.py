@@ -39,7 +39,7 @@ def main() -> None:
     from steerseg.segmenters.sam2 import Sam2
     from steerseg.tracking import Prompt, Tracker
     from steerseg.video import VideoLimits, load_video, write_video
-    from tests.tiny_sam2 import SMALL_SAM2
+    from tests.support.tiny_sam2 import SMALL_SAM2
 
     torch.manual_seed(0)
     size = replace(SMALL_SAM2, image_size=128, memory_frames=7, object_pointers=16)

@@ -15,17 +15,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.refinement.workplace import EXPRESSION_KEY, LABEL_CONFIG, NOTHING_FOUND, WorkError
-from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.task_media import MediaLoader
-from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
 from ml_backend.models.workers import ModelFactory
 from ml_backend.proposals import ProposalFiles
-from ml_backend.service import Service
 from ml_backend.settings import load_settings
+from ml_backend.web.assemble import build_service
 from steerseg.evaluation import Sample
 from steerseg.runtime.artefacts import write_bytes
 from steerseg.video import VideoLimits
@@ -72,13 +70,10 @@ class OfflineWorkplace:
             [ModelFactory(settings.preset, settings.device, limits)], warm=True, log_level=settings.log_level
         )
         self._stack.callback(executor.close)
-        self._database = Database(settings.database)
-        self._service = Service(
+        self._service = build_service(
             settings,
-            database=self._database,
             executor=executor,
-            media=MediaLoader(settings),
-            metrics=Metrics(),
+            loader=MediaLoader(settings),
             base_version=self.base_version,
             model=model_fingerprint(settings.preset),
         )
@@ -96,7 +91,7 @@ class OfflineWorkplace:
         return preset_version(self._common)
 
     def begin(self, title: str, samples: Sequence[Sample]) -> tuple[int, dict[int, Sample]]:
-        project = max((known.id for known in ProjectStore(self._database).all()), default=0) + 1
+        project = max((known.id for known in ProjectStore(self._service.database).all()), default=0) + 1
         self._service.setup({"project": str(project), "schema": self._label_config})
         self._tasks[project] = {}
         return project, {self._add(project, sample): sample for sample in samples}
@@ -121,7 +116,7 @@ class OfflineWorkplace:
             "params": {"context": None, "deliver_late": False},
         }
         while True:
-            answer = self._service.predict(body)
+            answer = self._service.predict(body).to_json()
             if not answer["pending"]:
                 break
         problems = [text for text in answer["errors"].values() if not text.startswith(NOTHING_FOUND)]
@@ -154,16 +149,16 @@ class OfflineWorkplace:
         )
 
     def corrections(self, project: int) -> dict[str, Any]:
-        return self._service.project_corrections(str(project))
+        return self._service.project_corrections(str(project)).model_dump(mode="json")
 
     def start_training(self, project: int) -> None:
         self._service.webhook({"action": "START_TRAINING", "project": {"id": project}})
 
     def refinement(self, project: int) -> dict[str, Any]:
-        return self._service.refinement(str(project))
+        return self._service.refinement(str(project)).to_json()
 
     def versions(self, project: int) -> dict[str, Any]:
-        return self._service.versions(str(project))
+        return self._service.versions(str(project)).to_json()
 
     def export(self, project: int, name: str, file: Path) -> None:
         write_bytes(file, self._service.line.export(project, name))
@@ -171,6 +166,6 @@ class OfflineWorkplace:
     def steered_by(self, project: int, sample: Sample) -> tuple[str, str]:
         task = self._add(project, sample)
         self._predict(project, task)
-        known = ProposalStore(self._database).of_task(project, task)[-1]
+        known = ProposalStore(self._service.database).of_task(project, task)[-1]
         stored = ProposalFiles(self._settings.data_dir).load(known.path)
         return known.key.version, stored.versions["soft_prompts"]

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ml_backend.cli.options import add_setting, label_studio_client, positive, read_settings
-from ml_backend.importing.tasks import MAX_PAGES
+from ml_backend.importing.tasks import MAX_PAGES, import_videos
 from ml_backend.settings import ENV_PREFIX
 from steerseg.errors import ConfigError
 
@@ -42,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_setting(parser, name)
 
 
-def _import(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+def run(options: argparse.Namespace) -> int:
+    """Import the videos and print a line for each task.
 
-    from ml_backend.importing.tasks import import_videos
-
+    Raises:
+        SteerSegError: They cannot be imported.
+    """
     settings = read_settings(options)
     root = options.document_root or settings.local_files_root
     if root is None:

@@ -53,13 +53,17 @@ def _here(project: int, settings: Settings, report: Callable[[str], None]) -> bo
         )
     service = create_service(settings)
     try:
-        status = service.refine(str(project))
+        requested = service.refine(str(project)).id
         time.sleep(_POLL)
         if service.refinements.elsewhere:
             raise ConfigError(
                 f"another process refines with the data folder {settings.data_dir}; ask it by --backend-url"
             )
-        return _follow(lambda: service.refinement(str(project)), status, report)
+
+        def ask() -> dict[str, Any]:
+            return service.refinement(str(project)).to_json()
+
+        return _follow(ask, {"requested": requested, **ask()}, report)
     finally:
         service.close()
 

@@ -49,6 +49,8 @@ class Changes:
 class AnnotationStore:
     """The annotations that this backend has heard of. Safe to share between threads and processes.
 
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
+
     Args:
         database: The database.
     """

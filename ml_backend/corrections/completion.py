@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation
@@ -73,8 +73,6 @@ class Completer:
         media: What fetches media.
         connections: Connections to Label Studio.
         executor: What runs the models.
-
-    Attributes:
         listeners: Called with a project's number after a correction of it became usable; return quickly.
     """
 
@@ -85,6 +83,7 @@ class Completer:
         media: Loader,
         connections: Connections,
         executor: ModelExecutor,
+        listeners: Iterable[Callable[[int], None]] = (),
     ) -> None:
         self._settings = settings
         self._project_store = ProjectStore(database)
@@ -93,7 +92,7 @@ class Completer:
         self._mask_jobs = MaskJobs(database, executor)
         self._media = media
         self._connections = connections
-        self.listeners: list[Callable[[int], None]] = []
+        self.listeners = list(listeners)
         self._files = ProposalFiles(settings.data_dir)
         self._not_before: dict[str, float] = {}  # revisions that could not be completed, by monotonic time
         self._working = threading.Lock()
@@ -107,8 +106,8 @@ class Completer:
         """Stop; what is not yet complete is taken up at the next start. May be repeated."""
         self.loop.close(1.0)
 
-    def notify(self) -> None:
-        """Say that there may be something to complete. Returns at once."""
+    def notify(self, _project_id: int | None = None) -> None:
+        """Say that there may be something to complete, of one project or of any. Returns at once."""
         self.loop.notify()
 
     def complete_all(self, project_id: int | None = None, *, patiently: bool = True) -> int:

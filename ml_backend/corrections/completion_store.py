@@ -37,6 +37,8 @@ class PendingCorrection:
 class CompletionStore:
     """The corrections that wait for their completion. Safe to share between threads and processes.
 
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
+
     Args:
         database: The database.
     """

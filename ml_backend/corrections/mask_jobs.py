@@ -98,7 +98,7 @@ class MaskJobs:
         notes = ProgressNotes(self._database, job.id)
         while True:
             model_job = self._executor.submit(request, priority=Priority.REFINEMENT, on_progress=notes)
-            notes.ticket = model_job
+            notes.model_job = model_job
             with self._lock:
                 job.model_job = model_job
                 cancelled = job.cancelled  # while it was put down

@@ -28,6 +28,8 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 class CorrectionStore:
     """The corrections of one backend. Safe to share between threads and processes.
 
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
+
     Args:
         database: The database.
     """

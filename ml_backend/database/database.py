@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,40 +49,13 @@ class Database:
         """Close every connection."""
         self._engine.dispose()
 
-    # --- for stores of one subject, such as ml_backend.corrections.store
-
-    def reading(self) -> AbstractContextManager[Session]:
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
         """A session that sees one state of the database; within :meth:`writing`, what is written there too.
 
         Raises:
             StoreError: On leaving too: the database cannot be used.
         """
-        return self._read()
-
-    def writing(self) -> AbstractContextManager[Session]:
-        """A session that commits as a whole when it is left without an error, and not at all otherwise.
-
-        Within another one of the same thread it is that one, so that several stores write in one transaction.
-
-        Raises:
-            StoreError: On leaving too: the database cannot be used, and nothing was written.
-        """
-        return self._write()
-
-    # --- inside
-
-    def _prepare(self) -> None:
-        with self._engine.connect() as connection:
-            up_to_date = read_layout(connection) == LAYOUT
-        # Of several processes that start at once, one migrates, and the others wait for it.
-        patience = {} if up_to_date else {"busy_timeout": _MIGRATION_TIMEOUT_MS}
-        with self._engine.execution_options(immediate=True, **patience).begin() as connection:
-            bring_up_to_date(connection, self.path)
-        if not up_to_date:
-            self._engine.dispose()  # no other connection waits so long
-
-    @contextmanager
-    def _read(self) -> Iterator[Session]:
         outer = self._outer
         with self._errors():
             if outer is not None:
@@ -92,7 +65,14 @@ class Database:
                 yield session
 
     @contextmanager
-    def _write(self) -> Iterator[Session]:
+    def writing(self) -> Iterator[Session]:
+        """A session that commits as a whole when it is left without an error, and not at all otherwise.
+
+        Within another one of the same thread it is that one, so that several stores write in one transaction.
+
+        Raises:
+            StoreError: On leaving too: the database cannot be used, and nothing was written.
+        """
         outer = self._outer
         if outer is not None:
             with self._errors():
@@ -108,6 +88,16 @@ class Database:
                 yield session
             finally:
                 self._transaction.session = None
+
+    def _prepare(self) -> None:
+        with self._engine.connect() as connection:
+            up_to_date = read_layout(connection) == LAYOUT
+        # Of several processes that start at once, one migrates, and the others wait for it.
+        patience = {} if up_to_date else {"busy_timeout": _MIGRATION_TIMEOUT_MS}
+        with self._engine.execution_options(immediate=True, **patience).begin() as connection:
+            bring_up_to_date(connection, self.path)
+        if not up_to_date:
+            self._engine.dispose()  # no other connection waits so long
 
     @property
     def _outer(self) -> Session | None:

@@ -15,10 +15,17 @@ from ml_backend.database.upsert import upsert
 
 @dataclass(frozen=True)
 class Project:
-    """A Label Studio project: its id, labelling config, server and the parameters of its model connection.
+    """A Label Studio project as ``/setup`` last described it.
 
-    ``min_annotations`` is the number of annotations after which Label Studio's settings ask for training, and
-    ``repredicted`` the prompt version by which tasks without annotations were predicted anew last; both may be unknown.
+    Attributes:
+        id: Its number in Label Studio.
+        uid: Its number and the time of its creation, as Label Studio names it.
+        label_config: Its labelling configuration.
+        hostname: Address of its Label Studio; empty where that was not named.
+        extra_params: Parameters of its model connection.
+        last_seen: When it was described last.
+        min_annotations: After how many annotations Label Studio's settings ask for training; ``None`` if unknown.
+        repredicted: The version by which tasks without annotations were predicted anew last; ``None`` if none was.
     """
 
     id: int
@@ -46,7 +53,9 @@ def project_of_row(row: ProjectRow) -> Project:
 
 
 class ProjectStore:
-    """Keeps what ``/setup`` says of each project.
+    """Keeps what ``/setup`` says of each project. Safe to share between threads and processes.
+
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
 
     Args:
         database: The database.
@@ -58,7 +67,7 @@ class ProjectStore:
     def save(
         self, project_id: int, *, uid: str, label_config: str, hostname: str, extra_params: dict[str, Any]
     ) -> None:
-        """Insert or update what is known of a project."""
+        """Insert or update what is known of a project; see :class:`Project` for the arguments."""
         values = {
             "uid": uid,
             "label_config": label_config,

@@ -1,8 +1,9 @@
-"""All work as one list: what the table of jobs holds, and refinements, whose own table says how they stand."""
+"""All work as one list: the table of jobs, and the table of refinements, which are jobs for whoever reads it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from ml_backend.jobs.progress import describe_progress
 from ml_backend.jobs.store import JobStore
 
 REFINE = "refine"
-"""The kind of a refinement, and what its name in the list begins with."""
+"""The kind of a refinement, and the beginning of its name in the list."""
 
 _STANDING = {
     RefinementState.WAITING: JobState.QUEUED,
@@ -33,7 +34,7 @@ class ListedJob:
     """One piece of work as a person sees it.
 
     Attributes:
-        name: What it is called and cancelled by: a job's number, or ``refine-`` and a refinement's.
+        name: Identifies it, and cancels it: a job's number, or ``refine-`` and a refinement's.
         kind: ``propose``, ``steer``, ``masks`` or ``refine``.
         project_id: The project.
         task_id: The task; ``None`` of a refinement, which is about all of them.
@@ -42,9 +43,9 @@ class ListedJob:
         version: The prompt version that it works with, where it is noted.
         stage: What it is doing; empty before the first sign of progress.
         fraction: Part of the stage that is done, in [0, 1].
-        message: Stage and progress in words; empty where there is nothing to add.
+        message: Stage and progress for a person; empty where there is nothing to add.
         attempts: How often it was begun, so far as that is counted.
-        outcome: Why it failed or was cancelled, or what a refinement came to; empty before.
+        outcome: Why it failed or was cancelled, or how a refinement ended; empty before.
         created_at: When it was asked for.
         started_at: When it began.
         finished_at: When it ended.
@@ -79,11 +80,31 @@ class ListedJob:
         return fields
 
 
+@dataclass(frozen=True)
+class JobList:
+    """Jobs and refinements.
+
+    Attributes:
+        counts: How many are in each state.
+        jobs: Those that run first, then the newest.
+    """
+
+    counts: Mapping[JobState, int]
+    jobs: tuple[ListedJob, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "counts": {str(state): number for state, number in self.counts.items()},
+            "jobs": [job.to_json() for job in self.jobs],
+        }
+
+
 def list_jobs(database: Database, limit: int) -> list[ListedJob]:
-    """What runs first, and refinements that wait, however long ago they were asked for; then the newest.
+    """First what runs, and refinements that wait, however long ago they were asked for; then the newest.
 
     Args:
-        store: The database.
+        database: The database.
         limit: Most of them.
 
     Raises:
@@ -128,7 +149,7 @@ def count_jobs(database: Database) -> dict[JobState, int]:
 
 
 def name_of_refinement(number: int) -> str:
-    """What a refinement is called in the list."""
+    """The name of a refinement in the list."""
     return f"{REFINE}-{number}"
 
 

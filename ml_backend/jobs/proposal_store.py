@@ -14,7 +14,13 @@ from ml_backend.database.upsert import upsert
 
 @dataclass(frozen=True)
 class KnownProposal:
-    """A proposal that a task was given."""
+    """A proposal that a task was given.
+
+    Attributes:
+        key: Content, expression and version.
+        path: Its file, relative to the data folder.
+        created_at: When it was made.
+    """
 
     key: ProposalKey
     path: str
@@ -22,7 +28,9 @@ class KnownProposal:
 
 
 class ProposalStore:
-    """Finds the file of a proposal that was made before.
+    """Finds the file of a proposal that was made before. Safe to share between threads and processes.
+
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
 
     Args:
         database: The database.
@@ -54,7 +62,16 @@ class ProposalStore:
         score: float | None,
         margin: float | None = None,
     ) -> None:
-        """Note that a task was given this proposal; noting it again updates the path and the scores."""
+        """Note that a task was given this proposal; noting it again updates the path and the scores.
+
+        Args:
+            key: Content, expression and version.
+            project_id: The project; it must be known.
+            task_id: The task.
+            path: The proposal's file, relative to the data folder.
+            score: Of the best tracklet; ``None`` where there is none.
+            margin: Of its score over the second's; ``None`` where there is no second.
+        """
         subject = {"project_id": project_id, "task_id": task_id, **asdict(key)}
         scores = {"path": path, "score": score, "margin": margin}
         row = {**subject, **scores, "created_at": utc_now()}

@@ -1,4 +1,4 @@
-"""From a wish for a proposal to the proposal: the store first, then one job for all who wish for the same."""
+"""From a request for a proposal to the proposal: the stored one, or one job for all who ask for the same."""
 
 from __future__ import annotations
 
@@ -35,40 +35,52 @@ class PendingProposal:
 
     Attributes:
         future: Where it or its error arrives.
-        ticket: Its work; ``None`` where it came from the store.
+        model_job: Its work; ``None`` where it was stored.
     """
 
     future: Future[StoredProposal]
-    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
+    model_job: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
-        """In words, for an annotator who waits."""
-        ticket = self.ticket
-        if ticket is None or not ticket.stage:
+        """Its progress, for an annotator who waits."""
+        job = self.model_job
+        if job is None or not job.stage:
             return "waiting for the model"
-        return describe_progress(ticket.stage, ticket.fraction, ticket.frames)
+        return describe_progress(job.stage, job.fraction, job.frames)
 
 
 @dataclass
-class _Job:
+class _ProposalJob:
+    """A job under way.
+
+    Attributes:
+        key: What makes its proposal the same as another.
+        id: Its number in the database.
+        pending: What callers hold of it.
+        clock: Measures its stages.
+        owners: Who wants the proposal.
+        notes: Notes its progress.
+        earlier_attempts: Attempts by earlier processes of the server.
+    """
+
     key: ProposalKey
     id: int
-    wish: PendingProposal
+    pending: PendingProposal
     clock: StageClock
     owners: set[Owner]
     notes: ProgressNotes
-    before: int  # attempts by earlier processes of the server
+    earlier_attempts: int
 
 
 class Proposer:
     """Gives proposals for keys: stored ones at once, others by a job of the model process.
 
     Args:
-        store: Where jobs and proposals are noted.
-        files: Where proposals lie.
-        executor: What runs the models.
-        metrics: What counts.
+        database: Keeps jobs, and which proposals there are.
+        files: The stored proposals.
+        executor: Runs the models.
+        metrics: Counts proposals.
     """
 
     def __init__(
@@ -82,19 +94,19 @@ class Proposer:
         self._metrics = metrics
         # Reentrant: a job may end while it is being begun, in the same thread.
         self._lock = threading.RLock()
-        self._jobs: dict[ProposalKey, _Job] = {}
-        self._left: dict[str, Job] = {}  # what an earlier process was at, by key
+        self._jobs: dict[ProposalKey, _ProposalJob] = {}
+        self._left: dict[str, Job] = {}  # jobs that an earlier process has left, by key
         self._given_up: dict[str, str] = {}
         self._stopping = False
 
-    def recover(self, owed: Collection[tuple[int, int, str]], most_attempts: int) -> int:
+    def recover(self, wanted: Collection[tuple[int, int, str]], most_attempts: int) -> int:
         """Take over the jobs that an earlier process of the server has left; call it before any request.
 
         A job that a delivery needs waits in the queue until it is asked for again; one that was running each
         of ``most_attempts`` times when the server ended has failed. Jobs of callers who are gone have too.
 
         Args:
-            owed: Project, task and version of what is still to be delivered.
+            wanted: Project, task and version of the predictions that are still to be delivered.
             most_attempts: How often a job may be begun in all.
 
         Returns:
@@ -104,7 +116,7 @@ class Proposer:
             StoreError: The database cannot be used.
         """
         for job in self._job_store.unfinished(KIND):
-            if (job.project_id, job.task_id, job.version) not in owed:
+            if (job.project_id, job.task_id, job.version) not in wanted:
                 continue
             if job.state is JobState.RUNNING and job.attempts >= most_attempts:
                 reason = (
@@ -131,7 +143,7 @@ class Proposer:
     def request(
         self, key: ProposalKey, request: ProposeRequest, *, owner: Owner, priority: Priority
     ) -> PendingProposal:
-        """Ask for a proposal; returns at once, apart from a read of the store.
+        """Ask for a proposal; returns at once, apart from a look into the database.
 
         Args:
             key: What makes it the same as another.
@@ -165,19 +177,19 @@ class Proposer:
                 return self._start(key, request, owner, priority)
             job.owners.add(owner)
         self._metrics.proposals.labels("joined").inc()
-        return job.wish
+        return job.pending
 
-    def release(self, places: Collection[tuple[int, int, str]]) -> None:
+    def release(self, keys: Collection[tuple[int, int, str]]) -> None:
         """End the jobs that an earlier process has left for these, so far as nobody has asked for them since.
 
         Args:
-            places: Project, task and version of what is no longer to be delivered.
+            keys: Project, task and version of the predictions that are no longer to be delivered.
 
         Raises:
             StoreError: The database cannot be written.
         """
         self._end_left(
-            lambda left: (left.project_id, left.task_id, left.version) in places,
+            lambda left: (left.project_id, left.task_id, left.version) in keys,
             JobState.CANCELLED,
             "nothing waits for it any more",
         )
@@ -193,16 +205,16 @@ class Proposer:
     def cancel(self, job_id: int) -> bool:
         """End a job: at once where it waits, at its next sign of progress where it runs.
 
-        Whoever waits for it is told that it was cancelled; asking again begins it anew.
+        Whoever waits for it learns that it was cancelled; asking again begins it anew.
 
         Returns:
             Whether it is under way here; ``False`` where it has ended, or is no proposal.
         """
         with self._lock:
             job = next((job for job in self._jobs.values() if job.id == job_id), None)
-        if job is None or job.wish.ticket is None:
+        if job is None or job.pending.model_job is None:
             return False
-        self._executor.cancel(job.wish.ticket)
+        self._executor.cancel(job.pending.model_job)
         return True
 
     def _join(self, key: ProposalKey, owner: Owner, priority: Priority) -> PendingProposal | None:
@@ -211,10 +223,10 @@ class Proposer:
             if job is None:
                 return None
             job.owners.add(owner)
-        if job.wish.ticket is not None:
-            self._executor.promote(job.wish.ticket, priority)
+        if job.pending.model_job is not None:
+            self._executor.promote(job.pending.model_job, priority)
         self._metrics.proposals.labels("joined").inc()
-        return job.wish
+        return job.pending
 
     def _stored(self, key: ProposalKey, owner: Owner) -> StoredProposal | None:
         path = self._proposal_store.find(key)
@@ -245,12 +257,12 @@ class Proposer:
                 expression=key.expression,
                 version=key.version,
             )
-        wish = PendingProposal(Future())
-        before = 0 if left is None else left.attempts
-        notes = ProgressNotes(self._database, job_id, before)
-        job = _Job(key, job_id, wish, StageClock(self._metrics), {owner}, notes, before)
+        pending = PendingProposal(Future())
+        earlier_attempts = 0 if left is None else left.attempts
+        notes = ProgressNotes(self._database, job_id, earlier_attempts)
+        job = _ProposalJob(key, job_id, pending, StageClock(self._metrics), {owner}, notes, earlier_attempts)
         try:
-            wish.ticket = self._executor.submit(
+            pending.model_job = self._executor.submit(
                 request,
                 priority=priority,
                 on_progress=lambda stage, fraction: self._progress(job, stage, fraction),
@@ -258,16 +270,16 @@ class Proposer:
         except Cancelled as error:
             self._end_cancelled(job, error)
             raise
-        notes.ticket = wish.ticket
+        notes.model_job = pending.model_job
         self._jobs[key] = job
-        wish.ticket.future.add_done_callback(lambda future: self._end(job, future))
-        return wish
+        pending.model_job.future.add_done_callback(lambda future: self._end(job, future))
+        return pending
 
-    def _progress(self, job: _Job, stage: str, fraction: float) -> None:
+    def _progress(self, job: _ProposalJob, stage: str, fraction: float) -> None:
         job.clock.enter(stage)
         job.notes(stage, fraction)
 
-    def _end(self, job: _Job, future: Future[ModelAnswer]) -> None:
+    def _end(self, job: _ProposalJob, future: Future[ModelAnswer]) -> None:
         job.clock.enter(None)
         error = future.exception()
         proposal = None if error is not None else future.result()
@@ -286,11 +298,11 @@ class Proposer:
         finally:
             self._forget(job)
             if isinstance(proposal, StoredProposal):
-                job.wish.future.set_result(proposal)
+                job.pending.future.set_result(proposal)
             elif error is not None:
-                job.wish.future.set_exception(error)
+                job.pending.future.set_exception(error)
 
-    def _keep(self, job: _Job, proposal: StoredProposal) -> None:
+    def _keep(self, job: _ProposalJob, proposal: StoredProposal) -> None:
         self._metrics.proposals.labels("computed").inc()
         path = self._files.save(job.key, proposal)
         # The first owner's note is what others find the proposal by; only then may the job be forgotten.
@@ -301,11 +313,11 @@ class Proposer:
             self._note_owner(job.key, owner, path, proposal)
         self._job_store.finish(job.id, JobState.DONE)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: _ProposalJob) -> None:
         with self._lock:
             self._jobs.pop(job.key, None)
 
-    def _note_failure(self, job: _Job, error: BaseException) -> None:
+    def _note_failure(self, job: _ProposalJob, error: BaseException) -> None:
         if isinstance(error, Cancelled):
             self._metrics.proposals.labels("cancelled").inc()
             self._end_cancelled(job, error)
@@ -314,10 +326,10 @@ class Proposer:
         message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
         self._job_store.finish(job.id, JobState.FAILED, error=message)
 
-    def _end_cancelled(self, job: _Job, error: Cancelled) -> None:
+    def _end_cancelled(self, job: _ProposalJob, error: Cancelled) -> None:
         if self._stopping:
             # An orderly end is nobody's fault: it does not count as an attempt.
-            self._job_store.requeue(job.id, attempts=job.before)
+            self._job_store.requeue(job.id, attempts=job.earlier_attempts)
         else:
             self._job_store.finish(job.id, JobState.CANCELLED, error=str(error))
 

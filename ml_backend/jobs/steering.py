@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest, SteerAnswer, SteerRequest
 from ml_backend.models.queue import ModelJob, Priority
 from steerseg.errors import Cancelled, SteerSegError
+from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +31,29 @@ class PendingSteering:
 
     Attributes:
         future: Where it or its error arrives.
-        job: Number of the job that makes it.
-        ticket: Its work; ``None`` before it was handed to the executor.
+        job_id: Number of the job that makes it.
+        model_job: Its work; ``None`` before it was handed to the executor.
     """
 
     future: Future[SteerAnswer]
-    job: int
-    ticket: ModelJob[ModelRequest, ModelAnswer] | None = None
+    job_id: int
+    model_job: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     @property
     def progress(self) -> str:
-        """In words, for an annotator who waits."""
-        if self.ticket is None or not self.ticket.stage:
+        """Its progress, for an annotator who waits."""
+        if self.model_job is None or not self.model_job.stage:
             return "waiting for the model"
-        return f"{self.ticket.stage}, {self.ticket.fraction:.0%}"
+        return f"{self.model_job.stage}, {self.model_job.fraction:.0%}"
 
 
 class SteeringJobs:
-    """Answers steering requests by jobs of the model process.
+    """Answers steering requests by jobs of the model process. Safe to share between threads.
 
     Args:
-        store: Where jobs are noted.
-        executor: What runs the models.
-        metrics: What counts.
+        database: Keeps jobs.
+        executor: Runs the models.
+        metrics: Counts answers.
     """
 
     def __init__(self, database: Database, executor: ModelExecutor, metrics: Metrics) -> None:
@@ -62,14 +62,14 @@ class SteeringJobs:
         self._executor = executor
         self._metrics = metrics
         self._lock = threading.RLock()
-        self._wishes: OrderedDict[str, PendingSteering] = OrderedDict()
+        self._pending: LruCache[str, PendingSteering] = LruCache(_KEPT_ANSWERS)
 
     def request(self, digest: str, request: SteerRequest, *, owner: tuple[int, int]) -> PendingSteering:
         """Ask for an answer; returns at once.
 
         Args:
             digest: What the answer follows from; equal ones share a job, and its answer.
-            request: What is asked.
+            request: What is asked for.
             owner: Project and task.
 
         Raises:
@@ -77,9 +77,8 @@ class SteeringJobs:
             Cancelled: The server is stopping.
         """
         with self._lock:
-            known = self._wishes.get(digest)
+            known = self._pending.get(digest)
             if known is not None:
-                self._wishes.move_to_end(digest)
                 self._metrics.proposals.labels("cached" if known.future.done() else "joined").inc()
                 return known
             return self._start(digest, request, owner)
@@ -87,59 +86,58 @@ class SteeringJobs:
     def cancel(self, job_id: int) -> bool:
         """End a job: at once where it waits, at its next sign of progress where it runs.
 
-        Whoever waits for it is told that it was cancelled; asking again begins it anew.
+        Whoever waits for it learns that it was cancelled; asking again begins it anew.
 
         Returns:
             Whether it is under way here; ``False`` where it has ended, or is no steering.
         """
         with self._lock:
-            wish = next((wish for wish in self._wishes.values() if wish.job == job_id), None)
-        if wish is None or wish.ticket is None or wish.future.done():
+            pending = next((one for _, one in self._pending.items() if one.job_id == job_id), None)
+        if pending is None or pending.model_job is None or pending.future.done():
             return False
-        self._executor.cancel(wish.ticket)
+        self._executor.cancel(pending.model_job)
         return True
 
     def _start(self, digest: str, request: SteerRequest, owner: tuple[int, int]) -> PendingSteering:
         """Begin a job. The lock is held, so that its end cannot come before its beginning is noted."""
-        job = self._job_store.add(
+        job_id = self._job_store.add(
             KIND, digest, project_id=owner[0], task_id=owner[1], priority=Priority.INTERACTIVE
         )
-        wish = PendingSteering(Future(), job)
-        notes = ProgressNotes(self._database, job)
+        pending = PendingSteering(Future(), job_id)
+        notes = ProgressNotes(self._database, job_id)
         try:
-            wish.ticket = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=notes)
+            model_job = self._executor.submit(request, priority=Priority.INTERACTIVE, on_progress=notes)
         except Cancelled as error:
-            self._job_store.finish(job, JobState.CANCELLED, error=str(error))
+            self._job_store.finish(job_id, JobState.CANCELLED, error=str(error))
             raise
-        notes.ticket = wish.ticket
-        self._wishes[digest] = wish
-        while len(self._wishes) > _KEPT_ANSWERS:
-            self._wishes.popitem(last=False)
-        wish.ticket.future.add_done_callback(lambda future: self._end(digest, job, wish, future))
-        return wish
+        pending.model_job = notes.model_job = model_job
+        self._pending.put(digest, pending)
+        model_job.future.add_done_callback(lambda future: self._end(digest, pending, future))
+        return pending
 
-    def _end(self, digest: str, job: int, wish: PendingSteering, future: Future[ModelAnswer]) -> None:
+    def _end(self, digest: str, pending: PendingSteering, future: Future[ModelAnswer]) -> None:
         error = future.exception()
         answer = None if error is not None else future.result()
         if error is None and not isinstance(answer, SteerAnswer):
-            error = SteerSegError(f"the model process answered with {type(answer).__name__}, not a track")
+            error = SteerSegError(f"the model process answered with {type(answer).__name__}, not a tracklet")
         try:
-            if error is None:
-                self._job_store.finish(job, JobState.DONE)
-                self._metrics.proposals.labels("computed").inc()
-            else:
-                cancelled = isinstance(error, Cancelled)
-                self._metrics.proposals.labels("cancelled" if cancelled else "failed").inc()
-                message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
-                self._job_store.finish(
-                    job, JobState.CANCELLED if cancelled else JobState.FAILED, error=message
-                )
+            self._note_end(pending.job_id, error)
         except StoreError as trouble:
             # The answer itself is fine: whoever waits gets it.
-            log.error("the end of job %d could not be noted: %s", job, trouble)
+            log.error("the end of job %d could not be noted: %s", pending.job_id, trouble)
         if isinstance(answer, SteerAnswer):
-            wish.future.set_result(answer)
+            pending.future.set_result(answer)
             return
         with self._lock:
-            self._wishes.pop(digest, None)  # asked for again, it is tried again
-        wish.future.set_exception(error or SteerSegError("the model process gave no answer"))
+            self._pending.pop(digest)  # asked for again, it is tried again
+        pending.future.set_exception(error or SteerSegError("the model process gave no answer"))
+
+    def _note_end(self, job_id: int, error: BaseException | None) -> None:
+        if error is None:
+            self._job_store.finish(job_id, JobState.DONE)
+            self._metrics.proposals.labels("computed").inc()
+            return
+        cancelled = isinstance(error, Cancelled)
+        self._metrics.proposals.labels("cancelled" if cancelled else "failed").inc()
+        message = str(error) if isinstance(error, SteerSegError) else type(error).__name__
+        self._job_store.finish(job_id, JobState.CANCELLED if cancelled else JobState.FAILED, error=message)

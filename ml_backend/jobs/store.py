@@ -71,7 +71,9 @@ def job_of_row(row: JobRow) -> Job:
 
 
 class JobStore:
-    """Keeps jobs and how each ended.
+    """Keeps jobs and how each ended. Safe to share between threads and processes.
+
+    Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
 
     Args:
         database: The database.
@@ -91,7 +93,17 @@ class JobStore:
         expression: str | None = None,
         version: str | None = None,
     ) -> int:
-        """Note a queued job and return its number."""
+        """Note a queued job and return its number.
+
+        Args:
+            kind: What is done, such as ``propose``.
+            key: What makes two jobs the same.
+            project_id: The project that it is for, if it is for one.
+            task_id: Likewise the task.
+            priority: See :class:`~ml_backend.models.executor.Priority`.
+            expression: The expression that it is about.
+            version: The version that answers.
+        """
         with self._database.writing() as session:
             row = JobRow(
                 kind=kind,
@@ -117,7 +129,17 @@ class JobStore:
         frames: int | None = None,
         message: str = "",
     ) -> None:
-        """Note a running job's progress. A job that has ended stays as it is."""
+        """Note a running job's progress. A job that has ended stays as it is.
+
+        Args:
+            job_id: The job.
+            stage: What it is doing.
+            fraction: Part of the stage that is done, in [0, 1].
+            attempts: How often a model process has begun it.
+            priority: A new priority; ``None`` leaves it.
+            frames: How many frames the video has; ``None`` leaves what is known.
+            message: The same for a person.
+        """
         values: dict[str, Any] = {
             "state": JobState.RUNNING,
             "stage": stage,
@@ -138,7 +160,13 @@ class JobStore:
             )
 
     def finish(self, job_id: int, state: JobState, *, error: str | None = None) -> None:
-        """Note how a job ended. Only its first end counts."""
+        """Note how a job ended. Only its first end counts.
+
+        Args:
+            job_id: The job.
+            state: How it ended.
+            error: Why, where it did not end well.
+        """
         with self._database.writing() as session:
             session.execute(
                 update(JobRow)
@@ -147,7 +175,12 @@ class JobStore:
             )
 
     def fail_unfinished(self, reason: str, *, but: Collection[int] = ()) -> int:
-        """End every job that a stopped server left behind, ``but`` for some; return how many there were."""
+        """End every job that a stopped server left behind; return how many there were.
+
+        Args:
+            reason: Their error.
+            but: Numbers of jobs that go on.
+        """
         with self._database.writing() as session:
             stale = set(
                 session.scalars(

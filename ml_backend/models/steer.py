@@ -135,7 +135,8 @@ def _choose_prompt(
 
     def answered(prompt: Prompt) -> NDArray[np.bool_]:
         started = tracker.start(encoded, [prompt])
-        return tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
+        mask: NDArray[np.bool_] = tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
+        return mask
 
     pointing = given.box is not None or any(given.labels)
     alone = Prompt(frame=frame, points=given.points, labels=given.labels, box=given.box) if pointing else None

@@ -35,7 +35,7 @@ from ml_backend.models.messages import (
     WorkerReport,
     YieldCommand,
 )
-from ml_backend.models.process import Handler, receive, run_process, send
+from ml_backend.models.process import Handler, Request_contra, Result_co, receive, run_process, send
 from steerseg.errors import ModelError, SteerSegError
 from steerseg.runtime.startup import uncollected
 from steerseg.video import VideoLimits
@@ -81,7 +81,7 @@ class WorkerLostError(Exception):
     """A worker ended without an answer. The message says how; a new one may answer the same request."""
 
 
-class Worker(Protocol[RequestT, ResultT]):
+class Worker(Protocol[Request_contra, Result_co]):
     """What owns a device and its models, and works on one job at a time.
 
     One thread starts it, begins jobs and waits for their outcome; ``status``, ``cancel``, ``request_yield`` and
@@ -102,7 +102,7 @@ class Worker(Protocol[RequestT, ResultT]):
         """
         ...
 
-    def begin(self, job: int, request: RequestT) -> None:
+    def begin(self, job: int, request: Request_contra) -> None:
         """Begin a job.
 
         Args:
@@ -114,7 +114,7 @@ class Worker(Protocol[RequestT, ResultT]):
         """
         ...
 
-    def outcome(self, job: int, on_report: Callable[[JobReport], None]) -> ResultT:
+    def outcome(self, job: int, on_report: Callable[[JobReport], None]) -> Result_co:
         """Wait for the end of the job that was begun.
 
         Args:

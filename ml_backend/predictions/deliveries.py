@@ -1,4 +1,4 @@
-"""Predictions that Label Studio was promised: noted before the work begins, so that a crash forgets none."""
+"""Predictions promised to Label Studio: noted before the work begins, so that a crash forgets none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from sqlalchemy import delete, select
 
@@ -13,15 +14,24 @@ from ml_backend.database.database import Database
 from ml_backend.database.tables import DeliveryRow
 from ml_backend.database.upsert import upsert
 from ml_backend.label_studio.task import Task
-from ml_backend.requests import RequestError
+from steerseg.errors import SteerSegError
 
-Place = tuple[int, int, str]
-"""Project, task and version."""
+
+class QueueFullError(SteerSegError):
+    """More tasks wait for their predictions than may."""
+
+
+class DeliveryKey(NamedTuple):
+    """Identifies a delivery: a project, a task and the version of the prediction."""
+
+    project_id: int
+    task_id: int
+    version: str
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A prediction that is owed.
+    """A prediction to be stored in Label Studio.
 
     Attributes:
         project_id: The project.
@@ -34,51 +44,49 @@ class Delivery:
     version: str
 
     @property
-    def place(self) -> Place:
-        """What makes it the same as another."""
-        return self.project_id, self.task.id, self.version
+    def key(self) -> DeliveryKey:
+        """Identifies it."""
+        return DeliveryKey(self.project_id, self.task.id, self.version)
 
 
 class Deliveries:
-    """What is owed, on disk, and what of it is being worked on here. Safe to share between threads.
+    """Open deliveries on disk, and which of them this process works on. Safe to share between threads.
 
     Args:
-        store: The database.
+        database: The database.
         most: How many may be worked on at the same time before more are refused.
     """
 
     def __init__(self, database: Database, most: int) -> None:
         self._database = database
         self._most = most
-        self._lock = threading.Lock()  # of what is on disk as well: both always change together
-        self._under_way: set[Place] = set()
+        self._lock = threading.Lock()  # of the table as well: both always change together
+        self._active: set[DeliveryKey] = set()
 
     def admit(self, deliveries: Iterable[Delivery], *, bounded: bool = True) -> None:
-        """Note predictions as owed and under way, all or none; on disk when this returns.
+        """Note deliveries as open and active, all or none; they are on disk when this returns.
 
         An empty queue takes any number, so that no batch is too large for good.
 
         Args:
-            deliveries: What is owed from now on.
-            bounded: Whether a full queue refuses them; what was admitted before must not be.
+            deliveries: The deliveries.
+            bounded: Whether a full queue refuses them; those that were admitted before must not be refused.
 
         Raises:
-            RequestError: The queue is full.
+            QueueFullError: The queue is full.
             StoreError: The database cannot be written.
         """
-        wanted = {delivery.place: delivery for delivery in deliveries}
+        wanted = {delivery.key: delivery for delivery in deliveries}
         with self._lock:
-            new = wanted.keys() - self._under_way
-            waiting = len(self._under_way)
+            new = wanted.keys() - self._active
+            waiting = len(self._active)
             if bounded and new and waiting and waiting + len(new) > self._most:
-                raise RequestError(
-                    503,
-                    f"the queue is full: {waiting} tasks wait for their predictions, {self._most} may",
-                    "Try again in a while, or raise STEERSEG_MAX_QUEUE.",
+                raise QueueFullError(
+                    f"the queue is full: {waiting} tasks wait for their predictions, {self._most} may"
                 )
             if new:
-                self._write([wanted[place] for place in sorted(new)])
-                self._under_way |= new
+                self._write([wanted[key] for key in sorted(new)])
+                self._active |= new
 
     def _write(self, deliveries: Iterable[Delivery]) -> None:
         rows = [
@@ -94,34 +102,34 @@ class Deliveries:
         with self._database.writing() as session:
             upsert(session, DeliveryRow, rows, keys=["project_id", "task_id", "version"], update=["data"])
 
-    def end(self, places: Iterable[Place]) -> None:
-        """Note that those of these that are under way are no longer owed: delivered, or failed for good.
+    def complete(self, keys: Iterable[DeliveryKey]) -> None:
+        """Remove the active ones of these: they were delivered, or failed for good.
 
         Raises:
             StoreError: The database cannot be written.
         """
         with self._lock:
-            ended = set(places) & self._under_way
-            self._under_way -= ended
-            if not ended:
+            completed = set(keys) & self._active
+            self._active -= completed
+            if not completed:
                 return
             with self._database.writing() as session:
-                for project_id, task_id, version in ended:
+                for key in completed:
                     session.execute(
                         delete(DeliveryRow).where(
-                            DeliveryRow.project_id == project_id,
-                            DeliveryRow.task_id == task_id,
-                            DeliveryRow.version == version,
+                            DeliveryRow.project_id == key.project_id,
+                            DeliveryRow.task_id == key.task_id,
+                            DeliveryRow.version == key.version,
                         )
                     )
 
-    def put_off(self, places: Iterable[Place]) -> None:
-        """Keep these as owed; someone has to take them up again."""
+    def postpone(self, keys: Iterable[DeliveryKey]) -> None:
+        """Keep these open, but no longer active; someone has to claim them again."""
         with self._lock:
-            self._under_way -= set(places)
+            self._active -= set(keys)
 
-    def left(self) -> list[Delivery]:
-        """What is owed and not under way here, in the order in which it was asked for.
+    def unclaimed(self) -> list[Delivery]:
+        """The open deliveries that are not active here, in the order in which they were asked for.
 
         Raises:
             StoreError: The database cannot be read.
@@ -132,13 +140,13 @@ class Deliveries:
                     DeliveryRow.created_at, DeliveryRow.project_id, DeliveryRow.task_id
                 )
             )
-            owed = [Delivery(row.project_id, Task(row.task_id, row.data), row.version) for row in rows]
-            return [delivery for delivery in owed if delivery.place not in self._under_way]
+            deliveries = [Delivery(row.project_id, Task(row.task_id, row.data), row.version) for row in rows]
+            return [delivery for delivery in deliveries if delivery.key not in self._active]
 
-    def take_up(self, delivery: Delivery) -> bool:
-        """Note that a delivery that is left is under way; ``False`` where someone was quicker."""
+    def claim(self, delivery: Delivery) -> bool:
+        """Make an unclaimed delivery active; ``False`` where someone was quicker."""
         with self._lock:
-            if delivery.place in self._under_way:
+            if delivery.key in self._active:
                 return False
-            self._under_way.add(delivery.place)
+            self._active.add(delivery.key)
             return True

@@ -1,10 +1,10 @@
-"""Predicting tasks without annotations anew after their project's version has changed, the least certain first."""
+"""Tasks without annotations predicted anew after their project's version has changed, the least certain first."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -14,6 +14,8 @@ from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task import Task
+from ml_backend.predictions.late import Deliverer
+from ml_backend.predictions.model_versions import ModelVersions
 from steerseg.errors import SteerSegError
 
 log = logging.getLogger(__name__)
@@ -22,34 +24,30 @@ _TICK = 2.0  # seconds between two looks at the projects' versions
 _RETRY = 60.0  # seconds until a project that could not be read is tried again
 _AT_ONCE = 2  # tasks that are asked for at the same time, so that other batches get their turn
 
-Predict = Callable[[Project, Task, str], Future[Any] | None]
-"""Begins a task's prediction by a version; ``None`` where that is the project's no more."""
-
 
 class Repredictor:
-    """Follows the projects' versions. Whatever changed one, a refinement, a person or a rollback, has the same effect.
+    """Follows the projects' versions; a refinement, a person and a rollback that change one have the same effect.
 
     Args:
-        store: The database.
+        database: The database.
         connections: Connections to Label Studio.
-        version: The version that a project's predictions have now.
-        predict: Begins a task's prediction.
+        versions: The versions of predictions.
+        deliverer: Has tasks predicted and their predictions stored.
     """
 
     def __init__(
         self,
         database: Database,
         connections: Connections,
-        *,
-        version: Callable[[int], str],
-        predict: Predict,
+        versions: ModelVersions,
+        deliverer: Deliverer,
     ) -> None:
-        self._proposal_store = ProposalStore(database)
-        self._project_store = ProjectStore(database)
+        self._proposals = ProposalStore(database)
+        self._projects = ProjectStore(database)
         self._connections = connections
-        self._version = version
-        self._predict = predict
-        self._not_before: dict[int, float] = {}
+        self._versions = versions
+        self._deliverer = deliverer
+        self._not_before: dict[int, float] = {}  # projects that could not be read, by the monotonic clock
         self.loop = BackgroundLoop("repredict", self._look, pause=_TICK)
 
     def start(self) -> None:
@@ -62,13 +60,13 @@ class Repredictor:
 
     def _look(self) -> float:
         """Follow the versions of all projects; return the seconds until the next look."""
-        for project in self._project_store.all():
+        for project in self._projects.all():
             if not self.loop.closing:
                 self._look_at(project)
         return _TICK
 
     def _look_at(self, project: Project) -> None:
-        version = self._version(project.id)
+        version = self._versions.current(project.id).name
         # The prompt version alone counts: a new release or preset is Label Studio's to ask for.
         prompts = version.partition("+")[2]
         if prompts == (project.repredicted or "") or time.monotonic() < self._not_before.get(project.id, 0.0):
@@ -81,11 +79,9 @@ class Repredictor:
             log.warning("project %d: its tasks are not predicted anew yet: %s", project.id, error)
             done = False
         if done:
-            self._project_store.note_repredicted(project.id, prompts)
+            self._projects.note_repredicted(project.id, prompts)
             log.info("project %d: its tasks without annotations were predicted by %s", project.id, version)
             del self._not_before[project.id]
-        else:
-            self._not_before[project.id] = time.monotonic() + _RETRY
 
     def _repredict(self, project: Project, version: str) -> bool:
         """Predict a project's tasks; return whether all had their turn.
@@ -96,7 +92,7 @@ class Repredictor:
         client = self._connections.client(project)
         if client is None:
             return False
-        certainty = self._proposal_store.certainties(project.id)
+        certainty = self._proposals.certainties(project.id)
         tasks = [task for task in client.tasks.of_project(project.id) if wants_prediction(task)]
         tasks.sort(key=lambda task: (certainty.get(int(task["id"]), 0.0), int(task["id"])))
         running: set[Future[Any]] = set()
@@ -105,9 +101,9 @@ class Repredictor:
                 _, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
             if self.loop.closing:
                 return False
-            if self._version(project.id) != version:
+            if self._versions.current(project.id).name != version:
                 return True  # a newer one has its own turn at once
-            begun = self._predict(project, Task(int(task["id"]), task["data"]), version)
+            begun = self._deliverer.predict_again(project, Task(int(task["id"]), task["data"]), version)
             if begun is not None:
                 running.add(begun)
         while running and not self.loop.closing:

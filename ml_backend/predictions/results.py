@@ -2,19 +2,100 @@
 
 from __future__ import annotations
 
-from ml_backend.label_studio.results import instance_id
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
+from ml_backend.label_studio.results import Result, expression_result, instance_id, status_result
 from ml_backend.label_studio.task import Task
-from ml_backend.proposals import StoredTracklet
+from ml_backend.label_studio.task_media import Media
+from ml_backend.predictions.messages import Guidance, describe_proposal
+from ml_backend.proposals import StoredProposal, StoredTracklet
 
 
-def object_name(task: Task) -> str:
-    """One name for what is tracked in a task, whatever the text and the rank.
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction in Label Studio's format.
 
-    So the answer to another text replaces the regions that are there, whichever candidate they came from.
+    Attributes:
+        result: Its regions and the texts beside them.
+        score: In [0, 1].
+        model_version: The version that made it.
     """
-    return instance_id(task.id, "", 0)
+
+    result: tuple[Result, ...] = field(repr=False)
+    score: float
+    model_version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, as Label Studio takes it."""
+        return {"result": list(self.result), "score": self.score, "model_version": self.model_version}
+
+
+def predictions_of(
+    proposal: StoredProposal, task: Task, media: Media, version: str, guidance: Guidance
+) -> tuple[Prediction, ...]:
+    """A proposal's tracklets as predictions, the best one last; empty ones are left out.
+
+    Label Studio keeps the order, opens a task with the prediction that was stored last, and shows the others behind
+    it: so the annotator meets them with the best first.
+
+    Args:
+        proposal: The proposal.
+        task: The task.
+        media: Its media.
+        version: Name of the version that made the proposal.
+        guidance: The preset's notes on its answers.
+    """
+    predictions = []
+    for rank in reversed(range(len(proposal.tracklets))):
+        regions = _regions(proposal, rank, task, media)
+        if regions:
+            result = (*regions, *_texts(proposal, rank, media, guidance))
+            score = label_studio_score(proposal.tracklets[rank])
+            predictions.append(Prediction(result, score, version))
+    return tuple(predictions)
 
 
 def label_studio_score(tracklet: StoredTracklet) -> float:
     """A tracklet's score as Label Studio takes it, in [0, 1]: a correlation below 0 is no agreement."""
     return round(min(max(tracklet.score, 0.0), 1.0), 4)
+
+
+def _texts(proposal: StoredProposal, rank: int, media: Media, guidance: Guidance) -> list[Result]:
+    """The expression and the status text, for each side of the task that has a control for them."""
+    texts = []
+    for side in (media.frames, media.video):
+        if side is not None:
+            texts.append(expression_result(side, proposal.expression))
+            texts.append(status_result(side, describe_proposal(proposal, rank, guidance)))
+    return [text for text in texts if text is not None]
+
+
+def _regions(proposal: StoredProposal, rank: int, task: Task, media: Media) -> list[Result]:
+    """One tracklet as regions of every side of the task.
+
+    All tracklets of a task have one name, whatever expression and rank: so the answer to another expression replaces
+    the regions that are there, whichever candidate they came from.
+    """
+    tracklet, name = proposal.tracklets[rank], instance_id(task.id, "", 0)
+    regions: list[Result] = []
+    if media.frames is not None:
+        regions += tracklet_to_frames_regions(
+            tracklet,
+            media.frames,
+            instance_id=name,
+            expression=proposal.expression,
+            attributes=proposal.attributes,
+        )
+    if media.video is not None:
+        regions += tracklet_to_video_region(
+            tracklet,
+            media.video,
+            instance_id=name,
+            expression=proposal.expression,
+            attributes=proposal.attributes,
+            fps=media.video.fps(task.data),
+            frames=range(0, len(tracklet.rles) * media.stride, media.stride),
+        )
+    return regions

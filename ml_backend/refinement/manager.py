@@ -9,11 +9,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.store import CorrectionStore
@@ -28,7 +27,9 @@ from ml_backend.models.queue import ModelJob, Priority
 from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
 from ml_backend.refinement.media import MediaPendingError
 from ml_backend.refinement.run import RefinementRun, RefinementSettings
+from ml_backend.refinement.status import RefinementStatus
 from ml_backend.refinement.store import Refinement, RefinementStore
+from ml_backend.refinement.triggers import RefinementTriggers
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.settings import Schedule
 from steerseg.errors import ArtefactError, Cancelled, ModelError, SteerSegError
@@ -64,13 +65,13 @@ class _Carried:
 class RefinementManager:
     """Carries on the refinements of every project. Safe to share between threads.
 
-    Of several processes with one data folder, one carries refinements on; the others only take wishes.
+    Of several processes with one data folder, one carries refinements on; the others only take requests.
 
     Args:
         settings: What all refinements have in common.
-        refine_after: Accepted corrections after which a project is refined by itself; 0 for never.
+        triggers: What asks for refinements.
         schedule: When projects with new corrections are refined by themselves; ``None`` for never.
-        store: The database.
+        database: The database.
         line: The prompt versions.
         media: What fetches media.
         connections: Connections to Label Studio.
@@ -82,7 +83,7 @@ class RefinementManager:
         self,
         settings: RefinementSettings,
         *,
-        refine_after: int,
+        triggers: RefinementTriggers,
         schedule: Schedule | None,
         database: Database,
         line: PromptLine,
@@ -92,7 +93,7 @@ class RefinementManager:
         refresh: Callable[[int], None],
     ) -> None:
         self._settings = settings
-        self._refine_after = refine_after
+        self._triggers = triggers
         self._schedule = schedule
         self._database = database
         self._project_store = ProjectStore(database)
@@ -125,20 +126,11 @@ class RefinementManager:
             os.close(self._lock)
             self._lock = None
 
-    # --- wishes
+    # --- requests
 
     def request(self, project_id: int, trigger: str) -> Refinement:
-        """Ask for a refinement; one that runs remembers it for afterwards. Returns at once.
-
-        Args:
-            project_id: The project; it must be known.
-            trigger: What asked for it, in words.
-
-        Raises:
-            StoreError: The database cannot be used.
-        """
-        refinement = self._refinements.request(project_id, trigger)
-        log.info("project %d: a refinement was asked for by %s", project_id, trigger)
+        """Ask for a refinement and begin it at once; see :meth:`RefinementTriggers.request`."""
+        refinement = self._triggers.request(project_id, trigger)
         self.loop.notify()
         return refinement
 
@@ -171,50 +163,24 @@ class RefinementManager:
         if ticket is not None:
             self._executor.cancel(ticket)
 
-    def corrected(self, project_id: int) -> None:
-        """Say that a correction became usable: enough of them ask for a refinement."""
-        try:
-            wanted = self.threshold(project_id)
-            if wanted and self._new_corrections(project_id) >= wanted:
-                running = self._refinements.active(project_id)
-                if not running or not (running[0].remembered or running[0].started_at is None):
-                    self.request(project_id, f"{wanted} corrections")
-        except StoreError as error:
-            log.error("project %d: its corrections could not be counted: %s", project_id, error)
-
-    def threshold(self, project_id: int) -> int:
-        """After how many accepted corrections a project is refined by itself; 0 for never.
-
-        Label Studio's own number comes first where it is one: its switch "start training on annotation
-        submission" only says 1, which means that the setting decides.
-        """
-        project = self._project_store.find(project_id)
-        own = 0 if project is None else project.min_annotations or 0
-        if own > 1:
-            return own
-        return self._refine_after or own
-
-    def _new_corrections(self, project_id: int) -> int:
-        return self._corrections.count_since(project_id, self._refinements.last_begun(project_id))
-
     # --- what a person sees
 
-    def status(self, project_id: int) -> dict[str, Any]:
-        """How a project's refinements stand, JSON-ready.
+    def status(self, project_id: int) -> RefinementStatus:
+        """How a project's refinements stand.
 
         Raises:
             StoreError: The database cannot be read.
         """
         latest = self._refinements.latest(project_id)
         champion = self._line.champion(project_id)
-        return {
-            "project": project_id,
-            "champion": None if champion is None else champion.name,
-            "new_corrections": self._new_corrections(project_id),
-            "refine_after": self.threshold(project_id),
-            "current": describe(latest[0]) if latest and latest[0].active else None,
-            "history": [describe(one) for one in latest if not one.active],
-        }
+        return RefinementStatus(
+            project_id=project_id,
+            champion=None if champion is None else champion.name,
+            new_corrections=self._triggers.new_corrections(project_id),
+            refine_after=self._triggers.threshold(project_id),
+            current=latest[0] if latest and latest[0].active else None,
+            history=tuple(refinement for refinement in latest if not refinement.active),
+        )
 
     def latest(self, limit: int = 10) -> list[Refinement]:
         """The newest refinements of all projects, newest first."""
@@ -361,19 +327,8 @@ class RefinementManager:
                 continue
             # Failed ones count as well here: what fails is tried again at the next time, not at once.
             since = latest[0].created_at if latest else None
-            if self._schedule.due(since, datetime.now(UTC)) and self._new_corrections(project.id):
+            if self._schedule.due(since, datetime.now(UTC)) and self._triggers.new_corrections(project.id):
                 self.request(project.id, "the schedule")
-
-
-def describe(refinement: Refinement) -> dict[str, Any]:
-    """A refinement as JSON; of what the gate measured, the sums."""
-    fields = asdict(refinement)
-    fields["state"] = str(refinement.state)
-    fields["metrics"] = refinement.metrics.summary().to_json()
-    for name in ("created_at", "started_at", "finished_at"):
-        fields[name] = None if fields[name] is None else fields[name].isoformat()
-    fields["left_out"] = sorted(refinement.left_out)
-    return fields
 
 
 def _take(path: Path) -> int | None:

@@ -63,6 +63,28 @@ class ExportedVersion(VersionCard):
     format: Literal[1]
 
 
+class ReceivedVersion(BaseModel):
+    """What an import needs of an archive's card; whatever else the card says is passed over.
+
+    Attributes:
+        format: Format of the archive.
+        model: The vision-language model that the version was made for.
+        name: Name in the project's line that it comes from.
+        curve: The loss of each step of its training.
+        metrics: What the gate measured there.
+        reason: What the gate said there.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1]
+    model: str | None = None
+    name: str | None = None
+    curve: tuple[float, ...] = ()
+    metrics: GateMetrics = GateMetrics()
+    reason: str = ""
+
+
 def card_of(version: PromptVersion) -> VersionCard:
     """The card of a stored version."""
     return VersionCard(

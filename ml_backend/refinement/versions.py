@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ml_backend.models.messages import SoftPromptsRef
-from ml_backend.refinement.version_card import ExportedVersion, exported
+from ml_backend.refinement.version_card import ReceivedVersion, exported
 from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
@@ -151,7 +151,7 @@ class PromptLine:
         return self.versions.add(project_id, new)
 
 
-def _unpack(archive: Path, target: Path) -> ExportedVersion:
+def _unpack(archive: Path, target: Path) -> ReceivedVersion:
     """Write the two files of a pair into a new folder; return the card of the version.
 
     Raises:
@@ -169,7 +169,7 @@ def _unpack(archive: Path, target: Path) -> ExportedVersion:
                         f"{archive} unpacks to {sum(sizes.values()) // 2**20} MiB; a version has a few"
                     )
                 contents = {name: opened.read(name) for name in _PARTS}
-        card = ExportedVersion.model_validate_json(contents.pop(VERSION_FILE))
+        card = ReceivedVersion.model_validate_json(contents.pop(VERSION_FILE))
     except ValidationError as error:
         wrong = error.errors()[0]
         field = ".".join(map(str, wrong["loc"])) or "the whole"

@@ -2,54 +2,283 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ml_backend.corrections.completion import Completer
+from ml_backend.corrections.ingestion import Ingestor
+from ml_backend.corrections.records import Weights
+from ml_backend.corrections.refresh import CorrectionRefresher
+from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
-from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.database.projects import ProjectStore
+from ml_backend.interactive.calls import InteractiveCalls
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import StateLifecycle
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.jobs.proposals import Proposer
+from ml_backend.jobs.steering import SteeringJobs
+from ml_backend.label_studio.connections import Connections
+from ml_backend.label_studio.task_media import Loader, MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
 from ml_backend.models.workers import ModelFactory
-from ml_backend.predictions.messages import Guidance
+from ml_backend.predictions.batch import BatchPredictor
+from ml_backend.predictions.deliveries import Deliveries
+from ml_backend.predictions.late import Deliverer
+from ml_backend.predictions.media import PredictionMedia
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance
+from ml_backend.predictions.model_versions import ModelVersions
+from ml_backend.predictions.repredict import Repredictor
+from ml_backend.predictions.tasks import TaskStore
+from ml_backend.predictions.work import TaskProposer
+from ml_backend.proposals import ProposalFiles
+from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.run import RefinementSettings
+from ml_backend.refinement.training_events import TrainingHandler
+from ml_backend.refinement.triggers import RefinementTriggers
+from ml_backend.refinement.version_store import VersionStore
+from ml_backend.refinement.versions import PromptLine
 from ml_backend.service import Service
-from ml_backend.settings import Settings
+from ml_backend.settings import Schedule, Settings
 from steerseg.presets import find_preset, load_preset
 from steerseg.video import VideoLimits
 
 
+@dataclass(frozen=True)
+class _Common:
+    """The parts that most others are built on."""
+
+    settings: Settings
+    database: Database
+    metrics: Metrics
+    connections: Connections
+    executor: ModelExecutor
+    loader: Loader
+    guidance: Guidance
+    line: PromptLine
+    versions: ModelVersions
+    states: TaskStateStore
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    proposer: Proposer
+    media: PredictionMedia
+    task_proposer: TaskProposer
+    batches: BatchPredictor
+    deliverer: Deliverer
+    repredictor: Repredictor
+
+
+@dataclass(frozen=True)
+class _Learning:
+    corrections: CorrectionStore
+    ingestor: Ingestor
+    completer: Completer
+    triggers: RefinementTriggers
+    refinements: RefinementManager
+
+
 def create_service(settings: Settings) -> Service:
-    """Build the service that the settings describe.
+    """Build and start the service that the settings describe.
 
     Raises:
         ConfigError: The preset cannot be used.
         StoreError: The database cannot be used.
     """
-    base_version = preset_version(settings.preset)
-    database = Database(settings.database)
-    limits = VideoLimits(max_bytes=settings.max_download_bytes)
-    executor: ModelExecutor = Executor.local(
-        [
-            ModelFactory(
-                settings.preset,
-                settings.device,
-                limits,
-                settings.video_memory_bytes,
-                prefix_bytes=settings.prefix_bytes,
-                compiled=settings.compile_models,
-            )
-        ],
-        warm=settings.warm,
-        max_attempts=settings.max_attempts,
-        stall_timeout=settings.stall_timeout,
-        log_level=settings.log_level,
-    )
-    service = Service(
+    service = build_service(
         settings,
-        database=database,
-        executor=executor,
-        media=MediaLoader(settings),
-        metrics=Metrics(),
-        base_version=base_version,
+        executor=_build_executor(settings),
+        loader=MediaLoader(settings),
+        base_version=preset_version(settings.preset),
         model=model_fingerprint(settings.preset),
         guidance=Guidance.of(load_preset(find_preset(settings.preset))),
     )
     service.start()
     return service
+
+
+def build_service(
+    settings: Settings,
+    *,
+    executor: ModelExecutor,
+    loader: Loader,
+    base_version: str,
+    model: str,
+    guidance: Guidance = DEFAULT_GUIDANCE,
+) -> Service:
+    """Build a service from what runs its models and fetches its media; its caller starts it.
+
+    Args:
+        settings: The settings in force.
+        executor: What runs the models; the service closes it.
+        loader: What fetches media.
+        base_version: Version of predictions by the preset's own soft prompts.
+        model: Fingerprint of the preset's vision-language model, which prompt versions are made for.
+        guidance: The preset's notes on its answers, for annotators.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+        StoreError: The database cannot be used.
+    """
+    database = Database(settings.database)
+    line = PromptLine(VersionStore(database), settings.data_dir, model)
+    common = _Common(
+        settings=settings,
+        database=database,
+        metrics=Metrics(),
+        connections=Connections(settings),
+        executor=executor,
+        loader=loader,
+        guidance=guidance,
+        line=line,
+        versions=ModelVersions(line, base_version),
+        states=TaskStateStore(database),
+    )
+    service = _build_service(common, _build_predictions(common), _build_learning(common))
+    common.metrics.watch(
+        queue_length=lambda: executor.queue_length,
+        restarts=lambda: sum(status.restarts for status in executor.statuses),
+        loops=service.loops,
+    )
+    return service
+
+
+def _build_executor(settings: Settings) -> ModelExecutor:
+    factory = ModelFactory(
+        settings.preset,
+        settings.device,
+        VideoLimits(max_bytes=settings.max_download_bytes),
+        settings.video_memory_bytes,
+        prefix_bytes=settings.prefix_bytes,
+        compiled=settings.compile_models,
+    )
+    return Executor.local(
+        [factory],
+        warm=settings.warm,
+        max_attempts=settings.max_attempts,
+        stall_timeout=settings.stall_timeout,
+        log_level=settings.log_level,
+    )
+
+
+def _build_predictions(common: _Common) -> _Predictions:
+    settings, database = common.settings, common.database
+    proposer = Proposer(database, ProposalFiles(settings.data_dir), common.executor, common.metrics)
+    deliveries = Deliveries(database, settings.max_queue)
+    # A worker's death counts as an attempt, and so does the server's: twice as many together.
+    proposer.recover({delivery.key for delivery in deliveries.unclaimed()}, 2 * settings.max_attempts)
+    tasks = TaskStore(database)
+    media = PredictionMedia(common.loader, common.connections, tasks)
+    task_proposer = TaskProposer(settings, media, tasks, proposer)
+    deliverer = Deliverer(
+        settings,
+        deliveries=deliveries,
+        task_proposer=task_proposer,
+        proposer=proposer,
+        versions=common.versions,
+        projects=ProjectStore(database),
+        connections=common.connections,
+        metrics=common.metrics,
+        guidance=common.guidance,
+    )
+    batches = BatchPredictor(
+        task_proposer=task_proposer,
+        deliveries=deliveries,
+        deliverer=deliverer,
+        versions=common.versions,
+        metrics=common.metrics,
+        guidance=common.guidance,
+    )
+    repredictor = Repredictor(database, common.connections, common.versions, deliverer)
+    return _Predictions(proposer, media, task_proposer, batches, deliverer, repredictor)
+
+
+def _build_learning(common: _Common) -> _Learning:
+    settings, database, connections = common.settings, common.database, common.connections
+    corrections = CorrectionStore(database)
+    triggers = RefinementTriggers(database, settings.refine_after)
+    completer = Completer(
+        settings,
+        database,
+        common.loader,
+        connections,
+        common.executor,
+        listeners=[triggers.corrected],
+    )
+    pages = SubmittedPages(database, common.states, connections)
+    ingestor = Ingestor(
+        settings,
+        database,
+        connections,
+        completer.notify,
+        complete=pages.complete,
+        handlers=[
+            StateLifecycle(common.states, pages),
+            TrainingHandler(ProjectStore(database), triggers.request),
+        ],
+    )
+    refinements = RefinementManager(
+        _refinement_settings(settings, common.versions.base),
+        triggers=triggers,
+        schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
+        database=database,
+        line=common.line,
+        media=common.loader,
+        connections=connections,
+        executor=common.executor,
+        refresh=CorrectionRefresher(ingestor, completer).refresh,
+    )
+    return _Learning(corrections, ingestor, completer, triggers, refinements)
+
+
+def _refinement_settings(settings: Settings, base_version: str) -> RefinementSettings:
+    preset = load_preset(find_preset(settings.preset))
+    return RefinementSettings(
+        recipe=preset.recipe,
+        replay=preset.replay,
+        base_version=base_version,
+        data_dir=settings.data_dir,
+        feature_bytes=settings.refine_cache_bytes,
+        confidence=settings.propagation_confidence,
+        weights=Weights.from_settings(settings),
+    )
+
+
+def _build_service(common: _Common, predictions: _Predictions, learning: _Learning) -> Service:
+    steering_jobs = SteeringJobs(common.database, common.executor, common.metrics)
+    calls = InteractiveCalls(
+        common.settings,
+        frame_calls=FrameCalls(common.states, steering_jobs, common.guidance),
+        task_proposer=predictions.task_proposer,
+        media=predictions.media,
+        versions=common.versions,
+        ingestor=learning.ingestor,
+        metrics=common.metrics,
+        guidance=common.guidance,
+    )
+    return Service(
+        common.settings,
+        metrics=common.metrics,
+        guidance=common.guidance,
+        database=common.database,
+        connections=common.connections,
+        executor=common.executor,
+        line=common.line,
+        versions=common.versions,
+        media=predictions.media,
+        proposer=predictions.proposer,
+        task_proposer=predictions.task_proposer,
+        steering_jobs=steering_jobs,
+        batches=predictions.batches,
+        calls=calls,
+        deliverer=predictions.deliverer,
+        repredictor=predictions.repredictor,
+        corrections=learning.corrections,
+        ingestor=learning.ingestor,
+        completer=learning.completer,
+        triggers=learning.triggers,
+        refinements=learning.refinements,
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from ml_backend.settings import Settings
@@ -26,11 +27,11 @@ class Server(BaseApplication):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._service: Any = None
+        self._close: Callable[[], None] | None = None
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell gunicorn how to run."""
+        """Configure gunicorn."""
         options = {
             "bind": _bind_address(self._settings),
             "workers": 1,
@@ -51,18 +52,19 @@ class Server(BaseApplication):
         for name, value in options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Any:
+    def load(self) -> Flask:
         """Build service and app; runs in the worker, so that nothing of it is ever forked."""
         configure_logging(self._settings.log_level)
         from ml_backend.web.app import create_app
         from ml_backend.web.assemble import create_service
 
-        self._service = create_service(self._settings)
-        return create_app(self._service)
+        service = create_service(self._settings)
+        self._close = service.close
+        return create_app(service)
 
-    def _end(self, _server: Any, _worker: Any) -> None:
-        if self._service is not None:
-            self._service.close()
+    def _end(self, _server: object, _worker: object) -> None:
+        if self._close is not None:
+            self._close()
 
 
 def configure_logging(level: str) -> None:

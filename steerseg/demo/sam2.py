@@ -33,7 +33,7 @@ _POSITION_RMS = math.sqrt(0.5)
 """Root mean square of sines and cosines: the scale of the encoding that carries a click."""
 
 
-class NormalisedFpnNeck(FpnNeck):  # type: ignore[misc]  # sam2 has no types
+class NormalisedFpnNeck(FpnNeck):
     """SAM 2's neck, its outputs brought to the scale of the position encoding.
 
     Trained from scratch, the features otherwise outgrow the encoding that carries a click by an order of

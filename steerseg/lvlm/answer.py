@@ -43,7 +43,7 @@ class Answer:
         return cls(tokenizer.decode(ids, skip_special_tokens=True).strip(), tuple(tokens))
 
 
-class CompletionCheck(StoppingCriteria):  # type: ignore[misc]
+class CompletionCheck(StoppingCriteria):
     """Ends an answer once it is complete.
 
     Args:

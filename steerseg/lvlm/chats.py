@@ -73,11 +73,9 @@ class ChatTokenizer:
             ModelError: The chat template writes no vision.
         """
         family = self._family
-        turns = (
-            [{"role": "system", "content": [{"type": "text", "text": family.system}]}]
-            if family.system
-            else []
-        )
+        turns: list[dict[str, Any]] = []
+        if family.system:
+            turns.append({"role": "system", "content": [{"type": "text", "text": family.system}]})
         content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
         turns.append({"role": "user", "content": content})
         chat: str = family.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -6,7 +6,7 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 
-class StaticCacheLayer(CacheLayerMixin):  # type: ignore[misc]
+class StaticCacheLayer(CacheLayerMixin):
     """One layer's keys and values. Subclasses define in ``update`` how a pass writes them.
 
     Passes bring their own mask and their own positions.

@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from flask.testing import FlaskClient
 
-from ml_backend.app import create_app
-from ml_backend.executor import Executor
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import Controls, task_value
-from ml_backend.metrics import Metrics
-from ml_backend.protocol import Task
-from ml_backend.service import Service
+from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.task import Task, task_value
+from ml_backend.label_studio.task_media import Media, MediaLoader
+from ml_backend.models.executor import Executor
+from ml_backend.models.fingerprint import model_fingerprint
 from ml_backend.settings import Settings
-from ml_backend.store import Store
-from ml_backend.task_media import Media, MediaLoader
-from ml_backend.versions import model_fingerprint
+from ml_backend.web.app import create_app
+from ml_backend.web.assemble import build_service
 from steerseg.soft_prompts import SoftPrompts
 from tests.contract import models
 
@@ -105,13 +103,10 @@ def running_backend(folder: Path, **settings: Any) -> Iterator[Backend]:
         **settings,
     }
     chosen = Settings(**given)
-    store = Store(chosen.database)
-    service = Service(
+    service = build_service(
         chosen,
-        store=store,
-        executor=Executor([models.answering], max_attempts=chosen.max_attempts),
-        media=PagesOnDisk(chosen),
-        metrics=Metrics(),
+        executor=Executor.local([models.answering], max_attempts=chosen.max_attempts),
+        loader=PagesOnDisk(chosen),
         base_version=VERSION,
         model=model_fingerprint(chosen.preset),
     )

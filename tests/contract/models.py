@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ml_backend.corrections import PropagatedFrame
-from ml_backend.executor import Handler
-from ml_backend.masking import MaskAnswer, MaskRequest, upright_box
+from ml_backend.models.geometry import upright_box
+from ml_backend.models.messages import (
+    MaskAnswer,
+    MaskRequest,
+    ModelAnswer,
+    ModelRequest,
+    PropagatedFrame,
+    ProposeRequest,
+    SteerAnswer,
+    SteerRequest,
+)
+from ml_backend.models.process import Handler
+from ml_backend.models.reporter import Reporter
 from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
-from ml_backend.steering import SteerAnswer, SteerRequest
-from ml_backend.worker import ModelAnswer, ModelRequest, ProposeRequest
 from steerseg.errors import SteerSegError, VideoError
 from steerseg.masks import RLE, encode_rle
 
 HEIGHT, WIDTH = 360, 640
 PAGES, FRAMES = 12, 50  # of a folder of pages, and of a video
-
-Progress = Callable[[str, float], None]
 
 
 def answering() -> Handler[ModelRequest, ModelAnswer]:
@@ -30,29 +35,29 @@ def answering() -> Handler[ModelRequest, ModelAnswer]:
     return _answer
 
 
-def _answer(request: ModelRequest, progress: Progress) -> ModelAnswer:
+def _answer(request: ModelRequest, reporter: Reporter) -> ModelAnswer:
     match request:
         case ProposeRequest():
-            return _propose(request, progress)
+            return _propose(request, reporter)
         case SteerRequest():
-            return _steer(request, progress)
+            return _steer(request, reporter)
         case MaskRequest():
-            return _mask(request, progress)
+            return _mask(request, reporter)
     raise SteerSegError(f"nothing is known of {type(request).__name__}")
 
 
-def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
+def _propose(request: ProposeRequest, reporter: Reporter) -> StoredProposal:
     """Boxes that move to the right, the first one gone from the tenth frame on; or what the first word orders."""
-    progress("grounding", 0.5)
+    reporter.progress("grounding", 0.5)
     word, _, rest = request.expression.partition(" ")
     if word == "unreadable":
         raise VideoError("the video holds no frame that can be decoded; export it again")
     if word == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     while word == "wait" and not Path(rest).exists():
-        progress("tracking", 0.4)
+        reporter.progress("tracking", 0.4)
         time.sleep(0.01)
-    progress("tracking", 1.0)
+    reporter.progress("tracking", 1.0)
     total = _frames_of(request.media)
     count = 0 if word == "nothing" else min(3, request.alternatives)
     return StoredProposal(
@@ -85,12 +90,12 @@ def _propose(request: ProposeRequest, progress: Progress) -> StoredProposal:
     )
 
 
-def _steer(request: SteerRequest, progress: Progress) -> SteerAnswer:
+def _steer(request: SteerRequest, reporter: Reporter) -> SteerAnswer:
     """A box whose row tells how many clicks and boxes there were; painted frames as they were given."""
-    progress("tracking", 0.5)
-    on = sum(label for marks in request.marks.values() for label in marks.labels)
-    off = sum(not label for marks in request.marks.values() for label in marks.labels)
-    boxes = sum(marks.box is not None for marks in request.marks.values())
+    reporter.progress("tracking", 0.5)
+    on = sum(label for prompt in request.prompts.values() for label in prompt.labels)
+    off = sum(not label for prompt in request.prompts.values() for label in prompt.labels)
+    boxes = sum(prompt.box is not None for prompt in request.prompts.values())
     if not (on or boxes or request.track or request.painted):
         raise SteerSegError("type what to track, or click on it")
     total = _frames_of(request.media)
@@ -109,9 +114,9 @@ def _steer(request: SteerRequest, progress: Progress) -> SteerAnswer:
     )
 
 
-def _mask(request: MaskRequest, progress: Progress) -> MaskAnswer:
+def _mask(request: MaskRequest, reporter: Reporter) -> MaskAnswer:
     """Filled boxes, and on the other frames a small square, the less certain the later."""
-    progress("boxes", 0.5)
+    reporter.progress("boxes", 0.5)
     total = _frames_of(request.media)
     upright = {
         frame: tuple(upright_box(box, HEIGHT, WIDTH) for box in boxes)
@@ -130,7 +135,7 @@ def _mask(request: MaskRequest, progress: Progress) -> MaskAnswer:
         for frame in range(total)
         if request.propagate and frame not in decided
     }
-    progress("propagating", 1.0)
+    reporter.progress("propagating", 1.0)
     return MaskAnswer(total, HEIGHT, WIDTH, boxed, upright, propagated)
 
 

@@ -28,8 +28,8 @@ from tests.contract.conversation import (
 )
 from tests.contract.database import dump
 from tests.contract.golden import Golden
-from tests.contract.html import read_page
 from tests.contract.normal import normalised
+from tests.contract.page import read_page
 
 pytestmark = pytest.mark.timeout(300)
 

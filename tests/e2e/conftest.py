@@ -23,7 +23,7 @@ from ml_backend.demo.servers import (
 from ml_backend.label_studio.client import LabelStudioClient
 from steerseg.errors import ConfigError
 from steerseg.video import load_video
-from tests.e2e.label_studio import (
+from tests.support.label_studio import (
     WAIT,
     LabelingPage,
     ModelPage,

@@ -20,7 +20,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import Command, Project
-from tests.e2e.label_studio import LabelingPage, until
+from tests.support.label_studio import LabelingPage, until
 
 
 def events(backend: BackendServer, project: int) -> list[tuple[str, dict[str, Any]]]:

@@ -33,6 +33,7 @@ from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.evaluation.datasets import open_dataset
 from steerseg.masks import decode_rle
+from steerseg.statistics import Interval
 from tests.e2e.conftest import ARTEFACTS, LABEL_CONFIGS, PRESET
 
 PROJECT = 7
@@ -40,7 +41,6 @@ AUTH = ("ann", "let me in")
 LAPTOP = {"width": 1366, "height": 768}
 TASKS = 3
 PATIENCE = 240.0  # seconds: the models answer in their own time on a busy machine
-from steerseg.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.video import write_video
 from tests.e2e.conftest import LABEL_CONFIGS, PRESET, commands_of
-from tests.e2e.label_studio import LabelingPage, ModelPage, predictions_of, settled, until
+from tests.support.label_studio import LabelingPage, ModelPage, predictions_of, settled, until
 
 CORRECTED, LEFT = 3, 1
 """Tasks that are corrected, and tasks that nobody annotates."""

@@ -13,7 +13,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.region_masks import page_masks
 from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import ARTEFACTS, Project
-from tests.e2e.label_studio import WAIT, LabelingPage, until
+from tests.support.label_studio import WAIT, LabelingPage, until
 
 AUTOSAVE = 6_000
 """Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""

@@ -1,5 +1,5 @@
 """Fixtures for every test of the backend."""
 
-from backend_fixtures import backend, fake_label_studio, make_backend
+from tests.support.backend import backend, fake_label_studio, make_backend
 
 __all__ = ["backend", "fake_label_studio", "make_backend"]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from backend_fixtures import VERSION, Backend, recorded
+
+from tests.support.backend import VERSION, Backend, recorded
 
 pytestmark = pytest.mark.timeout(120)
 

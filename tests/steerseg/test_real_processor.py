@@ -21,15 +21,15 @@ from steerseg.presets import open_preset
 from steerseg.reasoning import PromptTexts
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import video_from_frames
-from tests.qwen_positions import positions_of
-from tests.real_processor import checkpoint_files, save_small_checkpoint
-from tests.tiny_sam2 import SMALL_SAM2
+from tests.support.qwen_positions import positions_of
+from tests.support.real_processor import checkpoint_files, save_small_checkpoint
+from tests.support.tiny_sam2 import SMALL_SAM2
 
 FILES = checkpoint_files()
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(
-        FILES is None, reason="the files of Qwen2.5-VL-7B are not there; see tests/real_processor.py"
+        FILES is None, reason="the files of Qwen2.5-VL-7B are not there; see tests/support/real_processor.py"
     ),
 ]
 

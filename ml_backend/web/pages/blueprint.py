@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request
-from werkzeug.exceptions import HTTPException
 
-from ml_backend.database.errors import StoreError
 from ml_backend.jobs.listing import name_of_refinement
-from ml_backend.requests import RequestError
 from ml_backend.service import Service
+from ml_backend.web.errors import describe, log_error
 from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
 from ml_backend.web.pages.overview import add_overview
 from ml_backend.web.pages.projects import add_projects
 from ml_backend.web.pages.proposals import add_proposals
 from ml_backend.web.pages.versions import add_versions
-from steerseg.errors import SteerSegError
-
-log = logging.getLogger(__name__)
 
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
@@ -65,19 +60,8 @@ def _add_common(blueprint: Blueprint) -> None:
 
 
 def _add_problems(blueprint: Blueprint) -> None:
-    @blueprint.errorhandler(SteerSegError)
-    def explain(error: SteerSegError) -> tuple[str, int]:
-        if isinstance(error, RequestError):
-            return _problem(error.status, str(error), error.hint)
-        if isinstance(error, StoreError):
-            log.error("%s %s: %s", request.method, request.path, error)
-            return _problem(503, str(error), "Try again in a while; the server's log has the details.")
-        return _problem(422, str(error), "")
-
-    @blueprint.errorhandler(HTTPException)
-    def explain_http(error: HTTPException) -> tuple[str, int]:
-        return _problem(error.code or 500, error.description or error.name, "")
-
-
-def _problem(status: int, message: str, hint: str) -> tuple[str, int]:
-    return render_template("problem.html", status=status, message=message, hint=hint), status
+    @blueprint.errorhandler(Exception)
+    def explain(error: Exception) -> tuple[str, int]:
+        log_error(error)
+        problem = describe(error)
+        return render_template("problem.html", **asdict(problem)), problem.status

@@ -28,7 +28,7 @@ def add_overview(blueprint: Blueprint, service: Service) -> None:
 
     @blueprint.get("/")
     def overview() -> str:
-        return render_template("overview.html", **service.overview())
+        return render_template("overview.html", overview=service.overview())
 
     @blueprint.get("/pages/jobs")
     def jobs() -> str:
@@ -42,7 +42,7 @@ def add_overview(blueprint: Blueprint, service: Service) -> None:
             "jobs.html",
             jobs=listed,
             counts=count_jobs(database),
-            workers=service.health()["workers"],
+            workers=service.health().workers,
             proposals=newest_proposals(database, tasks),
         )
 

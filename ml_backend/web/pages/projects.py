@@ -33,7 +33,7 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
             project=known,
             counts=service.corrections.counts(number),
             refinement=service.refinement(str(number)),
-            version=service.versions(str(number))["current"],
+            version=service.versions(str(number)).current,
             proposals=list_proposals(database, number, limit=ROWS, offset=offset),
             pager=Pager.at(offset, count_proposals(database, number)),
         )

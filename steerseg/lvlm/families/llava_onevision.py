@@ -50,7 +50,8 @@ class LlavaOneVision(Family):
             """Pixels of a whole number of visual tokens, with equal margins to the canvas on both sides."""
             total = across // side * side_tokens
             rows = total - 2 * round((total - length * scale * side_tokens / side) / 2)
-            return math.ceil(max(rows, 2 - total % 2) * side / side_tokens)
+            pixels: int = math.ceil(max(rows, 2 - total % 2) * side / side_tokens)
+            return pixels
 
         return Sizes((side, side), (whole(height, canvas[0]), whole(width, canvas[1])))
 

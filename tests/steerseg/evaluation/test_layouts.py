@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation import DATASETS, MaskFolder, default_split, open_dataset, write_submission
 from steerseg.evaluation.truth import MaskDict, RunLengths, mask_dict
-from tests.steerseg.evaluation import public_layouts as public
+from tests.support import public_layouts as public
 
 
 @pytest.mark.parametrize("layout", [public.ref_davis17_converted, public.ref_davis17_downloaded])

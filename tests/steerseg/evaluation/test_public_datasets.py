@@ -28,8 +28,8 @@ from steerseg.evaluation.stages import ClipJob
 from steerseg.evaluation.tables import main_table, published_table, report
 from steerseg.evaluation.variants import STEERSEG
 from steerseg.runtime.distributed import Ranks
-from tests.steerseg.evaluation import public_layouts as public
-from tests.torchrun import steerseg_in_two_processes
+from tests.support import public_layouts as public
+from tests.support.torchrun import steerseg_in_two_processes
 
 
 def arguments(dataset: str, root: Path, preset: Path, out: Path, *more: str) -> list[str]:

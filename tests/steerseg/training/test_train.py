@@ -20,8 +20,8 @@ from steerseg.presets import Preset, load_preset
 from steerseg.runtime.distributed import Ranks
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training import BatchPlan, Examples, TrainingLog, data_order, train
-from tests.steerseg.evaluation import public_layouts as public
-from tests.torchrun import steerseg_in_two_processes
+from tests.support import public_layouts as public
+from tests.support.torchrun import steerseg_in_two_processes
 
 RECIPE = TrainingRecipe(tokens=3, batch=2, epochs=2, pictures=3, frames_per_sample=2, window=2)
 

@@ -1,0 +1,111 @@
+"""What the service says of itself and its projects, with the JSON that clients get of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_backend.background import LoopStatus
+from ml_backend.corrections.records import CorrectionCounts, SetAsideCorrection
+from ml_backend.database.projects import Project
+from ml_backend.database.tables import JobState
+from ml_backend.jobs.listing import ListedJob
+from ml_backend.models.workers import WorkerState, WorkerStatus
+from ml_backend.refinement.store import Refinement
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the server, its model processes and its background loops stand.
+
+    Attributes:
+        model_version: Version of predictions by the preset's own soft prompts.
+        workers: The model processes.
+        queued: How many requests wait for a model.
+        loops: The background loops that were begun. One that fails does not make the server any less up.
+    """
+
+    model_version: str
+    workers: tuple[WorkerStatus, ...]
+    queued: int
+    loops: tuple[LoopStatus, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a model process has loaded its models."""
+        return any(worker.state in (WorkerState.READY, WorkerState.BUSY) for worker in self.workers)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "status": "UP",
+            "model_class": "SteerSeg",
+            "model_version": self.model_version,
+            "workers": [
+                {"state": str(worker.state), "restarts": worker.restarts, "error": worker.error}
+                for worker in self.workers
+            ],
+            "ready": self.ready,
+            "queued": self.queued,
+            "loops": [loop.to_json() for loop in self.loops],
+        }
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of a project's predictions.
+
+    Attributes:
+        names: All of them, newest last.
+        current: The one in use.
+    """
+
+    names: tuple[str, ...]
+    current: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"versions": list(self.names), "current": self.current}
+
+
+@dataclass(frozen=True)
+class ProjectSummary:
+    """A project on the start page.
+
+    Attributes:
+        project: The project.
+        corrections: How its corrections stand.
+        version: Name of the version of its predictions.
+    """
+
+    project: Project
+    corrections: CorrectionCounts
+    version: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The start page.
+
+    Attributes:
+        version: Version of predictions by the preset's own soft prompts.
+        workers: The model processes.
+        job_counts: How many jobs are in each state.
+        proposals: How many proposals are stored.
+        events: How many events Label Studio has sent.
+        projects: The known projects.
+        set_aside: The newest corrections that cannot be used.
+        refinements: The newest refinements of all projects, newest first.
+        jobs: What runs, and then the newest jobs.
+    """
+
+    version: str
+    workers: tuple[WorkerStatus, ...]
+    job_counts: Mapping[JobState, int]
+    proposals: int
+    events: int
+    projects: tuple[ProjectSummary, ...]
+    set_aside: tuple[SetAsideCorrection, ...]
+    refinements: tuple[Refinement, ...]
+    jobs: tuple[ListedJob, ...]

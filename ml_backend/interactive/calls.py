@@ -1,0 +1,159 @@
+"""Interactive calls, from Label Studio's request to the regions and the status text that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ml_backend.corrections.ingestion import Ingestor
+from ml_backend.database.projects import Project
+from ml_backend.expressions import task_expression
+from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.video_answer import answer_video, video_beside
+from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
+from ml_backend.label_studio.results import Result, status_result
+from ml_backend.label_studio.task import Task
+from ml_backend.metrics import Metrics
+from ml_backend.models.queue import Priority
+from ml_backend.predictions.media import PredictionMedia
+from ml_backend.predictions.messages import Guidance
+from ml_backend.predictions.model_versions import ModelVersions
+from ml_backend.predictions.results import Prediction
+from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
+from ml_backend.settings import Settings
+from steerseg.errors import ExpressionError
+
+
+@dataclass(frozen=True)
+class InteractiveAnswer:
+    """The answer to an interactive call, in Label Studio's format.
+
+    Attributes:
+        prediction: Its regions and its status text.
+    """
+
+    prediction: Prediction
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"results": [self.prediction.to_json()], "model_version": self.prediction.model_version}
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """An interactive call.
+
+    Attributes:
+        project: The project.
+        controls: The controls that hold proposals.
+        task: The task.
+        context: The results that the annotator's tool sent.
+        deadline: When an answer is due, by the monotonic clock.
+    """
+
+    project: Project
+    controls: Controls
+    task: Task
+    context: tuple[Mapping[str, Any], ...]
+    deadline: float
+
+
+class InteractiveCalls:
+    """Answers interactive calls. Safe to share between threads.
+
+    Args:
+        settings: The key of a task's own expression, and the default.
+        frame_calls: Answers calls about the pages of a task.
+        task_proposer: Begins the proposals of tasks.
+        media: Fetches the media of tasks.
+        versions: The versions of predictions.
+        ingestor: Dispatches submissions before the next call is answered.
+        metrics: Counts calls by how they end.
+        guidance: The preset's notes on its answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        frame_calls: FrameCalls,
+        task_proposer: TaskProposer,
+        media: PredictionMedia,
+        versions: ModelVersions,
+        ingestor: Ingestor,
+        metrics: Metrics,
+        guidance: Guidance,
+    ) -> None:
+        self._settings = settings
+        self._frame_calls = frame_calls
+        self._task_proposer = task_proposer
+        self._media = media
+        self._versions = versions
+        self._ingestor = ingestor
+        self._metrics = metrics
+        self._guidance = guidance
+
+    def answer(self, request: CallRequest) -> InteractiveAnswer:
+        """Answer a call; an error is shown to the annotator in the status text.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        self._ingestor.dispatch()  # the state of a submitted task begins anew
+        version = self._versions.current(request.project.id)
+        side = side_of(request.context, (request.controls.frames, request.controls.video))
+        answer = Answer()
+        result: list[Result] = []
+        if side is not None:
+            content = read_context(request.context, side)
+            if not content.is_empty:
+                task_request = TaskRequest(
+                    request.project, request.task, request.controls, version, Priority.INTERACTIVE
+                )
+                answer = self._answer(self._call(request, content, task_request), side)
+            result += answer.result
+            if answer.message is not None:
+                status = status_result(side, answer.message, interactive=True)
+                result += [] if status is None else [status]
+        return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
+
+    def _answer(self, call: Call, side: FramesSide | VideoSide) -> Answer:
+        try:
+            if isinstance(side, FramesSide):
+                answer = self._frame_calls.answer(call, side)
+            else:
+                answer = answer_video(call, side, self._guidance)
+        except Exception as error:
+            return Answer(message=report_error(self._metrics, call.project_id, call.task.id, error))
+        ending = "late" if answer.late else "answered" if answer.result else "empty"
+        self._metrics.predictions.labels(ending).inc()
+        return answer
+
+    def _call(self, request: CallRequest, content: InteractiveRequest, task_request: TaskRequest) -> Call:
+        project, task, controls = request.project, request.task, request.controls
+        return Call(
+            project_id=project.id,
+            task=task,
+            request=content,
+            context=request.context,
+            video=video_beside(controls, task),
+            version=task_request.version.name,
+            own_expression=self._own_expression(task, project),
+            deadline=request.deadline,
+            propose=partial(self._propose, task_request),
+            fetch=partial(self._media.load, project, task, controls),
+        )
+
+    def _propose(self, task_request: TaskRequest, text: str) -> TaskWork:
+        return self._task_proposer.begin(replace(task_request, typed=text))
+
+    def _own_expression(self, task: Task, project: Project) -> str | None:
+        """The expression of the task itself; ``None`` where it has none that is usable."""
+        try:
+            return task_expression(task.data, project.extra_params, self._settings)
+        except ExpressionError:
+            return None

@@ -1,0 +1,156 @@
+"""Label Studio submits pages that were not shown as they came: the last answer takes over there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml_backend.interactive.store import TaskStateStore
+from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
+from tests.support.annotator import TASK, Annotator, painted, top
+from tests.support.backend import Backend, FakeLabelStudio, recorded
+
+pytestmark = pytest.mark.timeout(120)
+Result = dict[str, Any]
+SEEN = 3
+
+
+@pytest.fixture
+def annotator(
+    backend: Backend, fake_label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> Annotator:
+    client = LabelStudioClient(fake_label_studio.url, "0" * 40)
+    monkeypatch.setattr(backend.service.connections, "client", lambda project: client)
+    return Annotator(backend)
+
+
+def submitted_pages(annotator: Annotator) -> SubmittedPages:
+    """What completes the annotator's submissions."""
+    backend = annotator.backend
+    return SubmittedPages(backend.database, TaskStateStore(backend.database), backend.service.connections)
+
+
+def submit(
+    annotator: Annotator, fake: FakeLabelStudio, results: list[Result], **changes: Any
+) -> dict[str, Any]:
+    """Let Label Studio have an annotation and send its event; returns the annotation."""
+    event = recorded("webhook_annotation_created_frames_brush")
+    event["annotation"] |= {"task": TASK, "completed_by": annotator.number, "result": results, **changes}
+    event["task"]["id"] = TASK
+    event["project"]["label_config"] = annotator.body["label_config"]
+    annotation: dict[str, Any] = event["annotation"]
+    fake.annotations[:] = [{**annotation, "task": TASK, "was_cancelled": False}]
+    annotator.backend.post("/webhook", event)
+    annotator.backend.service.ingestor.catch_up()
+    return annotation
+
+
+def tops(results: list[Result]) -> dict[int, int]:
+    """The highest row of each page's mask."""
+    pages = masks_by_page(page_masks(r for r in results if "item_index" in r))
+    return {page: int(np.flatnonzero(mask.any(axis=1))[0]) for page, mask in pages.items() if mask.any()}
+
+
+def as_submitted(before: dict[str, Result], now: dict[str, Result]) -> list[Result]:
+    """What the editor gives: new masks of new regions and of pages that were shown, the first ones of others."""
+    return [
+        region if region.get("item_index", 0) < SEEN or number not in before else before[number]
+        for number, region in now.items()
+    ]
+
+
+def test_the_last_answer_is_on_every_page(annotator: Annotator, fake_label_studio: FakeLabelStudio) -> None:
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    results = as_submitted(before, annotator.draft)
+    assert set(tops(results).values()) == {1, 4}, "the editor has left something out"
+    annotation = submit(annotator, fake_label_studio, results)
+    assert set(tops(fake_label_studio.annotations[0]["result"]).values()) == {1}
+    assert len(tops(fake_label_studio.annotations[0]["result"])) == 12
+    kept = [r for r in fake_label_studio.annotations[0]["result"] if "item_index" not in r]
+    assert kept == [r for r in results if "item_index" not in r]
+    # What is learned from it is the same.
+    completed = submitted_pages(annotator).complete(annotation, 1, TASK, annotator.body["label_config"])
+    assert set(tops(list(completed["result"])).values()) == {1}
+    # The editor is still open, and submits the same once more.
+    fake_label_studio.annotations.clear()
+    submit(annotator, fake_label_studio, results, result_count=1)
+    assert set(tops(fake_label_studio.annotations[0]["result"]).values()) == {1}
+
+
+def test_what_the_annotator_painted_stays(annotator: Annotator, fake_label_studio: FakeLabelStudio) -> None:
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    results = as_submitted(before, annotator.draft)
+    (stroke,) = [region for region in results if region.get("item_index") == 7]
+    results = [painted(region) if region is stroke else region for region in results]
+    submit(annotator, fake_label_studio, results)
+    found = tops(fake_label_studio.annotations[0]["result"])
+    assert found.pop(7) == top(painted(stroke))
+    assert set(found.values()) == {1}
+
+
+def test_an_answer_that_was_undone_or_never_seen_stays_away(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotator.type("the ball")
+    before = list(annotator.draft.values())
+    annotator.point(3)
+    submit(annotator, fake_label_studio, before)
+    assert fake_label_studio.annotations[0]["result"] is before
+
+
+def test_an_error_after_the_answer_changes_nothing(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    """The status shows another message than that of the answer, but pages that were shown have the answer."""
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    after = dict(annotator.draft)
+    annotator.type("dog " * 400)
+    results = as_submitted(before, {**after, "status-frames": annotator.draft["status-frames"]})
+    said = {"id": next(r["id"] for r in results if r.get("item_index") == 6), "from_name": "occluded"}
+    results.append(
+        {**said, "to_name": "frames", "type": "choices", "item_index": 6, "value": {"choices": ["a bit"]}}
+    )
+    submit(annotator, fake_label_studio, results)
+    stored = fake_label_studio.annotations[0]["result"]
+    assert set(tops([r for r in stored if r["type"] != "choices"]).values()) == {1}
+    assert results[-1] in stored, "what was said of the region"
+
+
+def test_an_annotation_that_has_all_answers_is_left_alone(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotator.type("the ball")
+    annotator.point(3)
+    results = list(annotator.draft.values())
+    annotation = submit(annotator, fake_label_studio, results)
+    assert fake_label_studio.annotations[0]["result"] is results
+    unseen = submitted_pages(annotator)
+    assert unseen.complete(annotation, 1, TASK, annotator.body["label_config"]) is annotation
+    other = {**annotation, "id": annotation["id"] + 1, "result": []}
+    assert unseen.complete(other, 1, TASK, annotator.body["label_config"]) is other
+
+
+def test_our_own_change_does_not_end_what_the_annotator_began(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    annotation = submit(annotator, fake_label_studio, as_submitted(before, annotator.draft))
+    annotator.draft = {r["id"]: r for r in fake_label_studio.annotations[0]["result"]}
+    annotator.point(4)
+    event = {**recorded("webhook_annotation_created_frames_brush"), "action": "ANNOTATION_UPDATED"}
+    event["annotation"] = {**annotation, **fake_label_studio.annotations[0], "updated_by": annotator.number}
+    annotator.backend.post("/webhook", event)
+    annotator.point(5)
+    assert "2 clicks" in annotator.status

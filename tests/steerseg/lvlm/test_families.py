@@ -1,0 +1,622 @@
+"""Every family against its stock processor and model: chats, answers, grids, rollouts and their gradients."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.models.llava_onevision.modeling_llava_onevision import (
+    get_anyres_image_grid_shape,
+    unpad_image,
+)
+
+from steerseg import SteerSeg
+from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
+from steerseg.config import Heads, Placement
+from steerseg.demo.sam2 import build_sam2, save_sam2
+from steerseg.errors import ModelError
+from steerseg.lvlm import LVLM, VisionFeatures
+from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
+from steerseg.lvlm.families.qwen_vl import Qwen2VL
+from steerseg.lvlm.tap import RolloutInputs, tapped
+from steerseg.lvlm.vision import VisionKind
+from steerseg.presets import BUILT_IN, open_preset
+from steerseg.soft_prompts import SoftPrompts
+from steerseg.video import video_from_frames
+from tests.conftest import SMALL_SAM2
+from tests.support.qwen_positions import with_positions
+from tests.support.tiny_lvlms import TINY, byte_tokenizer, save_tiny_lvlm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LAYERS = (1, 2, 3)
+FRAMES = 3
+CPU = torch.device("cpu")
+
+SYSTEM_TURNS = {
+    # Written by the templates of the published checkpoints themselves.
+    "qwen2_vl": "",
+    "qwen2_5_vl": "",
+    # The model has none.
+    "qwen3_vl": "",
+    # As LLaVA's and InternVL's own conversations have it, and DecAF; the converted checkpoints' templates have none.
+    "llava_onevision": "You are a helpful assistant.",
+    "internvl": "你是书生·万象，英文名是InternVL，"
+    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrapped tiny model beside the stock model and processor of the same weights."""
+
+    lvlm: LVLM
+    model: Any
+    processor: Any
+
+    def frames(self, kind: VisionKind, count: int = FRAMES) -> torch.Tensor:
+        """Noise at the size that the family gives for a 3 : 2 video."""
+        budget = TINY[self.lvlm.family.model_type].frame_tokens
+        sizes = self.lvlm.family.sizes(100, 150, video_tokens=6, frame_tokens=budget)
+        generator = torch.Generator().manual_seed(count)
+        shape = (count, 3, *(sizes.video if kind == "video" else sizes.picture))
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+    def encode(self, kind: VisionKind, count: int = FRAMES) -> VisionFeatures:
+        return self.lvlm.encode_vision(self.frames(kind, count), kind, seconds_per_slice=1.5)
+
+    def stock_inputs(
+        self, texts: Sequence[str], frames: torch.Tensor, kind: VisionKind, soft: str = ""
+    ) -> dict[str, Any]:
+        """What the stock processor makes of the same chats and pixels."""
+        name = self.lvlm.family.model_type
+        system = [{"role": "system", "content": [{"type": "text", "text": SYSTEM_TURNS[name]}]}]
+        chats = []
+        for text in texts:
+            content = [{"type": kind}, {"type": "text", "text": text}]
+            turns = [*(system if SYSTEM_TURNS[name] else []), {"role": "user", "content": content}]
+            chat = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            if name == "qwen3_vl":  # the wrappers of the slices stand in place of the template's
+                chat = chat.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+            chats.append(chat)
+        resizes = name in ("llava_onevision", "internvl")
+        common = {"do_resize": resizes, "padding": True, "return_tensors": "pt"}
+        if kind == "video":
+            merge = self.lvlm.family.temporal_merge
+            metadata = [
+                {
+                    "total_num_frames": len(frames),
+                    "fps": merge / 1.5,
+                    "frames_indices": list(range(len(frames))),
+                }
+            ] * len(texts)
+            inputs = self.processor(
+                text=chats,
+                videos=[frames] * len(texts),
+                do_sample_frames=False,
+                video_metadata=metadata,
+                **common,
+            )
+            if name == "qwen2_5_vl":
+                inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(texts))
+        else:
+            inputs = self.processor(text=chats, images=list(frames), **common)
+        return with_positions(self.model, inputs)
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp(request.param)
+    save_tiny_lvlm(folder, request.param)
+    stock = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
+    lvlm = LVLM.from_pretrained(str(folder), device=CPU, dtype=torch.float32)
+    return Case(lvlm, stock, AutoProcessor.from_pretrained(folder))
+
+
+KINDS: tuple[VisionKind, ...] = ("image", "video")
+
+
+def test_every_supported_family_is_tested() -> None:
+    assert set(TINY) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chats_are_the_stock_processors(case: Case, kind: VisionKind) -> None:
+    vision = case.encode(kind)
+    texts = ["what moves?"] if kind == "video" else ["what is it?", "and this?", "where?"]
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write(text, vision) for text in texts], vision)
+    expected = case.stock_inputs(texts, case.frames(kind), kind)
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+    for name in ("mm_token_type_ids", "image_grid_thw", "video_grid_thw"):
+        if name in expected:
+            assert torch.equal(inputs[name], expected[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_the_stock_models(case: Case, kind: VisionKind) -> None:
+    frames = case.frames(kind, FRAMES if kind == "video" else 1)
+    vision = case.lvlm.encode_vision(frames, kind, seconds_per_slice=1.5)
+    inputs = case.stock_inputs(["name it"], frames, kind)
+    ids = case.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = case.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert case.lvlm.answer("name it", vision, max_new_tokens=12).text == expected
+
+
+@pytest.mark.parametrize("heads", ["mean", "visual_max"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_streaming_rollout_equals_the_full_product_of_eager_attentions(
+    case: Case, heads: Heads, kind: VisionKind, padded: bool
+) -> None:
+    """From pixels on: the stock processor and model see the same frames and chats."""
+    texts = ["where is it?"] * FRAMES
+    if padded:
+        texts[1] = "and where is the other one, that moves away?"
+    frames = case.frames(kind)
+    vision = case.lvlm.encode_vision(frames, kind, seconds_per_slice=1.5)
+    taken = case.lvlm.attend(texts, vision, layers=LAYERS)
+    inputs = case.stock_inputs(texts, frames, kind)
+    assert bool(inputs["attention_mask"].all()) != padded
+    attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
+    for row in range(len(texts)):
+        live = inputs["attention_mask"][row].bool()
+        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
+        visual = taken.visual[row : row + 1, live]
+        expected = reference_rollout(alone, visual, -1, heads)[0]
+        for chunk in (7, 1000):
+            got = streaming_rollout(taken, LAYERS, heads=heads, chunk=chunk)[row]
+            assert (got[live] - expected).abs().max() <= 1e-5 * expected.abs().max()
+            assert got[~live].abs().sum() == 0
+
+
+@pytest.mark.parametrize("heads", ["mean", "visual_max"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
+    case: Case, heads: Heads, kind: VisionKind
+) -> None:
+    """Through the stock model, whose eager attentions are multiplied out, in a batch with padding."""
+    texts = ["where is it?", "and where is the other one?", "it?"]
+    vision = case.encode(kind)
+    lvlm = case.lvlm
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randn(4, lvlm.hidden_size, generator=generator).requires_grad_()
+    taken = lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt)
+    streamed = visual_map(
+        streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid
+    )
+    weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
+    (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
+
+    inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision, soft_tokens=4) for text in texts], vision)
+    soft = lvlm.chats.token_id(lvlm.family.soft_token(kind))
+
+    def place(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        embedded = output.clone()
+        for row in range(len(texts)):
+            embedded[row, args[0][row] == soft] = prompt
+        return embedded
+
+    hook = case.model.get_input_embeddings().register_forward_hook(place)
+    inputs = with_positions(case.model, inputs)
+    attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
+    hook.remove()
+    maps = []
+    for row in range(len(texts)):
+        live = taken.live[row]
+        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
+        full = reference_rollout(alone, taken.visual[row : row + 1, live], -1, heads)[0]
+        maps.append(
+            torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid)
+        )
+    expected_maps = torch.stack(maps)
+    (expected,) = torch.autograd.grad((expected_maps * weights).sum(), prompt)
+    assert (streamed - expected_maps).abs().max() <= 1e-5 * expected_maps.abs().max()
+    assert expected.norm() > 0
+    assert (gradient - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("placement", ["before_vision", "start", "after_vision"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_soft_tokens_are_all_that_a_steered_chat_has_more(
+    case: Case, kind: VisionKind, placement: Placement
+) -> None:
+    vision = case.encode(kind)
+    lvlm = case.lvlm
+    soft = lvlm.chats.token_id(lvlm.family.soft_token(kind))
+    plain, steered = (
+        lvlm.chats.inputs(
+            [lvlm.chats.write("where?", vision[:1], soft_tokens=n, placement=placement)], vision[:1]
+        )
+        for n in (0, 5)
+    )
+    ids, visual = steered["input_ids"][0], lvlm.chats.vision_ids[kind]
+    places = (ids == soft).nonzero().flatten()
+    assert torch.equal(ids[ids != soft], plain["input_ids"][0])
+    assert len(places) == 5
+    assert places[-1] - places[0] == 4
+    tokens = (ids == visual).nonzero().flatten()
+    if placement == "after_vision":
+        assert places[0] > tokens[-1]
+    else:
+        assert places[-1] < tokens[0]
+    assert (places[0] == 0) == (placement == "start")
+
+
+def blind(model: nn.Module) -> None:
+    """Without the output of its attention, a vision tower's tokens depend on their own pixels only."""
+    for name, parameter in model.named_parameters():
+        if ("visual." in name or "vision_tower." in name) and any(
+            part in name for part in ("attn.proj.", "self_attn.out_proj.", "attention.projection_layer.")
+        ):
+            nn.init.zeros_(parameter)
+
+
+@pytest.mark.parametrize("shape", [(100, 150), (60, 150), (150, 70)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_place_of_the_grid_has_the_token_of_its_pixels(
+    case: Case, tmp_path: Path, kind: VisionKind, shape: tuple[int, int]
+) -> None:
+    """Timestamps, newlines, tiles, thumbnails and padding: a changed spot changes the token of its place most."""
+    case.model.save_pretrained(tmp_path)
+    case.processor.save_pretrained(tmp_path)
+    lvlm = LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
+    blind(lvlm.model)
+    budget = TINY[lvlm.family.model_type].frame_tokens
+    sizes = lvlm.family.sizes(*shape, video_tokens=6, frame_tokens=budget)
+    height, width = sizes.video if kind == "video" else sizes.picture
+    frames = torch.full((4 if kind == "video" else 1, 3, height, width), 90, dtype=torch.uint8)
+    before = lvlm.encode_vision(frames, kind)
+    cells = lvlm.family.token_indices(before)
+    time, rows, columns = before.grid
+    places = [(t, y, x) for t in (0, time - 1) for y in (0, rows // 2, rows - 1) for x in (0, columns - 1)]
+    for t, y, x in places:
+        merge = len(frames) // time
+        spot = frames.clone()
+        spot[
+            t * merge : (t + 1) * merge,
+            :,
+            round((y + 0.4) * height / rows) : round((y + 0.6) * height / rows),
+            round((x + 0.4) * width / columns) : round((x + 0.6) * width / columns),
+        ] = 250
+        change = (lvlm.encode_vision(spot, kind).tokens - before.tokens).norm(dim=-1)[0, cells]
+        assert change.argmax() == (t * rows + y) * columns + x
+
+
+# --- sizes and budgets
+
+
+def published(name: str) -> Family:
+    """A family with the geometry of its published checkpoints, but no weights."""
+    config = {
+        "qwen2_vl": transformers.Qwen2VLConfig,
+        "qwen2_5_vl": transformers.Qwen2_5_VLConfig,
+        "qwen3_vl": transformers.Qwen3VLConfig,
+        "llava_onevision": transformers.LlavaOnevisionConfig,
+        "internvl": transformers.InternVLConfig,
+    }[name]()
+    return family_of(name)(SimpleNamespace(config=config), SimpleNamespace(image_seq_length=256))
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "video", "picture"),
+    [
+        ("qwen2_vl", "qwen2-vl-7b", (14 * 28, 26 * 28), (28 * 28, 52 * 28)),
+        ("qwen2_5_vl", "qwen2.5-vl-7b", (14 * 28, 26 * 28), (28 * 28, 52 * 28)),
+        ("qwen3_vl", "qwen3-vl-8b", (14 * 32, 26 * 32), (28 * 32, 52 * 32)),
+        ("llava_onevision", "llava-onevision-7b", (384, 384), (math.ceil(46 * 384 / 27), 3 * 384)),
+        ("internvl", "internvl3-8b", (448, 448), (448, 2 * 448)),
+    ],
+)
+def test_the_sizes_of_an_854x480_video(
+    name: str, preset: str, video: tuple[int, int], picture: tuple[int, int]
+) -> None:
+    """14 x 26 and 28 x 52 places (DecAF); two rows and three columns of LLaVA's tiles without their padding."""
+    budgets = open_preset(preset)
+    sizes = published(name).sizes(
+        480,
+        854,
+        video_tokens=budgets.video_tokens,
+        frame_tokens=budgets.frame_tokens or 4 * budgets.video_tokens,
+    )
+    assert (sizes.video, sizes.picture) == (video, picture)
+
+
+@pytest.mark.parametrize("shape", [(480, 854), (1080, 1920), (854, 480), (300, 300), (90, 800), (2000, 60)])
+@pytest.mark.parametrize("budget", [700, 1458, 3000, 6561, 100_000])
+def test_llava_pictures_fill_whole_places_of_the_canvas_that_the_stock_processor_takes(
+    shape: tuple[int, int], budget: int
+) -> None:
+    family = published("llava_onevision")
+    height, width = family.sizes(*shape, video_tokens=196, frame_tokens=budget).picture
+    pinpoints = family.model.config.image_grid_pinpoints
+    tiles = get_anyres_image_grid_shape((height, width), pinpoints, 384)
+    rows, columns = unpad_image(torch.empty(1, 27 * tiles[0], 27 * tiles[1]), (height, width)).shape[1:]
+    assert (height, width) == (math.ceil(rows * 384 / 27), math.ceil(columns * 384 / 27))
+    assert rows * columns <= max(min(budget, 6561), 729)
+    # The aspect ratio is kept as far as whole places, as many on both sides of the padding, allow.
+    assert abs(height / width - shape[0] / shape[1]) <= 1.6 * (1 / min(rows, columns)) * (shape[0] / shape[1])
+
+
+def test_a_larger_budget_gives_internvl_more_tiles() -> None:
+    family = published("internvl")
+    pictures = [family.sizes(1080, 1920, video_tokens=256, frame_tokens=256 * n).picture for n in (1, 4, 12)]
+    assert pictures == [(448, 448), (448, 896), (896, 1792)]
+
+
+# --- what has gone wrong before
+
+
+def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: RolloutInputs) -> torch.Tensor:
+    """The rollout of a pass over changed inputs."""
+    with torch.no_grad(), tapped(LAYERS) as tap:
+        lvlm.model.model(**inputs, use_cache=False)
+    return streaming_rollout(replace(taken, tap=tap), LAYERS, heads="mean")
+
+
+def test_positions_of_plain_text_would_give_another_rollout(case: Case) -> None:
+    """Without token types Qwen2.5-VL takes positions of one dimension without a word; the others refuse."""
+    vision = case.encode("image")
+    taken = case.lvlm.attend(["where?"] * FRAMES, vision, layers=LAYERS)
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", vision)] * FRAMES, vision)
+    if not isinstance(case.lvlm.family, Qwen2VL):  # positions of one dimension are these families' own
+        assert "mm_token_type_ids" not in inputs
+        return
+    kept = rolled(case.lvlm, inputs, taken)
+    assert torch.allclose(kept, streaming_rollout(taken, LAYERS, heads="mean"))
+    del inputs["mm_token_type_ids"]
+    if case.lvlm.family.model_type != "qwen2_5_vl":
+        with pytest.raises(ValueError, match="mm_token_type_ids"):
+            rolled(case.lvlm, inputs, taken)
+    else:
+        assert not torch.allclose(rolled(case.lvlm, inputs, taken), kept, rtol=1e-2)
+
+
+def test_time_reaches_the_families_that_are_told_it(case: Case) -> None:
+    frames = case.frames("video", 5)
+    slow, fast = (case.lvlm.encode_vision(frames, "video", seconds_per_slice=s) for s in (4.0, 0.5))
+    name = case.lvlm.family.model_type
+    if name == "qwen3_vl":  # an odd number of frames: the last is repeated
+        assert re.findall(r"<([\d.]+) seconds>", slow.text) == ["1.0", "5.0", "8.0"]
+        return
+    assert slow.text == fast.text
+    rollouts = [
+        streaming_rollout(case.lvlm.attend(["where?"], vision, layers=LAYERS), LAYERS, heads="mean")
+        for vision in (slow, fast)
+    ]
+    assert torch.equal(*rollouts) == (name != "qwen2_5_vl")
+    if name == "qwen2_5_vl":
+        taken = case.lvlm.attend(["where?"], slow, layers=LAYERS)
+        inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", slow)], slow)
+        del inputs["second_per_grid_ts"]
+        assert not torch.allclose(rolled(case.lvlm, inputs, taken), rollouts[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, kind: VisionKind) -> None:
+    """Timestamps stand between slices, newlines behind rows, tiles one after the other, thumbnails at an end."""
+    vision = case.encode(kind, 4)
+    taken = case.lvlm.attend(["where?"] * (1 if kind == "video" else 4), vision, layers=LAYERS)
+    count = math.prod(vision.grid)
+    assert taken.token_indices.shape[1] == count
+    assert taken.visual.sum(dim=1).eq(count).all()
+    start = int(taken.visual[0].int().argmax())
+    contiguous = torch.equal(taken.token_indices[0], torch.arange(start, start + count))
+    name = case.lvlm.family.model_type
+    between = {
+        ("qwen3_vl", "video"),
+        ("internvl", "video"),
+        ("internvl", "image"),
+        ("llava_onevision", "image"),
+    }
+    assert contiguous == ((name, kind) not in between)
+    extra = {("llava_onevision", "video"): 1, ("llava_onevision", "image"): 25 + vision.grid[1]}
+    extra[("internvl", "image")] = 4
+    assert vision.tokens.shape[1] == count + extra.get((name, kind), 0)
+
+
+def test_features_handed_over_give_bitwise_what_pixels_give(case: Case) -> None:
+    frames = case.frames("image")
+    vision = case.lvlm.encode_vision(frames, "image")
+    inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", vision)] * FRAMES, vision)
+    stock = {**case.stock_inputs(["where?"] * FRAMES, frames, "image"), "attention_mask": None}
+    for unused in ("batch_num_images", "num_patches"):
+        stock.pop(unused, None)
+    with torch.no_grad():
+        ours, expected = (
+            case.lvlm.model.model(**given, use_cache=False).last_hidden_state for given in (inputs, stock)
+        )
+    assert torch.equal(ours, expected)
+
+
+def test_rows_of_one_length_need_no_mask(case: Case) -> None:
+    vision = case.encode("image", 2)
+
+    def mask(texts: Sequence[str]) -> torch.Tensor | None:
+        return case.lvlm.chats.inputs([case.lvlm.chats.write(text, vision) for text in texts], vision)[
+            "attention_mask"
+        ]
+
+    assert mask(["one", "two"]) is None
+    padded = mask(["one", "three"])
+    assert padded is not None
+    assert padded.sum(dim=1).tolist() == [padded.shape[1] - 2, padded.shape[1]]
+
+
+def test_an_answer_keeps_the_prompts_queries_and_keys(case: Case) -> None:
+    """Decoding steps come later and do not overwrite them; the vision tower leaves none."""
+    with tapped(LAYERS) as tap:
+        vision = case.encode("video")
+        assert not tap.queries
+        case.lvlm.answer("what?", vision, max_new_tokens=3)
+    length = case.lvlm.chats.inputs([case.lvlm.chats.write("what?", vision)], vision)["input_ids"].shape[1]
+    assert {query.shape[2] for query in tap.queries.values()} == {length}
+    assert {key.shape[2] for key in tap.keys.values()} == {length}
+
+
+def test_the_gradient_survives_gradient_checkpointing(case: Case) -> None:
+    vision = case.encode("image", 2)
+    lvlm, text_model = case.lvlm, case.lvlm.model.model.language_model
+    prompt = torch.randn(3, lvlm.hidden_size, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+    def gradient() -> torch.Tensor:
+        taken = lvlm.attend(["where?"] * 2, vision, layers=LAYERS, soft_prompt=prompt)
+        maps = visual_map(streaming_rollout(taken, LAYERS, heads="mean"), taken.token_indices, vision.grid)
+        return torch.autograd.grad(maps[..., 0].sum(), prompt)[0]
+
+    expected = gradient()
+    text_model.activation_checkpointing_enable()
+    lvlm.model.train()
+    try:
+        again = gradient()
+    finally:
+        lvlm.model.eval()
+        text_model.activation_checkpointing_disable()
+    assert torch.allclose(again, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_grounding_pass_makes_no_logits(case: Case) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("words were asked for in a grounding pass")
+
+    hook = case.lvlm.model.lm_head.register_forward_pre_hook(refuse)
+    case.lvlm.attend(["where?"], case.encode("video"), layers=LAYERS)
+    hook.remove()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_are_typed_are_text(case: Case, kind: VisionKind) -> None:
+    """The typed chat is, token by token, the one of harmless text with other words in its middle."""
+    lvlm, vision = case.lvlm, case.encode(kind, 1)
+    tokenizer = lvlm.processor.tokenizer
+    special = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()})
+    assert lvlm.family.token(kind) in special
+    assert lvlm.family.soft_token(kind) in special
+    prompt = torch.zeros(2, lvlm.hidden_size)
+    harmless, typed = (
+        lvlm.chats.inputs([lvlm.chats.write(f"the {text} dog", vision, soft_tokens=2)], vision)["input_ids"][
+            0
+        ]
+        for text in ("", "".join(special) * 2)
+    )
+    ids = torch.tensor(sorted(tokenizer.added_tokens_decoder))
+    assert torch.equal(typed[torch.isin(typed, ids)], harmless[torch.isin(harmless, ids)])
+    text = tokenizer.decode(typed[~torch.isin(typed, ids)])
+    for token in special:
+        assert f"{token[0]} {token[1:]}" in text
+    assert lvlm.attend([f"the {special[0]}"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    assert isinstance(lvlm.answer(f"the {special[0]}", vision, max_new_tokens=2).text, str)
+
+
+def test_a_processor_that_writes_too_few_tokens_is_an_error(case: Case) -> None:
+    vision = case.encode("image", 1)
+    fewer = replace(vision, text=vision.text.replace(case.lvlm.family.token("image"), "", 1))
+    with pytest.raises(ModelError, match="use the processor that belongs to the model"):
+        case.lvlm.attend(["where?"], fewer, layers=LAYERS)
+
+
+def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:
+    attention = case.lvlm.model.model.language_model.layers[LAYERS[0]].self_attn
+    if case.lvlm.family.model_type == "qwen3_vl":
+        assert not hasattr(attention, "sliding_window")  # none of this family's has one
+        return
+    before = attention.sliding_window
+    attention.sliding_window = 4
+    try:
+        with pytest.raises(ModelError, match="sliding windows"):
+            case.lvlm.attend(["where?"], case.encode("video"), layers=LAYERS)
+    finally:
+        attention.sliding_window = before
+
+
+def test_an_unknown_family_and_a_foreign_tokenizer_are_told(case: Case) -> None:
+    with pytest.raises(ModelError, match="supported types are: internvl, llava_onevision, qwen2_5_vl"):
+        family_of("mystery")
+    foreign = SimpleNamespace(**{**vars(case.processor), "tokenizer": byte_tokenizer(["<|im_end|>"])})
+    with pytest.raises(ModelError, match="does not know"):
+        LVLM(case.model, foreign, "x")
+
+
+# --- the whole way
+
+
+def test_a_proposal_with_every_family(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "lvlm").mkdir()
+    case.model.save_pretrained(tmp_path / "lvlm")
+    case.processor.save_pretrained(tmp_path / "lvlm")
+    torch.manual_seed(1)
+    sam2 = build_sam2(SMALL_SAM2)
+    sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
+    save_sam2(sam2.state_dict(), SMALL_SAM2, tmp_path / "sam2")
+    generator = torch.Generator().manual_seed(2)
+    pair = [torch.randn(3, case.lvlm.hidden_size, generator=generator) for _ in range(2)]
+    SoftPrompts(*pair).save(tmp_path / "soft_prompts")
+    card = {
+        "name": "tiny",
+        "lvlm": "lvlm",
+        "sam2": "sam2",
+        "soft_prompts": "soft_prompts",
+        "keyframes": 5,
+        "video_tokens": 8,
+        "frame_tokens": TINY[case.lvlm.family.model_type].frame_tokens,
+        "pipeline": {"max_new_tokens": 3, "alternatives": 2, "max_candidates": 2},
+    }
+    (tmp_path / "preset.json").write_text(json.dumps(card))
+    steerseg = SteerSeg.from_pretrained(tmp_path, device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 40, 60, 3), dtype=np.uint8)
+    proposal = steerseg.propose(video_from_frames(pixels, fps=5), "the thing that moves")
+    assert proposal.best.masks.shape == (6, 40, 60)
+    maps = proposal.maps
+    assert maps.frame is not None
+    assert maps.video is not None
+    slices = math.ceil(5 / steerseg.lvlm.family.temporal_merge)
+    assert (maps.frame.shape[0], maps.video.shape[0], maps.fused.shape[0]) == (5, slices, 5)
+    assert maps.fused.shape == maps.frame.shape
+    assert -1 <= proposal.best.score <= 1
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_layout_of_patches_is_what_the_tower_would_count(
+    family: str, kind: VisionKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_lvlm(tmp_path, family)
+    lvlm = LVLM.from_pretrained(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for height, width in ((100, 150), (150, 100), (100, 150)):
+        sizes = lvlm.family.sizes(height, width, video_tokens=24, frame_tokens=96)
+        shape = (3, 3, *(sizes.video if kind == "video" else sizes.picture))
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        told = lvlm.encode_vision(pixels, kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(qwen_vl, "patch_layout", lambda *_: {})
+            counted = lvlm.encode_vision(pixels, kind)
+        assert torch.equal(told.tokens, counted.tokens)
+
+
+# --- what docs/adding-a-backbone.md promises
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_is_at_most_eighty_lines(family: str) -> None:
+    lines = inspect.getsource(inspect.getmodule(FAMILIES[family]) or FAMILIES[family]).splitlines()
+    code = [line for line in lines if line.strip() and not line.strip().startswith(("#", '"""'))]
+    assert len(code) <= 80
+
+
+def test_every_family_and_preset_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "adding-a-backbone.md").read_text()
+    for name in (*FAMILIES, *BUILT_IN):
+        assert f"`{name}`" in page

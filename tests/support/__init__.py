@@ -1,0 +1,1 @@
+"""What several tests share: fixtures, worlds, stand-ins and drivers."""
