@@ -36,6 +36,9 @@ class PipelineConfig:
             first attribute below it is left out, with all that follow. 0 keeps every attribute, as the method does
             (our choice otherwise): a word that the model has never met, such as a team's own, makes it name some
             other object, and maps follow that name.
+        background: Whether what a question about the background looks at is taken away from the maps (DecAF). It
+            removes attention that no question moves, such as a sink in a corner, and doubles the grounding passes.
+            Off in the method.
     """
 
     keyframes: int = 16
@@ -51,6 +54,7 @@ class PipelineConfig:
     alternatives: int = 3
     max_new_tokens: int = 128
     attribute_confidence: float = 0.0
+    background: bool = False
 
 
 @dataclass(frozen=True)

@@ -166,14 +166,20 @@ def rolled_map(
     return visual_map(rollout, inputs.token_indices, vision.grid)
 
 
-def frame_map_from(rollout: torch.Tensor) -> torch.Tensor:
-    """Raw frame rollouts (K, h, w) -> the normalised frame map."""
-    return min_max(smooth(rollout, FRAME_KERNEL), per_frame=True)
+def frame_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
+    """Raw frame rollouts (K, h, w), less those of the background where given -> the normalised frame map."""
+    return min_max(_contrast(rollout, background, FRAME_KERNEL), per_frame=True)
 
 
-def video_map_from(rollout: torch.Tensor) -> torch.Tensor:
-    """A raw video rollout (t, h, w) -> the normalised video map."""
-    return min_max(smooth(rollout, VIDEO_KERNEL), per_frame=False)
+def video_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
+    """A raw video rollout (t, h, w), less that of the background where given -> the normalised video map."""
+    return min_max(_contrast(rollout, background, VIDEO_KERNEL), per_frame=False)
+
+
+def _contrast(rollout: torch.Tensor, background: torch.Tensor | None, kernel: int) -> torch.Tensor:
+    """A smoothed rollout, and of it what is above the background's (DecAF)."""
+    smoothed = smooth(rollout, kernel)
+    return smoothed if background is None else (smoothed - smooth(background, kernel)).clamp_min(0)
 
 
 def spread_video_map(
@@ -198,8 +204,21 @@ def fuse(
     return min_max(spread if frame is None else 0.5 * (frame + spread), per_frame=False)
 
 
+@dataclass(frozen=True)
+class Rollouts:
+    """What the response token of one question takes from each visual token of the keyframes.
+
+    Attributes:
+        frame: (K, h, w) float32, not negative; ``None`` when only video granularity is used.
+        video: (ceil(K / 2), h', w') float32, not negative; ``None`` when only frame granularity is used.
+    """
+
+    frame: torch.Tensor | None
+    video: torch.Tensor | None
+
+
 @torch.no_grad()
-def ground(
+def roll_out(
     lvlm: LVLM,
     context: VisionContext,
     question: str,
@@ -210,13 +229,13 @@ def ground(
     frame_batch: int | None = None,
     prefixes: VideoPrefixes | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
-) -> GroundingMaps:
-    """Ask the grounding question and read where the response token attends.
+) -> Rollouts:
+    """Ask a question and read where the response token attends.
 
     Args:
         lvlm: The frozen model.
         context: Visual tokens of the keyframes.
-        question: The grounding question with expression and attributes in it.
+        question: Asked about the video, and about each keyframe.
         soft_prompts: They steer the attention; ``None`` for the raw attention.
         config: Granularity and head weighting.
         layers: Text layers of the rollout.
@@ -227,7 +246,7 @@ def ground(
     passes = _Passes(lvlm, question, soft_prompts, config.heads, tuple(layers), prefixes)
     video = frame = None
     if config.granularity != "frame":
-        video = video_map_from(passes.rollout(context.video, 1, "video")[0])
+        video = passes.rollout(context.video, 1, "video")[0]
         tick(0.2)
     if config.granularity != "video":
         count = len(context.keyframes)
@@ -237,14 +256,79 @@ def ground(
             images = context.frames[start : start + batch]
             parts.append(passes.rollout(images, len(images), (start, len(images)))[:, 0])
             tick(min(1.0, 0.2 + 0.8 * (start + len(images)) / count))
-        frame = frame_map_from(torch.cat(parts))
-    fused = fuse(frame, video, len(context.keyframes), lvlm.family.temporal_merge)
+        frame = torch.cat(parts)
+    return Rollouts(frame, video)
+
+
+def maps_from(
+    rollouts: Rollouts, background: Rollouts | None, keyframes: Sequence[int], temporal_merge: int
+) -> GroundingMaps:
+    """Smooth, normalise and fuse what was rolled out, on the CPU.
+
+    Args:
+        rollouts: Of the grounding question.
+        background: Of the question about the background, which is taken away; ``None`` for the plain maps.
+        keyframes: Their indices in the video.
+        temporal_merge: Frames of a slice of the video.
+    """
+    behind = background or Rollouts(None, None)
+    frame = None if rollouts.frame is None else frame_map_from(rollouts.frame, behind.frame)
+    video = None if rollouts.video is None else video_map_from(rollouts.video, behind.video)
+    fused = fuse(frame, video, len(keyframes), temporal_merge)
     return GroundingMaps(
-        keyframes=context.keyframes,
+        keyframes=tuple(keyframes),
         frame=None if frame is None else frame.cpu(),
         video=None if video is None else video.cpu(),
         fused=fused.cpu(),
     )
+
+
+def ground(
+    lvlm: LVLM,
+    context: VisionContext,
+    question: str,
+    soft_prompts: SoftPrompts | None,
+    config: PipelineConfig,
+    *,
+    layers: Sequence[int],
+    background: str | None = None,
+    frame_batch: int | None = None,
+    prefixes: VideoPrefixes | None = None,
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> GroundingMaps:
+    """Ask the grounding question and make maps of where the response token attends.
+
+    Args:
+        lvlm: The frozen model.
+        context: Visual tokens of the keyframes.
+        question: The grounding question with expression and attributes in it.
+        soft_prompts: They steer the attention; ``None`` for the raw attention.
+        config: Granularity and head weighting.
+        layers: Text layers of the rollout.
+        background: A question whose attention is taken away from the maps; nothing is where left out. Soft prompts
+            do not steer it: they are trained to find the object whatever is asked.
+        frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
+        prefixes: Keeps the parts of the passes that do not depend on the question; nothing is kept where left out.
+        tick: Called with the fraction done.
+    """
+    share = 1.0 if background is None else 0.5
+
+    def asked(text: str, steering: SoftPrompts | None, done: float) -> Rollouts:
+        return roll_out(
+            lvlm,
+            context,
+            text,
+            steering,
+            config,
+            layers=layers,
+            frame_batch=frame_batch,
+            prefixes=prefixes,
+            tick=lambda fraction: tick(done + share * fraction),
+        )
+
+    rollouts = asked(question, soft_prompts, 0.0)
+    behind = None if background is None else asked(background, None, share)
+    return maps_from(rollouts, behind, context.keyframes, lvlm.family.temporal_merge)
 
 
 @dataclass(frozen=True)

@@ -426,6 +426,7 @@ class SteerSeg:
             soft_prompts,
             config,
             layers=self.layers,
+            background=self.texts.background_question(expression) if config.background else None,
             frame_batch=self.preset.frame_batch,
             prefixes=features.prefixes,
             tick=lambda fraction: report("grounding", fraction),

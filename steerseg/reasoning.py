@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes
@@ -18,7 +18,7 @@ MAX_EXPRESSION_LENGTH = 1000
 
 @dataclass(frozen=True)
 class PromptTexts:
-    """The two questions, as templates. A preset may bring its own.
+    """The questions, as templates. A preset may bring its own.
 
     Braces of the text itself are doubled. A question is plain text: special tokens in it are read as text.
 
@@ -26,6 +26,7 @@ class PromptTexts:
         reasoning: Asks for attributes; ``{expression}`` is filled in.
         grounding: Asks for the main object given ``{expression}`` and ``{attributes}``.
         grounding_without_attributes: The same where there are none.
+        background: Asks for what is not the object of ``{expression}``, for maps without the background.
 
     Raises:
         ConfigError: A question cannot be filled in.
@@ -45,6 +46,10 @@ class PromptTexts:
     )
     grounding_without_attributes: str = (
         'Expression: "{expression}"\nWhat is the main object mentioned in the given expression?'
+    )
+    background: str = (
+        'Expression: "{expression}"\n'
+        "Describe the background of this video in a few words, without what the given expression mentions."
     )
 
     def __post_init__(self) -> None:
@@ -69,6 +74,14 @@ class PromptTexts:
         if not attributes:
             return self.grounding_without_attributes.format(expression=expression)
         return self.grounding.format(expression=expression, attributes=", ".join(attributes))
+
+    def background_question(self, expression: str) -> str:
+        """The question whose attention is taken away from that of the grounding question."""
+        return self.background.format(expression=expression)
+
+    def described(self, *, background: bool) -> dict[str, str]:
+        """The questions by name; that about the background only where it is asked."""
+        return {name: text for name, text in asdict(self).items() if background or name != "background"}
 
 
 def check_expression(expression: str | None) -> str:

@@ -27,17 +27,19 @@ def add_dataset_options(parser: argparse.ArgumentParser, others: str, *, default
     parser.add_argument("--root", metavar="DIR", type=Path, help="folder of that public dataset")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose preset, device and models."""
+def add_model_options(parser: argparse.ArgumentParser, *, segmenter: bool = True) -> None:
+    """Add the options that choose preset, device and models; ``segmenter`` for commands that use SAM 2."""
     models = parser.add_argument_group("models")
     models.add_argument("--preset", default="demo", help="name or folder of a preset (default: demo)")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    models.add_argument(
-        "--sam2",
-        metavar="ID",
-        help="another SAM 2 than the preset's: facebook/sam2-hiera-SIZE or facebook/sam2.1-hiera-SIZE with a SIZE "
-        "of tiny, small, base-plus or large, or a folder",
-    )
+    parser.set_defaults(sam2=None)
+    if segmenter:
+        models.add_argument(
+            "--sam2",
+            metavar="ID",
+            help="another SAM 2 than the preset's: facebook/sam2-hiera-SIZE or facebook/sam2.1-hiera-SIZE with a "
+            "SIZE of tiny, small, base-plus or large, or a folder",
+        )
     models.add_argument(
         "--quantise",
         choices=get_args(Quantisation),
@@ -56,15 +58,28 @@ def preset_from(options: argparse.Namespace) -> Preset:
     return open_preset(options.preset, sam2=options.sam2, quantise=options.quantise)
 
 
-def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Add the switches of :class:`PipelineConfig`; what is not given stays as the preset has it."""
+def add_method_options(parser: argparse.ArgumentParser, *, ranked: bool = True) -> None:
+    """Add the switches of :class:`PipelineConfig`; what is not given stays as the preset has it.
+
+    Args:
+        parser: Of the subcommand.
+        ranked: Whether the subcommand goes on from the maps, and reasons before them.
+    """
     method = parser.add_argument_group("method", "What is not given is as the preset says.")
-    method.add_argument("--no-reasoning", action="store_true", help="skip the step that names attributes")
+    parser.set_defaults(no_reasoning=False, alternatives=None)
+    if ranked:
+        method.add_argument("--no-reasoning", action="store_true", help="skip the step that names attributes")
     method.add_argument("--no-soft-prompts", action="store_true", help="use the model's attention unsteered")
     method.add_argument("--granularity", choices=get_args(Granularity), help="which grounding maps are used")
     method.add_argument("--heads", choices=get_args(Heads), help="how attention heads are averaged")
+    method.add_argument(
+        "--background",
+        action="store_true",
+        help="take away what a question about the background looks at; against attention sinks, takes longer",
+    )
     method.add_argument("--keyframes", type=positive, metavar="N", help="frames the language model sees")
-    method.add_argument("--alternatives", type=positive, metavar="N", help="most tracklets in the result")
+    if ranked:
+        method.add_argument("--alternatives", type=positive, metavar="N", help="most tracklets in the result")
 
 
 def method_config(options: argparse.Namespace, base: PipelineConfig) -> PipelineConfig:
@@ -78,6 +93,8 @@ def method_config(options: argparse.Namespace, base: PipelineConfig) -> Pipeline
         changes["reasoning"] = False
     if options.no_soft_prompts:
         changes["soft_prompts"] = False
+    if options.background:
+        changes["background"] = True
     return replace(base, **changes)
 
 

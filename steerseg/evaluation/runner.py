@@ -75,7 +75,6 @@ def describe_runs(
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,
             "seconds_per_slice": preset.seconds_per_slice,
-            "prompts": asdict(preset.texts),
         },
     }
     # Only where they are set, so that results from before these settings were made keep their identity.
@@ -93,10 +92,15 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
             digest=prompts.digest, tokens=prompts.frame.shape[0], placement=prompts.placement
         )
     config = asdict(variant.config(preset.config))
+    grounding = {**common["grounding"], "prompts": preset.texts.described(background=config["background"])}
+    # What plays no part is left out: results from before there was such a setting keep their identity.
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
-        # It plays no part, and results from before there was one keep their identity.
         del config["attribute_confidence"]
-    return Run(**common, variant=variant.name, config=config, soft_prompts=described)
+    if not config["background"]:
+        del config["background"]
+    return Run(
+        **{**common, "grounding": grounding}, variant=variant.name, config=config, soft_prompts=described
+    )
 
 
 def environment(device: str) -> dict[str, str]:

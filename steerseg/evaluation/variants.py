@@ -10,7 +10,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.soft_prompts import SoftPrompts
 
-Group = Literal["main", "granularity", "heads", "frame weight", "soft prompts"]
+Group = Literal["main", "granularity", "heads", "frame weight", "background", "soft prompts"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ ABLATIONS = (
         )
         for tenth in range(11)
     ),
+    Variant("background", "background taken away", "background", {**_FULL, "background": True}),
 )
 
 

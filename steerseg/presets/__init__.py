@@ -98,8 +98,8 @@ class Preset(BaseModel):
             raise ConfigError(f"preset {self.name!r}: {error}") from None
         except TypeError as error:
             raise ConfigError(
-                f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding and "
-                "grounding_without_attributes."
+                f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding, "
+                "grounding_without_attributes and background."
             ) from None
 
     @property

@@ -184,7 +184,7 @@ def _describe(
         "video_tokens": preset.video_tokens,
         "frame_tokens": preset.frame_tokens,
         "quantise": preset.quantise,
-        "prompts": asdict(preset.texts),
+        "prompts": preset.texts.described(background=False),
         "batch": batch,
         "recipe": choices,
         "schedule": asdict(schedule),

@@ -14,6 +14,7 @@ from ml_backend.expressions import (
 )
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.reporter import SilentReporter
+from tests.support.proposal_targets import propose
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from steerseg.config import PipelineConfig
-from steerseg.grounding import VisionContext, encode_keyframes, fuse, ground, min_max, smooth
+from steerseg.grounding import (
+    VisionContext,
+    encode_keyframes,
+    fuse,
+    ground,
+    min_max,
+    roll_out,
+    smooth,
+)
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.families.base import video_grid
 from steerseg.soft_prompts import SoftPrompts
@@ -73,3 +81,34 @@ def test_fused_repeats_each_video_slice_for_its_two_frames() -> None:
     assert fused.shape == (3, 4, 4)
     assert fused[:2].abs().sum() == 0
     assert fused[2].amax() == 1
+
+
+def test_the_background_is_taken_away_before_maps_are_scaled(tiny_lvlm: LVLM, context: VisionContext) -> None:
+    """As DecAF contrasts them: the difference of the smoothed rollouts, where it is positive."""
+    config = PipelineConfig()
+    prompts = SoftPrompts(torch.randn(3, tiny_lvlm.hidden_size), torch.randn(3, tiny_lvlm.hidden_size))
+    questions = ("where?", "and behind it?")
+    plain = ground(tiny_lvlm, context, questions[0], prompts, config, layers=(2, 3))
+    contrasted = ground(
+        tiny_lvlm, context, questions[0], prompts, config, layers=(2, 3), background=questions[1]
+    )
+    asked = roll_out(tiny_lvlm, context, questions[0], prompts, config, layers=(2, 3))
+    behind = roll_out(tiny_lvlm, context, questions[1], None, config, layers=(2, 3))
+    assert asked.video is not None
+    assert asked.frame is not None
+    assert behind.video is not None
+    assert behind.frame is not None
+    video = min_max((smooth(asked.video, 3) - smooth(behind.video, 3)).clamp(min=0), per_frame=False)
+    frame = min_max((smooth(asked.frame, 7) - smooth(behind.frame, 7)).clamp(min=0), per_frame=True)
+    assert contrasted.video is not None
+    assert contrasted.frame is not None
+    assert torch.equal(contrasted.video, video)
+    assert torch.equal(contrasted.frame, frame)
+    assert torch.equal(contrasted.fused, fuse(frame, video, 5, 2))
+    assert not torch.equal(contrasted.fused, plain.fused)
+
+
+def test_a_map_without_its_own_sinks_is_empty(tiny_lvlm: LVLM, context: VisionContext) -> None:
+    """What no question moves is taken away whole."""
+    maps = ground(tiny_lvlm, context, "where?", None, PipelineConfig(), layers=(2, 3), background="where?")
+    assert maps.fused.abs().sum() == 0

@@ -66,13 +66,14 @@ def test_what_is_not_given_stays_as_the_preset_says() -> None:
 
 def test_every_switch_of_the_method() -> None:
     options = parsed(
-        *("--no-reasoning", "--no-soft-prompts", "--granularity", "video", "--heads", "mean"),
+        *("--no-reasoning", "--no-soft-prompts", "--background", "--granularity", "video", "--heads", "mean"),
         *("--keyframes", "4", "--alternatives", "1"),
     )
     assert method_config(options, PipelineConfig()) == replace(
         PipelineConfig(),
         reasoning=False,
         soft_prompts=False,
+        background=True,
         granularity="video",
         heads="mean",
         keyframes=4,
