@@ -301,7 +301,9 @@ def test_every_page_reads_well(reader: Reader) -> None:
 
 def test_what_was_accepted_is_exported(desk: Desk, tmp_path: Path) -> None:
     settings = desk.service.settings
-    exporter = Exporter(settings, desk.service.database, MediaLoader(settings), lambda: load_tracker(settings))
+    exporter = Exporter(
+        settings, desk.service.database, MediaLoader(settings), lambda: load_tracker(settings)
+    )
     report = exporter.export(PROJECT, ExportOptions("youtube-vos", tmp_path / "out"))
     assert (len(report.sequences), report.warnings) == (2, ())
     samples = open_dataset(str(tmp_path / "out"), "train")
