@@ -203,6 +203,9 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             DROP INDEX ix_events_dispatched_at;
             ALTER TABLE events DROP COLUMN dispatched_at;
             DROP TABLE alembic_version;
+            DROP TABLE trials;
+            DROP TABLE promotions;
+            DROP TABLE refinements;
             UPDATE schema_version SET version = 2;
             """
         )
