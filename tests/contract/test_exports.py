@@ -27,7 +27,8 @@ _OTHERS = {
 
 def _export(backend: Backend, output: Path, project: int, format_: str, *options: str) -> Ended:
     return run_command(
-        *("steerseg-backend", "export", project, "--format", format_, "--output", output, *options),
+        "steerseg-backend",
+        *("export", project, "--format", format_, "--output", output, *options),
         *("--data-dir", backend.data_dir, "--local-files-root", backend.data_dir.parent / "media"),
     )
 
@@ -50,7 +51,8 @@ def test_options(talked: tuple[Backend, Answers], golden: Golden, tmp_path: Path
 @pytest.mark.parametrize("project", [VIDEO, FRAMES])
 def test_corrections(talked: tuple[Backend, Answers], golden: Golden, tmp_path: Path, project: int) -> None:
     ended = run_command(
-        *("steerseg-backend", "corrections", project, "--data-dir", talked[0].data_dir),
+        "steerseg-backend",
+        *("corrections", project, "--data-dir", talked[0].data_dir),
         *("--export", tmp_path / "out"),
     )
     assert ended.status == 0, ended.errors

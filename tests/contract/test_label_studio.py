@@ -117,7 +117,8 @@ def test_what_webhooks_lost_is_read(there: LabelStudio, golden: Golden, tmp_path
         backend.post("/setup", setup(_CLICK))
         masks = results_of(backend.post("/predict", batch(_CLICK)))
         backend.settle()
-    for number, fields in enumerate(({}, {"was_cancelled": True}, {"result": masks[:2]})):
+    changes: tuple[dict[str, Any], ...] = ({}, {"was_cancelled": True}, {"result": masks[:2]})
+    for number, fields in enumerate(changes):
         task = task_of(_CLICK, 5 + number)
         there.add("tasks", {**task, "project": FRAMES, "total_annotations": 1})
         event = submitted(30 + number, task, masks, FRAMES, with_prompts(), **fields)

@@ -118,7 +118,7 @@ def test_names_of_settings(predicted: Backend, golden: Golden) -> None:
 
 
 def test_files_of_pages(predicted: Backend, golden: Golden) -> None:
-    told = {}
+    told: dict[str, dict[str, Any]] = {}
     for path in (
         *("/static/pages.css", "/static/pages.js", "/static/icon.svg"),
         *(f"/pages/proposals/1/{keyframe}/{view}.jpg" for keyframe in (0, 1, 2) for view in _VIEWS),

@@ -63,7 +63,8 @@ def test_proposals(
 
 def test_the_command_without_reasoning(folders: list[Path], golden: Golden, tmp_path: Path) -> None:
     ended = run_command(
-        *("steerseg", "segment", folders[0], _EXPRESSIONS[0], "-o", tmp_path / "out", "--device", "cpu"),
+        "steerseg",
+        *("segment", folders[0], _EXPRESSIONS[0], "-o", tmp_path / "out", "--device", "cpu"),
         *("--keyframes", 4, "--alternatives", 1, "--no-reasoning", "--no-soft-prompts", "--fps", 10),
     )
     assert ended.status == 0, ended.errors
