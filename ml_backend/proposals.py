@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,7 @@ class StoredProposal:
     """A proposal; see :class:`steerseg.pipeline.Proposal`.
 
     Attributes:
-        tracklets: Best first; empty when nothing was found.
+        tracklets: Best first; empty where there is none.
         pts: (T,) presentation times in seconds.
     """
 
@@ -131,7 +132,7 @@ class ProposalFiles:
             if stored["format"] != FORMAT:
                 raise ValueError(f"format {stored['format']}, expected {FORMAT}")
             return _ADAPTER.validate_python(stored)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"the stored proposal {path} cannot be read ({type(error).__name__}); it is made anew"
             ) from error

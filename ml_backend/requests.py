@@ -152,7 +152,7 @@ class _DraftBody(_Body):
 
     @property
     def annotator(self) -> int | None:
-        """Label Studio's number of the person, of whom it tells "name email, number" only."""
+        """The person's number in Label Studio, which sends "name email, number" only."""
         number = self.created_username.rpartition(", ")[2]
         return int(number) if number.isascii() and number.isdigit() else None
 
@@ -217,7 +217,7 @@ class PredictRequest(_Body):
 
     @property
     def deliver_late(self) -> bool:
-        """Whether the backend stores what is not ready in time.
+        """Whether the backend stores predictions that are not ready in time.
 
         Our own command line says no, since it waits and stores by itself; Label Studio says nothing.
         """

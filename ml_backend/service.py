@@ -194,12 +194,12 @@ class Service:
             self.connections.learn(request.project_id, request.access_token)
             self.deliverer.loop.notify()
         self.ingestor.introduce(request.project_id)
-        # After it was noted, so that a later /predict of the project says what is wrong as well.
+        # After it was noted, so that a later /predict of the project reports the same fault.
         parse_controls(request.label_config)
         return self._versions.current(request.project_id).name
 
     def _note_project(self, request: SetupRequest) -> None:
-        """Note what is new; Label Studio introduces a project over and over."""
+        """Save a project where something changed; Label Studio introduces it over and over."""
         known = self._projects.find(request.project_id)
         hostname = request.hostname or (known.hostname if known else "")
         extra_params = request.extra_params
@@ -368,7 +368,7 @@ class Service:
             raise RequestError(
                 409,
                 f"job {name} cannot be cancelled: it has ended, or another process has it",
-                "GET /jobs lists what is under way.",
+                "GET /jobs lists the jobs that are under way.",
             )
         log.info("job %s is cancelled on request", name)
 

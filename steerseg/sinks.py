@@ -136,6 +136,10 @@ class SinkMeter:
         questions = [(preset.texts.grounding_question(expression, ()), self._soft_prompts)]
         if self._config.background:
             questions.append((preset.texts.background_question(expression), None))
+
+        def part(index: int) -> Callable[[float], None]:
+            return lambda fraction: tick(0.3 + 0.7 * (index + fraction) / len(questions))
+
         rolled = [
             roll_out(
                 self._lvlm,
@@ -145,7 +149,7 @@ class SinkMeter:
                 self._config,
                 layers=self._layers,
                 frame_batch=preset.frame_batch,
-                tick=lambda fraction, index=index: tick(0.3 + 0.7 * (index + fraction) / len(questions)),
+                tick=part(index),
             )
             for index, (question, steering) in enumerate(questions)
         ]
@@ -153,7 +157,9 @@ class SinkMeter:
         maps = {"frame, raw": rolled[0].frame, "video, raw": rolled[0].video}
         maps["fused"] = maps_from(rolled[0], None, keyframes, family.temporal_merge).fused
         if self._config.background:
-            maps["fused, less background"] = maps_from(*rolled, keyframes, family.temporal_merge).fused
+            maps["fused, less background"] = maps_from(
+                rolled[0], rolled[1], keyframes, family.temporal_merge
+            ).fused
         return {
             name: SinkShares.of(one.cpu()) for name, one in maps.items() if one is not None and one.sum() > 0
         }

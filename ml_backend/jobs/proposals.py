@@ -137,7 +137,7 @@ class Proposer:
         return len(kept)
 
     def stop(self) -> None:
-        """What is cancelled from now on is so because the server ends: it stays in the queue for the next one."""
+        """Leave jobs that are cancelled from now on in the queue: the server ends, and the next goes on with them."""
         self._stopping = True
 
     def request(

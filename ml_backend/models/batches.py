@@ -1,4 +1,4 @@
-"""Which examples a step of training takes: each pool's share, in an order that the seed alone decides."""
+"""The examples of a training step: each pool's share, in an order that the seed alone decides."""
 
 from __future__ import annotations
 

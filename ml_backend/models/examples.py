@@ -15,7 +15,7 @@ Masks = Mapping[int, RLE | None]
 
 
 class Pool(enum.StrEnum):
-    """Where an example comes from, which decides how often it is drawn."""
+    """The origin of an example, which decides how often it is drawn."""
 
     NEW = "new"  # the champion has not seen it
     OLD = "old"  # the champion was trained on it
@@ -24,7 +24,7 @@ class Pool(enum.StrEnum):
 
 @dataclass(frozen=True)
 class TaskRef:
-    """What loads an example's media again; see :class:`ml_backend.label_studio.task_media.MediaLoader`."""
+    """A task, as far as :class:`ml_backend.label_studio.task_media.MediaLoader` needs it to load its media again."""
 
     task_id: int
     data: Mapping[str, Any] = field(repr=False)
@@ -38,19 +38,19 @@ class CorrectionExample:
     Attributes:
         key: Identifies it within a refinement: the correction and its revision.
         correction: Number of the correction.
-        revision: The revision that was taken.
+        revision: Revision of the correction.
         video: Digest of the media: videos are what is split, and what the bootstrap draws.
-        expression: What is asked for.
+        expression: The expression.
         pool: Whether the champion has seen it.
         weight: Weight of the example, in [0, 1].
-        truth: What is to be learned; frames that nobody knows are missing.
+        truth: The masks to learn; frames that nobody knows are missing.
         shares: How much each frame of ``truth`` counts within the example, in [0, 1].
         decided: Frames of ``truth`` that an annotator decided: those a candidate is judged by.
         rejected: Masks that are wrong answers.
         num_frames: Number of frames of the media.
         height: Height of its frames, in pixels.
         width: Width of its frames, in pixels.
-        task: What loads the media.
+        task: Loads the media.
     """
 
     key: str
@@ -94,7 +94,7 @@ class ReplayExample:
 
     @property
     def pool(self) -> Pool:
-        """Where it comes from."""
+        """Its origin."""
         return Pool.PRESET
 
     @property

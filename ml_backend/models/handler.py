@@ -1,7 +1,7 @@
-"""What a model process does: answer requests for proposals, masks and slices of refinements with one loaded preset.
+"""The handler of a model process: it answers requests for proposals, masks and slices of refinements.
 
-It imports torch: the server never imports it, and names it to the process by
-:class:`ml_backend.models.workers.ModelFactory`.
+It holds one loaded preset. It imports torch, so that the server never imports it:
+:class:`ml_backend.models.workers.ModelFactory` names it to the process.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class ModelHandler:
         """
         if not compiled and self._steerseg.lvlm.device.type != "cuda":
             return
-        log.info("the first proposal compiles what the models need%s", ", SAM 2 too" if compiled else "")
+        log.info(
+            "the first proposal compiles what the models need%s", ", the segmenter too" if compiled else ""
+        )
         log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
 
     def __call__(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:

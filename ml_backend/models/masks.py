@@ -1,4 +1,4 @@
-"""In the model process: boxes become masks, and decided masks are propagated to the other frames, by SAM 2."""
+"""In the model process: boxes become masks, and decided masks are propagated to the other frames, by the segmenter."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def answer_masks(
     """Answer a request.
 
     Args:
-        tracker: SAM 2.
+        tracker: The tracker over the segmenter.
         video: The decoded media.
         encoded: The same, opened by the tracker.
-        request: What is asked for. Frames beyond the end of the video are passed over.
+        request: The request. Frames beyond the end of the video are passed over.
         reporter: Called with the stages ``boxes`` and ``propagating``.
 
     Raises:
@@ -66,7 +66,7 @@ def answer_masks(
 
 
 def _mask_in_box(tracker: Tracker, encoded: EncodedVideo, frame: int, box: Box) -> NDArray[np.bool_]:
-    """SAM 2's mask of one box; empty where it does not fill the box."""
+    """The segmenter's mask of one box; empty where it does not fill the box."""
     nothing = np.zeros((encoded.height, encoded.width), dtype=bool)
     if box[2] * encoded.width < 1 or box[3] * encoded.height < 1:
         return nothing
@@ -114,7 +114,7 @@ class _ConfidenceSink:
 
 
 def _measured(mask: NDArray[np.bool_], presence: float, logits: torch.Tensor) -> PropagatedFrame:
-    """A propagated mask with SAM 2's certainty times the mask's stability; see :class:`PropagatedFrame`."""
+    """A propagated mask with the segmenter's certainty times the mask's stability; see :class:`PropagatedFrame`."""
     if not mask.any():
         return PropagatedFrame(None, 1.0 - presence)
     wide, narrow = int((logits > -_MARGIN).sum()), int((logits > _MARGIN).sum())

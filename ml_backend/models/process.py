@@ -50,7 +50,7 @@ class ProcessLostError(Exception):
 
 
 class Handler(Protocol[Request_contra, Result_co]):
-    """What a worker does with a request. Built once per process; holds the models."""
+    """Answers requests in a worker. Built once per process; holds the models."""
 
     def __call__(self, request: Request_contra, reporter: Reporter) -> Result_co:
         """Answer one request.
@@ -135,7 +135,7 @@ def _answer(
 
 
 class _Inbox(Generic[RequestT]):
-    """What the server says, sorted.
+    """The commands of the server, sorted.
 
     Attributes:
         commands: Requests to run.
@@ -168,7 +168,7 @@ class _Inbox(Generic[RequestT]):
                     self.yielding.add(job)
 
     def forget(self, job: int) -> None:
-        """Drop what was said about a job that has ended."""
+        """Drop the commands about a job that has ended."""
         self.cancelled.discard(job)
         self.yielding.discard(job)
 

@@ -1,4 +1,4 @@
-"""Where jobs of the models wait, the most urgent first."""
+"""The queue of model jobs, the most urgent first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Priority(enum.IntEnum):
-    """Who goes first; the lowest number does."""
+    """The urgency of a job; the lowest number goes first."""
 
     INTERACTIVE = 0
     BATCH = 1
@@ -30,7 +30,7 @@ class ModelJob(Generic[RequestT, ResultT]):
 
     Attributes:
         number: Its number, in the order of submission.
-        request: What is asked for.
+        request: The request.
         future: Where the end arrives; add callbacks to it or wait on it, but do not cancel it: use
             :meth:`ml_backend.models.executor.Executor.cancel`.
         priority: How urgent it is.
@@ -66,7 +66,7 @@ class ModelJob(Generic[RequestT, ResultT]):
         return self.future.result(timeout)
 
     def note(self, report: JobReport) -> None:
-        """Keep what its worker reports, and pass progress on."""
+        """Keep a report of its worker, and pass progress on."""
         match report:
             case ProgressReport(stage=stage, fraction=fraction):
                 self.stage, self.fraction = stage, fraction
@@ -112,7 +112,7 @@ class JobQueue(Generic[RequestT, ResultT]):
 
     @property
     def closed(self) -> bool:
-        """Whether no job is taken any more."""
+        """Whether it accepts no more jobs."""
         return self._closed
 
     def submit(
@@ -158,7 +158,7 @@ class JobQueue(Generic[RequestT, ResultT]):
         return waited
 
     def put_back(self, job: ModelJob[RequestT, ResultT]) -> None:
-        """Let a job that was taken wait again, at its old position; end it where the queue is closed."""
+        """Let a job wait again, at its old position; end it where the queue is closed."""
         with self._changed:
             if not self._closed:
                 self._push(job)
@@ -183,7 +183,7 @@ class JobQueue(Generic[RequestT, ResultT]):
             return any(entry[0] < priority and entry[1] in self._waiting for entry in self._heap)
 
     def close(self) -> None:
-        """Take no more jobs, and end those that wait with :class:`Cancelled`. May be repeated."""
+        """Accept no more jobs, and end those that wait with :class:`Cancelled`. May be repeated."""
         with self._changed:
             self._closed = True
             left = [entry[-1] for entry in self._heap if entry[-1].number in self._waiting]

@@ -291,6 +291,6 @@ class Refiner:
 
 
 def _pictures(digest: str, keyframes: int, count: int) -> tuple[int, ...]:
-    """Which keyframes of a video are kept as images: the same ones every time."""
+    """The keyframes of a video that are kept as images: the same ones every time."""
     seed = int.from_bytes(hashlib.sha256(digest.encode()).digest()[:8], "big")
     return tuple(sorted(np.random.default_rng(seed).permutation(keyframes)[:count].tolist()))

@@ -1,4 +1,4 @@
-"""What the work of a model process reports while it goes on, and how it learns that it should make way."""
+"""Reports on the work of a model process while it goes on, and the request that it make way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class YieldRequested(Exception):  # noqa: N818 - a request, no fault
 
 
 class Reporter(Protocol):
-    """Where the work on one job reports to. Work calls it often, from the thread that it was called in."""
+    """Receives reports on one job. The work calls it often, from the thread that it was called in."""
 
     def progress(self, stage: str, fraction: float) -> None:
         """Report how far the work is.

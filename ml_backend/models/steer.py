@@ -1,4 +1,4 @@
-"""In the model process: what an annotator clicked, boxed and painted becomes one tracklet, by SAM 2."""
+"""In the model process: what an annotator clicked, boxed and painted becomes one tracklet, by the segmenter."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def answer_steering(
 ) -> SteerAnswer:
     """Answer a request.
 
-    Painted masks and prompted frames condition SAM 2. A prompted frame takes the tracklet's mask there as the answer
-    that its prompts correct. The tracklet's own beginning conditions as well, as long as it agrees with them.
+    Painted masks and prompted frames condition the segmenter. A prompted frame takes the tracklet's mask there as
+    the answer that its prompts correct. The tracklet's own beginning conditions as well, where it agrees with them.
 
     Args:
-        tracker: SAM 2.
+        tracker: The tracker over the segmenter.
         encoded: The video, opened by the tracker.
-        request: What is asked for. Frames beyond the end of the video are passed over.
+        request: The request. Frames beyond the end of the video are passed over.
         progress: Called with the stage ``tracking``.
 
     Raises:
@@ -58,7 +58,7 @@ def answer_steering(
 
 @dataclass(frozen=True)
 class Conditions:
-    """What SAM 2 begins from.
+    """The prompts that the segmenter begins from.
 
     Attributes:
         prompts: One for each frame that conditions; at least one.
@@ -72,7 +72,7 @@ class Conditions:
 
 
 def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest) -> Conditions:
-    """Choose what conditions SAM 2; see :func:`answer_steering`.
+    """Choose what conditions the segmenter; see :func:`answer_steering`.
 
     Masks are decoded one at a time and only where they are looked at: those of a long tracklet would take gigabytes.
 
@@ -120,10 +120,10 @@ def _choose_prompt(
     given: FramePrompt,
     earlier: NDArray[np.bool_] | None,
 ) -> tuple[Prompt, NDArray[np.bool_]] | None:
-    """The prompt for SAM 2 that clicks and a box make, and its mask.
+    """The segmenter's prompt that clicks and a box make, and its mask.
 
     Args:
-        tracker: SAM 2.
+        tracker: The tracker over the segmenter.
         encoded: The video.
         frame: The frame that was prompted.
         given: Its clicks and box.
@@ -144,7 +144,7 @@ def _choose_prompt(
         return None if alone is None else (alone, answered(alone))
     points, labels = given.points, given.labels
     if not pointing:
-        # A click off the object says what to leave out, not what to keep: SAM 2 wants both.
+        # A click off the object says what to leave out, not what to keep: the segmenter wants both.
         points, labels = (_middle(earlier, points), *points), (True, *labels)
     correcting = Prompt(frame=frame, points=points, labels=labels, box=given.box, earlier=earlier)
     if alone is not None and not _touches(given, earlier):
@@ -181,9 +181,9 @@ def _middle(mask: NDArray[np.bool_], avoided: Sequence[tuple[float, float]]) -> 
     return (float(column) + 0.5) / width, (float(row) + 0.5) / height
 
 
-def _anchor(request: SteerRequest, track: Mapping[int, RLE], taken: Collection[int]) -> int | None:
+def _anchor(request: SteerRequest, track: Mapping[int, RLE], used: Collection[int]) -> int | None:
     """The frame of the tracklet so far that conditions beside prompts and paint; ``None`` where none is left."""
-    areas = {t: mask_area(rle) for t, rle in track.items() if t not in taken and t not in request.hidden}
+    areas = {t: mask_area(rle) for t, rle in track.items() if t not in used and t not in request.hidden}
     free = {t: area for t, area in areas.items() if area}
     if request.anchor in free:
         return request.anchor

@@ -1,4 +1,4 @@
-"""What a worker is, and the worker on this machine: a spawned process that owns a device and its models."""
+"""Workers, and the one on this machine: a spawned process that owns a device and its models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class WorkerState(enum.StrEnum):
-    """What a worker is doing."""
+    """The state of a worker."""
 
     STOPPED = "stopped"
     LOADING = "loading"
@@ -82,7 +82,7 @@ class WorkerLostError(Exception):
 
 
 class Worker(Protocol[Request_contra, Result_co]):
-    """What owns a device and its models, and works on one job at a time.
+    """Owns a device and its models, and works on one job at a time.
 
     One thread starts it, begins jobs and waits for their outcome; ``status``, ``cancel``, ``request_yield`` and
     ``interrupt`` may be called from any thread, and return at once.
@@ -107,7 +107,7 @@ class Worker(Protocol[Request_contra, Result_co]):
 
         Args:
             job: Number of the job.
-            request: What is asked for.
+            request: The request.
 
         Raises:
             WorkerLostError: It has died.
@@ -119,7 +119,7 @@ class Worker(Protocol[Request_contra, Result_co]):
 
         Args:
             job: Number of the job.
-            on_report: Called with what it reports meanwhile.
+            on_report: Called with each report on the job meanwhile.
 
         Raises:
             SteerSegError: The job failed or was cancelled.
@@ -361,9 +361,9 @@ def _describe_exit(code: int | None) -> str:
 
 def _rebuild(details: ErrorDetails) -> SteerSegError:
     """The error that a process reported, as its type where it is one of the library's."""
-    found = getattr(steerseg.errors, details.kind, None)
-    if isinstance(found, type) and issubclass(found, SteerSegError):
-        return found(details.message)
+    kind = getattr(steerseg.errors, details.kind, None)
+    if isinstance(kind, type) and issubclass(kind, SteerSegError):
+        return kind(details.message)
     return SteerSegError(details.message)
 
 

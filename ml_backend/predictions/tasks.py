@@ -14,7 +14,7 @@ class TaskStore:
     """The known tasks of one backend. Safe to share between threads and processes.
 
     Args:
-        store: The database.
+        database: The database.
     """
 
     def __init__(self, database: Database) -> None:

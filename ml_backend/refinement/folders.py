@@ -1,4 +1,4 @@
-"""Where refinements keep their files, and what makes room there.
+"""The folders of refinements: room is made there, and one process at a time carries refinements on there.
 
 Below the data folder: ``refinement/<number>`` for each refinement that has not ended, and ``refinement/features``
 for the vision features, which they share.
@@ -6,8 +6,11 @@ for the vision features, which they share.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
+from steerseg.errors import ArtefactError
 from steerseg.runtime.artefacts import explained
 
 FOLDER = "refinement"
@@ -32,3 +35,25 @@ def evict_features(data_dir: Path, limit: int) -> None:
             kept += file.stat().st_size
             if kept > limit:
                 file.unlink()
+
+
+def lock_file(path: Path) -> int | None:
+    """Take the lock of a file, until it is closed or the process ends.
+
+    Returns:
+        The open file; ``None`` where another process has the lock.
+
+    Raises:
+        ArtefactError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be written: {error.strerror}; check STEERSEG_DATA_DIR") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle

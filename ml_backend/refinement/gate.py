@@ -1,4 +1,4 @@
-"""The gate: whether a candidate takes the champion's place, with the reason in words and numbers."""
+"""The gate: whether a candidate replaces the champion, with the reason in text and numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PairedScore:
 
     Attributes:
         key: The example.
-        video: What the bootstrap draws.
+        video: Its video; the bootstrap draws videos.
         weight: How much the example counts.
         candidate: J&F of the candidate, or of the fold's training that stands for it.
         champion: J&F of the champion.
@@ -111,7 +111,7 @@ class Judgement:
     """The gate's decision.
 
     Attributes:
-        outcome: What becomes of the candidate.
+        outcome: How the refinement ends.
         reason: Why, in text and numbers.
         metrics: The numbers.
     """
@@ -151,8 +151,8 @@ def judge(
     ``min_gain``, which allows for a loss, the interval has to lie above that.
 
     Args:
-        held_out: What both are worth on corrections that the compared training has not seen.
-        regression: What both are worth on the replay set's held-out part; may be empty.
+        held_out: J&F of both on corrections that the compared training has not seen.
+        regression: J&F of both on the replay set's held-out part; may be empty.
         recipe: The limits.
         scheme: How the held-out examples were chosen.
     """

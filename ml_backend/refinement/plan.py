@@ -1,4 +1,4 @@
-"""What a refinement learns from and is judged by: corrections as examples, split by video, with a replay.
+"""The plan of a refinement: corrections to learn from and to be judged by, split by video, with a replay.
 
 A plan is made once, at the beginning of a refinement, and kept by :mod:`ml_backend.refinement.plan_file`: whatever
 happens to the corrections meanwhile, an interrupted refinement goes on with the same examples.
@@ -58,14 +58,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a refinement does.
+    """The trainings and trials of a refinement.
 
     Attributes:
         scheme: How the candidate is judged.
         corrections: The examples from corrections by key.
         replayed: Replay clips to learn from, in every training.
-        trainings: What is trained; the last one gives the candidate.
-        held_out: What is tried on held-out videos.
+        trainings: The trainings; the last one gives the candidate.
+        held_out: The trials on held-out videos.
         regression: Replay clips that the candidate must not be worse on.
     """
 

@@ -64,7 +64,7 @@ Ask = Callable[[ModelRequest], ModelAnswer]
 
 @dataclass(frozen=True)
 class RefinementSettings:
-    """What a backend's refinements have in common.
+    """Settings that all refinements of a backend share.
 
     Attributes:
         recipe: How they are made.
@@ -107,7 +107,7 @@ class RefinementRun:
 
     Args:
         refinement: The refinement, waiting or running.
-        settings: What all have in common.
+        settings: Settings of all refinements.
         database: The database.
         line: The prompt versions.
         media: Fetches media.
@@ -209,7 +209,7 @@ class RefinementRun:
         try:
             self._refresh(project)
         except SteerSegError as error:
-            # What is known is enough to begin with; what a webhook lost is found by the next refinement.
+            # The corrections that are known are enough to begin with; the next refinement reads the others.
             log.warning("refinement %d: the project could not be read: %s", self._refinement.id, error)
         begun_at = datetime.now(UTC)
         champion = self._line.champion(project)

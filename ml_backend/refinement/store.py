@@ -24,11 +24,11 @@ class Refinement:
         id: Number of the refinement.
         project_id: Whose champion is refined.
         state: Where it stands.
-        triggers: What asked for it.
-        remembered: What asked for another one while it ran.
+        triggers: Triggers that asked for it.
+        remembered: Triggers that asked for another one while it ran.
         champion_id: The version that it began from; ``None`` for the preset's own prompts.
         base_version: The preset's version that it began under.
-        phase: What it is doing.
+        phase: The phase that it is in.
         done: How much of the phase is done.
         total: How much there is.
         notes: What was left out, and why.
@@ -106,7 +106,7 @@ class RefinementStore:
             return None if row is None else _refinement(row)
 
     def active(self, project_id: int | None = None) -> list[Refinement]:
-        """What waits or runs, oldest first; of all projects where none is named."""
+        """The refinements that wait or run, oldest first; of all projects where none is named."""
         query = select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS))
         if project_id is not None:
             query = query.where(RefinementRow.project_id == project_id)
@@ -122,7 +122,7 @@ class RefinementStore:
             return [_refinement(row) for row in session.scalars(query)]
 
     def last_begun(self, project_id: int) -> datetime | None:
-        """When the newest refinement began that learned from the corrections.
+        """The begin of the newest refinement that learned from the corrections.
 
         One that was cancelled counts too, also before it began: else the next correction would ask for it again.
         """

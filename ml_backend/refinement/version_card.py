@@ -64,7 +64,7 @@ class ExportedVersion(VersionCard):
 
 
 class ReceivedVersion(BaseModel):
-    """What an import needs of an archive's card; whatever else the card says is passed over.
+    """The part of an archive's card that an import needs; whatever else the card says is passed over.
 
     Attributes:
         format: Format of the archive.

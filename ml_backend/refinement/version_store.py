@@ -132,7 +132,7 @@ class VersionStore:
         Args:
             project_id: The project.
             name: The version.
-            by: Who or what asked for it.
+            by: Names the person or the program that asked for it.
 
         Raises:
             VersionError: There is no such version, or it is the champion already.

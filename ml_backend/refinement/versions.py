@@ -60,7 +60,7 @@ class PromptLine:
         return None
 
     def ref(self, version: PromptVersion) -> SoftPromptsRef:
-        """Where the model process finds a version."""
+        """The soft prompts of a version, for the model process."""
         return SoftPromptsRef(self._root / version.path, version.digest)
 
     def keep(self, folder: Path, digest: str) -> str:

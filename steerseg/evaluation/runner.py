@@ -75,6 +75,7 @@ def describe_runs(
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,
             "seconds_per_slice": preset.seconds_per_slice,
+            "prompts": preset.texts.described(background=False),
         },
     }
     # Only where they are set, so that results from before these settings were made keep their identity.
@@ -92,15 +93,14 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
             digest=prompts.digest, tokens=prompts.frame.shape[0], placement=prompts.placement
         )
     config = asdict(variant.config(preset.config))
-    grounding = {**common["grounding"], "prompts": preset.texts.described(background=config["background"])}
     # What plays no part is left out: results from before there was such a setting keep their identity.
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
         del config["attribute_confidence"]
-    if not config["background"]:
+    if config["background"]:
+        config["background"] = preset.texts.background
+    else:
         del config["background"]
-    return Run(
-        **{**common, "grounding": grounding}, variant=variant.name, config=config, soft_prompts=described
-    )
+    return Run(**common, variant=variant.name, config=config, soft_prompts=described)
 
 
 def environment(device: str) -> dict[str, str]:

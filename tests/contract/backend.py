@@ -146,7 +146,7 @@ def write_version(folder: Path, number: int, *, model: str | None = None) -> Pat
                 "videos": 5,
                 "candidate": 0.71,
                 "champion": 0.65,
-                "gain": {"mean": 0.06, "low": 0.01, "high": 0.11},
+                "gain": {"mean": 0.06, "low": 0.01, "high": 0.11, "count": 5},
             },
             "regression": None,
         },

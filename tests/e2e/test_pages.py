@@ -301,7 +301,9 @@ def test_every_page_reads_well(reader: Reader) -> None:
 
 def test_what_was_accepted_is_exported(desk: Desk, tmp_path: Path) -> None:
     settings = desk.service.settings
-    exporter = Exporter(settings, desk.service.store, MediaLoader(settings), lambda: load_tracker(settings))
+    exporter = Exporter(
+        settings, desk.service.database, MediaLoader(settings), lambda: load_tracker(settings)
+    )
     report = exporter.export(PROJECT, ExportOptions("youtube-vos", tmp_path / "out"))
     assert (len(report.sequences), report.warnings) == (2, ())
     samples = open_dataset(str(tmp_path / "out"), "train")
@@ -335,7 +337,7 @@ def test_versions_are_promoted_and_rolled_back(reader: Reader) -> None:
 def halted_at_work(desk: Desk) -> Iterator[None]:
     """Have the model process stand still in the middle of a job: a page may be slower than the models."""
     until(lambda: any(job["state"] == "running" for job in desk.get("/jobs")["jobs"]), pause=0.02)
-    (worker,) = desk.service._executor.statuses
+    (worker,) = desk.service.executor.statuses
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGSTOP)
     try:

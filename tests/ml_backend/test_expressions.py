@@ -13,6 +13,7 @@ from ml_backend.expressions import (
     read_typed_text,
 )
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.reporter import SilentReporter
 from tests.support.proposal_targets import propose
 
 
@@ -55,7 +56,7 @@ def test_typed_texts_are_read(text: str, expected: TypedText) -> None:
 
 
 def test_candidates_that_lie_on_one_another_are_one_object() -> None:
-    proposal = propose(ProposeRequest(Path("video"), "the two balls", None, alternatives=3), lambda *_: None)
+    proposal = propose(ProposeRequest(Path("video"), "the two balls", None, alternatives=3), SilentReporter())
     assert choose_candidates(proposal, instances_meant("the two balls")) == [0, 1]
     assert choose_candidates(proposal, None) == [0]
     twins = replace(proposal, tracklets=(proposal.tracklets[0], *proposal.tracklets))

@@ -25,7 +25,7 @@ def checkpoint_files() -> Path | None:
     The environment variable ``STEERSEG_FIXTURES`` names the folder above it; ``../shared/fixtures`` beside the
     repository where left out.
     """
-    beside = Path(__file__).parents[3] / "shared" / "fixtures"
+    beside = Path(__file__).parents[2].parent / "shared" / "fixtures"
     folder = Path(os.environ.get("STEERSEG_FIXTURES") or beside) / _CHECKPOINT
     return folder if (folder / "tokenizer_config.json").is_file() else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -67,17 +68,19 @@ def test_media_that_no_storage_serves_are_told_of(
 ) -> None:
     """Label Studio may see the same folders under another root."""
 
-    class Known:
-        def project(self, project: int) -> dict[str, str]:
+    class Projects:
+        def get(self, project: int) -> dict[str, str]:
             return {"label_config": FRAMES_EXAMPLE}
 
-        def import_tasks(self, project: int, tasks: list[Any]) -> list[int]:
+    class Tasks:
+        def create(self, project: int, tasks: list[Any]) -> list[int]:
             return list(range(len(tasks)))
 
-        def local_storages(self, project: int) -> list[dict[str, str]]:
+    class Storages:
+        def of_project(self, project: int) -> list[dict[str, str]]:
             return [{"path": path} for path in served]
 
-    client: Any = Known()
+    client: Any = SimpleNamespace(projects=Projects(), tasks=Tasks(), storages=Storages())
     root = tmp_path / "root"
     report = import_videos(client, 1, [clip], media_dir=root / "imported" / "steerseg", document_root=root)
     assert len(report.tasks) == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.reporter import SilentReporter
 from ml_backend.predictions.messages import Guidance, describe_proposal
 from ml_backend.proposals import StoredProposal
 from steerseg.presets import BUILT_IN, load_preset
@@ -13,7 +14,7 @@ HINT = "It knows red balls."
 
 
 def proposal(expression: str) -> StoredProposal:
-    return propose(ProposeRequest(Path("video"), expression, None, alternatives=3), lambda *_: None)
+    return propose(ProposeRequest(Path("video"), expression, None, alternatives=3), SilentReporter())
 
 
 def test_a_clear_match_needs_no_advice() -> None:

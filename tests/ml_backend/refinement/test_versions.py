@@ -202,6 +202,7 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE jobs DROP COLUMN message;
             DROP INDEX ix_events_dispatched_at;
             ALTER TABLE events DROP COLUMN dispatched_at;
+            DROP TABLE alembic_version;
             UPDATE schema_version SET version = 2;
             """
         )

@@ -186,7 +186,7 @@ class FilmedMedia(NamedMedia):
 @pytest.fixture
 def filmed(predicted: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, int]:
     """A backend whose media can be looked at, and a proposal on pages."""
-    monkeypatch.setattr(predicted.service, "_media", FilmedMedia(tmp_path / "pages"))
+    monkeypatch.setattr(predicted.service.media, "_loader", FilmedMedia(tmp_path / "pages"))
     (one, *_) = list_proposals(predicted.database, project_of(predicted), limit=1)
     return predicted, one.id
 
@@ -238,7 +238,7 @@ def test_replaced_media_are_not_shown_under_old_masks(
         def load(self, *arguments: Any) -> Media:
             return replace(super().load(*arguments), digest="another")
 
-    monkeypatch.setattr(backend.service, "_media", Replaced(tmp_path / "other"))
+    monkeypatch.setattr(backend.service.media, "_loader", Replaced(tmp_path / "other"))
     assert "were replaced" in text_of(backend.client, f"/pages/proposals/{number}/0/masks.jpg", 422)
 
 

@@ -88,7 +88,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         assert process.poll() is None, log.read_text()
         try:
             return requests.get(f"{server.url}/health", timeout=10).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     wait_until(answers)
