@@ -168,16 +168,26 @@ def rolled_map(
 
 def frame_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
     """Raw frame rollouts (K, h, w), less those of the background where given -> the normalised frame map."""
+    if background is not None:
+        rollout, background = (_shares(one, per_frame=True) for one in (rollout, background))
     return min_max(_contrast(rollout, background, FRAME_KERNEL), per_frame=True)
 
 
 def video_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
     """A raw video rollout (t, h, w), less that of the background where given -> the normalised video map."""
+    if background is not None:
+        rollout, background = (_shares(one, per_frame=False) for one in (rollout, background))
     return min_max(_contrast(rollout, background, VIDEO_KERNEL), per_frame=False)
 
 
+def _shares(rollout: torch.Tensor, *, per_frame: bool) -> torch.Tensor:
+    """Each cell's share of the mass of its slice, or of all: two questions may look at the picture more or less."""
+    mass = rollout.sum(dim=(-2, -1) if per_frame else (-3, -2, -1), keepdim=True)
+    return rollout / mass.clamp_min(torch.finfo(rollout.dtype).tiny)
+
+
 def _contrast(rollout: torch.Tensor, background: torch.Tensor | None, kernel: int) -> torch.Tensor:
-    """A smoothed rollout, and of it what is above the background's (DecAF)."""
+    """A smoothed rollout, and of it what is above the background's (DecAF, which compares no shares)."""
     smoothed = smooth(rollout, kernel)
     return smoothed if background is None else (smoothed - smooth(background, kernel)).clamp_min(0)
 
