@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,6 +37,7 @@ from tests.support.annotation_samples import (
 )
 from tests.support.backend import FakeLabelStudio
 from tests.support.completing import DIGEST, VERSION, WORDS, Completing, moving, regions
+from tests.support.killing import Watch, killed_at
 from tests.support.requests import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -492,32 +491,19 @@ def test_it_runs_by_itself_and_tells(completing: Completing) -> None:
 @pytest.mark.parametrize("point", [1, 3, 6, 10, 15, 20])
 def test_a_kill_during_completion_is_made_good(tmp_path: Path, make: Make, point: int) -> None:
     """SIGKILL at the n-th statement; the next process completes what the killed one had not."""
-    from sqlalchemy import event as sqlalchemy_event
-
     completing = make(propagate_corrections=False)
     proposal = completing.propose(moving())
     for number in range(3):
         completing.submit(regions(proposal), number)
-    child = os.fork()
-    if child == 0:
-        statements = 0
 
-        def count(*_: Any) -> None:
-            nonlocal statements
-            statements += 1
-            if statements == point:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def complete(watch: Watch) -> None:
+        logging.disable()
+        # Not the parent's connections: SQLite's must not cross a fork.
+        own = Completing(tmp_path, completing.executor, propagate_corrections=False)
+        watch(own.database)
+        own.completer.complete_all(patiently=False)
 
-        try:
-            logging.disable()
-            # Not the parent's connections: SQLite's must not cross a fork.
-            own = Completing(tmp_path, completing.executor, propagate_corrections=False)
-            sqlalchemy_event.listen(own.database._engine, "before_cursor_execute", count)
-            own.completer.complete_all(patiently=False)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    assert killed_at(point, complete)
     corrections = completing.complete()
     assert [correction.annotation_id for correction in corrections] == [0, 1, 2]
     assert all(correction.proposed is not None for correction in corrections)

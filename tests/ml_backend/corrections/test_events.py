@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.settings import Settings
 from tests.support.backend import Backend
+from tests.support.killing import Watch, killed_at
 
 PROJECT = {"id": 1, "min_annotations_to_start_training": 7}
 
@@ -126,25 +125,13 @@ def test_a_kill_between_the_commit_and_what_follows_loses_and_doubles_nothing(tm
 
 def _killed_at(folder: Path, number: int) -> bool:
     """Dispatch in a process that kills itself; return whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        statements = 0
 
-        def count(*_: Any) -> None:
-            nonlocal statements
-            statements += 1
-            if statements == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def dispatch(watch: Watch) -> None:
+        receiving = Receiving(folder)
+        watch(receiving.database, "commit")
+        receiving.dispatch()
 
-        try:
-            receiving = Receiving(folder)
-            sqlalchemy_event.listen(receiving.database._engine, "before_cursor_execute", count)
-            sqlalchemy_event.listen(receiving.database._engine, "commit", count)
-            receiving.dispatch()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return killed_at(number, dispatch)
 
 
 def test_events_wait_in_order_while_the_database_refuses(receiving: Receiving) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -43,6 +41,7 @@ from tests.support.annotation_samples import (
 )
 from tests.support.backend import FakeLabelStudio, MakeBackend, recorded
 from tests.support.ingesting import Ingesting
+from tests.support.killing import Watch, killed_at
 from tests.support.requests import wait_until
 
 FALLBACK = "the red ball"
@@ -270,25 +269,13 @@ def test_a_kill_at_any_statement_loses_and_doubles_nothing(
 
 def _killed_at(folder: Path, number: int) -> bool:
     """Process in a process that kills itself; return whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        statements = 0
 
-        def count(*_: Any) -> None:
-            nonlocal statements
-            statements += 1
-            if statements == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def process(watch: Watch) -> None:
+        ingesting = Ingesting(folder)
+        watch(ingesting.database, "commit")
+        ingesting.ingestor.catch_up()
 
-        try:
-            ingesting = Ingesting(folder)
-            sqlalchemy_event.listen(ingesting.database._engine, "before_cursor_execute", count)
-            sqlalchemy_event.listen(ingesting.database._engine, "commit", count)
-            ingesting.ingestor.catch_up()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return killed_at(number, process)
 
 
 def test_on_a_full_disk_events_wait(ingesting: Ingesting) -> None:
