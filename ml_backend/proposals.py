@@ -78,6 +78,8 @@ class StoredProposal:
     Attributes:
         tracklets: Best first; empty where there is none.
         pts: (T,) presentation times in seconds.
+        read_as: What the models read in the expression's place, by the project's glossary; empty where that is the
+            expression.
     """
 
     expression: str
@@ -90,6 +92,7 @@ class StoredProposal:
     height: int
     width: int
     versions: dict[str, str]
+    read_as: str = ""
 
 
 _ADAPTER = TypeAdapter(StoredProposal)

@@ -12,6 +12,7 @@ Heads = Literal["mean", "visual_max"]
 Placement = Literal["before_vision", "start", "after_vision"]
 Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
+GlossaryUse = Literal["replace", "explain", "off"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class PipelineConfig:
         background: Whether what a question about the background looks at is taken away from the maps (DecAF). It
             removes attention that no question moves, such as a sink in a corner, and doubles the grounding passes.
             Off in the method.
+        glossary: Whether the meanings of a glossary take the place of its terms before the models read an expression,
+            are put in brackets behind it, or are left out, as the method does (our choice otherwise).
     """
 
     keyframes: int = 16
@@ -55,6 +58,7 @@ class PipelineConfig:
     max_new_tokens: int = 128
     attribute_confidence: float = 0.0
     background: bool = False
+    glossary: GlossaryUse = "replace"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def slice_seconds(duration: float, keyframes: int, temporal_merge: int) -> float
     return max(duration, 1e-3) / max(1, keyframes / temporal_merge)
 
 
-def _resize(frames: NDArray[np.uint8], height: int, width: int, device: torch.device) -> torch.Tensor:
+def resize_frames(frames: NDArray[np.uint8], height: int, width: int, device: torch.device) -> torch.Tensor:
     """(K, H, W, 3) uint8 -> (K, 3, height, width) uint8, antialiased; on the device where it is a GPU."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames))
     smaller = max(frames.shape[1] / height, frames.shape[2] / width)
@@ -112,13 +112,13 @@ def encode_keyframes(
     sizes = lvlm.family.sizes(
         frames.shape[1], frames.shape[2], video_tokens=budget, frame_tokens=frame_budget or 4 * budget
     )
-    resized = _resize(frames, *sizes.video, lvlm.device)
+    resized = resize_frames(frames, *sizes.video, lvlm.device)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
     pixels = frames if pictures is None else frames[list(pictures)]
     batch = frame_batch or lvlm.activations.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
     for start in range(0, len(pixels), batch):
-        images = _resize(pixels[start : start + batch], *sizes.picture, lvlm.device)
+        images = resize_frames(pixels[start : start + batch], *sizes.picture, lvlm.device)
         parts.append(lvlm.encode_vision(images, "image"))
         tick(min(1.0, (start + batch) / len(pixels)))
     return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))

@@ -60,6 +60,7 @@ class Proposal:
         width: Of the frames, in pixels.
         versions: Versions of packages, preset, models and soft prompts.
         video: The video itself, for pictures; left out when a proposal crosses a process border.
+        read_as: What the models read in the expression's place, by a glossary; empty where they read the expression.
     """
 
     expression: str
@@ -73,6 +74,7 @@ class Proposal:
     width: int
     versions: dict[str, str]
     video: Video | None = field(default=None, repr=False, compare=False)
+    read_as: str = ""
 
     @property
     def best(self) -> Tracklet:
@@ -243,7 +245,7 @@ class SteerSeg:
         """
         if soft_prompts is None:
             return None
-        if soft_prompts.frame.shape[1] != self.lvlm.hidden_size:
+        if len(soft_prompts.frame) and soft_prompts.frame.shape[1] != self.lvlm.hidden_size:
             raise ConfigError(
                 f"the soft prompts are {soft_prompts.frame.shape[1]} wide, but {self.lvlm.name!r} takes "
                 f"{self.lvlm.hidden_size}; use prompts that were trained for this model."
@@ -278,7 +280,8 @@ class SteerSeg:
             video: The video.
             expression: The annotator's text, at most 1 000 characters.
             config: Switches of the method; the preset's where left out.
-            soft_prompts: Other soft prompts than the preset's, for example a project's champion.
+            soft_prompts: Other soft prompts than the preset's, for example a project's champion; its glossary is in
+                use, too.
             progress: Called with each stage and the fraction of it that is done.
 
         Returns:
@@ -291,12 +294,13 @@ class SteerSeg:
         expression = check_expression(expression)
         config = config or self.config
         steering = self.steering(config, soft_prompts)
+        wording = self.wording(expression, config, soft_prompts)
         report = progress or _ignore
 
         with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             features = self.encode(video, config, report)
-            attributes = self.reason(features, expression, config, report)
-            maps = self.ground(features, expression, attributes, config, steering, report)
+            attributes = self.reason(features, wording, config, report)
+            maps = self.ground(features, wording, attributes, config, steering, report)
         candidates = self.find_candidates(features, maps, config, report)
         ranking = self.rank(candidates, maps, config)
         tracklets = self.track(features, candidates, ranking, report)
@@ -312,6 +316,7 @@ class SteerSeg:
             width=video.width,
             versions=self.versions(steering),
             video=video,
+            read_as="" if wording == expression else wording,
         )
 
     def forget(self) -> None:
@@ -342,7 +347,15 @@ class SteerSeg:
         Raises:
             ConfigError: Their width is not the model's.
         """
-        return (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+        pair = (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+        return None if pair is None or not len(pair.frame) else pair
+
+    def wording(
+        self, expression: str, config: PipelineConfig, soft_prompts: SoftPrompts | None = None
+    ) -> str:
+        """What the models read for an expression: the glossary's meanings stand for its terms."""
+        prompts = soft_prompts or self.soft_prompts
+        return expression if prompts is None else prompts.glossary.rewrite(expression, config.glossary)
 
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""

@@ -27,6 +27,7 @@ class PromptTexts:
         grounding: Asks for the main object given ``{expression}`` and ``{attributes}``.
         grounding_without_attributes: The same where there are none.
         background: Asks for what is not the object of ``{expression}``, for maps without the background.
+        naming: Asks what the one object of a cut-out is: its name, then its kinds (our choice).
 
     Raises:
         ConfigError: A question cannot be filled in.
@@ -51,11 +52,18 @@ class PromptTexts:
         'Expression: "{expression}"\n'
         "Describe the background of this video in a few words, without what the given expression mentions."
     )
+    naming: str = (
+        "This video shows one object, cut out of another video.\n"
+        "Say what it is: first its plain name, then what kind of thing it is, from narrow to wide, each in one or "
+        "two words.\n"
+        'Answer with JSON only: {{"attributes": ["...", "...", "..."]}}'
+    )
 
     def __post_init__(self) -> None:
         """Fill each question in once, so that a mistake shows before the first video."""
         for field in fields(self):
-            given = {"expression": "", **({"attributes": ""} if field.name == "grounding" else {})}
+            given = {} if field.name == "naming" else {"expression": ""}
+            given |= {"attributes": ""} if field.name == "grounding" else {}
             try:
                 getattr(self, field.name).format(**given)
             except (AttributeError, IndexError, KeyError, ValueError) as error:
@@ -75,13 +83,18 @@ class PromptTexts:
             return self.grounding_without_attributes.format(expression=expression)
         return self.grounding.format(expression=expression, attributes=", ".join(attributes))
 
+    def naming_question(self) -> str:
+        """The question about a cut-out."""
+        return self.naming.format()
+
     def background_question(self, expression: str) -> str:
         """The question whose attention is taken away from that of the grounding question."""
         return self.background.format(expression=expression)
 
     def described(self, *, background: bool) -> dict[str, str]:
-        """The questions by name; that about the background only where it is asked."""
-        return {name: text for name, text in asdict(self).items() if background or name != "background"}
+        """The questions of a proposal by name; that about the background only where it is asked."""
+        left_out = {"naming"} if background else {"naming", "background"}
+        return {name: text for name, text in asdict(self).items() if name not in left_out}
 
 
 def check_expression(expression: str | None) -> str:

@@ -1,8 +1,7 @@
-"""The two learned matrices that steer attention: one for frame passes, one for video passes."""
+"""The two learned matrices that steer attention, and the glossary that was learned beside them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,27 +13,28 @@ from safetensors.torch import load_file
 
 from steerseg.config import Placement
 from steerseg.errors import ConfigError
+from steerseg.glossary import GLOSSARY_FILE, Glossary
+from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, prompts_digest
 from steerseg.runtime.artefacts import json_bytes, tensor_bytes, write_together
-
-WEIGHTS_FILE = "soft_prompts.safetensors"
-CARD_FILE = "soft_prompts.json"
 
 
 @dataclass(frozen=True)
 class SoftPrompts:
-    """A pair of soft prompts. All that is ever trained.
+    """A pair of soft prompts, all that is ever trained, with the glossary of a prompt version.
 
     Attributes:
-        frame: (n, d) float32, for frame passes.
+        frame: (n, d) float32, for frame passes. No rows: nothing is steered, the glossary alone takes part.
         video: (n, d) float32, for video passes.
         placement: Their position in the chat.
         card: Data, metrics and lineage of their training. JSON-ready.
+        glossary: A team's own words, rewritten before the models read them (our choice).
     """
 
     frame: torch.Tensor
     video: torch.Tensor
     placement: Placement = "before_vision"
     card: dict[str, Any] = field(default_factory=dict)
+    glossary: Glossary = field(default_factory=Glossary)
 
     def __post_init__(self) -> None:
         if self.frame.ndim != 2 or self.frame.shape != self.video.shape:
@@ -81,13 +81,20 @@ class SoftPrompts:
         rows = row + spread
         return cls(frame=rows[:tokens].clone(), video=rows[tokens:].clone(), placement=placement)
 
+    @classmethod
+    def without_rows(cls, width: int) -> SoftPrompts:
+        """A pair that steers nothing, for a glossary alone.
+
+        Args:
+            width: Of the model's embeddings, d.
+        """
+        return cls(frame=torch.zeros(0, width), video=torch.zeros(0, width))
+
     @property
     def digest(self) -> str:
-        """A hash of the two matrices and their placement: the identity of this prompt version."""
-        state = hashlib.sha256(self.placement.encode())
-        for matrix in (self.frame, self.video):
-            state.update(matrix.detach().cpu().float().contiguous().numpy().tobytes())
-        return state.hexdigest()[:16]
+        """A hash of all that proposals depend on: the identity of this prompt version."""
+        frame, video = (matrix.detach().cpu().float().numpy() for matrix in (self.frame, self.video))
+        return prompts_digest(self.placement, self.glossary, frame, video)
 
     def averaged(self, other: SoftPrompts, share: float) -> SoftPrompts:
         """These prompts with a share of others of the same shape and placement, on the CPU.
@@ -107,21 +114,24 @@ class SoftPrompts:
         return replace(self, frame=self.frame.to(device), video=self.video.to(device))
 
     def save(self, directory: str | Path) -> None:
-        """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``.
+        """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``, and ``glossary.json`` where there is one.
 
         Raises:
             ArtefactError: The disk is full or not writable; what was there is as it was.
         """
         folder = Path(directory)
         card = {**self.card, "placement": self.placement, "digest": self.digest}
-        write_together(
-            {
-                folder / WEIGHTS_FILE: tensor_bytes(
-                    {"frame": self.frame.detach().float(), "video": self.video.detach().float()}
-                ),
-                folder / CARD_FILE: json_bytes(card),
-            }
-        )
+        files = {
+            folder / WEIGHTS_FILE: tensor_bytes(
+                {"frame": self.frame.detach().float(), "video": self.video.detach().float()}
+            ),
+            folder / CARD_FILE: json_bytes(card),
+        }
+        if self.glossary:
+            files[folder / GLOSSARY_FILE] = self.glossary.to_bytes()
+        else:
+            (folder / GLOSSARY_FILE).unlink(missing_ok=True)
+        write_together(files)
 
     @classmethod
     def load(cls, directory: str | Path) -> SoftPrompts:
@@ -138,6 +148,7 @@ class SoftPrompts:
                 frame=matrices["frame"],
                 video=matrices["video"],
                 placement=card.pop("placement"),
+                glossary=Glossary.load(folder),
             )
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
             raise ConfigError(

@@ -106,12 +106,12 @@ def _resized_on_host(frames: Any, height: int, width: int, _: torch.device) -> t
     return _RESIZE(frames, height, width, torch.device("cpu"))
 
 
-_RESIZE = grounding._resize
+_RESIZE = grounding.resize_frames
 
 
 def resized_on_host() -> AbstractContextManager[None]:
     """Inside, pictures are resized by the CPU."""
-    return attribute(grounding, "_resize", _resized_on_host)
+    return attribute(grounding, "resize_frames", _resized_on_host)
 
 
 def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:

@@ -51,6 +51,7 @@ class CorrectionExample:
         height: Height of its frames, in pixels.
         width: Width of its frames, in pixels.
         task: Loads the media.
+        overlap: Mean IoU in [0, 1] of what was proposed; ``None`` where nothing was.
     """
 
     key: str
@@ -68,6 +69,7 @@ class CorrectionExample:
     height: int
     width: int
     task: TaskRef = field(repr=False)
+    overlap: float | None = None
 
     @property
     def judges(self) -> bool:

@@ -20,6 +20,7 @@ from ml_backend.models.messages import (
     MaskRequest,
     ModelAnswer,
     ModelRequest,
+    NameRequest,
     PrepareRequest,
     ProposeRequest,
     SteerAnswer,
@@ -98,6 +99,8 @@ class ModelHandler:
                 return self._steer(request, reporter)
             case MaskRequest():
                 return self._masks(request, reporter)
+            case NameRequest():
+                return self._refiner.name(request, reporter)
             case PrepareRequest():
                 return self._refiner.prepare(request, reporter)
             case TrainRequest():

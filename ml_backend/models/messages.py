@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ml_backend.models.examples import Example, Pool
+from ml_backend.models.examples import CorrectionExample, Example, Pool
 from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE
@@ -194,6 +194,27 @@ class MaskAnswer:
 
 
 @dataclass(frozen=True)
+class NameRequest:
+    """Ask what a corrected object is.
+
+    Attributes:
+        example: The correction; its masks show the object on at least one frame.
+        media: Its media.
+    """
+
+    example: CorrectionExample
+    media: MediaFile | None
+
+
+@dataclass(frozen=True)
+class NamedObject:
+    """What a corrected object may be called; see :class:`steerseg.naming.Naming`."""
+
+    names: Mapping[str, float]
+    kinds: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class PrepareRequest:
     """Have an example's vision features, question and targets on disk.
 
@@ -202,12 +223,14 @@ class PrepareRequest:
         media: Its media; ``None`` for replayed clips, and where the features are known to be there.
         folder: Folder of the refinement.
         features: Folder of vision features, which refinements share.
+        prompts: The version whose glossary rewrites the expression; ``None`` for the preset's own.
     """
 
     example: Example
     media: MediaFile | None
     folder: Path
     features: Path
+    prompts: SoftPromptsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -293,9 +316,18 @@ class Yielded:
     """The answer of work that made way for something more urgent: ask again."""
 
 
-ModelRequest = ProposeRequest | SteerRequest | MaskRequest | PrepareRequest | TrainRequest | TrialRequest
+ModelRequest = (
+    ProposeRequest | SteerRequest | MaskRequest | NameRequest | PrepareRequest | TrainRequest | TrialRequest
+)
 ModelAnswer = (
-    StoredProposal | SteerAnswer | MaskAnswer | PreparedExample | TrainingProgress | TrialResult | Yielded
+    StoredProposal
+    | SteerAnswer
+    | MaskAnswer
+    | NamedObject
+    | PreparedExample
+    | TrainingProgress
+    | TrialResult
+    | Yielded
 )
 
 

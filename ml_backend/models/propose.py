@@ -37,6 +37,7 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
         height=proposal.height,
         width=proposal.width,
         versions={name: str(version) for name, version in proposal.versions.items()},
+        read_as=proposal.read_as,
     )
 
 

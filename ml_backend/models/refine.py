@@ -20,7 +20,10 @@ import numpy as np
 
 from ml_backend.models.batches import batch_of
 from ml_backend.models.decode import DecodedExample, ExampleDecoder
+from ml_backend.models.examples import shows_object
 from ml_backend.models.messages import (
+    NamedObject,
+    NameRequest,
     PreparedExample,
     PrepareRequest,
     SoftPromptsRef,
@@ -41,8 +44,10 @@ from ml_backend.models.soft_prompts import SoftPromptCache
 from steerseg.config import PipelineConfig, RefinementRecipe
 from steerseg.errors import ModelError
 from steerseg.evaluation.metrics import score
+from steerseg.glossary import Glossary
 from steerseg.grounding import VisionContext
 from steerseg.masks import decode_rle
+from steerseg.naming import name_object
 from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.reasoning import attributes_of
 from steerseg.runtime.devices import native_products
@@ -79,6 +84,24 @@ class Refiner:
         self._trainers: LruCache[Path, _KeptTrainer] = LruCache(_TRAINERS)
         self._reader = SampleReader()
 
+    # --- naming
+
+    def name(self, request: NameRequest, reporter: Reporter) -> NamedObject:
+        """Ask the frozen model what the object of a correction is.
+
+        Raises:
+            YieldRequested: Something more urgent waits.
+            VideoError: The media cannot be read, or is not what was corrected.
+        """
+        progress = yielding_progress(reporter)
+        truth = request.example.truth
+        shown = sorted(frame for frame, rle in truth.items() if shows_object(rle))
+        example = self._decoder.decode(request.example, request.media, progress)
+        preset = self._steerseg.preset
+        chosen = [shown[i] for i in np.linspace(0, len(shown) - 1, preset.keyframes).round().astype(int)]
+        naming = name_object(self._steerseg.lvlm, preset, example.video.frames[chosen], example.truth(chosen))
+        return NamedObject(naming.names, naming.kinds)
+
     # --- preparing
 
     def prepare(self, request: PrepareRequest, reporter: Reporter) -> PreparedExample:
@@ -103,7 +126,8 @@ class Refiner:
                 path, self._steerseg.encode_keyframes(example.video, config, progress, pictures=pictures)
             )
         context = self._reader.context(path)
-        question = self._question(context, example.expression, progress)
+        wording = self._steerseg.wording(example.expression, config, self._soft_prompts.load(request.prompts))
+        question = self._question(context, wording, progress)
         sample = self._sample(context, question, example, pictures, request.example.weight)
         write_sample(sample_path(request.folder, request.example.key), sample, path.name)
         return PreparedExample(path.name, path.stat().st_size, sample.teaches)
@@ -235,9 +259,11 @@ class Refiner:
         """The soft prompts that a training begins from."""
         steerseg = self._steerseg
         prompts = self._soft_prompts.load(start) or steerseg.soft_prompts
-        if prompts is None:
+        if prompts is None or not len(prompts.frame):
             neutral = steerseg.lvlm.line_break
-            prompts = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
+            glossary = Glossary() if prompts is None else prompts.glossary
+            begun = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
+            prompts = replace(begun, glossary=glossary)
         checked = steerseg.prepare_prompts(prompts)
         assert checked is not None
         return checked
@@ -245,7 +271,7 @@ class Refiner:
     # --- trying
 
     def compare(self, request: TrialRequest, reporter: Reporter) -> TrialResult:
-        """Ask candidate and champion for the same object; video, features and attributes are shared.
+        """Ask candidate and champion for the same object; video and features are shared.
 
         Raises:
             YieldRequested: Something more urgent waits.
@@ -253,32 +279,38 @@ class Refiner:
         """
         progress = yielding_progress(reporter)
         example = self._decoder.decode(request.example, request.media, progress)
-        steerseg = self._steerseg
-        config = replace(self._config, alternatives=1)
-        features = steerseg.encode(example.video, config, progress)
-        attributes = steerseg.reason(features, example.expression, config, progress)
-        if request.champion is None:
-            champion = steerseg.steering(steerseg.config)
-        else:
-            champion = steerseg.steering(config, self._soft_prompts.load(request.champion))
-        candidate = steerseg.steering(config, self._soft_prompts.load(request.candidate))
+        features = self._steerseg.encode(example.video, self._config, progress)
+        attributes: dict[str, tuple[str, ...]] = {}
         return TrialResult(
-            candidate=self._quality(features, example, attributes, config, candidate, progress),
-            champion=self._quality(features, example, attributes, config, champion, progress),
+            candidate=self._quality(features, example, attributes, request.candidate, progress),
+            champion=self._quality(features, example, attributes, request.champion, progress),
         )
 
     def _quality(
         self,
         features: VideoFeatures,
         example: DecodedExample,
-        attributes: tuple[str, ...],
-        config: PipelineConfig,
-        soft_prompts: SoftPrompts | None,
+        attributes: dict[str, tuple[str, ...]],
+        version: SoftPromptsRef | None,
         progress: Progress,
     ) -> float:
-        """J&F in [0, 1] of the best tracklet under a pair of soft prompts, on the frames whose truth is known."""
+        """J&F in [0, 1] of the best tracklet under a version, on the frames whose truth is known.
+
+        Args:
+            features: Of the video.
+            example: What is asked for.
+            attributes: By wording, as far as they are known; others are added.
+            version: The version; ``None`` for the preset's own soft prompts.
+            progress: Called with stage and fraction.
+        """
         steerseg = self._steerseg
-        maps = steerseg.ground(features, example.expression, attributes, config, soft_prompts, progress)
+        config = replace(self._config if version else steerseg.config, alternatives=1)
+        prompts = self._soft_prompts.load(version)
+        wording = steerseg.wording(example.expression, config, prompts)
+        if wording not in attributes:
+            attributes[wording] = steerseg.reason(features, wording, config, progress)
+        steering = steerseg.steering(config, prompts)
+        maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
         candidates = steerseg.find_candidates(features, maps, config, progress)
         ranking = steerseg.rank(candidates, maps, config)
         tracklets = steerseg.track(features, candidates, ranking, progress)

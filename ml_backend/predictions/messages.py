@@ -35,6 +35,12 @@ class Guidance:
 DEFAULT_GUIDANCE = Guidance()
 
 
+def _named(proposal: StoredProposal) -> str:
+    """The expression in quotation marks, and what the project's glossary made of it."""
+    read_as = f", read as “{proposal.read_as}”," if proposal.read_as else ""
+    return f"“{proposal.expression}”{read_as}"
+
+
 def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE) -> str:
     """Describe one tracklet of a proposal and, where its score is low, what to try.
 
@@ -44,13 +50,12 @@ def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidanc
         guidance: The preset's notes on its answers.
     """
     if not proposal.tracklets:
-        return f"Nothing in the video matches “{proposal.expression}”. {_advice(proposal, guidance)}"
+        return f"Nothing in the video matches {_named(proposal)}. {_advice(proposal, guidance)}"
     tracklet = proposal.tracklets[rank]
     hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
     total = len(tracklet.rles)
     text = (
-        f"Tracked “{proposal.expression}” on {total - len(hidden)} of {total} frames "
-        f"(score {tracklet.score:.2f})"
+        f"Tracked {_named(proposal)} on {total - len(hidden)} of {total} frames (score {tracklet.score:.2f})"
     )
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
     if rank > 0:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 CANDIDATE = "candidate"
 """Name of the training that gives the candidate."""
 
+_FEWEST_FOR_WORDS = 2  # videos that a word has to occur in
+
 LoadRejected = Callable[[Correction], Masks | None]
 """The masks that were proposed for a correction, where they are still there."""
 
@@ -67,6 +69,7 @@ class Plan:
         trainings: The trainings; the last one gives the candidate.
         held_out: The trials on held-out videos.
         regression: Replay clips that the candidate must not be worse on.
+        shortage: Why nothing is trained, in text and numbers; words may be learned all the same. Empty otherwise.
     """
 
     scheme: Scheme
@@ -75,6 +78,7 @@ class Plan:
     trainings: tuple[Training, ...]
     held_out: tuple[Trial, ...]
     regression: tuple[ReplayExample, ...]
+    shortage: str = ""
 
     @property
     def candidate(self) -> Training:
@@ -83,8 +87,9 @@ class Plan:
 
     @property
     def used(self) -> tuple[CorrectionRevision, ...]:
-        """The corrections that the candidate is trained on."""
-        chosen = (self.corrections[key] for key in self.candidate.keys)
+        """The corrections that the candidate is trained on; all where nothing is trained."""
+        keys = self.candidate.keys if self.trainings else tuple(self.corrections)
+        chosen = (self.corrections[key] for key in keys)
         return tuple((example.correction, example.revision) for example in chosen)
 
     def without(self, keys: Collection[str]) -> Plan:
@@ -136,10 +141,14 @@ def make_plan(
         if (made := _example(correction, seen, recipe, confidence, rejected)) is not None
     ]
     videos = sorted({example.video for example in examples if example.judges}, key=_position)
+    by_key = {example.key: example for example in examples}
     if len(videos) < recipe.min_videos:
-        return InsufficientData(
+        shortage = (
             f"corrections on {len(videos)} videos show an object, at least {recipe.min_videos} are needed"
         )
+        if len(videos) < _FEWEST_FOR_WORDS:
+            return InsufficientData(shortage)
+        return Plan(Scheme.CROSS_VALIDATION, by_key, (), (), (), (), shortage)
     away = [video for video in videos if _position(video) < recipe.held_out]
     if len(away) >= recipe.min_held_out and len(videos) - len(away) >= recipe.min_held_out:
         scheme = Scheme.HELD_OUT
@@ -149,7 +158,7 @@ def make_plan(
         trainings, trials = _cross_validate(examples, videos, recipe.folds)
     return Plan(
         scheme=scheme,
-        corrections={example.key: example for example in examples},
+        corrections=by_key,
         replayed=_replay("training", 0 if replay is None else replay.training),
         trainings=trainings,
         held_out=trials,
@@ -200,6 +209,7 @@ def _example(
         height=correction.height,
         width=correction.width,
         task=TaskRef(correction.task_id, correction.task_data, correction.label_config),
+        overlap=overlap,
     )
 
 

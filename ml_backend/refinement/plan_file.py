@@ -41,6 +41,7 @@ class StoredExample(BaseModel):
     height: int
     width: int
     task: StoredTask
+    overlap: float | None = None
 
 
 class PlanFile(BaseModel):
@@ -59,6 +60,7 @@ class PlanFile(BaseModel):
     trainings: tuple[Training, ...]
     held_out: tuple[Trial, ...]
     regression: tuple[ReplayExample, ...]
+    shortage: str = ""
 
 
 def pack_plan(plan: Plan) -> bytes:
@@ -77,6 +79,7 @@ def pack_plan(plan: Plan) -> bytes:
         trainings=plan.trainings,
         held_out=plan.held_out,
         regression=plan.regression,
+        shortage=plan.shortage,
     )
     return gzip.compress(json.dumps(file.model_dump(mode="json"), separators=(",", ":")).encode(), 6, mtime=0)
 
@@ -101,6 +104,7 @@ def unpack_plan(content: bytes) -> Plan:
         trainings=file.trainings,
         held_out=file.held_out,
         regression=file.regression,
+        shortage=file.shortage,
     )
 
 

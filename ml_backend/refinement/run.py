@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from ml_backend.models.messages import (
     MediaFile,
     ModelAnswer,
     ModelRequest,
+    NamedObject,
+    NameRequest,
     PreparedExample,
     PrepareRequest,
     SoftPromptsRef,
@@ -46,17 +48,19 @@ from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.store import Refinement, RefinementStore
 from ml_backend.refinement.version_store import NewVersion
 from ml_backend.refinement.versions import PromptLine
+from ml_backend.refinement.words import TRIAL, WordLessons, WordsJudgement
 from steerseg.config import RefinementRecipe
 from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.presets import ReplaySpec
 from steerseg.runtime.artefacts import write_bytes
+from steerseg.word_learning import Lexicon
 
 log = logging.getLogger(__name__)
 
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
 
-AnswerT = TypeVar("AnswerT", PreparedExample, TrainingProgress, TrialResult)
+AnswerT = TypeVar("AnswerT", NamedObject, PreparedExample, TrainingProgress, TrialResult)
 
 Ask = Callable[[ModelRequest], ModelAnswer]
 """Has the model process answer a slice; raises what it raises."""
@@ -75,6 +79,8 @@ class RefinementSettings:
         confidence: Least confidence of a propagated mask.
         weights: How much frames count.
         slice_seconds: About how long a slice of training is.
+        lexicon: The nouns that the model knows.
+        preset_prompts: Folder of the preset's own soft prompts; ``None`` where it has none.
     """
 
     recipe: RefinementRecipe
@@ -85,6 +91,8 @@ class RefinementSettings:
     confidence: float
     weights: Weights
     slice_seconds: float = 3.0
+    lexicon: Lexicon = field(default_factory=Lexicon)
+    preset_prompts: Path | None = None
 
 
 @dataclass
@@ -165,7 +173,14 @@ class RefinementRun:
             judgement = Judgement(Outcome.NOT_ENOUGH_DATA, plan.reason, GateMetrics())
             return self._end(self._refinements.settle(self._refinement.id, judgement))
         self._media.open()
-        ready = self._prepare(plan)
+        words = self._learn_words(plan)
+        plan = plan.without(self._refinement.left_out)
+        base = self._lessons.version(words.glossary) if words.accepted else self._champion()
+        if plan.shortage:
+            return self._settle_words(
+                plan, words, Judgement(Outcome.NOT_ENOUGH_DATA, plan.shortage, GateMetrics())
+            )
+        ready = self._prepare(plan, base)
         plan = plan.without(self._refinement.left_out)
         digest = ""
         losses: tuple[float, ...] = ()
@@ -175,19 +190,22 @@ class RefinementRun:
                 judgement = Judgement(
                     Outcome.NOT_ENOUGH_DATA, "there is nothing left to learn from", GateMetrics()
                 )
-                return self._end(self._refinements.settle(self._refinement.id, judgement))
-            digest, losses = self._train(training, pools)
+                return self._settle_words(plan, words, judgement)
+            digest, losses = self._train(training, pools, base)
             held_out = [
                 plan.corrections[trial.key] for trial in plan.held_out if trial.training == training.name
             ]
             self._try(
-                held_out,
-                SoftPromptsRef(self._folder / training.name, digest),
+                [(example, SoftPromptsRef(self._folder / training.name, digest)) for example in held_out],
+                base,
                 f"trying {training.name} on held-out videos",
             )
         candidate = SoftPromptsRef(self._folder / plan.candidate.name, digest)
-        self._try(plan.regression, candidate, "trying on replayed clips")
-        return self._settle(plan, candidate, losses)
+        self._try([(example, candidate) for example in plan.regression], base, "trying on replayed clips")
+        judgement = self._judge(plan)
+        if words.accepted and judgement.outcome is not Outcome.PROMOTED:
+            return self._settle_words(plan, words, judgement)
+        return self._settle(plan, candidate, judgement, words, losses)
 
     # --- the beginning
 
@@ -235,7 +253,7 @@ class RefinementRun:
 
     # --- the slices
 
-    def _prepare(self, plan: Plan) -> _PreparedFeatures:
+    def _prepare(self, plan: Plan, base: SoftPromptsRef | None) -> _PreparedFeatures:
         """Have the features of all that is learned from, the newest corrections first, as far as there is room."""
         wanted = {key for training in plan.trainings for key in training.keys}
         corrections = [example for key, example in plan.corrections.items() if key in wanted]
@@ -249,7 +267,13 @@ class RefinementRun:
                 continue
             answer = self._ask_about(
                 example,
-                partial(PrepareRequest, example, folder=self._folder, features=self._features_folder),
+                partial(
+                    PrepareRequest,
+                    example,
+                    folder=self._folder,
+                    features=self._features_folder,
+                    prompts=base,
+                ),
                 PreparedExample,
             )
             if answer is not None:
@@ -278,7 +302,7 @@ class RefinementRun:
         }
 
     def _train(
-        self, training: Training, pools: Mapping[Pool, tuple[str, ...]]
+        self, training: Training, pools: Mapping[Pool, tuple[str, ...]], start: SoftPromptsRef | None
     ) -> tuple[str, tuple[float, ...]]:
         """Train to the end; the result's digest, and the loss of each step."""
         phase = f"training {training.name}"
@@ -289,7 +313,7 @@ class RefinementRun:
                 folder=self._folder,
                 features=self._features_folder,
                 pools=pools,
-                start=self._champion(),
+                start=start,
                 seconds=self._settings.slice_seconds,
             )
             answer = self._ask(request, TrainingProgress)
@@ -297,24 +321,74 @@ class RefinementRun:
             if answer.digest is not None:
                 return answer.digest, answer.losses
 
-    def _try(self, examples: Sequence[Example], candidate: SoftPromptsRef, phase: str) -> None:
+    def _try(
+        self,
+        trials: Sequence[tuple[Example, SoftPromptsRef]],
+        champion: SoftPromptsRef | None,
+        phase: str,
+        prefix: str = "",
+    ) -> None:
+        """Compare a version with the champion on each example; results are kept under a prefix and its key."""
         known = self._refinements.trials(self._refinement.id)
-        for done, example in enumerate(examples):
-            self._report(phase, done, len(examples))
-            if example.key in known:
+        for done, (example, candidate) in enumerate(trials):
+            self._report(phase, done, len(trials))
+            if prefix + example.key in known:
                 continue
             answer = self._ask_about(
                 example,
-                partial(TrialRequest, example, candidate=candidate, champion=self._champion()),
+                partial(TrialRequest, example, candidate=candidate, champion=champion),
                 TrialResult,
             )
             if answer is not None:
                 self._refinements.add_trial(
                     self._refinement.id,
-                    example.key,
+                    prefix + example.key,
                     candidate=answer.candidate,
                     champion=answer.champion,
                 )
+
+    # --- words
+
+    def _learn_words(self, plan: Plan) -> WordsJudgement:
+        """Have the corrected objects named, and learn and try what the team's words mean."""
+        champion = self._champion()
+        self._lessons = WordLessons(
+            self._folder,
+            self._settings.preset_prompts if champion is None else champion.folder,
+            self._settings.lexicon,
+            self._settings.recipe,
+        )
+        examples = list(plan.corrections.values())
+        named = 0
+
+        def ask(example: CorrectionExample) -> NamedObject | None:
+            nonlocal named
+            self._report("naming corrected objects", named, len(examples))
+            named += 1
+            return self._ask_about(example, partial(NameRequest, example), NamedObject)
+
+        def attempt(
+            trials: Sequence[tuple[CorrectionExample, SoftPromptsRef]],
+        ) -> dict[str, tuple[float, float]]:
+            self._try(trials, champion, "trying words", TRIAL)
+            known = self._refinements.trials(self._refinement.id)
+            keys = [example.key for example, _ in trials]
+            return {key: known[TRIAL + key] for key in keys if TRIAL + key in known}
+
+        words = self._lessons.learn(examples, ask, attempt)
+        if words.reason:
+            self._refinements.add_note(self._refinement.id, words.reason)
+        return words
+
+    def _settle_words(self, plan: Plan, words: WordsJudgement, training: Judgement) -> Refinement:
+        """End with what was learned of words: the champion's soft prompts with them, if there is anything new."""
+        if not words.changed and not words.accepted:
+            return self._end(self._refinements.settle(self._refinement.id, training))
+        outcome = Outcome.PROMOTED if words.accepted else training.outcome
+        trained = f"{training.outcome} for soft prompts: {training.reason}"
+        metrics = words.metrics if words.accepted else training.metrics
+        judgement = Judgement(outcome, f"{words.reason}. {_upper(trained)}", metrics)
+        return self._keep(plan, self._lessons.version(words.glossary), judgement, ())
 
     def _champion(self) -> SoftPromptsRef | None:
         """The version that this refinement began from, whoever leads now."""
@@ -324,7 +398,7 @@ class RefinementRun:
 
     # --- the end
 
-    def _settle(self, plan: Plan, candidate: SoftPromptsRef, losses: tuple[float, ...]) -> Refinement:
+    def _judge(self, plan: Plan) -> Judgement:
         self._report("judging", 0, 1)
         trials = self._refinements.trials(self._refinement.id)
 
@@ -332,7 +406,7 @@ class RefinementRun:
             mine, theirs = trials[key]
             return PairedScore(key, video, weight, mine, theirs)
 
-        judgement = judge(
+        return judge(
             [
                 compared(trial.key, example.video, example.weight)
                 for trial in plan.held_out
@@ -347,11 +421,28 @@ class RefinementRun:
             self._settings.recipe,
             plan.scheme,
         )
+
+    def _settle(
+        self,
+        plan: Plan,
+        candidate: SoftPromptsRef,
+        judgement: Judgement,
+        words: WordsJudgement,
+        losses: tuple[float, ...],
+    ) -> Refinement:
+        """End with the trained candidate; words that were accepted are in it."""
+        if words.reason:
+            judgement = replace(judgement, reason=f"{judgement.reason}. {_upper(words.reason)}")
+        return self._keep(plan, candidate, judgement, losses)
+
+    def _keep(
+        self, plan: Plan, version: SoftPromptsRef, judgement: Judgement, losses: tuple[float, ...]
+    ) -> Refinement:
         # The artefact first: a version in the database always has one.
-        path = self._line.keep(candidate.folder, candidate.digest)
-        version = NewVersion(
+        path = self._line.keep(version.folder, version.digest)
+        new = NewVersion(
             path=path,
-            digest=candidate.digest,
+            digest=version.digest,
             model=self._line.model,
             origin="refined",
             parent_id=self._refinement.champion_id,
@@ -361,7 +452,7 @@ class RefinementRun:
             metrics=judgement.metrics,
             reason=judgement.reason,
         )
-        return self._end(self._refinements.settle(self._refinement.id, judgement, version))
+        return self._end(self._refinements.settle(self._refinement.id, judgement, new))
 
     def _end(self, refinement: Refinement) -> Refinement:
         log.info(
@@ -429,3 +520,7 @@ class RefinementRun:
     def _report(self, phase: str, done: int, total: int) -> None:
         if not self._refinements.note_progress(self._refinement.id, phase, done, total):
             raise Cancelled(f"refinement {self._refinement.id} has ended: it was cancelled")
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -23,7 +23,7 @@ class VersionCard(BaseModel):
         status: How it stands.
         digest: Identity of its two matrices.
         model: The vision-language model that it was made for.
-        origin: ``refined`` or ``imported``.
+        origin: ``refined``, ``edited`` or ``imported``.
         refinement: Number of the refinement that made it.
         data: Corrections that it was trained on.
         curve: The loss of each step of its training.

@@ -38,7 +38,7 @@ class PromptVersion:
         path: The folder of its artefact, relative to the data folder.
         digest: Identity of its two matrices.
         model: The vision-language model that it was made for.
-        origin: ``refined`` or ``imported``.
+        origin: ``refined``, ``edited`` or ``imported``.
         refinement_id: The refinement that made it.
         data: Corrections that it was trained on.
         curve: The loss of each step of its training.

@@ -14,15 +14,16 @@ from ml_backend.models.messages import SoftPromptsRef
 from ml_backend.refinement.version_card import ReceivedVersion, exported
 from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
 from steerseg.errors import ConfigError
+from steerseg.glossary import GLOSSARY_FILE, Glossary
+from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, with_glossary
 from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
 
 log = logging.getLogger(__name__)
 
 FOLDER = "prompts"
-WEIGHTS_FILE = "soft_prompts.safetensors"
-CARD_FILE = "soft_prompts.json"
 VERSION_FILE = "version.json"
 _PARTS = (WEIGHTS_FILE, CARD_FILE, VERSION_FILE)
+_OPTIONAL = (GLOSSARY_FILE,)
 _IMPORT_BYTES = 64 * 1024 * 1024  # two matrices of a 7B model are below 4 MiB
 
 
@@ -33,10 +34,14 @@ class PromptLine:
         versions: The tables.
         data_dir: The backend's data folder; artefacts lie in ``prompts/<digest>`` below it.
         model: Fingerprint of the vision-language model in use: prompts of another one are not used.
+        preset_prompts: Folder of the preset's own soft prompts; ``None`` where it has none.
     """
 
-    def __init__(self, versions: VersionStore, data_dir: Path, model: str) -> None:
+    def __init__(
+        self, versions: VersionStore, data_dir: Path, model: str, preset_prompts: Path | None = None
+    ) -> None:
         self.versions = versions
+        self._preset_prompts = preset_prompts
         self.model = model
         self._root = data_dir
         self._reported: set[int] = set()  # champions of another model, each logged once
@@ -63,6 +68,49 @@ class PromptLine:
         """The soft prompts of a version, for the model process."""
         return SoftPromptsRef(self._root / version.path, version.digest)
 
+    def glossary(self, version: PromptVersion | None) -> Glossary:
+        """The glossary of a version; of the preset's own soft prompts for ``None``.
+
+        Raises:
+            ConfigError: It is damaged.
+        """
+        folder = self._preset_prompts if version is None else self._root / version.path
+        return Glossary() if folder is None else Glossary.load(folder)
+
+    def edit_glossary(self, project_id: int, glossary: Glossary, *, by: str) -> PromptVersion:
+        """Give a project's champion another glossary: a new version, and the champion from now on.
+
+        Args:
+            project_id: The project.
+            glossary: The new glossary.
+            by: Names the person or the program that asked for it.
+
+        Raises:
+            ConfigError: The champion's files are damaged.
+            ArtefactError: The disk is full or not writable.
+        """
+        champion = self.champion(project_id)
+        source = self._preset_prompts if champion is None else self._root / champion.path
+        scratch = self._root / FOLDER / f".editing-{project_id}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            digest = with_glossary(source, glossary, scratch)
+            path = self.keep(scratch, digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        new = NewVersion(
+            path=path,
+            digest=digest,
+            model=self.model,
+            origin="edited",
+            parent_id=None if champion is None else champion.id,
+            data=() if champion is None else champion.data,
+            reason=f"words edited by {by}",
+        )
+        added = self.versions.add(project_id, new)
+        self.versions.promote(project_id, added.name, by=by)
+        return added
+
     def keep(self, folder: Path, digest: str) -> str:
         """Take a pair of soft prompts into the data folder and return its path relative to that.
 
@@ -76,7 +124,7 @@ class PromptLine:
         """
         relative = Path(FOLDER) / digest
         try:
-            contents = {name: (folder / name).read_bytes() for name in (WEIGHTS_FILE, CARD_FILE)}
+            contents = _files(folder)
         except OSError as error:
             raise VersionError(f"the soft prompts in {folder} cannot be read: {error.strerror}") from error
         with building_folder(self._root / relative) as building:
@@ -93,7 +141,7 @@ class PromptLine:
         version = self.versions.version(project_id, name)
         folder = self._root / version.path
         try:
-            contents = {part: (folder / part).read_bytes() for part in (WEIGHTS_FILE, CARD_FILE)}
+            contents = _files(folder)
         except OSError as error:
             raise VersionError(
                 f"the artefact of {name} cannot be read from {folder} ({error.strerror}); restore the folder "
@@ -151,6 +199,13 @@ class PromptLine:
         return self.versions.add(project_id, new)
 
 
+def _files(folder: Path) -> dict[str, bytes]:
+    """The files of a pair of soft prompts, the glossary where there is one."""
+    contents = {name: (folder / name).read_bytes() for name in (WEIGHTS_FILE, CARD_FILE)}
+    glossary = folder / GLOSSARY_FILE
+    return {**contents, GLOSSARY_FILE: glossary.read_bytes()} if glossary.is_file() else contents
+
+
 def _unpack(archive: Path, target: Path) -> ReceivedVersion:
     """Write the two files of a pair into a new folder; return the card of the version.
 
@@ -160,15 +215,17 @@ def _unpack(archive: Path, target: Path) -> ReceivedVersion:
     """
     try:
         if archive.is_dir():
-            contents = {name: (archive / name).read_bytes() for name in _PARTS}
+            contents = _files(archive)
+            contents[VERSION_FILE] = (archive / VERSION_FILE).read_bytes()
         else:
             with zipfile.ZipFile(archive) as opened:
-                sizes = {name: opened.getinfo(name).file_size for name in _PARTS}
+                parts = (*_PARTS, *(name for name in _OPTIONAL if name in opened.namelist()))
+                sizes = {name: opened.getinfo(name).file_size for name in parts}
                 if sum(sizes.values()) > _IMPORT_BYTES:
                     raise VersionError(
                         f"{archive} unpacks to {sum(sizes.values()) // 2**20} MiB; a version has a few"
                     )
-                contents = {name: opened.read(name) for name in _PARTS}
+                contents = {name: opened.read(name) for name in parts}
         card = ReceivedVersion.model_validate_json(contents.pop(VERSION_FILE))
     except ValidationError as error:
         wrong = error.errors()[0]

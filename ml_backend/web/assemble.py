@@ -124,7 +124,8 @@ def build_service(
         StoreError: The database cannot be used.
     """
     database = Database(settings.database)
-    line = PromptLine(VersionStore(database), settings.data_dir, model)
+    prompts = load_preset(find_preset(settings.preset)).prompts_folder
+    line = PromptLine(VersionStore(database), settings.data_dir, model, prompts)
     common = _Common(
         settings=settings,
         database=database,
@@ -244,6 +245,8 @@ def _refinement_settings(settings: Settings, base_version: str) -> RefinementSet
         feature_bytes=settings.refine_cache_bytes,
         confidence=settings.propagation_confidence,
         weights=Weights.from_settings(settings),
+        lexicon=preset.load_lexicon(),
+        preset_prompts=preset.prompts_folder,
     )
 
 

@@ -232,6 +232,7 @@ class ProposalRecord(BaseModel):
         keyframes: Indices of the frames that the LVLM sees.
         points: Every point prompt.
         tracklets: Best first.
+        read_as: What the models read in the expression's place, by a glossary; left out where that is the expression.
     """
 
     schema_version: int = Field(alias="schema")
@@ -242,6 +243,7 @@ class ProposalRecord(BaseModel):
     keyframes: list[int]
     points: list[PointRecord]
     tracklets: list[TrackletRecord]
+    read_as: str = ""
 
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
@@ -256,7 +258,7 @@ class ProposalRecord(BaseModel):
         if video is not None:
             known = {"source": video.source, "digest": video.digest, "stride": video.stride}
             described = described.model_copy(update=known)
-        return cls(
+        record = cls(
             schema=SCHEMA,
             expression=proposal.expression,
             attributes=list(proposal.attributes),
@@ -266,6 +268,7 @@ class ProposalRecord(BaseModel):
             points=[PointRecord.of(point) for point in proposal.points],
             tracklets=[TrackletRecord.of(rank, one) for rank, one in enumerate(proposal.tracklets, start=1)],
         )
+        return record.model_copy(update={"read_as": proposal.read_as}) if proposal.read_as else record
 
     def proposal(self, maps: Mapping[str, torch.Tensor]) -> Proposal:
         """The proposal of the record, with the maps of its ``maps.safetensors``."""
@@ -285,6 +288,7 @@ class ProposalRecord(BaseModel):
             height=self.video.height,
             width=self.video.width,
             versions=self.versions,
+            read_as=self.read_as,
         )
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steerseg.config import PipelineConfig, Quantisation, RefinementRecipe
 from steerseg.errors import ConfigError
 from steerseg.reasoning import PromptTexts
+from steerseg.word_learning import Lexicon
 
 PRESET_FILE = "preset.json"
 _HERE = Path(__file__).parent
@@ -61,6 +62,8 @@ class Preset(BaseModel):
         frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
         seconds_per_slice: Seconds between two frame pairs in the LVLM's input; the video's own where left out.
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
+        lexicon: JSON file beside the preset file of the nouns that the model knows, as
+            :class:`steerseg.word_learning.Lexicon`; where left out, the model itself says what kinds things are.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
         replay: Examples that refinements replay, so that new ones do not erase what was known; none where left out.
@@ -82,6 +85,7 @@ class Preset(BaseModel):
     frame_batch: int | None = Field(default=None, ge=1)
     seconds_per_slice: float | None = Field(default=None, gt=0)
     soft_prompts: str | None = None
+    lexicon: str | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
     replay: ReplaySpec | None = None
@@ -99,8 +103,26 @@ class Preset(BaseModel):
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding, "
-                "grounding_without_attributes and background."
+                "grounding_without_attributes, background and naming."
             ) from None
+
+    @property
+    def prompts_folder(self) -> Path | None:
+        """Folder of the preset's own soft prompts; ``None`` where it has none."""
+        return None if self.soft_prompts is None else Path(self.soft_prompts)
+
+    def load_lexicon(self) -> Lexicon:
+        """The nouns that the model knows; none where the preset has no lexicon.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if self.lexicon is None:
+            return Lexicon()
+        try:
+            return Lexicon.model_validate_json(Path(self.lexicon).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"preset {self.name!r}: {self.lexicon} is no lexicon: {error}") from error
 
     @property
     def config(self) -> PipelineConfig:
@@ -155,8 +177,8 @@ def load_preset(folder: Path) -> Preset:
     _ = preset.texts  # questions that cannot be filled in are an error now
     beside = {
         key: str(folder / value)
-        for key in ("lvlm", "sam2", "soft_prompts")
-        if (value := getattr(preset, key)) is not None and (folder / value).is_dir()
+        for key in ("lvlm", "sam2", "soft_prompts", "lexicon")
+        if (value := getattr(preset, key)) is not None and (folder / value).exists()
     }
     replay = preset.replay
     if replay is not None and (folder / replay.source).is_dir():

@@ -85,6 +85,7 @@ class SoftPromptTrainer:
             frame=self.frame.detach().cpu().clone(),
             video=self.video.detach().cpu().clone(),
             placement=self.placement,
+            glossary=self._start.glossary,
         )
 
     def _rate(self) -> float:

@@ -64,6 +64,8 @@ class Driver:
             confidence=0.8,
             weights=Weights(),
             slice_seconds=0.0,  # one step a slice
+            lexicon=preset.load_lexicon(),
+            preset_prompts=preset.prompts_folder,
         )
 
     def ask(self, request: ModelRequest) -> ModelAnswer:

@@ -15,6 +15,7 @@ from ml_backend.web.pages.overview import add_overview
 from ml_backend.web.pages.projects import add_projects
 from ml_backend.web.pages.proposals import add_proposals
 from ml_backend.web.pages.versions import add_versions
+from ml_backend.web.pages.words import add_words
 
 _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
@@ -37,6 +38,7 @@ def create_pages(service: Service) -> Blueprint:
     add_overview(blueprint, service)
     add_projects(blueprint, service)
     add_versions(blueprint, service)
+    add_words(blueprint, service)
     add_proposals(blueprint, service)
     return blueprint
 

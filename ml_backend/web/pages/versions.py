@@ -35,7 +35,8 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
             "versions.html",
             project=known,
             versions=[
-                (version, curve_of(version.curve), version.model == line.model) for version in newest_first
+                (version, curve_of(version.curve), version.model == line.model, line.glossary(version))
+                for version in newest_first
             ],
             champion=line.versions.champion(number),
             can_roll_back=line.versions.can_roll_back(number),

@@ -89,12 +89,19 @@ def plan(
 
 
 def test_too_few_videos_are_said_in_words_and_numbers() -> None:
-    some = [correction(n, f"video{n // 3}") for n in range(9)]
-    made = make_plan(
-        some, used=(), recipe=RECIPE, replay=None, confidence=0.8, rejected=lambda correction: None
-    )
-    assert isinstance(made, InsufficientData)
-    assert made.reason == "corrections on 3 videos show an object, at least 4 are needed"
+    def made(videos: int) -> Plan | InsufficientData:
+        some = [correction(n, f"video{n % videos}") for n in range(9)]
+        return make_plan(
+            some, used=(), recipe=RECIPE, replay=None, confidence=0.8, rejected=lambda correction: None
+        )
+
+    one, three = made(1), made(3)
+    assert isinstance(one, InsufficientData)
+    assert one.reason == "corrections on 1 videos show an object, at least 4 are needed"
+    assert isinstance(three, Plan)  # words may be learned all the same
+    assert three.trainings == ()
+    assert three.shortage == "corrections on 3 videos show an object, at least 4 are needed"
+    assert len(three.used) == 9
 
 
 def test_videos_are_split_not_corrections_and_never_change_sides() -> None:

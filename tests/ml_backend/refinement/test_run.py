@@ -20,7 +20,14 @@ from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.label_studio.media_access import MediaUnavailableError
-from ml_backend.models.messages import ModelAnswer, ModelRequest, PrepareRequest, TrainRequest, Yielded
+from ml_backend.models.messages import (
+    ModelAnswer,
+    ModelRequest,
+    NameRequest,
+    PrepareRequest,
+    TrainRequest,
+    Yielded,
+)
 from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
 from ml_backend.refinement.media import MediaPendingError
@@ -135,11 +142,12 @@ def test_the_models_own_verdict_is_obeyed(driver: Driver) -> None:
     assert set(ended.metrics.to_json()) == {"scheme", "held_out", "regression", "examples", "replayed"}
 
 
-def test_too_few_corrections_end_it_at_once(tmp_path: Path, preset: Path, steerseg: SteerSeg) -> None:
+def test_too_few_corrections_train_nothing(tmp_path: Path, preset: Path, steerseg: SteerSeg) -> None:
     driver = Driver(make_world(tmp_path / "few", preset, films=3), steerseg)
 
     def ask(request: ModelRequest) -> ModelAnswer:
-        raise AssertionError("nothing is to be asked")
+        assert isinstance(request, NameRequest), "objects are named, nothing else is asked"
+        return driver.ask(request)
 
     ended = driver.run(driver.refinements.request(1, "test"), ask=ask)
     assert ended.state is RefinementState.NOT_ENOUGH_DATA

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg.grounding import _resize, resize_floats
+from steerseg.grounding import resize_floats, resize_frames
 from steerseg.lvlm.base import LVLM
 from steerseg.lvlm.vision import VisionKind
 from steerseg.lvlm.vision_attention import PACKED_ATTENTION, vision_attention_of
@@ -59,7 +59,7 @@ def test_resizing_by_floats_gives_the_same_picture() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 48, 85, 3), dtype=np.uint8)
     frames[0] = np.kron(frames[0, ::12, ::17], np.ones((12, 17, 1), dtype=np.uint8))
     for height, width in ((28, 56), (84, 140)):
-        expected = _resize(frames, height, width, torch.device("cpu"))
+        expected = resize_frames(frames, height, width, torch.device("cpu"))
         given = resize_floats(torch.from_numpy(frames).permute(0, 3, 1, 2), height, width)
         assert given.dtype == torch.uint8
         difference = (given.int() - expected.int()).abs()

@@ -1,0 +1,167 @@
+"""The words of a refinement: what corrections show a team's words to mean, tried before it is used.
+
+What the model calls each corrected object is kept on disk; what the words mean follows from it without a model. The
+trial leaves one video out at a time: its proposal is made with the words that the other videos teach.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ml_backend.models.examples import CorrectionExample, shows_object
+from ml_backend.models.messages import NamedObject, SoftPromptsRef
+from ml_backend.refinement.gate import GateMetrics, Outcome, PairedScore, Scheme, judge
+from steerseg.config import RefinementRecipe
+from steerseg.glossary import Entry, Glossary
+from steerseg.prompt_files import with_glossary
+from steerseg.runtime.artefacts import write_bytes
+from steerseg.word_learning import Lexicon, NamedCorrection, learn_glossary
+
+log = logging.getLogger(__name__)
+
+TRIAL = "words-"
+"""What the keys of trials of words begin with."""
+_NAMES = "names.json"
+_FEWEST = 2  # videos that words can be tried on
+_FILE = TypeAdapter(dict[str, NamedObject])
+
+AskName = Callable[[CorrectionExample], NamedObject | None]
+TryWords = Callable[[Sequence[tuple[CorrectionExample, SoftPromptsRef]]], Mapping[str, tuple[float, float]]]
+"""Tries versions on examples, each against the champion; J&F of both by example, as far as it could be had."""
+
+
+@dataclass(frozen=True)
+class WordsJudgement:
+    """What became of the words of a refinement.
+
+    Attributes:
+        glossary: The entries that were learned, with those of before; in use where ``accepted``.
+        changed: The entries that are new or have another meaning.
+        accepted: Whether the trial accepts them.
+        reason: Why, in text and numbers; empty where nothing changed.
+        metrics: What the trial measured.
+    """
+
+    glossary: Glossary
+    changed: tuple[Entry, ...] = ()
+    accepted: bool = False
+    reason: str = ""
+    metrics: GateMetrics = field(default_factory=GateMetrics)
+
+
+class WordLessons:
+    """Learns and tries the words of one refinement.
+
+    Args:
+        folder: Folder of the refinement.
+        champion: Folder of the champion's soft prompts; ``None`` where there are none.
+        lexicon: The model's nouns.
+        recipe: The limits of the trial.
+    """
+
+    def __init__(
+        self, folder: Path, champion: Path | None, lexicon: Lexicon, recipe: RefinementRecipe
+    ) -> None:
+        self._folder = folder
+        self._champion = champion
+        self._lexicon = lexicon
+        self._recipe = recipe
+        self._known = Glossary() if champion is None else Glossary.load(champion)
+
+    def learn(self, examples: Sequence[CorrectionExample], ask: AskName, attempt: TryWords) -> WordsJudgement:
+        """Have the corrected objects named, learn the words, and try them.
+
+        Args:
+            examples: The corrections.
+            ask: Asks what an object is; ``None`` where its media cannot be had.
+            attempt: Compares versions.
+        """
+        lessons = self._lessons(examples, ask)
+        learned = learn_glossary(list(lessons.values()), self._lexicon, self._known)
+        if learned.digest == self._known.digest:
+            return WordsJudgement(self._known)
+        changed = tuple(entry for entry in learned.entries if not self._knows(entry))
+        gone = sorted(
+            {entry.term for entry in self._known.entries} - {entry.term for entry in learned.entries}
+        )
+        said = [
+            f"“{entry.term}” means “{entry.meaning}” (from {entry.corrections} corrections)"
+            for entry in changed
+        ]
+        said += [f"“{term}” is no longer replaced" for term in gone]
+        trials = self._trials(examples, lessons, learned)
+        measured = attempt(trials)
+        scores = [
+            PairedScore(example.key, example.video, example.weight, *measured[example.key])
+            for example, _ in trials
+            if example.key in measured
+        ]
+        videos = {score.video for score in scores}
+        if len(videos) < _FEWEST or not any(ref != self.version(self._known) for _, ref in trials):
+            reason = f"{_listed(said)}; too few videos use it to try that, a person may promote it"
+            return WordsJudgement(learned, changed, reason=reason)
+        judgement = judge(scores, (), self._recipe, Scheme.CROSS_VALIDATION)
+        accepted = judgement.outcome is Outcome.PROMOTED
+        verdict = judgement.reason if accepted else f"not used: {judgement.reason}"
+        return WordsJudgement(learned, changed, accepted, f"{_listed(said)}: {verdict}", judgement.metrics)
+
+    def version(self, glossary: Glossary) -> SoftPromptsRef:
+        """The champion's soft prompts with a glossary."""
+        folder = self._folder / f"words-{glossary.digest or 'none'}"
+        return SoftPromptsRef(folder, with_glossary(self._champion, glossary, folder))
+
+    def _knows(self, entry: Entry) -> bool:
+        return any(
+            known.term == entry.term and known.meaning == entry.meaning for known in self._known.entries
+        )
+
+    def _lessons(self, examples: Sequence[CorrectionExample], ask: AskName) -> dict[str, NamedCorrection]:
+        """What each correction says about words; answers of the model are on disk as soon as they are there."""
+        path = self._folder / _NAMES
+        named = _FILE.validate_json(path.read_bytes()) if path.is_file() else {}
+        for example in examples:
+            if example.key in named or not any(shows_object(rle) for rle in example.truth.values()):
+                continue
+            answer = ask(example)
+            if answer is not None:
+                named[example.key] = answer
+                write_bytes(path, _FILE.dump_json(named))
+        return {
+            example.key: NamedCorrection(
+                expression=example.expression,
+                video=example.video,
+                names=named[example.key].names,
+                kinds=named[example.key].kinds,
+                overlap=example.overlap,
+            )
+            for example in examples
+            if example.key in named
+        }
+
+    def _trials(
+        self,
+        examples: Sequence[CorrectionExample],
+        lessons: Mapping[str, NamedCorrection],
+        learned: Glossary,
+    ) -> list[tuple[CorrectionExample, SoftPromptsRef]]:
+        """The examples that the words change, each with the words that the other videos teach."""
+        trials = []
+        of_others: dict[str, Glossary] = {}
+        for example in sorted(examples, key=lambda example: (example.video, example.key)):
+            wording = learned.rewrite(example.expression)
+            if not example.judges or wording == self._known.rewrite(example.expression):
+                continue
+            if example.video not in of_others:
+                others = [lesson for lesson in lessons.values() if lesson.video != example.video]
+                of_others[example.video] = learn_glossary(others, self._lexicon, self._known)
+            trials.append((example, self.version(of_others[example.video])))
+        return trials
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    return " and ".join(sentences)

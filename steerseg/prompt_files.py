@@ -1,0 +1,69 @@
+"""The files of a prompt version, without torch: a server gives soft prompts another glossary by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from steerseg.config import Placement
+from steerseg.errors import ConfigError
+from steerseg.glossary import GLOSSARY_FILE, Glossary
+from steerseg.runtime.artefacts import json_bytes, write_together
+
+WEIGHTS_FILE = "soft_prompts.safetensors"
+CARD_FILE = "soft_prompts.json"
+FILES = (WEIGHTS_FILE, CARD_FILE, GLOSSARY_FILE)
+"""All files of a version; the last one only where it has a glossary."""
+
+
+def prompts_digest(
+    placement: Placement, glossary: Glossary, frame: NDArray[np.float32], video: NDArray[np.float32]
+) -> str:
+    """A hash of all that proposals depend on: the identity of a prompt version."""
+    state = hashlib.sha256(placement.encode())
+    state.update(glossary.digest.encode())
+    for matrix in (frame, video):
+        state.update(np.ascontiguousarray(matrix, dtype=np.float32).tobytes())
+    return state.hexdigest()[:16]
+
+
+def with_glossary(source: Path | None, glossary: Glossary, target: Path) -> str:
+    """Write the soft prompts of a folder with another glossary.
+
+    Args:
+        source: Folder of soft prompts; ``None`` for a pair without rows, which steers nothing.
+        glossary: The glossary.
+        target: Folder that is written.
+
+    Returns:
+        The digest of what was written.
+
+    Raises:
+        ConfigError: The soft prompts cannot be read.
+        ArtefactError: The disk is full or not writable.
+    """
+    nothing = np.zeros((0, 0), dtype=np.float32)
+    matrices, placement = {"frame": nothing, "video": nothing}, "before_vision"
+    if source is not None:
+        try:
+            matrices = load_file(source / WEIGHTS_FILE)
+            placement = json.loads((source / CARD_FILE).read_bytes())["placement"]
+            digest = prompts_digest(placement, glossary, matrices["frame"], matrices["video"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"no soft prompts could be read from {source}: {error}") from error
+    else:
+        digest = prompts_digest("before_vision", glossary, nothing, nothing)
+    files = {
+        target / WEIGHTS_FILE: save(matrices),
+        target / CARD_FILE: json_bytes({"placement": placement, "digest": digest}),
+    }
+    if glossary:
+        files[target / GLOSSARY_FILE] = glossary.to_bytes()
+    write_together(files)
+    return digest

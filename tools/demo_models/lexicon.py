@@ -1,0 +1,39 @@
+"""The nouns that the demo's models know, for the preset: ``python -m tools.demo_models.lexicon``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steerseg.demo.catalogue import GROUP_NOUNS, KIND_OF
+from steerseg.demo.sprites import load_catalogue
+from steerseg.demo.verdicts import YES, noun_table
+from steerseg.presets import BUILT_IN
+from steerseg.runtime.artefacts import write_json
+from steerseg.word_learning import Lexicon
+
+FILE = BUILT_IN["demo"] / "lexicon.json"
+
+
+def demo_lexicon() -> Lexicon:
+    """Names of objects, the kinds that objects are named by, and the nouns of groups, with what each covers."""
+    catalogue = load_catalogue()
+    names = tuple(catalogue.names)
+    table = noun_table(names, tuple(catalogue.groups))
+    kinds = {kind for of_one in KIND_OF.values() for kind in of_one}
+    groups = {noun for of_group in GROUP_NOUNS.values() for noun in of_group}
+    nouns = sorted((set(names) | kinds | groups) & table.keys())
+    covered = {
+        noun: tuple(sorted(name for name, verdict in zip(names, table[noun], strict=True) if verdict == YES))
+        for noun in nouns
+    }
+    return Lexicon(nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun})
+
+
+def main(file: Path = FILE) -> None:
+    """Write the file."""
+    write_json(file, demo_lexicon().model_dump(mode="json"))
+    print(f"{file}: {len(demo_lexicon().nouns)} nouns")
+
+
+if __name__ == "__main__":
+    main()
