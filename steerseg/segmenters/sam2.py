@@ -35,6 +35,7 @@ from steerseg.segmenters.sam2_step import TrackingStep, attended_memories
 _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
 _EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
+_LARGEST_LOGIT = 32.0  # of an answer that clicks correct; the package's own predictor clamps there
 
 
 class Sam2:
@@ -153,16 +154,40 @@ class Sam2:
         earlier: NDArray[np.bool_] | None = None,
     ) -> list[DecodedMask]:
         """Decode one set of clicks a row; a box is its two corners."""
-        clicks = {
-            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
-            "point_coords": (positions * self.model.image_size - 0.5).to(self.device),
-            "point_labels": labels.to(self.device),
-        }
         logits: Tensor | None = None
         if earlier is not None:
             # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
             logits = (self._coverage(earlier, self.logits_side) * 2 - 1) * _EARLIER_LOGIT
-        return self._decode(levels, clicks=clicks, earlier=logits)
+        return self._decode(levels, clicks=self._clicks(positions, labels), earlier=logits)
+
+    @torch.inference_mode()
+    def decode_correction(
+        self,
+        levels: Sequence[Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        conditioned: Tensor,
+        logits: Tensor,
+    ) -> DecodedMask:
+        """Decode clicks on a tracked frame with its memories and own logits, as the package's predictor does."""
+        clicks = self._clicks(positions, labels)
+        with self._precision():
+            output = self.model._forward_sam_heads(
+                backbone_features=conditioned,
+                point_inputs=clicks,
+                mask_inputs=logits[:, None].float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT),
+                high_res_features=list(levels[:-1]) or None,
+                multimask_output=self.model._use_multimask(False, clicks),
+            )
+        return _answers(output, clicked=True)[0]
+
+    def _clicks(self, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Clicks as SAM 2's prompt encoder takes them."""
+        return {
+            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
+            "point_coords": (positions * self.model.image_size - 0.5).to(self.device),
+            "point_labels": labels.to(self.device),
+        }
 
     def decode_mask(self, levels: Sequence[Tensor], mask: NDArray[np.bool_]) -> DecodedMask:
         """Take a mask of the frame's size as the truth on its frame."""
@@ -203,15 +228,7 @@ class Sam2:
                 track_in_reverse=False,
                 prev_sam_mask_logits=earlier,
             )
-        _, _, ious, logits, large, pointers, presence = output
-        # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
-        best = ious.float().amax(dim=1).clamp(0, 1).tolist()
-        masks = (logits[:, 0] > 0).cpu()
-        clicked = clicks is not None
-        return [
-            DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
-            for i in range(count)
-        ]
+        return _answers(output, clicked=clicks is not None)
 
     # ------------------------------------------------------------------ memories and steps
 
@@ -242,6 +259,19 @@ class Sam2:
     def attended_memories(self, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
         """Choose the memories of a step, as the package does."""
         return attended_memories(self.model, index, prompted, num_frames)
+
+    @torch.inference_mode()
+    def attend(
+        self,
+        attended: AttendedMemories,
+        levels: Sequence[Tensor],
+        spatial: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
+    ) -> Tensor:
+        """Features of N frames that have attended to memories; never captured, since corrections are few."""
+        step = self.tracking_step()
+        return step.attend(*step.arguments(attended, levels, spatial, pointers, distances))
 
     def step(
         self,
@@ -300,6 +330,18 @@ class Sam2:
             yield
         finally:
             self.captured_steps.sights = before
+
+
+def _answers(output: Sequence[Any], *, clicked: bool) -> list[DecodedMask]:
+    """The output of SAM 2's heads, row by row."""
+    _, _, ious, logits, large, pointers, presence = output
+    # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
+    best = ious.float().amax(dim=1).clamp(0, 1).tolist()
+    masks = (logits[:, 0] > 0).cpu()
+    return [
+        DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
+        for i in range(len(best))
+    ]
 
 
 def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,37 @@ class Tracker:
             memories[prompt.frame] = self.decoder.remember(encoded, [decoded])[0]
         point = prompts[0].as_point()
         return Candidate(point, quality + point.value, quality, memories)
+
+    def correct(self, encoded: EncodedVideo, candidate: Candidate, prompt: Prompt) -> Candidate:
+        """Correct an object by clicks or a box on a frame where it was tracked, as SAM 2's own predictor does.
+
+        The frame is tracked as it would be without the prompt. Its memories and its own logits then go into the
+        decoder beside the clicks, and the answer conditions all other frames. This is what the package's predictor
+        does with ``add_all_frames_to_correct_as_cond``; without it, the next propagation tracks the frame anew and
+        the clicks are lost.
+
+        Args:
+            encoded: The video.
+            candidate: The object.
+            prompt: Clicks or a box; its ``earlier`` is not used.
+
+        Raises:
+            ValueError: The prompt is a mask, or is on a frame that the video does not have.
+        """
+        if prompt.mask is not None:
+            raise ValueError("a mask is the truth on its frame and corrects nothing; start the object with it")
+        if not 0 <= prompt.frame < len(encoded):
+            raise ValueError(f"prompted frame {prompt.frame}, but the video has frames 0 to {len(encoded) - 1}")
+        tracked = self.propagator.track_to(encoded, candidate, prompt.frame)
+        decoded = self.decoder.decode_correction(encoded, prompt, tracked)
+        (memory,) = self.decoder.remember(encoded, [decoded])
+        return replace(
+            candidate,
+            predicted_iou=min(candidate.predicted_iou, decoded.answer.predicted_iou),
+            memories={**candidate.memories, prompt.frame: memory},
+            tracked=None,
+            origin=candidate.first_frame,
+        )
 
     # ------------------------------------------------------------------ tracking
 
