@@ -12,6 +12,7 @@ Heads = Literal["mean", "visual_max"]
 Placement = Literal["before_vision", "start", "after_vision"]
 Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
+Correction = Literal["memory", "frame"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class PipelineConfig:
         background: Whether what a question about the background looks at is taken away from the maps (DecAF). It
             removes attention that no question moves, such as a sink in a corner, and doubles the grounding passes.
             Off in the method.
+        correction: What answers an annotator's click on a tracked frame. ``"memory"``: the object's memories and
+            SAM 2's own logits beside the click, as SAM 2's predictor does. ``"frame"``: the frame alone, and the
+            mask that was shown there.
     """
 
     keyframes: int = 16
@@ -55,6 +59,7 @@ class PipelineConfig:
     max_new_tokens: int = 128
     attribute_confidence: float = 0.0
     background: bool = False
+    correction: Correction = "memory"
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,13 @@ class ModelHandler:
 
     def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
         video = self._videos.load(request.media, request.fps, reporter.progress)
-        return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, reporter.progress)
+        return answer_steering(
+            self._steerseg.tracker,
+            self._steerseg.open(video),
+            request,
+            reporter.progress,
+            correction=self._steerseg.config.correction,
+        )
 
     def _masks(self, request: MaskRequest, reporter: Reporter) -> MaskAnswer:
         video = self._videos.load(request.media, request.fps, reporter.progress)
