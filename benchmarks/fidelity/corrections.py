@@ -8,8 +8,6 @@ of its own, since they follow from its masks.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ml_backend.models.messages import FramePrompt, SteerRequest
 from ml_backend.models.steer import answer_steering
 from steerseg.errors import SteerSegError
 from steerseg.evaluation.metrics import score
+from steerseg.evaluation.runner import processor
 from steerseg.masks import RLE, decode_rle, iou, mask_area
 from steerseg.pipeline import SteerSeg
 from steerseg.tracking import EncodedVideo, Prompt, Tracker
@@ -58,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steerseg.forget()
     count = len(found[0][FRAME])
     print(
-        f"{count} clips of {options.split}, preset {options.preset} on {options.device}, {platform.machine()}, "
-        f"{os.cpu_count()} cores; 95 % intervals over clips\n"
+        f"{count} clips of {options.split}, preset {options.preset} on {options.device} ({processor()}); 95 % intervals "
+        "over clips\n"
     )
     print("| clicks | a click goes with | J&F | gain over the frame alone |\n|---|---|---|---|")
     for clicks, measured in enumerate(found):
@@ -139,9 +138,7 @@ class Robot:
     def _predictor(self) -> Sequence[RLE]:
         beginning = self._track[self._anchor]
         assert beginning is not None, "a tracklet is visible where it begins"
-        candidate = self._tracker.start(
-            self._encoded, [Prompt(self._anchor, mask=decode_rle(beginning))]
-        )
+        candidate = self._tracker.start(self._encoded, [Prompt(self._anchor, mask=decode_rle(beginning))])
         for frame, prompt in self._prompts.items():
             candidate = self._tracker.correct(
                 self._encoded, candidate, Prompt(frame, prompt.points, prompt.labels)
@@ -152,7 +149,9 @@ class Robot:
 
 def _middle_of_error(mask: Masks, truth: Masks) -> tuple[float, float, bool]:
     """The middle of the largest wrong region of an (H, W) mask, in fractions, and whether the object is there."""
-    count, regions, statistics, _ = cv2.connectedComponentsWithStats((mask ^ truth).astype(np.uint8), connectivity=4)
+    count, regions, statistics, _ = cv2.connectedComponentsWithStats(
+        (mask ^ truth).astype(np.uint8), connectivity=4
+    )
     assert count > 1, "there is a wrong pixel"
     largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
     region = np.pad(regions == largest, 1).astype(np.uint8)  # the picture's edge is an edge of the region

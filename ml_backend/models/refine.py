@@ -44,7 +44,7 @@ from steerseg.evaluation.metrics import score
 from steerseg.grounding import VisionContext
 from steerseg.masks import decode_rle
 from steerseg.pipeline import SteerSeg, VideoFeatures
-from steerseg.reasoning import attributes_of
+from steerseg.reasoning import attributes_of, expression_as
 from steerseg.runtime.devices import native_products
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
@@ -128,7 +128,9 @@ class Refiner:
             lvlm = self._steerseg.lvlm
             film = context.video.to(lvlm.device)
             attributes = attributes_of(lvlm, film, expression, self._steerseg.texts, config)
-        return self._steerseg.texts.grounding_question(expression, attributes)
+        return self._steerseg.texts.grounding_question(
+            expression_as(config.expression_form, expression), attributes
+        )
 
     def _sample(
         self,
@@ -166,7 +168,9 @@ class Refiner:
                 str(self._steerseg.lvlm.dtype),
                 preset.video_tokens,
                 preset.frame_tokens,
-                preset.seconds_per_slice,
+                self._config.seconds_per_slice,
+                self._config.grid,
+                self._config.enlarge,
             ]
         )
         return f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.safetensors"

@@ -104,7 +104,9 @@ class _Given:
     @classmethod
     def of(cls, request: SteerRequest, total: int) -> _Given:
         """The part of a request that a video of ``total`` frames has."""
-        prompted = {t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted}
+        prompted = {
+            t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted
+        }
         chosen = set(spread(sorted(prompted), MAX_CONDITIONING))
         return cls(
             request,

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from steerseg.config import SegmenterConfig
 from steerseg.runtime.cuda_graphs import CapturedCalls
 from steerseg.segmenters.base import (
     AttendedMemories,
@@ -45,6 +47,7 @@ class Sam2:
         model: A ``SAM2VideoPredictor``, on its device.
         version: Name and hash of configuration and weights.
         dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        config: How frames and clicks reach the model.
 
     Attributes:
         captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
@@ -53,13 +56,21 @@ class Sam2:
         memory_backend: Computes the attention to memories then; torch's choice where ``None``.
     """
 
-    def __init__(self, model: Any, *, version: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        version: str,
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.version = version
         self.device: torch.device = model.device
         if self.device.type == "cuda" and dtype is not torch.float32:
             round_multiplied_weights(model, dtype)
         self._dtype = dtype
+        self._config = config
         self._position_encodings: list[Tensor] = []  # (h * w, 1, C) of each level
         self._level_sizes: list[tuple[int, int]] = []
         self._memory_position: Tensor | None = None
@@ -72,7 +83,11 @@ class Sam2:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> Sam2:
         """Load SAM 2 from a folder or from the Hugging Face hub.
 
@@ -82,6 +97,7 @@ class Sam2:
                 such as ``facebook/sam2.1-hiera-large``.
             device: Where to run.
             dtype: See :class:`Sam2`.
+            config: See :class:`Sam2`.
 
         Raises:
             ModelError: Nothing usable is there, or weights and configuration do not fit.
@@ -91,7 +107,7 @@ class Sam2:
             model, version = load_folder(Path(source), device)
         else:
             model, version = load_from_hub(str(source), device)
-        return cls(model, version=version, dtype=dtype)
+        return cls(model, version=version, dtype=dtype, config=config)
 
     # ------------------------------------------------------------------ frames
 
@@ -105,7 +121,10 @@ class Sam2:
     @torch.inference_mode()
     def encode_frames(self, frames: NDArray[np.uint8]) -> list[Features]:
         """(B, H, W, 3) uint8 RGB -> the features of each frame."""
-        pixels = preprocess(self._on_device(frames), self.model.image_size)
+        if self._config.resampling == "bicubic":
+            pixels = preprocess_bicubic(frames, self.model.image_size).to(self.device)
+        else:
+            pixels = preprocess(self._on_device(frames), self.model.image_size)
         if self._precision_is_lower:
             pixels = pixels.to(self._dtype)  # as the first product would
         levels = self._encode_pixels(pixels)
@@ -185,7 +204,9 @@ class Sam2:
         """Clicks as SAM 2's prompt encoder takes them."""
         return {
             # SAM 2's pixel coordinates, to which it adds half a pixel itself.
-            "point_coords": (positions * self.model.image_size - 0.5).to(self.device),
+            "point_coords": (
+                positions * self.model.image_size - (0.5 if self._config.clicks == "exact" else 0.0)
+            ).to(self.device),
             "point_labels": labels.to(self.device),
         }
 
@@ -355,6 +376,16 @@ def preprocess(frames: Tensor, size: int) -> Tensor:
     """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
     pixels = frames.permute(0, 3, 1, 2).float().div_(255)
     pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return _normalised(pixels)
+
+
+def preprocess_bicubic(frames: NDArray[np.uint8], size: int) -> Tensor:
+    """The same by PIL's bicubic filter, which rounds to whole numbers, as SAM 2's own loader of frames; on the CPU."""
+    resized = np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in frames])
+    return _normalised(torch.from_numpy(resized).permute(0, 3, 1, 2).float().div_(255))
+
+
+def _normalised(pixels: Tensor) -> Tensor:
     mean, std = _statistics(pixels.device)
     return pixels.sub_(mean).div_(std)
 

@@ -13,6 +13,7 @@ from steerseg.points import PointPrompt
 from steerseg.segmenters.base import ObjectMemory, Segmenter
 from steerseg.tracking.features import EncodedVideo
 from steerseg.tracking.frame_encoder import FrameEncoder
+from steerseg.tracking.packed_masks import mask_at_size
 from steerseg.tracking.tracklets import DecodedPrompt, Prompt, TrackedFrame
 
 _MAX_DECODED = 32  # points of one call; each takes 20 MB of a GPU at SAM 2's usual size
@@ -68,7 +69,9 @@ class PromptDecoder:
         (answer,) = self._segmenter.decode_clicks(levels, *_clicks(prompt), earlier)
         return DecodedPrompt(prompt.as_point(), answer)
 
-    def decode_correction(self, encoded: EncodedVideo, prompt: Prompt, tracked: TrackedFrame) -> DecodedPrompt:
+    def decode_correction(
+        self, encoded: EncodedVideo, prompt: Prompt, tracked: TrackedFrame
+    ) -> DecodedPrompt:
         """Decode clicks and a box on a frame where the object was tracked."""
         levels = self._encoder.levels(encoded, [prompt.frame])
         answer = self._segmenter.decode_correction(
@@ -80,6 +83,15 @@ class PromptDecoder:
         """Turn answers, all of one kind, into the memories that condition other frames."""
         levels = self._encoder.levels(encoded, [each.point.frame for each in decoded])
         return self._segmenter.encode_memories(levels, [each.answer for each in decoded])
+
+    def remember_masks(self, encoded: EncodedVideo, decoded: Sequence[DecodedPrompt]) -> list[ObjectMemory]:
+        """The memories that answers leave when their masks, at the video's size, are prompted again."""
+        again: list[DecodedPrompt] = []
+        for each in decoded:
+            levels = self._encoder.levels(encoded, [each.point.frame])
+            mask = mask_at_size(each.answer.logits, encoded.height, encoded.width)
+            again.append(DecodedPrompt(each.point, self._segmenter.decode_mask(levels, mask)))
+        return self.remember(encoded, again)
 
 
 def _clicks(prompt: Prompt) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,8 @@ class Propagator:
         path = replace(path, frames=path.frames[: path.frames.index(frame) + 1])
         bank = MemoryBank([path], segmenter.memory_reach)
         attended = [
-            segmenter.attended_memories(index, bank.prompted, len(encoded)) for index in range(len(path.frames))
+            segmenter.attended_memories(index, bank.prompted, len(encoded))
+            for index in range(len(path.frames))
         ]
         distances = self._distances(attended)
         with Lookahead(self._encoder, encoded) as ahead:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steerseg.config import PipelineConfig
+from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.points import PointPrompt
 from steerseg.segmenters.base import ObjectMemory, Segmenter
 from steerseg.segmenters.sam2 import Sam2
@@ -64,7 +64,11 @@ class Tracker:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> Tracker:
         """Load SAM 2 from a folder or from the Hugging Face hub.
 
@@ -72,11 +76,12 @@ class Tracker:
             source: See :meth:`steerseg.segmenters.sam2.Sam2.from_pretrained`.
             device: Where to run.
             dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+            config: How frames and clicks reach the segmenter.
 
         Raises:
             ModelError: Nothing usable is there, or weights and configuration do not fit.
         """
-        return cls(Sam2.from_pretrained(source, device, dtype))
+        return cls(Sam2.from_pretrained(source, device, dtype, config))
 
     @property
     def version(self) -> str:
@@ -189,9 +194,13 @@ class Tracker:
             ValueError: The prompt is a mask, or is on a frame that the video does not have.
         """
         if prompt.mask is not None:
-            raise ValueError("a mask is the truth on its frame and corrects nothing; start the object with it")
+            raise ValueError(
+                "a mask is the truth on its frame and corrects nothing; start the object with it"
+            )
         if not 0 <= prompt.frame < len(encoded):
-            raise ValueError(f"prompted frame {prompt.frame}, but the video has frames 0 to {len(encoded) - 1}")
+            raise ValueError(
+                f"prompted frame {prompt.frame}, but the video has frames 0 to {len(encoded) - 1}"
+            )
         tracked = self.propagator.track_to(encoded, candidate, prompt.frame)
         decoded = self.decoder.decode_correction(encoded, prompt, tracked)
         (memory,) = self.decoder.remember(encoded, [decoded])

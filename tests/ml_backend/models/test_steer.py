@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ml_backend.models.geometry import MAX_CONDITIONING
 from ml_backend.models.messages import FramePrompt, SteerAnswer, SteerRequest
 from ml_backend.models.steer import answer_steering, conditions_of
-from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.config import Correction
+from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.tracking import EncodedVideo, Prompt, Tracker

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +111,9 @@ BOXES = (
 
 
 @pytest.mark.parametrize(
-    ("prompts", "reverse"), [(FORWARDS, False), (BACKWARDS, True), (BOXES, False)], ids=["on", "back", "boxes"]
+    ("prompts", "reverse"),
+    [(FORWARDS, False), (BACKWARDS, True), (BOXES, False)],
+    ids=["on", "back", "boxes"],
 )
 def test_corrections_are_those_of_the_stock_predictor(
     tracker: Tracker, video: Video, prompts: tuple[Prompt, Sequence[Prompt]], reverse: bool
