@@ -7,15 +7,18 @@ trained for anew shows at a disadvantage.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 from tqdm import tqdm
 
-from benchmarks.fidelity.clips import paired_rows, questions
+from benchmarks.fidelity.clips import Question, paired_rows, questions
 from steerseg.config import PUBLISHED, PipelineConfig, SegmenterConfig
 from steerseg.evaluation.metrics import score
 from steerseg.evaluation.runner import processor
+from steerseg.grounding import GroundingMaps
+from steerseg.lvlm.families.base import GridRule
 from steerseg.pipeline import SteerSeg
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Tracker
@@ -32,10 +35,6 @@ class Choice:
     pipeline: PipelineConfig
     segmenter: SegmenterConfig
 
-    def same_as(self, other: Choice) -> bool:
-        """Whether the settings are equal."""
-        return (self.pipeline, self.segmenter) == (other.pipeline, other.segmenter)
-
 
 def choices(own: PipelineConfig, segmenter: SegmenterConfig) -> Iterator[Choice]:
     """A preset's own settings, each published one in its place, and all together."""
@@ -48,6 +47,61 @@ def choices(own: PipelineConfig, segmenter: SegmenterConfig) -> Iterator[Choice]
         yield Choice(f"`{field.name}`: {published}", own, replace(segmenter, **{field.name: published}))
     together = {name: getattr(PUBLISHED.pipeline, name) for name in COMPARED}
     yield Choice(TOGETHER, replace(own, **together), PUBLISHED.segmenter)
+
+
+class _Clip:
+    """One question under each choice; what two choices have in common is computed once.
+
+    Args:
+        pipelines: By the segmenter's settings, over one language model.
+        question: The question.
+    """
+
+    def __init__(self, pipelines: Mapping[SegmenterConfig, SteerSeg], question: Question) -> None:
+        self._pipelines = pipelines
+        self._question = question
+        self._attributes: dict[object, tuple[str, ...]] = {}
+        self._maps: dict[object, GroundingMaps] = {}
+        self._scores: dict[object, float] = {}
+
+    def score(self, choice: Choice) -> float:
+        """J&F of the proposal."""
+        config, video = choice.pipeline, self._question.video
+        lvlm = self._pipelines[choice.segmenter].lvlm
+        sizes = lvlm.family.sizes(
+            video.height,
+            video.width,
+            video_tokens=self._budget,
+            frame_tokens=4 * self._budget,
+            rule=GridRule(config.grid, config.enlarge),
+        )
+        # The rule of the grid counts by what it makes of this clip.
+        seen = sizes, config.seconds_per_slice, config.expression_form
+        key = seen, config.borders, config.conditioning, choice.segmenter
+        if key not in self._scores:
+            self._scores[key] = self._measure(choice, seen)
+        return self._scores[key]
+
+    @property
+    def _budget(self) -> int:
+        return next(iter(self._pipelines.values())).preset.video_tokens
+
+    def _measure(self, choice: Choice, seen: object) -> float:
+        config, question = choice.pipeline, self._question
+        steerseg = self._pipelines[choice.segmenter]
+        features = steerseg.encode(question.video, config)
+        if seen not in self._attributes:
+            self._attributes[seen] = steerseg.reason(features, question.expression, config)
+        mapped = seen, config.borders
+        if mapped not in self._maps:
+            self._maps[mapped] = steerseg.ground(
+                features, question.expression, self._attributes[seen], config, steerseg.steering(config)
+            )
+        maps = self._maps[mapped]
+        candidates = steerseg.find_candidates(features, maps, config)
+        tracklets = steerseg.track(features, candidates, steerseg.rank(candidates, maps, config))
+        masks = tracklets[0].masks if tracklets else np.zeros_like(question.truth)
+        return score(masks, question.truth).jf
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,14 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pipelines[choice.segmenter] = SteerSeg(own.lvlm, tracker, own.preset, own.soft_prompts)
     found: dict[str, list[float]] = {choice.name: [] for choice in wanted}
     for question in tqdm(questions(options.split, options.clips), total=options.clips):
+        clip = _Clip(pipelines, question)
         for choice in wanted:
-            if choice.name != OWN and choice.same_as(wanted[0]):
-                found[choice.name].append(found[OWN][-1])
-                continue
-            steerseg = pipelines[choice.segmenter]
-            proposal = steerseg.propose(question.video, question.expression, config=choice.pipeline)
-            masks = proposal.best.masks if proposal.tracklets else question.truth & False
-            found[choice.name].append(score(masks, question.truth).jf)
+            found[choice.name].append(clip.score(choice))
         for steerseg in pipelines.values():
             steerseg.forget()
     print(

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steerseg.forget()
     count = len(found[0][FRAME])
     print(
-        f"{count} clips of {options.split}, preset {options.preset} on {options.device} ({processor()}); 95 % intervals "
-        "over clips\n"
+        f"{count} clips of {options.split}, preset {options.preset} on {options.device} ({processor()}); "
+        "95 % intervals over clips\n"
     )
     print("| clicks | a click goes with | J&F | gain over the frame alone |\n|---|---|---|---|")
     for clicks, measured in enumerate(found):
