@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from steerseg.config import PUBLISHED, Conditioning, PipelineConfig, SegmenterConfig
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.masks import iou
-from steerseg.segmenters.sam2 import preprocess
+from steerseg.points import PointPrompt
+from steerseg.segmenters.sam2 import Sam2, preprocess, preprocess_bicubic
 from steerseg.tracking import Prompt, Tracker
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
@@ -50,12 +53,18 @@ class Stock:
         tracker: Lends its model.
         video: The video.
         conditions: ``add_all_frames_to_correct_as_cond``.
+        published: Whether frames and clicks reach it as in its own code, and not as in ours.
     """
 
-    def __init__(self, tracker: Tracker, video: Video, *, conditions: bool = True) -> None:
+    def __init__(
+        self, tracker: Tracker, video: Video, *, conditions: bool = True, published: bool = False
+    ) -> None:
         self._predictor = copy.deepcopy(tracker.segmenter.model)
         self._predictor.add_all_frames_to_correct_as_cond = conditions
+        self._shift = 0.0 if published else 0.5 / SMALL_SAM2.image_size
         images = preprocess(torch.from_numpy(video.frames), SMALL_SAM2.image_size)
+        if published:
+            images = preprocess_bicubic(video.frames, SMALL_SAM2.image_size)
         with pytest.MonkeyPatch.context() as patch:
             loaded = (images, video.height, video.width)
             patch.setattr("sam2.sam2_video_predictor.load_video_frames", lambda **_: loaded)
@@ -63,21 +72,25 @@ class Stock:
 
     def click(self, prompt: Prompt) -> NDArray[np.bool_]:
         """The (H, W) mask of the prompt's frame."""
-        side = SMALL_SAM2.image_size
         box = None
         if prompt.box is not None:
             x, y, width, height = prompt.box
-            box = np.array([x, y, x + width, y + height]) - 0.5 / side
+            box = np.array([x, y, x + width, y + height]) - self._shift
         _, _, masks = self._predictor.add_new_points_or_box(
             self._state,
             prompt.frame,
             obj_id=1,
-            points=np.array(prompt.points).reshape(-1, 2) - 0.5 / side,
+            points=np.array(prompt.points).reshape(-1, 2) - self._shift,
             labels=np.array(prompt.labels, dtype=np.int32),
             normalize_coords=False,
             box=box,
         )
         return (masks[0, 0] > 0).numpy()
+
+    def prompt_again(self, frame: int, mask: NDArray[np.bool_]) -> None:
+        """Forget all, and go on from a mask."""
+        self._predictor.reset_state(self._state)
+        self._predictor.add_new_mask(self._state, frame, obj_id=1, mask=mask)
 
     def propagate(self, **options: Any) -> dict[int, NDArray[np.bool_]]:
         """The (H, W) masks by frame."""
@@ -154,6 +167,34 @@ def test_the_frame_alone_answers_otherwise(tracker: Tracker, video: Video) -> No
     corrected = tracker.correct(encoded, candidate, correction)
     with_memory = tracker.propagate(encoded, [corrected]).masks(0)[correction.frame]
     assert iou(without, with_memory) < 0.9
+
+
+def test_published_settings_are_the_stock_predictors(tracker: Tracker, video: Video) -> None:
+    """Resampling, the position of clicks, and going on from a mask, together; each by itself shows in the masks."""
+    model, version = tracker.segmenter.model, "small"
+    first = FORWARDS[0]
+    stock = Stock(tracker, video, published=True)
+    decoded = stock.click(first)
+    stock.prompt_again(first.frame, decoded)
+    expected = stock.propagate()
+
+    def tracked(segmenter: SegmenterConfig, conditioning: Conditioning) -> NDArray[np.bool_]:
+        ours = Tracker(Sam2(model, version=version, config=segmenter))
+        encoded = ours.open(video)
+        point = PointPrompt(first.frame, *first.points[0], value=1.0)
+        config = PipelineConfig(conditioning=conditioning)
+        (candidate,) = ours.candidates(encoded, [point], config, keyframes=range(FRAMES))
+        return ours.propagate(encoded, [candidate]).masks(0)
+
+    as_published = tracked(PUBLISHED.segmenter, PUBLISHED.pipeline.conditioning)
+    for frame, mask in expected.items():
+        assert_same(as_published[frame], mask, frame)
+    for segmenter, conditioning in (
+        (replace(PUBLISHED.segmenter, resampling="bilinear"), "mask"),
+        (replace(PUBLISHED.segmenter, clicks="exact"), "mask"),
+        (PUBLISHED.segmenter, "click"),
+    ):
+        assert (tracked(segmenter, conditioning) != as_published).any()
 
 
 def test_the_stock_predictor_loses_corrections_that_do_not_condition(tracker: Tracker, video: Video) -> None:
