@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.config import Correction
 from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
-from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.runtime.lru import LruCache
+from steerseg.tracking import Candidate, EncodedVideo, Prompt, StageProgress, Tracker
 from steerseg.video import Progress
 
 
@@ -26,6 +28,7 @@ def answer_steering(
     progress: Progress,
     *,
     correction: Correction,
+    corrected: CorrectedObjects | None = None,
 ) -> SteerAnswer:
     """Answer a request.
 
@@ -40,6 +43,7 @@ def answer_steering(
         request: The request. Frames beyond the end of the video are passed over.
         progress: Called with the stage ``tracking``.
         correction: What prompts on a tracked frame go with.
+        corrected: Objects of this video after earlier corrections; all are made again where left out.
 
     Raises:
         SteerSegError: Nothing says where the object is.
@@ -48,11 +52,12 @@ def answer_steering(
     progress("tracking", 0.0)
     total = len(encoded)
     conditions = conditions_of(tracker, encoded, request, correction)
-    started = tracker.start(encoded, conditions.prompts)
-    for prompt in conditions.corrections:
-        progress("tracking", 0.0)
-        started = tracker.correct(encoded, started, prompt)
-    (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
+    half = 0.5 if conditions.corrections else 0.0  # of the work is what corrections take
+    known = corrected or CorrectedObjects()
+    started = known.make(tracker, encoded, conditions, lambda fraction: progress("tracking", half * fraction))
+    (tracked,) = tracker.track(
+        encoded, [started], progress=lambda fraction: progress("tracking", half + (1 - half) * fraction)
+    )
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
     point = conditions.prompts[0].as_point()
@@ -83,6 +88,54 @@ class Conditions:
     kept_track: bool
     unused: tuple[int, ...] = ()
     corrections: tuple[Prompt, ...] = ()
+
+
+class CorrectedObjects:
+    """Objects of one video after each of their corrections, so that a further click repeats none before it.
+
+    Args:
+        most: Objects that are kept, the least recently used first out. At SAM 2's usual size, each prompted frame of
+            one takes a MiB.
+    """
+
+    def __init__(self, most: int = 8) -> None:
+        self._known = LruCache[tuple[str, ...], Candidate](most)
+
+    def make(
+        self, tracker: Tracker, encoded: EncodedVideo, conditions: Conditions, progress: StageProgress
+    ) -> Candidate:
+        """The object that conditions start, after all of their corrections.
+
+        Args:
+            tracker: The tracker over the segmenter.
+            encoded: The video.
+            conditions: What to start and correct by.
+            progress: Called with the fraction of the corrections that is done.
+        """
+        corrections = conditions.corrections
+        start = tuple(_digest(prompt) for prompt in conditions.prompts)
+        digests = [_digest(prompt) for prompt in corrections]
+        keys = [(*start, *digests[: done + 1]) for done in range(len(corrections))]  # after each correction
+        known = [self._known.get(key) for key in keys]
+        done = max((index + 1 for index, each in enumerate(known) if each is not None), default=0)
+        candidate = known[done - 1] if done else None
+        if candidate is None:
+            candidate = tracker.start(encoded, conditions.prompts)
+
+        def within(index: int) -> StageProgress:
+            return lambda fraction: progress((index + fraction) / len(corrections))
+
+        for index in range(done, len(corrections)):
+            candidate = tracker.correct(encoded, candidate, corrections[index], within(index))
+            self._known.put(keys[index], candidate)
+        return candidate
+
+
+def _digest(prompt: Prompt) -> str:
+    """A digest of a prompt, masks included."""
+    plain = repr((prompt.frame, prompt.points, prompt.labels, prompt.box)).encode()
+    masks = (b"" if mask is None else np.packbits(mask).tobytes() for mask in (prompt.mask, prompt.earlier))
+    return hashlib.sha256(b"|".join((plain, *masks))).hexdigest()
 
 
 @dataclass(frozen=True)

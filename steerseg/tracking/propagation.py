@@ -150,7 +150,9 @@ class Propagator:
         return logits, presence
 
     @torch.inference_mode()
-    def track_to(self, encoded: EncodedVideo, candidate: Candidate, frame: int) -> TrackedFrame:
+    def track_to(
+        self, encoded: EncodedVideo, candidate: Candidate, frame: int, progress: StageProgress | None = None
+    ) -> TrackedFrame:
         """Track a candidate over the whole video as far as a frame, for a correction there.
 
         On the first prompted frame nothing was tracked before it, and the prompts alone are attended to.
@@ -159,6 +161,7 @@ class Propagator:
             encoded: The video.
             candidate: The object.
             frame: Where it is to be corrected.
+            progress: Told of each step.
         """
         segmenter = self._segmenter
         everywhere = paths_of(0, candidate, range(len(encoded)))
@@ -175,6 +178,8 @@ class Propagator:
                 ahead.require([path.frames], index)
                 step = _Step(index, chosen, [path.frames[index]], distances[index, : len(chosen.pointers)])
                 logits, _ = self._take(step, encoded, bank)
+                if progress is not None:
+                    progress((index + 1) / len(attended))
         conditioned = segmenter.attend(
             step.attended,
             self._encoder.levels(encoded, step.frames),

@@ -177,7 +177,13 @@ class Tracker:
         point = prompts[0].as_point()
         return Candidate(point, quality + point.value, quality, memories)
 
-    def correct(self, encoded: EncodedVideo, candidate: Candidate, prompt: Prompt) -> Candidate:
+    def correct(
+        self,
+        encoded: EncodedVideo,
+        candidate: Candidate,
+        prompt: Prompt,
+        progress: StageProgress | None = None,
+    ) -> Candidate:
         """Correct an object by clicks or a box on a frame where it was tracked, as SAM 2's own predictor does.
 
         The frame is tracked as it would be without the prompt. Its memories and its own logits then go into the
@@ -189,6 +195,7 @@ class Tracker:
             encoded: The video.
             candidate: The object.
             prompt: Clicks or a box; its ``earlier`` is not used.
+            progress: Told of each tracked frame.
 
         Raises:
             ValueError: The prompt is a mask, or is on a frame that the video does not have.
@@ -201,7 +208,7 @@ class Tracker:
             raise ValueError(
                 f"prompted frame {prompt.frame}, but the video has frames 0 to {len(encoded) - 1}"
             )
-        tracked = self.propagator.track_to(encoded, candidate, prompt.frame)
+        tracked = self.propagator.track_to(encoded, candidate, prompt.frame, progress)
         decoded = self.decoder.decode_correction(encoded, prompt, tracked)
         (memory,) = self.decoder.remember(encoded, [decoded])
         return replace(

@@ -78,9 +78,7 @@ def train(
     if not samples:
         raise ConfigError("no samples to train on; check the split and the limit")
     plan = BatchPlan([sample.video for sample in samples], recipe, ranks)
-    schedule = replace(
-        recipe.schedule, steps=plan.steps, heads=preset.config.heads, borders=preset.config.borders
-    )
+    schedule = _schedule(recipe, preset, plan.steps)
     state = folder / STATE_FOLDER
     run = _describe(lvlm, preset, samples, recipe, schedule, plan.size)
     ranks.from_first(lambda: _begin(folder, run))
@@ -103,6 +101,12 @@ def train(
             report("train", done / plan.steps)
     ranks.wait()  # nobody goes on before the last state is on disk
     return replace(trainer.prompts, card=_card(trainer, run))
+
+
+def _schedule(recipe: TrainingRecipe, preset: Preset, steps: int) -> TrainingConfig:
+    """The recipe's schedule over so many steps, on maps as the preset makes them."""
+    config = preset.config
+    return replace(recipe.schedule, steps=steps, heads=config.heads, borders=config.borders)
 
 
 def _step(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ml_backend.models.geometry import MAX_CONDITIONING
 from ml_backend.models.messages import FramePrompt, SteerAnswer, SteerRequest
-from ml_backend.models.steer import answer_steering, conditions_of
+from ml_backend.models.steer import CorrectedObjects, answer_steering, conditions_of
 from steerseg.config import Correction
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
@@ -48,12 +48,19 @@ def square(x: int) -> NDArray[np.bool_]:
 
 
 def answer(
-    tracker: Tracker, encoded: EncodedVideo, *, correction: Correction = "memory", **changes: Any
+    tracker: Tracker,
+    encoded: EncodedVideo,
+    *,
+    correction: Correction = "memory",
+    corrected: CorrectedObjects | None = None,
+    **changes: Any,
 ) -> SteerAnswer:
     given: dict[str, Any] = {"prompts": {}, "painted": {}, "hidden": frozenset(), **changes}
     track: tuple[RLE | None, ...] = given.pop("track", tuple(encode_rle(square(4)) for _ in range(FRAMES)))
     request = SteerRequest(media=Path("video"), fps=None, track=track, anchor=0, **given)
-    return answer_steering(tracker, encoded, request, lambda *_: None, correction=correction)
+    return answer_steering(
+        tracker, encoded, request, lambda *_: None, correction=correction, corrected=corrected
+    )
 
 
 def test_painted_frames_stay_and_removed_ones_stay_empty(tracker: Tracker, encoded: EncodedVideo) -> None:
@@ -127,6 +134,26 @@ def test_clicks_correct_in_the_order_in_which_frames_were_prompted(
     assert found.kept_track
     backwards = answer(tracker, encoded, prompts=dict(sorted(prompts.items())))
     assert backwards.tracklet.rles != expected.rles
+
+
+def test_a_further_click_repeats_no_correction(
+    tracker: Tracker, encoded: EncodedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    correct = tracker.correct
+    monkeypatch.setattr(
+        tracker, "correct", lambda *given, **more: (made.append(given[2].frame), correct(*given, **more))[1]
+    )
+    click = FramePrompt(((0.2, 0.4),), (True,))
+    twice = FramePrompt(((0.2, 0.4), (0.9, 0.9)), (True, False))
+    corrected = CorrectedObjects()
+    for prompts in ({4: click}, {4: click, 2: click}, {4: click, 2: twice}, {4: twice, 2: twice}):
+        found = answer(tracker, encoded, prompts=prompts, corrected=corrected)
+        before, made[:] = list(made), []
+        assert found.tracklet.rles == answer(tracker, encoded, prompts=prompts).tracklet.rles
+        assert made == list(prompts), "without what is known, all corrections are made"
+        assert before == ([4, 2] if prompts[4] is twice else list(prompts)[-1:])
+        made.clear()
 
 
 def test_the_preset_chooses_what_a_click_goes_with(tracker: Tracker, encoded: EncodedVideo) -> None:
