@@ -18,6 +18,7 @@ from tqdm import tqdm
 from benchmarks.fidelity.clips import Masks, Question, decoded, paired_rows, questions
 from ml_backend.models.messages import FramePrompt, SteerRequest
 from ml_backend.models.steer import answer_steering
+from steerseg.config import Correction
 from steerseg.errors import SteerSegError
 from steerseg.evaluation.metrics import score
 from steerseg.evaluation.runner import processor
@@ -129,7 +130,7 @@ class Robot:
             painted={},
             hidden=frozenset(),
         )
-        correction = "memory" if self._way == MEMORY else "frame"
+        correction: Correction = "memory" if self._way == MEMORY else "frame"
         answer = answer_steering(
             self._tracker, self._encoded, request, lambda *_: None, correction=correction
         )

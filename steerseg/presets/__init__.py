@@ -135,8 +135,8 @@ class Preset(BaseModel):
         changes = dict(self.refinement)
         try:
             recipe = RefinementRecipe()
-            maps = {"heads": self.config.heads, "borders": self.config.borders}
-            training = replace(recipe.training, **maps, **changes.pop("training", {}))
+            as_proposed = replace(recipe.training, heads=self.config.heads, borders=self.config.borders)
+            training = replace(as_proposed, **changes.pop("training", {}))
             return replace(recipe, training=training, **changes)
         except TypeError as error:
             raise ConfigError(
