@@ -49,9 +49,10 @@ class PipelineConfig:
         background: Whether what a question about the background looks at is taken away from the maps (DecAF). It
             removes attention that no question moves, such as a sink in a corner, and doubles the grounding passes.
             Off in the method.
-        correction: What answers an annotator's click on a tracked frame. ``"memory"``: the object's memories and
-            SAM 2's own logits beside the click, as SAM 2's predictor does. ``"frame"``: the frame alone, and the
-            mask that was shown there.
+        correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
+            that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
+            and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
+            with Meta's weights have it.
         seconds_per_slice: Seconds between two frame pairs, as the LVLM is told. ``None`` tells the video's own: a
             model that is trained on true times can use them. DecAF always tells 1.0, so that no two slices of a
             short clip share a position.
@@ -82,7 +83,7 @@ class PipelineConfig:
     max_new_tokens: int = 128
     attribute_confidence: float = 0.0
     background: bool = False
-    correction: Correction = "memory"
+    correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"
     enlarge: bool = True

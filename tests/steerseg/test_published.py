@@ -73,6 +73,7 @@ def test_presets_of_the_papers_models_are_as_published(name: str) -> None:
     changed = {**preset.pipeline, "keyframes": preset.keyframes, "seconds_per_slice": told}
     assert preset.config == replace(expected.pipeline, **changed)
     assert preset.segmenter_config == expected.segmenter
+    assert preset.config.correction == ("frame" if name == "demo" else "memory")
     assert preset.recipe.training.borders == preset.config.borders
 
 
