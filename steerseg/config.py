@@ -26,7 +26,7 @@ class PipelineConfig:
     """Every switch of the method. The defaults are the method as published; the rest are ablations.
 
     Where the code that the method builds on (DecAF) has another way than ours, both are here: the default is ours,
-    and :data:`PUBLISHED` has DecAF's. docs/fidelity.md says what each does on the demo.
+    and :data:`PUBLISHED` has DecAF's. ``python -m benchmarks.fidelity`` measures each on the demo.
 
     Attributes:
         keyframes: Number of frames that the LVLM sees, spread evenly over the video.
