@@ -13,11 +13,21 @@ Placement = Literal["before_vision", "start", "after_vision"]
 Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
 GlossaryUse = Literal["replace", "explain", "off"]
+Correction = Literal["memory", "frame"]
+Grid = Literal["aspect", "smart_resize"]
+Borders = Literal["normalised", "zero"]
+ExpressionForm = Literal["typed", "sentence"]
+Conditioning = Literal["click", "mask"]
+Resampling = Literal["bilinear", "bicubic"]
+Clicks = Literal["exact", "shifted"]
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
     """Every switch of the method. The defaults are the method as published; the rest are ablations.
+
+    Where the code that the method builds on (DecAF) has another way than ours, both are here: the default is ours,
+    and :data:`PUBLISHED` has DecAF's. ``python -m benchmarks.fidelity`` measures each on the demo.
 
     Attributes:
         keyframes: Number of frames that the LVLM sees, spread evenly over the video.
@@ -42,6 +52,24 @@ class PipelineConfig:
             Off in the method.
         glossary: Whether the meanings of a glossary take the place of its terms before the models read an expression,
             are put in brackets behind it, or are left out, as the method does (our choice otherwise).
+        correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
+            that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
+            and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
+            with Meta's weights have it.
+        seconds_per_slice: Seconds between two frame pairs, as the LVLM is told. ``None`` tells the video's own: a
+            model that is trained on true times can use them. DecAF always tells 1.0, so that no two slices of a
+            short clip share a position.
+        grid: How the visual tokens of a slice fill their budget. ``"aspect"``: as many rows and columns as fit, in
+            the frame's aspect ratio. ``"smart_resize"``: Qwen's own rule, which rounds the frame down to whole
+            tokens (DecAF). Families whose frames have one size have no choice.
+        enlarge: Whether a video that is smaller than its budget is enlarged to it, which gives point prompts a finer
+            grid; DecAF leaves it as it is. For the same families.
+        borders: What a blurred map has on its borders. ``"normalised"``: the mean of the cells that are there.
+            ``"zero"``: darker, as if nothing were attended to outside (DecAF), which also dims sinks in corners.
+        expression_form: The expression in the questions. ``"typed"``: as it was typed, since names have capitals.
+            ``"sentence"``: in lower case, and ended by a full stop where no question mark ends it (DecAF).
+        conditioning: What a candidate goes on from. ``"click"``: the memory of its point prompt. ``"mask"``: its
+            mask at the video's size, prompted again (DecAF).
     """
 
     keyframes: int = 16
@@ -59,6 +87,58 @@ class PipelineConfig:
     attribute_confidence: float = 0.0
     background: bool = False
     glossary: GlossaryUse = "replace"
+    correction: Correction = "frame"
+    seconds_per_slice: float | None = None
+    grid: Grid = "aspect"
+    enlarge: bool = True
+    borders: Borders = "normalised"
+    expression_form: ExpressionForm = "typed"
+    conditioning: Conditioning = "click"
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """How frames and clicks reach SAM 2. Fixed when it is loaded, since its features of a video are kept.
+
+    Attributes:
+        resampling: Filter that brings frames to SAM 2's size. ``"bilinear"`` runs where the model is;
+            ``"bicubic"`` is PIL's, on the CPU, as in SAM 2's own loader of frames, whose pixels it was trained on.
+        clicks: ``"exact"``: a click is where it was made. ``"shifted"``: half a pixel of SAM 2's input to the right
+            and down, as its own predictor has it and was trained with.
+    """
+
+    resampling: Resampling = "bilinear"
+    clicks: Clicks = "exact"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A named set of choices that a preset begins with; its own fields come on top."""
+
+    pipeline: PipelineConfig
+    segmenter: SegmenterConfig
+
+
+OWN = Settings(PipelineConfig(), SegmenterConfig())
+"""Our choices, which the demo's models and soft prompts are trained with."""
+
+PUBLISHED = Settings(
+    PipelineConfig(
+        seconds_per_slice=1.0,
+        grid="smart_resize",
+        enlarge=False,
+        borders="zero",
+        expression_form="sentence",
+        conditioning="mask",
+        correction="memory",
+        glossary="off",
+    ),
+    SegmenterConfig(resampling="bicubic", clicks="shifted"),
+)
+"""The choices of published code: DecAF's, and of SAM 2's predictor. No background pass, since SteerSeg has none; and
+SteerSeg's questions, not DecAF's. System turns belong to the families and are always as published."""
+
+SETTINGS = {"own": OWN, "published": PUBLISHED}
 
 
 @dataclass(frozen=True)
@@ -72,6 +152,7 @@ class TrainingConfig:
         weight_decay: Pull towards zero; small, since the prompts start at word embeddings.
         clip: Largest gradient norm of each matrix.
         heads: Head weighting of the rollout.
+        borders: What a blurred map has on its borders; see :class:`PipelineConfig`.
         anchor: Weight of the mean squared distance from where the prompts began, as a share of their own mean
             square: holds a refined pair near its champion.
         ranking_weight: Weight of the ranking term, where a sample has rejected masks.
@@ -90,6 +171,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     heads: Heads = "visual_max"
+    borders: Borders = "normalised"
     anchor: float = 0.0
     ranking_weight: float = 0.5
     ranking_margin: float = 0.2

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from steerseg.attention.rollout import streaming_rollout, visual_map
-from steerseg.config import Heads, PipelineConfig, Placement
+from steerseg.config import Borders, Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
+from steerseg.lvlm.families.base import GridRule
 from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
 from steerseg.soft_prompts import SoftPrompts
 
@@ -92,6 +93,7 @@ def encode_keyframes(
     seconds_per_slice: float,
     frame_batch: int | None = None,
     frame_budget: int | None = None,
+    config: PipelineConfig | None = None,
     pictures: Sequence[int] | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> VisionContext:
@@ -106,11 +108,17 @@ def encode_keyframes(
         frame_batch: Images encoded at a time; as many as suit the device where left out.
         frame_budget: Most visual tokens of a frame pass, for families that cut images into tiles; four
             times ``budget`` where left out. The others use exactly twice the video's grid in each direction.
+        config: Its ``grid`` and ``enlarge`` count; the defaults where left out.
         pictures: Indices of the keyframes that are encoded as images; all where left out. Training needs but a few.
         tick: Called with the fraction done.
     """
+    config = config or PipelineConfig()
     sizes = lvlm.family.sizes(
-        frames.shape[1], frames.shape[2], video_tokens=budget, frame_tokens=frame_budget or 4 * budget
+        frames.shape[1],
+        frames.shape[2],
+        video_tokens=budget,
+        frame_tokens=frame_budget or 4 * budget,
+        rule=GridRule(config.grid, config.enlarge),
     )
     resized = resize_frames(frames, *sizes.video, lvlm.device)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
@@ -124,13 +132,17 @@ def encode_keyframes(
     return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))
 
 
-def smooth(maps: torch.Tensor, kernel: int, sigma: float = 1.0) -> torch.Tensor:
-    """Gaussian blur of (N, h, w) with normalised borders: a zero-padded blur alone would darken them."""
+def smooth(
+    maps: torch.Tensor, kernel: int, borders: Borders = "normalised", sigma: float = 1.0
+) -> torch.Tensor:
+    """Gaussian blur of (N, h, w). A blur that is padded by zeros darkens the borders, unless they are normalised."""
     offsets = torch.arange(kernel, device=maps.device, dtype=maps.dtype) - (kernel - 1) / 2
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     window = (weights[:, None] * weights[None, :])[None, None]
     padding = kernel // 2
     blurred = F.conv2d(maps[:, None], window, padding=padding)
+    if borders == "zero":
+        return blurred[:, 0] / window.sum()
     mass = F.conv2d(torch.ones_like(maps[:1, None]), window, padding=padding)
     return (blurred / mass)[:, 0]
 
@@ -166,18 +178,22 @@ def rolled_map(
     return visual_map(rollout, inputs.token_indices, vision.grid)
 
 
-def frame_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
+def frame_map_from(
+    rollout: torch.Tensor, background: torch.Tensor | None = None, borders: Borders = "normalised"
+) -> torch.Tensor:
     """Raw frame rollouts (K, h, w), less those of the background where given -> the normalised frame map."""
     if background is not None:
         rollout, background = (_shares(one, per_frame=True) for one in (rollout, background))
-    return min_max(_contrast(rollout, background, FRAME_KERNEL), per_frame=True)
+    return min_max(_contrast(rollout, background, FRAME_KERNEL, borders), per_frame=True)
 
 
-def video_map_from(rollout: torch.Tensor, background: torch.Tensor | None = None) -> torch.Tensor:
+def video_map_from(
+    rollout: torch.Tensor, background: torch.Tensor | None = None, borders: Borders = "normalised"
+) -> torch.Tensor:
     """A raw video rollout (t, h, w), less that of the background where given -> the normalised video map."""
     if background is not None:
         rollout, background = (_shares(one, per_frame=False) for one in (rollout, background))
-    return min_max(_contrast(rollout, background, VIDEO_KERNEL), per_frame=False)
+    return min_max(_contrast(rollout, background, VIDEO_KERNEL, borders), per_frame=False)
 
 
 def _shares(rollout: torch.Tensor, *, per_frame: bool) -> torch.Tensor:
@@ -186,10 +202,12 @@ def _shares(rollout: torch.Tensor, *, per_frame: bool) -> torch.Tensor:
     return rollout / mass.clamp_min(torch.finfo(rollout.dtype).tiny)
 
 
-def _contrast(rollout: torch.Tensor, background: torch.Tensor | None, kernel: int) -> torch.Tensor:
+def _contrast(
+    rollout: torch.Tensor, background: torch.Tensor | None, kernel: int, borders: Borders
+) -> torch.Tensor:
     """A smoothed rollout, and of it what is above the background's (DecAF, which compares no shares)."""
-    smoothed = smooth(rollout, kernel)
-    return smoothed if background is None else (smoothed - smooth(background, kernel)).clamp_min(0)
+    smoothed = smooth(rollout, kernel, borders)
+    return smoothed if background is None else (smoothed - smooth(background, kernel, borders)).clamp_min(0)
 
 
 def spread_video_map(
@@ -271,7 +289,11 @@ def roll_out(
 
 
 def maps_from(
-    rollouts: Rollouts, background: Rollouts | None, keyframes: Sequence[int], temporal_merge: int
+    rollouts: Rollouts,
+    background: Rollouts | None,
+    keyframes: Sequence[int],
+    temporal_merge: int,
+    borders: Borders = "normalised",
 ) -> GroundingMaps:
     """Smooth, normalise and fuse what was rolled out, on the CPU.
 
@@ -280,10 +302,11 @@ def maps_from(
         background: Of the question about the background, which is taken away; ``None`` for the plain maps.
         keyframes: Their indices in the video.
         temporal_merge: Frames of a slice of the video.
+        borders: Of the smoothed maps.
     """
     behind = background or Rollouts(None, None)
-    frame = None if rollouts.frame is None else frame_map_from(rollouts.frame, behind.frame)
-    video = None if rollouts.video is None else video_map_from(rollouts.video, behind.video)
+    frame = None if rollouts.frame is None else frame_map_from(rollouts.frame, behind.frame, borders)
+    video = None if rollouts.video is None else video_map_from(rollouts.video, behind.video, borders)
     fused = fuse(frame, video, len(keyframes), temporal_merge)
     return GroundingMaps(
         keyframes=tuple(keyframes),
@@ -338,7 +361,7 @@ def ground(
 
     rollouts = asked(question, soft_prompts, 0.0)
     behind = None if background is None else asked(background, None, share)
-    return maps_from(rollouts, behind, context.keyframes, lvlm.family.temporal_merge)
+    return maps_from(rollouts, behind, context.keyframes, lvlm.family.temporal_merge, config.borders)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
-from steerseg.grounding import GroundingMaps, VisionContext, encode_keyframes, ground, slice_seconds
+from steerseg.grounding import GroundingMaps, VisionContext, ground
+from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
-from steerseg.reasoning import attributes_of, check_expression
+from steerseg.reasoning import attributes_of, check_expression, expression_as
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
@@ -189,7 +191,7 @@ class SteerSeg:
         self._prefixes = prefixes = PrefixStore(
             default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()
         )
-        self._features = features = LruCache[tuple[str, tuple[int, ...]], VideoFeatures](
+        self._features = features = LruCache[tuple[Any, ...], VideoFeatures](  # by digest and what was shown
             remembered_videos, on_evict=lambda key, _: prefixes.drop(key)
         )
 
@@ -226,7 +228,9 @@ class SteerSeg:
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
         torch_device, dtype = resolve_device(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=torch_device, dtype=dtype, quantise=loaded.quantise)
-        tracker = Tracker.from_pretrained(loaded.sam2, device=torch_device, dtype=dtype)
+        tracker = Tracker.from_pretrained(
+            loaded.sam2, device=torch_device, dtype=dtype, config=loaded.segmenter_config
+        )
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(
             lvlm,
@@ -360,7 +364,7 @@ class SteerSeg:
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
-        key = (video.digest, keyframes)
+        key = (video.digest, keyframes, config.grid, config.enlarge, config.seconds_per_slice)
         known = self._features.get(key)
         if known is not None:
             self.open(video)  # it is in use again
@@ -387,19 +391,13 @@ class SteerSeg:
             pictures: Indices of the keyframes that are encoded as images; all where left out.
         """
         keyframes = keyframe_indices(len(video), config.keyframes)
-        seconds = self.preset.seconds_per_slice
-        if seconds is None:
-            seconds = slice_seconds(
-                float(video.pts[-1] - video.pts[0]), len(keyframes), self.lvlm.family.temporal_merge
-            )
-        return encode_keyframes(
+        return show_keyframes(
             self.lvlm,
+            self.preset,
+            config,
             video.frames[list(keyframes)],
             keyframes,
-            budget=self.preset.video_tokens,
-            frame_budget=self.preset.frame_tokens,
-            seconds_per_slice=seconds,
-            frame_batch=self.preset.frame_batch,
+            float(video.pts[-1] - video.pts[0]),
             pictures=pictures,
             tick=lambda fraction: report("keyframes", fraction),
         )
@@ -432,14 +430,15 @@ class SteerSeg:
         report: Progress = _ignore,
     ) -> GroundingMaps:
         """Attention of the LVLM when it is asked for the object; raw where ``soft_prompts`` is ``None``."""
+        asked = expression_as(config.expression_form, expression)
         return ground(
             self.lvlm,
             features.context,
-            self.texts.grounding_question(expression, attributes),
+            self.texts.grounding_question(asked, attributes),
             soft_prompts,
             config,
             layers=self.layers,
-            background=self.texts.background_question(expression) if config.background else None,
+            background=self.texts.background_question(asked) if config.background else None,
             frame_batch=self.preset.frame_batch,
             prefixes=features.prefixes,
             tick=lambda fraction: report("grounding", fraction),

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save
 
 from steerseg.config import Placement
 from steerseg.errors import ConfigError
-from steerseg.glossary import GLOSSARY_FILE, Glossary
 from steerseg.runtime.artefacts import json_bytes, write_together
+from steerseg.words.glossary import GLOSSARY_FILE, Glossary
 
 WEIGHTS_FILE = "soft_prompts.safetensors"
 CARD_FILE = "soft_prompts.json"

@@ -9,7 +9,7 @@ from steerseg.attributes import confident_attributes, holds_attributes, parse_at
 from steerseg.errors import ConfigError, ExpressionError
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
-    from steerseg.config import PipelineConfig
+    from steerseg.config import ExpressionForm, PipelineConfig
     from steerseg.lvlm.base import LVLM, VisionFeatures
     from steerseg.lvlm.prefix import PrefixSlot
 
@@ -122,6 +122,13 @@ def check_expression(expression: str | None) -> str:
     return tidy
 
 
+def expression_as(form: ExpressionForm, expression: str) -> str:
+    """The expression as questions hold it; see :class:`steerseg.config.PipelineConfig`."""
+    if form == "typed":
+        return expression
+    return expression.lower() + ("" if expression.endswith(("?", ".")) else ".")
+
+
 def attributes_of(
     lvlm: LVLM,
     video: VisionFeatures,
@@ -145,7 +152,7 @@ def attributes_of(
         At most eight short phrases; empty where the answer holds none that the model is sure of.
     """
     answer = lvlm.answer(
-        texts.reasoning_question(expression),
+        texts.reasoning_question(expression_as(config.expression_form, expression)),
         video,
         max_new_tokens=config.max_new_tokens,
         prefix=prefix,

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from steerseg.config import Placement
 from steerseg.errors import ConfigError
-from steerseg.glossary import GLOSSARY_FILE, Glossary
 from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, prompts_digest
 from steerseg.runtime.artefacts import json_bytes, tensor_bytes, write_together
+from steerseg.words.glossary import GLOSSARY_FILE, Glossary
 
 
 @dataclass(frozen=True)

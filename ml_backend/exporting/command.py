@@ -251,7 +251,8 @@ def load_tracker(settings: Settings) -> Tracker:
     from steerseg.tracking import Tracker
 
     device, dtype = resolve_device(settings.device)
-    return Tracker.from_pretrained(open_preset(settings.preset).sam2, device=device, dtype=dtype)
+    preset = open_preset(settings.preset)
+    return Tracker.from_pretrained(preset.sam2, device=device, dtype=dtype, config=preset.segmenter_config)
 
 
 def provenance(export: Export, format_: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from ml_backend.models.propose import stored_proposal
 from ml_backend.models.refine import Refiner
 from ml_backend.models.reporter import Reporter, YieldRequested
 from ml_backend.models.soft_prompts import SoftPromptCache
-from ml_backend.models.steer import answer_steering
+from ml_backend.models.steer import CorrectedObjects, answer_steering
 from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import SteerSegError
@@ -58,6 +58,7 @@ class ModelHandler:
         self._steerseg = steerseg
         self._videos = RecentVideos(limits, frame_bytes)
         self._soft_prompts = SoftPromptCache()
+        self._corrected: tuple[str, CorrectedObjects] | None = None
         self._refiner = Refiner(steerseg, limits, self._soft_prompts)
 
     def warm_up(self, *, compiled: bool) -> None:
@@ -122,7 +123,20 @@ class ModelHandler:
 
     def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
         video = self._videos.load(request.media, request.fps, reporter.progress)
-        return answer_steering(self._steerseg.tracker, self._steerseg.open(video), request, reporter.progress)
+        return answer_steering(
+            self._steerseg.tracker,
+            self._steerseg.open(video),
+            request,
+            reporter.progress,
+            correction=self._steerseg.config.correction,
+            corrected=self._corrected_objects(video.digest),
+        )
+
+    def _corrected_objects(self, digest: str) -> CorrectedObjects:
+        """The objects of the video that is corrected now; those of another one are dropped."""
+        if self._corrected is None or self._corrected[0] != digest:
+            self._corrected = (digest, CorrectedObjects())
+        return self._corrected[1]
 
     def _masks(self, request: MaskRequest, reporter: Reporter) -> MaskAnswer:
         video = self._videos.load(request.media, request.fps, reporter.progress)

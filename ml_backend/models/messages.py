@@ -208,7 +208,7 @@ class NameRequest:
 
 @dataclass(frozen=True)
 class NamedObject:
-    """What a corrected object may be called; see :class:`steerseg.naming.Naming`."""
+    """What a corrected object may be called; see :class:`steerseg.words.naming.Naming`."""
 
     names: Mapping[str, float]
     kinds: Mapping[str, tuple[str, ...]]

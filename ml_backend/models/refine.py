@@ -44,17 +44,17 @@ from ml_backend.models.soft_prompts import SoftPromptCache
 from steerseg.config import PipelineConfig, RefinementRecipe
 from steerseg.errors import ModelError
 from steerseg.evaluation.metrics import score
-from steerseg.glossary import Glossary
 from steerseg.grounding import VisionContext
 from steerseg.masks import decode_rle
-from steerseg.naming import name_object
 from steerseg.pipeline import SteerSeg, VideoFeatures
-from steerseg.reasoning import attributes_of
+from steerseg.reasoning import attributes_of, expression_as
 from steerseg.runtime.devices import native_products
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer, TrainingSample
 from steerseg.video import Progress, Video, VideoLimits, keyframe_indices
+from steerseg.words.glossary import Glossary
+from steerseg.words.naming import name_object
 
 _TRAINERS = 4  # trainings whose state stays in memory between slices
 
@@ -152,7 +152,9 @@ class Refiner:
             lvlm = self._steerseg.lvlm
             film = context.video.to(lvlm.device)
             attributes = attributes_of(lvlm, film, expression, self._steerseg.texts, config)
-        return self._steerseg.texts.grounding_question(expression, attributes)
+        return self._steerseg.texts.grounding_question(
+            expression_as(config.expression_form, expression), attributes
+        )
 
     def _sample(
         self,
@@ -190,7 +192,9 @@ class Refiner:
                 str(self._steerseg.lvlm.dtype),
                 preset.video_tokens,
                 preset.frame_tokens,
-                preset.seconds_per_slice,
+                self._config.seconds_per_slice,
+                self._config.grid,
+                self._config.enlarge,
             ]
         )
         return f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,25 +13,37 @@ from numpy.typing import NDArray
 from ml_backend.models.geometry import MAX_CONDITIONING, spread
 from ml_backend.models.messages import AGREEMENT, FramePrompt, SteerAnswer, SteerRequest
 from ml_backend.proposals import StoredPoint, StoredTracklet
+from steerseg.config import Correction
 from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
-from steerseg.tracking import EncodedVideo, Prompt, Tracker
+from steerseg.runtime.lru import LruCache
+from steerseg.tracking import Candidate, EncodedVideo, Prompt, StageProgress, Tracker
 from steerseg.video import Progress
 
 
 def answer_steering(
-    tracker: Tracker, encoded: EncodedVideo, request: SteerRequest, progress: Progress
+    tracker: Tracker,
+    encoded: EncodedVideo,
+    request: SteerRequest,
+    progress: Progress,
+    *,
+    correction: Correction,
+    corrected: CorrectedObjects | None = None,
 ) -> SteerAnswer:
     """Answer a request.
 
-    Painted masks and prompted frames condition the segmenter. A prompted frame takes the tracklet's mask there as
-    the answer that its prompts correct. The tracklet's own beginning conditions as well, where it agrees with them.
+    Painted masks and prompted frames condition the segmenter. The tracklet's own beginning conditions as well, where
+    it agrees with them. With ``"memory"``, each prompted frame corrects what follows from the conditions before it,
+    in the order in which the frames were prompted. With ``"frame"``, it takes the tracklet's mask there as the
+    answer that its prompts correct, and knows no other frame.
 
     Args:
         tracker: The tracker over the segmenter.
         encoded: The video, opened by the tracker.
         request: The request. Frames beyond the end of the video are passed over.
         progress: Called with the stage ``tracking``.
+        correction: What prompts on a tracked frame go with.
+        corrected: Objects of this video after earlier corrections; all are made again where left out.
 
     Raises:
         SteerSegError: Nothing says where the object is.
@@ -38,9 +51,13 @@ def answer_steering(
     """
     progress("tracking", 0.0)
     total = len(encoded)
-    conditions = conditions_of(tracker, encoded, request)
-    started = tracker.start(encoded, conditions.prompts)
-    (tracked,) = tracker.track(encoded, [started], progress=lambda fraction: progress("tracking", fraction))
+    conditions = conditions_of(tracker, encoded, request, correction)
+    half = 0.5 if conditions.corrections else 0.0  # of the work is what corrections take
+    known = corrected or CorrectedObjects()
+    started = known.make(tracker, encoded, conditions, lambda fraction: progress("tracking", half * fraction))
+    (tracked,) = tracker.track(
+        encoded, [started], progress=lambda fraction: progress("tracking", half + (1 - half) * fraction)
+    )
     given: dict[int, RLE] = {t: rle for t, rle in request.painted.items() if t < total}
     given |= dict.fromkeys((t for t in request.hidden if t < total), _empty(encoded))
     point = conditions.prompts[0].as_point()
@@ -61,17 +78,110 @@ class Conditions:
     """The prompts that the segmenter begins from.
 
     Attributes:
-        prompts: One for each frame that conditions; at least one.
+        prompts: One for each frame that conditions from the start; at least one.
         kept_track: Whether the tracklet so far is among them.
         unused: Prompted frames that say nothing.
+        corrections: Prompts on tracked frames, in the order in which they correct.
     """
 
     prompts: tuple[Prompt, ...]
     kept_track: bool
-    unused: tuple[int, ...]
+    unused: tuple[int, ...] = ()
+    corrections: tuple[Prompt, ...] = ()
 
 
-def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest) -> Conditions:
+class CorrectedObjects:
+    """Objects of one video after each of their corrections, so that a further click repeats none before it.
+
+    Args:
+        most: Objects that are kept, the least recently used first out. At SAM 2's usual size, each prompted frame of
+            one takes a MiB.
+    """
+
+    def __init__(self, most: int = 8) -> None:
+        self._known = LruCache[tuple[str, ...], Candidate](most)
+
+    def make(
+        self, tracker: Tracker, encoded: EncodedVideo, conditions: Conditions, progress: StageProgress
+    ) -> Candidate:
+        """The object that conditions start, after all of their corrections.
+
+        Args:
+            tracker: The tracker over the segmenter.
+            encoded: The video.
+            conditions: What to start and correct by.
+            progress: Called with the fraction of the corrections that is done.
+        """
+        corrections = conditions.corrections
+        start = tuple(_digest(prompt) for prompt in conditions.prompts)
+        digests = [_digest(prompt) for prompt in corrections]
+        keys = [(*start, *digests[: done + 1]) for done in range(len(corrections))]  # after each correction
+        known = [self._known.get(key) for key in keys]
+        done = max((index + 1 for index, each in enumerate(known) if each is not None), default=0)
+        candidate = known[done - 1] if done else None
+        if candidate is None:
+            candidate = tracker.start(encoded, conditions.prompts)
+
+        def within(index: int) -> StageProgress:
+            return lambda fraction: progress((index + fraction) / len(corrections))
+
+        for index in range(done, len(corrections)):
+            candidate = tracker.correct(encoded, candidate, corrections[index], within(index))
+            self._known.put(keys[index], candidate)
+        return candidate
+
+
+def _digest(prompt: Prompt) -> str:
+    """A digest of a prompt, masks included."""
+    plain = repr((prompt.frame, prompt.points, prompt.labels, prompt.box)).encode()
+    masks = (b"" if mask is None else np.packbits(mask).tobytes() for mask in (prompt.mask, prompt.earlier))
+    return hashlib.sha256(b"|".join((plain, *masks))).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A request without what lies beyond the end of the video.
+
+    Attributes:
+        request: The request.
+        track: The masks of the tracklet so far, by frame.
+        painted: Masks that are not empty.
+        prompted: Clicks and boxes of frames that are not painted, in the order of the request.
+    """
+
+    request: SteerRequest
+    track: Mapping[int, RLE]
+    painted: Mapping[int, RLE]
+    prompted: Mapping[int, FramePrompt]
+
+    @classmethod
+    def of(cls, request: SteerRequest, total: int) -> _Given:
+        """The part of a request that a video of ``total`` frames has."""
+        prompted = {
+            t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted
+        }
+        chosen = set(spread(sorted(prompted), MAX_CONDITIONING))
+        return cls(
+            request,
+            {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None},
+            {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)},
+            {t: prompt for t, prompt in prompted.items() if t in chosen},
+        )
+
+    def painted_prompts(self) -> list[Prompt]:
+        """The painted masks that condition."""
+        frames = spread(sorted(self.painted), MAX_CONDITIONING)
+        return [Prompt(frame=t, mask=decode_rle(self.painted[t])) for t in frames]
+
+    def paint_agrees(self) -> bool:
+        """Whether every painted mask lies about where the tracklet so far does."""
+        both = (t for t in self.painted if t in self.track)
+        return all(iou(decode_rle(self.painted[t]), decode_rle(self.track[t])) >= AGREEMENT for t in both)
+
+
+def conditions_of(
+    tracker: Tracker, encoded: EncodedVideo, request: SteerRequest, correction: Correction
+) -> Conditions:
     """Choose what conditions the segmenter; see :func:`answer_steering`.
 
     Masks are decoded one at a time and only where they are looked at: those of a long tracklet would take gigabytes.
@@ -79,31 +189,57 @@ def conditions_of(tracker: Tracker, encoded: EncodedVideo, request: SteerRequest
     Raises:
         SteerSegError: Nothing says where the object is.
     """
-    total = len(encoded)
-    track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
-    painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
-    prompted = {t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted}
+    given = _Given.of(request, len(encoded))
+    remembering = _with_memory(tracker, encoded, given) if correction == "memory" else None
+    return remembering or _frames_alone(tracker, encoded, given)
 
-    prompts = [
-        Prompt(frame=t, mask=decode_rle(painted[t])) for t in spread(sorted(painted), MAX_CONDITIONING)
-    ]
+
+def _with_memory(tracker: Tracker, encoded: EncodedVideo, given: _Given) -> Conditions | None:
+    """Paint and the tracklet's beginning, which prompts correct one frame after the other.
+
+    Returns:
+        ``None`` where a prompt or paint means another object than the tracklet so far, or where nothing begins.
+    """
+    if not given.paint_agrees():
+        return None
+    for frame, prompt in given.prompted.items():
+        if frame in given.track and _means_another(
+            tracker, encoded, _alone(frame, prompt), decode_rle(given.track[frame])
+        ):
+            return None
+    prompts = given.painted_prompts()
+    anchor = _anchor(given.request, given.track, {prompt.frame for prompt in prompts})
+    if anchor is not None:
+        prompts.append(Prompt(frame=anchor, mask=decode_rle(given.track[anchor])))
+    corrections = [Prompt(t, each.points, each.labels, each.box) for t, each in given.prompted.items()]
+    if not prompts:
+        first = next((prompt for prompt in corrections if prompt.box or any(prompt.labels)), None)
+        if first is None:
+            return None
+        prompts.append(first)
+        corrections = [prompt for prompt in corrections if prompt is not first]
+    return Conditions(tuple(prompts), anchor is not None, corrections=tuple(corrections))
+
+
+def _frames_alone(tracker: Tracker, encoded: EncodedVideo, given: _Given) -> Conditions:
+    """Paint, and what each prompted frame answers by itself; the tracklet's beginning where it agrees with both."""
+    track = given.track
+    prompts = given.painted_prompts()
     answers: dict[int, NDArray[np.bool_]] = {}
     unused: list[int] = []
-    for frame in spread(sorted(prompted), MAX_CONDITIONING):
+    for frame, prompt in sorted(given.prompted.items()):
         earlier = decode_rle(track[frame]) if frame in track else None
-        chosen = _choose_prompt(tracker, encoded, frame, prompted[frame], earlier)
+        chosen = _choose_prompt(tracker, encoded, frame, prompt, earlier)
         if chosen is None:
             unused.append(frame)
             continue
-        prompt, answers[frame] = chosen
-        prompts.append(prompt)
+        decided, answers[frame] = chosen
+        prompts.append(decided)
 
-    agrees = all(
-        iou(answers[t] if t in answers else decode_rle(painted[t]), decode_rle(track[t])) >= AGREEMENT
-        for t in (*painted, *answers)
-        if t in track
+    agrees = given.paint_agrees() and all(
+        iou(answer, decode_rle(track[t])) >= AGREEMENT for t, answer in answers.items() if t in track
     )
-    anchor = _anchor(request, track, {prompt.frame for prompt in prompts}) if agrees else None
+    anchor = _anchor(given.request, track, {prompt.frame for prompt in prompts}) if agrees else None
     if anchor is not None:
         prompts.append(Prompt(frame=anchor, mask=decode_rle(track[anchor])))
     if not prompts:
@@ -132,30 +268,43 @@ def _choose_prompt(
     Returns:
         ``None`` where the clicks only say what is not the object, and there is none yet.
     """
-
-    def answered(prompt: Prompt) -> NDArray[np.bool_]:
-        started = tracker.start(encoded, [prompt])
-        mask: NDArray[np.bool_] = tracker.propagate(encoded, [started], frames=[frame]).masks(0)[0]
-        return mask
-
-    pointing = given.box is not None or any(given.labels)
-    alone = Prompt(frame=frame, points=given.points, labels=given.labels, box=given.box) if pointing else None
+    alone = _alone(frame, given)
     if earlier is None or not earlier.any():
-        return None if alone is None else (alone, answered(alone))
+        return None if alone is None else (alone, _mask(tracker, encoded, alone))
     points, labels = given.points, given.labels
-    if not pointing:
+    if alone is None:
         # A click off the object says what to leave out, not what to keep: the segmenter wants both.
         points, labels = (_middle(earlier, points), *points), (True, *labels)
+    if alone is not None and _means_another(tracker, encoded, alone, earlier):
+        return alone, _mask(tracker, encoded, alone)
     correcting = Prompt(frame=frame, points=points, labels=labels, box=given.box, earlier=earlier)
-    if alone is not None and not _touches(given, earlier):
-        # No prompt for the object lies on the tracklet: it may be another one altogether.
-        mask = answered(alone)
-        if iou(mask, earlier) < AGREEMENT:
-            return alone, mask
-    return correcting, answered(correcting)
+    return correcting, _mask(tracker, encoded, correcting)
 
 
-def _touches(prompt: FramePrompt, mask: NDArray[np.bool_]) -> bool:
+def _alone(frame: int, given: FramePrompt) -> Prompt | None:
+    """Clicks and a box by themselves; ``None`` where they only say what is not the object."""
+    if given.box is None and not any(given.labels):
+        return None
+    return Prompt(frame=frame, points=given.points, labels=given.labels, box=given.box)
+
+
+def _means_another(
+    tracker: Tracker, encoded: EncodedVideo, alone: Prompt | None, earlier: NDArray[np.bool_]
+) -> bool:
+    """Whether a prompt is for another object altogether: it does not touch the earlier mask, nor does its answer."""
+    if alone is None or not earlier.any() or _touches(alone, earlier):
+        return False
+    return iou(_mask(tracker, encoded, alone), earlier) < AGREEMENT
+
+
+def _mask(tracker: Tracker, encoded: EncodedVideo, prompt: Prompt) -> NDArray[np.bool_]:
+    """The segmenter's (H, W) mask on the prompt's own frame."""
+    started = tracker.start(encoded, [prompt])
+    mask: NDArray[np.bool_] = tracker.propagate(encoded, [started], frames=[prompt.frame]).masks(0)[0]
+    return mask
+
+
+def _touches(prompt: Prompt, mask: NDArray[np.bool_]) -> bool:
     """Whether a click on the object, or the box around it, lies on an (H, W) mask."""
     height, width = mask.shape
     for (x, y), positive in zip(prompt.points, prompt.labels, strict=True):

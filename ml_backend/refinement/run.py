@@ -53,7 +53,7 @@ from steerseg.config import RefinementRecipe
 from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.presets import ReplaySpec
 from steerseg.runtime.artefacts import write_bytes
-from steerseg.word_learning import Lexicon
+from steerseg.words.learning import Lexicon
 
 log = logging.getLogger(__name__)
 

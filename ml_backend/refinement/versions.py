@@ -14,9 +14,9 @@ from ml_backend.models.messages import SoftPromptsRef
 from ml_backend.refinement.version_card import ReceivedVersion, exported
 from ml_backend.refinement.version_store import NewVersion, PromptVersion, VersionError, VersionStore
 from steerseg.errors import ConfigError
-from steerseg.glossary import GLOSSARY_FILE, Glossary
 from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, with_glossary
 from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
+from steerseg.words.glossary import GLOSSARY_FILE, Glossary
 
 log = logging.getLogger(__name__)
 

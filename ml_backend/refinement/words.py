@@ -17,10 +17,10 @@ from ml_backend.models.examples import CorrectionExample, shows_object
 from ml_backend.models.messages import NamedObject, SoftPromptsRef
 from ml_backend.refinement.gate import GateMetrics, Outcome, PairedScore, Scheme, judge
 from steerseg.config import RefinementRecipe
-from steerseg.glossary import Entry, Glossary
 from steerseg.prompt_files import with_glossary
 from steerseg.runtime.artefacts import write_bytes
-from steerseg.word_learning import Lexicon, NamedCorrection, learn_glossary
+from steerseg.words.glossary import Entry, Glossary
+from steerseg.words.learning import Lexicon, NamedCorrection, learn_glossary
 
 log = logging.getLogger(__name__)
 

@@ -43,9 +43,9 @@ def run_sinks(options: argparse.Namespace) -> int:
     expression = check_expression(options.expression)
     preset = preset_from(options)
 
+    from steerseg.evaluation.sinks import SinkMeter, SinkShares, sinks_table
     from steerseg.lvlm import LVLM
     from steerseg.runtime.devices import resolve_device
-    from steerseg.sinks import SinkMeter, SinkShares, sinks_table
     from steerseg.soft_prompts import SoftPrompts
     from steerseg.video import load_video
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerseg import __version__
+from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.errors import ConfigError
 from steerseg.evaluation.results import (
     PromptsIdentity,
@@ -74,7 +75,7 @@ def describe_runs(
         "grounding": {
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,
-            "seconds_per_slice": preset.seconds_per_slice,
+            "seconds_per_slice": preset.config.seconds_per_slice,
             "prompts": preset.texts.described(background=False),
         },
     }
@@ -82,6 +83,8 @@ def describe_runs(
     for name in ("quantise", "frame_tokens"):
         if getattr(preset, name) is not None:
             common[name] = getattr(preset, name)
+    if preset.segmenter_config != SegmenterConfig():
+        common["segmenter"] = asdict(preset.segmenter_config)
     return {variant.name: _describe(common, variant, preset) for variant in variants}
 
 
@@ -96,6 +99,10 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     # What plays no part is left out: results from before there was such a setting keep their identity.
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
         del config["attribute_confidence"]
+    del config["correction"], config["seconds_per_slice"]  # of annotators' clicks; told under "grounding"
+    for name in ("grid", "enlarge", "borders", "expression_form", "conditioning"):
+        if config[name] == getattr(PipelineConfig(), name):
+            del config[name]
     if config["background"]:
         config["background"] = preset.texts.background
     else:

@@ -22,7 +22,7 @@ from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
 from steerseg.pipeline import Candidates, SteerSeg, VideoFeatures
-from steerseg.reasoning import check_expression
+from steerseg.reasoning import check_expression, expression_as
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
 
@@ -245,7 +245,9 @@ class ClipStages:
     def _answer(self, sample: Sample, attributes: tuple[str, ...], config: PipelineConfig) -> str:
         """The answer to the grounding question; soft prompts never take part in an answer."""
         steerseg = self.steerseg
-        question = steerseg.texts.grounding_question(check_expression(sample.expression), attributes)
+        question = steerseg.texts.grounding_question(
+            expression_as(config.expression_form, check_expression(sample.expression)), attributes
+        )
         features, _ = self._encode(config)
         answer: str = self._once(
             ("answer", question),

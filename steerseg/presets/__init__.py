@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerseg.config import PipelineConfig, Quantisation, RefinementRecipe
+from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
 from steerseg.errors import ConfigError
 from steerseg.reasoning import PromptTexts
-from steerseg.word_learning import Lexicon
+from steerseg.words.learning import Lexicon
 
 PRESET_FILE = "preset.json"
 _HERE = Path(__file__).parent
@@ -53,6 +53,8 @@ class Preset(BaseModel):
         lvlm: Hub id of the vision-language model, or a folder beside the preset file.
         sam2: Hub id of SAM 2, or a folder beside the preset file.
         quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
+        settings: The choices that ``pipeline`` and ``segmenter`` begin with: ``"own"`` or ``"published"``; see
+            :data:`steerseg.config.PUBLISHED`.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
         keyframes: Number of frames that the LVLM sees.
         video_tokens: Most visual tokens of a slice of the video pass. Families whose video frames have one size
@@ -60,12 +62,13 @@ class Preset(BaseModel):
         frame_tokens: Most visual tokens of a frame pass, for families that cut images into tiles; four times
             ``video_tokens`` where left out. Others use exactly twice the video's grid in each direction.
         frame_batch: Frame passes at a time; as many as fill the device within its memory where left out.
-        seconds_per_slice: Seconds between two frame pairs in the LVLM's input; the video's own where left out.
+        seconds_per_slice: Seconds between two frame pairs in the LVLM's input; those of ``settings`` where left out.
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         lexicon: JSON file beside the preset file of the nouns that the model knows, as
-            :class:`steerseg.word_learning.Lexicon`; where left out, the model itself says what kinds things are.
+            :class:`steerseg.words.learning.Lexicon`; where left out, the model itself says what kinds things are.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
+        segmenter: Further defaults of :class:`steerseg.config.SegmenterConfig`.
         replay: Examples that refinements replay, so that new ones do not erase what was known; none where left out.
         refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
         hint: Sentence about the models' world, for annotators whose proposal is empty or unsure.
@@ -78,6 +81,7 @@ class Preset(BaseModel):
     lvlm: str
     sam2: str
     quantise: Quantisation | None = None
+    settings: Literal["own", "published"] = "own"
     layers: tuple[int, ...] | None = None
     keyframes: int = Field(default=16, ge=1)
     video_tokens: int = Field(default=400, ge=4)
@@ -88,6 +92,7 @@ class Preset(BaseModel):
     lexicon: str | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
+    segmenter: dict[str, Any] = {}
     replay: ReplaySpec | None = None
     refinement: dict[str, Any] = {}
     hint: str = ""
@@ -128,10 +133,22 @@ class Preset(BaseModel):
     def config(self) -> PipelineConfig:
         """The pipeline's defaults under this preset."""
         try:
-            return PipelineConfig(keyframes=self.keyframes, **self.pipeline)
+            told = {} if self.seconds_per_slice is None else {"seconds_per_slice": self.seconds_per_slice}
+            changes = {"keyframes": self.keyframes, **told, **self.pipeline}
+            return replace(SETTINGS[self.settings].pipeline, **changes)
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'pipeline' takes fields of PipelineConfig."
+            ) from None
+
+    @property
+    def segmenter_config(self) -> SegmenterConfig:
+        """How frames and clicks reach SAM 2 under this preset."""
+        try:
+            return replace(SETTINGS[self.settings].segmenter, **self.segmenter)
+        except TypeError as error:
+            raise ConfigError(
+                f"preset {self.name!r}: {error}; 'segmenter' takes fields of SegmenterConfig."
             ) from None
 
     @property
@@ -140,7 +157,8 @@ class Preset(BaseModel):
         changes = dict(self.refinement)
         try:
             recipe = RefinementRecipe()
-            training = replace(recipe.training, heads=self.config.heads, **changes.pop("training", {}))
+            as_proposed = replace(recipe.training, heads=self.config.heads, borders=self.config.borders)
+            training = replace(as_proposed, **changes.pop("training", {}))
             return replace(recipe, training=training, **changes)
         except TypeError as error:
             raise ConfigError(

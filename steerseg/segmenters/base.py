@@ -146,13 +146,32 @@ class Segmenter(Protocol):
         labels: Tensor,
         earlier: NDArray[np.bool_] | None = None,
     ) -> list[DecodedMask]:
-        """Decode one set of clicks a row, without memory of other frames.
+        """Decode one set of clicks a row, without memory of other frames; see :meth:`decode_correction` for with.
 
         Args:
             levels: (N, C, h, w) features of each row's frame, of each level.
             positions: (N, P, 2) float32 x and y in [0, 1] of the frame.
             labels: (N, P) int32: 1 on the object, 0 beside it, 2 and 3 on the first and last corner of a box.
             earlier: (H, W) bool; a mask that the clicks of a single row correct.
+        """
+        ...
+
+    def decode_correction(
+        self,
+        levels: Sequence[Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        conditioned: Tensor,
+        logits: Tensor,
+    ) -> DecodedMask:
+        """Decode clicks that correct a tracked frame.
+
+        Args:
+            levels: (1, C, h, w) features of the frame, of each level.
+            positions: (1, P, 2) float32 x and y in [0, 1] of the frame.
+            labels: (1, P) int32, as :meth:`decode_clicks` takes them.
+            conditioned: (1, C, h, w) features of the frame that have attended to the object's memories.
+            logits: (1, h, w) low-resolution mask logits that the frame was tracked with.
         """
         ...
 
@@ -182,6 +201,17 @@ class Segmenter(Protocol):
             prompted: Indices with a prompt, in their order; negative ones lie behind the start.
             num_frames: Of the video.
         """
+        ...
+
+    def attend(
+        self,
+        attended: AttendedMemories,
+        levels: Sequence[Tensor],
+        spatial: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
+    ) -> Tensor:
+        """Features of N frames that have attended to memories: (N, C, h, w); arguments as of :meth:`step`."""
         ...
 
     def step(

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from steerseg.config import SegmenterConfig
 from steerseg.runtime.cuda_graphs import CapturedCalls
 from steerseg.segmenters.base import (
     AttendedMemories,
@@ -35,6 +37,7 @@ from steerseg.segmenters.sam2_step import TrackingStep, attended_memories
 _PIXEL_MEAN = (0.485, 0.456, 0.406)
 _PIXEL_STD = (0.229, 0.224, 0.225)
 _EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
+_LARGEST_LOGIT = 32.0  # of an answer that clicks correct; the package's own predictor clamps there
 
 
 class Sam2:
@@ -44,6 +47,7 @@ class Sam2:
         model: A ``SAM2VideoPredictor``, on its device.
         version: Name and hash of configuration and weights.
         dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        config: How frames and clicks reach the model.
 
     Attributes:
         captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
@@ -52,13 +56,21 @@ class Sam2:
         memory_backend: Computes the attention to memories then; torch's choice where ``None``.
     """
 
-    def __init__(self, model: Any, *, version: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        version: str,
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.version = version
         self.device: torch.device = model.device
         if self.device.type == "cuda" and dtype is not torch.float32:
             round_multiplied_weights(model, dtype)
         self._dtype = dtype
+        self._config = config
         self._position_encodings: list[Tensor] = []  # (h * w, 1, C) of each level
         self._level_sizes: list[tuple[int, int]] = []
         self._memory_position: Tensor | None = None
@@ -71,7 +83,11 @@ class Sam2:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> Sam2:
         """Load SAM 2 from a folder or from the Hugging Face hub.
 
@@ -81,6 +97,7 @@ class Sam2:
                 such as ``facebook/sam2.1-hiera-large``.
             device: Where to run.
             dtype: See :class:`Sam2`.
+            config: See :class:`Sam2`.
 
         Raises:
             ModelError: Nothing usable is there, or weights and configuration do not fit.
@@ -90,7 +107,7 @@ class Sam2:
             model, version = load_folder(Path(source), device)
         else:
             model, version = load_from_hub(str(source), device)
-        return cls(model, version=version, dtype=dtype)
+        return cls(model, version=version, dtype=dtype, config=config)
 
     # ------------------------------------------------------------------ frames
 
@@ -104,7 +121,10 @@ class Sam2:
     @torch.inference_mode()
     def encode_frames(self, frames: NDArray[np.uint8]) -> list[Features]:
         """(B, H, W, 3) uint8 RGB -> the features of each frame."""
-        pixels = preprocess(self._on_device(frames), self.model.image_size)
+        if self._config.resampling == "bicubic":
+            pixels = preprocess_bicubic(frames, self.model.image_size).to(self.device)
+        else:
+            pixels = preprocess(self._on_device(frames), self.model.image_size)
         if self._precision_is_lower:
             pixels = pixels.to(self._dtype)  # as the first product would
         levels = self._encode_pixels(pixels)
@@ -153,16 +173,42 @@ class Sam2:
         earlier: NDArray[np.bool_] | None = None,
     ) -> list[DecodedMask]:
         """Decode one set of clicks a row; a box is its two corners."""
-        clicks = {
-            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
-            "point_coords": (positions * self.model.image_size - 0.5).to(self.device),
-            "point_labels": labels.to(self.device),
-        }
         logits: Tensor | None = None
         if earlier is not None:
             # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
             logits = (self._coverage(earlier, self.logits_side) * 2 - 1) * _EARLIER_LOGIT
-        return self._decode(levels, clicks=clicks, earlier=logits)
+        return self._decode(levels, clicks=self._clicks(positions, labels), earlier=logits)
+
+    @torch.inference_mode()
+    def decode_correction(
+        self,
+        levels: Sequence[Tensor],
+        positions: Tensor,
+        labels: Tensor,
+        conditioned: Tensor,
+        logits: Tensor,
+    ) -> DecodedMask:
+        """Decode clicks on a tracked frame with its memories and own logits, as the package's predictor does."""
+        clicks = self._clicks(positions, labels)
+        with self._precision():
+            output = self.model._forward_sam_heads(
+                backbone_features=conditioned,
+                point_inputs=clicks,
+                mask_inputs=logits[:, None].float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT),
+                high_res_features=list(levels[:-1]) or None,
+                multimask_output=self.model._use_multimask(False, clicks),
+            )
+        return _answers(output, clicked=True)[0]
+
+    def _clicks(self, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Clicks as SAM 2's prompt encoder takes them."""
+        return {
+            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
+            "point_coords": (
+                positions * self.model.image_size - (0.5 if self._config.clicks == "exact" else 0.0)
+            ).to(self.device),
+            "point_labels": labels.to(self.device),
+        }
 
     def decode_mask(self, levels: Sequence[Tensor], mask: NDArray[np.bool_]) -> DecodedMask:
         """Take a mask of the frame's size as the truth on its frame."""
@@ -203,15 +249,7 @@ class Sam2:
                 track_in_reverse=False,
                 prev_sam_mask_logits=earlier,
             )
-        _, _, ious, logits, large, pointers, presence = output
-        # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
-        best = ious.float().amax(dim=1).clamp(0, 1).tolist()
-        masks = (logits[:, 0] > 0).cpu()
-        clicked = clicks is not None
-        return [
-            DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
-            for i in range(count)
-        ]
+        return _answers(output, clicked=clicks is not None)
 
     # ------------------------------------------------------------------ memories and steps
 
@@ -242,6 +280,19 @@ class Sam2:
     def attended_memories(self, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
         """Choose the memories of a step, as the package does."""
         return attended_memories(self.model, index, prompted, num_frames)
+
+    @torch.inference_mode()
+    def attend(
+        self,
+        attended: AttendedMemories,
+        levels: Sequence[Tensor],
+        spatial: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
+    ) -> Tensor:
+        """Features of N frames that have attended to memories; never captured, since corrections are few."""
+        step = self.tracking_step()
+        return step.attend(*step.arguments(attended, levels, spatial, pointers, distances))
 
     def step(
         self,
@@ -302,6 +353,18 @@ class Sam2:
             self.captured_steps.sights = before
 
 
+def _answers(output: Sequence[Any], *, clicked: bool) -> list[DecodedMask]:
+    """The output of SAM 2's heads, row by row."""
+    _, _, ious, logits, large, pointers, presence = output
+    # With several masks per prompt, SAM 2 has chosen the one with the largest predicted overlap.
+    best = ious.float().amax(dim=1).clamp(0, 1).tolist()
+    masks = (logits[:, 0] > 0).cpu()
+    return [
+        DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
+        for i in range(len(best))
+    ]
+
+
 def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Keep in ``dtype`` what autocast would bring there at every use, hundreds of times a frame. The same numbers."""
     for module in model.modules():
@@ -313,6 +376,16 @@ def preprocess(frames: Tensor, size: int) -> Tensor:
     """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
     pixels = frames.permute(0, 3, 1, 2).float().div_(255)
     pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return _normalised(pixels)
+
+
+def preprocess_bicubic(frames: NDArray[np.uint8], size: int) -> Tensor:
+    """The same by PIL's bicubic filter, which rounds to whole numbers, as SAM 2's own loader of frames; on the CPU."""
+    resized = np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in frames])
+    return _normalised(torch.from_numpy(resized).permute(0, 3, 1, 2).float().div_(255))
+
+
+def _normalised(pixels: Tensor) -> Tensor:
     mean, std = _statistics(pixels.device)
     return pixels.sub_(mean).div_(std)
 

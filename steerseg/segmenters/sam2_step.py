@@ -162,6 +162,14 @@ class TrackingStep:
             )
         return logits[:, 0].float(), pointer, memory, presence[:, 0].float().sigmoid()
 
+    def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
+        assert isinstance(key, _Form)
+        end = key.levels + len(key.positions)
+        with self._precision(), norms_in_one_pass(self._model, key.fused):
+            features = rows[key.levels - 1].flatten(2).permute(2, 0, 1)
+            return self._attend(features, rows[key.levels : end], key, rows[end:], shared[0])
+
     def _attend(
         self,
         features: Tensor,

@@ -29,7 +29,7 @@ def find_candidates(
         encoded: The video, with the keyframes encoded.
         points: Prompts.
         frames: The keyframes, rising.
-        config: ``duplicate_iou`` and ``max_candidates`` count here.
+        config: ``duplicate_iou``, ``max_candidates`` and ``conditioning`` count here.
         decoder: Decodes points.
         propagator: Tracks candidates over the keyframes.
         progress: Told of each tracked frame.
@@ -51,9 +51,14 @@ def find_candidates(
         best = max(pool, key=lambda each: each.score)
         group = [each for each in pool if each.point.frame == best.point.frame]
         group = group[: config.max_candidates - len(candidates)]
+        memories = (
+            decoder.remember(encoded, group)
+            if config.conditioning == "click"
+            else decoder.remember_masks(encoded, group)
+        )
         started = [
             Candidate(each.point, each.score, each.answer.predicted_iou, {each.point.frame: memory})
-            for each, memory in zip(group, decoder.remember(encoded, group), strict=True)
+            for each, memory in zip(group, memories, strict=True)
         ]
         done, end = len(candidates) / most, (len(candidates) + len(started)) / most
         tracked = propagator.tracked(encoded, started, frames, _within(progress, done, end))

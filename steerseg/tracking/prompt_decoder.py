@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from steerseg.points import PointPrompt
 from steerseg.segmenters.base import ObjectMemory, Segmenter
 from steerseg.tracking.features import EncodedVideo
 from steerseg.tracking.frame_encoder import FrameEncoder
-from steerseg.tracking.tracklets import DecodedPrompt, Prompt
+from steerseg.tracking.packed_masks import mask_at_size
+from steerseg.tracking.tracklets import DecodedPrompt, Prompt, TrackedFrame
 
 _MAX_DECODED = 32  # points of one call; each takes 20 MB of a GPU at SAM 2's usual size
 _ON_OBJECT, _FIRST_CORNER, _LAST_CORNER = 1, 2, 3  # labels of clicks, as segmenters take them
@@ -61,19 +63,19 @@ class PromptDecoder:
         if prompt.mask is not None:
             _check_size(encoded, prompt.mask)
             return DecodedPrompt(prompt.as_point(), self._segmenter.decode_mask(levels, prompt.mask))
-        positions, labels = list(prompt.points), [int(label) for label in prompt.labels]
-        if prompt.box is not None:
-            x, y, width, height = prompt.box
-            positions = [(x, y), (x + width, y + height), *positions]
-            labels = [_FIRST_CORNER, _LAST_CORNER, *labels]
         earlier = prompt.earlier if prompt.earlier is not None and prompt.earlier.any() else None
         if earlier is not None:
             _check_size(encoded, earlier)
-        (answer,) = self._segmenter.decode_clicks(
-            levels,
-            torch.tensor([positions], dtype=torch.float32),
-            torch.tensor([labels], dtype=torch.int32),
-            earlier,
+        (answer,) = self._segmenter.decode_clicks(levels, *_clicks(prompt), earlier)
+        return DecodedPrompt(prompt.as_point(), answer)
+
+    def decode_correction(
+        self, encoded: EncodedVideo, prompt: Prompt, tracked: TrackedFrame
+    ) -> DecodedPrompt:
+        """Decode clicks and a box on a frame where the object was tracked."""
+        levels = self._encoder.levels(encoded, [prompt.frame])
+        answer = self._segmenter.decode_correction(
+            levels, *_clicks(prompt), tracked.conditioned, tracked.logits
         )
         return DecodedPrompt(prompt.as_point(), answer)
 
@@ -81,6 +83,25 @@ class PromptDecoder:
         """Turn answers, all of one kind, into the memories that condition other frames."""
         levels = self._encoder.levels(encoded, [each.point.frame for each in decoded])
         return self._segmenter.encode_memories(levels, [each.answer for each in decoded])
+
+    def remember_masks(self, encoded: EncodedVideo, decoded: Sequence[DecodedPrompt]) -> list[ObjectMemory]:
+        """The memories that answers leave when their masks, at the video's size, are prompted again."""
+        again: list[DecodedPrompt] = []
+        for each in decoded:
+            levels = self._encoder.levels(encoded, [each.point.frame])
+            mask = mask_at_size(each.answer.logits, encoded.height, encoded.width)
+            again.append(DecodedPrompt(each.point, self._segmenter.decode_mask(levels, mask)))
+        return self.remember(encoded, again)
+
+
+def _clicks(prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """Positions (1, P, 2) and labels (1, P) of a prompt's clicks; a box is two of them, and comes first."""
+    positions, labels = list(prompt.points), [int(label) for label in prompt.labels]
+    if prompt.box is not None:
+        x, y, width, height = prompt.box
+        positions = [(x, y), (x + width, y + height), *positions]
+        labels = [_FIRST_CORNER, _LAST_CORNER, *labels]
+    return torch.tensor([positions], dtype=torch.float32), torch.tensor([labels], dtype=torch.int32)
 
 
 def _check_size(encoded: EncodedVideo, mask: NDArray[np.bool_]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steerseg.config import PipelineConfig
+from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.points import PointPrompt
 from steerseg.segmenters.base import ObjectMemory, Segmenter
 from steerseg.segmenters.sam2 import Sam2
@@ -63,7 +64,11 @@ class Tracker:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> Tracker:
         """Load SAM 2 from a folder or from the Hugging Face hub.
 
@@ -71,11 +76,12 @@ class Tracker:
             source: See :meth:`steerseg.segmenters.sam2.Sam2.from_pretrained`.
             device: Where to run.
             dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+            config: How frames and clicks reach the segmenter.
 
         Raises:
             ModelError: Nothing usable is there, or weights and configuration do not fit.
         """
-        return cls(Sam2.from_pretrained(source, device, dtype))
+        return cls(Sam2.from_pretrained(source, device, dtype, config))
 
     @property
     def version(self) -> str:
@@ -170,6 +176,48 @@ class Tracker:
             memories[prompt.frame] = self.decoder.remember(encoded, [decoded])[0]
         point = prompts[0].as_point()
         return Candidate(point, quality + point.value, quality, memories)
+
+    def correct(
+        self,
+        encoded: EncodedVideo,
+        candidate: Candidate,
+        prompt: Prompt,
+        progress: StageProgress | None = None,
+    ) -> Candidate:
+        """Correct an object by clicks or a box on a frame where it was tracked, as SAM 2's own predictor does.
+
+        The frame is tracked as it would be without the prompt. Its memories and its own logits then go into the
+        decoder beside the clicks, and the answer conditions all other frames. This is what the package's predictor
+        does with ``add_all_frames_to_correct_as_cond``; without it, the next propagation tracks the frame anew and
+        the clicks are lost.
+
+        Args:
+            encoded: The video.
+            candidate: The object.
+            prompt: Clicks or a box; its ``earlier`` is not used.
+            progress: Told of each tracked frame.
+
+        Raises:
+            ValueError: The prompt is a mask, or is on a frame that the video does not have.
+        """
+        if prompt.mask is not None:
+            raise ValueError(
+                "a mask is the truth on its frame and corrects nothing; start the object with it"
+            )
+        if not 0 <= prompt.frame < len(encoded):
+            raise ValueError(
+                f"prompted frame {prompt.frame}, but the video has frames 0 to {len(encoded) - 1}"
+            )
+        tracked = self.propagator.track_to(encoded, candidate, prompt.frame, progress)
+        decoded = self.decoder.decode_correction(encoded, prompt, tracked)
+        (memory,) = self.decoder.remember(encoded, [decoded])
+        return replace(
+            candidate,
+            predicted_iou=min(candidate.predicted_iou, decoded.answer.predicted_iou),
+            memories={**candidate.memories, prompt.frame: memory},
+            tracked=None,
+            origin=candidate.first_frame,
+        )
 
     # ------------------------------------------------------------------ tracking
 

@@ -116,6 +116,19 @@ class TrackedFrames:
     presence: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class TrackedFrame:
+    """What a correction of a tracked frame starts from.
+
+    Attributes:
+        conditioned: (1, C, h, w) image features that have attended to the object's memories.
+        logits: (1, h, w) low-resolution mask logits that the frame was tracked with.
+    """
+
+    conditioned: Tensor
+    logits: Tensor
+
+
 class TrackBuilder:
     """Collects one candidate's answers from both directions of time; a ``MaskSink``.
 
@@ -168,6 +181,7 @@ class Candidate:
         predicted_iou: The segmenter's own estimate in [0, 1] of the mask's overlap with the object.
         memories: The object's memories, by prompted frame.
         tracked: Where it was tracked; ``None`` before.
+        origin: The frame that it was tracked from when it was corrected; ``None`` where it was not.
     """
 
     prompt: PointPrompt
@@ -175,6 +189,15 @@ class Candidate:
     predicted_iou: float
     memories: dict[int, ObjectMemory] = field(repr=False)
     tracked: TrackedFrames | None = field(default=None, repr=False)
+    origin: int | None = None
+
+    @property
+    def first_frame(self) -> int:
+        """The frame that tracking goes from, in both directions of time: the first that was prompted at the start.
+
+        Corrections do not move it, so that the frames between it and a correction are tracked as they were before.
+        """
+        return min(self.memories) if self.origin is None else self.origin
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from steerseg.config import TrainingRecipe
 from steerseg.evaluation.sample import Sample
-from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
+from steerseg.grounding import VisionContext
+from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
-from steerseg.reasoning import attributes_of, check_expression
+from steerseg.reasoning import attributes_of, check_expression, expression_as
 from steerseg.runtime.lru import LruCache
 from steerseg.training.sample import TrainingSample
 from steerseg.video import keyframe_indices
@@ -73,6 +74,7 @@ class Examples:
         self._lvlm = lvlm
         self._preset = preset
         self._texts = preset.texts
+        self._config = preset.config
         self._samples = samples
         self._seed = seed
         self._pictures = pictures
@@ -126,7 +128,9 @@ class Examples:
         attributes = self._own_attributes(context, expression, files.index, epoch)
         return TrainingSample.from_masks(
             replace(context, frames=context.frames[chosen]),
-            self._texts.grounding_question(expression, attributes),
+            self._texts.grounding_question(
+                expression_as(self._config.expression_form, expression), attributes
+            ),
             files.masks,
             self._lvlm.family.temporal_merge,
             pictures=[images[position] for position in chosen],
@@ -144,17 +148,13 @@ class Examples:
                 frames is None
             ):  # the tokens were in the cache when the files were read, and were dropped since
                 frames = sample.load(keyframes).frames
-            encoded = encode_keyframes(
+            encoded = show_keyframes(
                 self._lvlm,
+                self._preset,
+                self._config,
                 frames,
                 keyframes,
-                budget=self._preset.video_tokens,
-                frame_budget=self._preset.frame_tokens,
-                seconds_per_slice=self._preset.seconds_per_slice
-                or slice_seconds(
-                    (len(sample.frames) - 1) / sample.fps, len(keyframes), self._lvlm.family.temporal_merge
-                ),
-                frame_batch=self._preset.frame_batch,
+                (len(sample.frames) - 1) / sample.fps,
                 pictures=images,
             )
             cpu = torch.device("cpu")
@@ -173,7 +173,7 @@ class Examples:
             context.video.to(self._lvlm.device),
             expression,
             self._texts,
-            self._preset.config,
+            self._config,
         )
 
 

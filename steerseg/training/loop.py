@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steerseg.config import TrainingConfig, TrainingRecipe
+from steerseg.config import PipelineConfig, TrainingConfig, TrainingRecipe
 from steerseg.errors import ConfigError
 from steerseg.evaluation.results import fingerprint
 from steerseg.evaluation.sample import Sample, split_digest
@@ -31,6 +31,12 @@ from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer
 
 RUN_FILE = "run.json"
 STATE_FOLDER = "training"
+
+_INPUTS = {
+    name: getattr(PipelineConfig(), name)
+    for name in ("seconds_per_slice", "grid", "enlarge", "expression_form")
+}
+"""Settings of what the model is shown and asked, with our own choices."""
 
 Progress = Callable[[str, float], None]
 
@@ -72,7 +78,7 @@ def train(
     if not samples:
         raise ConfigError("no samples to train on; check the split and the limit")
     plan = BatchPlan([sample.video for sample in samples], recipe, ranks)
-    schedule = replace(recipe.schedule, steps=plan.steps, heads=preset.config.heads)
+    schedule = _schedule(recipe, preset, plan.steps)
     state = folder / STATE_FOLDER
     run = _describe(lvlm, preset, samples, recipe, schedule, plan.size)
     ranks.from_first(lambda: _begin(folder, run))
@@ -95,6 +101,12 @@ def train(
             report("train", done / plan.steps)
     ranks.wait()  # nobody goes on before the last state is on disk
     return replace(trainer.prompts, card=_card(trainer, run))
+
+
+def _schedule(recipe: TrainingRecipe, preset: Preset, steps: int) -> TrainingConfig:
+    """The recipe's schedule over so many steps, on maps as the preset makes them."""
+    config = preset.config
+    return replace(recipe.schedule, steps=steps, heads=config.heads, borders=config.borders)
 
 
 def _step(
@@ -183,6 +195,7 @@ def _describe(
         "keyframes": preset.keyframes,
         "video_tokens": preset.video_tokens,
         "frame_tokens": preset.frame_tokens,
+        "inputs": {name: getattr(preset.config, name) for name in _INPUTS},
         "quantise": preset.quantise,
         "prompts": preset.texts.described(background=False),
         "batch": batch,
@@ -201,6 +214,9 @@ def _begin(folder: Path, run: dict[str, Any]) -> None:
         write_json(path, run)
         return
     known = json.loads(path.read_text(encoding="utf-8"))
+    # Trainings from before there was a choice: what they had then.
+    known = {"inputs": {**_INPUTS, "seconds_per_slice": run["inputs"]["seconds_per_slice"]}, **known}
+    known["schedule"] = {"borders": "normalised", **known["schedule"]}
     different = sorted(key for key in {*run, *known} if run.get(key) != known.get(key))
     if different:
         raise ConfigError(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from steerseg.config import TrainingConfig
 from steerseg.errors import ConfigError
-from steerseg.grounding import FRAME_KERNEL, VIDEO_KERNEL, min_max, rolled_map, smooth
+from steerseg.grounding import frame_map_from, rolled_map, video_map_from
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.runtime.artefacts import write_tensors
 from steerseg.runtime.memory import to_device
@@ -114,9 +114,9 @@ class SoftPromptTrainer:
                 soft_prompts=SoftPrompts(frame=self.frame, video=self.video, placement=self.placement),
             )  # (B, t, h, w)
         if is_video:
-            maps = torch.stack([min_max(smooth(one, VIDEO_KERNEL), per_frame=False) for one in rollouts])
+            maps = torch.stack([video_map_from(one, borders=self.config.borders) for one in rollouts])
         else:
-            maps = min_max(smooth(rollouts[:, 0], FRAME_KERNEL), per_frame=True)[:, None]
+            maps = frame_map_from(rollouts[:, 0], borders=self.config.borders)[:, None]
         targets = to_device(torch.stack([row.target for row in rows]), device)
         shares = to_device(torch.stack([row.share for row in rows]), device)
         shares = shares[:, :, None, None].expand_as(targets)
@@ -246,7 +246,10 @@ class SoftPromptTrainer:
             raise ConfigError(
                 f"the training state {path} cannot be read ({error}); remove it to begin the training anew."
             ) from error
-        if card["config"] != asdict(self.config) or card["placement"] != self.placement:
+        # States from before there was a choice of borders have normalised ones.
+        if {"borders": "normalised", **card["config"]} != asdict(self.config) or card[
+            "placement"
+        ] != self.placement:
             raise ConfigError(
                 f"the training state {path} is of another schedule than the one asked for; remove it to "
                 "begin the training anew."

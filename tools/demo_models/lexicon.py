@@ -9,7 +9,7 @@ from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.verdicts import YES, noun_table
 from steerseg.presets import BUILT_IN
 from steerseg.runtime.artefacts import write_json
-from steerseg.word_learning import Lexicon
+from steerseg.words.learning import Lexicon
 
 FILE = BUILT_IN["demo"] / "lexicon.json"
 

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.pages.projects import known_project
-from steerseg.glossary import MAX_WORDS, Entry, Glossary
+from steerseg.words.glossary import MAX_WORDS, Entry, Glossary
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from steerseg.config import Grid
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -25,6 +27,40 @@ class Sizes:
 
     video: tuple[int, int]
     picture: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """How a video's grid follows from its size and budget; see :class:`steerseg.config.PipelineConfig`."""
+
+    grid: Grid = "aspect"
+    enlarge: bool = True
+
+    def rows_and_columns(self, height: int, width: int, budget: int, side: int) -> tuple[int, int]:
+        """The grid of the video pass, of at most ``budget`` visual tokens.
+
+        Args:
+            height: Of the frames, in pixels.
+            width: Of the frames, in pixels.
+            budget: Most visual tokens.
+            side: Pixels of a visual token's side.
+        """
+        own = height * width / side**2  # as many tokens as the frame has without being resized
+        if self.grid == "smart_resize":
+            scale = math.sqrt(max(1.0, budget / own)) if self.enlarge else 1.0
+            rows, columns = smart_resize(
+                max(side, round(height * scale)),
+                max(side, round(width * scale)),
+                factor=side,
+                min_pixels=side**2,
+                max_pixels=budget * side**2,
+            )
+            return rows // side, columns // side
+        budget = budget if self.enlarge else min(budget, max(1, math.floor(own)))
+        return video_grid(height, width, budget)
+
+
+OWN_RULE = GridRule()
 
 
 class Family(ABC):
@@ -61,7 +97,9 @@ class Family(ABC):
     # --- each family defines
 
     @abstractmethod
-    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+    def sizes(
+        self, height: int, width: int, *, video_tokens: int, frame_tokens: int, rule: GridRule = OWN_RULE
+    ) -> Sizes:
         """The sizes at which frames of ``height`` x ``width`` pixels are shown.
 
         Args:
@@ -69,6 +107,7 @@ class Family(ABC):
             width: Of the video.
             video_tokens: Most visual tokens of a slice of the video pass.
             frame_tokens: Most visual tokens of a picture in a frame pass.
+            rule: How the grid follows; families whose frames have one size ignore it.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ import math
 import torch
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from steerseg.lvlm.families.base import Family, Sizes
+from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -32,7 +32,9 @@ class InternVL(Family):
         """Side of a tile in pixels and in tokens."""
         return self.model.config.vision_config.image_size[0], math.isqrt(self.processor.image_seq_length)
 
-    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+    def sizes(
+        self, height: int, width: int, *, video_tokens: int, frame_tokens: int, rule: GridRule = OWN_RULE
+    ) -> Sizes:
         """The tiles are chosen by aspect ratio as the stock processor does; the picture is stretched over them."""
         side, side_tokens = self._tile
         limit = max(1, frame_tokens // side_tokens**2)

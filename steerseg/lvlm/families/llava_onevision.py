@@ -14,7 +14,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 )
 
 from steerseg.errors import ModelError
-from steerseg.lvlm.families.base import Family, Sizes
+from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -36,7 +36,9 @@ class LlavaOneVision(Family):
         vision = self.model.config.vision_config
         return int(vision.image_size), int(vision.image_size // vision.patch_size)
 
-    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+    def sizes(
+        self, height: int, width: int, *, video_tokens: int, frame_tokens: int, rule: GridRule = OWN_RULE
+    ) -> Sizes:
         """Video frames are one tile, pooled; a picture keeps its aspect ratio on the best canvas within budget."""
         side, side_tokens = self._tile
         most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_"))  # more are scaled down

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from steerseg.lvlm.families.base import Family, Sizes, video_grid
+from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
 from steerseg.lvlm.families.patches import patch_layout
 from steerseg.lvlm.families.positions import text_after_vision
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
@@ -28,10 +28,12 @@ class Qwen2VL(Family):
     def _merge(self) -> int:
         return int(self.model.config.vision_config.spatial_merge_size)
 
-    def sizes(self, height: int, width: int, *, video_tokens: int, frame_tokens: int) -> Sizes:
+    def sizes(
+        self, height: int, width: int, *, video_tokens: int, frame_tokens: int, rule: GridRule = OWN_RULE
+    ) -> Sizes:
         """A picture has exactly twice the video's grid in each direction (DecAF), so that the maps align."""
         side = self.model.config.vision_config.patch_size * self._merge
-        rows, columns = video_grid(height, width, video_tokens)
+        rows, columns = rule.rows_and_columns(height, width, video_tokens, side)
         return Sizes((rows * side, columns * side), (2 * rows * side, 2 * columns * side))
 
     def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ml_backend.models.geometry import MAX_CONDITIONING
 from ml_backend.models.messages import FramePrompt, SteerAnswer, SteerRequest
-from ml_backend.models.steer import answer_steering, conditions_of
+from ml_backend.models.steer import CorrectedObjects, answer_steering, conditions_of
+from steerseg.config import Correction
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import Cancelled, SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle
-from steerseg.tracking import EncodedVideo, Tracker
+from steerseg.tracking import EncodedVideo, Prompt, Tracker
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
 
@@ -46,11 +47,20 @@ def square(x: int) -> NDArray[np.bool_]:
     return mask
 
 
-def answer(tracker: Tracker, encoded: EncodedVideo, **changes: Any) -> SteerAnswer:
+def answer(
+    tracker: Tracker,
+    encoded: EncodedVideo,
+    *,
+    correction: Correction = "memory",
+    corrected: CorrectedObjects | None = None,
+    **changes: Any,
+) -> SteerAnswer:
     given: dict[str, Any] = {"prompts": {}, "painted": {}, "hidden": frozenset(), **changes}
     track: tuple[RLE | None, ...] = given.pop("track", tuple(encode_rle(square(4)) for _ in range(FRAMES)))
     request = SteerRequest(media=Path("video"), fps=None, track=track, anchor=0, **given)
-    return answer_steering(tracker, encoded, request, given.get("progress", lambda *_: None))
+    return answer_steering(
+        tracker, encoded, request, lambda *_: None, correction=correction, corrected=corrected
+    )
 
 
 def test_painted_frames_stay_and_removed_ones_stay_empty(tracker: Tracker, encoded: EncodedVideo) -> None:
@@ -82,7 +92,8 @@ def test_a_click_off_the_object_needs_an_object(tracker: Tracker, encoded: Encod
         answer(tracker, encoded, prompts=off, track=())
 
 
-def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker) -> None:
+@pytest.mark.parametrize("correction", ["memory", "frame"])
+def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker, correction: Correction) -> None:
     frames = 5000
     picture = np.random.default_rng(0).integers(0, 255, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     film = np.broadcast_to(picture, (frames, HEIGHT, WIDTH, 3))
@@ -97,14 +108,59 @@ def test_a_long_track_is_never_decoded_as_a_whole(tracker: Tracker) -> None:
         painted={t: encode_rle(square(5 + t % 30)) for t in range(1000, frames)},
         hidden=frozenset({3}),
     )
-    conditions_of(tracker, encoded, request)  # what is loaded at the first use does not count
+    conditions_of(tracker, encoded, request, correction)  # what is loaded at the first use does not count
     tracemalloc.start()
-    conditions = conditions_of(tracker, encoded, request)
+    conditions = conditions_of(tracker, encoded, request, correction)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert conditions.kept_track
-    assert len(conditions.prompts) == MAX_CONDITIONING + 2, "painted frames, the marked one, and the anchor"
+    conditioning = [*conditions.prompts, *conditions.corrections]
+    assert len(conditioning) == MAX_CONDITIONING + 2, "painted frames, the marked one, and the anchor"
+    assert len(conditions.corrections) == (1 if correction == "memory" else 0)
     assert peak < frames * HEIGHT * WIDTH / 5, "a fifth of what the track's masks would take"
+
+
+def test_clicks_correct_in_the_order_in_which_frames_were_prompted(
+    tracker: Tracker, encoded: EncodedVideo
+) -> None:
+    """Each goes on from the masks that those before it have led to, as in SAM 2's predictor."""
+    prompts = {t: FramePrompt(((0.2, 0.4),), (True,)) for t in (4, 2)}
+    candidate = tracker.start(encoded, [Prompt(0, mask=square(4))])
+    for t in prompts:
+        candidate = tracker.correct(encoded, candidate, Prompt(t, ((0.2, 0.4),), (True,)))
+    (expected,) = tracker.track(encoded, [candidate])
+    found = answer(tracker, encoded, prompts=prompts)
+    assert found.tracklet.rles == expected.rles
+    assert found.kept_track
+    backwards = answer(tracker, encoded, prompts=dict(sorted(prompts.items())))
+    assert backwards.tracklet.rles != expected.rles
+
+
+def test_a_further_click_repeats_no_correction(
+    tracker: Tracker, encoded: EncodedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    correct = tracker.correct
+    monkeypatch.setattr(
+        tracker, "correct", lambda *given, **more: (made.append(given[2].frame), correct(*given, **more))[1]
+    )
+    click = FramePrompt(((0.2, 0.4),), (True,))
+    twice = FramePrompt(((0.2, 0.4), (0.9, 0.9)), (True, False))
+    corrected = CorrectedObjects()
+    for prompts in ({4: click}, {4: click, 2: click}, {4: click, 2: twice}, {4: twice, 2: twice}):
+        found = answer(tracker, encoded, prompts=prompts, corrected=corrected)
+        before, made[:] = list(made), []
+        assert found.tracklet.rles == answer(tracker, encoded, prompts=prompts).tracklet.rles
+        assert made == list(prompts), "without what is known, all corrections are made"
+        assert before == ([4, 2] if prompts[4] is twice else list(prompts)[-1:])
+        made.clear()
+
+
+def test_the_preset_chooses_what_a_click_goes_with(tracker: Tracker, encoded: EncodedVideo) -> None:
+    prompts = {3: FramePrompt(((0.2, 0.4),), (True,))}
+    with_memory = answer(tracker, encoded, prompts=prompts, correction="memory")
+    alone = answer(tracker, encoded, prompts=prompts, correction="frame")
+    assert with_memory.tracklet.rles != alone.tracklet.rles
 
 
 def test_it_stops_when_it_is_cancelled(tracker: Tracker, encoded: EncodedVideo) -> None:
@@ -115,4 +171,4 @@ def test_it_stops_when_it_is_cancelled(tracker: Tracker, encoded: EncodedVideo) 
         Path("video"), None, (), None, {0: FramePrompt(((0.5, 0.5),), (True,))}, {}, frozenset()
     )
     with pytest.raises(Cancelled):
-        answer_steering(tracker, encoded, request, cancel)
+        answer_steering(tracker, encoded, request, cancel, correction="memory")

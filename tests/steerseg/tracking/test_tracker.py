@@ -28,19 +28,9 @@ from steerseg.segmenters.sam2_step import TrackingStep
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
+from tests.support.tiny_sam2 import make_heard
 
 CONFIG = PipelineConfig(duplicate_iou=0.999, max_candidates=8)
-
-
-def make_heard(model: Any) -> None:
-    """Random weights hardly hear prompts and memories, so that any mistake would pass: raise their voice."""
-    for parameter in model.sam_prompt_encoder.parameters():
-        parameter.mul_(3)
-    for layer in model.memory_attention.layers:
-        layer.cross_attn_image.out_proj.weight.mul_(20)
-    for head in model.sam_mask_decoder.output_hypernetworks_mlps:
-        head.layers[-1].weight.mul_(20)
-    model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(8.0)
 
 
 @pytest.fixture(scope="module")

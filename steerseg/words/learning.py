@@ -1,6 +1,6 @@
 """Corrections -> glossary: which word of a team the models misunderstand, and what it was seen to mean.
 
-Each correction says: this object is what the expression meant. The model names the object (:mod:`steerseg.naming`).
+Each correction says: this object is what the expression meant. The model names it (:mod:`steerseg.words.naming`).
 A term that several corrections share means whatever covers their objects and little else: a Bayesian account of how
 people learn words from a few examples (Xu and Tenenbaum, Word learning as Bayesian inference, 2007; our choice).
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from steerseg.glossary import Entry, Glossary
+from steerseg.words.glossary import Entry, Glossary
 
 # Words that tell nothing about what an object is.
 # fmt: off

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from steerseg.glossary import Entry, Glossary
-from steerseg.word_learning import Lexicon, NamedCorrection, learn_glossary, terms_in
+from steerseg.words.glossary import Entry, Glossary
+from steerseg.words.learning import Lexicon, NamedCorrection, learn_glossary, terms_in
 
 LEXICON = Lexicon(
     nouns={

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from steerseg.errors import ConfigError
-from steerseg.glossary import GLOSSARY_FILE, Entry, Glossary
 from steerseg.soft_prompts import SoftPrompts
+from steerseg.words.glossary import GLOSSARY_FILE, Entry, Glossary
 
 TEAM = Glossary(
     entries=(

@@ -99,7 +99,7 @@ def name_object(lvlm: LVLM, preset: Preset, frames: NDArray[np.uint8], masks: ND
             frame_tokens=preset.frame_tokens or 4 * preset.video_tokens,
         ).video
         pixels = resize_frames(crops, height, width, lvlm.device)
-        vision = lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.seconds_per_slice or 1.0)
+        vision = lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.config.seconds_per_slice or 1.0)
         if lexicon.names:
             names = choose(lvlm, question, vision, BEGINNING, lexicon.names)
         else:

@@ -12,9 +12,9 @@ from PIL import Image
 from steerseg import SteerSeg
 from steerseg.cli.main import main
 from steerseg.errors import ExpressionError
+from steerseg.evaluation.sinks import SinkMeter, SinkShares, sinks_table
 from steerseg.lvlm import LVLM
 from steerseg.presets import open_preset
-from steerseg.sinks import SinkMeter, SinkShares, sinks_table
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import Video, video_from_frames
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields
 import torch
 
 from steerseg.config import PipelineConfig
-from steerseg.grounding import encode_keyframes, maps_from, roll_out, slice_seconds
+from steerseg.grounding import maps_from, roll_out
+from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
-from steerseg.reasoning import check_expression
+from steerseg.reasoning import check_expression, expression_as
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import Video, keyframe_indices
 
@@ -122,17 +123,16 @@ class SinkMeter:
         family, preset = self._lvlm.family, self._preset
         keyframes = keyframe_indices(len(video), self._config.keyframes)
         duration = float(video.pts[-1] - video.pts[0])
-        context = encode_keyframes(
+        context = show_keyframes(
             self._lvlm,
+            preset,
+            self._config,
             video.frames[list(keyframes)],
             keyframes,
-            budget=preset.video_tokens,
-            frame_budget=preset.frame_tokens,
-            seconds_per_slice=preset.seconds_per_slice
-            or slice_seconds(duration, len(keyframes), family.temporal_merge),
-            frame_batch=preset.frame_batch,
+            duration,
             tick=lambda fraction: tick(0.3 * fraction),
         )
+        expression = expression_as(self._config.expression_form, expression)
         questions = [(preset.texts.grounding_question(expression, ()), self._soft_prompts)]
         if self._config.background:
             questions.append((preset.texts.background_question(expression), None))
@@ -155,10 +155,12 @@ class SinkMeter:
         ]
         tick(1.0)
         maps = {"frame, raw": rolled[0].frame, "video, raw": rolled[0].video}
-        maps["fused"] = maps_from(rolled[0], None, keyframes, family.temporal_merge).fused
+        maps["fused"] = maps_from(
+            rolled[0], None, keyframes, family.temporal_merge, self._config.borders
+        ).fused
         if self._config.background:
             maps["fused, less background"] = maps_from(
-                rolled[0], rolled[1], keyframes, family.temporal_merge
+                rolled[0], rolled[1], keyframes, family.temporal_merge, self._config.borders
             ).fused
         return {
             name: SinkShares.of(one.cpu()) for name, one in maps.items() if one is not None and one.sum() > 0

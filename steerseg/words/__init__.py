@@ -1,0 +1,1 @@
+"""A team's own words: named by the frozen model, learned from corrections, and rewritten by a glossary."""
