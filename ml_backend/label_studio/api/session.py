@@ -22,6 +22,8 @@ from ml_backend.label_studio.errors import (
     LabelStudioNotFoundError,
     LabelStudioUnreachableError,
 )
+from steerseg.errors import ConfigError
+from steerseg.runtime.network import open_session
 
 DEFAULT_TIMEOUT = 30.0
 _REFRESH_EARLY = 60.0  # seconds before an access token ends (they live 300 s)
@@ -68,8 +70,10 @@ class Session:
         self._lock = threading.Lock()
         self._access = ""
         self._access_ends = 0.0
-        self._connections = requests.Session()
-        self._connections.trust_env = False  # a .netrc must not replace the token
+        try:
+            self._connections = open_session(self.url)
+        except ConfigError as error:
+            raise LabelStudioError(str(error)) from error
         retries = Retry(
             total=3,
             backoff_factor=0.3,
@@ -253,9 +257,16 @@ def _network_reason(error: requests.RequestException) -> str:
     """The reason of a network error, for a person."""
     text = str(error)
     for sign, reason in (
+        (
+            "ProxyError",
+            "the proxy that the environment names does not lead there; NO_PROXY names hosts that are reached without",
+        ),
         ("NameResolutionError", "the host's name is not known"),
         ("Connection refused", "nothing listens there"),
-        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "its certificate is not trusted; REQUESTS_CA_BUNDLE names a file of certificate authorities",
+        ),
     ):
         if sign in text:
             return reason
