@@ -6,9 +6,9 @@ from typing import Any
 
 import requests
 
+from ml_backend.label_studio.api.session import open_session
 from ml_backend.settings import Settings
 from steerseg.errors import SteerSegError
-from steerseg.runtime.network import open_session
 
 _MARGIN = 30.0  # seconds on top of the backend's own time limit
 

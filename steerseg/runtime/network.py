@@ -12,9 +12,7 @@ import os
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import requests
-from requests.utils import get_environ_proxies, select_proxy
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from steerseg.errors import ConfigError
 
@@ -26,10 +24,19 @@ def proxy_for(url: str) -> str | None:
 
     This machine itself is never reached through a proxy, whatever ``NO_PROXY`` says.
     """
-    host = (urlsplit(url).hostname or "").lower().rstrip(".")
-    if host == "localhost" or host.endswith(".localhost") or _is_loopback(host):
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower().rstrip(".")
+    address = _address(host)
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
         return None
-    return select_proxy(url, get_environ_proxies(url)) or None
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme.lower()) or proxies.get("all")
+    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2].lower(), proxies):
+        return None
+    networks = [_network(name) for name in proxies.get("no", "").split(",") if "/" in name]
+    if address is not None and any(network is not None and address in network for network in networks):
+        return None
+    return proxy
 
 
 def certificate_authorities() -> Path | None:
@@ -70,25 +77,15 @@ def tls_context() -> ssl.SSLContext:
         ) from error
 
 
-def open_session(url: str) -> requests.Session:
-    """A session for one server, by the environment's proxy and authorities, and without any ``.netrc``.
-
-    Raises:
-        ConfigError: The authorities of the environment do not exist.
-    """
-    session = requests.Session()
-    session.trust_env = False  # a .netrc must not replace a token
-    proxy = proxy_for(url)
-    if proxy is not None:
-        session.proxies = {"http": proxy, "https": proxy}
-    authorities = certificate_authorities()
-    if authorities is not None:
-        session.verify = str(authorities)
-    return session
-
-
-def _is_loopback(host: str) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+
+
+def _network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(name.strip(), strict=False)
+    except ValueError:
+        return None

@@ -23,7 +23,7 @@ from ml_backend.label_studio.errors import (
     LabelStudioUnreachableError,
 )
 from steerseg.errors import ConfigError
-from steerseg.runtime.network import open_session
+from steerseg.runtime.network import certificate_authorities, proxy_for
 
 DEFAULT_TIMEOUT = 30.0
 _REFRESH_EARLY = 60.0  # seconds before an access token ends (they live 300 s)
@@ -239,6 +239,23 @@ class Session:
         if status == 404:
             return LabelStudioNotFoundError(message, status)
         return LabelStudioError(message, status)
+
+
+def open_session(url: str) -> requests.Session:
+    """A session for one server, by the environment's proxy and authorities, and without any ``.netrc``.
+
+    Raises:
+        ConfigError: The authorities of the environment do not exist.
+    """
+    session = requests.Session()
+    session.trust_env = False  # a .netrc must not replace a token
+    proxy = proxy_for(url)
+    if proxy is not None:
+        session.proxies = {"http": proxy, "https": proxy}
+    authorities = certificate_authorities()
+    if authorities is not None:
+        session.verify = str(authorities)
+    return session
 
 
 def _read_jwt(token: str) -> dict[str, Any] | None:
