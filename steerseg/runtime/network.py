@@ -12,7 +12,7 @@ import os
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from steerseg.errors import ConfigError
 
@@ -31,7 +31,7 @@ def proxy_for(url: str) -> str | None:
         return None
     proxies = getproxies_environment()
     proxy = proxies.get(parts.scheme.lower()) or proxies.get("all")
-    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2].lower(), proxies):
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2].lower()):
         return None
     networks = [_network(name) for name in proxies.get("no", "").split(",") if "/" in name]
     if address is not None and any(network is not None and address in network for network in networks):

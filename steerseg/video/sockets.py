@@ -170,7 +170,9 @@ class Guard:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:
             raise DownloadError(f"{self.shown} names a host that cannot exist. Check the address.") from error
-        addresses = [(family, str(address[0])) for family, _, _, _, address in found]
+        addresses: list[tuple[socket.AddressFamily, str]] = [
+            (family, str(address[0])) for family, _, _, _, address in found
+        ]
         if not trust.private_addresses and not all(is_public_address(address) for _, address in addresses):
             raise AddressRefusedError(
                 f"{self.shown} leads to {host}, a private or local address, which is refused. Give "
