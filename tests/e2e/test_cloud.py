@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, free_port
@@ -140,19 +141,20 @@ def test_a_task_in_the_cloud_goes_the_whole_way(
     )
     assert shapes_of(answer["data"]["result"])
 
+    verdict = {
+        "type": "choices",
+        "from_name": "verdict",
+        "to_name": "video",
+        "value": {"choices": ["accept"]},
+    }
     client.write(
         "POST",
         f"/api/tasks/{task}/annotations/",
-        {"result": track, "parent_prediction": predictions[-1]["id"]},
+        {"result": [*track, verdict], "parent_prediction": predictions[-1]["id"]},
         "submit",
     )
-    until(
-        lambda: (
-            "1 accepted" in run("corrections", str(project))
-            or " 1 " in run("corrections", str(project)).splitlines()[0]
-        ),
-        "the correction",
-    )
+    report = f"{cloud_backend.url}/projects/{project}/corrections"
+    until(lambda: requests.get(report, timeout=30).json()["usable"] == 1, "the correction")
     run("export", str(project), "--format", "coco", "--output", str(tmp_path / "out"))
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert [sequence["task"] for sequence in provenance["sequences"].values()] == [task]
