@@ -18,7 +18,7 @@ from ml_backend.demo.verifying import shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.media import MediaStore
 from ml_backend.label_studio.media_access import MediaHost
-from tests.e2e.conftest import LABEL_CONFIGS, PRESET, Command, commands_of, missing
+from tests.e2e.conftest import LABEL_CONFIGS, PRESET, commands_of, missing
 from tests.support.label_studio import retrieve_predictions, until, wait_for_predictions
 
 BUCKET = "videos"
@@ -32,16 +32,18 @@ class S3:
 
     Attributes:
         url: Its address.
+        client: Talks to it.
         digest: SHA-256 of the object ``big``.
     """
 
     url: str
+    client: Any
     digest: str
 
 
 @pytest.fixture(scope="module")
-def s3(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """With the bucket ``videos``: the first sample as ``clip.mp4``, and ``big``, which has 500 MiB."""
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """With the bucket ``videos`` and its object ``big``, which has 500 MiB."""
     try:
         import boto3
         from moto.server import ThreadedMotoServer
@@ -59,11 +61,11 @@ def s3(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Itera
     server.start()
     try:
         host, port = server.get_host_and_port()
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **KEYS)
+        url = f"http://{host}:{port}"
+        client = boto3.client("s3", endpoint_url=url, **KEYS)
         client.create_bucket(Bucket=BUCKET)
-        client.upload_file(str(samples[0].path), BUCKET, "clip.mp4")
         client.upload_file(str(big), BUCKET, "big")
-        yield S3(f"http://{host}:{port}", digest)
+        yield S3(url, client, digest)
     finally:
         server.stop()
 
@@ -84,18 +86,12 @@ def cloud_backend(
         yield server
 
 
-def project_in_the_cloud(
-    client: LabelStudioClient, run: Command, s3: S3, title: str, data: dict[str, Any], *, presign: bool
-) -> tuple[int, int]:
-    """A connected project with a source storage and one task; gives the ids of project and task."""
-    run("connect", "--title", title, "--label-config", str(LABEL_CONFIGS / "video.xml"))
-    found = client.projects.find(title)
-    assert found is not None
-    project = int(found["id"])
+def add_task(client: LabelStudioClient, project: int, s3: S3, data: dict[str, Any], *, presign: bool) -> int:
+    """Let a project have the bucket as a source storage, and give it a task."""
     storage = {
         **KEYS,
         "project": project,
-        "title": title,
+        "title": BUCKET,
         "bucket": BUCKET,
         "s3_endpoint": s3.url,
         "presign": presign,
@@ -103,7 +99,21 @@ def project_in_the_cloud(
     }
     client.write("POST", "/api/storages/s3/", storage, "add the bucket")
     (task,) = client.tasks.create(project, [{"data": data}])
-    return project, task
+    return task
+
+
+@pytest.mark.parametrize("presign", [True, False], ids=["signed", "proxied"])
+def test_half_a_gigabyte_arrives_whole(
+    client: LabelStudioClient, s3: S3, tmp_path: Path, presign: bool
+) -> None:
+    label_config = (LABEL_CONFIGS / "video.xml").read_text(encoding="utf-8")
+    project = int(client.projects.create("half a gigabyte", label_config)["id"])
+    uri = f"s3://{BUCKET}/big"
+    task = add_task(client, project, s3, {"video": uri}, presign=presign)
+    host = MediaHost(client.url, client.auth_headers)
+    media = MediaStore(tmp_path, host=host, download_timeout=600, allow_private_addresses=True)
+    path = media.fetch(uri, task_id=task)
+    assert path.name == s3.digest
 
 
 @pytest.mark.parametrize("presign", [True, False], ids=["signed", "proxied"])
@@ -117,9 +127,14 @@ def test_a_task_in_the_cloud_goes_the_whole_way(
 ) -> None:
     """Batch, an annotator's call, the webhook and what follows from it, and an export with pictures."""
     run = commands_of(cloud_backend)
-    data = {"video": f"s3://{BUCKET}/clip.mp4", "expression": samples[0].expression, "fps": 12}
+    s3.client.upload_file(str(samples[0].path), BUCKET, "clip.mp4")
     title = f"cloud {'signed' if presign else 'proxied'}"
-    project, task = project_in_the_cloud(client, run, s3, title, data, presign=presign)
+    run("connect", "--title", title, "--label-config", str(LABEL_CONFIGS / "video.xml"))
+    found = client.projects.find(title)
+    assert found is not None
+    project = int(found["id"])
+    data = {"video": f"s3://{BUCKET}/clip.mp4", "expression": samples[0].expression, "fps": 12}
+    task = add_task(client, project, s3, data, presign=presign)
     retrieve_predictions(client, project)
     predictions = wait_for_predictions(client, project)[task]
     track = shapes_of(predictions[-1]["result"])
@@ -158,18 +173,3 @@ def test_a_task_in_the_cloud_goes_the_whole_way(
     run("export", str(project), "--format", "coco", "--output", str(tmp_path / "out"))
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert [sequence["task"] for sequence in provenance["sequences"].values()] == [task]
-
-
-@pytest.mark.parametrize("presign", [True, False], ids=["signed", "proxied"])
-def test_half_a_gigabyte_arrives_whole(
-    client: LabelStudioClient, cloud_backend: BackendServer, s3: S3, tmp_path: Path, presign: bool
-) -> None:
-    title = f"big {'signed' if presign else 'proxied'}"
-    uri = f"s3://{BUCKET}/big"
-    _, task = project_in_the_cloud(
-        client, commands_of(cloud_backend), s3, title, {"video": uri}, presign=presign
-    )
-    host = MediaHost(client.url, client.auth_headers)
-    media = MediaStore(tmp_path, host=host, download_timeout=600, allow_private_addresses=True)
-    path = media.fetch(uri, task_id=task)
-    assert path.name == s3.digest
