@@ -235,6 +235,21 @@ class Settings(BaseSettings):
         description="Label Studio's local-files root, if this machine sees it: such media are then read from "
         "disk, without a download.",
     )
+    cloud_roots: tuple[str, ...] = Field(
+        (),
+        description="Buckets, or folders in them, that are read with this machine's own credentials, as JSON "
+        '(`["s3://videos/raw"]`); needs the extra `cloud`. Others are read through Label Studio.',
+    )
+
+    @field_validator("cloud_roots")
+    @classmethod
+    def _are_cloud_roots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for root in value:
+            if not re.fullmatch(r"(s3|gs|azure-blob)://[^/?#]+(/[^?#]*)?", root):
+                raise ValueError(
+                    "expected buckets such as s3://videos, gs://videos/raw or azure-blob://videos"
+                )
+        return value
 
     @field_validator("label_studio_url")
     @classmethod

@@ -6,6 +6,7 @@ from typing import Any
 
 import requests
 
+from ml_backend.label_studio.api.session import open_session
 from ml_backend.settings import Settings
 from steerseg.errors import SteerSegError
 
@@ -31,8 +32,7 @@ class BackendClient:
     def __init__(self, url: str, settings: Settings) -> None:
         self._url = url.rstrip("/")
         self._timeout = settings.predict_timeout + _MARGIN
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = open_session(self._url)
         if settings.basic_auth_username is not None and settings.basic_auth_password is not None:
             password = settings.basic_auth_password.get_secret_value()
             self._session.auth = (settings.basic_auth_username, password)

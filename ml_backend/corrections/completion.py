@@ -45,6 +45,7 @@ from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
 from ml_backend.label_studio.media_access import (
     MediaError,
+    MediaHost,
     MediaRefusedError,
     MediaTooLargeError,
     MediaUnavailableError,
@@ -220,8 +221,7 @@ class Completer:
         decision = pending.decision
         project = self._project_store.find(pending.project_id)
         client = None if project is None else self._connections.client(project)
-        url = self._settings.label_studio_url if project is None else self._connections.url(project)
-        media = self._load(pending, url, client)
+        media = self._load(pending, self._connections.host(project))
         origin, shape = self._origin(pending, media.digest, client)
         shape = shape or folder_shape(media)
 
@@ -252,7 +252,7 @@ class Completer:
         )
         return self._corrections.complete(pending, completed, propagated=not gaps)
 
-    def _load(self, pending: PendingCorrection, url: str | None, client: LabelStudioClient | None) -> Media:
+    def _load(self, pending: PendingCorrection, host: MediaHost | None) -> Media:
         """Fetch the media.
 
         Raises:
@@ -262,7 +262,7 @@ class Completer:
         decision = pending.decision
         try:
             controls = parse_controls(decision.label_config)
-            return self._media.load(Task(pending.task_id, decision.task_data), controls, url, client)
+            return self._media.load(Task(pending.task_id, decision.task_data), controls, host)
         except (ConfigError, MediaRefusedError, MediaTooLargeError) as error:
             raise UnusableError(Problem.MEDIA_GONE, str(error)) from error
         except MediaUnavailableError as error:

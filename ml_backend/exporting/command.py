@@ -207,12 +207,8 @@ class Exporter:
         controls = parse_controls(correction.label_config)
         if video:
             controls = replace(controls, frames=None)
-        return self._media.load(
-            Task(correction.task_id, correction.task_data),
-            controls,
-            self._settings.label_studio_url if project is None else connections.url(project),
-            None if project is None else connections.client(project),
-        )
+        task = Task(correction.task_id, correction.task_data)
+        return self._media.load(task, controls, connections.host(project))
 
     def _original(
         self, sequence: LabelledSequence, options: ExportOptions, connections: Connections

@@ -6,6 +6,7 @@ import threading
 
 from ml_backend.database.projects import Project
 from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.settings import Settings
 
 
@@ -46,6 +47,24 @@ class Connections:
             if (url, token) not in self._clients:
                 self._clients[(url, token)] = LabelStudioClient(url, token)
             return self._clients[(url, token)]
+
+    def host(self, project: Project | None) -> MediaHost | None:
+        """The Label Studio that hands out a project's media, by both its names; ``None`` where none is known.
+
+        ``/setup`` tells the address that browsers use. It only ever stands for the configured one: the token goes
+        to the configured address.
+
+        Raises:
+            LabelStudioError: The address or the token cannot be one.
+        """
+        url = self._settings.label_studio_url if project is None else self.url(project)
+        if not url:
+            return None
+        client = None if project is None else self.client(project)
+        public_url = "" if project is None else project.hostname
+        if client is None:
+            return MediaHost(url, public_url=public_url)
+        return MediaHost(client.url, client.auth_headers, public_url)
 
     def close(self) -> None:
         """Close every connection."""

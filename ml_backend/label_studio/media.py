@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from ml_backend.label_studio.cloud import CloudReader, is_cloud_uri
 from ml_backend.label_studio.media_access import (
     MediaError,
     MediaHost,
@@ -21,21 +22,22 @@ from ml_backend.label_studio.media_access import (
     MediaTimeoutError,
     MediaTooLargeError,
     MediaUnavailableError,
+    is_media_path,
     shown_url,
     unavailable,
 )
-from ml_backend.label_studio.media_cache import MediaCache
-from steerseg.video.download import (
+from ml_backend.label_studio.media_cache import CachedFile, MediaCache
+from steerseg.video.download import FetchResult, fetch
+from steerseg.video.download_errors import (
     AddressRefusedError,
     DownloadError,
     DownloadTimeoutError,
     DownloadTooLargeError,
-    FetchResult,
-    HopPolicy,
-    fetch,
+    UncheckedAddressError,
 )
 
-_LABEL_STUDIO_PATHS = ("/data/", "/tasks/", "/projects/", "/storage-data/")
+_PART_BYTES = 8 * 2**20
+"""Label Studio's proxy of a cloud storage sends no more at a time, and ends longer answers without an error."""
 
 
 class MediaStore:
@@ -55,6 +57,7 @@ class MediaStore:
         local_roots: Folders below which absolute local paths are accepted; none by default.
         local_files_root: Label Studio's ``LOCAL_FILES_DOCUMENT_ROOT``, if this machine sees it: files that it
             serves by ``/data/local-files/?d=`` are then read from there without a download.
+        cloud_roots: Buckets, or folders in them, that are read with this machine's own credentials.
         concurrency: Pages that are fetched at the same time.
     """
 
@@ -72,6 +75,7 @@ class MediaStore:
         allow_private_addresses: bool = False,
         local_roots: Sequence[Path] = (),
         local_files_root: Path | None = None,
+        cloud_roots: Sequence[str] = (),
         concurrency: int = 8,
     ) -> None:
         self._host = host
@@ -83,18 +87,21 @@ class MediaStore:
         self._allow_private_addresses = allow_private_addresses
         self._local_roots = tuple(root.resolve() for root in local_roots)
         self._local_files_root = local_files_root.resolve() if local_files_root else None
+        self._cloud = CloudReader(cloud_roots, self._wait_timeout)
         self._concurrency = concurrency
         self._cache = MediaCache(directory, cache_bytes)
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
-    def fetch(self, reference: str, *, host: MediaHost | None = None) -> Path:
+    def fetch(self, reference: str, *, host: MediaHost | None = None, task_id: int | None = None) -> Path:
         """Give the file that a task's data refers to.
 
         Args:
             reference: An http(s) URL, a path at Label Studio such as ``/data/upload/...`` or
-                ``/data/local-files/?d=...``, or an absolute local path below one of the allowed roots.
+                ``/data/local-files/?d=...``, an object in cloud storage such as ``s3://bucket/clip.mp4``, or an
+                absolute local path below one of the allowed roots.
             host: The task's Label Studio; the store's own if not given.
+            task_id: The task, for which Label Studio hands out objects in cloud storage.
 
         Returns:
             A file to be read soon and never written: it may be shared and evicted later.
@@ -109,8 +116,12 @@ class MediaStore:
                 "/data/upload/1/clip.mp4 or https://example.org/clip.mp4"
             )
         reference = reference.strip()
-        if "://" in reference or reference.startswith("//"):
-            url = reference
+        if is_cloud_uri(reference):
+            if self._cloud.covers(reference):
+                return self._keep(reference, self._read_cloud)
+            url = _cloud_url(reference, host, task_id)
+        elif "://" in reference or reference.startswith("//"):
+            url = _checked_url(reference, host)
         elif reference.startswith("data:"):
             raise MediaRefusedError(
                 "media inside the task's data (data:...) is not supported; give an address"
@@ -119,15 +130,18 @@ class MediaStore:
             local = self._allowed_local_path(reference)
             if local is not None:
                 return local
-            url = self._label_studio_url(reference, host)
+            url = _label_studio_url(reference, host)
         shared = self._shared_file(url, host)
-        return shared if shared is not None else self._download(url, host)
+        if shared is not None:
+            return shared
+        return self._keep(url, lambda url, temporary, known: self._download(url, temporary, known, host))
 
     def fetch_frames(
         self,
         references: Sequence[str],
         *,
         host: MediaHost | None = None,
+        task_id: int | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Path:
         """Give a folder with the pages of a frames task as ``00000.jpg``, ``00001.jpg``, ...
@@ -135,6 +149,7 @@ class MediaStore:
         Args:
             references: The pages in order, each as for :meth:`fetch`.
             host: The task's Label Studio; the store's own if not given.
+            task_id: See :meth:`fetch`.
             progress: Called with the fraction of the pages that is there; may raise to stop.
 
         Raises:
@@ -149,7 +164,7 @@ class MediaStore:
                 f"the task has {len(references)} pages, at most {self._max_pages} are accepted; import the "
                 "video with a larger stride or in parts"
             )
-        files = self._fetch_pages(references, host, progress)
+        files = self._fetch_pages(references, host, task_id, progress)
         total = sum(file.stat().st_size for file in files)
         if total > self._max_bytes:
             raise MediaTooLargeError(
@@ -177,30 +192,12 @@ class MediaStore:
             return self._checked_size(path)
         return None
 
-    def _label_studio_url(self, reference: str, host: MediaHost | None) -> str:
-        prefixes: tuple[str, ...] = _LABEL_STUDIO_PATHS
-        if host is not None and host.prefix:
-            prefixes = (*prefixes, host.prefix + "/")
-        if not reference.startswith(prefixes):
-            raise MediaRefusedError(
-                f"{reference[:200]!r} is neither a URL nor a path at Label Studio (/data/upload/..., "
-                "/data/local-files/?d=...); paths of this machine are only read below the folders that the "
-                "backend's settings allow"
-            )
-        if host is None:
-            raise MediaError(
-                f"{shown_url(reference)} lies at Label Studio, whose address is not known; set "
-                "STEERSEG_LABEL_STUDIO_URL"
-            )
-        return host.resolve(reference)
-
     def _shared_file(self, url: str, host: MediaHost | None) -> Path | None:
         """The file behind ``/data/local-files/?d=...`` where this machine sees Label Studio's folder."""
-        if self._local_files_root is None or host is None or not host.owns(url):
+        if self._local_files_root is None or host is None:
             return None
-        parts = urlsplit(url)
-        wanted = parse_qs(parts.query).get("d")
-        if parts.path.rstrip("/") != host.prefix + "/data/local-files" or not wanted:
+        wanted = parse_qs(urlsplit(url).query).get("d")
+        if (host.path_of(url) or "").rstrip("/") != "/data/local-files" or not wanted:
             return None
         path = (self._local_files_root / wanted[0].lstrip("/")).resolve()
         if path.is_relative_to(self._local_files_root) and path.is_file():
@@ -216,29 +213,38 @@ class MediaStore:
 
     # --- downloads
 
-    def _download(self, url: str, host: MediaHost | None) -> Path:
+    def _keep(self, url: str, get: Callable[[str, Path, CachedFile | None], FetchResult]) -> Path:
+        """The cached content of a URL, after its source was asked where that is due."""
         with self._lock(url):
             known = self._cache.find(url)
             if known is not None and known.is_fresh():
                 return self._cache.use(known)
-            policy = MediaPolicy(self._allowed_hosts, self._allow_private_addresses, host, known)
             with self._cache.temporary() as temporary:
-                answer = self._get(url, temporary, policy, host)
+                answer = get(url, temporary, known)
                 if not answer.modified and known is not None:
                     return self._cache.use(self._cache.confirm(url, known, answer))
                 _refuse_web_page(temporary, url)
                 return self._cache.use(self._cache.keep(url, temporary, answer))
 
-    def _get(self, url: str, temporary: Path, policy: HopPolicy, host: MediaHost | None) -> FetchResult:
+    def _read_cloud(self, uri: str, temporary: Path, known: CachedFile | None) -> FetchResult:
+        return self._cloud.fetch(
+            uri, temporary, max_bytes=self._max_bytes, deadline=self._download_timeout, known=known
+        )
+
+    def _download(
+        self, url: str, temporary: Path, known: CachedFile | None, host: MediaHost | None
+    ) -> FetchResult:
         shown = shown_url(url)
         try:
             return fetch(
                 url,
                 temporary,
-                policy=policy,
+                policy=MediaPolicy(self._allowed_hosts, self._allow_private_addresses, host),
                 max_bytes=self._max_bytes,
                 timeout=self._wait_timeout,
                 deadline=self._download_timeout,
+                validators=None if known is None else known.validators,
+                part_bytes=_PART_BYTES if host is not None and host.resolves(url) else None,
             )
         except DownloadTimeoutError:
             raise MediaTimeoutError(
@@ -250,22 +256,31 @@ class MediaStore:
                 f"{shown} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB; use a shorter or "
                 "smaller clip, or raise STEERSEG_MAX_DOWNLOAD_MIB"
             ) from None
-        except AddressRefusedError:
+        except UncheckedAddressError:
             raise MediaRefusedError(
-                f"{shown} leads to a private or local address, which is refused; if you trust it, set "
-                "STEERSEG_ALLOW_PRIVATE_ADDRESSES=true"
+                f"{shown} leads through a proxy to a host whose address cannot be checked here; if you trust the "
+                "host, name it in STEERSEG_ALLOWED_HOSTS"
+            ) from None
+        except AddressRefusedError as error:
+            raise MediaRefusedError(
+                f"{shown} leads to a private or local address ({error.host}), which is refused; if you trust it, "
+                "set STEERSEG_ALLOW_PRIVATE_ADDRESSES=true"
             ) from None
         except DownloadError as error:
             if error.status is None:
                 raise MediaError(str(error)) from None
-            raise unavailable(shown, error.status, host is not None and host.owns(url)) from None
+            raise unavailable(url, error.status, host, error.url) from None
 
     def _fetch_pages(
-        self, references: Sequence[str], host: MediaHost | None, progress: Callable[[float], None] | None
+        self,
+        references: Sequence[str],
+        host: MediaHost | None,
+        task_id: int | None,
+        progress: Callable[[float], None] | None,
     ) -> list[Path]:
         def one(page: int) -> Path:
             try:
-                return self.fetch(references[page], host=host)
+                return self.fetch(references[page], host=host, task_id=task_id)
             except MediaUnavailableError as error:
                 raise MediaUnavailableError(f"page {page}: {error}", error.status) from None
             except MediaError as error:
@@ -294,6 +309,40 @@ class MediaStore:
             lock = self._locks.setdefault(url, threading.Lock())
         with lock:
             yield
+
+
+def _checked_url(reference: str, host: MediaHost | None) -> str:
+    """A URL of a task's data, at the name of Label Studio that this machine knows it by."""
+    try:
+        urlsplit(reference)
+    except ValueError:
+        raise MediaError(f"{reference[:200]!r} is not a usable URL; expected https://host/path") from None
+    return reference if host is None else host.rewrite(reference)
+
+
+def _label_studio_url(reference: str, host: MediaHost | None) -> str:
+    if host is None and is_media_path(reference):
+        raise MediaError(
+            f"{shown_url(reference)} lies at Label Studio, whose address is not known; set "
+            "STEERSEG_LABEL_STUDIO_URL"
+        )
+    url = None if host is None else host.resolve(reference)
+    if url is None:
+        raise MediaRefusedError(
+            f"{reference[:200]!r} is neither a URL nor a path at Label Studio (/data/upload/..., "
+            "/data/local-files/?d=...); paths of this machine are only read below the folders that the "
+            "backend's settings allow"
+        )
+    return url
+
+
+def _cloud_url(uri: str, host: MediaHost | None, task_id: int | None) -> str:
+    if host is None or task_id is None:
+        raise MediaError(
+            f"{uri} lies in cloud storage, which Label Studio hands out, but its address is not known; set "
+            "STEERSEG_LABEL_STUDIO_URL, or name the bucket in STEERSEG_CLOUD_ROOTS"
+        )
+    return host.cloud_url(uri, task_id)
 
 
 def _refuse_web_page(path: Path, url: str) -> None:

@@ -56,6 +56,13 @@ class CachedFile:
     last_modified: str
     checked: float
 
+    @property
+    def validators(self) -> dict[str, str]:
+        """The headers by which a server may answer that this file is current."""
+        if self.etag:
+            return {"If-None-Match": self.etag}
+        return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
+
     def is_fresh(self) -> bool:
         """Whether it may be used without asking the server again."""
         limit = _FRESH if self.etag or self.last_modified else _FRESH_UNVALIDATED

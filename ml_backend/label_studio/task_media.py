@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.media import MediaStore
 from ml_backend.label_studio.media_access import MediaHost
@@ -46,9 +45,7 @@ class Media:
 class Loader(Protocol):
     """Finds and fetches the media of a task; see :class:`MediaLoader`."""
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         """The task's media on this machine; see :meth:`MediaLoader.load`."""
 
 
@@ -65,11 +62,10 @@ class MediaLoader:
             allow_private_addresses=settings.allow_private_addresses,
             local_roots=settings.local_roots,
             local_files_root=settings.local_files_root,
+            cloud_roots=settings.cloud_roots,
         )
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         """Fetch what the task is about.
 
         A task may have pages and a video at once. The pages are then the media, being few, and the boxes on
@@ -78,17 +74,11 @@ class MediaLoader:
         Args:
             task: The task.
             controls: The controls of its project.
-            url: Address of its Label Studio, if known.
-            client: A connection to it, if there is a token.
+            host: Its Label Studio, if known.
 
         Raises:
             VideoError: The task names no media, or they cannot be had.
         """
-        host = None
-        if client is not None:
-            host = MediaHost(client.url, client.auth_headers)
-        elif url:
-            host = MediaHost(url)
         frames, video = controls.frames, controls.video
         pages = None if frames is None else task_value(task.data, frames.data_key)
         address = None if video is None else task_value(task.data, video.data_key)
@@ -96,7 +86,7 @@ class MediaLoader:
             stride = page_stride(task.data)
             rate = positive_number(task.data.get("fps"))
             fps = None if rate is None else rate / stride
-            folder = self._store.fetch_frames(pages, host=host)
+            folder = self._store.fetch_frames(pages, host=host, task_id=task.id)
             return Media(
                 path=folder,
                 digest=_digest_of_text(f"{folder.name}\n{fps}"),  # the folder is named by its content
@@ -106,7 +96,7 @@ class MediaLoader:
                 stride=stride,
             )
         if video is not None and address:
-            path = self._store.fetch(address, host=host)
+            path = self._store.fetch(address, host=host, task_id=task.id)
             return Media(path=path, digest=_digest_of_file(path), video=video)
         raise VideoError(_no_media(task.data, frames, video))
 

@@ -33,8 +33,7 @@ class PredictionMedia:
             VideoError: They cannot be had, or are no usable video.
             LabelStudioError: The address or the token of Label Studio cannot be one.
         """
-        client = self._connections.client(project)
-        return self._loader.load(task, controls, self._connections.url(project), client)
+        return self._loader.load(task, controls, self._connections.host(project))
 
     def load_predicted(self, project: Project, task_id: int, digest: str) -> Media:
         """The media of a task that was predicted.

@@ -98,9 +98,8 @@ class RefinementMedia:
         project = self._projects.find(self._project_id)
         try:
             controls = parse_controls(example.task.label_config)
-            url = None if project is None else self._connections.url(project)
-            client = None if project is None else self._connections.client(project)
-            media = self._loader.load(task, controls, url, client)
+            host = None if project is None else self._connections.host(project)
+            media = self._loader.load(task, controls, host)
         except (MediaRefusedError, MediaTooLargeError):
             raise
         except ConfigError as error:

@@ -1,9 +1,8 @@
 """Fetch a file from an http(s) URL that is not trusted.
 
-Every connection is checked where it is made: the host is resolved once, all its addresses must be public, and
-the socket is opened to exactly those addresses. So a redirect and a name whose address changes between check
-and use are covered without a special case. Proxies of the environment are not used, since behind a proxy the
-address could not be checked.
+Every connection is checked where it is made, so a redirect and a name whose address changes between check and use are
+covered without a special case; see :mod:`steerseg.video.sockets`. A content that breaks off is gone on with where it
+stopped.
 """
 
 from __future__ import annotations
@@ -11,46 +10,30 @@ from __future__ import annotations
 import contextlib
 import http
 import http.client
-import ipaddress
+import re
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from steerseg.errors import VideoError
+from steerseg.video.download_errors import DownloadError, DownloadTimeoutError, DownloadTooLargeError
+from steerseg.video.sockets import Connection, Guard, Trust
 
 _CHUNK = 1 << 16
 _HEADERS = {"User-Agent": "steerseg", "Accept": "*/*", "Accept-Encoding": "identity"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-class DownloadError(VideoError):
-    """A download failed.
-
-    Attributes:
-        status: The HTTP status that the server answered with, where that was the reason.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class DownloadTimeoutError(DownloadError):
-    """The server did not answer, or the content did not arrive, in time."""
-
-
-class DownloadTooLargeError(DownloadError):
-    """The content is larger than allowed."""
-
-
-class AddressRefusedError(DownloadError):
-    """An address on the way may not be asked."""
+_CONTENT = frozenset({200, 206, 304})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_PASSING_STATUSES = frozenset({424, 429, 502, 503, 504})
+"""Refusals in the middle of a download that may pass; 424 is Label Studio's word for trouble with a cloud."""
+_MOST_FAILURES = 3
+"""Answers without a new byte, one after the other, after which a download that has begun is given up."""
+_PAUSE = 0.3
+"""Seconds before the rest is asked for again, times the failures so far."""
 
 
 class HopPolicy:
@@ -63,6 +46,10 @@ class HopPolicy:
     def __init__(self, allow_private_addresses: bool = False) -> None:
         self._allow_private_addresses = allow_private_addresses
 
+    def rewrite(self, url: str) -> str:
+        """The address to ask in place of this one, for servers that go by several names."""
+        return url
+
     def check(self, url: str) -> None:
         """Refuse an address by raising an error, before its host is resolved."""
 
@@ -70,9 +57,9 @@ class HopPolicy:
         """Headers for this address alone; a token for one host never reaches the next."""
         return {}
 
-    def allows_private(self, url: str) -> bool:
-        """Whether this address may resolve to a loopback or private one."""
-        return self._allow_private_addresses
+    def trust(self, url: str) -> Trust:
+        """Whether this address may resolve to a private one, and whether a proxy may resolve it."""
+        return Trust(private_addresses=self._allow_private_addresses)
 
 
 @dataclass(frozen=True)
@@ -90,20 +77,6 @@ class FetchResult:
     etag: str
     last_modified: str
     modified: bool
-
-
-def is_public_address(address: str) -> bool:
-    """Whether an IP address is reachable on the public internet.
-
-    False for loopback, private, link-local, carrier-grade NAT, multicast, reserved and unspecified addresses,
-    also when they hide in an IPv4-mapped or 6to4 IPv6 address.
-    """
-    ip = ipaddress.ip_address(address.split("%", 1)[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is not None:
-            ip = inner
-    return ip.is_global and not ip.is_multicast
 
 
 def redact_url(url: str) -> str:
@@ -168,21 +141,32 @@ def fetch(
     deadline: float = 900.0,
     max_redirects: int = 5,
     progress: Callable[[float], None] | None = None,
+    validators: Mapping[str, str] | None = None,
+    part_bytes: int | None = None,
 ) -> FetchResult:
     """Like :func:`download`, with a policy that decides at every hop.
+
+    Args:
+        url: See :func:`download`.
+        destination: See :func:`download`.
+        policy: Decides at every hop.
+        max_bytes: See :func:`download`.
+        timeout: See :func:`download`.
+        deadline: See :func:`download`.
+        max_redirects: See :func:`download`.
+        progress: See :func:`download`.
+        validators: Headers such as ``If-None-Match`` by which the server may say that our copy is current.
+        part_bytes: Ask for parts of this size, of a server that may end a long answer without an error.
 
     Raises:
         DownloadError: As for :func:`download`; also whatever the policy raises.
     """
     shown = redact_url(url)
-    with _Guard(shown, deadline) as guard:
+    with Guard(shown, deadline) as guard:
+        attempt = _Download(url, guard, policy, max_bytes, timeout, max_redirects, progress)
         try:
-            connection, response = _follow(url, guard, policy, timeout, max_redirects)
-            modified = response.status != http.HTTPStatus.NOT_MODIFIED
-            with connection, response:
-                if modified:
-                    with destination.open("wb") as file:
-                        _copy(response, file, max_bytes, shown, progress)
+            with destination.open("wb") as file:
+                result = attempt.run(file, validators or {}, part_bytes)
             guard.check_deadline()
         except (OSError, http.client.HTTPException, VideoError) as error:
             destination.unlink(missing_ok=True)
@@ -195,50 +179,188 @@ def fetch(
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
-    return FetchResult(
-        content_type=str(response.headers.get_content_type()) if "Content-Type" in response.headers else "",
-        etag=response.headers.get("ETag", ""),
-        last_modified=response.headers.get("Last-Modified", ""),
-        modified=modified,
-    )
+    return result
 
 
-def _follow(
-    url: str, guard: _Guard, policy: HopPolicy, timeout: float, max_redirects: int
-) -> tuple[contextlib.closing[http.client.HTTPConnection], http.client.HTTPResponse]:
-    """Ask for the URL, and for those it redirects to, until a server answers with content."""
-    shown = redact_url(url)
-    for _ in range(max_redirects + 1):
-        url = _clean_url(url)
-        policy.check(url)
-        guard.allow_private_addresses = policy.allows_private(url)
-        parts = urlsplit(url)
-        kind = _HTTPSConnection if parts.scheme.lower() == "https" else _HTTPConnection
-        port = parts.port or kind.default_port
-        connection = kind(parts.hostname or "", port, guard=guard, timeout=timeout)
-        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        try:
-            connection.request("GET", target, headers={**_HEADERS, **policy.headers(url)})
-            response = connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-        location = response.headers.get("Location")
-        if response.status in (http.HTTPStatus.OK, http.HTTPStatus.NOT_MODIFIED):
-            return contextlib.closing(connection), response
-        # The body of any other answer is never read: it may be endless.
-        connection.close()
-        if response.status not in _REDIRECTS or not location:
+@dataclass(frozen=True)
+class _Answer:
+    """An answer with content, or one that confirms our copy.
+
+    Attributes:
+        response: The answer.
+        start: First byte that it brings.
+        size: Bytes of the whole content, where they are known.
+    """
+
+    response: http.client.HTTPResponse
+    start: int
+    size: int | None
+
+    @property
+    def etag(self) -> str:
+        return self.response.headers.get("ETag", "")
+
+    def result(self) -> FetchResult:
+        headers = self.response.headers
+        return FetchResult(
+            content_type=str(headers.get_content_type()) if "Content-Type" in headers else "",
+            etag=self.etag,
+            last_modified=headers.get("Last-Modified", ""),
+            modified=self.response.status != http.HTTPStatus.NOT_MODIFIED,
+        )
+
+
+class _Download:
+    """One download: asks, copies, and asks for the rest where an answer ends early."""
+
+    def __init__(
+        self,
+        url: str,
+        guard: Guard,
+        policy: HopPolicy,
+        max_bytes: int,
+        timeout: float,
+        max_redirects: int,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        self._url = url
+        self._shown = redact_url(url)
+        self._guard = guard
+        self._policy = policy
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._max_redirects = max_redirects
+        self._progress = progress
+        self._received = 0
+
+    def run(self, file: IO[bytes], validators: Mapping[str, str], part_bytes: int | None) -> FetchResult:
+        """Write the content into a file."""
+        if validators and part_bytes is not None:
+            # Label Studio answers a range with content even where our copy is current.
+            with self._ask(validators) as answer:
+                if not answer.result().modified:
+                    return answer.result()
+            validators = {}
+        first: _Answer | None = None
+        failures = 0
+        while True:
+            before = self._received
+            try:
+                with self._ask({**validators, **self._range(part_bytes)}) as answer:
+                    first = first or answer
+                    if not answer.result().modified:
+                        return answer.result()
+                    self._check_same(first, answer)
+                    if answer.start < self._received:  # this server has no ranges: from the beginning
+                        file.seek(0)
+                        file.truncate()
+                        self._received = 0
+                    self._copy(answer, file)
+                if answer.size is None or self._received >= answer.size:
+                    return first.result()
+                if self._received <= before:
+                    raise http.client.IncompleteRead(b"", answer.size - self._received)
+                failures = 0
+            except (OSError, http.client.HTTPException, DownloadError) as error:
+                failures = 0 if self._received > before else failures + 1
+                if not self._may_go_on(error, failures):
+                    raise
+                self._guard.pause(_PAUSE * failures)
+            validators = {}
+
+    def _range(self, part_bytes: int | None) -> dict[str, str]:
+        if part_bytes is not None:
+            return {"Range": f"bytes={self._received}-{self._received + part_bytes - 1}"}
+        return {"Range": f"bytes={self._received}-"} if self._received else {}
+
+    def _may_go_on(self, error: Exception, failures: int) -> bool:
+        """Whether the rest may be asked for: something has arrived, and the error may pass."""
+        if self._guard.expired or not self._received or failures > _MOST_FAILURES:
+            return False
+        return not isinstance(error, DownloadError) or error.status in _PASSING_STATUSES
+
+    def _check_same(self, first: _Answer, answer: _Answer) -> None:
+        pairs: tuple[tuple[object, object], ...] = ((answer.size, first.size), (answer.etag, first.etag))
+        if any(now and before and now != before for now, before in pairs):
             raise DownloadError(
-                f"{shown} could not be fetched: the server answered {response.status} {response.reason}. "
-                "Check the address, and that the file can be read without signing in.",
-                response.status,
+                f"{self._shown} could not be fetched: it changed while it was downloaded. Try again."
             )
-        url = urljoin(url, location)
-    raise DownloadError(
-        f"{shown} could not be fetched: it redirects more than {max_redirects} times. Give the final address "
-        "of the file."
-    )
+
+    @contextlib.contextmanager
+    def _ask(self, headers: Mapping[str, str]) -> Iterator[_Answer]:
+        """Ask for the URL, and for those it redirects to, until a server answers with content."""
+        url = self._url
+        for _ in range(self._max_redirects + 1):
+            url = self._policy.rewrite(_clean_url(url))
+            self._policy.check(url)
+            with contextlib.closing(
+                Connection(url, self._guard, self._policy.trust(url), self._timeout)
+            ) as connection:
+                response = self._request(connection, url, headers)
+                if response.status in _CONTENT:
+                    with response:
+                        yield self._answer(response)
+                    return
+                # The body of any other answer is never read: it may be endless.
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or not location:
+                    raise DownloadError(
+                        f"{self._shown} could not be fetched: the server answered {response.status} "
+                        f"{response.reason}. Check the address, and that the file can be read without signing in.",
+                        response.status,
+                        url,
+                    )
+                url = urljoin(url, location)
+        raise DownloadError(
+            f"{self._shown} could not be fetched: it redirects more than {self._max_redirects} times. Give the "
+            "final address of the file."
+        )
+
+    def _request(
+        self, connection: Connection, url: str, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        proxy_headers = connection.proxy_headers
+        if proxy_headers is not None:
+            target = urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
+        connection.request(
+            "GET",
+            target,
+            headers={**_HEADERS, **headers, **self._policy.headers(url), **(proxy_headers or {})},
+        )
+        return connection.getresponse()
+
+    def _answer(self, response: http.client.HTTPResponse) -> _Answer:
+        """What an answer brings.
+
+        Raises:
+            DownloadError: It brings other bytes than were asked for, or does not say which.
+        """
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            length = response.headers.get("Content-Length", "")
+            return _Answer(response, 0, int(length) if length.isdecimal() else None)
+        range_ = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+        if range_ is None or int(range_[1]) != self._received:
+            raise DownloadError(
+                f"{self._shown} could not be fetched: the server answered with another part of the content than was "
+                "asked for. Download it first and give the file."
+            )
+        return _Answer(response, self._received, int(range_[2]))
+
+    def _copy(self, answer: _Answer, file: IO[bytes]) -> None:
+        """Append an answer's content; an answer that ends early has raised no error where its size is known."""
+        most = self._max_bytes if answer.size is None else answer.size
+        if most > self._max_bytes:
+            raise DownloadTooLargeError(_too_large(self._shown, self._max_bytes))
+        # `read1` returns what has arrived; `read` would wait for a full chunk, past every sign of life.
+        while chunk := answer.response.read1(_CHUNK):
+            if self._received + len(chunk) > most:
+                raise DownloadTooLargeError(_too_large(self._shown, self._max_bytes))
+            file.write(chunk)
+            self._received += len(chunk)
+            if self._progress is not None and answer.size:
+                self._progress(self._received / answer.size)
 
 
 def _describe(error: OSError | http.client.HTTPException, timeout: float) -> str:
@@ -274,135 +396,8 @@ def _clean_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
 
-def _copy(
-    response: http.client.HTTPResponse,
-    file: IO[bytes],
-    max_bytes: int,
-    shown: str,
-    progress: Callable[[float], None] | None,
-) -> None:
-    header = response.headers.get("Content-Length", "")
-    declared = int(header) if header.isdecimal() else None
-    if declared is not None and declared > max_bytes:
-        raise DownloadTooLargeError(_too_large(shown, max_bytes))
-    received = 0
-    # `read1` returns what has arrived; `read` would wait for a full chunk, past every sign of life.
-    while chunk := response.read1(_CHUNK):
-        received += len(chunk)
-        if received > max_bytes:
-            raise DownloadTooLargeError(_too_large(shown, max_bytes))
-        file.write(chunk)
-        if progress is not None and declared:
-            progress(min(1.0, received / declared))
-    if declared is not None and received < declared:
-        raise http.client.IncompleteRead(b"", declared - received)
-
-
 def _too_large(shown: str, max_bytes: int) -> str:
     return (
         f"{shown} is larger than the limit of {max_bytes / 2**20:.0f} MiB. Use a shorter or smaller clip, or "
         "raise the limit."
     )
-
-
-class _Guard:
-    """Opens the sockets of one download: only to allowed addresses, and closed at the deadline."""
-
-    def __init__(self, shown: str, deadline: float) -> None:
-        self.allow_private_addresses = False  # set for each hop
-        self._shown = shown
-        self._deadline = deadline
-        self._sockets: list[socket.socket] = []
-        self._expired = threading.Event()
-        # A server that sends a byte now and then never trips the timeout of a single wait.
-        self._timer = threading.Timer(deadline, self._expire)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Guard:
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-
-    @property
-    def expired(self) -> bool:
-        return self._expired.is_set()
-
-    def too_slow(self) -> DownloadTimeoutError:
-        return DownloadTimeoutError(
-            f"{self._shown} did not arrive within {self._deadline:g} s. Download it first and give the file."
-        )
-
-    def check_deadline(self) -> None:
-        if self.expired:
-            raise self.too_slow()
-
-    def _expire(self) -> None:
-        self._expired.set()
-        for opened in self._sockets:
-            try:
-                opened.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # already closed by the other side, or handed over to TLS
-
-    def track(self, opened: socket.socket) -> None:
-        self._sockets.append(opened)
-        if self.expired:
-            raise self.too_slow()
-
-    def connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
-        self.check_deadline()
-        try:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise DownloadError(
-                f"{self._shown} names a host that cannot exist. Check the address."
-            ) from error
-        if not self.allow_private_addresses:
-            for *_, address in addresses:
-                if not is_public_address(str(address[0])):
-                    raise AddressRefusedError(
-                        f"{self._shown} leads to {host}, a private or local address, which is refused. Give "
-                        "a public address or a local file, or allow private addresses "
-                        "(--allow-private-addresses) where you trust the address."
-                    )
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in addresses:
-            opened = socket.socket(family, kind, protocol)
-            try:
-                opened.settimeout(timeout)
-                opened.connect(address)
-            except OSError as error:
-                opened.close()
-                failure = error
-                continue
-            self.track(opened)
-            return opened
-        raise failure or OSError(f"{host} has no address")
-
-
-class _HTTPConnection(http.client.HTTPConnection):
-    def __init__(self, host: str, port: int, *, guard: _Guard, timeout: float) -> None:
-        super().__init__(host, port, timeout=timeout)
-        self._guard = guard
-
-    def connect(self) -> None:
-        self.sock = self._guard.connect(self.host, self.port, self.timeout)
-
-
-class _HTTPSConnection(http.client.HTTPSConnection):
-    def __init__(self, host: str, port: int, *, guard: _Guard, timeout: float) -> None:
-        self._tls = ssl.create_default_context()
-        super().__init__(host, port, timeout=timeout, context=self._tls)
-        self._guard = guard
-
-    def connect(self) -> None:
-        plain = self._guard.connect(self.host, self.port, self.timeout)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
-        self._guard.track(self.sock)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from flask.testing import FlaskClient
 
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media, MediaLoader
 from ml_backend.models.executor import Executor
@@ -45,14 +45,12 @@ class PagesOnDisk:
     def __init__(self, settings: Settings) -> None:
         self._pages = MediaLoader(settings)
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         video = controls.video
         address = None if video is None else task_value(task.data, video.data_key)
         if controls.frames is None and address:
             return Media(Path("video"), hashlib.sha256(address.encode()).hexdigest(), video=video)
-        return self._pages.load(task, controls, url, client)
+        return self._pages.load(task, controls, host)
 
 
 @dataclass(frozen=True)

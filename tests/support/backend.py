@@ -15,8 +15,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from ml_backend.database.database import Database
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.executor import Executor
@@ -40,9 +40,7 @@ def recorded(name: str) -> dict[str, Any]:
 class NamedMedia:
     """Media that is nothing but its name: the handler of these tests looks at the expression only."""
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         frames, video = controls.frames, controls.video
         if frames is not None and (pages := task_value(task.data, frames.data_key)):
             return Media(Path("frames"), _digest(repr(pages)), frames=frames)

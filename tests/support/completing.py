@@ -16,9 +16,8 @@ from ml_backend.corrections.records import Correction, Problem
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
-from ml_backend.label_studio.media_access import MediaError
+from ml_backend.label_studio.media_access import MediaError, MediaHost
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.executor import Executor, ModelExecutor
@@ -58,9 +57,7 @@ class LocalMedia:
         self.pages = PAGES
         self.size = WIDTH, HEIGHT
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         if self.trouble is not None:
             raise self.trouble
         if controls.frames is None:

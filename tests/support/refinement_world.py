@@ -18,9 +18,8 @@ from ml_backend.corrections.annotation_store import AnnotationState, AnnotationS
 from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.records import Completion, DecidedFrame, Decision, Evidence, FrameCorrection
 from ml_backend.database.database import Database
-from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.controls import Controls
-from ml_backend.label_studio.media_access import MediaUnavailableError
+from ml_backend.label_studio.media_access import MediaHost, MediaUnavailableError
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
@@ -156,9 +155,7 @@ class FilmLoader:
 
     root: Path
 
-    def load(
-        self, task: Task, controls: Controls, url: str | None, client: LabelStudioClient | None
-    ) -> Media:
+    def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         folder = self.root / str(task.data["film"])
         if not folder.is_dir():
             raise MediaUnavailableError("the film is gone", status=404)

@@ -22,6 +22,8 @@ from ml_backend.label_studio.errors import (
     LabelStudioNotFoundError,
     LabelStudioUnreachableError,
 )
+from steerseg.errors import ConfigError
+from steerseg.runtime.network import certificate_authorities, proxy_for
 
 DEFAULT_TIMEOUT = 30.0
 _REFRESH_EARLY = 60.0  # seconds before an access token ends (they live 300 s)
@@ -68,8 +70,10 @@ class Session:
         self._lock = threading.Lock()
         self._access = ""
         self._access_ends = 0.0
-        self._connections = requests.Session()
-        self._connections.trust_env = False  # a .netrc must not replace the token
+        try:
+            self._connections = open_session(self.url)
+        except ConfigError as error:
+            raise LabelStudioError(str(error)) from error
         retries = Retry(
             total=3,
             backoff_factor=0.3,
@@ -237,6 +241,23 @@ class Session:
         return LabelStudioError(message, status)
 
 
+def open_session(url: str) -> requests.Session:
+    """A session for one server, by the environment's proxy and authorities, and without any ``.netrc``.
+
+    Raises:
+        ConfigError: The authorities of the environment do not exist.
+    """
+    session = requests.Session()
+    session.trust_env = False  # a .netrc must not replace a token
+    proxy = proxy_for(url)
+    if proxy is not None:
+        session.proxies = {"http": proxy, "https": proxy}
+    authorities = certificate_authorities()
+    if authorities is not None:
+        session.verify = str(authorities)
+    return session
+
+
 def _read_jwt(token: str) -> dict[str, Any] | None:
     """The claims of a JSON web token, unverified; ``None`` for anything else."""
     parts = token.split(".")
@@ -253,9 +274,16 @@ def _network_reason(error: requests.RequestException) -> str:
     """The reason of a network error, for a person."""
     text = str(error)
     for sign, reason in (
+        (
+            "ProxyError",
+            "the proxy that the environment names does not lead there; NO_PROXY names hosts that are reached without",
+        ),
         ("NameResolutionError", "the host's name is not known"),
         ("Connection refused", "nothing listens there"),
-        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "its certificate is not trusted; REQUESTS_CA_BUNDLE names a file of certificate authorities",
+        ),
     ):
         if sign in text:
             return reason

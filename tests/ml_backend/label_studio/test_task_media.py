@@ -11,6 +11,7 @@ from PIL import Image
 
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls
+from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media, MediaLoader, positive_number
 from ml_backend.settings import Settings
@@ -40,7 +41,7 @@ def loader(tmp_path: Path, media_root: Path) -> MediaLoader:
 
 def load(loader: MediaLoader, config: str, data: dict[str, Any]) -> Media:
     controls: Controls = parse_controls(f"<View>{config}</View>")
-    return loader.load(Task(1, data), controls, "http://label-studio:8080", None)
+    return loader.load(Task(1, data), controls, MediaHost("http://label-studio:8080"))
 
 
 def pages(count: int = 3) -> list[str]:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from steerseg.errors import Cancelled, VideoError
 from steerseg.video import Video, VideoLimits, keyframe_indices, load_video, video_from_frames, write_video
-from steerseg.video.download import is_public_address, redact_url
+from steerseg.video.download import redact_url
+from steerseg.video.sockets import is_public_address
 
 SAMPLES = Path("/usr/share/doc/opencv-doc")  # Debian's opencv-doc
 PRIVATE_OK = {"allow_private_addresses": True}
@@ -628,7 +629,7 @@ def test_url_that_redirects_to_a_private_address_is_refused(monkeypatch: pytest.
         asked.append(handler.path)
         redirect(handler, f"http://127.0.0.2:{handler.server.server_port}/inner")  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("steerseg.video.download.is_public_address", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("steerseg.video.sockets.is_public_address", lambda address: address == "127.0.0.1")
     with serving(answer) as url, pytest.raises(VideoError, match=r"leads to 127\.0\.0\.2, a private"):
         load_video(f"{url}/outer")
     assert asked == ["/outer"]
