@@ -109,8 +109,8 @@ def file_kind(path: Path) -> FileKind:
         VideoError: Not a video.
         OSError: The file cannot be read.
     """
-    with _open(path, str(path)) as container:
-        stream = _video_stream(container, str(path))
+    with open_video(path, str(path)) as container:
+        stream = video_stream(container, str(path))
         kind = FileKind(
             container=container.format.name,
             codec=stream.codec_context.codec.name,
@@ -157,10 +157,10 @@ def decode_file(
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
     digest = _file_digest(path, stride)
-    with _open(path, name) as container:
+    with open_video(path, name) as container:
         stream = _bounded_stream(container, name, limits)
         rate = _declared_rate(stream)
-        start = _start_time(container)
+        start = start_time(container)
         frames = FrameBuffer(name, limits, stride, expected=stream.frames)
         times: list[Fraction | None] = []
         upright = _Upright(name, limits)
@@ -224,7 +224,7 @@ def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDA
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
     """
-    with _open(path, name) as container:
+    with open_video(path, name) as container:
         stream = _bounded_stream(container, name, limits)
         upright = _Upright(name, limits)
         for item in _decode(container, stream):
@@ -268,7 +268,7 @@ class _Upright:
 
 def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
     """The video stream of a file, its size checked and its decoder bounded."""
-    stream = _video_stream(container, name)
+    stream = video_stream(container, name)
     check_size(name, stream.width, stream.height, limits)
     # A stream may change its size midway; the decoder itself then refuses to allocate what no limit
     # allows. Its measure includes margins around the picture, hence the slack.
@@ -276,7 +276,12 @@ def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
     return stream
 
 
-def _open(path: Path, name: str) -> Any:
+def open_video(path: Path, name: str) -> Any:
+    """Open a video file as PyAV's container, without anything else that it may name.
+
+    Raises:
+        VideoError: Not a video.
+    """
     try:
         # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
         return av.open(
@@ -291,7 +296,12 @@ def _open(path: Path, name: str) -> Any:
         ) from error
 
 
-def _video_stream(container: Any, name: str) -> Any:
+def video_stream(container: Any, name: str) -> Any:
+    """The video stream of a container.
+
+    Raises:
+        VideoError: There is none that can be decoded.
+    """
     # The cover picture of a song is a "video stream" of one frame.
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
@@ -370,7 +380,7 @@ def _upright(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArra
     return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def _start_time(container: Any) -> Fraction:
+def start_time(container: Any) -> Fraction:
     """When the earliest sound or picture begins; players count from there."""
     starts = [
         stream.start_time * stream.time_base
