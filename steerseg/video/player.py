@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
-from steerseg.video.decoding import DEFAULT_FPS, open_video, start_time, video_stream
+from steerseg.video.decoding import (
+    DEFAULT_FPS,
+    declared_rate,
+    frames_a_second,
+    open_video,
+    start_time,
+    video_stream,
+)
 
 _EARLY = 1e-6  # seconds by which a time may fall short of a frame's own
 Seconds = NDArray[np.float64]
@@ -87,6 +94,11 @@ class PlayerTimeline:
         keys = np.clip(np.searchsorted(times, self.times[self.entry_frames]), 0, len(times) - 1)
         return replace(self, times=times, entry_frames=keys.astype(np.int64))
 
+    @property
+    def fps(self) -> float:
+        """Frames a second: exact for a constant rate, the median where it varies."""
+        return frames_a_second(self.times, DEFAULT_FPS)
+
     def is_even(self, fps: float) -> bool:
         """Whether frame ``n`` is what a player shows from ``n / fps`` seconds on, and the first one begins at 0."""
         expected = np.arange(len(self.times)) / fps
@@ -105,7 +117,7 @@ def read_timeline(path: Path) -> PlayerTimeline:
         stream = video_stream(container, str(path))
         base, start = stream.time_base, start_time(container)
         shift = min(start, 0)
-        packets = _packets(container, stream)
+        packets = _packets(container, stream) or _untimed_packets(path)
         if not packets:
             raise VideoError(
                 f"{path} holds no frame. It may be truncated or empty; export or download it again."
@@ -152,6 +164,18 @@ def _packets(container: Any, stream: Any) -> list[_Packet]:
             decoded = shown if packet.dts is None else packet.dts
             found.append(_Packet(shown, decoded, packet.is_keyframe))
     return found
+
+
+def _untimed_packets(path: Path) -> list[_Packet]:
+    """The same of a bare stream, whose packets have no times: its frames have the rate that it declares."""
+    with open_video(path, str(path)) as container:
+        stream = video_stream(container, str(path))
+        ticks = 1.0 / (declared_rate(stream) * float(stream.time_base))
+        demuxed, keys = container.demux(stream), list[bool]()
+        while (packet := _next_packet(demuxed)) is not None:
+            if packet.size:
+                keys.append(packet.is_keyframe)
+    return [_Packet(round(i * ticks), round(i * ticks), is_key) for i, is_key in enumerate(keys)]
 
 
 def _next_packet(demuxed: Any) -> Any:
