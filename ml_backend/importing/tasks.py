@@ -149,7 +149,7 @@ def import_videos(
         LabelStudioError: Label Studio refuses; the message says how many tasks were made before.
     """
     controls = parse_controls(str(client.projects.get(project)["label_config"]))
-    prepared = prepare_tasks(
+    ready = prepare_tasks(
         controls,
         sources,
         media_dir=media_dir,
@@ -163,13 +163,9 @@ def import_videos(
         limits=limits,
         progress=progress,
     )
-    return ImportReport(
-        tasks=_create(client, project, prepared.tasks, progress),
-        prepared=prepared.tasks,
-        warnings=_unserved(client, project, media_dir, document_root),
-        problems=prepared.problems,
-        passed_over=prepared.passed_over,
-    )
+    made = _create(client, project, ready.tasks, progress)
+    warnings = _unserved(client, project, media_dir, document_root)
+    return ImportReport(made, ready.tasks, warnings, ready.problems, ready.passed_over)
 
 
 def _create(
