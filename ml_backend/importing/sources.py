@@ -121,25 +121,31 @@ def find_videos(sources: Sequence[str | Path]) -> Sources:
     search = _Search()
     problems = []
     for source in sources:
-        path = Path(source).expanduser()
-        known = len(search.videos), len(search.passed_over)
-        if path.is_file():
-            search.videos[path.resolve()] = None  # whatever it is called
-        elif path.exists():
-            _search_folder(path, search)
-        else:
-            for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
-                if match.is_file():
-                    _sort(match, search, "its name does not end as those of videos do")
-                else:
-                    _search_folder(match, search)
-        if known == (len(search.videos), len(search.passed_over)) and path.resolve() not in search.videos:
+        found = _search_source(Path(source).expanduser())
+        if not found.videos:
             problems.append(f"{source} leads to no video; expected a file, a folder or a pattern")
+        search.videos |= found.videos
+        search.passed_over |= found.passed_over
     passed = tuple(f"{p}: {reason}" for p, reason in search.passed_over.items() if p not in search.videos)
     if not search.videos:
-        what = problems or [f"{', '.join(map(str, sources))}: no video among the files"]
-        raise VideoError(list_problems("there is nothing to import:", [*what, *passed]))
+        raise VideoError(list_problems("there is nothing to import:", [*problems, *passed]))
     return Sources(tuple(Source(path, ()) for path in search.videos), passed, tuple(problems))
+
+
+def _search_source(path: Path) -> _Search:
+    """What one file, folder or pattern leads to."""
+    search = _Search()
+    if path.is_file():
+        search.videos[path.resolve()] = None  # whatever it is called
+    elif path.exists():
+        _search_folder(path, search)
+    else:
+        for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+            if match.is_file():
+                _sort(match, search, "its name does not end as those of videos do")
+            else:
+                _search_folder(match, search)
+    return search
 
 
 def _sort(path: Path, search: _Search, reason: str) -> None:

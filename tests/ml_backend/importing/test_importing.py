@@ -254,6 +254,8 @@ def test_every_file_that_is_passed_over_is_named(tmp_path: Path) -> None:
     assert sorted(passed) == [".hidden.mp4", "cover.png", "notes.txt", "stray.JPG"]
     (problem,) = found.problems
     assert "gone.mp4" in problem
+    twice = find_videos([tmp_path, tmp_path / "one"])
+    assert (len(twice.videos), twice.problems) == (3, ())
 
 
 def test_a_csv_gives_several_tasks_a_video(tmp_path: Path, clip: Path) -> None:
