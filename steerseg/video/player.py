@@ -8,6 +8,7 @@ seek begins decoding at a keyframe, and never shows a frame before it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def read_timeline(path: Path) -> PlayerTimeline:
     with open_video(path, str(path)) as container:
         stream = video_stream(container, str(path))
         base, start = stream.time_base, start_time(container)
-        shift = min(start, 0)
+        shift = min(start, Fraction(0))
         packets = _packets(container, stream) or _untimed_packets(path)
         if not packets:
             raise VideoError(
