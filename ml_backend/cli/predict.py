@@ -58,7 +58,7 @@ def predict_project(
     version = backend.version(project)
     label_config = str(client.projects.get(project)["label_config"])
     wanted, skipped = [], 0
-    for task in client.tasks.of_project(project):
+    for task in tqdm(client.tasks.of_project(project), unit="task", desc="listing"):
         if _has_prediction(client, task, version):
             skipped += 1
         else:

@@ -15,6 +15,7 @@ from ml_backend.corrections.records import DecidedFrame, Decision, Problem, Verd
 from ml_backend.expressions import typed_expressions
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide, choose_label
+from ml_backend.label_studio.frame_numbers import renumbered
 from ml_backend.label_studio.region_masks import PageMask, RegionError, masks_by_page, page_masks, track_boxes
 from ml_backend.label_studio.results import region_labels
 from ml_backend.label_studio.task import task_value
@@ -183,7 +184,8 @@ def _tracked(
         if str(result.get("type", "")).lower() == "videorectangle":
             number = str(result.get("id"))
             label = next(iter(region_labels(result) or labels.get(number, ())), "")
-            tracks.setdefault((texts.get(number, ""), label), []).append(result)
+            value = renumbered(result["value"], side.fps(task_data))
+            tracks.setdefault((texts.get(number, ""), label), []).append({**result, "value": value})
     return [
         _Group(
             name=f"track {text or label}",

@@ -18,6 +18,7 @@ from ml_backend.corrections.records import (
     Verdict,
 )
 from ml_backend.jobs.proposal_store import KnownProposal
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.task_media import Media
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, PropagatedFrame
@@ -240,6 +241,37 @@ def propagated_frames(
     return {index: answer.propagated[index] for index in left if index in answer.propagated}
 
 
+def frames_by_index(frames: Mapping[int, DecidedFrame], numbers: FrameNumbers) -> dict[int, DecidedFrame]:
+    """Give decisions on Label Studio's frame numbers to the frames that its player showed there.
+
+    A frame that was shown at several numbers has the box of the first that has one. It is hidden where it is hidden at
+    all of them, and undecided otherwise. Frames that were never shown are undecided.
+
+    Args:
+        frames: Decisions by Label Studio's number, less one.
+        numbers: Which frame is shown at each number.
+
+    Returns:
+        Decisions by decode index; those beyond the last number stay beyond the last frame.
+    """
+    if numbers.is_plain:
+        return dict(frames)
+    shown: dict[int, list[DecidedFrame | None]] = {}
+    for number, index in enumerate(numbers.shown.tolist()):
+        shown.setdefault(index, []).append(frames.get(number))
+    by_index = {}
+    for index, decided in shown.items():
+        drawn = [frame for frame in decided if frame is not None and (frame.rle is not None or frame.boxes)]
+        hidden = decided[0] if None not in decided else None
+        chosen = drawn[0] if drawn else hidden
+        if chosen is not None:
+            by_index[index] = chosen
+    beyond = numbers.frames - len(numbers.shown)
+    return by_index | {
+        number + beyond: frame for number, frame in frames.items() if number >= len(numbers.shown)
+    }
+
+
 def check_fit(index: int, frame: DecidedFrame, side: Side, shape: Shape) -> None:
     """Refuse what belongs to other media than these.
 
@@ -251,8 +283,9 @@ def check_fit(index: int, frame: DecidedFrame, side: Side, shape: Shape) -> None
     if index >= shape.num_frames + spare and (frame.rle is not None or frame.boxes):
         raise UnusableError(
             Problem.WRONG_SIZE,
-            f"{what} {index + 1} is annotated, but there are {shape.num_frames}; the task's media were "
-            "replaced: annotate it anew",
+            f"{what} {index + 1} is annotated, but there are {shape.num_frames}; the task's media were replaced"
+            + (", or it was numbered at another frame rate" if side == "video" else "")
+            + ": annotate it anew",
         )
     size = None if frame.rle is None else tuple(frame.rle["size"])
     if size not in (None, (shape.height, shape.width)):

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.annotations import read_annotation
@@ -23,6 +24,7 @@ from ml_backend.corrections.comparison import (
     closest_tracklet,
     decided_frames,
     folder_shape,
+    frames_by_index,
     has_gaps,
     propagated_frames,
     proposed_mask,
@@ -43,6 +45,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.frame_numbers import FrameNumbers, numbers_of_video
 from ml_backend.label_studio.media_access import (
     MediaError,
     MediaHost,
@@ -222,7 +225,12 @@ class Completer:
         project = self._project_store.find(pending.project_id)
         client = None if project is None else self._connections.client(project)
         media = self._load(pending, self._connections.host(project))
-        origin, shape = self._origin(pending, media.digest, client)
+        numbers = None
+        if decision.side == "video" and media.timeline is not None and media.video is not None:
+            numbers = numbers_of_video(media.timeline, media.video.fps(decision.task_data))
+            decision = replace(decision, frames=frames_by_index(decision.frames, numbers))
+            pending = replace(pending, decision=decision)
+        origin, shape = self._origin(pending, media.digest, client, numbers)
         shape = shape or folder_shape(media)
 
         if shape is not None:
@@ -275,7 +283,11 @@ class Completer:
             raise UnusableError(Problem.MEDIA_GONE, str(error)) from error
 
     def _origin(
-        self, pending: PendingCorrection, media_digest: str, client: LabelStudioClient | None
+        self,
+        pending: PendingCorrection,
+        media_digest: str,
+        client: LabelStudioClient | None,
+        numbers: FrameNumbers | None,
     ) -> tuple[Origin | None, Shape | None]:
         """What was proposed, where that is still known, and the shape of the media that it tells."""
         decision = pending.decision
@@ -302,7 +314,10 @@ class Completer:
                 label_config=decision.label_config,
                 expression=decision.expression,
             )
-            reference = read[0].frames or reference
+            proposed = read[0].frames
+            if numbers is not None and read[0].side == "video":
+                proposed = frames_by_index(proposed, numbers)
+            reference = proposed or reference
         row = choose_proposal(rows, decision, version)
         stored = self._stored(row or rows[-1])
         if stored is None:

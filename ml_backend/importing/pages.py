@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from ml_backend.importing.media import MediaFolder, appearing
-from steerseg.errors import VideoError
-from steerseg.video import Video, VideoLimits, file_kind, frame_files, load_video
+from ml_backend.importing.strides import Cut
+from steerseg.video import VideoLimits, file_kind, frame_files
+from steerseg.video.streaming import open_stream, source_digest
 
 JPEG_QUALITY = 92
 _MANIFEST = "manifest.json"
@@ -44,37 +44,29 @@ class Manifest(BaseModel):
     frame_indices: list[int]
     pts: list[float]
 
-    @classmethod
-    def of(cls, video: Video, source: Path, stride: int) -> Manifest:
-        """The manifest of a video whose frames were read with a stride."""
-        return cls(
-            source=source.name,
-            digest=video.digest,
-            fps=round(video.fps * stride, 6),
-            stride=stride,
-            width=video.width,
-            height=video.height,
-            frames=[f"{page:05d}.jpg" for page in range(len(video))],
-            frame_indices=[page * stride for page in range(len(video))],
-            pts=[round(float(seconds), 6) for seconds in video.pts],
-        )
-
 
 @dataclass(frozen=True)
 class PageOptions:
-    """How a video becomes pages.
+    """How a video becomes tasks.
 
     Attributes:
-        stride: One frame in so many is a page.
-        max_pages: Most pages of a task.
+        cut: Stride, most pages of a task, and whether longer videos are split.
         fps: Frames a second of folders of frames; ``None`` for 25. Files have their own rate.
         limits: What a video may cost.
     """
 
-    stride: int
-    max_pages: int
+    cut: Cut
     fps: float | None
     limits: VideoLimits
+
+
+def count_frames(source: Path) -> int:
+    """About how many frames a video has, without decoding it.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    return len(frame_files(source)) if source.is_dir() else file_kind(source).packets
 
 
 def write_pages(source: Path, name: str, media: MediaFolder, options: PageOptions) -> tuple[Path, Manifest]:
@@ -93,52 +85,36 @@ def write_pages(source: Path, name: str, media: MediaFolder, options: PageOption
         VideoError: The video cannot be read, or has more pages than a task can show.
         ConfigError: The folder cannot be written.
     """
-    stride, fps = options.stride, options.fps
+    total, fps, cut = count_frames(source), options.fps, options.cut
+    stride = cut.step(total, cut.max_pages)
+    cut.check_pages(source.name, total, stride)
     suffix = (f"-s{stride}" if stride > 1 else "") + (f"-{fps:g}fps" if fps and source.is_dir() else "")
     folder = media.media_dir / "frames" / (name + suffix)
     if (folder / _MANIFEST).is_file():
-        manifest = Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
-        if len(manifest.frames) > options.max_pages:
-            raise _too_many_pages(source, len(manifest.frames) * stride, options)
-        return folder, manifest
-    video = _load_pages(source, options)
-    manifest = Manifest.of(video, source, stride)
+        return folder, Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
+    stream = open_stream(source, fps=fps, limits=options.limits, stride=stride)
     with appearing(folder) as building:
         building.mkdir()
-        for page, frame in zip(manifest.frames, video.frames, strict=True):
-            Image.fromarray(frame).save(building / page, quality=JPEG_QUALITY)
+        height = width = 0
+        for page, frame in enumerate(stream):
+            height, width = frame.shape[:2]
+            Image.fromarray(frame).save(building / page_name(page), quality=JPEG_QUALITY)
+        pts = stream.pts
+        manifest = Manifest(
+            source=source.name,
+            digest=source_digest(source, stride, fps),
+            fps=round(stream.fps * stride, 6),
+            stride=stride,
+            width=width,
+            height=height,
+            frames=[page_name(page) for page in range(len(pts))],
+            frame_indices=[page * stride for page in range(len(pts))],
+            pts=[round(float(seconds), 6) for seconds in pts],
+        )
         (building / _MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     return folder, manifest
 
 
-def _load_pages(source: Path, options: PageOptions) -> Video:
-    """The frames that become pages.
-
-    Raises:
-        VideoError: They cannot be read, or are more than a task can show.
-    """
-    stride, most = options.stride, options.max_pages
-    if source.is_dir():
-        total = len(frame_files(source))
-        if math.ceil(total / stride) > most:
-            raise _too_many_pages(source, total, options)
-    try:
-        # One page more than fits shows that there are too many, without decoding the rest.
-        bounded = replace(options.limits, max_frames=most + 1)
-        video = load_video(source, stride=stride, fps=options.fps, limits=bounded)
-    except VideoError:
-        if source.is_dir() or file_kind(source).packets <= most * stride:
-            raise
-        raise _too_many_pages(source, file_kind(source).packets, options) from None
-    if len(video) > most:
-        raise _too_many_pages(source, file_kind(source).packets, options)
-    return video
-
-
-def _too_many_pages(source: Path, frames: int, options: PageOptions) -> VideoError:
-    fitting = max(options.stride + 1, math.ceil(frames / options.max_pages))
-    return VideoError(
-        f"{source.name} has about {frames} frames, which at stride {options.stride} are more than "
-        f"{options.max_pages} pages; import it with --stride {fitting} ({math.ceil(frames / fitting)} pages), or "
-        "cut it into shorter clips"
-    )
+def page_name(page: int) -> str:
+    """File name of a page, from 0."""
+    return f"{page:05d}.jpg"

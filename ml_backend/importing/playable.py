@@ -2,72 +2,135 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.importing.media import MediaFolder, appearing
-from steerseg.video import FileKind, Video, VideoLimits, file_kind, load_video, write_video
+from ml_backend.importing.pages import PageOptions, count_frames
+from steerseg.video import FileKind, VideoLimits, file_kind, frame_files, write_video
+from steerseg.video.decoding import DEFAULT_FPS
+from steerseg.video.loading import read_image
+from steerseg.video.player import PlayerTimeline, read_timeline
+from steerseg.video.streaming import open_stream
 
 # What Chromium and Firefox both play.
 _PLAYABLE: dict[str, dict[str, frozenset[str] | None]] = {
-    "mp4": {"h264": frozenset({"yuv420p", "yuvj420p"}), "vp9": None, "av1": None},
+    "mp4": {"h264": frozenset({"yuv420p", "yuvj420p", "yuv444p", "yuvj444p"}), "vp9": None, "av1": None},
     "webm": {"vp8": None, "vp9": None, "av1": None},
 }
 
 
-def write_playable(
-    source: Path, name: str, media: MediaFolder, fps: float | None, limits: VideoLimits
-) -> tuple[Path, float, str]:
-    """Put a video that browsers play where Label Studio serves it.
+@dataclass(frozen=True)
+class PlayableVideo:
+    """What was written of a video.
 
-    The video is copied as it is, unless browsers cannot play its codec, or frame n is not at n / fps seconds
-    in it: Label Studio numbers frames by time, so its boxes would stand on other frames than ours.
+    Attributes:
+        paths: The file, or one for each part.
+        fps: Frames a second.
+        note: What was done, and what the backend cannot do with it; empty for a copy.
+    """
+
+    paths: tuple[Path, ...]
+    fps: float
+    note: str
+
+
+def video_stride(source: Path, options: PageOptions) -> int:
+    """The stride of a task that consists of the video alone: with ``auto``, the first that the backend can track.
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    width, height = _size(source, options.limits)
+    return options.cut.step(count_frames(source), _most_frames(width, height, options.limits))
+
+
+def write_playable(
+    source: Path, name: str, media: MediaFolder, options: PageOptions, *, stride: int, part: int | None
+) -> PlayableVideo:
+    """Put a video that browsers play where Label Studio serves it. One picture at a time is in memory.
+
+    The video is copied as it is, unless browsers cannot play its codec, it is thinned or split, or frame n is not what
+    they show at n / fps seconds: Label Studio numbers frames by time.
 
     Args:
         source: The video, or a folder of frames.
         name: Name of the file to write, less its suffix.
         media: The folder of imported media.
-        fps: Frames a second of a folder of frames.
-        limits: What a video may cost.
-
-    Returns:
-        The written file, its frames a second, and a note of what was done (empty for a copy).
+        options: Frame rate and limits.
+        stride: One frame in so many is taken.
+        part: Frames of each part, where the video is split.
 
     Raises:
         VideoError: The video cannot be read.
         ConfigError: The file cannot be written.
     """
-    videos = media.media_dir / "videos"
-    if source.is_dir():
-        video = load_video(source, fps=fps, limits=limits)
-        path = videos / f"{name}.mp4"
-        _encode(path, video.frames, video.fps)
-        return path, round(video.fps, 6), "encoded: a folder of frames is no video"
-    kind = file_kind(source)
-    container = _container(kind, source)
-    # A hundred frames show the rate and whether it varies, without a long video in memory.
-    sampling = max(1, kind.packets // 100)
-    sample = load_video(source, stride=sampling, limits=limits)
-    rate = sample.fps * sampling
-    if container is None:
-        reason = f"browsers do not play {kind.codec} in {source.suffix or kind.container}"
-    elif not _is_constant(sample, rate, sampling):
-        reason = "its frame rate varies, but Label Studio counts frames by time"
-    else:
-        path = videos / f"{name}.{container}"
+    videos, folder = media.media_dir / "videos", source.is_dir()
+    timeline = None if folder else read_timeline(source)
+    rate = (options.fps or DEFAULT_FPS) if timeline is None else timeline.fps
+    width, height = _size(source, options.limits)
+    count = math.ceil(count_frames(source) / stride)
+    if part is not None and count <= part:
+        part = None
+    beyond = _beyond_limits(source, min(count, part or count), width, height, rate / stride, options.limits)
+    reason = _reason(source, timeline, rate, stride, part)
+    if not reason:
+        path = videos / f"{name}.{_container(file_kind(source), source)}"
         if not path.exists():
             with appearing(path) as building:
                 shutil.copyfile(source, building)
-        return path, round(rate, 6), ""
-    path = videos / f"{name}-h264.mp4"
-    if not path.exists():
-        video = sample if sampling == 1 else load_video(source, limits=limits)
-        rate = video.fps
-        _encode(path, video.frames, rate)
-    return path, round(rate, 6), f"re-encoded: {reason}"
+        return PlayableVideo((path,), round(rate, 6), beyond)
+    suffix = ("" if folder else "-h264") + (f"-s{stride}" if stride > 1 else "")
+    suffix += f"-{options.fps:g}fps" if options.fps and folder else ""
+    pictures = iter(open_stream(source, fps=options.fps, limits=options.limits, stride=stride))
+    note = "; ".join(filter(None, (reason, beyond)))
+    if part is None:
+        path = videos / f"{name}{suffix}.mp4"
+        if not path.exists():
+            with appearing(path) as building:
+                write_video(building, pictures, rate / stride)
+        return PlayableVideo((path,), round(rate / stride, 6), note)
+    parts = videos / f"{name}{suffix}-p{part}"
+    if not parts.exists():
+        with appearing(parts) as building:
+            _write_parts(building, pictures, rate / stride, part)
+    return PlayableVideo(tuple(sorted(parts.iterdir())), round(rate / stride, 6), note)
+
+
+def _write_parts(folder: Path, pictures: Iterator[NDArray[np.uint8]], fps: float, size: int) -> None:
+    """Write ``00001.mp4``, ``00002.mp4``, ... of ``size`` pictures each, the last one shorter."""
+    folder.mkdir()
+    for number in itertools.count(1):
+        first = next(pictures, None)
+        if first is None:
+            return
+        rest = itertools.islice(pictures, size - 1)
+        write_video(folder / f"{number:05d}.mp4", itertools.chain([first], rest), fps)
+
+
+def _reason(source: Path, timeline: PlayerTimeline | None, rate: float, stride: int, part: int | None) -> str:
+    """Why a video is encoded; empty where it is copied."""
+    if timeline is None:
+        return "encoded: a folder of frames is no video"
+    kind = file_kind(source)
+    if _container(kind, source) is None:
+        return f"re-encoded: browsers do not play {kind.codec} in {source.suffix or kind.container}"
+    if stride > 1:
+        return f"re-encoded: one frame in {stride} is taken"
+    if part is not None:
+        return "re-encoded: it is split"
+    if timeline.times[0] > 0.5 / rate:
+        return "re-encoded: its first frame does not begin at 0, but Label Studio counts frames by time"
+    if not timeline.is_even(rate):
+        return "re-encoded: its frame rate varies, but Label Studio counts frames by time"
+    return ""
 
 
 def _container(kind: FileKind, source: Path) -> str | None:
@@ -85,14 +148,27 @@ def _container(kind: FileKind, source: Path) -> str | None:
     return suffix if pixels is None or kind.pixel_format in pixels else None
 
 
-def _is_constant(video: Video, rate: float, stride: int) -> bool:
-    """Whether every frame is the one that a player shows at its number divided by the rate."""
-    expected = np.arange(len(video)) * stride / rate
-    return bool(np.abs(video.pts - expected).max() < 0.5 / rate)
+def _size(source: Path, limits: VideoLimits) -> tuple[int, int]:
+    if source.is_dir():
+        height, width = read_image(frame_files(source)[0], limits).shape[:2]
+        return width, height
+    kind = file_kind(source)
+    return kind.width, kind.height
 
 
-def _encode(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
-    if path.exists():
-        return
-    with appearing(path) as building:
-        write_video(building, frames, fps)
+def _most_frames(width: int, height: int, limits: VideoLimits) -> int:
+    """How many frames of a size the backend tracks in one video."""
+    return max(1, min(limits.max_frames, limits.max_memory // max(1, 3 * width * height)))
+
+
+def _beyond_limits(
+    source: Path, frames: int, width: int, height: int, fps: float, limits: VideoLimits
+) -> str:
+    """What the backend will refuse of the video, and what to do; empty where it takes it."""
+    most = min(_most_frames(width, height, limits), math.floor(limits.max_duration * fps))
+    if frames <= most:
+        return ""
+    return (
+        f"warning: {frames} frames of {width}x{height} are more than the {most} that the backend tracks in one video; "
+        f"import {source.name} with --stride {math.ceil(frames / most)}, --stride auto, or --split-pages"
+    )

@@ -1,7 +1,7 @@
 """Videos -> tasks of a Label Studio project: pages as JPEG frames, videos that a browser plays.
 
 Frames are numbered in decode order, page 0 first; every frame is taken, or one in ``stride``. Nothing is
-dropped silently: a video with more pages than a task can show is an error that says which stride fits.
+dropped silently: what cannot be imported, and what was passed over, is listed in the report.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from ml_backend.importing.media import MediaFolder, media_name
 from ml_backend.importing.pages import PageOptions, write_pages
-from ml_backend.importing.playable import write_playable
-from ml_backend.importing.sources import expressions_of_sources, expressions_of_table
+from ml_backend.importing.playable import video_stride, write_playable
+from ml_backend.importing.sources import sources_of_table, sources_with_expression
+from ml_backend.importing.strides import Cut, split
 from ml_backend.importing.text_files import list_problems
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
+from ml_backend.label_studio.errors import LabelStudioError
 from steerseg.errors import ConfigError, VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits
 
@@ -32,6 +34,11 @@ Progress = Callable[[str, float], None]
 MAX_PAGES = 100
 """Pages a task: with more, Label Studio's editor freezes for seconds at every submit."""
 
+DEFAULT_CUT = Cut(stride=1, max_pages=MAX_PAGES)
+"""Every frame is taken, and a video with more than :data:`MAX_PAGES` pages is refused."""
+
+_CREATED_AT_ONCE = 100
+
 
 @dataclass(frozen=True)
 class PreparedTask:
@@ -42,12 +49,29 @@ class PreparedTask:
         data: The task's data.
         pages: Frames written, or 0 for a task without pages.
         note: What was done to the video, if anything ("re-encoded: ...").
+        part: Which part of the video it is ("part 2 of 5"); empty for a whole one.
     """
 
     source: Path
     data: dict[str, Any] = field(repr=False)
     pages: int
     note: str = ""
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class PreparedTasks:
+    """The tasks of an import before they are made.
+
+    Attributes:
+        tasks: In the order of their videos.
+        problems: What was asked for and cannot be imported, each with the reason.
+        passed_over: Files in the folders that were given which are not imported, each with the reason.
+    """
+
+    tasks: tuple[PreparedTask, ...]
+    problems: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +82,15 @@ class ImportReport:
         tasks: Ids of the new tasks, in order.
         prepared: What each task consists of.
         warnings: What may keep annotators from seeing them.
+        problems: What was asked for and was not imported, each with the reason.
+        passed_over: Files in the folders that were given which were not imported, each with the reason.
     """
 
     tasks: tuple[int, ...]
     prepared: tuple[PreparedTask, ...]
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line a task, for people."""
@@ -71,7 +99,7 @@ class ImportReport:
             what = f"{item.pages} pages" if item.pages else "video"
             expression = item.data.get("expression", "")
             lines.append(
-                f"task {task}: {item.source.name} ({what})"
+                f"task {task}: {item.source.name} ({', '.join(filter(None, (item.part, what)))})"
                 + (f' "{expression}"' if expression else "")
                 + (f"; {item.note}" if item.note else "")
             )
@@ -88,14 +116,15 @@ def import_videos(
     expression: str | None = None,
     csv_file: Path | None = None,
     kind: TaskKind = "auto",
-    stride: int = 1,
-    max_pages: int = MAX_PAGES,
+    cut: Cut = DEFAULT_CUT,
     fps: float | None = None,
     expression_key: str = "expression",
     limits: VideoLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Import videos as tasks. No task is made before every video is prepared.
+    """Import videos as tasks: those that can be used; the report lists the others.
+
+    No task is made before every video is prepared.
 
     Args:
         client: Connection to Label Studio.
@@ -104,11 +133,10 @@ def import_videos(
         media_dir: Where frames and videos are written; a Local Files storage must cover it (see ``connect``).
         document_root: Label Studio's ``LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT``, which ``media_dir`` lies below.
         expression: What to track in all of them; ``None`` leaves it to the project's default.
-        csv_file: Table with columns ``video`` and ``expression``; several rows with one video are several
-            tasks. Paths are relative to the table.
+        csv_file: Table with columns ``video``, ``expression`` and perhaps ``stride``; several rows with one video are
+            several tasks. Paths are relative to the table.
         kind: Pages, videos or both; ``auto`` is what the project can show.
-        stride: Take one frame in ``stride`` as a page.
-        max_pages: Most pages of a task.
+        cut: Which frames are taken, and how long videos are split.
         fps: Frame rate of folders of frames (25 if not given); files have their own.
         expression_key: Key of the task's data that holds the expression.
         limits: What a video may cost.
@@ -116,12 +144,12 @@ def import_videos(
 
     Raises:
         ConfigError: The project cannot show such tasks, or the folders do not fit each other.
-        VideoError: Videos are missing, unreadable or too long; the message lists all of them.
-        ExpressionError: An expression is empty, or the table lacks one.
-        LabelStudioError: Label Studio refuses.
+        VideoError: No video can be used; the message lists all of them.
+        ExpressionError: The expression is empty, or no row of the table can be used.
+        LabelStudioError: Label Studio refuses; the message says how many tasks were made before.
     """
     controls = parse_controls(str(client.projects.get(project)["label_config"]))
-    prepared = prepare_tasks(
+    ready = prepare_tasks(
         controls,
         sources,
         media_dir=media_dir,
@@ -129,15 +157,39 @@ def import_videos(
         expression=expression,
         csv_file=csv_file,
         kind=kind,
-        stride=stride,
-        max_pages=max_pages,
+        cut=cut,
         fps=fps,
         expression_key=expression_key,
         limits=limits,
         progress=progress,
     )
-    tasks = client.tasks.create(project, [{"data": task.data} for task in prepared])
-    return ImportReport(tuple(tasks), tuple(prepared), _unserved(client, project, media_dir, document_root))
+    made = _create(client, project, ready.tasks, progress)
+    warnings = _unserved(client, project, media_dir, document_root)
+    return ImportReport(made, ready.tasks, warnings, ready.problems, ready.passed_over)
+
+
+def _create(
+    client: LabelStudioClient, project: int, prepared: Sequence[PreparedTask], progress: Progress | None
+) -> tuple[int, ...]:
+    """Make the tasks, a hundred at a time."""
+    made: list[int] = []
+    for first in range(0, len(prepared), _CREATED_AT_ONCE):
+        if progress is not None:
+            progress(f"making tasks: {first} of {len(prepared)}", first / len(prepared))
+        chunk = prepared[first : first + _CREATED_AT_ONCE]
+        try:
+            made += client.tasks.create(project, [{"data": task.data} for task in chunk])
+        except LabelStudioError as error:
+            if not made:
+                raise
+            raise LabelStudioError(
+                f"{len(made)} of {len(prepared)} tasks were made (the last is task {made[-1]}, of "
+                f"{prepared[len(made) - 1].source.name}), then: {error}",
+                error.status,
+            ) from error
+    if progress is not None:
+        progress("", 1.0)
+    return tuple(made)
 
 
 def _unserved(
@@ -165,44 +217,38 @@ def prepare_tasks(
     expression: str | None = None,
     csv_file: Path | None = None,
     kind: TaskKind = "auto",
-    stride: int = 1,
-    max_pages: int = MAX_PAGES,
+    cut: Cut = DEFAULT_CUT,
     fps: float | None = None,
     expression_key: str = "expression",
     limits: VideoLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
-) -> list[PreparedTask]:
+) -> PreparedTasks:
     """Write the media and build the tasks, without importing them; see :func:`import_videos`."""
-    if stride < 1:
-        raise ConfigError(f"stride is {stride}; expected 1 (every frame) or more")
-    if max_pages < 1:
-        raise ConfigError(f"the number of pages a task is {max_pages}; expected 1 or more")
     frames_side, video_side = _chosen_sides(controls, kind)
     media = MediaFolder(media_dir.resolve(), document_root.resolve())
-    options = PageOptions(stride, max_pages, fps, limits)
     if csv_file is None:
-        expressions = expressions_of_sources(sources, expression)
+        found = sources_with_expression(sources, expression)
     else:
-        expressions = expressions_of_table(csv_file, sources, expression)
-    problems: list[str] = []
+        found = sources_of_table(csv_file, sources, expression)
+    problems = list(found.problems)
     tasks: list[PreparedTask] = []
-    for index, (source, texts) in enumerate(expressions.items()):
+    for index, source in enumerate(found.videos):
         if progress is not None:
-            progress(source.name, index / len(expressions))
+            progress(f"{source.path.name} ({index + 1} of {len(found.videos)})", index / len(found.videos))
+        options = PageOptions(cut.with_stride(source.stride), fps, limits)
         try:
-            prepared = _prepare_video(source, frames_side, video_side, media, options)
+            prepared = _prepare_video(source.path, frames_side, video_side, media, options)
         except VideoError as error:
             problems.append(str(error))
             continue
         tasks += [
-            prepared if text is None else replace(prepared, data={expression_key: text, **prepared.data})
-            for text in texts
+            part if text is None else replace(part, data={expression_key: text, **part.data})
+            for text in source.expressions
+            for part in prepared
         ]
-    if problems:
-        raise VideoError(list_problems("no task was imported, since some videos cannot be used:", problems))
-    if progress is not None:
-        progress("", 1.0)
-    return tasks
+    if not tasks:
+        raise VideoError(list_problems("no task was imported, since no video can be used:", problems))
+    return PreparedTasks(tuple(tasks), tuple(problems), found.passed_over)
 
 
 def _chosen_sides(controls: Controls, kind: TaskKind) -> tuple[FramesSide | None, VideoSide | None]:
@@ -234,25 +280,39 @@ def _prepare_video(
     video_side: VideoSide | None,
     media: MediaFolder,
     options: PageOptions,
-) -> PreparedTask:
-    """Write a video's media and build its task, without an expression.
+) -> list[PreparedTask]:
+    """Write a video's media and build its tasks, one for each part, without an expression.
 
     Raises:
         VideoError: The video cannot be used.
     """
-    data: dict[str, Any] = {}
-    pages, note = 0, ""
-    name = media_name(source)
+    name, size = media_name(source), options.cut.split_pages
+    parts: list[dict[str, Any]] = []
+    pages: list[int] = []
+    note = ""
     if frames_side is not None:
         folder, manifest = write_pages(source, name, media, options)
-        pages = len(manifest.frames)
-        data[frames_side.data_key] = [media.url(folder / page) for page in manifest.frames]
-        data |= {"fps": manifest.fps, "stride": options.stride, "pts": manifest.pts}
+        urls = [media.url(folder / page) for page in manifest.frames]
+        for part in split(len(urls), size):
+            chosen = slice(part.first, part.first + part.count)
+            rates = {"fps": manifest.fps, "stride": manifest.stride, "pts": manifest.pts[chosen]}
+            parts.append({frames_side.data_key: urls[chosen], **rates})
+            pages.append(part.count)
     if video_side is not None:
-        path, rate, note = write_playable(source, name, media, options.fps, options.limits)
-        data[video_side.data_key] = media.url(path)
-        data |= _rates(video_side, rate)
-    return PreparedTask(source, {**data, "source": source.name}, pages, note)
+        # Beside pages, the video has the frames between them too.
+        stride = 1 if frames_side is not None else video_stride(source, options)
+        length = None if size is None else size * (manifest.stride if frames_side is not None else 1)
+        video = write_playable(source, name, media, options, stride=stride, part=length)
+        note, parts = video.note, parts or [{} for _ in video.paths]
+        for data, path in zip(parts, video.paths, strict=True):
+            data[video_side.data_key] = media.url(path)
+            data |= _rates(video_side, video.fps)
+    tasks = []
+    for number, data in enumerate(parts):
+        part_note = f"part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+        data |= {"source": source.name, **({"part": part_note} if part_note else {})}
+        tasks.append(PreparedTask(source, data, pages[number] if pages else 0, note, part_note))
+    return tasks
 
 
 def _rates(side: VideoSide, fps: float) -> dict[str, float]:

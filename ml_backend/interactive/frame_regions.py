@@ -10,6 +10,7 @@ from ml_backend.interactive.answer import Call, texts_beside
 from ml_backend.interactive.mask_regions import MaskRegions
 from ml_backend.interactive.state import InstanceState, mask_digest
 from ml_backend.label_studio.controls import FramesSide
+from ml_backend.label_studio.frame_numbers import numbers_beside_pages
 from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions, tracklet_to_video_region
 from ml_backend.label_studio.results import Result, instance_id
 from ml_backend.label_studio.task_media import page_stride
@@ -83,7 +84,7 @@ class InstanceRegions:
             instance_id=name,
             expression=instance.expression or instance.label,
             attributes=instance.attributes,
-            fps=video.fps(task.data),
+            numbers=numbers_beside_pages(video, task.data, len(track.rles), stride),
             label=instance.label if instance.label in video.labels else None,
             frames=range(0, len(track.rles) * stride, stride),
             region_texts=texts_beside(results, video.task.region_text, name),

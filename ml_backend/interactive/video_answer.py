@@ -22,10 +22,12 @@ from ml_backend.interactive.answer import (
 )
 from ml_backend.interactive.messages import describe_missing_candidate
 from ml_backend.label_studio.controls import Controls, VideoSide
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
+from ml_backend.predictions.results import video_numbers
 from ml_backend.proposals import StoredProposal
 
 
@@ -65,7 +67,8 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     ranks = [typed.pick - 1] if typed.pick is not None else choose_candidates(proposal, several)
     media = work.media
     assert media is not None
-    writer = _TrackWriter(call, side, proposal, media.stride, typed.label, several)
+    numbers = video_numbers(media, side, call.task.data, proposal)
+    writer = _TrackWriter(call, side, proposal, media.stride, typed.label, several, numbers)
     result: list[Result] = []
     for index, rank in enumerate(ranks):
         result += writer.write(index, rank)
@@ -73,6 +76,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         message = describe_answer(proposal, ranks[0], guidance)
     else:
         message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
+    message = " ".join(filter(None, (message, numbers.describe_hidden())))
     return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
 
 
@@ -92,6 +96,7 @@ class _TrackWriter:
         stride: Frames of the video from one frame of the media to the next.
         label: The label that the annotator typed, if any.
         several: How many instances are meant; ``None`` for one.
+        numbers: Which frame Label Studio shows at each of its numbers.
 
     Attributes:
         labels: The label of each track, for the message.
@@ -105,6 +110,7 @@ class _TrackWriter:
         stride: int,
         label: str | None,
         several: InstanceCount | None,
+        numbers: FrameNumbers,
     ) -> None:
         self.labels: list[str] = []
         self._call = call
@@ -113,6 +119,7 @@ class _TrackWriter:
         self._stride = stride
         self._label = label
         self._several = several
+        self._numbers = numbers
         draft = call.task.draft
         self._known = [*(() if draft is None else draft.results), *call.context]
 
@@ -138,7 +145,7 @@ class _TrackWriter:
             instance_id=name,
             expression=proposal.expression,
             attributes=proposal.attributes,
-            fps=side.fps(call.task.data),
+            numbers=self._numbers,
             label=label,
             frames=range(0, len(tracklet.rles) * self._stride, self._stride),
             region_texts=texts_beside(self._known, side.task.region_text, name),

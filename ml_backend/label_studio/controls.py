@@ -131,8 +131,11 @@ class VideoSide:
         """The frame rate by which Label Studio numbers this task's frames; 24 where none is given."""
         if self.frame_rate_key is not None:
             value = frame_rate(task_value(data, self.frame_rate_key))
-            return DEFAULT_FRAME_RATE if value is None else value
-        return DEFAULT_FRAME_RATE if self.frame_rate is None else self.frame_rate
+        else:
+            value = self.frame_rate
+        if value is None:
+            return DEFAULT_FRAME_RATE
+        return 1.0 / value if value < 1 else value  # below 1 it is taken for the seconds of a frame
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.label_studio.controls import FramesSide, MaskControl, VideoSide, choose_label
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.keyframes import Keyframe, thin_keyframes
 from ml_backend.label_studio.outlines import Outline, mask_to_outlines
 from ml_backend.label_studio.region_masks import PNG_URL
@@ -110,8 +111,7 @@ def tracklet_to_video_region(
     instance_id: str,
     expression: str,
     attributes: Sequence[str] = (),
-    fps: float,
-    frames_count: int | None = None,
+    numbers: FrameNumbers,
     label: str | None = None,
     frames: Sequence[int] | None = None,
     tolerance: float = 0.02,
@@ -125,8 +125,7 @@ def tracklet_to_video_region(
         instance_id: From :func:`instance_id`; it becomes the region's id.
         expression: For the note, and for choosing a label.
         attributes: Likewise.
-        fps: Frames a second by which Label Studio numbers the frames (:meth:`VideoSide.fps`).
-        frames_count: Decoded frames of the video; T if not given.
+        numbers: Which frame of the video Label Studio shows at each of its numbers.
         label: The label to give; chosen by the expression if not given.
         frames: (T,) decode index of each mask; 0, 1, 2, ... if not given.
         tolerance: Most that an interpolated box may deviate, as a fraction of the frame's size.
@@ -135,15 +134,14 @@ def tracklet_to_video_region(
     Returns:
         The track and, with ``region_texts``, its text; empty if the instance is never visible.
     """
-    positions = list(range(len(tracklet.rles))) if frames is None else [int(frame) for frame in frames]
-    total = (positions[-1] + 1 if positions else 0) if frames_count is None else frames_count
     boxes = _percent_boxes(tracklet)
-    sequence = _sequence(boxes, positions, total, fps, tolerance)
+    sequence = _sequence(boxes, range(len(boxes)) if frames is None else frames, numbers, tolerance)
     if not sequence:
         return []
     visible = ~np.isnan(boxes[:, 0])
     label = label or choose_label(side.labels, expression, attributes)
-    geometry = {"framesCount": total, "duration": round(total / fps, 6), "sequence": sequence}
+    total = len(numbers.shown)
+    geometry = {"framesCount": total, "duration": round(total / numbers.rate, 6), "sequence": sequence}
     base = {
         "id": instance_id,
         "to_name": side.name,
@@ -159,29 +157,31 @@ def tracklet_to_video_region(
 
 
 def _sequence(
-    boxes: NDArray[np.float64], positions: Sequence[int], total: int, fps: float, tolerance: float
+    boxes: NDArray[np.float64], frames: Sequence[int], numbers: FrameNumbers, tolerance: float
 ) -> list[dict[str, Any]]:
     """The keyframes of a box track, as Label Studio writes them.
 
     Args:
         boxes: (T, 4) x, y, width, height in percent; NaN where nothing is visible.
-        positions: (T,) decode index of each box.
-        total: Frames of the video.
-        fps: Frames a second by which Label Studio numbers the frames.
+        frames: (T,) decode index of each box.
+        numbers: Which frame Label Studio shows at each of its numbers.
         tolerance: Most that an interpolated box may deviate, as a fraction of the frame's size.
     """
+    positions, rows = numbers.showing(frames)
+    boxes = boxes[rows]
     # The boxes are rounded before they are thinned; what rounding may cost is taken off the tolerance.
-    keyframes = thin_keyframes(boxes / 100, max(tolerance - 2 * 10.0**-_DECIMALS / 100, 0.0), positions)
-    if keyframes and keyframes[-1].enabled and positions[-1] + 1 < total:
+    spare = max(tolerance - 2 * 10.0**-_DECIMALS / 100, 0.0)
+    keyframes = thin_keyframes(boxes / 100, spare, positions.tolist())
+    if keyframes and keyframes[-1].enabled and positions[-1] + 1 < len(numbers.shown):
         # The masks end before the video does; nothing is known of the rest.
         keyframes[-1] = Keyframe(keyframes[-1].index, enabled=False)
     return [
         {
-            "frame": positions[keyframe.index] + 1,
+            "frame": int(positions[keyframe.index]) + 1,
             "enabled": keyframe.enabled,
             "rotation": 0,
             **dict(zip(("x", "y", "width", "height"), boxes[keyframe.index].tolist(), strict=True)),
-            "time": round((positions[keyframe.index] + 1) / fps, 6),
+            "time": round((int(positions[keyframe.index]) + 1) / numbers.rate, 6),
         }
         for keyframe in keyframes
     ]

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from ml_backend.label_studio.media_cache import file_digest
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.settings import Settings
 from steerseg.errors import VideoError
+from steerseg.video.player import PlayerTimeline, read_timeline
 
 STRIDE_KEY = "stride"
 """Key of a task's data: frames of the video from one page to the next; the command ``import`` writes it."""
@@ -32,6 +34,7 @@ class Media:
         frames: The frames side of the task, if it has one.
         video: The video side of the task, if it has one.
         stride: Frames of the original video from one frame of the media to the next.
+        timeline: When a player shows the frames of a video file; ``None`` for a folder of frames.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class Media:
     frames: FramesSide | None = None
     video: VideoSide | None = None
     stride: int = 1
+    timeline: PlayerTimeline | None = None
 
 
 class Loader(Protocol):
@@ -97,7 +101,9 @@ class MediaLoader:
             )
         if video is not None and address:
             path = self._store.fetch(address, host=host, task_id=task.id)
-            return Media(path=path, digest=_digest_of_file(path), video=video)
+            return Media(
+                path=path, digest=_digest_of_file(path), video=video, timeline=_timeline_of_file(path)
+            )
         raise VideoError(_no_media(task.data, frames, video))
 
 
@@ -134,3 +140,19 @@ def _digest_of_file(path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error
+
+
+def _timeline_of_file(path: Path) -> PlayerTimeline | None:
+    """The timeline of a video; ``None`` for a file that is none, of which the model process says so."""
+    try:
+        stat = path.stat()
+        return _timeline(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error
+    except VideoError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _timeline(path: Path, _changed: int, _size: int) -> PlayerTimeline:
+    return read_timeline(path)

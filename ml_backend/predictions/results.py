@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ml_backend.label_studio.controls import VideoSide
+from ml_backend.label_studio.frame_numbers import FrameNumbers, numbers_beside_pages, numbers_of_video
 from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
 from ml_backend.label_studio.results import Result, expression_result, instance_id, status_result
 from ml_backend.label_studio.task import Task
@@ -51,10 +54,19 @@ def predictions_of(
     for rank in reversed(range(len(proposal.tracklets))):
         regions = _regions(proposal, rank, task, media)
         if regions:
-            result = (*regions, *_texts(proposal, rank, media, guidance))
+            result = (*regions, *_texts(proposal, rank, task, media, guidance))
             score = label_studio_score(proposal.tracklets[rank])
             predictions.append(Prediction(result, score, version))
     return tuple(predictions)
+
+
+def video_numbers(
+    media: Media, side: VideoSide, data: Mapping[str, Any], proposal: StoredProposal
+) -> FrameNumbers:
+    """Which frame of a task's video Label Studio shows at each of its numbers."""
+    if media.frames is not None:
+        return numbers_beside_pages(side, data, len(proposal.pts), media.stride)
+    return numbers_of_video(media.timeline, side.fps(data), proposal.pts)
 
 
 def label_studio_score(tracklet: StoredTracklet) -> float:
@@ -62,13 +74,17 @@ def label_studio_score(tracklet: StoredTracklet) -> float:
     return round(min(max(tracklet.score, 0.0), 1.0), 4)
 
 
-def _texts(proposal: StoredProposal, rank: int, media: Media, guidance: Guidance) -> list[Result]:
+def _texts(proposal: StoredProposal, rank: int, task: Task, media: Media, guidance: Guidance) -> list[Result]:
     """The expression and the status text, for each side of the task that has a control for them."""
     texts = []
+    hidden = ""
+    if media.video is not None:
+        hidden = video_numbers(media, media.video, task.data, proposal).describe_hidden()
+    status = " ".join(filter(None, (describe_proposal(proposal, rank, guidance), hidden)))
     for side in (media.frames, media.video):
         if side is not None:
             texts.append(expression_result(side, proposal.expression))
-            texts.append(status_result(side, describe_proposal(proposal, rank, guidance)))
+            texts.append(status_result(side, status))
     return [text for text in texts if text is not None]
 
 
@@ -95,7 +111,7 @@ def _regions(proposal: StoredProposal, rank: int, task: Task, media: Media) -> l
             instance_id=name,
             expression=proposal.expression,
             attributes=proposal.attributes,
-            fps=media.video.fps(task.data),
+            numbers=video_numbers(media, media.video, task.data, proposal),
             frames=range(0, len(tracklet.rles) * media.stride, media.stride),
         )
     return regions

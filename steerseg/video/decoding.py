@@ -94,12 +94,16 @@ class FileKind:
         pixel_format: Such as ``yuv420p``; empty where it is not known.
         packets: Packets of the video stream: about as many as frames. For advice only; frames are counted by
             decoding.
+        width: In pixels, as the header says, before any rotation.
+        height: Likewise.
     """
 
     container: str
     codec: str
     pixel_format: str
     packets: int
+    width: int
+    height: int
 
 
 def file_kind(path: Path) -> FileKind:
@@ -109,13 +113,15 @@ def file_kind(path: Path) -> FileKind:
         VideoError: Not a video.
         OSError: The file cannot be read.
     """
-    with _open(path, str(path)) as container:
-        stream = _video_stream(container, str(path))
+    with open_video(path, str(path)) as container:
+        stream = video_stream(container, str(path))
         kind = FileKind(
             container=container.format.name,
-            codec=stream.codec_context.codec.name,
+            codec=stream.codec_context.codec.canonical_name,
             pixel_format=stream.codec_context.pix_fmt or "",
             packets=0,
+            width=stream.width,
+            height=stream.height,
         )
         packets = container.demux(stream)
         count = 0
@@ -156,40 +162,25 @@ def decode_file(
         raise VideoError(f"{name} is empty (0 bytes); expected a video.")
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
-    digest = _file_digest(path, stride)
-    with _open(path, name) as container:
-        stream = _bounded_stream(container, name, limits)
-        rate = _declared_rate(stream)
-        start = _start_time(container)
-        frames = FrameBuffer(name, limits, stride, expected=stream.frames)
-        times: list[Fraction | None] = []
-        upright = _Upright(name, limits)
-        decoded = damaged = 0
-        for item in _decode(container, stream):
-            if isinstance(item, av.FFmpegError):
-                damaged += 1
-                continue
-            packet_end, frame = item
-            upright.begin(frame)
-            if decoded % stride == 0:
-                times.append(_time_within(frame, stream.time_base, start, name, limits))
-                frames.append(upright.picture(frame))
-                if len(times) % 8 == 1:
-                    tick(min(1.0, packet_end / size))
-            decoded += 1
-    if not times:
-        raise VideoError(
-            f"{name} holds no frame that can be decoded ({damaged} damaged packets). It may be truncated or "
-            "empty; export or download it again."
-        )
-    if damaged:
-        log.warning("%s: %d damaged packets skipped, %d frames decoded", name, damaged, decoded)
-    pts = _increasing(times, stride / rate)
+    digest = file_digest(path, stride)
+    stream = FrameStream(path, name=name, limits=limits, stride=stride)
+    frames = FrameBuffer(name, limits, stride, expected=_expected_frames(path, name))
+    for index, picture in enumerate(stream):
+        frames.append(picture)
+        if index % 8 == 0:
+            tick(min(1.0, stream.position / size))
     tick(1.0)
-    return DecodedVideo(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest)
+    pts = stream.pts
+    return DecodedVideo(frames.finish(), pts, stream.fps, digest)
 
 
-def _file_digest(path: Path, stride: int) -> str:
+def _expected_frames(path: Path, name: str) -> int:
+    """What the header says; it may lie."""
+    with open_video(path, name) as container:
+        return int(video_stream(container, name).frames)
+
+
+def file_digest(path: Path, stride: int) -> str:
     """Digest of a file's content and of the stride."""
     digest = content_digest("file", f"stride={stride}")
     with path.open("rb") as file:
@@ -210,34 +201,74 @@ def _time_within(
     return time
 
 
-def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
-    """Decode a video file frame by frame, the same frames as :func:`decode_file` keeps, one in memory at a time.
+class FrameStream:
+    """Decodes a video file frame by frame, one picture in memory at a time: (H, W, 3) uint8 RGB, upright.
 
     Args:
         path: The file.
         name: Its name in messages.
         limits: Its limits; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
+        stride: Every ``stride``-th frame is given, beginning with the first.
 
-    Yields:
-        (H, W, 3) uint8 RGB, upright, in display order.
+    Attributes:
+        position: Bytes of the file that were read.
+    """
+
+    def __init__(self, path: Path, *, name: str, limits: VideoLimits, stride: int = 1) -> None:
+        self._path, self._name, self._limits, self._stride = path, name, limits, stride
+        self._times: list[Fraction | None] = []
+        self._rate = DEFAULT_FPS
+        self.position = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """The pictures in display order; iterated once.
+
+        Raises:
+            VideoError: Not a video, no frame that can be decoded, or beyond a limit.
+        """
+        decoded = damaged = 0
+        with open_video(self._path, self._name) as container:
+            stream = _bounded_stream(container, self._name, self._limits)
+            self._rate = declared_rate(stream)
+            start = start_time(container)
+            upright = _Upright(self._name, self._limits)
+            for item in _decode(container, stream):
+                if isinstance(item, av.FFmpegError):
+                    damaged += 1
+                    continue
+                self.position, frame = item
+                upright.begin(frame)
+                if decoded % self._stride == 0:
+                    time = _time_within(frame, stream.time_base, start, self._name, self._limits)
+                    self._times.append(time)
+                    yield upright.picture(frame)
+                decoded += 1
+        if not decoded:
+            raise VideoError(
+                f"{self._name} holds no frame that can be decoded ({damaged} damaged packets). It may be truncated "
+                "or empty; export or download it again."
+            )
+        if damaged:
+            log.warning("%s: %d damaged packets skipped, %d frames decoded", self._name, damaged, decoded)
+
+    @property
+    def pts(self) -> NDArray[np.float64]:
+        """(T,) seconds from the file's start of the pictures so far, strictly increasing."""
+        return _increasing(self._times, self._stride / self._rate)
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second of those so far."""
+        return frames_a_second(self.pts, fallback=self._rate / self._stride)
+
+
+def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
+    """The pictures of a video file, one in memory at a time; see :class:`FrameStream`.
 
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
     """
-    with _open(path, name) as container:
-        stream = _bounded_stream(container, name, limits)
-        upright = _Upright(name, limits)
-        for item in _decode(container, stream):
-            if isinstance(item, av.FFmpegError):
-                continue
-            _, frame = item
-            upright.begin(frame)
-            yield upright.picture(frame)
-    if not upright.begun:
-        raise VideoError(
-            f"{name} holds no frame that can be decoded. It may be truncated or empty; export or download it "
-            "again."
-        )
+    return iter(FrameStream(path, name=name, limits=limits))
 
 
 class _Upright:
@@ -247,11 +278,6 @@ class _Upright:
         self._name, self._limits = name, limits
         self._stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
         self._matrix: tuple[int, ...] | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether a frame has come."""
-        return self._stored is not None
 
     def begin(self, frame: Any) -> None:
         """Take the size and the rotation of the first frame; later ones change nothing."""
@@ -268,7 +294,7 @@ class _Upright:
 
 def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
     """The video stream of a file, its size checked and its decoder bounded."""
-    stream = _video_stream(container, name)
+    stream = video_stream(container, name)
     check_size(name, stream.width, stream.height, limits)
     # A stream may change its size midway; the decoder itself then refuses to allocate what no limit
     # allows. Its measure includes margins around the picture, hence the slack.
@@ -276,7 +302,12 @@ def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
     return stream
 
 
-def _open(path: Path, name: str) -> Any:
+def open_video(path: Path, name: str) -> Any:
+    """Open a video file as PyAV's container, without anything else that it may name.
+
+    Raises:
+        VideoError: Not a video.
+    """
     try:
         # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
         return av.open(
@@ -291,7 +322,12 @@ def _open(path: Path, name: str) -> Any:
         ) from error
 
 
-def _video_stream(container: Any, name: str) -> Any:
+def video_stream(container: Any, name: str) -> Any:
+    """The video stream of a container.
+
+    Raises:
+        VideoError: There is none that can be decoded.
+    """
     # The cover picture of a song is a "video stream" of one frame.
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
@@ -370,7 +406,7 @@ def _upright(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArra
     return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def _start_time(container: Any) -> Fraction:
+def start_time(container: Any) -> Fraction:
     """When the earliest sound or picture begins; players count from there."""
     starts = [
         stream.start_time * stream.time_base
@@ -385,7 +421,8 @@ def _time(frame: Any, time_base: Fraction, start: Fraction) -> Fraction | None:
     return None if ticks is None else ticks * time_base - start
 
 
-def _declared_rate(stream: Any) -> float:
+def declared_rate(stream: Any) -> float:
+    """The rate that a stream says it has, where that is plausible, else the default."""
     for rate in (stream.average_rate, stream.guessed_rate):
         if rate is not None and 0.1 <= rate <= 1000:
             return float(rate)
@@ -409,7 +446,8 @@ def _increasing(times: Sequence[Fraction | None], interval: float) -> NDArray[np
     return pts
 
 
-def _frame_rate(pts: NDArray[np.float64], fallback: float) -> float:
+def frames_a_second(pts: NDArray[np.float64], fallback: float) -> float:
+    """The rate of frames at increasing seconds: exact for a constant rate, the median where the rate varies."""
     if len(pts) < 2:
         return fallback
     mean = (pts[-1] - pts[0]) / (len(pts) - 1)

@@ -307,7 +307,7 @@ def _load_images(
             raise VideoError(too_many_bytes(source, limits))
         content = file.read_bytes()
         digest.update(hashlib.sha256(content).digest())
-        image = _read_image(file, limits)
+        image = read_image(file, limits)
         if first is None:
             first = image
         elif image.shape != first.shape:
@@ -328,7 +328,12 @@ def _load_images(
     )
 
 
-def _read_image(file: Path, limits: VideoLimits) -> NDArray[np.uint8]:
+def read_image(file: Path, limits: VideoLimits) -> NDArray[np.uint8]:
+    """One picture as (H, W, 3) uint8 RGB, upright as browsers show it.
+
+    Raises:
+        VideoError: It is none, or beyond the limit of pixels.
+    """
     try:
         with Image.open(file) as image:
             check_size(str(file), image.width, image.height, limits)

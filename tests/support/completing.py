@@ -23,6 +23,7 @@ from ml_backend.label_studio.task_media import Media
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.proposals import ProposalFiles, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.masks import decode_rle, encode_rle, mask_area
+from steerseg.video.player import PlayerTimeline
 from tests.support import mask_targets
 from tests.support.annotation_samples import (
     HEIGHT,
@@ -56,12 +57,13 @@ class LocalMedia:
         self.trouble: MediaError | None = None
         self.pages = PAGES
         self.size = WIDTH, HEIGHT
+        self.timeline: PlayerTimeline | None = None
 
     def load(self, task: Task, controls: Controls, host: MediaHost | None) -> Media:
         if self.trouble is not None:
             raise self.trouble
         if controls.frames is None:
-            return Media(self.folder / self.video, DIGEST, video=controls.video)
+            return Media(self.folder / self.video, DIGEST, video=controls.video, timeline=self.timeline)
         pages = self.folder / self.folder_name
         pages.mkdir(exist_ok=True)
         for page in range(self.pages):

@@ -18,10 +18,12 @@ from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.jobs.proposal_store import KnownProposal
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.media_access import MediaTimeoutError, MediaUnavailableError
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.models.executor import ModelExecutor
 from steerseg.masks import decode_rle, mask_area
+from steerseg.video.player import PlayerTimeline
 from tests.support.annotation_samples import (
     HEIGHT,
     PAGES,
@@ -201,7 +203,11 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
     proposal = completing.propose(moving(hidden=(11,)))
     side = _video_side()
     results = tracklet_to_video_region(
-        proposal.tracklets[0], side, instance_id="t5-0123456789", expression=WORDS, fps=25, frames_count=PAGES
+        proposal.tracklets[0],
+        side,
+        instance_id="t5-0123456789",
+        expression=WORDS,
+        numbers=FrameNumbers.constant(PAGES, 25),
     )
     completing.submit_video(results)
     (correction,) = completing.complete()
@@ -217,7 +223,11 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
 def test_a_moved_keyframe_alone_needs_the_model(completing: Completing) -> None:
     proposal = completing.propose(moving())
     (result,) = tracklet_to_video_region(
-        proposal.tracklets[0], _video_side(), instance_id="t5-0123456789", expression=WORDS, fps=25
+        proposal.tracklets[0],
+        _video_side(),
+        instance_id="t5-0123456789",
+        expression=WORDS,
+        numbers=FrameNumbers.constant(PAGES, 25),
     )
     result["value"]["sequence"][0]["x"] += 30
     completing.submit_video([result])
@@ -238,6 +248,18 @@ def test_a_count_of_frames_that_is_a_little_too_high_is_no_error(completing: Com
     completing.submit_video([track({0: (25, 25, 25, 50), PAGES: (25, 25, 25, 50)}, frames_count=PAGES + 1)])
     (correction,) = completing.complete()
     assert max(correction.frames) < PAGES
+
+
+def test_boxes_that_are_numbered_at_twice_the_rate_stand_on_the_frames_that_were_shown(
+    completing: Completing,
+) -> None:
+    completing.media.timeline = PlayerTimeline.constant(PAGES, 12.5)
+    completing.submit_video(
+        [track({0: (25, 25, 25, 50), 2 * PAGES - 1: (25, 25, 25, 50)}, frames_count=2 * PAGES)]
+    )
+    (correction,) = completing.complete()
+    boxed = [i for i, frame in correction.frames.items() if frame.kind is Evidence.BOX]
+    assert boxed == [0, PAGES - 1]
 
 
 # --- what was proposed

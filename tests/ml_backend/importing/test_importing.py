@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.importing.sources import find_videos
-from ml_backend.importing.tasks import PreparedTask, import_videos, prepare_tasks
+from ml_backend.importing.strides import Cut
+from ml_backend.importing.tasks import (
+    MAX_PAGES,
+    PreparedTask,
+    PreparedTasks,
+    import_videos,
+    prepare_tasks,
+)
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from steerseg.errors import ConfigError, ExpressionError, VideoError
-from steerseg.video import file_kind, load_video, write_video
+from steerseg.video import VideoLimits, file_kind, load_video, write_video
+from steerseg.video.decoding import FrameStream
+from steerseg.video.player import read_timeline
+from tests.support.counted_videos import KINDS, CountedVideo, number_of
 
 FRAMES = parse_controls(FRAMES_EXAMPLE)
 VIDEO = parse_controls(VIDEO_EXAMPLE)
@@ -43,9 +55,15 @@ def clip(tmp_path: Path) -> Path:
     return path
 
 
-def prepare(root: Path, controls: object, sources: object, **options: object) -> list[PreparedTask]:
+def prepared(root: Path, controls: object, sources: object, **options: Any) -> PreparedTasks:
+    stride, most = options.pop("stride", 1), options.pop("max_pages", MAX_PAGES)
+    cut = Cut(stride, most, options.pop("split_pages", None))
     options = {"media_dir": root / "served" / "steerseg", "document_root": root / "served", **options}
-    return prepare_tasks(controls, sources, **options)  # type: ignore[arg-type]
+    return prepare_tasks(controls, sources, cut=cut, **options)  # type: ignore[arg-type]
+
+
+def prepare(root: Path, controls: object, sources: object, **options: Any) -> list[PreparedTask]:
+    return list(prepared(root, controls, sources, **options).tasks)
 
 
 def served(root: Path, url: str) -> Path:
@@ -158,7 +176,7 @@ def write(path: Path, codec: str, pixel_format: str, times: list[int], rate: int
 
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"),
-    [("a.avi", "mpeg4", "yuv420p"), ("a.mkv", "libx264", "yuv420p"), ("a.mp4", "libx264", "yuv444p")],
+    [("a.avi", "mpeg4", "yuv420p"), ("a.mkv", "libx264", "yuv420p"), ("a.mp4", "libx264", "yuv420p10le")],
 )
 def test_videos_that_browsers_do_not_play_are_encoded(
     tmp_path: Path, name: str, codec: str, pixel_format: str
@@ -203,17 +221,41 @@ def test_folders_of_frames(tmp_path: Path) -> None:
 
 
 def test_sources_may_be_folders_and_patterns(tmp_path: Path) -> None:
-    for name in ("b.mp4", "a.MP4", "notes.txt", "deep/c.webm", "frames/0.png"):
+    for name in ("b.mp4", "a.MP4", "notes.txt", "deep/c.webm", "deep/er/d.m2v", "deep/E.QT", "frames/0.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = lambda sources: [path.name for path in find_videos(sources)]  # noqa: E731
-    assert names([tmp_path]) == ["a.MP4", "b.mp4"]
+    names = lambda sources: [video.path.name for video in find_videos(sources).videos]  # noqa: E731
+    assert names([tmp_path]) == ["a.MP4", "b.mp4", "E.QT", "c.webm", "d.m2v", "frames"]
+    assert names([tmp_path / "deep"]) == ["E.QT", "c.webm", "d.m2v"]
     assert names([tmp_path / "*.mp4", str(tmp_path / "b.mp4")]) == ["b.mp4"]
     assert names([f"{tmp_path}/**/*.webm"]) == ["c.webm"]
     assert names([tmp_path / "frames"]) == ["frames"]
     for nothing in ([], [tmp_path / "*.avi"], [tmp_path / "missing.mp4"], [tmp_path / "*.txt"]):
         with pytest.raises(VideoError):
             find_videos(nothing)
+
+
+def test_every_file_that_is_passed_over_is_named(tmp_path: Path) -> None:
+    """A stray picture beside folders of videos hides none of them."""
+    for name in (
+        "stray.JPG",
+        "notes.txt",
+        ".hidden.mp4",
+        "one/a.MOV",
+        "one/cover.png",
+        "two/b.ts",
+        "shots/1.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_videos([tmp_path, tmp_path / "gone.mp4"])
+    assert [video.path.name for video in found.videos] == ["a.MOV", "shots", "b.ts"]
+    passed = [Path(line.split(": ")[0]).name for line in found.passed_over]
+    assert sorted(passed) == [".hidden.mp4", "cover.png", "notes.txt", "stray.JPG"]
+    (problem,) = found.problems
+    assert "gone.mp4" in problem
+    twice = find_videos([tmp_path, tmp_path / "one"])
+    assert (len(twice.videos), twice.problems) == (3, ())
 
 
 def test_a_csv_gives_several_tasks_a_video(tmp_path: Path, clip: Path) -> None:
@@ -244,11 +286,121 @@ def test_a_bad_csv_says_where(tmp_path: Path, text: str, error: type[Exception],
         prepare(tmp_path, FRAMES, [], csv_file=table)
 
 
-def test_bad_videos_are_all_named(tmp_path: Path, clip: Path) -> None:
+def test_what_is_good_is_imported_and_the_rest_is_named(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "one.mp4").write_bytes(b"no video")
     (tmp_path / "two.mp4").write_bytes(b"")
+    found = prepared(tmp_path, FRAMES, [tmp_path / "one.mp4", clip, tmp_path / "two.mp4"])
+    assert [task.source for task in found.tasks] == [clip]
+    assert [name in problem for name, problem in zip(("one.mp4", "two.mp4"), found.problems, strict=True)]
     with pytest.raises(VideoError, match=r"(?s)no task was imported.*one\.mp4.*two\.mp4"):
-        prepare(tmp_path, FRAMES, [tmp_path / "one.mp4", clip, tmp_path / "two.mp4"])
+        prepare(tmp_path, FRAMES, [tmp_path / "one.mp4", tmp_path / "two.mp4"])
+
+
+def test_a_long_video_becomes_several_tasks(tmp_path: Path, clip: Path) -> None:
+    tasks = prepare(tmp_path, BOTH, [clip], split_pages=8, stride=2, expression="it")
+    assert [(task.pages, task.part) for task in tasks] == [
+        (8, "part 1 of 3"),
+        (8, "part 2 of 3"),
+        (4, "part 3 of 3"),
+    ]
+    shown = [served(tmp_path, url) for task in tasks for url in task.data["frames"]]
+    assert [page.name for page in shown] == [f"{i:05d}.jpg" for i in range(20)]
+    assert tasks[1].data["pts"][0] == pytest.approx(16 / 20)
+    videos = [load_video(served(tmp_path, task.data["video"])) for task in tasks]
+    assert [len(video) for video in videos] == [16, 16, 8], "beside pages, every frame of the video"
+    assert videos[1].frames[0].mean() == pytest.approx(10 + 2 * 16, abs=4)
+    whole = prepare(tmp_path, BOTH, [clip], split_pages=50)
+    assert [(task.pages, task.part, task.note) for task in whole] == [(40, "", "")]
+
+
+def test_a_stride_thins_videos_too(tmp_path: Path, clip: Path) -> None:
+    (task,) = prepare(tmp_path, VIDEO, [clip], stride=4)
+    video = load_video(served(tmp_path, task.data["video"]))
+    assert (len(video), task.data["fps"]) == (10, 5.0)
+    assert np.allclose(video.frames.mean(axis=(1, 2, 3)), [10 + 8 * t for t in range(10)], atol=4)
+    assert "one frame in 4" in task.note
+
+
+def test_a_hint_that_is_given_works(tmp_path: Path, clip: Path) -> None:
+    """A video beyond what the backend tracks is imported with a warning; each way out of it leads out."""
+    limits = VideoLimits(max_memory=15 * 48 * 64 * 3)
+    (task,) = prepare(tmp_path, VIDEO, [clip], limits=limits)
+    assert "40 frames of 64x48 are more than the 15" in task.note
+    assert "--stride 3" in task.note
+    for stride in (3, "auto"):
+        (task,) = prepare(tmp_path, VIDEO, [clip], limits=limits, stride=stride)
+        assert "warning" not in task.note
+        assert len(load_video(served(tmp_path, task.data["video"]), limits=limits)) == 14
+    tasks = prepare(tmp_path, VIDEO, [clip], limits=limits, split_pages=15)
+    assert [len(load_video(served(tmp_path, task.data["video"]), limits=limits)) for task in tasks] == [
+        15,
+        15,
+        10,
+    ]
+    (task,) = prepare(tmp_path, FRAMES, [clip], stride="auto", max_pages=12)
+    assert (task.data["stride"], task.pages) == (4, 10)
+
+
+def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the video is: of all pictures that were decoded, none outlives the next ones."""
+    write(tmp_path / "long.avi", "mpeg4", "yuv420p", list(range(120)))
+    living: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+    original = FrameStream.__iter__
+
+    class Picture(np.ndarray):
+        """An array that can be counted."""
+
+        __hash__ = object.__hash__
+
+    def counted(stream: FrameStream) -> Iterator[NDArray[np.uint8]]:
+        nonlocal most
+        for picture in original(stream):
+            held = picture.view(Picture)
+            living.add(held)
+            most = max(most, len(living))
+            yield held
+            del held, picture
+
+    monkeypatch.setattr(FrameStream, "__iter__", counted)
+    prepare(tmp_path, BOTH, [tmp_path / "long.avi"], stride=2)
+    assert 1 <= most <= 4
+
+
+def test_a_table_gives_strides(tmp_path: Path, clip: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(
+        f"video,expression,stride\n{clip},the dog,2\n{clip},the cat,\n{clip},it,auto\n{clip},that,0\ngone.mp4,it,\n"
+    )
+    found = prepared(tmp_path, FRAMES, [], csv_file=table, max_pages=60)
+    assert [(task.data["expression"], task.data["stride"]) for task in found.tasks] == [
+        ("the dog", 2),
+        ("the cat", 1),
+        ("it", 1),
+    ]
+    assert ["row 5" in found.problems[0], "row 6" in found.problems[1]] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["av1.mp4", "yuv444.mp4", "vp9.webm", "plain-12.mp4"])
+def test_what_browsers_play_is_copied(tmp_path: Path, name: str) -> None:
+    kind = next(kind for kind in KINDS if kind.name == name)
+    path = kind.write(tmp_path)
+    (task,) = prepare(tmp_path, VIDEO, [path])
+    assert task.note == ""
+    assert served(tmp_path, task.data["video"]).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if not k.name.startswith("sound")], ids=lambda kind: kind.name
+)
+def test_every_imported_video_shows_each_frame_at_its_number(tmp_path: Path, kind: CountedVideo) -> None:
+    path = kind.write(tmp_path)
+    (task,) = prepare(tmp_path, VIDEO, [path])
+    copy = served(tmp_path, task.data["video"])
+    numbers = FrameNumbers.of(read_timeline(copy), task.data["fps"])
+    assert numbers.shown[: numbers.frames].tolist() == list(range(len(kind.times)))
+    assert numbers.describe_hidden() == ""
+    assert [number_of(frame) for frame in load_video(copy).frames] == list(range(len(kind.times)))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, clip: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import FramesSide, VideoSide
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.keyframes import Keyframe, interpolate, thin_keyframes
 from ml_backend.label_studio.outlines import mask_to_outlines, outlines_to_mask
 from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks, track_boxes
@@ -139,7 +140,12 @@ def test_pages_can_be_a_selection() -> None:
 def test_nothing_visible_gives_no_results() -> None:
     nothing = tracklet(np.zeros((3, 20, 30), dtype=bool))
     assert tracklet_to_frames_regions(nothing, frames_side("brush"), instance_id="o", expression="it") == []
-    assert tracklet_to_video_region(nothing, video_side(), instance_id="o", expression="it", fps=25) == []
+    assert (
+        tracklet_to_video_region(
+            nothing, video_side(), instance_id="o", expression="it", numbers=FrameNumbers.constant(3, 25)
+        )
+        == []
+    )
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24))))
@@ -212,7 +218,11 @@ def moving_square(count: int = 40) -> NDArray[np.bool_]:
 def test_video_track_within_two_percent_and_lifespans() -> None:
     masks = moving_square()
     (result,) = tracklet_to_video_region(
-        tracklet(masks), video_side(), instance_id="t1-a", expression="the dog", fps=20, frames_count=41
+        tracklet(masks),
+        video_side(),
+        instance_id="t1-a",
+        expression="the dog",
+        numbers=FrameNumbers.constant(41, 20),
     )
     result = json.loads(json.dumps(result))
     assert LabelInterface(VIDEO_CONFIG).validate_prediction({"result": [result]}, return_errors=True) == []
@@ -239,8 +249,7 @@ def test_video_track_of_every_second_frame() -> None:
         video_side(),
         instance_id="o",
         expression="it",
-        fps=20,
-        frames_count=40,
+        numbers=FrameNumbers.constant(40, 20),
         frames=range(0, 40, 2),
     )
     assert {keyframe["frame"] % 2 for keyframe in result["value"]["sequence"]} == {1}
@@ -249,7 +258,12 @@ def test_video_track_of_every_second_frame() -> None:
 
 def test_region_texts_are_echoed() -> None:
     results = tracklet_to_video_region(
-        tracklet(moving_square()), video_side(), instance_id="o", expression="it", fps=20, region_texts=["hi"]
+        tracklet(moving_square()),
+        video_side(),
+        instance_id="o",
+        expression="it",
+        numbers=FrameNumbers.constant(40, 20),
+        region_texts=["hi"],
     )
     track, text = results
     assert (text["type"], text["from_name"], text["id"]) == ("textarea", "per", "o")

@@ -1,0 +1,100 @@
+"""Videos as streams of pictures: one in memory at a time, however long the video is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerseg.errors import VideoError
+from steerseg.video.decoding import DEFAULT_FPS, FrameStream, VideoLimits, content_digest, file_digest
+from steerseg.video.loading import frame_files, read_image
+
+
+class PictureStream(Protocol):
+    """The pictures of a video, with what is known of them after the last one."""
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """(H, W, 3) uint8 RGB, upright, in display order; iterated once."""
+
+    @property
+    def pts(self) -> NDArray[np.float64]:
+        """(T,) seconds of the pictures so far, strictly increasing."""
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second of those so far."""
+
+
+class FolderStream:
+    """The pictures of a folder of frames, in the order of :func:`~steerseg.video.frame_files`.
+
+    Args:
+        folder: The folder.
+        fps: Frames a second before the stride.
+        limits: Limits of each picture.
+        stride: Every ``stride``-th frame is given, beginning with the first.
+    """
+
+    def __init__(self, folder: Path, *, fps: float, limits: VideoLimits, stride: int = 1) -> None:
+        self._files = frame_files(folder)[::stride]
+        self._limits = limits
+        self._count = 0
+        self.fps = fps / stride
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """The pictures in order.
+
+        Raises:
+            VideoError: One cannot be read, or they have several sizes.
+        """
+        first: tuple[int, ...] | None = None
+        for file in self._files:
+            image = read_image(file, self._limits)
+            first = first or image.shape
+            if image.shape != first:
+                raise VideoError(
+                    f"{file} is {image.shape[1]}x{image.shape[0]}, but {self._files[0].name} is "
+                    f"{first[1]}x{first[0]}; all frames of a video must have one size."
+                )
+            self._count += 1
+            yield image
+
+    @property
+    def pts(self) -> NDArray[np.float64]:
+        """(T,) seconds of the pictures so far."""
+        return np.arange(self._count) / self.fps
+
+
+def open_stream(source: Path, *, fps: float | None, limits: VideoLimits, stride: int = 1) -> PictureStream:
+    """The pictures of a video file or a folder of frames.
+
+    Args:
+        source: The file or folder.
+        fps: Frames a second of a folder; 25 if not given. Files have their own.
+        limits: Limits of each picture; as nothing is kept, the video may be as long as it likes.
+        stride: Every ``stride``-th frame is given, beginning with the first.
+    """
+    if source.is_dir():
+        return FolderStream(source, fps=fps or DEFAULT_FPS, limits=limits, stride=stride)
+    return FrameStream(source, name=str(source), limits=replace(limits, max_duration=math.inf), stride=stride)
+
+
+def source_digest(source: Path, stride: int, fps: float | None) -> str:
+    """The digest that :func:`~steerseg.video.load_video` gives a video, without decoding it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not source.is_dir():
+        return file_digest(source, stride)
+    digest = content_digest("folder", f"stride={stride}", f"fps={fps or DEFAULT_FPS!r}")
+    for file in frame_files(source)[::stride]:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
