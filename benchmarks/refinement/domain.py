@@ -85,11 +85,13 @@ class Domain:
 
     def held_out(self, count: int) -> Manifest:
         """Tasks that nobody corrects: proposals are measured on them before and after."""
-        return self._manifest("team-held-out", _HELD_OUT_SEEDS, count)
+        return self._manifest(f"team-{self.convention.word}-held-out", _HELD_OUT_SEEDS, count)
 
     def work(self, seed: int, count: int) -> Manifest:
         """The tasks that are corrected; those of a smaller count are the first of a larger one."""
-        return self._manifest(f"team-work-{seed}", _WORK_SEEDS + seed * _SEEDS_OF_ONE, count)
+        return self._manifest(
+            f"team-{self.convention.word}-work-{seed}", _WORK_SEEDS + seed * _SEEDS_OF_ONE, count
+        )
 
     def _manifest(self, split: str, first_seed: int, count: int) -> Manifest:
         catalogue = load_catalogue(self.world.styles)

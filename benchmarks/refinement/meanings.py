@@ -1,0 +1,277 @@
+"""``python -m benchmarks.refinement.meanings``: what a glossary learned from corrections gives, for several words.
+
+For each invented word, number of corrections and seed, words are learned and tried by the code that refinements
+run (:mod:`ml_backend.refinement.words`); nothing is trained. Proposals are then measured on tasks that nobody corrected:
+as the team types them, with the glossary that is served, and, as the bound, with the plain word typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.refinement.domain import Convention, Domain, samples_of
+from benchmarks.refinement.words import OPEN, WORDS
+from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
+from ml_backend.models.messages import NamedObject, SoftPromptsRef
+from ml_backend.refinement.words import WordLessons
+from steerseg.evaluation import Sample, bootstrap_mean
+from steerseg.evaluation.metrics import score
+from steerseg.masks import decode_rle, encode_rle
+from steerseg.pipeline import SteerSeg
+from steerseg.presets import open_preset
+from steerseg.words.glossary import Glossary
+from steerseg.words.naming import name_object
+
+_ACCEPT = 0.75
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    words: tuple[Convention, ...]
+    sizes: tuple[int, ...]
+    seeds: int
+    held_out: int
+    device: str
+    processes: int
+    data: Path
+    output: Path
+
+
+class _Tasks:
+    """Tasks of one word with the models: proposals are made once a wording."""
+
+    def __init__(self, options: Options, word: Convention) -> None:
+        self.steerseg = SteerSeg.from_pretrained("demo", device=options.device)
+        self.word = word
+        self._known: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def quality(self, sample: Sample, wording: str) -> tuple[float, float]:
+        """J&F and J in [0, 1] of the best tracklet for a wording."""
+        key = (sample.video, wording)
+        if key not in self._known:
+            truth = sample.masks()
+            proposal = self.steerseg.propose(sample.load(), wording)
+            predicted = np.zeros_like(truth)
+            if proposal.tracklets:
+                predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
+            result = score(predicted, truth)
+            self._known[key] = (result.jf, result.j)
+        return self._known[key]
+
+    def plain(self, sample: Sample) -> str:
+        """The expression with the plain word typed."""
+        words = sample.expression.split()
+        return " ".join(self.word.means if word == self.word.word else word for word in words)
+
+    def name(self, sample: Sample) -> NamedObject:
+        """What the model calls the object of a task."""
+        video, truth = sample.load(), sample.masks()
+        shown = np.flatnonzero(truth.any(axis=(1, 2)))
+        chosen = shown[np.linspace(0, len(shown) - 1, self.steerseg.preset.keyframes).round().astype(int)]
+        naming = name_object(self.steerseg.lvlm, self.steerseg.preset, video.frames[chosen], truth[chosen])
+        return NamedObject(naming.names, naming.kinds)
+
+
+def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
+    truth = sample.masks()
+    return CorrectionExample(
+        key=sample.video,
+        correction=number,
+        revision=sample.video,
+        video=sample.video,
+        expression=sample.expression,
+        pool=Pool.NEW,
+        weight=1.0 if overlap < _ACCEPT else 0.5,
+        truth={frame: encode_rle(mask) for frame, mask in enumerate(truth)},
+        shares={},
+        decided=frozenset(range(len(truth))),
+        rejected=(),
+        num_frames=truth.shape[0],
+        height=truth.shape[1],
+        width=truth.shape[2],
+        task=TaskRef(number, {}, ""),
+        overlap=overlap,
+    )
+
+
+def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
+    """A record for each seed and size, one of a word's tasks as they are, and one of its bound."""
+    torch.set_num_threads(1)
+    tasks = _Tasks(options, word)
+    domain = Domain(word)
+    root = options.data / word.word
+    held_out = samples_of(domain.held_out(options.held_out), root)
+    records: list[dict[str, Any]] = [
+        {
+            "word": word.word,
+            "kind": "as typed",
+            "jf": [tasks.quality(one, one.expression) for one in held_out],
+        },
+        {
+            "word": word.word,
+            "kind": "bound",
+            "jf": [tasks.quality(one, tasks.plain(one)) for one in held_out],
+        },
+    ]
+    for seed in range(1, options.seeds + 1):
+        samples = samples_of(domain.work(seed, max(options.sizes)), root)
+        names = {sample.video: tasks.name(sample) for sample in samples}
+        for size in options.sizes:
+            records.append(_learn(tasks, seed, samples[:size], names, held_out))
+    return records
+
+
+def _learn(
+    tasks: _Tasks,
+    seed: int,
+    samples: Sequence[Sample],
+    names: Mapping[str, NamedObject],
+    held_out: Sequence[Sample],
+) -> dict[str, Any]:
+    preset = tasks.steerseg.preset
+    by_key = {sample.video: sample for sample in samples}
+    examples = [
+        _example(sample, number, tasks.quality(sample, sample.expression)[1])
+        for number, sample in enumerate(samples)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        lessons = WordLessons(Path(folder), preset.prompts_folder, preset.load_lexicon(), preset.recipe)
+
+        def attempt(
+            trials: Sequence[tuple[CorrectionExample, SoftPromptsRef]],
+        ) -> dict[str, tuple[float, float]]:
+            results = {}
+            for example, version in trials:
+                wording = Glossary.load(version.folder).rewrite(example.expression)
+                sample = by_key[example.key]
+                results[example.key] = (
+                    tasks.quality(sample, wording)[0],
+                    tasks.quality(sample, sample.expression)[0],
+                )
+            return results
+
+        judged = lessons.learn(examples, lambda example: names[example.key], attempt)
+    served = judged.glossary if judged.accepted else Glossary()
+    return {
+        "word": tasks.word.word,
+        "kind": "served",
+        "seed": seed,
+        "size": len(samples),
+        "learned": {entry.term: entry.meaning for entry in judged.glossary.entries},
+        "accepted": judged.accepted,
+        "reason": judged.reason,
+        "jf": [tasks.quality(one, served.rewrite(one.expression)) for one in held_out],
+        "made": [tasks.quality(one, judged.glossary.rewrite(one.expression)) for one in held_out],
+    }
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The records as tables of Markdown."""
+    before = {one["word"]: _jf(one["jf"]) for one in records if one["kind"] == "as typed"}
+    bound = {one["word"]: _jf(one["jf"]) for one in records if one["kind"] == "bound"}
+    served = [one for one in records if one["kind"] == "served"]
+    sizes = sorted({one["size"] for one in served})
+    lines = [
+        "| word | stands for | as typed | "
+        + " | ".join(f"{size} corrections" for size in sizes)
+        + " | bound |",
+        "|---|---|---|" + "---|" * len(sizes) + "---|",
+    ]
+    means = {word.word: word.means for word in WORDS}
+    for word in before:
+        after = [
+            np.mean([_jf(one["jf"]) for one in served if (one["word"], one["size"]) == (word, size)], 0)
+            for size in sizes
+        ]
+        cells = " | ".join(f"{part.mean():.3f}" for part in after)
+        lines.append(
+            f"| “{word}” | {means[word]} | {before[word].mean():.3f} | {cells} | {bound[word].mean():.3f} |"
+        )
+    lines += [
+        "",
+        "| corrections | gain of what is served [95 % interval] | share of the distance to the bound | accepted | "
+        "right of the accepted | lost (gain < 0) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in sizes:
+        runs = [one for one in served if one["size"] == size]
+        gains = np.concatenate([_jf(one["jf"]) - before[one["word"]] for one in runs])
+        tasks = [f"{one['word']}-{index}" for one in runs for index in range(len(one["jf"]))]
+        shares = [
+            (np.mean([_jf(one["jf"]).mean() for one in runs if one["word"] == word]) - before[word].mean())
+            / (bound[word].mean() - before[word].mean())
+            for word in before
+        ]
+        accepted = [one for one in runs if one["accepted"]]
+        right = sum(one["learned"].get(one["word"]) == means[one["word"]] for one in accepted)
+        lost = sum(float((_jf(one["jf"]) - before[one["word"]]).mean()) < 0 for one in accepted)
+        interval = bootstrap_mean(gains, tasks)
+        lines.append(
+            f"| {size} | {interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}] | {np.mean(shares):.0%} "
+            f"(least {min(shares):.0%}) | {len(accepted)} of {len(runs)} | {right} | {lost} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _jf(pairs: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    return np.array([jf for jf, _ in pairs])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write ``meanings.jsonl`` and ``meanings.md`` into the output folder."""
+    options = _parse(arguments)
+    open_preset("demo")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(options.processes, len(options.words))) as pool:
+        parts = pool.starmap(_measure_word, [(options, word) for word in options.words], chunksize=1)
+    records = [record for part in parts for record in part]
+    options.output.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (options.output / "meanings.jsonl").write_text(lines, encoding="utf-8")
+    text = table(records)
+    (options.output / "meanings.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.refinement.meanings", description=__doc__)
+    parser.add_argument("--words", nargs="+", default=[word.word for word in OPEN], help="of words.py")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[2, 4, 8, 16, 24], help="numbers of corrections"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--held-out", type=int, default=80, help="tasks a word that are measured")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--processes", type=int, default=1, help="words at a time")
+    parser.add_argument("--data", type=Path, default=Path("data/words"), help="folder of rendered clips")
+    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/meanings"))
+    given = parser.parse_args(arguments)
+    return Options(
+        words=tuple(word for word in WORDS if word.word in given.words),
+        sizes=tuple(sorted(given.sizes)),
+        seeds=given.seeds,
+        held_out=given.held_out,
+        device=given.device,
+        processes=given.processes,
+        data=given.data,
+        output=given.output,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
