@@ -18,6 +18,7 @@ from ml_backend.corrections.annotation_store import AnnotationState, AnnotationS
 from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.records import Completion, DecidedFrame, Decision, Evidence, FrameCorrection
 from ml_backend.database.database import Database
+from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.media_access import MediaHost, MediaUnavailableError
 from ml_backend.label_studio.task import Task
@@ -167,6 +168,22 @@ def add_corrections(database: Database, project: int, films: Path, numbers: rang
     for number in numbers:
         masks = save_film(films / f"film{number}", number)
         correct(database, project, number, masks)
+
+
+def make_world(root: Path, preset: Path, *, projects: tuple[int, ...] = (1,), films: int = 5) -> Path:
+    """A folder with a preset, films and a data folder with corrections of them."""
+    root.mkdir(exist_ok=True)
+    if not (root / "preset").exists():
+        (root / "preset").symlink_to(preset)
+    database = Database(root / "data" / "store.sqlite")
+    for project in projects:
+        ProjectStore(database).save(
+            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
+        )
+        first = 100 * project
+        add_corrections(database, project, root / "films", range(first, first + films))
+    database.close()
+    return root
 
 
 def correct(database: Database, project: int, number: int, masks: NDArray[np.bool_]) -> None:

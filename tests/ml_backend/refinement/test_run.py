@@ -16,8 +16,6 @@ import pytest
 import torch
 
 from ml_backend.corrections.store import CorrectionStore
-from ml_backend.database.database import Database
-from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.label_studio.media_access import MediaUnavailableError
 from ml_backend.models.messages import (
@@ -37,7 +35,7 @@ from steerseg.errors import ArtefactError, Cancelled, ModelError
 from steerseg.pipeline import SteerSeg
 from steerseg.soft_prompts import SoftPrompts
 from tests.support.refinement_driver import Driver
-from tests.support.refinement_world import add_corrections, correct, save_film, save_preset
+from tests.support.refinement_world import correct, make_world, save_film, save_preset
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,22 +51,6 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def steerseg(preset: Path) -> SteerSeg:
     return SteerSeg.from_pretrained(preset, device="cpu")
-
-
-def make_world(root: Path, preset: Path, *, projects: tuple[int, ...] = (1,), films: int = 5) -> Path:
-    """A folder with a preset, films and a data folder with corrections of them."""
-    root.mkdir(exist_ok=True)
-    if not (root / "preset").exists():
-        (root / "preset").symlink_to(preset)
-    database = Database(root / "data" / "store.sqlite")
-    for project in projects:
-        ProjectStore(database).save(
-            project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
-        )
-        first = 100 * project
-        add_corrections(database, project, root / "films", range(first, first + films))
-    database.close()
-    return root
 
 
 @pytest.fixture

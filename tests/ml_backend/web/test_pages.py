@@ -384,3 +384,47 @@ def test_pages_load_nothing_from_elsewhere(predicted: Backend) -> None:
         assert " style=" not in page
         for link in set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page)):
             assert predicted.client.get(link).status_code == 200
+
+
+# --- words
+
+
+def test_words_are_written_changed_and_removed(predicted: Backend) -> None:
+    number = project_of(predicted)
+    path = f"/pages/projects/{number}/words"
+    page = text_of(predicted.client, path)
+    assert "No word is replaced" in page
+
+    def send(where: str, **fields: str) -> int:
+        token = token_in(text_of(predicted.client, path))
+        return predicted.client.post(where, data={"csrf_token": token, **fields}).status_code
+
+    assert send(path, term="Blick", meaning="fruit") == 303
+    page = text_of(predicted.client, path)
+    assert "<td>blick</td>" in page
+    assert "<td>fruit</td>" in page
+    line = predicted.service.line
+    first = line.champion(number)
+    assert first is not None
+    assert first.origin == "edited"
+    assert f"<code>{first.name}</code>" in page
+    assert "blick → fruit" in text_of(predicted.client, f"/pages/projects/{number}/versions")
+
+    assert send(path, term="blick", meaning="apple") == 303
+    assert line.glossary(line.champion(number)).rewrite("the blick") == "the apple"
+    assert send(f"{path}/remove", term="blick") == 303
+    assert not line.glossary(line.champion(number))
+    assert line.versions.roll_back(number) != first.name
+    assert line.versions.roll_back(number) == first.name
+
+
+@pytest.mark.parametrize(
+    ("term", "meaning"), [("", "fruit"), ("blick", "!"), ("blick", "Blick"), ("b" * 99, "x")]
+)
+def test_a_word_that_cannot_be_kept_is_refused(predicted: Backend, term: str, meaning: str) -> None:
+    path = f"/pages/projects/{project_of(predicted)}/words"
+    fields = {"csrf_token": token_in(text_of(predicted.client, path)), "term": term, "meaning": meaning}
+    answer = predicted.client.post(path, data=fields)
+    assert answer.status_code == 400
+    assert "the entry cannot be kept" in answer.get_data(as_text=True)
+    assert predicted.service.line.champion(project_of(predicted)) is None
