@@ -16,11 +16,11 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
 from steerseg.video.frame_file import FrameFile
+from steerseg.video.frame_pictures import FramePictures
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class DecodedVideo:
     """The kept frames of one file.
 
     Attributes:
-        frames: (T, H, W, 3) uint8 RGB, upright, T >= 1.
+        frames: (T, H, W, 3) uint8 RGB, upright, of square pixels, T >= 1.
         pts: (T,) float64 seconds from the start of the file, strictly increasing.
         fps: Frames a second of the kept frames.
         digest: SHA-256 of content and options.
@@ -156,24 +156,23 @@ def decode_file(
         raise VideoError(f"{name} is empty (0 bytes); expected a video.")
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
-    digest = _file_digest(path, stride)
     with _open(path, name) as container:
         stream = _bounded_stream(container, name, limits)
         rate = _declared_rate(stream)
         start = _start_time(container)
         frames = FrameBuffer(name, limits, stride, expected=stream.frames)
         times: list[Fraction | None] = []
-        upright = _Upright(name, limits)
+        pictures = _pictures(stream, name, limits)
         decoded = damaged = 0
         for item in _decode(container, stream):
             if isinstance(item, av.FFmpegError):
                 damaged += 1
                 continue
             packet_end, frame = item
-            upright.begin(frame)
+            pictures.begin(frame)
             if decoded % stride == 0:
                 times.append(_time_within(frame, stream.time_base, start, name, limits))
-                frames.append(upright.picture(frame))
+                frames.append(pictures.picture(frame))
                 if len(times) % 8 == 1:
                     tick(min(1.0, packet_end / size))
             decoded += 1
@@ -185,13 +184,14 @@ def decode_file(
     if damaged:
         log.warning("%s: %d damaged packets skipped, %d frames decoded", name, damaged, decoded)
     pts = _increasing(times, stride / rate)
+    digest = _file_digest(path, f"stride={stride}", *pictures.treatment)
     tick(1.0)
     return DecodedVideo(frames.finish(), pts, _frame_rate(pts, fallback=rate / stride), digest)
 
 
-def _file_digest(path: Path, stride: int) -> str:
-    """Digest of a file's content and of the stride."""
-    digest = content_digest("file", f"stride={stride}")
+def _file_digest(path: Path, *options: str) -> str:
+    """Digest of a file's content and of how it is read."""
+    digest = content_digest("file", *options)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -210,13 +210,16 @@ def _time_within(
     return time
 
 
-def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
+def stream_frames(
+    path: Path, *, name: str, limits: VideoLimits, square: bool = True
+) -> Iterator[NDArray[np.uint8]]:
     """Decode a video file frame by frame, the same frames as :func:`decode_file` keeps, one in memory at a time.
 
     Args:
         path: The file.
         name: Its name in messages.
         limits: Its limits; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
+        square: Whether pixels are made square; see :class:`~steerseg.video.frame_pictures.FramePictures`.
 
     Yields:
         (H, W, 3) uint8 RGB, upright, in display order.
@@ -226,44 +229,27 @@ def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDA
     """
     with _open(path, name) as container:
         stream = _bounded_stream(container, name, limits)
-        upright = _Upright(name, limits)
+        pictures = _pictures(stream, name, limits, square=square)
         for item in _decode(container, stream):
             if isinstance(item, av.FFmpegError):
                 continue
             _, frame = item
-            upright.begin(frame)
-            yield upright.picture(frame)
-    if not upright.begun:
+            pictures.begin(frame)
+            yield pictures.picture(frame)
+    if not pictures.begun:
         raise VideoError(
             f"{name} holds no frame that can be decoded. It may be truncated or empty; export or download it "
             "again."
         )
 
 
-class _Upright:
-    """Turns decoded frames into upright pictures of the first one's size."""
-
-    def __init__(self, name: str, limits: VideoLimits) -> None:
-        self._name, self._limits = name, limits
-        self._stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
-        self._matrix: tuple[int, ...] | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether a frame has come."""
-        return self._stored is not None
-
-    def begin(self, frame: Any) -> None:
-        """Take the size and the rotation of the first frame; later ones change nothing."""
-        if self._stored is None:
-            check_size(self._name, frame.width, frame.height, self._limits)
-            self._stored = (frame.width, frame.height)
-            self._matrix = _display_matrix(frame)
-
-    def picture(self, frame: Any) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
-        assert self._stored is not None
-        return _upright(_to_rgb(frame, self._stored), self._matrix)
+def _pictures(stream: Any, name: str, limits: VideoLimits, *, square: bool = True) -> FramePictures:
+    """What makes pictures of a stream's frames."""
+    return FramePictures(
+        stream.sample_aspect_ratio,
+        lambda width, height: check_size(name, width, height, limits),
+        square=square,
+    )
 
 
 def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
@@ -338,36 +324,6 @@ def _decode(container: Any, stream: Any) -> Iterator[tuple[int, Any] | av.FFmpeg
             return
         if packet.pos is not None and packet.size:
             end = max(end, packet.pos + packet.size)
-
-
-def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 as stored, scaled to (width, height) where a stream changes its size midway."""
-    width, height = size
-    array: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return array
-
-
-def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    return None if data is None else tuple(np.frombuffer(bytes(data), dtype="=i4").tolist())
-
-
-def _upright(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArray[np.uint8]:
-    """Apply a display matrix (rows ``a b u, c d v, x y w``; x' = a x + c y, y' = b x + d y) to an image.
-
-    Quarter turns and mirrorings are exact; another angle goes to the nearest of them.
-    """
-    if matrix is None:
-        return image
-    a, b, _, c, d, _ = matrix[:6]
-    if not any((a, b, c, d)):
-        return image
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        flip_x, flip_y = a < 0, d < 0
-    else:
-        image = image.swapaxes(0, 1)
-        flip_x, flip_y = c < 0, b < 0
-    return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 def _start_time(container: Any) -> Fraction:
