@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
-from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
+from ml_backend.exporting.command import Exporter, ExportOptions, ExportReport, load_tracker
+from ml_backend.exporting.splits import Split
 from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.web.assemble import correction_refresher
 from steerseg.errors import ConfigError
+
+INCOMPLETE = 3
+"""Exit status of an export in which something is missing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of the original videos, to fill the frames between the pages of tasks with a stride",
     )
+    parser.add_argument(
+        "--pages", action="store_true", help="export the pages alone of tasks with a stride, and fill nothing"
+    )
+    parser.add_argument(
+        "--split",
+        metavar="TRAIN/VAL/TEST",
+        help="fractions of the videos in each part, such as 0.8/0.1/0.1; a hash of the video decides "
+        "(default: hold nothing out)",
+    )
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="exit with 0 although annotations, or frames between pages, are missing",
+    )
     for name in (
         *("data_dir", "preset", "device", "propagation_confidence"),
         *("label_studio_url", "local_files_root"),
@@ -50,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the export and print what it holds; 1 where something is left out.
+    """Write the export and print what it holds, and what it does not; 3 where it is incomplete.
 
     Raises:
         SteerSegError: It cannot be written.
@@ -64,14 +83,35 @@ def run(options: argparse.Namespace) -> int:
         categories=options.categories,
         images=options.images,
         videos=options.videos,
+        pages=options.pages,
+        split=None if options.split is None else Split.parse(options.split),
     )
     database = open_database(settings)
+    media = MediaLoader(settings)
     try:
-        exporter = Exporter(settings, database, MediaLoader(settings), lambda: load_tracker(settings))
-        report = exporter.export(options.project, chosen, report_line=lambda line: print(line, flush=True))
+        with correction_refresher(settings, database, media) as refresher:
+            exporter = Exporter(settings, database, media, refresher, lambda: load_tracker(settings))
+            report = exporter.export(
+                options.project, chosen, report_line=lambda line: print(line, flush=True)
+            )
     finally:
         database.close()
+    _print_left_out(report)
+    print(f"{chosen.output}: {report}")
+    return 0 if report.complete or options.allow_incomplete else INCOMPLETE
+
+
+def _print_left_out(report: ExportReport) -> None:
+    """Print what is missing, what rules leave out, and what is not as one might expect."""
+    for omission in report.omissions:
+        kind = "left out" if omission.expected else "missing"
+        print(f"{kind}: {omission}", file=sys.stderr)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{chosen.output}: {report}")
-    return 1 if report.left_out else 0
+    missing = sum(not omission.expected for omission in report.omissions)
+    if missing:
+        print(
+            f"the dataset is incomplete: {missing} of the lines above say what is missing; --allow-incomplete "
+            "accepts it",
+            file=sys.stderr,
+        )

@@ -38,6 +38,25 @@ class AnnotationState:
 
 
 @dataclass(frozen=True)
+class ListedAnnotation:
+    """An annotation that a project has, whether it can be used or not.
+
+    Attributes:
+        id: Number of the annotation in Label Studio.
+        cancelled: Whether its annotator skipped the task.
+        ground_truth: Whether it carries Label Studio's star.
+        results: Hash of what it says; annotations that repeat each other have the same.
+    """
+
+    id: int
+    task_id: int
+    updated_at: datetime | None
+    cancelled: bool
+    ground_truth: bool
+    results: str
+
+
+@dataclass(frozen=True)
 class Changes:
     """What an event, or a look at the project, says."""
 
@@ -93,6 +112,30 @@ class AnnotationStore:
                 )
             )
             return {number: (updated_at, digest) for number, updated_at, digest in rows}
+
+    def listed(self, project_id: int) -> list[ListedAnnotation]:
+        """Every annotation of a project that this backend has heard of and that is not deleted; stars are not kept."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(AnnotationRow)
+                .where(
+                    AnnotationRow.project_id == project_id,
+                    AnnotationRow.deleted.is_(False),
+                    AnnotationRow.task_id.is_not(None),
+                )
+                .order_by(AnnotationRow.id)
+            )
+            return [
+                ListedAnnotation(
+                    id=row.id,
+                    task_id=row.task_id or 0,
+                    updated_at=row.updated_at,
+                    cancelled=row.cancelled,
+                    ground_truth=False,
+                    results=row.digest,
+                )
+                for row in rows
+            ]
 
     def reconcile(
         self, project_id: int, present: Iterable[int], changed: Sequence[AnnotationState], asked_at: datetime

@@ -42,13 +42,26 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class VideoPictures:
-    """The frames of a video file."""
+    """The frames of a video file.
+
+    Attributes:
+        path: The file.
+        size: Height and width of the masks; ``None`` where nothing is known of them. Masks of a video whose pixels
+            are not square may be as large as its stored frames.
+    """
 
     path: Path
+    size: tuple[int, int] | None = None
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """See :class:`Pictures`."""
-        return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS)
+        first = next(self._stream(square=True), None)
+        stored = None if first is None or first.shape[:2] == self.size else next(self._stream(square=False))
+        as_stored = self.size is not None and stored is not None and stored.shape[:2] == self.size
+        return self._stream(square=not as_stored)
+
+    def _stream(self, *, square: bool) -> Iterator[NDArray[np.uint8]]:
+        return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS, square=square)
 
     def jpegs(self) -> Iterator[bytes]:
         """See :class:`Pictures`."""
@@ -78,9 +91,14 @@ class PagePictures:
             yield content if content is not None else _jpeg(_open(file))
 
 
-def pictures_at(path: Path) -> Pictures:
-    """The pictures of a video file or of a folder of pages."""
-    return PagePictures(path) if path.is_dir() else VideoPictures(path)
+def pictures_at(path: Path, size: tuple[int, int] | None = None) -> Pictures:
+    """The pictures of a video file or of a folder of pages.
+
+    Args:
+        path: The file or folder.
+        size: Height and width of the masks; see :class:`VideoPictures`.
+    """
+    return PagePictures(path) if path.is_dir() else VideoPictures(path, size)
 
 
 def _open(file: Path) -> Image.Image:

@@ -69,6 +69,36 @@ def parse_controls(label_config: str) -> Controls:
     return Controls(frames=frames, video=video)
 
 
+def label_categories(label_config: str) -> tuple[tuple[str, str], ...]:
+    """The labels of instances with their attribute ``category``, in the configuration's order.
+
+    Labels of controls that hold masks or box tracks count; those of prompts do not.
+
+    Args:
+        label_config: The project's labelling configuration (XML).
+
+    Returns:
+        (label, category) of every ``<Label>``, the category empty where there is none. A label that stands in
+        several controls appears several times.
+
+    Raises:
+        ConfigError: See :func:`parse_controls`.
+    """
+    controls = parse_controls(label_config)
+    names = {
+        control.labels_name or control.name for control in (controls.frames.masks if controls.frames else ())
+    }
+    names |= {controls.video.labels_name} if controls.video and controls.video.labels_name else set()
+    tags = (_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str))
+    return tuple(
+        (label.get("alias") or label.get("value"), label.get("category"))
+        for tag in tags
+        if tag.name in names
+        for label in map(_Tag, tag.element.iter("*"))
+        if label.kind == "label" and (label.get("alias") or label.get("value"))
+    )
+
+
 class _Tag:
     """An XML element as Label Studio reads it: names of tags and attributes without regard to case."""
 
