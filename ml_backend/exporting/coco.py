@@ -3,8 +3,8 @@
 ``annotations.json`` is what :class:`pycocotools.coco.COCO` opens; a split has ``annotations/instances_<part>.json``
 for each part in its place. Categories are numbered from 1, unless the configuration numbers them. Beyond COCO, images
 name their ``video_id`` and ``frame_index``, and instances their ``track_id``, ``expression``, ``provenance`` and
-``confidence``. A frame on which anybody's whereabouts are unknown is left out: what an image does not list is not
-there.
+``score``, which is the mask's confidence (FiftyOne refuses files that call it so). A frame on which anybody's
+whereabouts are unknown is left out: what an image does not list is not there.
 """
 
 from __future__ import annotations
@@ -102,6 +102,6 @@ def _add_frame(
                 "iscrowd": 0,
                 "expression": object_.expression,
                 "provenance": str(mask.provenance),
-                "confidence": round(mask.confidence, 4),
+                "score": round(mask.confidence, 4),
             }
         )

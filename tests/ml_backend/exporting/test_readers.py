@@ -170,7 +170,7 @@ import fiftyone.types
 import fiftyone.utils.coco as coco
 importer = coco.COCODetectionDatasetImporter(
     data_path=sys.argv[1] + "/images", labels_path=sys.argv[1] + "/annotations.json",
-    label_types="segmentations", include_id=True,
+    label_types="segmentations",
 )
 found = []
 with importer:
