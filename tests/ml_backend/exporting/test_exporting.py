@@ -41,6 +41,7 @@ from ml_backend.models.executor import Executor, ModelExecutor
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation.datasets import open_dataset
+from steerseg.evaluation.metrics import score
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
 from steerseg.tracking import Tracker
@@ -209,6 +210,18 @@ def test_davis_is_read_as_palette_pictures(
                 assert ((numbers == number) == mask).all()
             unknown = index in labelled[name].undecided()
             assert set(np.unique(numbers)) - {*masks} == ({VOID} if unknown else {0})
+
+
+def test_void_pixels_of_davis_count_neither_in_j_nor_in_f(completing: Completing, tmp_path: Path) -> None:
+    export(completing, tmp_path / "out", "davis", images=False)
+    files = sorted((tmp_path / "out/Annotations/Full-Resolution" / FEW).iterdir())
+    numbers = np.stack([np.asarray(Image.open(file)) for file in files])
+    void = numbers == VOID
+    assert void.any(axis=(1, 2)).tolist() == [False] * 7 + [True] * 5
+    truth = numbers == 1
+    noisy = truth | (void & (np.random.default_rng(0).random(truth.shape) < 0.5))
+    assert (score(noisy, truth, void).j, score(noisy, truth, void).f) == (1, 1)
+    assert score(noisy, truth).j < 1
 
 
 VOS_BENCHMARK = """
