@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
 from ml_backend.exporting.command import Exporter, ExportOptions, ExportReport, load_tracker
+from ml_backend.exporting.provenance import PROVENANCE_FILE
 from ml_backend.exporting.splits import Split
 from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.web.assemble import correction_refresher
@@ -15,6 +16,9 @@ from steerseg.errors import ConfigError
 
 INCOMPLETE = 3
 """Exit status of an export in which something is missing."""
+
+_MOST_BY_RULE = 50
+"""Lines of what rules leave out; what is missing is always printed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,15 +107,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_left_out(report: ExportReport) -> None:
     """Print what is missing, what rules leave out, and what is not as one might expect."""
-    for omission in report.omissions:
-        kind = "left out" if omission.expected else "missing"
-        print(f"{kind}: {omission}", file=sys.stderr)
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    missing = sum(not omission.expected for omission in report.omissions)
+    by_rule = [omission for omission in report.omissions if omission.expected]
+    missing = [omission for omission in report.omissions if not omission.expected]
+    lines = [f"left out: {omission}" for omission in by_rule[:_MOST_BY_RULE]]
+    if len(by_rule) > _MOST_BY_RULE:
+        lines.append(f"left out: {len(by_rule) - _MOST_BY_RULE} more by rule, which {PROVENANCE_FILE} lists")
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"missing: {omission}" for omission in missing]
     if missing:
-        print(
-            f"the dataset is incomplete: {missing} of the lines above say what is missing; --allow-incomplete "
-            "accepts it",
-            file=sys.stderr,
+        lines.append(
+            f"the dataset is incomplete: {len(missing)} lines above say what is missing; --allow-incomplete "
+            "accepts it"
         )
+    for line in lines:
+        print(line, file=sys.stderr)

@@ -55,10 +55,17 @@ class VideoPictures:
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """See :class:`Pictures`."""
-        first = next(self._stream(square=True), None)
-        stored = None if first is None or first.shape[:2] == self.size else next(self._stream(square=False))
-        as_stored = self.size is not None and stored is not None and stored.shape[:2] == self.size
-        return self._stream(square=not as_stored)
+        square = self.size is None or self._size(square=True) == self.size
+        if not square and self._size(square=False) != self.size:
+            height, width = self._size(square=True)
+            raise VideoError(
+                f"{self.path.name} has frames of {width} x {height}, its masks have another size"
+            )
+        return self._stream(square=square)
+
+    def _size(self, *, square: bool) -> tuple[int, int]:
+        height, width, _ = next(self._stream(square=square)).shape
+        return height, width
 
     def _stream(self, *, square: bool) -> Iterator[NDArray[np.uint8]]:
         return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS, square=square)

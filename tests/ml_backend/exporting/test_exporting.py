@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from ml_backend.exporting.labelled import (
     disjoint,
     sequences,
 )
+from ml_backend.exporting.pictures import pictures_at
 from ml_backend.exporting.provenance import PROVENANCE_FILE
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.outlines import joined_outline, mask_to_outlines
@@ -387,6 +390,22 @@ def test_the_command_writes_and_warns(
     told = capsys.readouterr()
     assert "3 tasks, 4 objects, 31 masks (14 human, 6 propagated, 11 proposed)" in told.out
     assert "5 of 12 frames are undecided" in told.err
+
+
+def test_pictures_are_as_large_as_their_masks(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame(160, 120, "yuv420p")))
+        container.mux(stream.encode(None))
+    for size in ((120, 320), (120, 160)):  # of square pixels, and as the frames are stored
+        assert [frame.shape[:2] for frame in pictures_at(path, size).frames()] == [size] * 2
+    assert next(pictures_at(path).frames()).shape[:2] == (120, 320)
+    with pytest.raises(VideoError, match="320 x 120"):
+        next(pictures_at(path, (60, 80)).frames())
 
 
 # --- strides
