@@ -170,7 +170,10 @@ def _correction(row: CorrectionRow, weights: Weights) -> Correction:
     completed = CompletionDocument.unpack(row.completed).completion()
     tracked = any(frame.kind is Evidence.BOX for frame in completed.frames.values())
     frames = {
-        index: replace(frame, weight=weights.of(Evidence.BOX if tracked else frame.kind, frame.touched))
+        index: replace(
+            frame,
+            weight=weights.of(Evidence.BOX if tracked else frame.kind, frame.touched, frame.confidence),
+        )
         for index, frame in completed.frames.items()
     }
     return Correction(

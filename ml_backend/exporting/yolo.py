@@ -53,7 +53,7 @@ def _lines(export: Export, sequence: LabelledSequence, index: int) -> list[str]:
 
 
 def _outline(rle: RLE) -> Outline | None:
-    parts = mask_to_outlines(decode_rle(rle))
+    parts = mask_to_outlines(decode_rle(rle), keep_specks=True)
     return joined_outline(parts) if parts else None
 
 
