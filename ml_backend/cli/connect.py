@@ -101,6 +101,8 @@ def connect(
             "the configuration has KeyPointLabels but no RectangleLabels on its frames: every export of "
             "Label Studio 1.23 then fails. Add a RectangleLabels control"
         )
+    for note in controls.notes:
+        log.warn(note)
     identity = int(found["id"])
     if storage_path is not None:
         _storage(client, identity, storage_path, log)

@@ -26,6 +26,8 @@ class AnnotationState:
         id: Number of the annotation in Label Studio.
         digest: Hash of its content, which orders states of the same time.
         cancelled: Whether its annotator skipped the task: then nothing in it counts.
+        ground_truth: Whether it carries Label Studio's star.
+        content: Hash of its results, whoever made them; empty where it was skipped.
     """
 
     id: int
@@ -35,6 +37,8 @@ class AnnotationState:
     digest: str
     cancelled: bool
     decisions: tuple[Decision, ...]
+    ground_truth: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ def _apply(
     row.project_id, row.task_id = state.project_id, state.task_id
     row.updated_at, row.digest = state.updated_at, state.digest
     row.cancelled, row.deleted = state.cancelled, task_gone is not None
+    row.ground_truth, row.content = state.ground_truth, state.content
     row.seen_at = datetime.now(UTC)
     session.flush()
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)

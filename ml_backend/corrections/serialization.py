@@ -182,11 +182,7 @@ class DecisionDocument(_Document):
 
         Times do not: an annotation that was saved again without a change is the same correction.
         """
-        content = {
-            name: value
-            for name, value in self.to_json().items()
-            if name not in _NOT_HASHED
-        }
+        content = {name: value for name, value in self.to_json().items() if name not in _NOT_HASHED}
         content |= {
             "expression": decision.expression,
             "verdict": decision.verdict,

@@ -18,6 +18,7 @@ from ml_backend.corrections.records import (
     Verdict,
     Weights,
 )
+from ml_backend.corrections.selection import AnnotationStanding
 from ml_backend.corrections.serialization import CompletionDocument, DecisionDocument
 from ml_backend.database.database import Database
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, EventRow
@@ -49,11 +50,50 @@ class CorrectionStore:
         """
         with self._database.reading() as session:
             rows = session.execute(
-                select(CorrectionRow)
+                select(CorrectionRow, AnnotationRow)
+                .join(AnnotationRow, AnnotationRow.id == CorrectionRow.annotation_id)
                 .where(CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
                 .order_by(CorrectionRow.id)
-            ).scalars()
-            return [_correction(row, weights) for row in rows]
+            )
+            return [
+                replace(_correction(row, weights), ground_truth=of.ground_truth, content=of.content)
+                for row, of in rows
+            ]
+
+    def annotations(self, project_id: int) -> list[AnnotationStanding]:
+        """The project's submitted annotations, skipped ones left out, with what is usable of each."""
+        with self._database.reading() as session:
+            found = {
+                row.id: AnnotationStanding(
+                    row.id, row.task_id, row.updated_at, row.ground_truth, row.content, [], []
+                )
+                for row in session.scalars(
+                    select(AnnotationRow)
+                    .where(
+                        AnnotationRow.project_id == project_id,
+                        AnnotationRow.cancelled.is_(False),
+                        AnnotationRow.deleted.is_(False),
+                    )
+                    .order_by(AnnotationRow.id)
+                )
+                if row.task_id is not None
+            }
+            columns = (
+                CorrectionRow.annotation_id,
+                CorrectionRow.state,
+                CorrectionRow.verdict,
+                CorrectionRow.reason,
+            )
+            query = select(*columns).where(CorrectionRow.project_id == project_id).order_by(CorrectionRow.id)
+            for number, state, verdict, reason in session.execute(query):
+                if number not in found:
+                    continue
+                if state is CorrectionState.USABLE:
+                    found[number].verdicts.append(None if verdict is None else Verdict(verdict))
+                else:
+                    waiting = "it waits for its media or the model"
+                    found[number].reasons.append(reason or waiting)
+            return list(found.values())
 
     def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
         """Some of the project's usable corrections, the one that changed last first.
@@ -72,7 +112,7 @@ class CorrectionStore:
             return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
 
     def count_since(self, project_id: int, since: datetime | None) -> int:
-        """How many annotations with usable masks came or changed after a time; all where it is ``None``."""
+        """How many annotations that can train came or changed after a time; all where it is ``None``."""
         with self._database.reading() as session:
             return (
                 session.scalar(
@@ -80,6 +120,7 @@ class CorrectionStore:
                         CorrectionRow.project_id == project_id,
                         CorrectionRow.state == CorrectionState.USABLE,
                         CorrectionRow.verdict.is_distinct_from(str(Verdict.REJECT)),
+                        CorrectionRow.expression != "",
                         CorrectionRow.changed_at > (_NEVER if since is None else since),
                     )
                 )
@@ -199,4 +240,7 @@ def _correction(row: CorrectionRow, weights: Weights) -> Correction:
         created_at=decision.created_at,
         updated_at=decision.updated_at,
         changed_at=row.changed_at,
+        label=decision.label,
+        undecided=decision.undecided,
+        notes=decision.notes,
     )

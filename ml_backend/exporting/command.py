@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.corrections.records import Correction
+from ml_backend.corrections.selection import choose_annotations
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
@@ -127,9 +128,10 @@ class Exporter:
         """
         if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
             raise ConfigError(f"{options.output} is there already; name a new folder with --output")
-        corrections = CorrectionStore(self._database).corrections(project_id)
+        store = CorrectionStore(self._database)
         confidence = self._settings.propagation_confidence
-        wanted = sequences(corrections, confidence, options.categories)
+        chosen = choose_annotations(store.annotations(project_id))
+        wanted = sequences(store.corrections(project_id), confidence, options.categories, chosen)
         if not wanted:
             raise ConfigError(
                 f"project {project_id} has no accepted annotation to export; `steerseg-backend corrections "
@@ -140,6 +142,8 @@ class Exporter:
             found, pictures, warnings = self._gather(wanted, options, connections, report_line)
         finally:
             connections.close()
+        passed_over = [f"task {one.task_id}: {note}" for one in chosen.values() for note in one.notes]
+        warnings = passed_over + warnings
         if not found:
             raise ConfigError(f"no task of project {project_id} could be exported: {'; '.join(warnings)}")
         # An object that is visible nowhere has no label either.

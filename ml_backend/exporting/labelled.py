@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.corrections.records import Correction, Evidence
+from ml_backend.corrections.selection import ChosenAnnotation
 from ml_backend.label_studio.task_media import page_stride, positive_number
 from steerseg.masks import RLE, decode_rle, mask_area
 
@@ -19,7 +20,6 @@ Categories = Literal["label", "expression"]
 """What an object's category is: its label in Label Studio, or its expression."""
 
 _DEFAULT_FPS = 25.0
-_TRACK = "track "  # what box tracks' names begin with
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -41,7 +41,7 @@ class ExportedMask:
     Attributes:
         rle: The (H, W) mask; ``None`` where the object is not visible.
         provenance: Who made it.
-        confidence: In [0, 1]; 1 for what an annotator decided.
+        confidence: In [0, 1]; 1 for what an annotator made.
         from_box: Whether SAM 2 made it of a box that an annotator drew.
         iou: Overlap in [0, 1] with what was proposed, where that is known.
     """
@@ -69,6 +69,7 @@ class ExportedObject:
         expression: The instance's expression.
         version: Version of the proposal that it began from, where that is known.
         masks: By frame; frames on which nobody knows whether it is there are missing.
+        rejected: Frames on which an annotator rejected it; they stay without a mask.
     """
 
     correction_id: int
@@ -77,6 +78,7 @@ class ExportedObject:
     expression: str
     version: str | None
     masks: Mapping[int, ExportedMask] = field(repr=False)
+    rejected: frozenset[int] = frozenset()
 
     @property
     def ever_visible(self) -> bool:
@@ -125,14 +127,18 @@ class LabelledSequence:
 
 
 def sequences(
-    corrections: Iterable[Correction], confidence: float, categories: Categories = "label"
+    corrections: Iterable[Correction],
+    confidence: float,
+    categories: Categories = "label",
+    chosen: Mapping[int, ChosenAnnotation] | None = None,
 ) -> list[LabelledSequence]:
-    """The accepted objects of each task, by task. A task's newest annotation counts; rejected ones do not.
+    """The accepted objects of each task, by task. One annotation of a task counts; rejected ones do not.
 
     Args:
         corrections: The project's usable corrections.
         confidence: Least confidence in [0, 1] of a mask that nobody looked at.
         categories: What categories are.
+        chosen: The annotation that counts, by task; the newest where it is not given.
     """
     by_task: dict[int, list[Correction]] = {}
     for correction in corrections:
@@ -140,11 +146,16 @@ def sequences(
             by_task.setdefault(correction.task_id, []).append(correction)
     found = []
     for task, members in sorted(by_task.items()):
-        newest = max(members, key=lambda one: (one.updated_at or _NEVER, one.annotation_id)).annotation_id
-        chosen = [one for one in members if one.annotation_id == newest]
+        choice = None if chosen is None else chosen.get(task)
+        counting = None if choice is None else choice.annotation_id
+        if counting not in {one.annotation_id for one in members}:
+            counting = max(
+                members, key=lambda one: (one.updated_at or _NEVER, one.annotation_id)
+            ).annotation_id
+        counted = [one for one in members if one.annotation_id == counting]
         # A task may have pages and a video; the objects of one export share their frames.
-        chosen = [one for one in chosen if _frames_of(one) == _frames_of(chosen[0])]
-        found.append(_sequence(task, chosen, confidence, categories))
+        counted = [one for one in counted if _frames_of(one) == _frames_of(counted[0])]
+        found.append(_sequence(task, counted, confidence, categories))
     return found
 
 
@@ -207,6 +218,7 @@ def _sequence(
                 expression=one.expression,
                 version=None if one.proposed is None else one.proposed.version,
                 masks=_masks(one, confidence),
+                rejected=one.undecided,
             )
             for one in corrections
         ),
@@ -214,8 +226,10 @@ def _sequence(
 
 
 def _category(correction: Correction, categories: Categories) -> str:
-    label = correction.object.removeprefix(_TRACK)
-    return correction.expression if categories == "expression" or not label else label
+    first, second = correction.label, correction.expression
+    if categories == "expression":
+        first, second = second, first
+    return first or second or "object"
 
 
 def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]:
@@ -229,7 +243,7 @@ def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]
         masks[index] = ExportedMask(
             rle=decided.rle,
             provenance=Provenance.HUMAN if decided.touched else Provenance.PROPOSED,
-            confidence=1.0,
+            confidence=decided.confidence,
             from_box=decided.kind is Evidence.BOX and decided.touched,
             iou=decided.iou,
         )

@@ -11,7 +11,10 @@ from ml_backend.corrections.records import Decision, Verdict
 from steerseg.masks import mask_area
 from tests.support.annotation_samples import annotation
 
-PAGES = {"frames": ["/data/upload/1/0.jpg", "/data/upload/1/1.jpg", "/data/upload/1/2.jpg"], "expr": "the zebra"}
+PAGES = {
+    "frames": ["/data/upload/1/0.jpg", "/data/upload/1/1.jpg", "/data/upload/1/2.jpg"],
+    "expr": "the zebra",
+}
 VIDEO = {"video": "/data/upload/1/clip.mp4", "fps": 12, "expr": "the zebra"}
 _TEXT = '<TextArea name="expression" toName="frames" smart="true"/>'
 _IMAGE = '<Image name="frames" valueList="$frames"/>'
@@ -176,7 +179,9 @@ def test_a_page_without_the_object_is_empty_and_pages_may_all_say_the_same() -> 
     absent = [answer("verdict", "Not visible", 1)]
     (decision,) = read([*series("t", LEFT), *absent], PER_PAGE)
     assert areas(decision)[1] == 0
-    assert read([*series("t", LEFT), *(answer("verdict", "Accept", p) for p in range(3))], PER_PAGE)[0].verdict
+    assert read([*series("t", LEFT), *(answer("verdict", "Accept", p) for p in range(3))], PER_PAGE)[
+        0
+    ].verdict
     rejected = [answer("verdict", "Reject", page) for page in range(3)]
     assert read([*series("t", LEFT), *rejected], PER_PAGE)[0].verdict is Verdict.REJECT
 
