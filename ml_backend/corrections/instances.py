@@ -259,6 +259,21 @@ def _shared(a: RLE, b: RLE) -> float:
     return overlap / (1 + overlap) * (mask_area(a) + mask_area(b)) / least
 
 
+def belonging(mask: RLE, page: int, masks: Mapping[int, RLE]) -> float:
+    """How well a region that was drawn by hand fits an instance; 0 where it is none of it.
+
+    Args:
+        mask: The region.
+        page: Its page.
+        masks: The masks of the instance by page, at least one.
+    """
+    if page in masks:
+        shared = _shared(mask, masks[page])
+        return shared if shared >= _PART else 0.0
+    nearest = masks[min(masks, key=lambda other: (abs(other - page), other))]
+    return _closeness(mask, nearest)
+
+
 def _continued(series: list[_Series]) -> list[_Series]:
     """The series, with those drawn by hand joined from page to page."""
     kept = [one for one in series if one.fixed]

@@ -138,7 +138,12 @@ def _is_answer(instance: InstanceState, page: int, mask: RLE, *, exact: bool) ->
     last = instance.masks[page]
     if mask_digest(mask) == mask_digest(last):
         return True
-    return not exact and last is not None and last["size"] == mask["size"] and mask_iou(last, mask) >= _SAME_OUTLINE
+    return (
+        not exact
+        and last is not None
+        and last["size"] == mask["size"]
+        and mask_iou(last, mask) >= _SAME_OUTLINE
+    )
 
 
 def _shows_last_answer(instance: InstanceState, masks: Mapping[int, RLE]) -> bool:
