@@ -216,12 +216,8 @@ def test_paint_beside_an_instance_of_its_class_is_no_part_of_it(backend: Backend
     read = read_mask_regions([*annotator.draft.values(), copy], side, TASK)
     assert list(read.adopted.get(0, {})) == [2], "the same place: a part"
     elsewhere = {**region, "id": "far", "value": {**region["value"]}}
-    blank = mask2rle(
-        np.pad(
-            np.full((4, 4), 255, np.uint8),
-            ((0, region["original_height"] - 4), (0, region["original_width"] - 4)),
-        )
-    )
-    elsewhere["value"]["rle"] = blank
+    spot = np.zeros((region["original_height"], region["original_width"]), dtype=np.uint8)
+    spot[:4, :4] = 255
+    elsewhere["value"]["rle"] = mask2rle(spot)
     read = read_mask_regions([*annotator.draft.values(), elsewhere], side, TASK)
     assert read.adopted == {}
