@@ -93,30 +93,45 @@ def read_annotation(
     if frames is None and video is None:
         reason = "the task's data no longer has the media that the labelling configuration shows"
         return (replace(bare, problem=(Problem.MEDIA_GONE, reason)),)
-    joined = relations(annotation)
     try:
-        masked = [] if frames is None else masked_instances(results, frames, joined)
-        tracks = Tracks()
-        if video is not None:
-            pages, stride = _pages(frames, task_data), page_stride(task_data)
-            tracks = tracked_instances(
-                results, video, joined, pages=pages, stride=stride, task_data=task_data
-            )
+        decisions = _sides(bare, annotation, results, frames, video, expression)
     except RegionError as error:
         return (replace(bare, problem=(Problem.UNREADABLE, f"{error}; correct and submit it again")),)
+    return _sorted_out(_with_page_verdicts(decisions, verdicts))
+
+
+def _sides(
+    bare: Decision,
+    annotation: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    frames: FramesSide | None,
+    video: VideoSide | None,
+    expression: str | None,
+) -> list[Decision]:
+    """The decisions on the pages and on the video of a task.
+
+    Raises:
+        RegionError: A region is malformed.
+    """
+    joined, data = relations(annotation), bare.task_data
+    masked = [] if frames is None else masked_instances(results, frames, joined)
+    tracks = Tracks()
+    if video is not None:
+        pages, stride = _pages(frames, data), page_stride(data)
+        tracks = tracked_instances(results, video, joined, pages=pages, stride=stride, task_data=data)
     bare = replace(bare, notes=_unread(results, frames, video))
     decisions: list[Decision] = []
     if frames is not None:
         typed = _typed(results, frames.task.expression, frames.instance_names)
         decisions += _decide(bare, masked, frames, typed, expression)
-    if video is not None and (tracks.instances or not decisions):
+    if video is not None:
         typed = _typed(results, video.task.expression, video.labels)
         typed = typed or (decisions[0].expression if decisions else None) or None
         own = [one for one in tracks.instances if not _is_twin(one, masked)]
         beside = replace(bare, notes=(*bare.notes, *tracks.notes), numbering=tracks.numbering)
         if own or not decisions:
             decisions += _decide(beside, own, video, typed, expression)
-    return _sorted_out(_with_page_verdicts(decisions, verdicts))
+    return decisions
 
 
 def read_time(value: object) -> datetime | None:
