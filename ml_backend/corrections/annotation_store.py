@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from ml_backend.corrections.records import Decision
+from ml_backend.corrections.records import Decision, Problem
 from ml_backend.corrections.serialization import DecisionDocument
 from ml_backend.database.database import Database
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, DeletedTaskRow, EventRow
@@ -207,7 +207,9 @@ def _write_decisions(session: Session, state: AnnotationState, rows: Sequence[_D
     for one in rows:
         decision = one.decision
         row = known.pop(decision.object, None)
-        if row is not None and row.revision == one.revision:
+        # Earlier releases set aside what has no expression.
+        freed = decision.problem is None and row is not None and row.problem == str(Problem.NO_EXPRESSION)
+        if row is not None and row.revision == one.revision and not freed:
             row.decided = one.content  # its times may be others
             continue
         if row is None:

@@ -17,7 +17,5 @@ def upgrade() -> None:
     )
     op.add_column("annotations", sa.Column("content", sa.String, nullable=False, server_default=""))
     op.execute("UPDATE annotations SET digest = ''")
-    # They are usable now, though no refinement learns from them.
-    op.execute("DELETE FROM corrections WHERE problem = 'no expression'")
     op.execute("DELETE FROM schema_version")
     op.execute("INSERT INTO schema_version (version) VALUES (7)")
