@@ -152,7 +152,8 @@ def test_an_annotation_that_has_all_answers_is_left_alone(
     annotation = submit(annotator, fake_label_studio, results)
     assert fake_label_studio.annotations[0]["result"] is results
     unseen = submitted_pages(annotator)
-    assert unseen.complete(annotation, 1, TASK, annotator.body["label_config"]) is annotation
+    completed = unseen.complete(annotation, 1, TASK, annotator.body["label_config"])
+    assert [(r["id"], r["value"]) for r in completed["result"]] == [(r["id"], r["value"]) for r in results]
     other = {**annotation, "id": annotation["id"] + 1, "result": []}
     assert unseen.complete(other, 1, TASK, annotator.body["label_config"]) is other
 
