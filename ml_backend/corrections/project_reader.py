@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +9,7 @@ from typing import Any
 
 from ml_backend.corrections.annotation_store import AnnotationState, ListedAnnotation
 from ml_backend.corrections.annotations import read_time
-from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest
+from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest, content_digest
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
 from steerseg.errors import SteerSegError
@@ -126,17 +124,5 @@ def _listed(annotation: Mapping[str, Any], task_id: int) -> ListedAnnotation:
         updated_at=read_time(annotation.get("updated_at")),
         cancelled=bool(annotation.get("was_cancelled")),
         ground_truth=bool(annotation.get("ground_truth")),
-        results=_results_digest(annotation),
+        content=content_digest(annotation),
     )
-
-
-def _results_digest(annotation: Mapping[str, Any]) -> str:
-    """Hash of what an annotation says. A copy's regions may have other numbers and another origin."""
-    results = annotation.get("result")
-    said = [
-        {name: value for name, value in result.items() if name not in ("id", "origin", "parentID")}
-        if isinstance(result, Mapping)
-        else result
-        for result in (results if isinstance(results, list) else ())
-    ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

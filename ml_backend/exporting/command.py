@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_backend.corrections.records import Correction
 from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
@@ -169,7 +170,8 @@ class Exporter:
         with explained(options.output), building_folder(options.output) as building:
             omissions += FORMATS[options.format].write(export, building)
             _describe(export, options.format, omissions, building)
-        return ExportReport(export.sequences, tuple(_warnings(export)), tuple(omissions))
+        warnings = [*_notes(selection.corrections, export), *_warnings(export)]
+        return ExportReport(export.sequences, tuple(warnings), tuple(omissions))
 
     def _gather(
         self, wanted: Sequence[LabelledSequence], options: ExportOptions, report_line: ReportLine
@@ -231,6 +233,20 @@ def _describe(export: Export, format_: str, omissions: Sequence[Omission], folde
     numbers = FORMATS[format_].numbers(export.classes) or dict.fromkeys(export.classes.names)
     write_json(folder / PROVENANCE_FILE, provenance(export, format_, omissions))
     write_bytes(folder / CARD_FILE, dataset_card(export, format_, numbers, omissions).encode())
+
+
+def _notes(corrections: Sequence[Correction], export: Export) -> list[str]:
+    """What a person should know of the corrections that are exported."""
+    exported = {object_.correction_id for sequence in export.sequences for object_ in sequence.objects}
+    # A note about a whole annotation stands at each of its instances.
+    return list(
+        dict.fromkeys(
+            f"task {one.task_id}, annotation {one.annotation_id}: {note}"
+            for one in corrections
+            if one.id in exported
+            for note in one.notes
+        )
+    )
 
 
 def _warnings(export: Export) -> list[str]:

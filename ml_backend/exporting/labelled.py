@@ -18,7 +18,6 @@ Categories = Literal["label", "expression"]
 """What an object's category is: its label in Label Studio, or its expression."""
 
 _DEFAULT_FPS = 25.0
-_TRACK = "track "  # what box tracks' names begin with
 
 
 class Provenance(enum.StrEnum):
@@ -39,7 +38,7 @@ class ExportedMask:
     Attributes:
         rle: The (H, W) mask; ``None`` where the object is not visible.
         provenance: Who made it.
-        confidence: In [0, 1]; 1 for what an annotator decided.
+        confidence: In [0, 1]; 1 for what an annotator made.
         from_box: Whether SAM 2 made it of a box that an annotator drew.
         iou: Overlap in [0, 1] with what was proposed, where that is known.
     """
@@ -68,6 +67,7 @@ class ExportedObject:
         version: Version of the proposal that it began from, where that is known.
         masks: By frame; frames on which nobody knows whether it is there are missing.
         name: What tells it from the annotation's other instances.
+        rejected: Frames on which an annotator rejected it; they stay without a mask.
     """
 
     correction_id: int
@@ -77,6 +77,7 @@ class ExportedObject:
     version: str | None
     masks: Mapping[int, ExportedMask] = field(repr=False)
     name: str = ""
+    rejected: frozenset[int] = frozenset()
 
     @property
     def ever_visible(self) -> bool:
@@ -190,6 +191,7 @@ def _sequence(
                 version=None if one.proposed is None else one.proposed.version,
                 masks=_masks(one, confidence),
                 name=one.object,
+                rejected=one.undecided,
             )
             for one in corrections
         ),
@@ -197,8 +199,10 @@ def _sequence(
 
 
 def _category(correction: Correction, categories: Categories) -> str:
-    label = correction.object.removeprefix(_TRACK)
-    return correction.expression if categories == "expression" or not label else label
+    first, second = correction.label, correction.expression
+    if categories == "expression":
+        first, second = second, first
+    return first or second or "object"
 
 
 def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]:
@@ -212,7 +216,7 @@ def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]
         masks[index] = ExportedMask(
             rle=decided.rle,
             provenance=Provenance.HUMAN if decided.touched else Provenance.PROPOSED,
-            confidence=1.0,
+            confidence=decided.confidence,
             from_box=decided.kind is Evidence.BOX and decided.touched,
             iou=decided.iou,
         )

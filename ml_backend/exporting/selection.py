@@ -1,17 +1,18 @@
 """Which annotation of each task an export takes, and why it leaves the others out.
 
-One annotation of a task counts: the one with Label Studio's ground-truth star, else the newest that can be used. Where
-annotations say the same, the oldest of them stands for all. Skipped and rejected annotations never count.
+One annotation of a task counts: the one with Label Studio's ground-truth star, else the newest that can be used. An
+unchanged copy counts as the annotation that it copies. Skipped and rejected annotations never count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ml_backend.corrections.annotation_store import ListedAnnotation
 from ml_backend.corrections.records import Correction
+from ml_backend.corrections.selection import ShownAnnotation, originals
 from ml_backend.exporting.omissions import Omission
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -85,7 +86,7 @@ def select(project: ProjectAnnotations) -> Selection:
     omissions: list[Omission] = []
     if project.problem:
         reason = (
-            f"{project.problem}; annotations that no webhook brought are missing, and stars are not known"
+            f"{project.problem}; what no webhook brought is missing: annotations, changes of them, and stars"
         )
         omissions.append(Omission(0, None, "", reason))
     for _, candidates in sorted(by_task.items()):
@@ -108,10 +109,9 @@ class _Candidate:
     def accepted(self) -> list[Correction]:
         return [one for one in self.corrections if not one.rejected]
 
-    @property
-    def order(self) -> tuple[bool, datetime, int]:
-        """The first of a task's counts."""
-        return self.listed.ground_truth, self.listed.updated_at or _NEVER, self.listed.id
+    def order(self, starred: Collection[int]) -> tuple[bool, datetime, int]:
+        """What a task's annotations are ordered by; the one with the largest counts."""
+        return self.listed.id in starred, self.listed.updated_at or _NEVER, self.listed.id
 
     def omission(self, reason: str, expected: bool) -> Omission:
         return Omission(self.listed.task_id, self.listed.id, "", reason, expected)
@@ -119,31 +119,32 @@ class _Candidate:
 
 def _of_task(candidates: Sequence[_Candidate]) -> tuple[list[Correction], list[Omission]]:
     """The corrections of one task's chosen annotation, and why the rest is left out."""
-    ranked = sorted(candidates, key=lambda one: one.order, reverse=True)
-    usable = [one for one in ranked if _unusable_reason(one) is None]
-    if not usable:
+    copies = _copies(candidates)
+    stars = [one.listed.id for one in candidates if one.listed.ground_truth]
+    starred = {*stars, *(copies.get(number, number) for number in stars)}
+    ranked = sorted(candidates, key=lambda one: one.order(starred), reverse=True)
+    counting = [one for one in ranked if _unusable_reason(one) is None and one.listed.id not in copies]
+    if not counting:
         return [], [one.omission(*_unusable_reason(one) or ("", False)) for one in ranked]
-    first = usable[0]
-    copies = _copies(usable)
-    chosen = copies.get(first.listed.id, first)
+    chosen = counting[0]
+    place = ranked.index(chosen)
     omissions = []
     for position, one in enumerate(ranked):
         if one is chosen:
             continue
+        if one.listed.id in copies:
+            omissions.append(one.omission(f"it repeats annotation {copies[one.listed.id]} unchanged", True))
+            continue
         unusable = _unusable_reason(one)
-        if unusable is not None:
-            reason, expected = unusable
-            if not expected and position < ranked.index(first):
-                reason = f"{reason}; annotation {chosen.listed.id} counts in its place"
-            # What stands behind the one that counts would not count either.
-            omissions.append(one.omission(reason, expected or position > ranked.index(first)))
-        elif one.listed.id in copies:
-            omissions.append(
-                one.omission(f"it repeats annotation {copies[one.listed.id].listed.id} unchanged", True)
-            )
-        else:
-            why = "has the ground-truth star" if first.listed.ground_truth else "is newer"
-            omissions.append(one.omission(f"annotation {first.listed.id} of the same task {why}", True))
+        if unusable is None:
+            why = "has the ground-truth star" if chosen.listed.id in starred else "is newer"
+            omissions.append(one.omission(f"annotation {chosen.listed.id} of the same task {why}", True))
+            continue
+        reason, expected = unusable
+        if not expected and position < place:
+            reason = f"{reason}; annotation {chosen.listed.id} counts in its place"
+        # What stands behind the one that counts would not count either.
+        omissions.append(one.omission(reason, expected or position > place))
     taken, others = _together(chosen.accepted)
     unusable_instances = [
         Omission(one.task_id, one.annotation_id, one.name, one.reason) for one in chosen.unusable
@@ -166,15 +167,21 @@ def _unusable_reason(one: _Candidate) -> tuple[str, bool] | None:
     return "it was not read yet", False
 
 
-def _copies(candidates: Iterable[_Candidate]) -> dict[int, _Candidate]:
-    """By number of an annotation that repeats another one, that one: with a star, else the oldest."""
-    originals: dict[str, _Candidate] = {}
-    copies: dict[int, _Candidate] = {}
-    for one in sorted(candidates, key=lambda one: (not one.listed.ground_truth, one.listed.id)):
-        original = originals.setdefault(one.listed.results, one)
-        if original is not one:
-            copies[one.listed.id] = original
-    return copies
+def _copies(candidates: Iterable[_Candidate]) -> dict[int, int]:
+    """By number of an annotation that repeats one that can be used, that one's number."""
+    able = [one for one in candidates if not one.listed.cancelled]
+    usable = {one.listed.id for one in able if _unusable_reason(one) is None}
+    first = originals(
+        ShownAnnotation(
+            one.listed.id,
+            one.listed.task_id,
+            one.listed.ground_truth,
+            one.listed.content,
+            usable=one.listed.id in usable,
+        )
+        for one in able
+    )
+    return {copy: original for copy, original in first.items() if copy != original and original in usable}
 
 
 def _together(corrections: Sequence[Correction]) -> tuple[list[Correction], list[Omission]]:

@@ -80,7 +80,7 @@ def _lines(numbers: Mapping[str, int], sequence: LabelledSequence, index: int) -
 
 
 def _outline(rle: RLE) -> Outline | None:
-    parts = mask_to_outlines(decode_rle(rle))
+    parts = mask_to_outlines(decode_rle(rle), keep_specks=True)
     return joined_outline(parts) if parts else None
 
 

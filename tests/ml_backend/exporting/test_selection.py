@@ -134,11 +134,46 @@ def test_a_copy_counts_once_and_a_skip_leaves_what_is_there(project: Project) ->
     assert is_complete(selection.omissions)
 
 
-def test_a_copy_that_takes_a_change_back_counts_by_its_time(project: Project) -> None:
+def test_a_copy_counts_as_what_was_copied_however_new_it_is(project: Project) -> None:
     project.annotate("a")
     project.annotate("b")
     project.annotate("a")
-    assert chosen(project.select()) == [1]
+    selection = project.select()
+    assert chosen(selection) == [2]
+    assert reasons(selection) == {
+        1: "annotation 2 of the same task is newer",
+        3: "it repeats annotation 1 unchanged",
+    }
+    assert is_complete(selection.omissions)
+
+
+def test_a_copy_with_the_star_stands_for_what_was_copied(project: Project) -> None:
+    project.annotate("a")
+    project.annotate("b")
+    project.annotate("a", star=True)
+    selection = project.select()
+    assert chosen(selection) == [3]
+    assert reasons(selection) == {
+        1: "it repeats annotation 3 unchanged",
+        2: "annotation 3 of the same task has the ground-truth star",
+    }
+
+
+def test_a_copy_that_cannot_be_used_yet_gives_its_star_to_what_was_copied(project: Project) -> None:
+    project.annotate("a")
+    project.annotate("b")
+    project.set_aside(project.annotate("a", star=True, usable=False), "it waits")
+    selection = project.select()
+    assert chosen(selection) == [1]
+    assert is_complete(selection.omissions), "the copy says nothing of its own"
+
+
+def test_what_nothing_is_known_of_is_no_copy(project: Project) -> None:
+    project.annotate("")
+    project.annotate("")
+    selection = project.select()
+    assert chosen(selection) == [2]
+    assert reasons(selection) == {1: "annotation 2 of the same task is newer"}
 
 
 def test_a_rejected_one_never_counts(project: Project) -> None:
