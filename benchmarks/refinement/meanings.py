@@ -1,8 +1,8 @@
 """``python -m benchmarks.refinement.meanings``: what a glossary learned from corrections gives, for several words.
 
 For each invented word, number of corrections and seed, words are learned and tried by the code that refinements
-run (:mod:`ml_backend.refinement.words`); nothing is trained. Proposals are then measured on tasks that nobody corrected:
-as the team types them, with the glossary that is served, and, as the bound, with the plain word typed.
+run (:mod:`ml_backend.refinement.words`); nothing is trained. Proposals are then measured on tasks that nobody
+corrected: as the team types them, with the glossary that is served, and, as the bound, with the plain word typed.
 """
 
 from __future__ import annotations

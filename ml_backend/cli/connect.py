@@ -96,11 +96,7 @@ def connect(
     _greet(client, log)
     found = _project(client, project, title, label_config, log)
     controls = parse_controls(str(found["label_config"]))
-    if controls.frames is not None and controls.frames.click is not None and controls.frames.box is None:
-        log.warn(
-            "the configuration has KeyPointLabels but no RectangleLabels on its frames: every export of "
-            "Label Studio 1.23 then fails. Add a RectangleLabels control"
-        )
+    _warn_of(controls, log)
     identity = int(found["id"])
     if storage_path is not None:
         _storage(client, identity, storage_path, log)
@@ -126,6 +122,17 @@ class _Log:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def _warn_of(controls: Controls, log: _Log) -> None:
+    """Say what in the labelling configuration fails elsewhere, or can be read in two ways."""
+    if controls.frames is not None and controls.frames.click is not None and controls.frames.box is None:
+        log.warn(
+            "the configuration has KeyPointLabels but no RectangleLabels on its frames: every export of "
+            "Label Studio 1.23 then fails. Add a RectangleLabels control"
+        )
+    for note in controls.notes:
+        log.warn(note)
 
 
 def _backend_address(url: str) -> str:

@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
-from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
+from ml_backend.exporting.command import Exporter, ExportOptions, ExportReport, load_tracker
+from ml_backend.exporting.provenance import PROVENANCE_FILE
+from ml_backend.exporting.splits import Split
 from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.web.assemble import correction_refresher
 from steerseg.errors import ConfigError
+
+INCOMPLETE = 3
+"""Exit status of an export in which something is missing."""
+
+_MOST_BY_RULE = 50
+"""Lines of what rules leave out; what is missing is always printed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of the original videos, to fill the frames between the pages of tasks with a stride",
     )
+    parser.add_argument(
+        "--pages", action="store_true", help="export the pages alone of tasks with a stride, and fill nothing"
+    )
+    parser.add_argument(
+        "--split",
+        metavar="TRAIN/VAL/TEST",
+        help="fractions of the videos in each part, such as 0.8/0.1/0.1; a hash of the video decides "
+        "(default: hold nothing out)",
+    )
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="exit with 0 although annotations, or frames between pages, are missing",
+    )
     for name in (
         *("data_dir", "preset", "device", "propagation_confidence"),
         *("label_studio_url", "local_files_root"),
@@ -50,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the export and print what it holds; 1 where something is left out.
+    """Write the export and print what it holds, and what it does not; 3 where it is incomplete.
 
     Raises:
         SteerSegError: It cannot be written.
@@ -64,14 +87,37 @@ def run(options: argparse.Namespace) -> int:
         categories=options.categories,
         images=options.images,
         videos=options.videos,
+        pages=options.pages,
+        split=None if options.split is None else Split.parse(options.split),
     )
     database = open_database(settings)
+    media = MediaLoader(settings)
     try:
-        exporter = Exporter(settings, database, MediaLoader(settings), lambda: load_tracker(settings))
-        report = exporter.export(options.project, chosen, report_line=lambda line: print(line, flush=True))
+        with correction_refresher(settings, database, media) as refresher:
+            exporter = Exporter(settings, database, media, refresher, lambda: load_tracker(settings))
+            report = exporter.export(
+                options.project, chosen, report_line=lambda line: print(line, flush=True)
+            )
     finally:
         database.close()
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    _print_left_out(report)
     print(f"{chosen.output}: {report}")
-    return 1 if report.left_out else 0
+    return 0 if report.complete or options.allow_incomplete else INCOMPLETE
+
+
+def _print_left_out(report: ExportReport) -> None:
+    """Print what is missing, what rules leave out, and what is not as one might expect."""
+    by_rule = [omission for omission in report.omissions if omission.expected]
+    missing = [omission for omission in report.omissions if not omission.expected]
+    lines = [f"left out: {omission}" for omission in by_rule[:_MOST_BY_RULE]]
+    if len(by_rule) > _MOST_BY_RULE:
+        lines.append(f"left out: {len(by_rule) - _MOST_BY_RULE} more by rule, which {PROVENANCE_FILE} lists")
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"missing: {omission}" for omission in missing]
+    if missing:
+        lines.append(
+            f"the dataset is incomplete: {len(missing)} lines above say what is missing; --allow-incomplete "
+            "accepts it"
+        )
+    for line in lines:
+        print(line, file=sys.stderr)

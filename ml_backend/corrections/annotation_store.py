@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from ml_backend.corrections.records import Decision
+from ml_backend.corrections.records import Decision, Problem
 from ml_backend.corrections.serialization import DecisionDocument
 from ml_backend.database.database import Database
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, DeletedTaskRow, EventRow
@@ -26,6 +26,8 @@ class AnnotationState:
         id: Number of the annotation in Label Studio.
         digest: Hash of its content, which orders states of the same time.
         cancelled: Whether its annotator skipped the task: then nothing in it counts.
+        ground_truth: Whether it carries Label Studio's star.
+        content: Hash of its results, whoever made them; empty where it was skipped.
     """
 
     id: int
@@ -35,6 +37,27 @@ class AnnotationState:
     digest: str
     cancelled: bool
     decisions: tuple[Decision, ...]
+    ground_truth: bool = False
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class ListedAnnotation:
+    """An annotation that a project has, whether it can be used or not.
+
+    Attributes:
+        id: Number of the annotation in Label Studio.
+        cancelled: Whether its annotator skipped the task.
+        ground_truth: Whether it carries Label Studio's star.
+        content: Hash of what it shows, whoever made it: the same for a copy; empty where that is not known.
+    """
+
+    id: int
+    task_id: int
+    updated_at: datetime | None
+    cancelled: bool
+    ground_truth: bool
+    content: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,30 @@ class AnnotationStore:
                 )
             )
             return {number: (updated_at, digest) for number, updated_at, digest in rows}
+
+    def listed(self, project_id: int) -> list[ListedAnnotation]:
+        """Every annotation of a project that this backend has heard of and that is not deleted."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(AnnotationRow)
+                .where(
+                    AnnotationRow.project_id == project_id,
+                    AnnotationRow.deleted.is_(False),
+                    AnnotationRow.task_id.is_not(None),
+                )
+                .order_by(AnnotationRow.id)
+            )
+            return [
+                ListedAnnotation(
+                    id=row.id,
+                    task_id=row.task_id or 0,
+                    updated_at=row.updated_at,
+                    cancelled=row.cancelled,
+                    ground_truth=row.ground_truth,
+                    content=row.content,
+                )
+                for row in rows
+            ]
 
     def reconcile(
         self, project_id: int, present: Iterable[int], changed: Sequence[AnnotationState], asked_at: datetime
@@ -188,6 +235,7 @@ def _apply(
     row.project_id, row.task_id = state.project_id, state.task_id
     row.updated_at, row.digest = state.updated_at, state.digest
     row.cancelled, row.deleted = state.cancelled, task_gone is not None
+    row.ground_truth, row.content = state.ground_truth, state.content
     row.seen_at = datetime.now(UTC)
     session.flush()
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)
@@ -202,7 +250,9 @@ def _write_decisions(session: Session, state: AnnotationState, rows: Sequence[_D
     for one in rows:
         decision = one.decision
         row = known.pop(decision.object, None)
-        if row is not None and row.revision == one.revision:
+        # Earlier releases set aside what has no expression.
+        freed = decision.problem is None and row is not None and row.problem == str(Problem.NO_EXPRESSION)
+        if row is not None and row.revision == one.revision and not freed:
             row.decided = one.content  # its times may be others
             continue
         if row is None:

@@ -1,56 +1,47 @@
-"""From an annotation's results to what its annotator decided, object by object and frame by frame."""
+"""From an annotation's results to what its annotator decided, instance by instance and frame by frame."""
 
 from __future__ import annotations
 
 import contextlib
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-import numpy as np
-
+from ml_backend.corrections.instances import Instance, masked_instances, relations
 from ml_backend.corrections.records import DecidedFrame, Decision, Problem, Verdict
+from ml_backend.corrections.tracks import Tracks, tracked_instances
 from ml_backend.expressions import typed_expressions
 from ml_backend.label_studio.config import parse_controls
-from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide, choose_label
-from ml_backend.label_studio.frame_numbers import renumbered
-from ml_backend.label_studio.region_masks import PageMask, RegionError, masks_by_page, page_masks, track_boxes
-from ml_backend.label_studio.results import region_labels
+from ml_backend.label_studio.controls import (
+    Controls,
+    FramesSide,
+    VideoSide,
+    are_numbered,
+    choose_label,
+    verdict_word,
+)
+from ml_backend.label_studio.region_masks import MASK_TYPES, RegionError
+from ml_backend.label_studio.results import ResultItem
 from ml_backend.label_studio.task import task_value
 from ml_backend.label_studio.task_media import page_stride
-from ml_backend.models.geometry import TrackBox
+from ml_backend.models.geometry import box_iou, box_of, upright_box
 from steerseg.errors import ExpressionError
-from steerseg.masks import encode_rle
 from steerseg.reasoning import check_expression
 
-MAX_FRAMES = 50_000
-"""Tracks that claim to be longer are refused before anything is allocated for them."""
+_TWIN_IOU = 0.5
+"""A box track that overlaps the masks of an instance by as much, on the pages of both, is the same object."""
 
-_OURS = re.compile(r"t\d+-[0-9a-f]{10}(-f\d+(-\d+)?)?")
-_EXACT = ("brush", "bitmask")
 _Side = TypeVar("_Side", FramesSide, VideoSide)
 
-_VERDICTS: dict[Verdict, frozenset[str]] = {
-    Verdict.NOT_VISIBLE: frozenset({"not visible", "invisible", "absent", "not there", "not in the video"}),
-    Verdict.REJECT: frozenset({"reject", "rejected", "bad", "wrong", "no", "incorrect", "discard"}),
-    Verdict.ACCEPT: frozenset(
-        {"accept", "accepted", "good", "right", "yes", "correct", "ok", "okay", "keep"}
-    ),
-}
 
+@dataclass(frozen=True)
+class _Verdicts:
+    """The verdict of the whole task, and those of single pages."""
 
-@dataclass
-class _Group:
-    """The regions of one object."""
-
-    name: str
-    label: str
-    text: str | None  # typed beside its regions
-    note: str | None  # the expression in the note of a proposed region
-    ours: bool  # whether a proposed region is among them
-    frames: dict[int, DecidedFrame]
+    whole: Verdict | None = None
+    pages: Mapping[int, Verdict] = field(default_factory=dict)
 
 
 def read_annotation(
@@ -62,9 +53,9 @@ def read_annotation(
 ) -> tuple[Decision, ...]:
     """Read an annotation that was not skipped.
 
-    Regions of one label are one object; a text typed beside a box track makes it an object of its own. The
-    object that carries the expression's label (see :func:`choose_label`) is what the expression means; others
-    need an expression of their own.
+    Regions become instances as :mod:`ml_backend.corrections.instances` says. The instance that the expression means
+    (see :func:`_primary`) gets it; others have the expression that stands beside their regions or in their note, or
+    none: these are exported, and train nothing.
 
     Args:
         annotation: The annotation as Label Studio sends it.
@@ -82,6 +73,7 @@ def read_annotation(
     frames = _present(controls.frames, task_data)
     video = _present(controls.video, task_data)
     results = list(_results(annotation))
+    verdicts = _verdicts(results, controls)
     bare = Decision(
         object="",
         expression="",
@@ -89,7 +81,7 @@ def read_annotation(
         frames={},
         absent_elsewhere=False,
         erased=False,
-        verdict=_verdict(results, controls),
+        verdict=verdicts.whole,
         proposed_expression=None,
         parent_prediction=_integer(annotation.get("parent_prediction")),
         task_data=task_data,
@@ -102,17 +94,44 @@ def read_annotation(
         reason = "the task's data no longer has the media that the labelling configuration shows"
         return (replace(bare, problem=(Problem.MEDIA_GONE, reason)),)
     try:
-        masked = [] if frames is None else _masked(results, frames)
-        tracked = [] if video is None else _tracked(results, video, _pages(frames, task_data), task_data)
+        decisions = _sides(bare, annotation, results, frames, video, expression)
     except RegionError as error:
         return (replace(bare, problem=(Problem.UNREADABLE, f"{error}; correct and submit it again")),)
+    return _sorted_out(_with_page_verdicts(decisions, verdicts))
+
+
+def _sides(
+    bare: Decision,
+    annotation: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    frames: FramesSide | None,
+    video: VideoSide | None,
+    expression: str | None,
+) -> list[Decision]:
+    """The decisions on the pages and on the video of a task.
+
+    Raises:
+        RegionError: A region is malformed.
+    """
+    joined, data = relations(annotation), bare.task_data
+    masked = [] if frames is None else masked_instances(results, frames, joined)
+    tracks = Tracks()
+    if video is not None:
+        pages, stride = _pages(frames, data), page_stride(data)
+        tracks = tracked_instances(results, video, joined, pages=pages, stride=stride, task_data=data)
+    bare = replace(bare, notes=_unread(results, frames, video))
     decisions: list[Decision] = []
-    for side, groups in ((frames, masked), (video, tracked)):
-        if side is not None and (groups or not decisions):
-            own = _typed(results, side.task.expression, _labels_of(side))
-            own = own or (decisions[0].expression if decisions else None)
-            decisions += _decide(bare, groups, side, own, expression)
-    return _sorted_out(decisions)
+    if frames is not None:
+        typed = _typed(results, frames.task.expression, frames.instance_names)
+        decisions += _decide(bare, masked, frames, typed, expression)
+    if video is not None:
+        typed = _typed(results, video.task.expression, video.labels)
+        typed = typed or (decisions[0].expression if decisions else None) or None
+        own = [one for one in tracks.instances if not _is_twin(one, masked)]
+        beside = replace(bare, notes=(*bare.notes, *tracks.notes), numbering=tracks.numbering)
+        if own or not decisions:
+            decisions += _decide(beside, own, video, typed, expression)
+    return decisions
 
 
 def read_time(value: object) -> datetime | None:
@@ -126,217 +145,176 @@ def read_time(value: object) -> datetime | None:
     return time if time.tzinfo is not None else None
 
 
-# --- from regions to groups
-
-
-def _masked(results: Sequence[Mapping[str, Any]], side: FramesSide) -> list[_Group]:
-    """The mask regions of each label."""
-    by_label: dict[str, list[PageMask]] = {}
-    for mask in page_masks(r for r in results if r.get("to_name") in (side.name, None)):
-        by_label.setdefault(mask.labels[0] if mask.labels else "", []).append(mask)
-    kinds = {control.name: control.kind for control in side.masks}
-    notes = _notes(results)
-    groups = []
-    for label, masks in by_label.items():
-        changed: dict[int, bool | None] = {}
-        for mask in masks:
-            reported = _reported_change(mask.origin, kinds.get(mask.control, "") in _EXACT)
-            # One changed region changes its page; one that nothing is known of leaves it open.
-            changed[mask.page] = _any_changed(changed.get(mask.page, reported), reported)
-        groups.append(
-            _Group(
-                name=label,
-                label=label,
-                text=None,
-                note=next((notes[mask.region_id] for mask in masks if mask.region_id in notes), None),
-                ours=any(_is_ours(mask.region_id, mask.origin) for mask in masks),
-                frames={
-                    page: DecidedFrame(
-                        rle=encode_rle(mask) if mask.any() else None, changed=changed.get(page, True)
-                    )
-                    for page, mask in masks_by_page(masks).items()
-                },
-            )
-        )
-    return groups
-
-
-def _tracked(
-    results: Sequence[Mapping[str, Any]],
-    side: VideoSide,
-    pages: int | None,
-    task_data: Mapping[str, Any],
-) -> list[_Group]:
-    """The box tracks of each label and text, by frame of the video; by page where there are pages."""
-    texts = {
-        str(r.get("id")): text
-        for r in results
-        if side.task.region_text is not None and r.get("from_name") == side.task.region_text
-        for text in _texts(r)
-        if text.strip()
-    }
-    labels = {
-        str(r.get("id")): region_labels(r) for r in results if str(r.get("type", "")).lower() == "labels"
-    }
-    notes = _notes(results)
-    tracks: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for result in results:
-        if str(result.get("type", "")).lower() == "videorectangle":
-            number = str(result.get("id"))
-            label = next(iter(region_labels(result) or labels.get(number, ())), "")
-            value = renumbered(result["value"], side.fps(task_data))
-            tracks.setdefault((texts.get(number, ""), label), []).append({**result, "value": value})
-    return [
-        _Group(
-            name=f"track {text or label}",
-            label=label,
-            text=text or None,
-            note=next((notes[str(r.get("id"))] for r in members if str(r.get("id")) in notes), None),
-            ours=False,
-            frames=_track_frames(members, pages, page_stride(task_data)),
-        )
-        for (text, label), members in tracks.items()
-    ]
-
-
-def _track_frames(
-    tracks: Sequence[Mapping[str, Any]], pages: int | None, stride: int
-) -> dict[int, DecidedFrame]:
-    """What one or several tracks of an object decide: boxes at keyframes, nothing outside of lifespans.
-
-    Frames between keyframes are left to SAM 2, since a straight line between boxes only comes near. Where the
-    media are pages, each page counts whose frame, or one nearer to it than to the next page, is a keyframe.
-    """
-    boxes: dict[int, list[TrackBox]] = {}
-    shown: set[int] = set()
-    total = 0
-    for track in tracks:
-        length = _integer(track["value"].get("framesCount"))
-        try:
-            keyframes = {int(key["frame"]) - 1 for key in track["value"]["sequence"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise RegionError(f"track {track.get('id')!r} has keyframes that cannot be read") from error
-        length = max(length or 0, max(keyframes, default=-1) + 1)
-        if length > MAX_FRAMES:
-            raise RegionError(f"track {track.get('id')!r} has {length} frames; at most {MAX_FRAMES} are read")
-        positions = track_boxes(track, length)  # (T, 5)
-        if not np.isfinite(positions[~np.isnan(positions).any(axis=1)]).all():
-            raise RegionError(f"track {track.get('id')!r} has boxes that are not numbers")
-        if pages is not None:
-            keyframes = {round(frame / stride) for frame in keyframes}
-            positions = positions[: pages * stride : stride]
-        for index, position in enumerate(positions):
-            if not np.isnan(position).any():
-                shown.add(index)
-                if index in keyframes:
-                    x, y, width, height, rotation = position.tolist()
-                    boxes.setdefault(index, []).append((x, y, width, height, rotation))
-        total = max(total, len(positions))
-    decided = {index: DecidedFrame(rle=None, boxes=tuple(drawn)) for index, drawn in boxes.items()}
-    hidden = {index: DecidedFrame(rle=None) for index in range(total) if index not in shown}
-    return dict(sorted((decided | hidden).items()))
-
-
-# --- from groups to decisions
+# --- from instances to decisions
 
 
 def _decide(
     bare: Decision,
-    groups: Sequence[_Group],
+    instances: Sequence[Instance],
     side: FramesSide | VideoSide,
     typed: str | None,
     expression: str | None,
 ) -> list[Decision]:
-    """One decision for each group of a side, the one that the expression means first."""
-    noted = next((group.note for group in groups if group.note), None)
-    changed = any(frame.changed for group in groups for frame in group.frames.values())
+    """One decision for each instance of a side, the one that the expression means first."""
+    noted = next((instance.note for instance in instances if instance.note), None)
+    changed = any(frame.changed for instance in instances for frame in instance.frames.values())
     # Masks are noted with the expression that they answer. One that was typed after that was never answered, so it is
     # about something else only where the masks were changed as well.
     meant = (typed if changed else noted) or typed or noted or expression
     if bare.verdict is Verdict.NOT_VISIBLE:
         return [_with_expression(replace(bare, absent_elsewhere=True, proposed_expression=noted), meant)]
-    primary = _primary(groups, side, meant)
-    if primary is None:
+    if not instances:
         if bare.verdict is Verdict.REJECT:
             return [_with_expression(bare, meant)]
         return [replace(bare, expression=meant or "", problem=(Problem.EMPTY, _NOTHING))]
+    primary = _primary(instances, side, meant)
+    if primary is None and bare.verdict is Verdict.REJECT:
+        return [_with_expression(bare, meant)]
+    # What was typed last is about one of the instances only, where each was asked for by an expression of its own.
+    each_noted = len({instance.note for instance in instances if instance.note}) > 1
+    ordered = [one for one in instances if one is primary] + [one for one in instances if one is not primary]
     decisions = []
-    # What was typed last is about one of the objects only, where each was asked for by an expression of its own.
-    each_noted = len({group.note for group in groups if group.note}) > 1
-    for group in (primary, *(group for group in groups if group is not primary)):
-        own = group.text or (meant if group is primary else None)
-        if each_noted and group.note:
-            own = group.text or group.note
-        if own is None and group.note not in (None, meant):
-            own = group.note
-        decision = replace(
-            bare,
-            object=group.name,
-            frames=group.frames,
-            erased=group.ours,
-            proposed_expression=group.note,
-        )
-        visible = any(frame.rle is not None or frame.boxes for frame in group.frames.values())
-        if own is None and group is not primary:
-            reason = (
-                f"nothing says what {group.label or 'the object without a label'!r} is, beside "
-                f"{primary.label or 'the object without a label'!r} for {meant!r}; annotate it in a task of "
-                "its own"
-            )
-            decision = replace(decision, problem=(Problem.NO_EXPRESSION, reason))
-        else:
-            decision = _with_expression(decision, own)
-            if not visible and bare.verdict is not Verdict.REJECT:
-                decision = replace(decision, problem=(Problem.EMPTY, _NOTHING))
-        decisions.append(decision)
+    for instance in ordered:
+        own = instance.text or (meant if instance is primary else None)
+        if instance.note and (each_noted or (own is None and instance.note != meant)):
+            own = instance.text or instance.note
+        decisions.append(_decision(bare, instance, own, primary, meant))
     return decisions
+
+
+def _decision(
+    bare: Decision, instance: Instance, own: str | None, primary: Instance | None, meant: str | None
+) -> Decision:
+    decision = replace(
+        bare,
+        object=instance.name,
+        label=instance.label,
+        frames=instance.frames,
+        erased=instance.ours,
+        proposed_expression=instance.note,
+    )
+    if own is None and primary is not instance:
+        decision = replace(decision, notes=(*decision.notes, _without_words(instance, primary, meant)))
+    else:
+        decision = _with_expression(decision, own)
+    visible = any(frame.rle is not None or frame.boxes for frame in instance.frames.values())
+    if not visible and bare.verdict is not Verdict.REJECT:
+        decision = replace(decision, problem=(Problem.EMPTY, _NOTHING))
+    return decision
 
 
 _NOTHING = (
     "the annotation shows nothing on any frame; if that is so, choose the verdict “Not visible”, otherwise draw "
     "the object, and submit again"
 )
+_EXPORTED_ONLY = "it is exported, and no refinement learns from it"
+
+
+def _without_words(instance: Instance, primary: Instance | None, meant: str | None) -> str:
+    """Why an instance has no expression, for a person."""
+    if meant is None:
+        return f"nothing says what {instance.name!r} is: {_EXPORTED_ONLY}"
+    if primary is None:
+        return f"{meant!r} may mean {instance.name!r} or another instance: {_EXPORTED_ONLY}"
+    return f"{meant!r} is {primary.name!r}, and nothing says what {instance.name!r} is: {_EXPORTED_ONLY}"
 
 
 def _with_expression(decision: Decision, expression: str | None) -> Decision:
-    """The decision with its expression, or with the reason why it has none."""
-    if expression is None:
-        reason = "neither the annotation nor its task says what was tracked; type it into the task and update"
-        return replace(decision, problem=(Problem.NO_EXPRESSION, reason))
+    """The decision with its expression, or with a note why it has none."""
     try:
-        return replace(decision, expression=check_expression(expression))
+        if expression is not None:
+            return replace(decision, expression=check_expression(expression))
+        reason = "neither the annotation nor its task says what was tracked"
     except ExpressionError as error:
-        return replace(decision, problem=(Problem.NO_EXPRESSION, str(error)))
+        reason = str(error)
+    return replace(decision, notes=(*decision.notes, f"{reason}: {_EXPORTED_ONLY}"))
 
 
-def _primary(groups: Sequence[_Group], side: FramesSide | VideoSide, meant: str | None) -> _Group | None:
-    """The group that the expression means: the only one, the expression's label's, or the first label's."""
-    plain = [group for group in groups if group.text is None] or list(groups)
+def _primary(
+    instances: Sequence[Instance], side: FramesSide | VideoSide, meant: str | None
+) -> Instance | None:
+    """The instance that the expression means; ``None`` where it may mean several.
+
+    It is one without a text of its own: of the label that the expression names, else, where labels name objects, of
+    the first label. Of several, it is one whose note says that it was proposed.
+    """
+    plain = [instance for instance in instances if instance.text is None] or list(instances)
     labels = _labels_of(side)
-    chosen = choose_label(labels, meant or "")
-    order = {label: index for index, label in enumerate(labels)}
-    ranked = sorted(plain, key=lambda group: (group.label != chosen, order.get(group.label, len(order))))
-    return ranked[0] if ranked else None
+    named = choose_label(labels, meant or "", default=False)
+    fitting = [instance for instance in plain if instance.label == named]
+    if not fitting and _labels_name_instances(side):
+        order = {label: index for index, label in enumerate(labels)}
+        first = min((order.get(instance.label, len(order)) for instance in plain), default=0)
+        fitting = [instance for instance in plain if order.get(instance.label, len(order)) == first]
+    fitting = fitting or plain
+    noted = [instance for instance in fitting if instance.note]
+    noted = [instance for instance in noted if instance.note == meant] or noted
+    if noted:
+        return noted[0]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_twin(track: Instance, masked: Sequence[Instance]) -> bool:
+    """Whether a box track beside pages is an instance that has masks there."""
+    return track.text is None and any(
+        track.regions & instance.regions or _box_overlap(track, instance) >= _TWIN_IOU for instance in masked
+    )
+
+
+def _box_overlap(track: Instance, instance: Instance) -> float:
+    """Mean overlap in [0, 1] of boxes and masks, over the pages that have both."""
+    overlaps = []
+    for page, frame in track.frames.items():
+        mask = instance.frames.get(page)
+        box = None if mask is None or mask.rle is None else box_of(mask.rle)
+        if frame.boxes and box is not None and mask is not None and mask.rle is not None:
+            height, width = mask.rle["size"]
+            overlaps.append(box_iou(box, upright_box(frame.boxes[0], height, width)))
+    return sum(overlaps) / len(overlaps) if overlaps else 0.0
+
+
+def _with_page_verdicts(decisions: Sequence[Decision], verdicts: _Verdicts) -> list[Decision]:
+    """The decisions, where each page has a verdict of its own: a rejected page decides nothing."""
+    rejected = frozenset(page for page, verdict in verdicts.pages.items() if verdict is Verdict.REJECT)
+    absent = [page for page, verdict in verdicts.pages.items() if verdict is Verdict.NOT_VISIBLE]
+    judged = []
+    for decision in decisions:
+        if decision.side != "frames" or not decision.frames:
+            judged.append(decision)
+            continue
+        frames = {page: frame for page, frame in decision.frames.items() if page not in rejected}
+        frames |= {page: DecidedFrame(rle=None, changed=True) for page in absent}
+        left = replace(decision, frames=dict(sorted(frames.items())), undecided=rejected)
+        shown = any(frame.rle is not None or frame.boxes for frame in frames.values())
+        if rejected and not shown and decision.problem is None:
+            left = replace(left, problem=(Problem.EMPTY, f"every page of {decision.object!r} was rejected"))
+        judged.append(left)
+    if rejected and all(decision.problem is not None and not decision.frames for decision in judged):
+        return [replace(decision, verdict=Verdict.REJECT, problem=None) for decision in judged]
+    return judged
 
 
 def _sorted_out(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
-    """Without what says nothing beside something that does, and without boxes of an object that has masks."""
+    """Without what shows nothing beside something that does; a rejected task is one decision."""
     useful = [d for d in decisions if d.problem is None or d.problem[0] is not Problem.EMPTY]
-    kept: list[Decision] = []
-    for decision in useful or decisions[:1]:
-        twin = any(
-            d.expression == decision.expression and d.object != decision.object and d.problem is None
-            for d in kept
-        )
-        if decision.problem is not None or not twin or not _only_boxes(decision):
-            kept.append(decision)
+    kept = useful or decisions[:1]
     if kept[0].verdict in (Verdict.REJECT, Verdict.NOT_VISIBLE):
         kept = kept[:1]  # the verdict is about what the task asks for, not about what stands beside it
     return tuple(kept)
 
 
-def _only_boxes(decision: Decision) -> bool:
-    return all(frame.rle is None for frame in decision.frames.values())
+def _unread(
+    results: Iterable[Mapping[str, Any]], frames: FramesSide | None, video: VideoSide | None
+) -> tuple[str, ...]:
+    """What is drawn on media that nobody reads, for a person."""
+    drawn = (*MASK_TYPES, "videorectangle")
+    read = {side.name for side in (frames, video) if side is not None}
+    items = [item for item in map(ResultItem, results) if item.type.lower() in drawn and "value" in item.raw]
+    unread = Counter(str(item.side) for item in items if item.side is not None and item.side not in read)
+    return tuple(
+        f"{number} regions on {name!r} are not read: the task shows no such media"
+        for name, number in sorted(unread.items())
+    )
 
 
 # --- single values
@@ -352,6 +330,10 @@ def _labels_of(side: FramesSide | VideoSide) -> tuple[str, ...]:
     return side.mask.labels if isinstance(side, FramesSide) else side.labels
 
 
+def _labels_name_instances(side: FramesSide | VideoSide) -> bool:
+    return side.labels_name_instances if isinstance(side, FramesSide) else are_numbered(side.labels)
+
+
 def _pages(side: FramesSide | None, task_data: Mapping[str, Any]) -> int | None:
     pages = None if side is None else task_value(task_data, side.data_key)
     return len(pages) if isinstance(pages, Sequence) and not isinstance(pages, str) else None
@@ -364,17 +346,26 @@ def _results(annotation: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield result
 
 
-def _verdict(results: Iterable[Mapping[str, Any]], controls: Controls) -> Verdict | None:
-    """The last verdict that was chosen; choices of other controls count only if there is no verdict control."""
+def _verdicts(results: Iterable[Mapping[str, Any]], controls: Controls) -> _Verdicts:
+    """The last verdict that was chosen in a control that asks for it, of the task and of each page."""
     sides = [side for side in (controls.frames, controls.video) if side is not None]
-    names = {side.task.verdict.name for side in sides if side.task.verdict is not None}
-    chosen = None
-    for result in results:
-        if result.get("type") == "choices" and result.get("from_name") in names:
-            for choice in region_labels(result, "choices"):
-                text = " ".join(re.split(r"[\s_-]+", choice.strip().casefold()))
-                chosen = next((verdict for verdict, known in _VERDICTS.items() if text in known), chosen)
-    return chosen
+    asked = {side.task.verdict.name: side.task.verdict for side in sides if side.task.verdict is not None}
+    whole: Verdict | None = None
+    pages: dict[int, Verdict] = {}
+    for item in map(ResultItem, results):
+        control = asked.get(str(item.control)) if item.type == "choices" else None
+        chosen = [word for choice in item.labels("choices") if (word := verdict_word(choice)) is not None]
+        if control is None or not chosen:
+            continue
+        verdict = Verdict(chosen[-1])
+        page = _integer(item.raw.get("item_index"))
+        if control.per_item and page is not None:
+            pages[page] = verdict
+        else:
+            whole = verdict
+    if whole is None and pages and set(pages.values()) == {Verdict.ACCEPT}:
+        whole = Verdict.ACCEPT
+    return _Verdicts(whole, pages)
 
 
 def _typed(results: Iterable[Mapping[str, Any]], control: str | None, labels: Sequence[str]) -> str | None:
@@ -382,53 +373,12 @@ def _typed(results: Iterable[Mapping[str, Any]], control: str | None, labels: Se
 
     A candidate's number does not count, nor what is refused where it is typed, unless there is nothing else.
     """
-    texts = [
-        text
-        for r in results
-        if control is not None and r.get("from_name") == control
-        for text in _texts(r)
-        if text.strip()
-    ]
+    items = [item for item in map(ResultItem, results) if item.is_from(control)]
+    texts = [text for item in items for text in item.texts if text.strip()]
     for expression in typed_expressions(texts, labels):
         with contextlib.suppress(ExpressionError):
             return check_expression(expression)
     return texts[-1] if texts else None
-
-
-def _texts(result: Mapping[str, Any]) -> list[str]:
-    texts = result["value"].get("text")
-    if isinstance(texts, str):
-        return [texts]
-    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
-
-
-def _notes(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The expressions in the notes of proposed regions; annotators write notes of their own into others."""
-    notes = {}
-    for result in results:
-        number, meta = str(result.get("id")), result.get("meta")
-        lines = meta.get("text") if isinstance(meta, Mapping) else None
-        proposed = _is_ours(number, str(result.get("origin", "")))
-        if proposed and isinstance(lines, list) and lines and isinstance(lines[0], str) and lines[0].strip():
-            notes[number] = lines[0]
-    return notes
-
-
-def _is_ours(region: str, origin: str) -> bool:
-    return origin.startswith("prediction") or _OURS.fullmatch(region) is not None
-
-
-def _reported_change(origin: str, exact: bool) -> bool | None:
-    """What Label Studio says of a region; it notes changes of brush and bitmask regions alone."""
-    if origin == "prediction-changed":
-        return True
-    return False if origin == "prediction" and exact else None
-
-
-def _any_changed(one: bool | None, other: bool | None) -> bool | None:
-    if one or other:
-        return True
-    return None if one is None or other is None else False
 
 
 def _integer(value: object) -> int | None:

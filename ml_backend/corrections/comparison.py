@@ -14,7 +14,6 @@ from ml_backend.corrections.records import (
     FrameCorrection,
     Problem,
     ProposalReference,
-    Side,
     Verdict,
 )
 from ml_backend.jobs.proposal_store import KnownProposal
@@ -155,7 +154,8 @@ def has_gaps(decision: Decision, origin: Origin | None, shape: Shape | None) -> 
         return False  # every frame was decided
     if all(frame.rle is None and not frame.boxes for frame in decision.frames.values()):
         return False
-    return shape is None or any(index not in decision.frames for index in range(shape.num_frames))
+    known = decision.frames.keys() | decision.undecided
+    return shape is None or any(index not in known for index in range(shape.num_frames))
 
 
 def decided_frames(
@@ -176,15 +176,15 @@ def decided_frames(
         return {}
     frames: dict[int, FrameCorrection] = {}
     for index, frame in decision.frames.items():
-        check_fit(index, frame, decision.side, shape)
+        check_fit(index, frame, decision, shape)
         if index < shape.num_frames:
-            decided = _decided_frame(frame, proposed_mask(origin, index), shape, boxed.get(index))
+            decided = _decided_frame(index, frame, origin, shape, boxed.get(index))
             if decided is not None:
                 frames[index] = decided
     if decision.absent_elsewhere or (decision.erased and origin is not None):
         for index in range(shape.num_frames):
-            if index not in frames:
-                frames[index] = _empty_frame(proposed_mask(origin, index))
+            if index not in frames and index not in decision.undecided:
+                frames[index] = _empty_frame(index, origin)
     if not decision.absent_elsewhere and not any(frame.rle is not None for frame in frames.values()):
         raise UnusableError(
             Problem.NO_MASK,
@@ -195,9 +195,10 @@ def decided_frames(
 
 
 def _decided_frame(
-    frame: DecidedFrame, proposed: RLE | None, shape: Shape, boxed: RLE | None
+    index: int, frame: DecidedFrame, origin: Origin | None, shape: Shape, boxed: RLE | None
 ) -> FrameCorrection | None:
     """One frame of the annotation; ``None`` where SAM 2 found nothing that fills its boxes."""
+    proposed = proposed_mask(origin, index)
     if frame.boxes:
         untouched = _box_untouched(frame, proposed, shape)
         rle = proposed if untouched else boxed
@@ -205,26 +206,48 @@ def _decided_frame(
             return None
         upright = tuple(upright_box(box, shape.height, shape.width) for box in frame.boxes)
         overlap = None if proposed is None else mask_iou(rle, proposed)
-        return FrameCorrection(Evidence.BOX, rle, upright, not untouched, 1.0, overlap)
+        confidence = _certainty(origin, index) if untouched else 1.0
+        return FrameCorrection(Evidence.BOX, rle, upright, not untouched, 1.0, overlap, confidence)
     overlap = None if proposed is None else mask_iou(frame.rle, proposed)
     touched = frame.changed
     if touched is None:
         touched = overlap is None or overlap < UNTOUCHED_IOU
     kind = Evidence.EMPTY if frame.rle is None else Evidence.MASK
-    return FrameCorrection(kind, frame.rle, (), touched, 1.0, overlap)
+    known = frame.confidence
+    if known is None and overlap is not None and overlap >= UNTOUCHED_IOU:
+        known = _certainty(origin, index)
+    confidence = 1.0 if touched or known is None else known
+    return FrameCorrection(kind, frame.rle, (), touched, 1.0, overlap, confidence)
 
 
-def _empty_frame(proposed: RLE | None) -> FrameCorrection:
+def _empty_frame(index: int, origin: Origin | None) -> FrameCorrection:
     """A frame that the annotation leaves empty."""
+    proposed = proposed_mask(origin, index)
     overlap = None if proposed is None else mask_iou(None, proposed)
-    return FrameCorrection(Evidence.EMPTY, None, (), overlap != 1.0, 1.0, overlap)
+    touched = overlap != 1.0
+    confidence = 1.0 if touched else _certainty(origin, index)
+    return FrameCorrection(Evidence.EMPTY, None, (), touched, 1.0, overlap, confidence)
+
+
+def _certainty(origin: Origin | None, index: int) -> float:
+    """How certain a proposal was of a frame, in [0, 1]: that the object is there, or that it is not."""
+    assert origin is not None, "a frame that is as it was proposed has a proposal"
+    score = min(max(float(origin.tracklet.frame_scores[index]), 0.0), 1.0)
+    return score if mask_area(origin.tracklet.rles[index]) else 1.0 - score
 
 
 def propagated_frames(
-    frames: Mapping[int, FrameCorrection], origin: Origin | None, shape: Shape, answer: MaskAnswer | None
+    decision: Decision,
+    frames: Mapping[int, FrameCorrection],
+    origin: Origin | None,
+    shape: Shape,
+    answer: MaskAnswer | None,
 ) -> dict[int, PropagatedFrame]:
-    """What is known of the frames that nobody decided: the accepted proposal's masks, or SAM 2's."""
-    left = [index for index in range(shape.num_frames) if index not in frames]
+    """What is known of the frames that nobody decided: the accepted proposal's masks, or SAM 2's.
+
+    Frames that the annotator rejected stay without.
+    """
+    left = [i for i in range(shape.num_frames) if i not in frames and i not in decision.undecided]
     if not frames:
         return {}
     if origin is not None and not any(frame.touched for frame in frames.values()):
@@ -272,20 +295,27 @@ def frames_by_index(frames: Mapping[int, DecidedFrame], numbers: FrameNumbers) -
     }
 
 
-def check_fit(index: int, frame: DecidedFrame, side: Side, shape: Shape) -> None:
+def check_fit(index: int, frame: DecidedFrame, decision: Decision, shape: Shape) -> None:
     """Refuse what belongs to other media than these.
 
     Raises:
         UnusableError: A mask has another size, or a frame is beyond the end.
     """
-    what = "page" if side == "frames" else "frame"
-    spare = _SPARE_FRAMES if side == "video" else 0
+    what = "page" if decision.side == "frames" else "frame"
+    spare = _SPARE_FRAMES if decision.side == "video" else 0
     if index >= shape.num_frames + spare and (frame.rle is not None or frame.boxes):
+        if decision.numbering is not None and decision.numbering[0] > shape.num_frames + spare:
+            count, rate = decision.numbering
+            raise UnusableError(
+                Problem.FRAME_RATE,
+                f"its boxes are numbered for {count} frames at {rate:g} a second, but the video has "
+                f"{shape.num_frames}: give the task's data the video's own rate as fps, or put its video back if it "
+                "was replaced, and annotate it anew",
+            )
         raise UnusableError(
             Problem.WRONG_SIZE,
-            f"{what} {index + 1} is annotated, but there are {shape.num_frames}; the task's media were replaced"
-            + (", or it was numbered at another frame rate" if side == "video" else "")
-            + ": annotate it anew",
+            f"{what} {index + 1} is annotated, but there are {shape.num_frames}; the task's media were "
+            "replaced: annotate it anew",
         )
     size = None if frame.rle is None else tuple(frame.rle["size"])
     if size not in (None, (shape.height, shape.width)):

@@ -235,7 +235,7 @@ class Completer:
 
         if shape is not None:
             for index, frame in decision.frames.items():
-                check_fit(index, frame, decision.side, shape)
+                check_fit(index, frame, decision, shape)
         needed = boxes_to_mask(decision, origin, shape)
         gaps = self._settings.propagate_corrections and has_gaps(decision, origin, shape)
         if gaps and origin is not None and shape is not None and not needed:
@@ -255,7 +255,7 @@ class Completer:
             height=shape.height,
             width=shape.width,
             frames=frames,
-            propagated=propagated_frames(frames, origin, shape, answer),
+            propagated=propagated_frames(decision, frames, origin, shape, answer),
             proposed=None if origin is None else origin.proposed,
         )
         return self._corrections.complete(pending, completed, propagated=not gaps)

@@ -165,14 +165,34 @@ class AnnotationReader:
             digest=annotation_digest(annotation, task_data),
             cancelled=cancelled,
             decisions=decisions,
+            ground_truth=bool(annotation.get("ground_truth")),
+            content="" if cancelled else content_digest(annotation),
         )
 
 
 def annotation_digest(annotation: Mapping[str, Any], task_data: Mapping[str, Any]) -> str:
-    """Hash of what counts in an annotation: whether it was skipped, its results, and the data of its task."""
+    """Hash of what counts in an annotation: whether it was skipped, its results, its star, and its task's data."""
     cancelled = bool(annotation.get("was_cancelled"))
     content = [cancelled, None if cancelled else [annotation.get("result"), task_data]]
+    if annotation.get("ground_truth"):
+        content.append(True)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_OF_THE_COPY = frozenset({"id", "origin", "parentID", "score", "meta", "from_id", "to_id"})
+
+
+def content_digest(annotation: Mapping[str, Any]) -> str:
+    """Hash of what an annotation shows: an unchanged copy has the same, though Label Studio gives it new ids."""
+    results = annotation.get("result")
+    shown = [
+        json.dumps(
+            {name: value for name, value in result.items() if name not in _OF_THE_COPY}, sort_keys=True
+        )
+        for result in (results if isinstance(results, list) else ())
+        if isinstance(result, Mapping)
+    ]
+    return hashlib.sha256(json.dumps(sorted(shown)).encode()).hexdigest() if shown else ""
 
 
 def _objects(payload: Mapping[str, Any], *names: str) -> Iterator[Mapping[str, Any]]:

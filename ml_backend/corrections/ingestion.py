@@ -17,7 +17,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ml_backend.background import BackgroundLoop
-from ml_backend.corrections.annotation_store import AnnotationState, AnnotationStore, Changes
+from ml_backend.corrections.annotation_store import (
+    AnnotationState,
+    AnnotationStore,
+    Changes,
+    ListedAnnotation,
+)
 from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.event_reader import AnnotationReader, Complete, EventContent, unchanged
 from ml_backend.corrections.project_reader import ProjectReader
@@ -47,11 +52,17 @@ class Reconciliation:
         annotations: How many annotations Label Studio has, skipped ones left out.
         changed: How many were unknown, other than known, or gone.
         errors: What could not be read, and why.
+        unreadable: The same by number of the annotation.
+        listed: What the project's list says of each annotation.
+        label_config: The project's labelling configuration.
     """
 
     annotations: int
     changed: int
     errors: tuple[str, ...]
+    unreadable: Mapping[int, str]
+    listed: tuple[ListedAnnotation, ...]
+    label_config: str
 
 
 class Ingestor:
@@ -209,7 +220,14 @@ class Ingestor:
             log.info("project %d: %d annotations were new, changed or gone", project_id, changed)
         self._completions.retry(project_id, (Problem.MEDIA_GONE, Problem.MODEL))
         self._on_change(project_id)
-        return Reconciliation(len(content.present), changed, tuple(content.errors))
+        return Reconciliation(
+            annotations=len(content.present),
+            changed=changed,
+            errors=content.errors,
+            unreadable=content.unreadable,
+            listed=tuple(content.listed),
+            label_config=content.label_config,
+        )
 
     # --- background loops
 

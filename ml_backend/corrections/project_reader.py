@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ml_backend.corrections.annotation_store import AnnotationState
+from ml_backend.corrections.annotation_store import AnnotationState, ListedAnnotation
 from ml_backend.corrections.annotations import read_time
-from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest
+from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest, content_digest
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
 from steerseg.errors import SteerSegError
@@ -22,12 +22,21 @@ class ProjectContent:
     Attributes:
         present: Every annotation by its number.
         changed: Those that differ from what was known.
-        errors: What could not be read, and why.
+        unreadable: Why an annotation could not be read, by its number.
+        listed: What the project's list says of each annotation.
+        label_config: The project's labelling configuration.
     """
 
+    label_config: str
     present: set[int] = field(default_factory=set)
     changed: list[AnnotationState] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    listed: list[ListedAnnotation] = field(default_factory=list)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What could not be read, and why, in lines for a person."""
+        return tuple(f"annotation {number}: {reason}" for number, reason in self.unreadable.items())
 
 
 class ProjectReader:
@@ -59,13 +68,13 @@ class ProjectReader:
             LabelStudioError: Label Studio cannot be asked.
         """
         label_config = self._label_config()
-        content = ProjectContent()
+        content = ProjectContent(label_config)
         tasks: dict[int, Mapping[str, Any]] = {}
         for task in self._client.tasks.of_project(self._project_id):
             tasks[int(task["id"])] = task
             if task.get("total_annotations") != 0:
                 for annotation in self._client.annotations.of_task(int(task["id"])):
-                    self._take_in(content, annotation, task, label_config)
+                    self._take_in(content, annotation, task)
         # Not listed: skipped, or deleted, or made while we were reading.
         for number in sorted(self._known.keys() - content.present):
             try:
@@ -74,7 +83,7 @@ class ProjectReader:
                 continue
             its_task = tasks.get(annotation.get("task") or 0)
             if its_task is not None:
-                self._take_in(content, annotation, its_task, label_config)
+                self._take_in(content, annotation, its_task)
         return content
 
     def _label_config(self) -> str:
@@ -90,19 +99,30 @@ class ProjectReader:
         content: ProjectContent,
         annotation: Mapping[str, Any],
         task: Mapping[str, Any],
-        label_config: str,
     ) -> None:
         """Add an annotation to what the project has; read it if it is not as it is known."""
         number = int(annotation["id"])
         content.present.add(number)
+        content.listed.append(_listed(annotation, int(task["id"])))
         state = read_time(annotation.get("updated_at")), annotation_digest(annotation, task["data"])
         if self._known.get(number) == state:
             return
         try:
             content.changed.append(
                 self._reader.read_state(
-                    annotation, project_id=self._project_id, task=task, label_config=label_config
+                    annotation, project_id=self._project_id, task=task, label_config=content.label_config
                 )
             )
         except SteerSegError as error:
-            content.errors.append(f"annotation {number}: {error}")
+            content.unreadable[number] = str(error)
+
+
+def _listed(annotation: Mapping[str, Any], task_id: int) -> ListedAnnotation:
+    return ListedAnnotation(
+        id=int(annotation["id"]),
+        task_id=task_id,
+        updated_at=read_time(annotation.get("updated_at")),
+        cancelled=bool(annotation.get("was_cancelled")),
+        ground_truth=bool(annotation.get("ground_truth")),
+        content=content_digest(annotation),
+    )

@@ -48,7 +48,10 @@ class Problem(enum.StrEnum):
 
     EMPTY = "empty"  # nothing anywhere, and nobody said that nothing is visible
     UNREADABLE = "unreadable"  # a region is malformed
-    NO_EXPRESSION = "no expression"  # nothing says what the object is
+    NO_EXPRESSION = (
+        "no expression"  # nothing says what the object is; of releases before instances without words
+    )
+    FRAME_RATE = "another frame rate"  # a track is numbered at another rate than the video's
     WRONG_SIZE = "wrong size"  # masks and media differ in size, or a frame is beyond the end
     MEDIA_GONE = "media gone"  # the video or its pages cannot be had any more; tried again later
     NO_MASK = "no mask"  # SAM 2 found nothing that fills the boxes
@@ -74,9 +77,9 @@ class Weights:
         """The weights that the settings name."""
         return cls(untouched=settings.untouched_weight, box=settings.box_weight)
 
-    def of(self, kind: Evidence, touched: bool) -> float:
-        """The weight of one frame."""
-        weight = self.corrected if touched else self.corrected * self.untouched
+    def of(self, kind: Evidence, touched: bool, confidence: float = 1.0) -> float:
+        """The weight of one frame; the less certain a proposal was, the less its acceptance counts."""
+        weight = self.corrected if touched else self.corrected * self.untouched * confidence
         return weight * self.box if kind is Evidence.BOX else weight
 
 
@@ -96,6 +99,7 @@ class FrameCorrection:
         weight: How much it counts in training, in [0, 1].
         iou: Overlap in [0, 1] with what was proposed for this frame (1 where both are empty); ``None`` where
             nothing was proposed, or the proposal is no longer there.
+        confidence: In [0, 1]; 1 for what the annotator made, the backend's own for what it proposed.
     """
 
     kind: Evidence
@@ -104,6 +108,7 @@ class FrameCorrection:
     touched: bool
     weight: float
     iou: float | None
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,9 @@ class Correction:
         project_id: Project in Label Studio.
         task_id: Task in Label Studio.
         annotation_id: Annotation in Label Studio.
-        object: Name of the object within the annotation: its label, or the id of its box track.
-        expression: The expression that it stands for.
+        object: Name of the instance within the annotation: its label, numbered from the second one on.
+        expression: The expression that it stands for; empty where nothing says it: then it is exported, and trains
+            nothing.
         media_digest: Key of the media, as in :class:`ml_backend.database.tables.ProposalKey`.
         task_data: The task's data, with which
             :class:`ml_backend.label_studio.task_media.MediaLoader` loads the media again.
@@ -154,6 +160,11 @@ class Correction:
         created_at: When the annotation was created.
         updated_at: When the annotation was last changed, by Label Studio's clock.
         changed_at: When this backend last took over a change of it.
+        label: Its class in Label Studio; empty where it has none.
+        undecided: Frames on which the annotator accepted nothing, and which nothing fills.
+        notes: What a person should know of it.
+        ground_truth: Whether its annotation carries Label Studio's star.
+        content: Hash of what its annotation shows, whoever made it: the same for a copy.
     """
 
     id: int
@@ -178,6 +189,11 @@ class Correction:
     created_at: datetime | None
     updated_at: datetime | None
     changed_at: datetime
+    label: str = ""
+    undecided: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+    ground_truth: bool = False
+    content: str = ""
 
     @property
     def rejected(self) -> bool:
@@ -226,11 +242,13 @@ class DecidedFrame:
         rle: The mask, where there is one.
         boxes: The boxes, where there are some; neither where the object is not visible.
         changed: Whether Label Studio says that the region was changed; ``None`` where it does not say.
+        confidence: How certain the proposed region was, in [0, 1]; ``None`` where it does not say.
     """
 
     rle: RLE | None = field(repr=False)
     boxes: tuple[TrackBox, ...] = ()
     changed: bool | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +257,7 @@ class Decision:
 
     Attributes:
         object: See :class:`Correction`.
-        expression: See :class:`Correction`; empty where ``problem`` says that there is none.
+        expression: See :class:`Correction`.
         side: Which media the frame numbers count.
         frames: By index, what the annotation shows; frames that it says nothing about are missing.
         absent_elsewhere: Whether frames that are missing were decided to be empty, as by the verdict
@@ -255,6 +273,10 @@ class Decision:
         created_at: Of the annotation.
         updated_at: Of the annotation.
         problem: Why it cannot be used, with the reason for a person.
+        label: See :class:`Correction`.
+        undecided: See :class:`Correction`.
+        notes: See :class:`Correction`.
+        numbering: How many frames a box track counts, and how many a second, where it says so.
     """
 
     object: str
@@ -272,6 +294,10 @@ class Decision:
     created_at: datetime | None
     updated_at: datetime | None
     problem: tuple[Problem, str] | None = None
+    label: str = ""
+    undecided: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+    numbering: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)

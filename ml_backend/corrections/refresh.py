@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ml_backend.corrections.completion import Completer
-from ml_backend.corrections.ingestion import Ingestor
+from ml_backend.corrections.ingestion import Ingestor, Reconciliation
 
 
 class CorrectionRefresher:
@@ -24,5 +24,17 @@ class CorrectionRefresher:
         Raises:
             SteerSegError: Label Studio cannot be asked, or the database not be used.
         """
-        self._ingestor.reconcile(project_id)
+        self.read(project_id)
+        self.complete(project_id)
+
+    def read(self, project_id: int) -> Reconciliation:
+        """Read a project's annotations; see :meth:`refresh` for errors."""
+        return self._ingestor.reconcile(project_id)
+
+    def complete(self, project_id: int) -> None:
+        """Complete what can be completed of a project's corrections; may take long.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
         self._completer.complete_all(project_id, patiently=False)

@@ -70,7 +70,7 @@ class ExportedCorrection(_Answer):
             frames[index] = ExportedFrame(
                 mask=MaskDocument.of(rle),
                 source="propagated" if decided is None else str(decided.kind),
-                confidence=1.0 if decided is not None else correction.propagated[index].confidence,
+                confidence=(correction.propagated[index] if decided is None else decided).confidence,
                 changed=decided is not None and decided.touched,
                 iou_with_proposal=None if decided is None else decided.iou,
             )
@@ -155,6 +155,10 @@ def report(
     lines = [f"project {project_id}: {counts}"]
     if corrections:
         lines += ["", *_table(corrections), "", *_by_version(corrections)]
+    noted = [(one, note) for one in corrections for note in one.notes]
+    if noted:
+        lines += ["", "to know:"]
+        lines += [f"  task {one.task_id}, annotation {one.annotation_id}: {note}" for one, note in noted]
     if aside:
         lines += ["", "set aside:"]
         lines += [f"  task {one.task_id}, annotation {one.annotation_id}: {one.reason}" for one in aside]

@@ -30,7 +30,10 @@ from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.models.messages import PropagatedFrame
 from steerseg.masks import RLE
 
-_TIMES = frozenset({"created_at", "updated_at", "lead_time"})
+_NOT_HASHED = frozenset(
+    {"created_at", "updated_at", "lead_time", "label", "confidences", "notes", "numbering"}
+)
+_LATER = frozenset({"label", "confidences", "undecided", "notes", "numbering"})
 Time = Annotated[datetime, PlainSerializer(datetime.isoformat)]
 
 
@@ -59,8 +62,9 @@ class _Document(BaseModel):
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return self.model_dump(mode="json")
+        """JSON-ready. What later releases added is written only where it says something."""
+        content = self.model_dump(mode="json")
+        return {name: value for name, value in content.items() if value or name not in _LATER}
 
 
 class MaskDocument(BaseModel):
@@ -105,6 +109,12 @@ class DecisionDocument(_Document):
     lead_time: float | None
     created_at: Time | None
     updated_at: Time | None
+    # Documents of earlier releases lack these.
+    label: str | None = None
+    confidences: dict[int, float] = {}
+    undecided: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    numbering: tuple[int, float] | None = None
 
     @classmethod
     def of(cls, decision: Decision) -> DecisionDocument:
@@ -124,6 +134,15 @@ class DecisionDocument(_Document):
             lead_time=decision.lead_time,
             created_at=decision.created_at,
             updated_at=decision.updated_at,
+            label=None if decision.label == _label_of(decision.object) else decision.label,
+            confidences={
+                index: frame.confidence
+                for index, frame in sorted(decision.frames.items())
+                if frame.confidence is not None
+            },
+            undecided=tuple(sorted(decision.undecided)),
+            notes=decision.notes,
+            numbering=decision.numbering,
         )
 
     def decision(self, *, instance: str, expression: str, verdict: str | None) -> Decision:
@@ -139,7 +158,7 @@ class DecisionDocument(_Document):
             expression=expression,
             side=self.side,
             frames={
-                index: DecidedFrame(_rle(mask), boxes, changed)
+                index: DecidedFrame(_rle(mask), boxes, changed, self.confidences.get(index))
                 for index, (mask, boxes, changed) in self.frames.items()
             },
             absent_elsewhere=self.absent_elsewhere,
@@ -152,6 +171,10 @@ class DecisionDocument(_Document):
             lead_time=self.lead_time,
             created_at=self.created_at,
             updated_at=self.updated_at,
+            label=_label_of(instance) if self.label is None else self.label,
+            undecided=frozenset(self.undecided),
+            notes=self.notes,
+            numbering=self.numbering,
         )
 
     def revision(self, decision: Decision) -> str:
@@ -159,7 +182,7 @@ class DecisionDocument(_Document):
 
         Times do not: an annotation that was saved again without a change is the same correction.
         """
-        content = {name: value for name, value in self.to_json().items() if name not in _TIMES}
+        content = {name: value for name, value in self.to_json().items() if name not in _NOT_HASHED}
         content |= {
             "expression": decision.expression,
             "verdict": decision.verdict,
@@ -212,6 +235,7 @@ class CompletionDocument(_Document):
     frames: dict[int, FrameCorrectionEntry]
     propagated: dict[int, PropagatedFrameEntry]
     proposed: ProposalReferenceDocument | None
+    confidences: dict[int, float] = {}  # of decided frames; those that are missing have 1
 
     @classmethod
     def of(cls, completion: Completion) -> CompletionDocument:
@@ -231,6 +255,11 @@ class CompletionDocument(_Document):
                 for index, frame in sorted(completion.propagated.items())
             },
             proposed=None if proposed is None else ProposalReferenceDocument.of(proposed),
+            confidences={
+                index: round(frame.confidence, 4)
+                for index, frame in sorted(completion.frames.items())
+                if frame.confidence != 1.0
+            },
         )
 
     def completion(self) -> Completion:
@@ -241,7 +270,15 @@ class CompletionDocument(_Document):
             height=self.height,
             width=self.width,
             frames={
-                index: FrameCorrection(kind, _rle(mask), boxes, touched, weight=1.0, iou=iou)
+                index: FrameCorrection(
+                    kind,
+                    _rle(mask),
+                    boxes,
+                    touched,
+                    weight=1.0,
+                    iou=iou,
+                    confidence=self.confidences.get(index, 1.0),
+                )
                 for index, (kind, mask, boxes, touched, iou) in self.frames.items()
             },
             propagated={
@@ -254,3 +291,8 @@ class CompletionDocument(_Document):
 
 def _rle(mask: MaskDocument | None) -> RLE | None:
     return None if mask is None else mask.rle()
+
+
+def _label_of(instance: str) -> str:
+    """The label in the name that releases gave an instance before they kept its label."""
+    return instance.removeprefix("track ")

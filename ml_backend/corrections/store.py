@@ -49,11 +49,15 @@ class CorrectionStore:
         """
         with self._database.reading() as session:
             rows = session.execute(
-                select(CorrectionRow)
+                select(CorrectionRow, AnnotationRow)
+                .join(AnnotationRow, AnnotationRow.id == CorrectionRow.annotation_id)
                 .where(CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
                 .order_by(CorrectionRow.id)
-            ).scalars()
-            return [_correction(row, weights) for row in rows]
+            )
+            return [
+                replace(_correction(row, weights), ground_truth=of.ground_truth, content=of.content)
+                for row, of in rows
+            ]
 
     def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
         """Some of the project's usable corrections, the one that changed last first.
@@ -72,7 +76,7 @@ class CorrectionStore:
             return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
 
     def count_since(self, project_id: int, since: datetime | None) -> int:
-        """How many annotations with usable masks came or changed after a time; all where it is ``None``."""
+        """How many annotations that can train came or changed after a time; all where it is ``None``."""
         with self._database.reading() as session:
             return (
                 session.scalar(
@@ -80,6 +84,7 @@ class CorrectionStore:
                         CorrectionRow.project_id == project_id,
                         CorrectionRow.state == CorrectionState.USABLE,
                         CorrectionRow.verdict.is_distinct_from(str(Verdict.REJECT)),
+                        CorrectionRow.expression != "",
                         CorrectionRow.changed_at > (_NEVER if since is None else since),
                     )
                 )
@@ -170,7 +175,10 @@ def _correction(row: CorrectionRow, weights: Weights) -> Correction:
     completed = CompletionDocument.unpack(row.completed).completion()
     tracked = any(frame.kind is Evidence.BOX for frame in completed.frames.values())
     frames = {
-        index: replace(frame, weight=weights.of(Evidence.BOX if tracked else frame.kind, frame.touched))
+        index: replace(
+            frame,
+            weight=weights.of(Evidence.BOX if tracked else frame.kind, frame.touched, frame.confidence),
+        )
         for index, frame in completed.frames.items()
     }
     return Correction(
@@ -196,4 +204,7 @@ def _correction(row: CorrectionRow, weights: Weights) -> Correction:
         created_at=decision.created_at,
         updated_at=decision.updated_at,
         changed_at=row.changed_at,
+        label=decision.label,
+        undecided=decision.undecided,
+        notes=decision.notes,
     )

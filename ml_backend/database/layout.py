@@ -16,7 +16,7 @@ from ml_backend.database.tables import Base, SchemaRow
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 6
+LAYOUT = 7
 """Today's layout: the number of the newest migration."""
 
 _FIRST_WITH_ALEMBIC = 6
@@ -60,7 +60,7 @@ def bring_up_to_date(connection: Connection, path: Path) -> None:
         return
     if layout is None:
         Base.metadata.create_all(connection)
-        connection.execute(insert(SchemaRow).values(version=_FIRST_WITH_ALEMBIC))
+        connection.execute(insert(SchemaRow).values(version=LAYOUT))
         _stamp(connection, LAYOUT)
         return
     if layout > LAYOUT:

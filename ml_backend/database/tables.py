@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -190,6 +191,10 @@ class AnnotationRow(Base):
     digest: Mapped[str] = mapped_column(default="")
     cancelled: Mapped[bool] = mapped_column(default=False)
     deleted: Mapped[bool] = mapped_column(default=False)
+    ground_truth: Mapped[bool] = mapped_column(default=False, server_default=false())  # Label Studio's star
+    content: Mapped[str] = mapped_column(
+        default="", server_default=""
+    )  # hash of its results; a copy has the same
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
 
 

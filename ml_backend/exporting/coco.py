@@ -1,38 +1,55 @@
 """COCO's JSON: images, categories, instances as compressed run lengths; with videos and tracks beside them.
 
-``annotations.json`` is what :class:`pycocotools.coco.COCO` opens. Beyond COCO, images name their ``video_id`` and
-``frame_index``, and instances their ``track_id``, ``expression``, ``provenance`` and ``confidence``. A frame on
-which anybody's whereabouts are unknown is left out: what an image does not list is not there.
+``annotations.json`` is what :class:`pycocotools.coco.COCO` opens; a split has ``annotations/instances_<part>.json``
+for each part in its place. Categories are numbered from 1, unless the configuration numbers them. Beyond COCO, images
+name their ``video_id`` and ``frame_index``, and instances their ``track_id``, ``expression``, ``provenance`` and
+``score``, which is the mask's confidence (FiftyOne refuses files that call it so). A frame on which anybody's
+whereabouts are unknown is left out: what an image does not list is not there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_backend.exporting.classes import ClassTable
 from ml_backend.exporting.formats import Export, picture_name, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence
+from ml_backend.exporting.omissions import Omission
 from steerseg.masks import decode_rle, mask_area, mask_box
 from steerseg.runtime.artefacts import json_bytes
 
 
-def write_coco(export: Export, folder: Path) -> None:
-    """Write ``annotations.json`` and ``images/<sequence>/<frame>.jpg``."""
+def coco_numbers(classes: ClassTable) -> dict[str, int]:
+    """The ids of categories; those that the configuration does not number count from 1."""
+    return classes.numbers(first=1)
+
+
+def write_coco(export: Export, folder: Path) -> list[Omission]:
+    """Write the JSON files, and ``images/<sequence>/<frame>.jpg``; the format holds all there is."""
+    for part in export.parts:
+        file = folder / (f"annotations/instances_{part}.json" if export.is_split else "annotations.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(json_bytes(_content(export, export.of_part(part))))
+    for sequence in export.sequences:
+        write_pictures(export, sequence, sequence.decided(), folder / "images" / sequence.name)
+    return []
+
+
+def _content(export: Export, sequences: Sequence[LabelledSequence]) -> dict[str, Any]:
+    numbers = coco_numbers(export.classes)
     content: dict[str, Any] = {
         "info": {"description": f"Label Studio project {export.project_id}", "version": "1.0"},
         "licenses": [],
-        "categories": [
-            {"id": number, "name": name, "supercategory": ""}
-            for number, name in enumerate(export.classes, start=1)
-        ],
+        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()],
         "videos": [],
         "images": [],
         "annotations": [],
     }
     tracks = 0
-    for video, sequence in enumerate(export.sequences, start=1):
-        frames = sequence.decided()
-        numbers = range(tracks + 1, tracks + 1 + len(sequence.objects))
+    for video, sequence in enumerate(sequences, start=1):
+        ids = range(tracks + 1, tracks + 1 + len(sequence.objects))
         tracks += len(sequence.objects)
         content["videos"].append(
             {
@@ -44,14 +61,18 @@ def write_coco(export: Export, folder: Path) -> None:
                 "fps": sequence.fps,
             }
         )
-        for index in frames:
-            _add_frame(content, export, sequence, index, video, numbers)
-        write_pictures(export, sequence, frames, folder / "images" / sequence.name)
-    (folder / "annotations.json").write_bytes(json_bytes(content))
+        for index in sequence.decided():
+            _add_frame(content, numbers, sequence, index, video, ids)
+    return content
 
 
 def _add_frame(
-    content: dict[str, Any], export: Export, sequence: LabelledSequence, index: int, video: int, tracks: range
+    content: dict[str, Any],
+    numbers: Mapping[str, int],
+    sequence: LabelledSequence,
+    index: int,
+    video: int,
+    tracks: range,
 ) -> None:
     image = len(content["images"]) + 1
     content["images"].append(
@@ -73,7 +94,7 @@ def _add_frame(
                 "id": len(content["annotations"]) + 1,
                 "image_id": image,
                 "video_id": video,
-                "category_id": export.class_number(object_.category),
+                "category_id": numbers[object_.category],
                 "track_id": track,
                 "segmentation": dict(mask.rle),
                 "area": mask_area(mask.rle),
@@ -81,6 +102,6 @@ def _add_frame(
                 "iscrowd": 0,
                 "expression": object_.expression,
                 "provenance": str(mask.provenance),
-                "confidence": round(mask.confidence, 4),
+                "score": round(mask.confidence, 4),
             }
         )

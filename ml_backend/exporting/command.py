@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_backend.corrections.records import Correction
-from ml_backend.corrections.store import CorrectionStore
+from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
-from ml_backend.exporting.coco import write_coco
-from ml_backend.exporting.dense import densify
-from ml_backend.exporting.formats import Export, Writer
+from ml_backend.exporting.card import CARD_FILE, dataset_card
+from ml_backend.exporting.classes import ClassTable, configured_classes, expression_classes
+from ml_backend.exporting.coco import coco_numbers, write_coco
+from ml_backend.exporting.formats import Export, Format
+from ml_backend.exporting.gathering import Gathered, Gatherer, ReportLine
 from ml_backend.exporting.labelled import Categories, LabelledSequence, sequences
-from ml_backend.exporting.mots import write_mots
-from ml_backend.exporting.pictures import Pictures, pictures_at
+from ml_backend.exporting.mots import mots_numbers, write_mots
+from ml_backend.exporting.omissions import Omission, is_complete
+from ml_backend.exporting.provenance import PROVENANCE_FILE, provenance
+from ml_backend.exporting.reading import read_project
+from ml_backend.exporting.selection import select
+from ml_backend.exporting.splits import TRAIN, Split, video_identity
 from ml_backend.exporting.vos import write_davis, write_youtube_vos
-from ml_backend.exporting.yolo import write_yolo_seg
-from ml_backend.label_studio.config import parse_controls
+from ml_backend.exporting.yolo import write_yolo_seg, yolo_numbers
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.task import Task
-from ml_backend.label_studio.task_media import Loader, Media
+from ml_backend.label_studio.task_media import Loader
 from ml_backend.settings import Settings
-from steerseg.errors import ConfigError, SteerSegError, VideoError
-from steerseg.runtime.artefacts import building_folder, explained, write_json
+from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import building_folder, explained, write_bytes, write_json
 
 if TYPE_CHECKING:  # it comes with torch
     from steerseg.tracking import Tracker
 
-FORMATS: dict[str, Writer] = {
-    "coco": write_coco,
-    "youtube-vos": write_youtube_vos,
-    "davis": write_davis,
-    "mots": write_mots,
-    "yolo-seg": write_yolo_seg,
+FORMATS: dict[str, Format] = {
+    "coco": Format(write_coco, coco_numbers),
+    "youtube-vos": Format(write_youtube_vos),
+    "davis": Format(write_davis),
+    "mots": Format(write_mots, mots_numbers),
+    "yolo-seg": Format(write_yolo_seg, yolo_numbers),
 }
 
-PROVENANCE_FILE = "provenance.json"
-
-ReportLine = Callable[[str], None]
+_MOST_REASONS = 10  # in the message of an export that holds nothing
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class ExportOptions:
         categories: What classes are.
         images: Whether the pictures are written too.
         videos: Folder of the original videos of strided tasks.
+        pages: Whether strided tasks are exported with their pages alone.
+        split: How the videos are divided; ``None`` holds nothing out.
     """
 
     format: str
@@ -61,6 +65,8 @@ class ExportOptions:
     categories: Categories = "label"
     images: bool = True
     videos: Path | None = None
+    pages: bool = False
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,18 @@ class ExportReport:
 
     Attributes:
         sequences: What the dataset holds.
-        warnings: What is not as one might expect, task by task.
-        left_out: How many tasks are missing.
+        warnings: What is not as one might expect, though nothing is missing.
+        omissions: What is left out, and why.
     """
 
     sequences: tuple[LabelledSequence, ...]
     warnings: tuple[str, ...]
-    left_out: int
+    omissions: tuple[Omission, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing but what documented rules leave out."""
+        return is_complete(self.omissions)
 
     def __str__(self) -> str:
         masks = Counter(
@@ -95,20 +106,25 @@ class Exporter:
 
     Args:
         settings: Least confidence of masks, preset and device.
-        store: The database.
+        database: The database.
         media: What fetches media.
+        refresher: Reads the project's annotations first.
         tracker: Loads SAM 2; called at most once, and only where frames between pages are to be filled.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, media: Loader, tracker: Callable[[], Tracker]
+        self,
+        settings: Settings,
+        database: Database,
+        media: Loader,
+        refresher: CorrectionRefresher,
+        tracker: Callable[[], Tracker],
     ) -> None:
         self._settings = settings
         self._database = database
-        self._project_store = ProjectStore(database)
         self._media = media
-        self._load_tracker = tracker
-        self._tracker: Tracker | None = None
+        self._refresher = refresher
+        self._tracker = tracker
 
     def export(
         self, project_id: int, options: ExportOptions, report_line: ReportLine = lambda line: None
@@ -127,112 +143,66 @@ class Exporter:
         """
         if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
             raise ConfigError(f"{options.output} is there already; name a new folder with --output")
-        corrections = CorrectionStore(self._database).corrections(project_id)
-        confidence = self._settings.propagation_confidence
-        wanted = sequences(corrections, confidence, options.categories)
+        report_line(f"reading project {project_id}")
+        project = read_project(self._database, self._refresher, project_id)
+        selection = select(project.annotations)
+        wanted = sequences(selection.corrections, self._settings.propagation_confidence, options.categories)
         if not wanted:
             raise ConfigError(
-                f"project {project_id} has no accepted annotation to export; `steerseg-backend corrections "
-                f"{project_id}` lists what there is, and what cannot be used for which reason"
+                f"project {project_id} has no accepted annotation to export{_reasons(selection.omissions)}; "
+                f"`steerseg-backend corrections {project_id}` lists what there is, and what cannot be used for "
+                "which reason"
             )
-        connections = Connections(self._settings)
-        try:
-            found, pictures, warnings = self._gather(wanted, options, connections, report_line)
-        finally:
-            connections.close()
-        if not found:
-            raise ConfigError(f"no task of project {project_id} could be exported: {'; '.join(warnings)}")
-        # An object that is visible nowhere has no label either.
-        seen = (object_ for sequence in found for object_ in sequence.objects if object_.ever_visible)
-        classes = sorted({object_.category for object_ in seen})
-        export = Export(project_id, tuple(found), pictures if options.images else {}, tuple(classes))
+        gathered = self._gather(wanted, options, report_line)
+        omissions = [*selection.omissions, *gathered.omissions]
+        if not gathered.sequences:
+            raise ConfigError(f"no task of project {project_id} could be exported{_reasons(omissions)}")
+        classes = self._classes(project_id, gathered.sequences, options.categories, project.label_config)
+        export = Export(
+            project_id=project_id,
+            sequences=tuple(gathered.sequences),
+            pictures=gathered.pictures if options.images else {},
+            classes=classes,
+            parts=_parts(gathered.sequences, options.split),
+            is_split=options.split is not None,
+        )
         report_line(f"writing {options.output}")
         with explained(options.output), building_folder(options.output) as building:
-            FORMATS[options.format](export, building)
-            write_json(building / PROVENANCE_FILE, provenance(export, options.format))
-        return ExportReport(tuple(found), tuple(warnings), len(wanted) - len(found))
+            omissions += FORMATS[options.format].write(export, building)
+            _describe(export, options.format, omissions, building)
+        warnings = [*_notes(selection.corrections, export), *_warnings(export)]
+        return ExportReport(export.sequences, tuple(warnings), tuple(omissions))
 
     def _gather(
+        self, wanted: Sequence[LabelledSequence], options: ExportOptions, report_line: ReportLine
+    ) -> Gathered:
+        connections = Connections(self._settings)
+        projects = ProjectStore(self._database)
+        try:
+            return Gatherer(self._settings, projects, self._media, connections, self._tracker).gather(
+                wanted,
+                images=options.images,
+                pages=options.pages,
+                videos=options.videos,
+                report_line=report_line,
+            )
+        finally:
+            connections.close()
+
+    def _classes(
         self,
-        wanted: Iterable[LabelledSequence],
-        options: ExportOptions,
-        connections: Connections,
-        report_line: ReportLine,
-    ) -> tuple[list[LabelledSequence], dict[str, Pictures], list[str]]:
-        """The sequences with their pictures, filled where they have strides; and what to warn of."""
-        found: list[LabelledSequence] = []
-        pictures: dict[str, Pictures] = {}
-        warnings: list[str] = []
-        for sequence in wanted:
-            task = f"task {sequence.task_id}"
-            if not options.images and sequence.stride == 1:
-                found.append(sequence)
-                continue
-            try:
-                media = self._load(sequence.correction, connections)
-                if media.digest != sequence.correction.media_digest:
-                    raise VideoError("its media were replaced since it was annotated")
-            except SteerSegError as error:
-                if options.images:
-                    warnings.append(f"{task} is left out: {error} (--no-images exports masks alone)")
-                    continue
-                warnings.append(f"{task}: only every {sequence.stride}. frame has masks: {error}")
-                found.append(sequence)
-                continue
-            shown = pictures_at(media.path)
-            if sequence.stride > 1:
-                try:
-                    original = self._original(sequence, options, connections)
-                    report_line(f"{task}: filling the frames between its pages")
-                    sequence = densify(
-                        sequence, shown, original, self._sam2(), self._settings.propagation_confidence
-                    )
-                    shown = original
-                except VideoError as error:
-                    warnings.append(f"{task}: only every {sequence.stride}. frame has masks: {error}")
-            found.append(sequence)
-            pictures[sequence.name] = shown
-        for sequence in found:
-            undecided = len(sequence.undecided())
-            if undecided:
-                warnings.append(
-                    f"task {sequence.task_id}: {undecided} of {sequence.num_frames} frames are undecided: nobody "
-                    "annotated them, and nothing was propagated there with enough confidence"
-                )
-        return found, pictures, warnings
-
-    def _load(self, correction: Correction, connections: Connections, *, video: bool = False) -> Media:
-        """A correction's media, or the video beside its pages."""
-        project = self._project_store.find(correction.project_id)
-        controls = parse_controls(correction.label_config)
-        if video:
-            controls = replace(controls, frames=None)
-        task = Task(correction.task_id, correction.task_data)
-        return self._media.load(task, controls, connections.host(project))
-
-    def _original(
-        self, sequence: LabelledSequence, options: ExportOptions, connections: Connections
-    ) -> Pictures:
-        """The video that a task's pages come from.
-
-        Raises:
-            VideoError: It is not known or not there.
-        """
-        source = sequence.correction.task_data.get("source")
-        if options.videos is not None and isinstance(source, str):
-            path = options.videos / Path(source).name  # the task's data may name any path
-            if path.exists():
-                return pictures_at(path)
-        if parse_controls(sequence.correction.label_config).video is not None:
-            return pictures_at(self._load(sequence.correction, connections, video=True).path)
-        name = f"{source!r} " if isinstance(source, str) else ""
-        where = "here; name its folder with --videos" if options.videos is None else f"in {options.videos}"
-        raise VideoError(f"the original video {name}is not known {where}")
-
-    def _sam2(self) -> Tracker:
-        if self._tracker is None:
-            self._tracker = self._load_tracker()
-        return self._tracker
+        project_id: int,
+        found: Sequence[LabelledSequence],
+        categories: Categories,
+        label_config: str,
+    ) -> ClassTable:
+        """The classes of the dataset; see :mod:`ml_backend.exporting.classes`."""
+        # An object that is visible nowhere has no label either.
+        seen = [object_ for sequence in found for object_ in sequence.objects if object_.ever_visible]
+        used = [object_.category for object_ in sorted(seen, key=lambda object_: object_.correction_id)]
+        if categories == "expression":
+            return expression_classes(self._settings.data_dir, project_id, used)
+        return configured_classes(label_config, used)
 
 
 def load_tracker(settings: Settings) -> Tracker:
@@ -251,41 +221,59 @@ def load_tracker(settings: Settings) -> Tracker:
     return Tracker.from_pretrained(preset.sam2, device=device, dtype=dtype, config=preset.segmenter_config)
 
 
-def provenance(export: Export, format_: str) -> dict[str, Any]:
-    """The content of ``provenance.json``: for every object and frame, who made the mask and how sure it is."""
-    return {
-        "project": export.project_id,
-        "format": format_,
-        "classes": list(export.classes),
-        "sequences": {sequence.name: _described(sequence) for sequence in export.sequences},
-    }
+def _parts(found: Sequence[LabelledSequence], split: Split | None) -> dict[str, frozenset[str]]:
+    """The names of the sequences in each part."""
+    if split is None:
+        return {TRAIN: frozenset(sequence.name for sequence in found)}
+    chosen = {sequence.name: split.part_of(video_identity(sequence.correction)) for sequence in found}
+    return {part: frozenset(name for name, own in chosen.items() if own == part) for part in split.parts}
 
 
-def _described(sequence: LabelledSequence) -> dict[str, Any]:
-    return {
-        "task": sequence.task_id,
-        "frames": sequence.num_frames,
-        "stride": sequence.stride,
-        "fps": sequence.fps,
-        "undecided": sequence.undecided(),
-        "objects": {
-            str(number): {
-                "annotation": object_.annotation_id,
-                "correction": object_.correction_id,
-                "category": object_.category,
-                "expression": object_.expression,
-                "proposed_by": object_.version,
-                "masks": {
-                    str(index): {
-                        "from": str(mask.provenance),
-                        "visible": mask.visible,
-                        "confidence": round(mask.confidence, 4),
-                        "drawn_as_box": mask.from_box,
-                        "iou_with_proposal": mask.iou,
-                    }
-                    for index, mask in object_.masks.items()
-                },
-            }
-            for number, object_ in enumerate(sequence.objects, start=1)
-        },
-    }
+def _describe(export: Export, format_: str, omissions: Sequence[Omission], folder: Path) -> None:
+    """Write what stands beside every format."""
+    numbers = FORMATS[format_].numbers(export.classes) or dict.fromkeys(export.classes.names)
+    write_json(folder / PROVENANCE_FILE, provenance(export, format_, omissions))
+    write_bytes(folder / CARD_FILE, dataset_card(export, format_, numbers, omissions).encode())
+
+
+def _notes(corrections: Sequence[Correction], export: Export) -> list[str]:
+    """What a person should know of the corrections that are exported."""
+    exported = {object_.correction_id for sequence in export.sequences for object_ in sequence.objects}
+    # A note about a whole annotation stands at each of its instances.
+    return list(
+        dict.fromkeys(
+            f"task {one.task_id}, annotation {one.annotation_id}: {note}"
+            for one in corrections
+            if one.id in exported
+            for note in one.notes
+        )
+    )
+
+
+def _warnings(export: Export) -> list[str]:
+    """What is not as one might expect, though nothing is missing."""
+    warnings = [
+        f"task {sequence.task_id}: {undecided} of {sequence.num_frames} frames are undecided: nobody annotated "
+        "them, and nothing was propagated there with enough confidence"
+        for sequence in export.sequences
+        if (undecided := len(sequence.undecided()))
+    ]
+    warnings += [
+        f"the class {name!r} is not in the labelling configuration; its number comes behind all others, and may be "
+        "another in the next export: add the label, or correct the annotations"
+        for name in export.classes.strangers
+    ]
+    warnings += [
+        f"no video falls into {part}: a hash of each video decides, and there are few"
+        for part, names in export.parts.items()
+        if not names
+    ]
+    return warnings
+
+
+def _reasons(omissions: Sequence[Omission]) -> str:
+    """What was left out, for a message."""
+    listed = [str(omission) for omission in omissions[:_MOST_REASONS]]
+    if len(omissions) > _MOST_REASONS:
+        listed.append(f"and {len(omissions) - _MOST_REASONS} more")
+    return f": {'; '.join(listed)}" if listed else ""

@@ -62,12 +62,13 @@ def densify(
     """
     stride = sequence.stride
     masks = [{page * stride: mask for page, mask in object_.masks.items()} for object_ in sequence.objects]
+    rejected = [{page * stride for page in object_.rejected} for object_ in sequence.objects]
     total = 0
     for start, frames in _windows(_checked(video.frames(), pages.frames(), stride, sequence), stride):
         total = start + len(frames)
         clip = video_from_frames(np.stack(frames), sequence.fps * stride)
         encoded = tracker.open(clip)
-        for known in masks:
+        for known, refused in zip(masks, rejected, strict=True):
             window = _Window.of(known, start, len(frames), stride)
             for index in window.between:
                 known[start + index] = ExportedMask(None, Provenance.PROPAGATED, 1.0)
@@ -75,7 +76,7 @@ def densify(
                 continue
             answer = answer_masks(tracker, clip, encoded, window.request, SilentReporter())
             for index, frame in answer.propagated.items():
-                if frame.confidence >= confidence:
+                if frame.confidence >= confidence and start + index not in refused:
                     known[start + index] = ExportedMask(frame.rle, Provenance.PROPAGATED, frame.confidence)
         progress(min(1.0, total / (sequence.num_frames * stride)))
     return replace(
@@ -84,8 +85,8 @@ def densify(
         fps=sequence.fps * stride,
         stride=1,
         objects=tuple(
-            replace(object_, masks=dict(sorted(known.items())))
-            for object_, known in zip(sequence.objects, masks, strict=True)
+            replace(object_, masks=dict(sorted(known.items())), rejected=frozenset(refused))
+            for object_, known, refused in zip(sequence.objects, masks, rejected, strict=True)
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.exporting.classes import ClassTable
 from ml_backend.exporting.labelled import LabelledSequence, disjoint
+from ml_backend.exporting.omissions import Omission
 from ml_backend.exporting.pictures import Pictures
 
 VOID = 255
@@ -27,20 +29,34 @@ class Export:
         project_id: Project in Label Studio.
         sequences: The tasks' frames and objects.
         pictures: By name of the sequence, its pictures; those whose pictures are not wanted are missing.
-        classes: Every category in a fixed order; a class's number is its position, from 1.
+        classes: Every class of the project.
+        parts: The names of the sequences in each part of the split; without a split, all are in :data:`TRAIN`.
+        is_split: Whether a split was asked for.
     """
 
     project_id: int
     sequences: tuple[LabelledSequence, ...]
     pictures: Mapping[str, Pictures] = field(repr=False)
-    classes: tuple[str, ...]
+    classes: ClassTable
+    parts: Mapping[str, frozenset[str]]
+    is_split: bool = False
 
-    def class_number(self, category: str) -> int:
-        """Number of a category, from 1."""
-        return self.classes.index(category) + 1
+    def of_part(self, part: str) -> tuple[LabelledSequence, ...]:
+        """The sequences in a part of the split."""
+        return tuple(one for one in self.sequences if one.name in self.parts[part])
 
 
-Writer = Callable[[Export, Path], None]
+@dataclass(frozen=True)
+class Format:
+    """A format of datasets.
+
+    Attributes:
+        write: Writes a dataset into a folder; returns what the format cannot hold.
+        numbers: The format's number of each class by name; empty where it numbers no classes.
+    """
+
+    write: Callable[[Export, Path], list[Omission]]
+    numbers: Callable[[ClassTable], Mapping[str, int]] = field(default=lambda classes: {})
 
 
 def picture_name(index: int) -> str:
@@ -102,6 +118,61 @@ def save_palette(picture: NDArray[np.uint8], path: Path) -> None:
 def shown(sequences: Sequence[LabelledSequence]) -> Iterator[LabelledSequence]:
     """Those of which any frame shows any object: formats of tracks cannot hold others."""
     return (one for one in sequences if any(object_.ever_visible for object_ in one.objects))
+
+
+def unshown(export: Export) -> list[Omission]:
+    """What formats of tracks leave out: objects that no frame shows."""
+    return [
+        Omission(
+            sequence.task_id,
+            object_.annotation_id,
+            object_.name,
+            "it is visible on no frame, and this format holds tracks alone; coco and yolo-seg hold its frames",
+            expected=True,
+        )
+        for sequence in export.sequences
+        for object_ in sequence.objects
+        if not object_.ever_visible
+    ]
+
+
+class Hidden:
+    """Counts the frames on which an object lies wholly under others, in formats that give a pixel to one object."""
+
+    def __init__(self, sequence: LabelledSequence) -> None:
+        self._sequence = sequence
+        self._visible = [0] * len(sequence.objects)
+        self._hidden = [0] * len(sequence.objects)
+
+    def note(self, index: int, written: Collection[int]) -> None:
+        """Note what was written of a frame.
+
+        Args:
+            index: The frame.
+            written: Numbers of the objects from 1 that have a pixel.
+        """
+        for number, object_ in enumerate(self._sequence.objects, start=1):
+            mask = object_.masks.get(index)
+            if mask is not None and mask.visible:
+                self._visible[number - 1] += 1
+                self._hidden[number - 1] += number not in written
+
+    def omissions(self) -> list[Omission]:
+        """The objects that others hide; one that is never seen is missing from the dataset."""
+        return [
+            Omission(
+                self._sequence.task_id,
+                object_.annotation_id,
+                object_.name,
+                f"others cover it on {hidden} of its {visible} frames, and this format gives a pixel to one object; "
+                "coco keeps overlaps",
+                expected=hidden < visible,
+            )
+            for object_, hidden, visible in zip(
+                self._sequence.objects, self._hidden, self._visible, strict=True
+            )
+            if hidden
+        ]
 
 
 def _palette() -> bytes:

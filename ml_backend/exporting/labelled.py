@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -19,8 +18,6 @@ Categories = Literal["label", "expression"]
 """What an object's category is: its label in Label Studio, or its expression."""
 
 _DEFAULT_FPS = 25.0
-_TRACK = "track "  # what box tracks' names begin with
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Provenance(enum.StrEnum):
@@ -41,7 +38,7 @@ class ExportedMask:
     Attributes:
         rle: The (H, W) mask; ``None`` where the object is not visible.
         provenance: Who made it.
-        confidence: In [0, 1]; 1 for what an annotator decided.
+        confidence: In [0, 1]; 1 for what an annotator made.
         from_box: Whether SAM 2 made it of a box that an annotator drew.
         iou: Overlap in [0, 1] with what was proposed, where that is known.
     """
@@ -69,6 +66,8 @@ class ExportedObject:
         expression: The instance's expression.
         version: Version of the proposal that it began from, where that is known.
         masks: By frame; frames on which nobody knows whether it is there are missing.
+        name: What tells it from the annotation's other instances.
+        rejected: Frames on which an annotator rejected it; they stay without a mask.
     """
 
     correction_id: int
@@ -77,6 +76,8 @@ class ExportedObject:
     expression: str
     version: str | None
     masks: Mapping[int, ExportedMask] = field(repr=False)
+    name: str = ""
+    rejected: frozenset[int] = frozenset()
 
     @property
     def ever_visible(self) -> bool:
@@ -127,25 +128,17 @@ class LabelledSequence:
 def sequences(
     corrections: Iterable[Correction], confidence: float, categories: Categories = "label"
 ) -> list[LabelledSequence]:
-    """The accepted objects of each task, by task. A task's newest annotation counts; rejected ones do not.
+    """The objects of each task, by task.
 
     Args:
-        corrections: The project's usable corrections.
+        corrections: What was chosen; see :func:`ml_backend.exporting.selection.select`.
         confidence: Least confidence in [0, 1] of a mask that nobody looked at.
         categories: What categories are.
     """
     by_task: dict[int, list[Correction]] = {}
     for correction in corrections:
-        if not correction.rejected:
-            by_task.setdefault(correction.task_id, []).append(correction)
-    found = []
-    for task, members in sorted(by_task.items()):
-        newest = max(members, key=lambda one: (one.updated_at or _NEVER, one.annotation_id)).annotation_id
-        chosen = [one for one in members if one.annotation_id == newest]
-        # A task may have pages and a video; the objects of one export share their frames.
-        chosen = [one for one in chosen if _frames_of(one) == _frames_of(chosen[0])]
-        found.append(_sequence(task, chosen, confidence, categories))
-    return found
+        by_task.setdefault(correction.task_id, []).append(correction)
+    return [_sequence(task, members, confidence, categories) for task, members in sorted(by_task.items())]
 
 
 def disjoint(sequence: LabelledSequence, index: int) -> dict[int, NDArray[np.bool_]]:
@@ -173,16 +166,6 @@ def disjoint(sequence: LabelledSequence, index: int) -> dict[int, NDArray[np.boo
     return dict(sorted(result.items()))
 
 
-def _frames_of(correction: Correction) -> tuple[str, str, int, int, int]:
-    return (
-        correction.side,
-        correction.media_digest,
-        correction.num_frames,
-        correction.height,
-        correction.width,
-    )
-
-
 def _sequence(
     task: int, corrections: list[Correction], confidence: float, categories: Categories
 ) -> LabelledSequence:
@@ -207,6 +190,8 @@ def _sequence(
                 expression=one.expression,
                 version=None if one.proposed is None else one.proposed.version,
                 masks=_masks(one, confidence),
+                name=one.object,
+                rejected=one.undecided,
             )
             for one in corrections
         ),
@@ -214,8 +199,10 @@ def _sequence(
 
 
 def _category(correction: Correction, categories: Categories) -> str:
-    label = correction.object.removeprefix(_TRACK)
-    return correction.expression if categories == "expression" or not label else label
+    first, second = correction.label, correction.expression
+    if categories == "expression":
+        first, second = second, first
+    return first or second or "object"
 
 
 def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]:
@@ -229,7 +216,7 @@ def _masks(correction: Correction, confidence: float) -> dict[int, ExportedMask]
         masks[index] = ExportedMask(
             rle=decided.rle,
             provenance=Provenance.HUMAN if decided.touched else Provenance.PROPOSED,
-            confidence=1.0,
+            confidence=decided.confidence,
             from_box=decided.kind is Evidence.BOX and decided.touched,
             iou=decided.iou,
         )

@@ -9,56 +9,63 @@ from __future__ import annotations
 
 import configparser
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ml_backend.exporting.formats import Export, shown, write_pictures
+from ml_backend.exporting.classes import ClassTable
+from ml_backend.exporting.formats import Export, Hidden, shown, unshown, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence, disjoint
+from ml_backend.exporting.omissions import Omission
 from steerseg.errors import ConfigError
 from steerseg.masks import encode_rle
 
+BACKGROUND_CLASS = 0
 IGNORE_CLASS = 10
 IGNORE_ID = 10_000
 _IDS = 1000  # of a class
 
 
-def write_mots(export: Export, folder: Path) -> None:
-    """Write a folder for each sequence, ``seqmaps/train.txt`` and ``classes.txt``."""
-    names = []
+def mots_numbers(classes: ClassTable) -> dict[str, int]:
+    """The ids of classes; MOTS reserves 0 and 10, and the configuration cannot give those."""
+    return classes.numbers(first=1, reserved=(BACKGROUND_CLASS, IGNORE_CLASS))
+
+
+def write_mots(export: Export, folder: Path) -> list[Omission]:
+    """Write a folder for each sequence, ``seqmaps/<part>.txt`` and ``classes.txt``."""
+    numbers = mots_numbers(export.classes)
+    omissions = unshown(export)
     for sequence in shown(export.sequences):
         if len(sequence.objects) >= _IDS:
             raise ConfigError(
                 f"task {sequence.task_id} has {len(sequence.objects)} objects, MOTS knows {_IDS - 1}; export it "
                 "as coco"
             )
-        names.append(sequence.name)
+        hidden = Hidden(sequence)
         sequence_folder = folder / sequence.name
         (sequence_folder / "gt").mkdir(parents=True)
-        lines = "".join(f"{line}\n" for line in _lines(export, sequence))
+        lines = "".join(f"{line}\n" for line in _lines(numbers, sequence, hidden))
         (sequence_folder / "gt" / "gt.txt").write_text(lines, encoding="ascii")
         (sequence_folder / "seqinfo.ini").write_text(_described(sequence), encoding="utf-8")
         write_pictures(export, sequence, range(sequence.num_frames), sequence_folder / "img1", _picture)
+        omissions += hidden.omissions()
     (folder / "seqmaps").mkdir(exist_ok=True)
-    (folder / "seqmaps" / "train.txt").write_text(
-        "name\n" + "".join(f"{name}\n" for name in names), encoding="utf-8"
-    )
-    classes = "".join(f"{class_id(number)} {name}\n" for number, name in enumerate(export.classes, start=1))
+    for part in export.parts:
+        names = "".join(f"{sequence.name}\n" for sequence in shown(export.of_part(part)))
+        (folder / "seqmaps" / f"{part}.txt").write_text(f"name\n{names}", encoding="utf-8")
+    classes = "".join(f"{number} {name}\n" for name, number in numbers.items())
     (folder / "classes.txt").write_text(classes + f"{IGNORE_CLASS} ignore\n", encoding="utf-8")
+    return omissions
 
 
-def class_id(number: int) -> int:
-    """MOTS's number of the n-th class, from 1, around the one that MOTS reserves."""
-    return number if number < IGNORE_CLASS else number + 1
-
-
-def _lines(export: Export, sequence: LabelledSequence) -> Iterator[str]:
+def _lines(numbers: Mapping[str, int], sequence: LabelledSequence, hidden: Hidden) -> Iterator[str]:
     size = f"{sequence.height} {sequence.width}"
     for index in range(sequence.num_frames):
         masks = disjoint(sequence, index)
+        hidden.note(index, masks)
         for number, mask in masks.items():
-            kind = class_id(export.class_number(sequence.objects[number - 1].category))
+            kind = numbers[sequence.objects[number - 1].category]
             yield f"{index + 1} {kind * _IDS + number} {kind} {size} {encode_rle(mask)['counts']}"
         if any(index not in object_.masks for object_ in sequence.objects):
             rest = np.ones((sequence.height, sequence.width), dtype=bool)

@@ -42,13 +42,33 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class VideoPictures:
-    """The frames of a video file."""
+    """The frames of a video file.
+
+    Attributes:
+        path: The file.
+        size: Height and width of the masks; ``None`` where nothing is known of them. Masks of a video whose pixels
+            are not square may be as large as its stored frames.
+    """
 
     path: Path
+    size: tuple[int, int] | None = None
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """See :class:`Pictures`."""
-        return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS)
+        square = self.size is None or self._size(square=True) == self.size
+        if not square and self._size(square=False) != self.size:
+            height, width = self._size(square=True)
+            raise VideoError(
+                f"{self.path.name} has frames of {width} x {height}, its masks have another size"
+            )
+        return self._stream(square=square)
+
+    def _size(self, *, square: bool) -> tuple[int, int]:
+        height, width, _ = next(self._stream(square=square)).shape
+        return height, width
+
+    def _stream(self, *, square: bool) -> Iterator[NDArray[np.uint8]]:
+        return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS, square=square)
 
     def jpegs(self) -> Iterator[bytes]:
         """See :class:`Pictures`."""
@@ -78,9 +98,14 @@ class PagePictures:
             yield content if content is not None else _jpeg(_open(file))
 
 
-def pictures_at(path: Path) -> Pictures:
-    """The pictures of a video file or of a folder of pages."""
-    return PagePictures(path) if path.is_dir() else VideoPictures(path)
+def pictures_at(path: Path, size: tuple[int, int] | None = None) -> Pictures:
+    """The pictures of a video file or of a folder of pages.
+
+    Args:
+        path: The file or folder.
+        size: Height and width of the masks; see :class:`VideoPictures`.
+    """
+    return PagePictures(path) if path.is_dir() else VideoPictures(path, size)
 
 
 def _open(file: Path) -> Image.Image:

@@ -2,78 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ml_backend.exporting.formats import (
     MAX_OBJECTS,
     Export,
+    Hidden,
     numbered,
     save_palette,
     shown,
+    unshown,
     write_pictures,
 )
 from ml_backend.exporting.labelled import LabelledSequence
+from ml_backend.exporting.omissions import Omission
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import json_bytes
 
-SPLIT = "train"
 _RESOLUTION = "Full-Resolution"
 
 
-def write_davis(export: Export, folder: Path) -> None:
-    """Write DAVIS 2017: ``JPEGImages``, ``Annotations`` (both ``Full-Resolution``) and ``ImageSets/2017/train.txt``.
+def write_davis(export: Export, folder: Path) -> list[Omission]:
+    """Write DAVIS 2017: ``JPEGImages``, ``Annotations`` (both ``Full-Resolution``) and ``ImageSets/2017/<part>.txt``.
 
     Every frame has an annotation. Where an object's whereabouts are unknown, pixels that belong to no other object
     are 255, which DAVIS's tools pass over.
     """
-    names = []
+    omissions = unshown(export)
     for sequence in shown(export.sequences):
-        _check(sequence)
-        names.append(sequence.name)
         masks = folder / "Annotations" / _RESOLUTION / sequence.name
-        masks.mkdir(parents=True)
-        for index in range(sequence.num_frames):
-            save_palette(numbered(sequence, index, void=True), masks / f"{index:05d}.png")
+        omissions += _write_masks(sequence, range(sequence.num_frames), masks, void=True)
         images = folder / "JPEGImages" / _RESOLUTION / sequence.name
         write_pictures(export, sequence, range(sequence.num_frames), images)
     sets = folder / "ImageSets" / "2017"
     sets.mkdir(parents=True)
-    (sets / f"{SPLIT}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    for part in export.parts:
+        names = "".join(f"{sequence.name}\n" for sequence in shown(export.of_part(part)))
+        (sets / f"{part}.txt").write_text(names, encoding="utf-8")
+    return omissions
 
 
-def write_youtube_vos(export: Export, folder: Path) -> None:
-    """Write YouTube-VOS: ``train/JPEGImages``, ``train/Annotations`` and ``train/meta.json``.
+def write_youtube_vos(export: Export, folder: Path) -> list[Omission]:
+    """Write YouTube-VOS: ``<part>/JPEGImages``, ``<part>/Annotations`` and ``<part>/meta.json``.
 
-    ``meta_expressions/train/meta_expressions.json`` holds the expressions as Ref-YouTube-VOS has them, so that
+    ``meta_expressions/<part>/meta_expressions.json`` holds the expressions as Ref-YouTube-VOS has them, so that
     ``steerseg evaluate`` and ``steerseg train`` read the folder as it is. Frames on which an object's whereabouts
     are unknown have a picture but no annotation, and are not among the expressions' frames.
     """
-    videos: dict[str, Any] = {}
-    expressions: dict[str, Any] = {}
-    for sequence in shown(export.sequences):
-        _check(sequence)
-        frames = sequence.decided()
-        masks = folder / SPLIT / "Annotations" / sequence.name
-        masks.mkdir(parents=True)
-        for index in frames:
-            save_palette(numbered(sequence, index, void=False), masks / f"{index:05d}.png")
-        images = folder / SPLIT / "JPEGImages" / sequence.name
-        write_pictures(export, sequence, range(sequence.num_frames), images)
-        videos[sequence.name] = {"objects": _objects(sequence, frames)}
-        expressions[sequence.name] = {
-            "frames": [f"{index:05d}" for index in frames],
-            "fps": sequence.fps,
-            "expressions": {
-                str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
-                for index, object_ in enumerate(sequence.objects)
-            },
-        }
-    meta = folder / "meta_expressions" / SPLIT
-    meta.mkdir(parents=True)
-    (folder / SPLIT).mkdir(exist_ok=True)
-    (folder / SPLIT / "meta.json").write_bytes(json_bytes({"videos": videos}))
-    (meta / "meta_expressions.json").write_bytes(json_bytes({"videos": expressions}))
+    omissions = unshown(export)
+    for part in export.parts:
+        videos: dict[str, Any] = {}
+        expressions: dict[str, Any] = {}
+        for sequence in shown(export.of_part(part)):
+            frames = sequence.decided()
+            omissions += _write_masks(
+                sequence, frames, folder / part / "Annotations" / sequence.name, void=False
+            )
+            images = folder / part / "JPEGImages" / sequence.name
+            write_pictures(export, sequence, range(sequence.num_frames), images)
+            videos[sequence.name] = {"objects": _objects(sequence, frames)}
+            expressions[sequence.name] = _expressions(sequence, frames)
+        meta = folder / "meta_expressions" / part
+        meta.mkdir(parents=True)
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / "meta.json").write_bytes(json_bytes({"videos": videos}))
+        (meta / "meta_expressions.json").write_bytes(json_bytes({"videos": expressions}))
+    return omissions
+
+
+def _write_masks(
+    sequence: LabelledSequence, frames: Iterable[int], folder: Path, *, void: bool
+) -> list[Omission]:
+    """Write the palette PNGs of some frames.
+
+    Args:
+        sequence: At most :data:`MAX_OBJECTS` objects.
+        frames: Which frames.
+        folder: Where to; made.
+        void: See :func:`numbered`.
+
+    Raises:
+        ConfigError: It has more objects.
+    """
+    if len(sequence.objects) > MAX_OBJECTS:
+        raise ConfigError(
+            f"task {sequence.task_id} has {len(sequence.objects)} objects; pictures of one byte a pixel tell "
+            f"{MAX_OBJECTS} apart: export it as coco"
+        )
+    hidden = Hidden(sequence)
+    folder.mkdir(parents=True)
+    for index in frames:
+        picture = numbered(sequence, index, void=void)
+        hidden.note(index, np.unique(picture).tolist())
+        save_palette(picture, folder / f"{index:05d}.png")
+    return hidden.omissions()
+
+
+def _expressions(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
+    """Each object's expression, as Ref-YouTube-VOS has them."""
+    return {
+        "frames": [f"{index:05d}" for index in frames],
+        "fps": sequence.fps,
+        "expressions": {
+            str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
+            for index, object_ in enumerate(sequence.objects)
+        },
+    }
 
 
 def _objects(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
@@ -85,11 +123,3 @@ def _objects(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
         }
         for number, object_ in enumerate(sequence.objects, start=1)
     }
-
-
-def _check(sequence: LabelledSequence) -> None:
-    if len(sequence.objects) > MAX_OBJECTS:
-        raise ConfigError(
-            f"task {sequence.task_id} has {len(sequence.objects)} objects; pictures of one byte a pixel tell "
-            f"{MAX_OBJECTS} apart: export it as coco"
-        )

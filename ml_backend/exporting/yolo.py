@@ -8,52 +8,79 @@ left out; one without an object has an empty file.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ml_backend.exporting.classes import ClassTable
 from ml_backend.exporting.formats import Export, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence
+from ml_backend.exporting.omissions import Omission
+from ml_backend.exporting.splits import TEST, TRAIN, VAL
 from ml_backend.label_studio.outlines import Outline, joined_outline, mask_to_outlines
 from steerseg.masks import RLE, decode_rle
 
 
-def write_yolo_seg(export: Export, folder: Path) -> None:
-    """Write ``images/train``, ``labels/train`` and ``data.yaml``."""
-    labels = folder / "labels" / "train"
-    labels.mkdir(parents=True)
-    for sequence in export.sequences:
-        frames = sequence.decided()
-        for index in frames:
-            lines = _lines(export, sequence, index)
-            text = "".join(f"{line}\n" for line in lines)
-            (labels / f"{_name(sequence, index)}.txt").write_text(text, encoding="ascii")
-        images = folder / "images" / "train"
-        write_pictures(export, sequence, frames, images, partial(_picture, sequence))
-    # JSON strings are YAML strings.
-    names = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(export.classes))
-    (folder / "data.yaml").write_text(
-        "# Frames of one video are alike: hold out whole videos (the part of a file's name before the last "
-        "hyphen).\npath: .\ntrain: images/train\nval: images/train\nnames:\n" + names,
-        encoding="utf-8",
-    )
+def yolo_numbers(classes: ClassTable) -> dict[str, int]:
+    """The numbers of classes; those that the configuration does not number count from 0."""
+    return classes.numbers(first=0)
 
 
-def _lines(export: Export, sequence: LabelledSequence, index: int) -> list[str]:
+def write_yolo_seg(export: Export, folder: Path) -> list[Omission]:
+    """Write ``images/<part>``, ``labels/<part>`` and ``data.yaml``; the format holds all there is."""
+    numbers = yolo_numbers(export.classes)
+    for part in export.parts:
+        labels, images = folder / "labels" / part, folder / "images" / part
+        labels.mkdir(parents=True)
+        images.mkdir(parents=True)
+        for sequence in export.of_part(part):
+            frames = sequence.decided()
+            for index in frames:
+                text = "".join(f"{line}\n" for line in _lines(numbers, sequence, index))
+                (labels / f"{_name(sequence, index)}.txt").write_text(text, encoding="ascii")
+            write_pictures(export, sequence, frames, images, partial(_picture, sequence))
+    (folder / "data.yaml").write_text(_described(export, numbers), encoding="utf-8")
+    return []
+
+
+def _described(export: Export, numbers: Mapping[str, int]) -> str:
+    """The content of ``data.yaml``.
+
+    It names no ``path``: the tools take the file's own folder then, wherever they are started.
+    """
+    lines = []
+    if not export.is_split:
+        lines.append("# Nothing is held out: `val` is `train`. Export with --split to hold out whole videos.")
+    held_out = VAL if export.parts.get(VAL) else TRAIN
+    lines += [f"train: images/{TRAIN}", f"val: images/{held_out}"]
+    if TEST in export.parts:
+        lines.append(f"test: images/{TEST}")
+    names = {number: name for name, number in numbers.items()}
+    lines.append("names:")
+    # The tools want a name for every number up to the largest. JSON strings are YAML strings.
+    lines += [
+        f"  {number}: {json.dumps(names.get(number, f'unused {number}'))}"
+        for number in range(max(names, default=-1) + 1)
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(numbers: Mapping[str, int], sequence: LabelledSequence, index: int) -> list[str]:
     lines = []
     for object_ in sequence.objects:
         mask = object_.masks[index]
         outline = None if mask.rle is None else _outline(mask.rle)
         if outline is not None:
             corners = outline / np.array([sequence.width, sequence.height])
-            numbers = " ".join(f"{value:.6f}" for value in corners.ravel())
-            lines.append(f"{export.class_number(object_.category) - 1} {numbers}")
+            outline_text = " ".join(f"{value:.6f}" for value in corners.ravel())
+            lines.append(f"{numbers[object_.category]} {outline_text}")
     return lines
 
 
 def _outline(rle: RLE) -> Outline | None:
-    parts = mask_to_outlines(decode_rle(rle))
+    parts = mask_to_outlines(decode_rle(rle), keep_specks=True)
     return joined_outline(parts) if parts else None
 
 

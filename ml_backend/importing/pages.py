@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ml_backend.importing.media import MediaFolder, appearing
 from ml_backend.importing.strides import Cut
 from steerseg.video import VideoLimits, file_kind, frame_files
-from steerseg.video.streaming import open_stream, source_digest
+from steerseg.video.streaming import open_stream
 
 JPEG_QUALITY = 92
 _MANIFEST = "manifest.json"
@@ -102,7 +102,7 @@ def write_pages(source: Path, name: str, media: MediaFolder, options: PageOption
         pts = stream.pts
         manifest = Manifest(
             source=source.name,
-            digest=source_digest(source, stride, fps),
+            digest=stream.digest,
             fps=round(stream.fps * stride, 6),
             stride=stride,
             width=width,

@@ -32,6 +32,7 @@ from ml_backend.interactive.messages import (
     describe_no_object,
     describe_tracked,
 )
+from ml_backend.interactive.request import InteractiveRequest
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
 from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import with_last_answers
@@ -120,6 +121,7 @@ class _FrameCall:
         self._call = call
         self._side = side
         self._labels = side.mask.labels
+        self._names = side.instance_names
         draft = call.task.draft
         annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
         self._key = TaskStateKey(call.project_id, call.task.id, annotator, side.name)
@@ -157,19 +159,20 @@ class _FrameCall:
 
     def _update_state(self) -> StateUpdate:
         request = self._call.request
-        first = apply_request(self._known, request, self._draft, self._labels)
+        first = apply_request(self._known, request, self._draft, self._names)
         index = self._index_of(first)
         # Reading the regions on the pages takes time: it happens before the transaction, not within.
         new = None if index in first.task.instances else self._instance_on_pages(index)
         updates: list[StateUpdate] = []
 
         def change(task: TaskState) -> TaskState:
-            update = apply_request(task, request, self._draft, self._labels)
+            update = apply_request(task, request, self._draft, self._names)
             changed = replace(update.task, active_index=index)
             if new is not None and index not in changed.instances:
                 changed = changed.with_instance(new)
             if update.kind is RequestKind.PROMPTS and index in changed.instances:
-                changed = changed.with_instance(changed.instances[index].with_prompts(request.prompts))
+                known = changed.instances[index].with_prompts(request.prompts)
+                changed = changed.with_instance(replace(known, label=self._class_of(request, known)))
             updates[:] = [StateUpdate(update.kind, index, changed)]
             return changed
 
@@ -181,11 +184,11 @@ class _FrameCall:
         if update.kind is RequestKind.TEXT:
             label = self._typed_text().label
             if label is not None:
-                return self._labels.index(label)
+                return self._names.index(label)
         return update.index
 
     def _typed_text(self) -> TypedText:
-        return read_typed_text(self._call.request.texts[-1], self._labels)
+        return read_typed_text(self._call.request.texts[-1], self._names)
 
     def _instance_on_pages(self, index: int) -> InstanceState:
         task = self._call.task
@@ -210,7 +213,7 @@ class _FrameCall:
         instance = update.task.instances[update.index]
         expression = typed.expression
         if typed.pick is not None:
-            last = next(typed_expressions(call.request.texts, self._labels), None)
+            last = next(typed_expressions(call.request.texts, self._names), None)
             expression = expression_of_candidate(typed.pick, instance.expression, last, call.own_expression)
         work = call.propose(expression)
         try:
@@ -223,7 +226,7 @@ class _FrameCall:
             return Answer(message=describe_answer(proposal, 0, self._guidance))
         several = None if typed.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, instance, typed.pick, several)
-        ranks = ranks[: max(1, len(self._labels) - update.index)]
+        ranks = ranks[: max(1, len(self._names) - update.index)]
         instances = []
         for index, rank in enumerate(ranks, update.index):
             before = update.task.instances.get(index) or self._instance_on_pages(index)
@@ -283,14 +286,26 @@ class _FrameCall:
     ) -> str:
         if several is None:
             return describe_answer(proposal, ranks[0], self._guidance)
-        labels = [instance.label for instance in instances]
-        return describe_instances(proposal, ranks, labels, several.most if several.exact else None)
+        names = [self._names[min(instance.index, len(self._names) - 1)] for instance in instances]
+        if self._side.labels_name_instances:
+            names = [instance.label for instance in instances]
+        return describe_instances(proposal, ranks, names, several.most if several.exact else None)
+
+    def _class_of(self, request: InteractiveRequest, instance: InstanceState) -> str:
+        """The label of an instance; where labels are classes, a prompt's own label changes it."""
+        own = request.prompt_label
+        classes = not self._side.labels_name_instances
+        return own if classes and own is not None and own in self._labels else instance.label
 
     def _label(self, index: int) -> str:
+        if not self._side.labels_name_instances:
+            return self._labels[0]
         return self._labels[min(index, len(self._labels) - 1)]
 
     def _label_for(self, index: int, proposal: StoredProposal, *, alone: bool) -> str:
         """The label that the expression names, else the instance's own by its index."""
+        if not self._side.labels_name_instances:
+            return choose_label(self._labels, proposal.expression, proposal.attributes) or self._labels[0]
         if alone and index == 0:
             label = choose_label(self._labels, proposal.expression, proposal.attributes)
             return label or self._label(index)

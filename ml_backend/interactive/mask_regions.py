@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from ml_backend.corrections.instances import belonging
 from ml_backend.interactive.request import chosen_label
 from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.region_masks import MASK_TYPES, PageMask, masks_by_page, page_masks
@@ -27,7 +28,9 @@ class MaskRegions:
 
     Attributes:
         instances: By index of the instance, the regions that this backend wrote: one mask per page.
-        drawn: By label, the masks of all other regions.
+        drawn: By label, the masks of all other regions, where a label names one instance.
+        adopted: By index of the instance, the other regions that belong to it by where they lie, where labels are
+            classes.
         expressions: By index of the instance, the expression in the note of its regions.
         labels: By index of the instance, the label of its regions.
         status: The text in the status field, which shows the backend's last message.
@@ -36,10 +39,15 @@ class MaskRegions:
 
     instances: Mapping[int, Mapping[int, RLE]] = field(default_factory=dict, repr=False)
     drawn: Mapping[str, Mapping[int, RLE]] = field(default_factory=dict, repr=False)
+    adopted: Mapping[int, Mapping[int, RLE]] = field(default_factory=dict, repr=False)
     expressions: Mapping[int, str] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     status: str = ""
     chosen_label: str = ""
+
+    def drawn_for(self, index: int, label: str) -> Mapping[int, RLE]:
+        """By page, what an annotator drew for an instance beside the backend's own regions."""
+        return {**self.drawn.get(label, {}), **self.adopted.get(index, {})}
 
 
 def read_mask_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, task_id: int) -> MaskRegions:
@@ -77,14 +85,41 @@ def read_mask_regions(results: Iterable[Mapping[str, Any]], side: FramesSide, ta
             expressions.setdefault(index, item.note)
         if item.labels(item.type):
             labels.setdefault(index, label)
+    known_masks = {index: _joined(pages) for index, pages in instances.items()}
+    adopted: dict[int, dict[int, RLE]] = {}
+    if not side.labels_name_instances:
+        adopted, drawn = _adopted(known_masks, labels, drawn), {}
     return MaskRegions(
-        instances={index: _joined(pages) for index, pages in instances.items()},
+        instances=known_masks,
         drawn={label: _joined(pages) for label, pages in drawn.items()},
+        adopted=adopted,
         expressions=expressions,
         labels=labels,
         status=_status(items, side),
         chosen_label=chosen_label(items, side) or "",
     )
+
+
+def _adopted(
+    instances: Mapping[int, Mapping[int, RLE]],
+    labels: Mapping[int, str],
+    drawn: Mapping[str, Mapping[int, Sequence[RLE]]],
+) -> dict[int, dict[int, RLE]]:
+    """What is drawn by hand, given to the instances of which it is a part, or which it continues.
+
+    :mod:`ml_backend.corrections.instances` has the rules.
+    Other regions are objects that the backend was never asked about: they stay as they are.
+    """
+    found: dict[int, dict[int, list[RLE]]] = {}
+    for label, pages in drawn.items():
+        own = {index: masks for index, masks in instances.items() if labels.get(index, "") == label and masks}
+        for page, parts in pages.items():
+            for mask in parts:
+                fits = {index: belonging(mask, page, masks) for index, masks in own.items()}
+                best = max(fits, key=fits.__getitem__, default=None)
+                if best is not None and fits[best] > 0:
+                    found.setdefault(best, {}).setdefault(page, []).append(mask)
+    return {index: _joined(pages) for index, pages in found.items()}
 
 
 def _status(items: Iterable[ResultItem], side: FramesSide) -> str:

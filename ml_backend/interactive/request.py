@@ -46,7 +46,7 @@ class InteractiveRequest:
         texts: The texts in the expression field, the last typed last.
         chosen_label: The label of the chosen instance; ``None`` where the call does not say.
         prompts: Clicks and boxes.
-        prompt_label: The label that a click or box carries itself, if it is an instance's; else ``None``.
+        prompt_label: The instance, or the class, that a click or box carries as its label; ``None`` where it has none.
         track_id: The box track that a text was typed beside; ``None`` in all other calls.
         track_text: That text.
     """
@@ -95,11 +95,12 @@ def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoS
         return InteractiveRequest(texts=texts, chosen_label=chosen, track_id=track_id, track_text=track_text)
     prompts: list[Prompt] = []
     prompt_label = None
+    known = {*side.mask.labels, *side.instance_names}
     for item in items:
         prompt = _read_prompt(item)
         if prompt is not None:
             prompts.append(prompt)
-            prompt_label = next((n for n in _prompt_labels(item) if n in side.mask.labels), prompt_label)
+            prompt_label = next((n for n in _prompt_labels(item) if n in known), prompt_label)
     return InteractiveRequest(
         texts=texts, chosen_label=chosen, prompts=tuple(prompts), prompt_label=prompt_label
     )

@@ -29,10 +29,14 @@ from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.region_masks import MASK_TYPES
 from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
+from ml_backend.models.geometry import mask_iou
 from steerseg.masks import RLE
 from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
+
+_SAME_OUTLINE = 0.985
+"""A mask that overlaps the answer by as much was not changed: outlines lose up to 1 % on their way and back."""
 
 _REMEMBERED_CHANGES = 256  # changed annotations whose events are recognised
 
@@ -79,6 +83,67 @@ def with_last_answers(
             changed += outdated[region]
             outdated[region] = []
     return changed
+
+
+def with_true_origins(
+    results: Sequence[Mapping[str, Any]], task: TaskState, side: FramesSide, task_id: int
+) -> list[Mapping[str, Any]]:
+    """The results, with regions that are as they were answered marked as the backend's own.
+
+    Label Studio takes an answer that was accepted by itself for drawn by hand. Pages that the annotator painted, or
+    where a click or box was set, are the annotator's.
+
+    Args:
+        results: The results of an annotation.
+        task: The state of the task.
+        side: The frames side of the project.
+        task_id: The task's id.
+
+    Raises:
+        RegionError: A region is malformed.
+    """
+    regions = read_mask_regions(results, side, task_id)
+    origins: dict[str, float] = {}
+    exact = side.mask.kind in ("brush", "bitmask")
+    for index, masks in regions.instances.items():
+        instance = task.instances.get(index)
+        if instance is not None:
+            name = instance_id(task_id, "", index)
+            prompted = {prompt.frame for prompt in instance.prompts}
+            origins |= {
+                f"{name}-f{page}": _certainty(instance, page)
+                for page, mask in masks.items()
+                if page not in prompted and _is_answer(instance, page, mask, exact=exact)
+            }
+    return [_with_origin(item, origins) for item in map(ResultItem, results)]
+
+
+def _with_origin(item: ResultItem, origins: Mapping[str, float]) -> Mapping[str, Any]:
+    name = next((name for name in (item.id, item.id.rpartition("-")[0]) if name in origins), None)
+    if name is None or item.type.lower() not in MASK_TYPES:
+        return item.raw
+    return {**item.raw, "origin": "prediction", "score": origins[name]}
+
+
+def _certainty(instance: InstanceState, page: int) -> float:
+    """How certain the last answer is of a page, in [0, 1]: that the instance is there, or that it is not."""
+    score = min(max(instance.scores[page], 0.0), 1.0) if page < len(instance.scores) else 1.0
+    return score if mask_digest(instance.masks[page]) != EMPTY_MASK else round(1.0 - score, 4)
+
+
+def _is_answer(instance: InstanceState, page: int, mask: RLE, *, exact: bool) -> bool:
+    """Whether a page has the last answer as it was given; outlines only come near to a mask."""
+    if page >= len(instance.masks) or page in instance.painted:
+        return False
+    last = instance.masks[page]
+    if mask_digest(mask) == mask_digest(last):
+        return True
+    return (
+        not exact
+        and last is not None
+        and last["size"] == mask["size"]
+        and mask_iou(last, mask) >= _SAME_OUTLINE
+    )
 
 
 def _shows_last_answer(instance: InstanceState, masks: Mapping[int, RLE]) -> bool:
@@ -134,7 +199,9 @@ class SubmittedPages:
     def complete(
         self, annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
     ) -> Mapping[str, Any]:
-        """The annotation with the last answers that it lacks; Label Studio gets them as well.
+        """The annotation with the last answers that it lacks, and with the true origin of each region.
+
+        Label Studio gets the last answers as well.
 
         Args:
             annotation: The annotation as Label Studio has it.
@@ -153,11 +220,12 @@ class SubmittedPages:
             return annotation
         number = int(annotation["id"])
         task = self._states.submitted(number, side.name)
-        changed = None if task is None else with_last_answers(results, task, side, task_id)
-        if task is None or changed is None:
+        if task is None:
             return annotation
-        self._write(number, project_id, task, side, task_id)
-        return {**annotation, "result": changed}
+        changed = with_last_answers(results, task, side, task_id)
+        if changed is not None:
+            self._write(number, project_id, task, side, task_id)
+        return {**annotation, "result": with_true_origins(changed or results, task, side, task_id)}
 
     def is_own_change(self, annotation: Mapping[str, Any]) -> bool:
         """Whether an annotation is as this object wrote it last, and not as its annotator has it."""

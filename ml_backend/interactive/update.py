@@ -98,7 +98,7 @@ def apply_draft(task: TaskState, draft: MaskRegions | None) -> TaskState:
     current = is_current(draft, task)
     for index, instance in list(task.instances.items()):
         missing = current and bool(instance.visible_pages) and not draft.instances.get(index)
-        if missing and not draft.drawn.get(instance.label):
+        if missing and not draft.drawn_for(index, instance.label):
             task = task.without_instance(index)
         else:
             task = task.with_instance(apply_drawn_pages(instance, draft, current=current))
@@ -114,7 +114,7 @@ def apply_drawn_pages(instance: InstanceState, draft: MaskRegions, *, current: b
         current: Whether the draft is younger than the last answer.
     """
     own = draft.instances.get(instance.index, {})
-    drawn = draft.drawn.get(instance.label, {})
+    drawn = draft.drawn_for(instance.index, instance.label)
     painted = dict(instance.painted)
     if current:  # what was removed stays so until a region is there again
         painted = {page: mask for page, mask in painted.items() if mask is None and page not in own}

@@ -21,7 +21,7 @@ from ml_backend.interactive.answer import (
     texts_beside,
 )
 from ml_backend.interactive.messages import describe_missing_candidate
-from ml_backend.label_studio.controls import Controls, VideoSide
+from ml_backend.label_studio.controls import Controls, VideoSide, are_numbered
 from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
@@ -135,7 +135,7 @@ class _TrackWriter:
         if index == 0 and call.request.track_id:
             name = call.request.track_id
         label = _label_of_track(self._known, name) or self._label
-        if label is None and self._several is not None and side.labels:
+        if label is None and self._several is not None and are_numbered(side.labels):
             label = side.labels[min(index, len(side.labels) - 1)]
         self.labels.append(label or f"object {index + 1}")
         tracklet = proposal.tracklets[rank]

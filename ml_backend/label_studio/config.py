@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, TypeVar
 
 from ml_backend.label_studio.controls import (
@@ -21,11 +21,14 @@ from ml_backend.label_studio.controls import (
     PromptControl,
     TaskControls,
     VideoSide,
+    are_numbered,
     frame_rate,
+    verdict_word,
 )
 from steerseg.errors import ConfigError
 
 _T = TypeVar("_T")
+_Side = TypeVar("_Side", FramesSide, VideoSide)
 
 MASK_PREFERENCE: tuple[MaskKind, ...] = ("brush", "bitmask", "polygon", "vector")
 """Which control gets the predictions where a configuration has several. Brush first: it is exact, compact
@@ -62,11 +65,80 @@ def parse_controls(label_config: str) -> Controls:
     tags = [_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str)]
     controls = [tag for tag in tags if tag.get("name") and tag.get("toname")]
     problems: list[str] = []
-    frames = _first(_frames_side(tag, controls, problems) for tag in tags if tag.kind == "image")
-    video = _first(_video_side(tag, controls, problems) for tag in tags if tag.kind == "video")
-    if frames is None and video is None:
+    notes: list[str] = []
+    frames = [_frames_side(tag, controls, problems, notes) for tag in tags if tag.kind == "image"]
+    videos = [_video_side(tag, controls, problems, notes) for tag in tags if tag.kind == "video"]
+    frames_side = _only([side for side in frames if side is not None], "<Image valueList>")
+    video_side = _only([side for side in videos if side is not None], "<Video>")
+    if frames_side is None and video_side is None:
         raise ConfigError(_unusable(problems))
-    return Controls(frames=frames, video=video)
+    _refuse_unread_masks(
+        tags, controls, {side.name for side in (frames_side, video_side) if side is not None}
+    )
+    return Controls(frames=frames_side, video=video_side, notes=tuple(dict.fromkeys(notes)))
+
+
+def _only(sides: Sequence[_Side], kind: str) -> _Side | None:
+    """The side of one kind.
+
+    Raises:
+        ConfigError: There are several, of which all but one would be passed over.
+    """
+    if len(sides) > 1:
+        names = ", ".join(repr(side.name) for side in sides)
+        raise ConfigError(
+            f"the labelling configuration has {len(sides)} {kind} objects with controls for regions ({names}), and "
+            "one is read. Keep the controls of one and make a project for each of the others; a further object "
+            "without masks or boxes may stay beside it"
+        )
+    return sides[0] if sides else None
+
+
+def _refuse_unread_masks(tags: Iterable[_Tag], controls: Iterable[_Tag], read: Collection[str]) -> None:
+    """Refuse controls whose masks or boxes nobody would read.
+
+    Raises:
+        ConfigError: There is one; the message says what to change.
+    """
+    shown = {tag.name: tag for tag in tags if tag.kind in ("image", "video") and tag.name not in read}
+    for control in controls:
+        target = next((tag for name, tag in shown.items() if control.points_to(name)), None)
+        if target is not None and control.kind.removesuffix("labels") in (*MASK_PREFERENCE, "videorectangle"):
+            raise ConfigError(
+                f'the labelling configuration lets annotators draw with <{control.element.tag} name="{control.name}"> '
+                f'on <{target.element.tag} name="{target.name}">, which is not read beside the other media: remove '
+                'that control, or list the pictures with valueList="$frames" in a project of their own'
+            )
+
+
+def label_categories(label_config: str) -> tuple[tuple[str, str], ...]:
+    """The labels of instances with their attribute ``category``, in the configuration's order.
+
+    Labels of controls that hold masks or box tracks count; those of prompts do not.
+
+    Args:
+        label_config: The project's labelling configuration (XML).
+
+    Returns:
+        (label, category) of every ``<Label>``, the category empty where there is none. A label that stands in
+        several controls appears several times.
+
+    Raises:
+        ConfigError: See :func:`parse_controls`.
+    """
+    controls = parse_controls(label_config)
+    names = {
+        control.labels_name or control.name for control in (controls.frames.masks if controls.frames else ())
+    }
+    names |= {controls.video.labels_name} if controls.video and controls.video.labels_name else set()
+    tags = (_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str))
+    return tuple(
+        (label.get("alias") or label.get("value"), label.get("category"))
+        for tag in tags
+        if tag.name in names
+        for label in map(_Tag, tag.element.iter("*"))
+        if label.kind == "label" and (label.get("alias") or label.get("value"))
+    )
 
 
 class _Tag:
@@ -124,7 +196,9 @@ def _parse_xml(label_config: str) -> ET.Element:
         ) from None
 
 
-def _frames_side(image: _Tag, controls: Iterable[_Tag], problems: list[str]) -> FramesSide | None:
+def _frames_side(
+    image: _Tag, controls: Iterable[_Tag], problems: list[str], notes: list[str]
+) -> FramesSide | None:
     where = f'<Image name="{image.name}">'
     if not image.get("valuelist"):
         problems.append(
@@ -149,11 +223,13 @@ def _frames_side(image: _Tag, controls: Iterable[_Tag], problems: list[str]) -> 
         masks=masks,
         click=_prompt_control(mine, "keypoint"),
         box=_prompt_control(mine, "rectangle"),
-        task=_task_controls(mine, masks[0].labels),
+        task=_task_controls(mine, masks[0].labels, where, notes),
     )
 
 
-def _video_side(video: _Tag, controls: Iterable[_Tag], problems: list[str]) -> VideoSide | None:
+def _video_side(
+    video: _Tag, controls: Iterable[_Tag], problems: list[str], notes: list[str]
+) -> VideoSide | None:
     where = f'<Video name="{video.name}">'
     data_key = _data_key(video, "value", where, problems)
     if data_key is None:
@@ -176,7 +252,7 @@ def _video_side(video: _Tag, controls: Iterable[_Tag], problems: list[str]) -> V
         labels_name=labels.name if labels else None,
         frame_rate=None if rate.startswith("$") else frame_rate(rate),
         frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
-        task=_task_controls(mine, labels.children("label") if labels else ()),
+        task=_task_controls(mine, labels.children("label") if labels else (), where, notes),
     )
 
 
@@ -220,30 +296,103 @@ def _prompt_control(mine: Iterable[_Tag], kind: Literal["keypoint", "rectangle"]
     )
 
 
-def _task_controls(mine: Sequence[_Tag], labels: Sequence[str]) -> TaskControls:
+def _task_controls(mine: Sequence[_Tag], labels: Sequence[str], where: str, notes: list[str]) -> TaskControls:
     texts = [tag for tag in mine if tag.kind == "textarea"]
-    whole = [tag for tag in texts if not tag.flag("perregion")]
-    writable = [tag for tag in whole if not _read_only(tag)]
+    whole = [tag for tag in texts if not tag.flag("perregion") and not tag.flag("peritem")]
     shown = [tag for tag in whole if _read_only(tag)]
-    expression = _first(tag for tag in writable if _called(tag, "expression")) or _first(writable)
+    expression = _meant_for_expression([tag for tag in whole if not _read_only(tag)], where, notes)
     status = _first(tag for tag in shown if _called(tag, "status")) or _first(shown)
-    region_text = _first(tag for tag in texts if tag.flag("perregion"))
+    region_text = _meant_for_expression([tag for tag in texts if tag.flag("perregion")], where, notes)
     choices = [tag for tag in mine if tag.kind == "choices" and not tag.flag("perregion")]
-    which = _first(tag for tag in choices if _chooses_object(tag, labels))
-    choices = [tag for tag in choices if tag is not which]
-    verdict = _first(tag for tag in choices if _called(tag, "verdict")) or _first(choices)
+    which = _first(tag for tag in choices if _chooses_object(tag, labels, where, notes))
+    verdict = _verdict_control([tag for tag in choices if tag is not which], where, notes)
     return TaskControls(
         expression=expression.name if expression else None,
         status=status.name if status else None,
         region_text=region_text.name if region_text else None,
-        verdict=ChoicesControl(verdict.name, verdict.children("choice")) if verdict else None,
-        object=ChoicesControl(which.name, which.children("choice")) if which else None,
+        verdict=_choices_control(verdict),
+        object=_choices_control(which),
     )
 
 
-def _chooses_object(tag: _Tag, labels: Sequence[str]) -> bool:
+def _choices_control(tag: _Tag | None) -> ChoicesControl | None:
+    return None if tag is None else ChoicesControl(tag.name, tag.children("choice"), tag.flag("peritem"))
+
+
+def _meant_for_expression(texts: Sequence[_Tag], where: str, notes: list[str]) -> _Tag | None:
+    """The text that is called *expression*, else the one with ``smart="true"``, else the only one there is.
+
+    A text with ``smart="false"`` asks something else.
+    """
+    named = [tag for tag in texts if _called(tag, "expression")]
+    smart = [tag for tag in texts if tag.flag("smart") or tag.flag("smartonly")]
+    unmarked = [tag for tag in texts if tag.flag("smart", default=True)]
+    candidates = named or smart or unmarked
+    if len(candidates) > 1:
+        names = ", ".join(repr(tag.name) for tag in candidates)
+        notes.append(
+            f"{where} has several texts that may be the expression ({names}), and none is read as it: call one "
+            '"expression", and give the others smart="false"'
+        )
+    elif candidates and not named and not smart:
+        notes.append(
+            f"{where}: the text {candidates[0].name!r} is read as the expression, being the only one; call it "
+            '"expression", or give it smart="false" if it asks something else'
+        )
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _verdict_control(choices: Sequence[_Tag], where: str, notes: list[str]) -> _Tag | None:
+    """The choices called *verdict*, if their words are those of a verdict."""
+    named = [tag for tag in choices if _called(tag, "verdict")]
+    usable = [tag for tag in named if _verdict_words(tag)]
+    for tag in named:
+        unknown = [choice for choice in tag.children("choice") if verdict_word(choice) is None]
+        if unknown:
+            notes.append(
+                f"{where}: the verdict {tag.name!r} has choices that are no verdict ({', '.join(unknown)}); expected "
+                "Accept, Reject and Not visible, or an alias of these words"
+            )
+    if len(usable) > 1:
+        names = ", ".join(repr(tag.name) for tag in usable)
+        notes.append(f"{where} has several verdicts ({names}), and none is read; keep one of them")
+        return None
+    if not usable:
+        for tag in choices:
+            if {"accept", "reject"} <= _verdict_words(tag):
+                notes.append(
+                    f'{where}: the answers to {tag.name!r} are no verdict; call that control "verdict" if they accept '
+                    "or reject the masks"
+                )
+    return usable[0] if usable else None
+
+
+def _verdict_words(tag: _Tag) -> set[str]:
+    return {word for choice in tag.children("choice") if (word := verdict_word(choice)) is not None}
+
+
+def _chooses_object(tag: _Tag, labels: Sequence[str], where: str, notes: list[str]) -> bool:
+    """Whether choices select the object that a prompt is about: those called *which* object.
+
+    Their words are a check: they are all labels, or numbered.
+    """
     choices = tag.children("choice")
-    return bool(choices) and set(choices) <= set(labels)
+    fits = bool(choices) and (
+        set(choices) <= set(labels) or are_numbered([f" {choice}" for choice in choices])
+    )
+    if _called(tag, "which") and not tag.flag("peritem"):
+        if not fits:
+            notes.append(
+                f"{where}: {tag.name!r} does not choose an object, since its choices are neither the labels of the "
+                'masks nor numbered, such as "1", "2" and "3"'
+            )
+        return fits
+    if fits and set(choices) <= set(labels):
+        notes.append(
+            f'{where}: the answers to {tag.name!r} are labels, but choose no object; call that control "which_object" '
+            "if they do"
+        )
+    return False
 
 
 def _read_only(tag: _Tag) -> bool:

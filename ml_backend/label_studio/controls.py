@@ -12,6 +12,16 @@ from ml_backend.label_studio.task import task_value
 
 MaskKind = Literal["brush", "bitmask", "polygon", "vector"]
 
+MOST_INSTANCES = 8
+"""Instances of a task that have names where the configuration gives none."""
+
+VERDICT_WORDS: Mapping[str, frozenset[str]] = {
+    "not visible": frozenset({"not visible", "invisible", "absent", "not there", "not in the video"}),
+    "reject": frozenset({"reject", "rejected", "bad", "wrong", "no", "incorrect", "discard"}),
+    "accept": frozenset({"accept", "accepted", "good", "right", "yes", "correct", "ok", "okay", "keep"}),
+}
+"""The words of each verdict. They are a check alone: only a control whose name says so asks for a verdict."""
+
 DEFAULT_FRAME_RATE = 24.0
 """What Label Studio assumes where ``<Video>`` has no usable ``frameRate``."""
 
@@ -57,10 +67,15 @@ class PromptControl:
 
 @dataclass(frozen=True)
 class ChoicesControl:
-    """``<Choices>`` for the whole task, such as the annotator's verdict."""
+    """``<Choices>`` beside the regions, such as the annotator's verdict.
+
+    Attributes:
+        per_item: Whether each page has an answer of its own (``perItem="true"``).
+    """
 
     name: str
     choices: tuple[str, ...]
+    per_item: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,8 @@ class TaskControls:
         expression: Name of the ``<TextArea>`` that annotators type the expression into.
         status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
         region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
-        verdict: The choices of the whole task.
-        object: The choices that select the instance which a prompt is about: those that are all labels of masks.
+        verdict: The choices that accept or reject, of the whole task or of each page.
+        object: The choices that select the instance which a prompt is about.
     """
 
     expression: str | None = None
@@ -102,6 +117,25 @@ class FramesSide:
     click: PromptControl | None
     box: PromptControl | None
     task: TaskControls
+
+    @property
+    def labels_name_instances(self) -> bool:
+        """Whether a label names one object: the choices of *which object* are labels, or all labels are numbered.
+
+        Elsewhere labels are classes, and any number of instances may share one.
+        """
+        if self.task.object is not None:
+            return set(self.task.object.choices) <= set(self.mask.labels)
+        return are_numbered(self.mask.labels)
+
+    @property
+    def instance_names(self) -> tuple[str, ...]:
+        """The names by which annotators choose an instance, in order."""
+        if self.labels_name_instances:
+            return self.mask.labels
+        if self.task.object is not None:
+            return self.task.object.choices
+        return tuple(str(number) for number in range(1, MOST_INSTANCES + 1))
 
 
 @dataclass(frozen=True)
@@ -145,23 +179,45 @@ class Controls:
     Attributes:
         frames: Pages of a video, with a mask control.
         video: The video itself, with a box control.
+        notes: What in the configuration may be meant otherwise than it is read, for its author.
     """
 
     frames: FramesSide | None
     video: VideoSide | None
+    notes: tuple[str, ...] = ()
 
 
-def choose_label(labels: Sequence[str], expression: str, attributes: Sequence[str] = ()) -> str | None:
+def verdict_word(choice: str) -> str | None:
+    """The verdict that a choice stands for, a key of :data:`VERDICT_WORDS`; ``None`` for any other choice."""
+    text = " ".join(re.split(r"[\s_-]+", choice.strip().casefold()))
+    return next((verdict for verdict, known in VERDICT_WORDS.items() if text in known), None)
+
+
+def are_numbered(labels: Sequence[str]) -> bool:
+    """Whether labels are one word with different numbers, such as *object 1* and *object 2*."""
+    parts = [re.fullmatch(r"(.*\D)\d+", label) for label in labels]
+    return all(parts) and len({part.group(1) for part in parts if part is not None}) == 1
+
+
+def choose_label(
+    labels: Sequence[str], expression: str, attributes: Sequence[str] = (), *, default: bool = True
+) -> str | None:
     """Choose the label of a proposal; ``None`` where there are no labels.
 
     It is the first label that stands as a whole word in the expression, else in an attribute, else the first label:
     with labels *dog* and *cat*, "the brown dog" becomes a dog.
+
+    Args:
+        labels: The labels, in their order.
+        expression: The expression.
+        attributes: Its attributes.
+        default: Whether the first label is chosen where none is named.
     """
     for text in (expression, *attributes):
         for label in labels:
             if re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, flags=re.IGNORECASE):
                 return label
-    return labels[0] if labels else None
+    return labels[0] if labels and default else None
 
 
 def frame_rate(value: Any) -> float | None:

@@ -88,6 +88,10 @@ def _straight_stretches(
 def interpolate(sequence: Sequence[Mapping[str, Any]], frames_count: int) -> NDArray[np.float64]:
     """Give a ``videorectangle``'s box in every frame, as Label Studio draws it.
 
+    Frames count from 1. A keyframe of frame 0, which programs that count from 0 write, lies before the first frame:
+    Label Studio shows its box on the way to the next one, and so does this. A keyframe beyond the count is where a
+    track heads to.
+
     Args:
         sequence: Keyframes with ``frame`` (from 1), ``x``, ``y``, ``width``, ``height`` in percent, and
             optionally ``rotation`` in degrees and ``enabled``.
@@ -103,16 +107,13 @@ def interpolate(sequence: Sequence[Mapping[str, Any]], frames_count: int) -> NDA
     boxes = np.full((frames_count, 5), np.nan)
     for i, keyframe in enumerate(ordered):
         first = int(keyframe["frame"]) - 1
-        if not 0 <= first < frames_count:
-            continue
-        boxes[first] = rows[i]
-        if not keyframe.get("enabled", True):
-            continue
-        if i + 1 == len(ordered):
-            boxes[first:] = rows[i]
-            continue
-        last = int(ordered[i + 1]["frame"]) - 1
-        for t in range(first + 1, min(last, frames_count)):
-            boxes[t] = rows[i] + (rows[i + 1] - rows[i]) * (t - first) / (last - first)
+        last = first  # of the stretch that the keyframe decides
+        if keyframe.get("enabled", True):
+            last = frames_count - 1 if i + 1 == len(ordered) else int(ordered[i + 1]["frame"]) - 2
+        change = np.zeros(5)
+        if i + 1 < len(ordered):
+            change = (rows[i + 1] - rows[i]) / max(1, int(ordered[i + 1]["frame"]) - 1 - first)
+        for t in range(max(first, 0), min(max(first, last), frames_count - 1) + 1):
+            boxes[t] = rows[i] + change * (t - first)
     boxes[:, :4] /= 100
     return boxes

@@ -24,15 +24,19 @@ _SPECK = 0.0025
 """Parts and holes are left out, smallest first, while together they hold no more of the mask than this."""
 
 
-def mask_to_outlines(mask: NDArray[np.bool_], *, max_loss: float = 0.01) -> list[Outline]:
+def mask_to_outlines(
+    mask: NDArray[np.bool_], *, max_loss: float = 0.01, keep_specks: bool = False
+) -> list[Outline]:
     """Trace a mask with as few corners as the loss allows.
 
     A mask in several parts gives several outlines, the largest first. A hole is joined to its part by a cut
-    of no width, since Label Studio's polygons have no holes; specks (at most 0.25 % of the mask) go.
+    of no width, since Label Studio's polygons have no holes. Specks (at most 0.25 % of the mask) go, where nobody asks
+    for them: each would be a region of its own in Label Studio.
 
     Args:
         mask: (H, W) bool.
         max_loss: Most that the IoU of the outlines with the mask may fall below 1.
+        keep_specks: Whether the smallest parts and holes stay, as a dataset needs them.
 
     Returns:
         Outlines in pixels; empty for an empty mask.
@@ -42,7 +46,7 @@ def mask_to_outlines(mask: NDArray[np.bool_], *, max_loss: float = 0.01) -> list
         return []
     top, left = int(rows[0]), int(columns[0])
     crop = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
-    parts = _pixel_edges(crop)
+    parts = _pixel_edges(crop, 0.0 if keep_specks else _SPECK)
     exact = [_cut_open(outer, holes) for outer, holes in parts]
     best = exact
     for epsilon in _EPSILONS:
@@ -57,13 +61,45 @@ def mask_to_outlines(mask: NDArray[np.bool_], *, max_loss: float = 0.01) -> list
 
 
 def outlines_to_mask(outlines: Sequence[Outline], height: int, width: int) -> NDArray[np.bool_]:
-    """Fill outlines (in pixels) into one (height, width) bool mask; fewer than 3 corners fill nothing."""
+    """Fill outlines (in pixels) into one (height, width) bool mask; fewer than 3 corners fill nothing.
+
+    What lies beyond the picture is cut off along its edge; no corner is moved.
+    """
     mask = np.zeros((height, width), dtype=bool)
-    polygons = [np.clip(o, 0, (width, height)).ravel().tolist() for o in outlines if len(o) >= 3]
+    inside = [cut_outline(outline, height, width) for outline in outlines]
+    polygons = [outline.ravel().tolist() for outline in inside if len(outline) >= 3]
     if polygons:
         for rle in coco_mask.frPyObjects(polygons, height, width):
             mask |= coco_mask.decode(rle).astype(bool)
     return mask
+
+
+def cut_outline(outline: Outline, height: int, width: int) -> Outline:
+    """The part of an outline inside the picture, by Sutherland and Hodgman's algorithm (1974).
+
+    Parts that the cut leaves apart stay one outline, joined along the picture's edge.
+    """
+    for axis, limit in ((0, float(width)), (1, float(height))):
+        outline = _cut_below(outline, axis, 0.0)
+        outline = -_cut_below(-outline, axis, -limit)
+    return outline
+
+
+def _cut_below(outline: Outline, axis: int, limit: float) -> Outline:
+    """The part of an outline whose coordinate on an axis is at least the limit."""
+    values = outline[:, axis]
+    if len(outline) == 0 or (values >= limit).all():
+        return outline
+    kept: list[NDArray[np.float64]] = []
+    for i in range(len(outline)):
+        before, here = outline[i - 1], outline[i]
+        if (before[axis] < limit) != (here[axis] < limit):
+            crossing = before + (here - before) * ((limit - before[axis]) / (here[axis] - before[axis]))
+            crossing[axis] = limit
+            kept.append(crossing)
+        if here[axis] >= limit:
+            kept.append(here)
+    return np.array(kept, dtype=np.float64).reshape(-1, 2)
 
 
 def joined_outline(outlines: Sequence[Outline]) -> Outline:
@@ -74,15 +110,20 @@ def joined_outline(outlines: Sequence[Outline]) -> Outline:
     return joined
 
 
-def _pixel_edges(mask: NDArray[np.bool_]) -> list[tuple[Outline, list[Outline]]]:
-    """Trace each part's outer edge and the edges of its holes; largest part first, specks left out."""
+def _pixel_edges(mask: NDArray[np.bool_], speck: float) -> list[tuple[Outline, list[Outline]]]:
+    """Trace each part's outer edge and the edges of its holes; largest part first, specks left out.
+
+    Args:
+        mask: (H, W).
+        speck: Fraction of the mask that may be left out.
+    """
     # Contours run through the centres of border pixels. On a grid twice as fine, the centre of a border
     # pixel's half is next to the edge itself, and rounding up the halved coordinates lands on it.
     fine = np.kron(mask.astype(np.uint8), np.ones((2, 2), dtype=np.uint8))
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     edges = [((contour[:, 0, :] + 1) // 2).astype(np.int32) for contour in contours]
     areas = [abs(cv2.contourArea(edge)) for edge in edges]
-    allowance = _SPECK * float(mask.sum())
+    allowance = speck * float(mask.sum())
     kept = set(range(len(edges)))
     for i in sorted(kept, key=areas.__getitem__):
         if areas[i] > allowance:

@@ -47,6 +47,7 @@ class PageMask:
         control: Name of the control (``from_name``).
         labels: The region's labels.
         origin: ``prediction``, ``prediction-changed``, ``manual`` or ``""``.
+        score: How certain a prediction is, in [0, 1]; ``None`` where it does not say.
     """
 
     region_id: str
@@ -55,6 +56,7 @@ class PageMask:
     control: str
     labels: tuple[str, ...]
     origin: str
+    score: float | None = None
 
 
 def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
@@ -93,6 +95,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
                 control=str(result.get("from_name", "")),
                 labels=region_labels(result, kind) or pair_labels.get(region_id, ()),
                 origin=str(result.get("origin", "")),
+                score=_score(result.get("score")),
             )
         )
     return masks
@@ -141,6 +144,12 @@ def track_boxes(result: Mapping[str, Any], frames_count: int | None = None) -> N
         raise RegionError(
             f"track {result.get('id')!r} cannot be read: {error}; expected a videorectangle with a sequence"
         ) from error
+
+
+def _score(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
 
 
 def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ml_backend.corrections.records import Problem, Weights
+from ml_backend.corrections.selection import teaching
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
@@ -231,8 +232,11 @@ class RefinementRun:
             log.warning("refinement %d: the project could not be read: %s", self._refinement.id, error)
         begun_at = datetime.now(UTC)
         champion = self._line.champion(project)
+        corrections, left_out = teaching(self._corrections.corrections(project, self._settings.weights))
+        for note in left_out:
+            self._refinements.add_note(self._refinement.id, note)
         plan = make_plan(
-            self._corrections.corrections(project, self._settings.weights),
+            corrections,
             used=() if champion is None else champion.data,
             recipe=self._settings.recipe,
             replay=self._settings.replay,

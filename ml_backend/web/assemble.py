@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ml_backend.corrections.completion import Completer
@@ -197,19 +199,48 @@ def _build_predictions(common: _Common) -> _Predictions:
     return _Predictions(proposer, media, task_proposer, batches, deliverer, repredictor)
 
 
-def _build_learning(common: _Common) -> _Learning:
-    settings, database, connections = common.settings, common.database, common.connections
-    corrections = CorrectionStore(database)
+@contextlib.contextmanager
+def correction_refresher(
+    settings: Settings, database: Database, loader: Loader
+) -> Iterator[CorrectionRefresher]:
+    """What brings a project's corrections up to date in a process that serves nothing.
+
+    The models are loaded only where a correction needs them.
+
+    Args:
+        settings: The settings in force.
+        database: The database.
+        loader: What fetches media.
+    """
+    connections = Connections(settings)
+    executor = _build_executor(settings.model_copy(update={"warm": False}))
+    states = TaskStateStore(database)
+    try:
+        reading = _build_reading(settings, database, loader, connections, executor, states)
+        yield CorrectionRefresher(reading.ingestor, reading.completer)
+    finally:
+        executor.close()
+        connections.close()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    triggers: RefinementTriggers
+    ingestor: Ingestor
+    completer: Completer
+
+
+def _build_reading(
+    settings: Settings,
+    database: Database,
+    loader: Loader,
+    connections: Connections,
+    executor: ModelExecutor,
+    states: TaskStateStore,
+) -> _Reading:
     triggers = RefinementTriggers(database, settings.refine_after)
-    completer = Completer(
-        settings,
-        database,
-        common.loader,
-        connections,
-        common.executor,
-        listeners=[triggers.corrected],
-    )
-    pages = SubmittedPages(database, common.states, connections)
+    completer = Completer(settings, database, loader, connections, executor, listeners=[triggers.corrected])
+    pages = SubmittedPages(database, states, connections)
     ingestor = Ingestor(
         settings,
         database,
@@ -217,22 +248,30 @@ def _build_learning(common: _Common) -> _Learning:
         completer.notify,
         complete=pages.complete,
         handlers=[
-            StateLifecycle(common.states, pages),
+            StateLifecycle(states, pages),
             TrainingHandler(ProjectStore(database), triggers.request),
         ],
     )
+    return _Reading(triggers, ingestor, completer)
+
+
+def _build_learning(common: _Common) -> _Learning:
+    settings, database, connections = common.settings, common.database, common.connections
+    reading = _build_reading(settings, database, common.loader, connections, common.executor, common.states)
     refinements = RefinementManager(
         _refinement_settings(settings, common.versions.base),
-        triggers=triggers,
+        triggers=reading.triggers,
         schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
         database=database,
         line=common.line,
         media=common.loader,
         connections=connections,
         executor=common.executor,
-        refresh=CorrectionRefresher(ingestor, completer).refresh,
+        refresh=CorrectionRefresher(reading.ingestor, reading.completer).refresh,
     )
-    return _Learning(corrections, ingestor, completer, triggers, refinements)
+    return _Learning(
+        CorrectionStore(database), reading.ingestor, reading.completer, reading.triggers, refinements
+    )
 
 
 def _refinement_settings(settings: Settings, base_version: str) -> RefinementSettings:

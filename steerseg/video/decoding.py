@@ -16,11 +16,11 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
 from steerseg.video.frame_file import FrameFile
+from steerseg.video.frame_pictures import FramePictures
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class DecodedVideo:
     """The kept frames of one file.
 
     Attributes:
-        frames: (T, H, W, 3) uint8 RGB, upright, T >= 1.
+        frames: (T, H, W, 3) uint8 RGB, upright, of square pixels, T >= 1.
         pts: (T,) float64 seconds from the start of the file, strictly increasing.
         fps: Frames a second of the kept frames.
         digest: SHA-256 of content and options.
@@ -162,13 +162,13 @@ def decode_file(
         raise VideoError(f"{name} is empty (0 bytes); expected a video.")
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
-    digest = file_digest(path, stride)
     stream = FrameStream(path, name=name, limits=limits, stride=stride)
     frames = FrameBuffer(name, limits, stride, expected=_expected_frames(path, name))
     for index, picture in enumerate(stream):
         frames.append(picture)
         if index % 8 == 0:
             tick(min(1.0, stream.position / size))
+    digest = stream.digest
     tick(1.0)
     pts = stream.pts
     return DecodedVideo(frames.finish(), pts, stream.fps, digest)
@@ -180,9 +180,9 @@ def _expected_frames(path: Path, name: str) -> int:
         return int(video_stream(container, name).frames)
 
 
-def file_digest(path: Path, stride: int) -> str:
-    """Digest of a file's content and of the stride."""
-    digest = content_digest("file", f"stride={stride}")
+def file_digest(path: Path, stride: int, *treatment: str) -> str:
+    """Digest of a file's content, of the stride, and of what makes its pictures differ from what is stored."""
+    digest = content_digest("file", f"stride={stride}", *treatment)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -209,13 +209,18 @@ class FrameStream:
         name: Its name in messages.
         limits: Its limits; as nothing is kept, ``max_frames`` and ``max_memory`` do not count.
         stride: Every ``stride``-th frame is given, beginning with the first.
+        square: Whether pixels are made square; see :class:`~steerseg.video.frame_pictures.FramePictures`.
 
     Attributes:
         position: Bytes of the file that were read.
     """
 
-    def __init__(self, path: Path, *, name: str, limits: VideoLimits, stride: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, name: str, limits: VideoLimits, stride: int = 1, square: bool = True
+    ) -> None:
         self._path, self._name, self._limits, self._stride = path, name, limits, stride
+        self._square = square
+        self._pictures: FramePictures | None = None
         self._times: list[Fraction | None] = []
         self._rate = DEFAULT_FPS
         self.position = 0
@@ -231,17 +236,17 @@ class FrameStream:
             stream = _bounded_stream(container, self._name, self._limits)
             self._rate = declared_rate(stream)
             start = start_time(container)
-            upright = _Upright(self._name, self._limits)
+            pictures = self._pictures = _pictures(stream, self._name, self._limits, square=self._square)
             for item in _decode(container, stream):
                 if isinstance(item, av.FFmpegError):
                     damaged += 1
                     continue
                 self.position, frame = item
-                upright.begin(frame)
+                pictures.begin(frame)
                 if decoded % self._stride == 0:
                     time = _time_within(frame, stream.time_base, start, self._name, self._limits)
                     self._times.append(time)
-                    yield upright.picture(frame)
+                    yield pictures.picture(frame)
                 decoded += 1
         if not decoded:
             raise VideoError(
@@ -250,6 +255,13 @@ class FrameStream:
             )
         if damaged:
             log.warning("%s: %d damaged packets skipped, %d frames decoded", self._name, damaged, decoded)
+
+    @property
+    def digest(self) -> str:
+        """The digest that :func:`~steerseg.video.load_video` gives the file; known once a picture was given."""
+        begun = self._pictures is not None and self._pictures.begun
+        treatment = self._pictures.treatment if self._pictures is not None and begun else ()
+        return file_digest(self._path, self._stride, *treatment)
 
     @property
     def pts(self) -> NDArray[np.float64]:
@@ -262,34 +274,24 @@ class FrameStream:
         return frames_a_second(self.pts, fallback=self._rate / self._stride)
 
 
-def stream_frames(path: Path, *, name: str, limits: VideoLimits) -> Iterator[NDArray[np.uint8]]:
+def stream_frames(
+    path: Path, *, name: str, limits: VideoLimits, square: bool = True
+) -> Iterator[NDArray[np.uint8]]:
     """The pictures of a video file, one in memory at a time; see :class:`FrameStream`.
 
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
     """
-    return iter(FrameStream(path, name=name, limits=limits))
+    return iter(FrameStream(path, name=name, limits=limits, square=square))
 
 
-class _Upright:
-    """Turns decoded frames into upright pictures of the first one's size."""
-
-    def __init__(self, name: str, limits: VideoLimits) -> None:
-        self._name, self._limits = name, limits
-        self._stored: tuple[int, int] | None = None  # (width, height) of the first frame before rotation
-        self._matrix: tuple[int, ...] | None = None
-
-    def begin(self, frame: Any) -> None:
-        """Take the size and the rotation of the first frame; later ones change nothing."""
-        if self._stored is None:
-            check_size(self._name, frame.width, frame.height, self._limits)
-            self._stored = (frame.width, frame.height)
-            self._matrix = _display_matrix(frame)
-
-    def picture(self, frame: Any) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
-        assert self._stored is not None
-        return _upright(_to_rgb(frame, self._stored), self._matrix)
+def _pictures(stream: Any, name: str, limits: VideoLimits, *, square: bool = True) -> FramePictures:
+    """What makes pictures of a stream's frames."""
+    return FramePictures(
+        stream.sample_aspect_ratio,
+        lambda width, height: check_size(name, width, height, limits),
+        square=square,
+    )
 
 
 def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
@@ -374,36 +376,6 @@ def _decode(container: Any, stream: Any) -> Iterator[tuple[int, Any] | av.FFmpeg
             return
         if packet.pos is not None and packet.size:
             end = max(end, packet.pos + packet.size)
-
-
-def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 as stored, scaled to (width, height) where a stream changes its size midway."""
-    width, height = size
-    array: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return array
-
-
-def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    return None if data is None else tuple(np.frombuffer(bytes(data), dtype="=i4").tolist())
-
-
-def _upright(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArray[np.uint8]:
-    """Apply a display matrix (rows ``a b u, c d v, x y w``; x' = a x + c y, y' = b x + d y) to an image.
-
-    Quarter turns and mirrorings are exact; another angle goes to the nearest of them.
-    """
-    if matrix is None:
-        return image
-    a, b, _, c, d, _ = matrix[:6]
-    if not any((a, b, c, d)):
-        return image
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        flip_x, flip_y = a < 0, d < 0
-    else:
-        image = image.swapaxes(0, 1)
-        flip_x, flip_y = c < 0, b < 0
-    return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
 def start_time(container: Any) -> Fraction:

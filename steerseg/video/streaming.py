@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
-from steerseg.video.decoding import DEFAULT_FPS, FrameStream, VideoLimits, content_digest, file_digest
+from steerseg.video.decoding import DEFAULT_FPS, FrameStream, VideoLimits, content_digest
 from steerseg.video.loading import frame_files, read_image
 
 
@@ -31,6 +31,10 @@ class PictureStream(Protocol):
     def fps(self) -> float:
         """Pictures a second of those so far."""
 
+    @property
+    def digest(self) -> str:
+        """The digest that :func:`~steerseg.video.load_video` gives the video."""
+
 
 class FolderStream:
     """The pictures of a folder of frames, in the order of :func:`~steerseg.video.frame_files`.
@@ -45,6 +49,7 @@ class FolderStream:
     def __init__(self, folder: Path, *, fps: float, limits: VideoLimits, stride: int = 1) -> None:
         self._files = frame_files(folder)[::stride]
         self._limits = limits
+        self._stride, self._rate = stride, fps
         self._count = 0
         self.fps = fps / stride
 
@@ -71,6 +76,14 @@ class FolderStream:
         """(T,) seconds of the pictures so far."""
         return np.arange(self._count) / self.fps
 
+    @property
+    def digest(self) -> str:
+        """The digest that :func:`~steerseg.video.load_video` gives the folder."""
+        digest = content_digest("folder", f"stride={self._stride}", f"fps={self._rate!r}")
+        for file in self._files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
 
 def open_stream(source: Path, *, fps: float | None, limits: VideoLimits, stride: int = 1) -> PictureStream:
     """The pictures of a video file or a folder of frames.
@@ -84,17 +97,3 @@ def open_stream(source: Path, *, fps: float | None, limits: VideoLimits, stride:
     if source.is_dir():
         return FolderStream(source, fps=fps or DEFAULT_FPS, limits=limits, stride=stride)
     return FrameStream(source, name=str(source), limits=replace(limits, max_duration=math.inf), stride=stride)
-
-
-def source_digest(source: Path, stride: int, fps: float | None) -> str:
-    """The digest that :func:`~steerseg.video.load_video` gives a video, without decoding it.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    if not source.is_dir():
-        return file_digest(source, stride)
-    digest = content_digest("folder", f"stride={stride}", f"fps={fps or DEFAULT_FPS!r}")
-    for file in frame_files(source)[::stride]:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()

@@ -30,6 +30,7 @@ def _export(backend: Backend, output: Path, project: int, format_: str, *options
         "steerseg-backend",
         *("export", project, "--format", format_, "--output", output, *options),
         *("--data-dir", backend.data_dir, "--local-files-root", backend.data_dir.parent / "media"),
+        "--allow-incomplete",  # there is no Label Studio to be read first
     )
 
 

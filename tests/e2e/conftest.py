@@ -196,6 +196,12 @@ def frames_project(make_project: MakeProject) -> Project:
 
 
 @pytest.fixture(scope="session")
+def classes_project(make_project: MakeProject) -> Project:
+    """Masks on frames whose labels are classes, by ``label_config/frames_classes.xml``."""
+    return make_project("frames_classes.xml")
+
+
+@pytest.fixture(scope="session")
 def video_project(make_project: MakeProject) -> Project:
     """Box tracks on videos, by ``label_config/video.xml``."""
     return make_project("video.xml")

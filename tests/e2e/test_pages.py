@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from werkzeug.serving import make_server
 
+from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.exporting.command import Exporter, ExportOptions, load_tracker
 from ml_backend.label_studio.task_media import MediaLoader
 from ml_backend.refinement.gate import Comparison, GateMetrics
@@ -301,8 +302,9 @@ def test_every_page_reads_well(reader: Reader) -> None:
 
 def test_what_was_accepted_is_exported(desk: Desk, tmp_path: Path) -> None:
     settings = desk.service.settings
+    refresher = CorrectionRefresher(desk.service.ingestor, desk.service._completer)
     exporter = Exporter(
-        settings, desk.service.database, MediaLoader(settings), lambda: load_tracker(settings)
+        settings, desk.service.database, MediaLoader(settings), refresher, lambda: load_tracker(settings)
     )
     report = exporter.export(PROJECT, ExportOptions("youtube-vos", tmp_path / "out"))
     assert (len(report.sequences), report.warnings) == (2, ())

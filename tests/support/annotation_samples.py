@@ -37,7 +37,7 @@ def frames_config(kind: str = "brush") -> str:
 VIDEO_CONFIG = """<View><Video name="video" value="$video" frameRate="$fps"/>
 <TextArea name="expression" toName="video"/><VideoRectangle name="box" toName="video"/>
 <Labels name="label" toName="video"><Label value="object 1"/><Label value="object 2"/></Labels>
-<TextArea name="own" toName="video" perRegion="true"/>
+<TextArea name="own" toName="video" perRegion="true" smart="true"/>
 <Choices name="verdict" toName="video"><Choice value="Accept"/><Choice value="Reject"/></Choices></View>"""
 
 FRAMES_DATA: dict[str, Any] = {

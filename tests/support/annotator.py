@@ -26,11 +26,11 @@ Result = dict[str, Any]
 class Annotator:
     """One person at one task: what stands on the pages, and calls as Label Studio's page makes them."""
 
-    def __init__(self, backend: Backend, number: int = 1) -> None:
+    def __init__(self, backend: Backend, number: int = 1, objects: str = OBJECTS) -> None:
         self.backend = backend
         self.number = number
         self.body = recorded("predict_interactive_click_frames")
-        self.body["label_config"] = self.body["label_config"].replace("</View>", OBJECTS + STATUS + "</View>")
+        self.body["label_config"] = self.body["label_config"].replace("</View>", objects + STATUS + "</View>")
         setup = {**recorded("setup"), "project": self.body["project"], "schema": self.body["label_config"]}
         backend.post("/setup", setup)
         self.click = self.body["params"]["context"]["result"][0]

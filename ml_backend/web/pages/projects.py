@@ -9,10 +9,12 @@ from flask import Blueprint, render_template
 from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.records import Correction
 from ml_backend.database.projects import Project, ProjectStore
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.pages.paging import ROWS, Pager, requested_offset
 from ml_backend.web.pages.queries import count_proposals, list_proposals
+from steerseg.errors import ConfigError
 
 
 def add_projects(blueprint: Blueprint, service: Service) -> None:
@@ -31,6 +33,7 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
         return render_template(
             "project.html",
             project=known,
+            notes=configuration_notes(known.label_config),
             counts=service.corrections.counts(number),
             refinement=service.refinement(str(number)),
             version=service.versions(str(number)).current,
@@ -87,6 +90,14 @@ class ListedCorrection:
             changed=sum(frame.touched for frame in correction.frames.values()),
             propagated=len(correction.propagated),
         )
+
+
+def configuration_notes(label_config: str) -> tuple[str, ...]:
+    """What in a labelling configuration is ambiguous, or cannot be used, for a person."""
+    try:
+        return parse_controls(label_config).notes
+    except ConfigError as error:
+        return (str(error),)
 
 
 def known_project(service: Service, number: int) -> Project:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ml_backend.corrections.annotations import MAX_FRAMES, read_annotation
+from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import Decision, Problem, Verdict
+from ml_backend.corrections.tracks import MAX_FRAMES
 from steerseg.errors import ConfigError
 from steerseg.masks import decode_rle, iou
 from tests.support.annotation_samples import (
@@ -133,21 +134,19 @@ def test_an_annotators_own_note_is_no_expression() -> None:
     assert decision.expression == "the red ball"
 
 
-def test_without_any_words_it_is_set_aside() -> None:
+def test_without_any_words_it_is_usable_and_says_what_it_is_for() -> None:
     (decision,) = read(mask_regions({0: square(2)}, proposed=False), data={"frames": FRAMES_DATA["frames"]})
-    assert decision.problem is not None
-    assert decision.problem[0] is Problem.NO_EXPRESSION
+    assert (decision.expression, decision.problem) == ("", None)
+    assert "no refinement learns from it" in decision.notes[0]
 
 
-def test_a_second_label_needs_words_of_its_own() -> None:
+def test_a_second_label_without_words_of_its_own_says_so() -> None:
     first, second = read(
         mask_regions({0: square(2)}) + mask_regions({0: square(30)}, proposed=False, label="object 2")
     )
-    assert (first.object, first.problem) == ("object 1", None)
-    assert second.object == "object 2"
-    assert second.problem is not None
-    assert second.problem[0] is Problem.NO_EXPRESSION
-    assert "'object 2'" in second.problem[1]
+    assert (first.object, first.problem, first.notes) == ("object 1", None, ())
+    assert (second.object, second.expression, second.problem) == ("object 2", "", None)
+    assert "'object 2'" in second.notes[0]
 
 
 # --- verdicts and nothing
@@ -202,13 +201,14 @@ def test_a_track_that_lasts_leaves_its_later_frames_open() -> None:
     assert sorted(decision.frames) == [0, 1, 2]
 
 
-def test_two_tracks_of_a_label_are_one_object_that_comes_back() -> None:
-    (decision,) = read_video(
-        [
-            track({0: (10, 20, 30, 40)}, last_enabled=False),
-            track({8: (50, 20, 30, 40)}, number="track2", last_enabled=False),
-        ]
-    )
+def test_two_tracks_are_two_instances_unless_a_relation_joins_them() -> None:
+    tracks = [
+        track({0: (10, 20, 30, 40)}, last_enabled=False),
+        track({8: (50, 20, 30, 40)}, number="track2", last_enabled=False),
+    ]
+    assert [decision.object for decision in read_video(tracks)] == ["track object 1", "track object 1 #2"]
+    relation = {"type": "relation", "from_id": "track1", "to_id": "track2", "direction": "right"}
+    (decision,) = read_video([*tracks, relation])
     assert {i for i, frame in decision.frames.items() if frame.boxes} == {0, 8}
     assert len(decision.frames) == PAGES
 
@@ -250,10 +250,12 @@ BOTH_CONFIG = frames_config().replace(
 BOTH_DATA = {**FRAMES_DATA, **VIDEO_DATA, "stride": 4}
 
 
-def test_boxes_beside_masks_of_the_same_words_are_left_out() -> None:
-    results = [*mask_regions({0: square(2)}), track({0: (10, 20, 30, 40)}, frames_count=48)]
+def test_a_box_around_masks_of_the_pages_is_no_second_instance() -> None:
+    results = [*mask_regions({0: square(2)}), track({0: (3, 11, 16, 28)}, frames_count=48)]
     (decision,) = read(results, config=BOTH_CONFIG, data=BOTH_DATA)
     assert decision.object == "object 1"
+    results = [*mask_regions({0: square(2)}), track({0: (60, 11, 16, 28)}, frames_count=48)]
+    assert len(read(results, config=BOTH_CONFIG, data=BOTH_DATA)) == 2
 
 
 def test_boxes_of_other_words_count_on_the_pages_next_to_their_keyframes() -> None:

@@ -146,6 +146,9 @@ def test_a_database_of_an_earlier_layout_opens_with_everything_in_it(
 ) -> None:
     path = made_by_release(tmp_path / "store.sqlite", layout, without)
     before = rows_of(path)
+    kept = dict(before)
+    if "annotations" in before:
+        kept["annotations"] = [{**row, "digest": ""} for row in before["annotations"]]
     fresh = tmp_path / "fresh.sqlite"
     Database(fresh).close()
     with caplog.at_level(logging.INFO):
@@ -153,8 +156,8 @@ def test_a_database_of_an_earlier_layout_opens_with_everything_in_it(
     assert differences(path) == []
     assert described(path) == described(fresh)
     now = rows_of(path)
-    assert now.pop("schema_version") == [{"version": 6}], "what earlier releases refuse"
-    for table, rows in before.items():
+    assert now.pop("schema_version") == [{"version": 7}], "what earlier releases refuse"
+    for table, rows in kept.items():  # annotations are read anew
         assert (
             table == "schema_version"
             or [{name: row[name] for name in old} for row, old in zip(now[table], rows, strict=True)] == rows
@@ -173,12 +176,14 @@ def test_what_the_release_before_stored_is_read_as_it_read_it(tmp_path: Path) ->
     database = Database(made_by_release(tmp_path / "store.sqlite", 5))
     corrections = CorrectionStore(database)
     expected = json.loads((FIXTURES / "store-layout-5.json").read_text())
-    assert {
+    found = {
         "corrections": plain(corrections.corrections(1)),
         "pending": plain(CompletionStore(database).pending()),
         "set_aside": plain(corrections.list_set_aside()),
         "counts": plain(corrections.counts(1)),
-    } == expected
+    }
+    assert known_then(found, expected) == expected
+    assert [one.label for one in corrections.corrections(1)] == ["object 1", "object 1", "object 1"]
     steering = TaskStateStore(database)
     for held in (steering.get(TaskStateKey(1, 5, 3, "frames")), steering.submitted(70, "frames")):
         assert held is not None
@@ -189,6 +194,15 @@ def test_what_the_release_before_stored_is_read_as_it_read_it(tmp_path: Path) ->
     assert [job.message for job in JobStore(database).newest()] == ["", "", "tracking, 6 of 12 frames"]
     assert [event.id for event in EventStore(database).unprocessed()] == [12]
     database.close()
+
+
+def known_then(value: Any, then: Any) -> Any:
+    """A value without the fields that an earlier release did not have."""
+    if isinstance(value, dict) and isinstance(then, dict):
+        return {name: known_then(item, then[name]) for name, item in value.items() if name in then}
+    if isinstance(value, list) and isinstance(then, list):
+        return [known_then(one, other) for one, other in zip(value, then, strict=True)]
+    return value
 
 
 def plain(value: Any) -> Any:

@@ -7,11 +7,13 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ from pycocotools.coco import COCO
 
 from ml_backend.cli.main import main
 from ml_backend.corrections.completion import Completer
-from ml_backend.exporting.command import PROVENANCE_FILE, Exporter, ExportOptions, ExportReport
+from ml_backend.corrections.refresh import CorrectionRefresher
+from ml_backend.exporting.command import Exporter, ExportOptions, ExportReport
 from ml_backend.exporting.dense import _windows, densify
 from ml_backend.exporting.formats import VOID
 from ml_backend.exporting.labelled import (
@@ -32,13 +35,16 @@ from ml_backend.exporting.labelled import (
     disjoint,
     sequences,
 )
+from ml_backend.exporting.pictures import pictures_at
+from ml_backend.exporting.provenance import PROVENANCE_FILE
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.outlines import joined_outline, mask_to_outlines
-from ml_backend.label_studio.task_media import MediaLoader
+from ml_backend.label_studio.task_media import Loader, MediaLoader
 from ml_backend.models.executor import Executor, ModelExecutor
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.errors import ConfigError, VideoError
 from steerseg.evaluation.datasets import open_dataset
+from steerseg.evaluation.metrics import score
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
 from steerseg.tracking import Tracker
@@ -98,14 +104,21 @@ def completing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Completing]
     made.close()
 
 
+def exporter_of(
+    completing: Completing, media: Loader | None = None, tracker: Callable[[], Tracker] = no_tracker
+) -> Exporter:
+    refresher = CorrectionRefresher(completing.ingestor, completing.completer)
+    return Exporter(completing.settings, completing.database, media or completing.media, refresher, tracker)
+
+
 def export(completing: Completing, output: Path, format_: str, **options: Any) -> ExportReport:
-    exporter = Exporter(completing.settings, completing.database, completing.media, no_tracker)
-    return exporter.export(1, ExportOptions(format_, output, **options))
+    return exporter_of(completing).export(1, ExportOptions(format_, output, **options))
 
 
 @pytest.fixture(scope="module")
 def labelled(completing: Completing) -> dict[str, LabelledSequence]:
-    found = sequences(completing.corrections.corrections(1), CONFIDENCE)
+    accepted = [one for one in completing.corrections.corrections(1) if not one.rejected]
+    found = sequences(accepted, CONFIDENCE)
     return {sequence.name: sequence for sequence in found}
 
 
@@ -142,13 +155,9 @@ def test_what_an_annotator_decided_hides_what_was_proposed(labelled: dict[str, L
     assert (frame[1] == (ball & ~box)).all()
 
 
-def test_a_tasks_newest_annotation_counts(completing: Completing) -> None:
+def test_categories_are_labels_or_expressions(completing: Completing) -> None:
     (one, *_) = completing.corrections.corrections(1)
-    assert one.updated_at is not None
-    newer = replace(one, id=99, annotation_id=99, updated_at=one.updated_at.replace(year=2030))
-    (sequence,) = sequences([newer, one], CONFIDENCE)
-    assert [object_.annotation_id for object_ in sequence.objects] == [99]
-    (sequence,) = sequences([newer], CONFIDENCE, "expression")
+    (sequence,) = sequences([one], CONFIDENCE, "expression")
     assert sequence.objects[0].category == "the red ball"
 
 
@@ -204,6 +213,18 @@ def test_davis_is_read_as_palette_pictures(
                 assert ((numbers == number) == mask).all()
             unknown = index in labelled[name].undecided()
             assert set(np.unique(numbers)) - {*masks} == ({VOID} if unknown else {0})
+
+
+def test_void_pixels_of_davis_count_neither_in_j_nor_in_f(completing: Completing, tmp_path: Path) -> None:
+    export(completing, tmp_path / "out", "davis", images=False)
+    files = sorted((tmp_path / "out/Annotations/Full-Resolution" / FEW).iterdir())
+    numbers = np.stack([np.asarray(Image.open(file)) for file in files])
+    void = numbers == VOID
+    assert void.any(axis=(1, 2)).tolist() == [False] * 7 + [True] * 5
+    truth = numbers == 1
+    noisy = truth | (void & (np.random.default_rng(0).random(truth.shape) < 0.5))
+    assert (score(noisy, truth, void).j, score(noisy, truth, void).f) == (1, 1)
+    assert score(noisy, truth).j < 1
 
 
 VOS_BENCHMARK = """
@@ -345,15 +366,13 @@ def test_a_folder_that_is_there_is_left_alone(completing: Completing, tmp_path: 
 
 
 def test_nothing_to_export_says_where_to_look(completing: Completing, tmp_path: Path) -> None:
-    exporter = Exporter(completing.settings, completing.database, completing.media, no_tracker)
+    exporter = exporter_of(completing)
     with pytest.raises(ConfigError, match="corrections 99"):
         exporter.export(99, ExportOptions("coco", tmp_path / "out"))
 
 
 def test_a_task_without_media_is_left_out_and_told(completing: Completing, tmp_path: Path) -> None:
-    exporter = Exporter(
-        completing.settings, completing.database, MediaLoader(completing.settings), no_tracker
-    )
+    exporter = exporter_of(completing, MediaLoader(completing.settings))
     with pytest.raises(ConfigError, match="no task of project 1 could be exported"):
         exporter.export(1, ExportOptions("coco", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -366,10 +385,27 @@ def test_the_command_writes_and_warns(
 ) -> None:
     arguments = ["export", "1", "--format", "coco", "--no-images", "--output", str(tmp_path / "out")]
     folder = str(completing.settings.data_dir)
-    assert main([*arguments, "--data-dir", folder, "--propagation-confidence", str(CONFIDENCE)]) == 0
+    arguments += ["--data-dir", folder, "--propagation-confidence", str(CONFIDENCE)]
+    assert main([*arguments, "--allow-incomplete"]) == 0
     told = capsys.readouterr()
     assert "3 tasks, 4 objects, 31 masks (14 human, 6 propagated, 11 proposed)" in told.out
     assert "5 of 12 frames are undecided" in told.err
+
+
+def test_pictures_are_as_large_as_their_masks(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame(160, 120, "yuv420p")))
+        container.mux(stream.encode(None))
+    for size in ((120, 320), (120, 160)):  # of square pixels, and as the frames are stored
+        assert [frame.shape[:2] for frame in pictures_at(path, size).frames()] == [size] * 2
+    assert next(pictures_at(path).frames()).shape[:2] == (120, 320)
+    with pytest.raises(VideoError, match="320 x 120"):
+        next(pictures_at(path, (60, 80)).frames())
 
 
 # --- strides
@@ -529,7 +565,7 @@ def test_a_strided_task_is_exported_with_all_frames_of_its_video(
     filmed: tuple[Completing, list[NDArray[np.bool_]]], tracker: Tracker, tmp_path: Path
 ) -> None:
     completing, masks = filmed
-    exporter = Exporter(completing.settings, completing.database, completing.media, lambda: tracker)
+    exporter = exporter_of(completing, tracker=lambda: tracker)
     told: list[str] = []
     wanted = ExportOptions("youtube-vos", tmp_path / "dense", videos=tmp_path / "videos")
     report = exporter.export(1, wanted, told.append)
@@ -542,7 +578,13 @@ def test_a_strided_task_is_exported_with_all_frames_of_its_video(
     for page, mask in enumerate(masks):
         with Image.open(tmp_path / f"dense/train/Annotations/{FIRST}/{4 * page:05d}.png") as image:
             assert ((np.asarray(image) == 1) == mask).all()
-    report = exporter.export(1, ExportOptions("youtube-vos", tmp_path / "pages-only"))
-    assert "only every 4. frame has masks" in report.warnings[0]
-    assert "--videos" in report.warnings[0]
+    report = exporter.export(1, ExportOptions("youtube-vos", tmp_path / "sparse"))
+    (missing,) = [omission for omission in report.omissions if omission.task_id == 5]
+    assert "only every 4. frame has masks" in missing.reason
+    assert "--videos" in missing.reason
+    assert not missing.expected
     assert (report.sequences[0].num_frames, report.sequences[0].fps) == (3, 6)
+    wanted = ExportOptions("youtube-vos", tmp_path / "pages-alone", pages=True)
+    report = exporter.export(1, wanted)
+    assert not [omission for omission in report.omissions if omission.task_id == 5], "pages were asked for"
+    assert report.sequences[0].num_frames == 3

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from label_studio_sdk.converter.brush import mask2rle
 
+from ml_backend.interactive.mask_regions import read_mask_regions
 from ml_backend.jobs.store import JobStore
+from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.region_masks import page_masks
 from steerseg.masks import encode_rle
 from tests.support.annotator import TASK, Annotator, painted, top
@@ -181,3 +185,39 @@ def test_an_expression_that_matches_nothing_leaves_the_pages_alone(annotator: An
     annotator.type("nothing here")
     assert annotator.series() == before
     assert "The closest match was at the top left of frame 1" in annotator.status
+
+
+NUMBERS = '<Choices name="which" toName="frames"><Choice value="1"/><Choice value="2"/></Choices>'
+
+
+def test_two_instances_of_one_class_are_steered_apart(backend: Backend) -> None:
+    annotator = Annotator(backend, objects=NUMBERS)
+    annotator.type("the ball")
+    annotator.chosen = "2"
+    annotator.type("the other object")  # its class is the first that its expression names
+    first, second = annotator.series(0), annotator.series(1)
+    assert first.keys() == second.keys() != set()
+    assert not {r["id"] for r in first.values()} & {r["id"] for r in second.values()}
+    annotator.type("the object that stays")
+    labels = {r["value"]["brushlabels"][0] for r in annotator.series(1).values()}
+    assert labels == {"object"} == {r["value"]["brushlabels"][0] for r in annotator.series(0).values()}
+    before = dict(annotator.series(0))
+    annotator.point(3, label="negative")
+    assert annotator.series(0) == before, "a click steers the chosen instance alone"
+
+
+def test_paint_beside_an_instance_of_its_class_is_no_part_of_it(backend: Backend) -> None:
+    annotator = Annotator(backend, objects=NUMBERS)
+    annotator.type("the ball")
+    (region,) = [r for r in annotator.draft.values() if r.get("item_index") == 2]
+    side = parse_controls(annotator.body["label_config"]).frames
+    assert side is not None
+    copy = {**region, "id": "byHand"}
+    read = read_mask_regions([*annotator.draft.values(), copy], side, TASK)
+    assert list(read.adopted.get(0, {})) == [2], "the same place: a part"
+    elsewhere = {**region, "id": "far", "value": {**region["value"]}}
+    spot = np.zeros((region["original_height"], region["original_width"]), dtype=np.uint8)
+    spot[:4, :4] = 255
+    elsewhere["value"]["rle"] = mask2rle(spot)
+    read = read_mask_regions([*annotator.draft.values(), elsewhere], side, TASK)
+    assert read.adopted == {}

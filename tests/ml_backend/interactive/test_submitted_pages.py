@@ -96,6 +96,23 @@ def test_what_the_annotator_painted_stays(annotator: Annotator, fake_label_studi
     assert set(found.values()) == {1}
 
 
+def test_an_answer_that_nobody_touched_is_no_hand_drawn_mask(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotator.type("the ball")
+    annotator.point(3)
+    results = [
+        {**(painted(region) if region.get("item_index") == 7 else region), "origin": "manual"}
+        for region in annotator.draft.values()
+    ]
+    annotation = submit(annotator, fake_label_studio, results)
+    completed = submitted_pages(annotator).complete(annotation, 1, TASK, annotator.body["label_config"])
+    origins = {r["item_index"]: r["origin"] for r in completed["result"] if "item_index" in r}
+    assert {page for page, origin in origins.items() if origin == "manual"} == {3, 7}
+    assert {origin for page, origin in origins.items() if page not in (3, 7)} == {"prediction"}
+    assert all(0 <= r["score"] <= 1 for r in completed["result"] if r.get("origin") == "prediction")
+
+
 def test_an_answer_that_was_undone_or_never_seen_stays_away(
     annotator: Annotator, fake_label_studio: FakeLabelStudio
 ) -> None:
@@ -135,7 +152,8 @@ def test_an_annotation_that_has_all_answers_is_left_alone(
     annotation = submit(annotator, fake_label_studio, results)
     assert fake_label_studio.annotations[0]["result"] is results
     unseen = submitted_pages(annotator)
-    assert unseen.complete(annotation, 1, TASK, annotator.body["label_config"]) is annotation
+    completed = unseen.complete(annotation, 1, TASK, annotator.body["label_config"])
+    assert [(r["id"], r["value"]) for r in completed["result"]] == [(r["id"], r["value"]) for r in results]
     other = {**annotation, "id": annotation["id"] + 1, "result": []}
     assert unseen.complete(other, 1, TASK, annotator.body["label_config"]) is other
 

@@ -183,3 +183,63 @@ def test_a_shipped_config_names_every_control_once(path: Path) -> None:
     names = [element.get("name") for element in ElementTree.parse(path).iter() if element.get("name")]
     assert len(names) == len(set(names))
     assert parse_controls(path.read_text(encoding="utf-8"))
+
+
+IMAGE = '<Image name="i" valueList="$frames"/>'
+MASK = '<BrushLabels name="m" toName="i"><Label value="car"/><Label value="bus"/></BrushLabels>'
+
+
+@pytest.mark.parametrize("name", ["frames_classes", "video_classes", "video_and_frames_classes"])
+def test_the_configurations_of_classes_are_unambiguous(name: str) -> None:
+    controls = parse_controls((Path("label_config") / f"{name}.xml").read_text())
+    assert controls.notes == ()
+    if controls.frames is not None:
+        assert not controls.frames.labels_name_instances
+        assert controls.frames.instance_names == ("1", "2", "3", "4")
+        assert set(controls.frames.box.labels if controls.frames.box else ()) == set(
+            controls.frames.mask.labels
+        )
+
+
+@pytest.mark.parametrize(
+    ("controls", "part"),
+    [
+        ('<TextArea name="a" toName="i"/><TextArea name="b" toName="i"/>', "several texts that may be"),
+        ('<TextArea name="caption" toName="i"/>', "the text 'caption' is read as the expression"),
+        (
+            '<Choices name="review" toName="i"><Choice value="Accept"/><Choice value="Reject"/></Choices>',
+            "the answers to 'review' are no verdict",
+        ),
+        (
+            '<Choices name="verdict" toName="i"><Choice value="Accept"/><Choice value="Perhaps"/></Choices>',
+            "choices that are no verdict (Perhaps)",
+        ),
+        (
+            '<Choices name="main" toName="i"><Choice value="car"/><Choice value="bus"/></Choices>',
+            "the answers to 'main' are labels",
+        ),
+    ],
+)
+def test_an_ambiguous_configuration_is_told_so(controls: str, part: str) -> None:
+    (note,) = parse_controls(f"<View>{IMAGE}{MASK}{controls}</View>").notes
+    assert part in note
+
+
+def test_a_verdict_is_known_by_its_name_and_its_words() -> None:
+    def verdict(control: str) -> object:
+        side = parse_controls(f"<View>{IMAGE}{MASK}{control}</View>").frames
+        assert side is not None
+        return None if side.task.verdict is None else (side.task.verdict.name, side.task.verdict.per_item)
+
+    yes_no = '<Choice value="Yes"/><Choice value="No"/></Choices>'
+    assert verdict(f'<Choices name="sky_visible" toName="i">{yes_no}') is None
+    assert verdict(f'<Choices name="verdict" toName="i" perItem="true">{yes_no}') == ("verdict", True)
+
+
+def test_masks_that_nobody_would_read_are_refused() -> None:
+    second = '<Image name="j" valueList="$others"/><BrushLabels name="n" toName="j"><Label value="car"/></BrushLabels>'
+    with pytest.raises(ConfigError, match="has 2 <Image valueList> objects"):
+        parse_controls(f"<View>{IMAGE}{MASK}{second}</View>")
+    with pytest.raises(ConfigError, match="is not read beside the other media"):
+        parse_controls(f"<View>{IMAGE}{MASK}{second.replace('valueList', 'value')}</View>")
+    assert parse_controls(f'<View>{IMAGE}{MASK}<Image name="j" value="$map"/></View>').frames is not None

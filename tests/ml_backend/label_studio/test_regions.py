@@ -339,3 +339,35 @@ def test_malformed_other_regions_are_named() -> None:
         page_masks([base | {"type": "brushlabels", "original_width": 10**9, "value": {"rle": [0]}}])
     with pytest.raises(RegionError, match="track"):
         track_boxes({"id": "t", "value": {"framesCount": 3, "sequence": [{}]}})
+
+
+@pytest.mark.parametrize(
+    ("corners", "area"),
+    [
+        ([(50, 10), (50, 90), (-50, 50)], 38_880),
+        ([(-40, 120), (-20, 120), (60, 20), (40, 20)], 16_200),
+        ([(-2, 30), (30, -2), (40, 50)], 12_787),
+    ],
+    ids=["apex outside", "bar at a slant", "two percent outside"],
+)
+def test_a_polygon_beyond_the_picture_is_cut_at_its_edge(corners: list[tuple[int, int]], area: int) -> None:
+    outline = np.array(corners, dtype=np.float64) * (480, 270) / 100
+    assert outlines_to_mask([outline], 270, 480).sum() == pytest.approx(area, rel=0.01)
+
+
+def test_a_polygon_wholly_outside_or_endless_fills_nothing_or_the_picture() -> None:
+    outside = np.array([(-9.0, 1), (-1, 1), (-1, 9)])
+    assert not outlines_to_mask([outside], 8, 8).any()
+    endless = np.array([(-1e12, -1e12), (1e12, -1e12), (1e12, 1e12), (-1e12, 1e12)])
+    assert outlines_to_mask([endless], 8, 8).all()
+
+
+def test_holes_parts_and_specks_survive_outlines_that_keep_them() -> None:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[4:36, 4:36] = True
+    mask[12:20, 12:20] = False
+    mask[10, 50] = True
+    kept = outlines_to_mask(mask_to_outlines(mask, keep_specks=True), 40, 60)
+    assert kept[10, 50]
+    assert not kept[14, 14]
+    assert not outlines_to_mask(mask_to_outlines(mask), 40, 60)[10, 50]

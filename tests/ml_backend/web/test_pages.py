@@ -386,6 +386,17 @@ def test_pages_load_nothing_from_elsewhere(predicted: Backend) -> None:
             assert predicted.client.get(link).status_code == 200
 
 
+def test_a_project_says_what_its_configuration_leaves_open(predicted: Backend) -> None:
+    number = project_of(predicted)
+    config = """<View><Image name="frames" valueList="$frames"/>
+    <BrushLabels name="mask" toName="frames"><Label value="car"/></BrushLabels>
+    <Choices name="review" toName="frames"><Choice value="Accept"/><Choice value="Reject"/></Choices></View>"""
+    ProjectStore(predicted.database).save(
+        number, uid="1", label_config=config, hostname="http://127.0.0.1:1", extra_params={}
+    )
+    assert "are no verdict" in text_of(predicted.client, f"/pages/projects/{number}")
+
+
 # --- words
 
 
