@@ -103,13 +103,14 @@ def _write_masks(
 
 
 def _expressions(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
-    """Each object's expression, as Ref-YouTube-VOS has them."""
+    """The expressions of objects that have one, as Ref-YouTube-VOS has them: an empty one would be asked for."""
     return {
         "frames": [f"{index:05d}" for index in frames],
         "fps": sequence.fps,
         "expressions": {
             str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
             for index, object_ in enumerate(sequence.objects)
+            if object_.expression
         },
     }
 

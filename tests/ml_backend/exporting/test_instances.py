@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,10 @@ def completing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Completing]
     made.close()
 
 
-def export(completing: Completing, folder: Path, name: str) -> ExportReport:
+def export(completing: Completing, folder: Path, name: str, **options: Any) -> ExportReport:
     refresher = CorrectionRefresher(completing.ingestor, completing.completer)
     exporter = Exporter(completing.settings, completing.database, completing.media, refresher, no_tracker)
-    return exporter.export(1, ExportOptions(name, folder))
+    return exporter.export(1, ExportOptions(name, folder, **options))
 
 
 def test_neither_has_words_and_both_are_exported(completing: Completing) -> None:
@@ -110,6 +111,14 @@ def test_video_object_segmentation(completing: Completing, tmp_path: Path, name:
     numbers = [set(np.unique(np.asarray(Image.open(path)))) for path in pictures]
     assert len(numbers) >= PAGES - 1
     assert max(len(one & {1, 2}) for one in numbers) == 2
+
+
+def test_nobody_is_asked_for_what_has_no_words(completing: Completing, tmp_path: Path) -> None:
+    export(completing, tmp_path / "out", "youtube-vos", images=False)
+    content = json.loads((tmp_path / "out/meta_expressions/train/meta_expressions.json").read_text())
+    assert content["videos"]["task-000005"]["expressions"] == {}
+    meta = json.loads((tmp_path / "out/train/meta.json").read_text())
+    assert sorted(meta["videos"]["task-000005"]["objects"]) == ["1", "2"]
 
 
 def test_mots(completing: Completing, tmp_path: Path) -> None:

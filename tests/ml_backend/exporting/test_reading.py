@@ -109,6 +109,22 @@ def test_a_copy_counts_once(reading: Completing, fake_label_studio: FakeLabelStu
     assert report.complete
 
 
+def test_a_copy_of_an_older_annotation_is_no_newer_than_that(
+    reading: Completing, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    copy = drawn(3, 10)
+    for region in copy["result"]:
+        region["id"] = f"copied-{region['id']}"
+    has(fake_label_studio, drawn(1, 10), drawn(2, 30), copy)
+    report = export(reading, tmp_path / "out")
+    assert [object_.annotation_id for object_ in report.sequences[0].objects] == [2]
+    assert told(report) == [
+        "task 5, annotation 3: it repeats annotation 1 unchanged",
+        "task 5, annotation 1: annotation 2 of the same task is newer",
+    ]
+    assert report.complete
+
+
 def test_a_newer_annotation_that_cannot_be_used_is_named(
     reading: Completing, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -242,12 +258,17 @@ def test_without_label_studio_the_export_says_so(reading: Completing, tmp_path: 
     ProjectStore(reading.database).save(
         1, uid="1", label_config=frames_config(), hostname="http://127.0.0.1:1", extra_params={}
     )
-    reading.submit(mask_regions({0: square(20)}, proposed=False))
+    ours, others = (mask_regions({0: square(x)}, proposed=False) for x in (20, 30))
+    reading.submit(ours, 1, minute=1, ground_truth=True)
+    reading.submit(others, 2, minute=2)
+    reading.submit([{**region, "id": "copied"} for region in others], 3, minute=3)
     reading.ingestor._connections._settings = reading.settings.model_copy(
         update={"label_studio_api_key": None, "label_studio_url": None}
     )
     report = export(reading, tmp_path / "out")
-    assert len(report.sequences) == 1
-    (line,) = told(report)
+    assert [object_.annotation_id for object_ in report.sequences[0].objects] == [1]
+    line, copy, newer = told(report)
     assert "no token for its Label Studio is known" in line
+    assert copy == "task 5, annotation 3: it repeats annotation 2 unchanged"
+    assert newer == "task 5, annotation 2: annotation 1 of the same task has the ground-truth star"
     assert not report.complete
