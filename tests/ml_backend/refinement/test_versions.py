@@ -200,6 +200,8 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE jobs DROP COLUMN version;
             ALTER TABLE jobs DROP COLUMN frames;
             ALTER TABLE jobs DROP COLUMN message;
+            ALTER TABLE annotations DROP COLUMN ground_truth;
+            ALTER TABLE annotations DROP COLUMN content;
             DROP INDEX ix_events_dispatched_at;
             ALTER TABLE events DROP COLUMN dispatched_at;
             DROP TABLE alembic_version;
