@@ -32,7 +32,7 @@ from steerseg.masks import decode_rle, encode_rle
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import open_preset
 from steerseg.words.glossary import Glossary
-from steerseg.words.naming import name_object
+from steerseg.words.naming import frames_to_show, name_object
 
 _ACCEPT = 0.75
 
@@ -81,8 +81,11 @@ class _Tasks:
         """What the model calls the object of a task."""
         video, truth = sample.load(), sample.masks()
         shown = np.flatnonzero(truth.any(axis=(1, 2)))
-        chosen = shown[np.linspace(0, len(shown) - 1, self.steerseg.preset.keyframes).round().astype(int)]
-        naming = name_object(self.steerseg.lvlm, self.steerseg.preset, video.frames[chosen], truth[chosen])
+        preset = self.steerseg.preset
+        chosen = frames_to_show(shown.tolist(), preset)
+        naming = name_object(
+            self.steerseg.lvlm, preset, preset.load_lexicon(), video.frames[chosen], truth[chosen]
+        )
         return NamedObject(naming.names, naming.kinds)
 
 

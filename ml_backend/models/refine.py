@@ -54,7 +54,7 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer, TrainingSample
 from steerseg.video import Progress, Video, VideoLimits, keyframe_indices
 from steerseg.words.glossary import Glossary
-from steerseg.words.naming import name_object
+from steerseg.words.naming import frames_to_show, name_object
 
 _TRAINERS = 4  # trainings whose state stays in memory between slices
 
@@ -79,6 +79,7 @@ class Refiner:
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits, soft_prompts: SoftPromptCache) -> None:
         self._steerseg = steerseg
         self._recipe: RefinementRecipe = steerseg.preset.recipe
+        self._lexicon = steerseg.preset.load_lexicon()
         self._decoder = ExampleDecoder(steerseg.preset, limits)
         self._soft_prompts = soft_prompts
         self._trainers: LruCache[Path, _KeptTrainer] = LruCache(_TRAINERS)
@@ -98,8 +99,10 @@ class Refiner:
         shown = sorted(frame for frame, rle in truth.items() if shows_object(rle))
         example = self._decoder.decode(request.example, request.media, progress)
         preset = self._steerseg.preset
-        chosen = [shown[i] for i in np.linspace(0, len(shown) - 1, preset.keyframes).round().astype(int)]
-        naming = name_object(self._steerseg.lvlm, preset, example.video.frames[chosen], example.truth(chosen))
+        chosen = frames_to_show(shown, preset)
+        naming = name_object(
+            self._steerseg.lvlm, preset, self._lexicon, example.video.frames[chosen], example.truth(chosen)
+        )
         return NamedObject(naming.names, naming.kinds)
 
     # --- preparing

@@ -181,10 +181,11 @@ def judge(
     if old is not None and old.gain.mean < -recipe.max_regression and old.gain.high < 0:
         faults.append(f"what was known before is lost by more than {recipe.max_regression:.3f}")
     if faults:
-        return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {_upper(gain)}; {loss}", metrics)
+        return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {upper_first(gain)}; {loss}", metrics)
     verdict = "better" if ours.gain.low > 0 else "as good as asked for"
     return Judgement(Outcome.PROMOTED, f"{verdict} {gain}; {loss}", metrics)
 
 
-def _upper(text: str) -> str:
+def upper_first(text: str) -> str:
+    """A text as the beginning of a sentence."""
     return text[:1].upper() + text[1:]

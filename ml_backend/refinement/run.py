@@ -42,7 +42,7 @@ from ml_backend.models.messages import (
 )
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.folders import FEATURES, FOLDER
-from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, PairedScore, judge
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, PairedScore, judge, upper_first
 from ml_backend.refinement.media import RefinementMedia
 from ml_backend.refinement.plan import InsufficientData, Plan, Training, make_plan, proposed_masks
 from ml_backend.refinement.plan_file import pack_plan, unpack_plan
@@ -391,7 +391,7 @@ class RefinementRun:
         outcome = Outcome.PROMOTED if words.accepted else training.outcome
         trained = f"{training.outcome} for soft prompts: {training.reason}"
         metrics = words.metrics if words.accepted else training.metrics
-        judgement = Judgement(outcome, f"{words.reason}. {_upper(trained)}", metrics)
+        judgement = Judgement(outcome, f"{words.reason}. {upper_first(trained)}", metrics)
         return self._keep(plan, self._lessons.version(words.glossary), judgement, ())
 
     def _champion(self) -> SoftPromptsRef | None:
@@ -436,7 +436,7 @@ class RefinementRun:
     ) -> Refinement:
         """End with the trained candidate; words that were accepted are in it."""
         if words.reason:
-            judgement = replace(judgement, reason=f"{judgement.reason}. {_upper(words.reason)}")
+            judgement = replace(judgement, reason=f"{judgement.reason}. {upper_first(words.reason)}")
         return self._keep(plan, candidate, judgement, losses)
 
     def _keep(
@@ -524,7 +524,3 @@ class RefinementRun:
     def _report(self, phase: str, done: int, total: int) -> None:
         if not self._refinements.note_progress(self._refinement.id, phase, done, total):
             raise Cancelled(f"refinement {self._refinement.id} has ended: it was cancelled")
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, RefinementRow, RefinementState, TrialRow
 from ml_backend.database.upsert import upsert
-from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome
+from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, upper_first
 from ml_backend.refinement.version_store import NewVersion, add_version, champion_row, set_champion
 
 
@@ -226,7 +226,9 @@ class RefinementStore:
             leader = None if champion is None else champion.id
             if state is RefinementState.PROMOTED and leader != row.champion_id:
                 state = RefinementState.KEPT_BACK
-                reason = f"the champion was changed by hand meanwhile, so it was left alone. {_upper(reason)}"
+                reason = (
+                    f"the champion was changed by hand meanwhile, so it was left alone. {upper_first(reason)}"
+                )
             if version is not None:
                 added = add_version(session, row.project_id, version)
                 added.reason = f"{state}: {reason}"
@@ -285,10 +287,6 @@ def _row(session: Session, refinement_id: int) -> RefinementRow:
 
 def _with(items: Sequence[str], item: str) -> list[str]:
     return [*items, item] if item not in items else list(items)
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _refinement(row: RefinementRow) -> Refinement:

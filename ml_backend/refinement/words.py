@@ -72,6 +72,7 @@ class WordLessons:
         self._lexicon = lexicon
         self._recipe = recipe
         self._known = Glossary() if champion is None else Glossary.load(champion)
+        self._versions: dict[str, SoftPromptsRef] = {}  # written, by the glossary's digest
 
     def learn(self, examples: Sequence[CorrectionExample], ask: AskName, attempt: TryWords) -> WordsJudgement:
         """Have the corrected objects named, learn the words, and try them.
@@ -112,8 +113,11 @@ class WordLessons:
 
     def version(self, glossary: Glossary) -> SoftPromptsRef:
         """The champion's soft prompts with a glossary."""
-        folder = self._folder / f"words-{glossary.digest or 'none'}"
-        return SoftPromptsRef(folder, with_glossary(self._champion, glossary, folder))
+        digest = glossary.digest
+        if digest not in self._versions:
+            folder = self._folder / f"words-{digest or 'none'}"
+            self._versions[digest] = SoftPromptsRef(folder, with_glossary(self._champion, glossary, folder))
+        return self._versions[digest]
 
     def _knows(self, entry: Entry) -> bool:
         return any(

@@ -259,8 +259,8 @@ class FrameStream:
     @property
     def digest(self) -> str:
         """The digest that :func:`~steerseg.video.load_video` gives the file; known once a picture was given."""
-        begun = self._pictures is not None and self._pictures.begun
-        treatment = self._pictures.treatment if self._pictures is not None and begun else ()
+        pictures = self._pictures
+        treatment = pictures.treatment if pictures is not None and pictures.begun else ()
         return file_digest(self._path, self._stride, *treatment)
 
     @property

@@ -126,15 +126,10 @@ def learn_glossary(
         using = [one for one in left if term in terms_in(one.expression)]
         entry = _entry(term, using, nouns, choices)
         if entry is None:
-            learned = learned.without(term) if term in known_terms(known) else learned
+            learned = learned.without(term)
             continue
         learned = learned.with_entry(entry)
         left = [one for one in left if one not in using]  # explained
-
-
-def known_terms(glossary: Glossary) -> frozenset[str]:
-    """The terms of a glossary."""
-    return frozenset(entry.term for entry in glossary.entries)
 
 
 def terms_in(expression: str) -> frozenset[str]:

@@ -15,6 +15,7 @@ from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import resize_frames
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.presets import Preset
+from steerseg.words.learning import Lexicon
 
 SIDE = 224
 """Side in pixels of a crop."""
@@ -74,24 +75,35 @@ def object_crops(
     return np.stack(crops)
 
 
-def name_object(lvlm: LVLM, preset: Preset, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Naming:
+def frames_to_show(shown: Sequence[int], preset: Preset) -> list[int]:
+    """As many of the frames that show an object as the model sees keyframes, spread evenly; some twice where few do.
+
+    Args:
+        shown: The frames, ascending.
+        preset: Names the number of keyframes.
+    """
+    return [shown[i] for i in np.linspace(0, len(shown) - 1, preset.keyframes).round().astype(int)]
+
+
+def name_object(
+    lvlm: LVLM, preset: Preset, lexicon: Lexicon, frames: NDArray[np.uint8], masks: NDArray[np.bool_]
+) -> Naming:
     """Ask the frozen model what a corrected object is, shown as crops of a video.
 
-    Where the preset has a lexicon, the probabilities of its names are read; else the model answers freely.
+    Where there is a lexicon, the probabilities of its names are read; else the model answers freely.
 
     Args:
         lvlm: The model.
-        preset: Its question, its lexicon and its budget of visual tokens.
-        frames: (N, H, W, 3) uint8, frames that show the object, at most as many as there are keyframes.
+        preset: Its question and its budget of visual tokens.
+        lexicon: The model's nouns.
+        frames: (N, H, W, 3) uint8, frames that show the object; see :func:`frames_to_show`.
         masks: (N, H, W) bool, the object on them.
     """
-    chosen = np.linspace(0, len(frames) - 1, preset.keyframes).round().astype(int)
-    question = preset.texts.naming_question()
-    lexicon = preset.load_lexicon()
+    question, nouns = preset.texts.naming_question(), lexicon.names
     said: dict[str, float] = defaultdict(float)
     kinds: dict[str, tuple[str, ...]] = {}
     for margin in MARGINS:
-        crops = object_crops(frames[chosen], masks[chosen], margin)
+        crops = object_crops(frames, masks, margin)
         height, width = lvlm.family.sizes(
             SIDE,
             SIDE,
@@ -100,8 +112,8 @@ def name_object(lvlm: LVLM, preset: Preset, frames: NDArray[np.uint8], masks: ND
         ).video
         pixels = resize_frames(crops, height, width, lvlm.device)
         vision = lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.config.seconds_per_slice or 1.0)
-        if lexicon.names:
-            names = choose(lvlm, question, vision, BEGINNING, lexicon.names)
+        if nouns:
+            names = choose(lvlm, question, vision, BEGINNING, nouns)
         else:
             names, kinds_of = _free_answer(lvlm, question, vision, preset.config.max_new_tokens)
             kinds |= kinds_of
