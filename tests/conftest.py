@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from steerseg.lvlm import LVLM
+from tests.support.requirements import missing
 from tests.support.tiny_lvlms import save_tiny_lvlm
 from tests.support.tiny_sam2 import SMALL_SAM2
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 __all__ = ["SMALL_SAM2", "save_tiny_lvlm"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; one for all tests, since Playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.support.label_studio import launch
+
+    with sync_playwright() as playwright:
+        chromium = launch(playwright)
+        if chromium is None:
+            missing("no Chromium: install it (Debian: apt-get install chromium), or set CHROMIUM to its path")
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from steerseg.errors import ConfigError
-from steerseg.presets import PRESET_FILE, find_preset, load_preset
+from steerseg.presets import PRESET_FILE, find_preset, load_preset, portable_card
 from steerseg.runtime.artefacts import write_json
 
 
@@ -27,16 +26,10 @@ def with_recipe(preset: str | Path, recipe: Mapping[str, Any], folder: Path, **f
     Raises:
         ConfigError: There is no such preset, or the recipe or a field is not one.
     """
-    source = find_preset(preset)
-    card: dict[str, Any] = json.loads((source / PRESET_FILE).read_bytes())
+    card = portable_card(load_preset(find_preset(preset)))
     old: dict[str, Any] = card.get("refinement", {})
     training = {**old.get("training", {}), **recipe.get("training", {})}
     card |= {"refinement": {**old, **recipe, "training": training}, **fields}
-    replay = card.get("replay")
-    for place, key in ((card, "lvlm"), (card, "sam2"), (card, "soft_prompts"), (replay or {}, "source")):
-        name = place.get(key)
-        if isinstance(name, str) and (source / name).is_dir():
-            place[key] = str((source / name).absolute())
     try:
         write_json(folder / PRESET_FILE, card)
     except TypeError as error:

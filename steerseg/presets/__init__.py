@@ -17,6 +17,7 @@ from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
 
 PRESET_FILE = "preset.json"
+_BESIDE = ("lvlm", "sam2", "soft_prompts", "lexicon")
 _HERE = Path(__file__).parent
 
 _PUBLISHED = ("qwen2.5-vl-7b", "qwen2-vl-7b", "llava-onevision-7b", "internvl3-8b", "qwen3-vl-8b")
@@ -195,13 +196,27 @@ def load_preset(folder: Path) -> Preset:
     _ = preset.texts  # questions that cannot be filled in are an error now
     beside = {
         key: str(folder / value)
-        for key in ("lvlm", "sam2", "soft_prompts", "lexicon")
+        for key in _BESIDE
         if (value := getattr(preset, key)) is not None and (folder / value).exists()
     }
     replay = preset.replay
     if replay is not None and (folder / replay.source).is_dir():
         replay = replay.model_copy(update={"source": str(folder / replay.source)})
     return preset.model_copy(update={**beside, "replay": replay})
+
+
+def portable_card(preset: Preset) -> dict[str, Any]:
+    """The fields of a preset for a file in another folder: what lies beside its own file is named by its full path.
+
+    Args:
+        preset: As :func:`load_preset` returns it.
+    """
+    card = preset.model_dump(mode="json", exclude_defaults=True)
+    beside = [(card, key) for key in _BESIDE] + ([(card["replay"], "source")] if "replay" in card else [])
+    for fields, key in beside:
+        if isinstance(fields.get(key), str) and Path(fields[key]).exists():
+            fields[key] = str(Path(fields[key]).resolve())
+    return card
 
 
 def open_preset(

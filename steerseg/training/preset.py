@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from steerseg.errors import ConfigError
-from steerseg.presets import PRESET_FILE, Preset
+from steerseg.presets import PRESET_FILE, Preset, portable_card
 from steerseg.runtime.artefacts import write_json
 from steerseg.soft_prompts import SoftPrompts
 
@@ -27,17 +27,8 @@ def write_preset(folder: Path, base: Preset, prompts: SoftPrompts, name: str) ->
         ArtefactError: The disk is full or not writable.
     """
     prompts.save(folder / PROMPTS_FOLDER)
-    card = base.model_dump(mode="json", exclude_defaults=True)
-    for key in ("lvlm", "sam2"):
-        card[key] = _full(card[key])
-    if base.replay is not None:
-        card["replay"]["source"] = _full(base.replay.source)
+    card = portable_card(base)
     write_json(folder / PRESET_FILE, {**card, "name": name, "soft_prompts": PROMPTS_FOLDER})
-
-
-def _full(model: str) -> str:
-    """The full path of a folder; a hub id stays as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def refuse_other_preset(folder: Path) -> None:

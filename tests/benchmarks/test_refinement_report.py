@@ -145,5 +145,6 @@ def test_a_preset_with_another_recipe_has_the_same_models(tmp_path: Path) -> Non
     assert (other.recipe.batch, other.recipe.training.steps, other.keyframes) == (3, 7, 6)
     assert other.recipe.folds == own.recipe.folds
     assert (other.lvlm, other.sam2, other.soft_prompts) == (own.lvlm, own.sam2, own.soft_prompts)
+    assert other.load_lexicon() == own.load_lexicon()
     with pytest.raises(ConfigError, match="takes fields of RefinementRecipe"):
         with_recipe("demo", {"stepz": 3}, tmp_path / "wrong")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from ml_backend.demo.samples import Sample, write_samples
 from ml_backend.demo.servers import (
@@ -27,17 +27,16 @@ from tests.support.label_studio import (
     WAIT,
     LabelingPage,
     ModelPage,
-    launch,
     retrieve_predictions,
     sign_in,
     wait_for_predictions,
 )
+from tests.support.requirements import missing
 
 REPOSITORY = Path(__file__).parents[2]
 LABEL_CONFIGS = REPOSITORY / "label_config"
 ARTEFACTS = REPOSITORY / "artefacts" / "e2e"
 """Screenshots end up here; git ignores it."""
-IN_CI = bool(os.environ.get("CI"))
 RENDERED_CLIPS = 2
 PRESET = os.environ.get("E2E_PRESET", "demo")
 
@@ -48,13 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(900))
-
-
-def missing(what: str) -> None:
-    """Skip on a developer's machine, fail in continuous integration."""
-    if IN_CI:
-        pytest.fail(f"{what} (CI is set, so this is an error)")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
@@ -211,17 +203,6 @@ def video_project(make_project: MakeProject) -> Project:
 def both_project(make_project: MakeProject) -> Project:
     """Masks and box tracks of the same videos, by ``label_config/video_and_frames.xml``."""
     return make_project("video_and_frames.xml")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
-    with sync_playwright() as playwright:
-        chromium = launch(playwright)
-        if chromium is None:
-            missing("no Chromium: install it (Debian: apt-get install chromium), or set CHROMIUM to its path")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from ml_backend.corrections.comparison import frames_by_index
 from ml_backend.corrections.records import DecidedFrame
@@ -20,7 +19,6 @@ from steerseg.masks import encode_rle
 from steerseg.video import load_video
 from steerseg.video.player import read_timeline
 from tests.support.counted_videos import BITS, HEIGHT, KINDS, WIDTH, CountedVideo, number_of
-from tests.support.label_studio import launch
 from tests.support.video_sides import video_side
 
 _SHOWN = """async ([content, rate, length, bits]) => {
@@ -55,16 +53,6 @@ _SHOWN = """async ([content, rate, length, bits]) => {
     }
     return {duration, shown};
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = launch(playwright)
-        if started is None:
-            pytest.skip("no Chromium")
-        yield started
-        started.close()
 
 
 def written(kind: CountedVideo, folder: Path) -> tuple[Path, FrameNumbers]:
