@@ -140,6 +140,13 @@ def make_plan(
         for correction in corrections
         if (made := _example(correction, seen, recipe, confidence, rejected)) is not None
     ]
+    return split_examples(examples, recipe, replay)
+
+
+def split_examples(
+    examples: Sequence[CorrectionExample], recipe: RefinementRecipe, replay: ReplaySpec | None
+) -> Plan | InsufficientData:
+    """Split examples into what is learned and what is held out; see :func:`make_plan`."""
     videos = sorted({example.video for example in examples if example.judges}, key=_position)
     by_key = {example.key: example for example in examples}
     if len(videos) < recipe.min_videos:

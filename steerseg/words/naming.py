@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import resize_frames
@@ -161,10 +163,7 @@ def choose(
     """
     tokenizer = lvlm.processor.tokenizer
     chat = lvlm.chats.write(question, vision) + beginning
-    length = len(tokenizer(chat, add_special_tokens=False)["input_ids"])
-    texts = list(choices)
-    rows = tokenizer([chat + text for text in texts], add_special_tokens=False)["input_ids"]
-    tails = {text: tuple(row[length:]) for text, row in zip(texts, rows, strict=True)}
+    tails = _tails(tokenizer, chat, tuple(choices))
     nodes = {tail[:end] for tail in tails.values() for end in range(1, len(tail) + 1)}
     inner = {node[:-1] for node in nodes}
     reached: dict[tuple[int, ...], float] = {(): 1.0}
@@ -179,6 +178,16 @@ def choose(
         longer[node[:-1]] += probability if node else 0.0
     exactly = {text: reached.get(tail, 0.0) - longer[tail] for text, tail in tails.items()}
     return {text: probability for text, probability in exactly.items() if probability >= _LEAST}
+
+
+@lru_cache(maxsize=4)
+def _tails(
+    tokenizer: PreTrainedTokenizerBase, chat: str, texts: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """The tokens that each text adds to a chat; corrections of one preset share their chats."""
+    length = len(tokenizer(chat, add_special_tokens=False)["input_ids"])
+    rows = tokenizer([chat + text for text in texts], add_special_tokens=False)["input_ids"]
+    return {text: tuple(row[length:]) for text, row in zip(texts, rows, strict=True)}
 
 
 def _next_tokens(

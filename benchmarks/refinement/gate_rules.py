@@ -1,0 +1,196 @@
+"""``python -m benchmarks.refinement.gate_rules``: rules of the gate, tried on the records of the gate's study.
+
+A rule sees what a gate saw: J&F of candidate and champion, paired by corrected video. Its decisions are compared with
+the truth on tasks that nobody corrected. Nothing is made or measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.refinement.gate_study import Case, Condition
+from ml_backend.refinement.gate import Outcome, PairedScore, Scheme, judge
+from steerseg.config import RefinementRecipe
+from steerseg.presets import open_preset
+
+WORTHWHILE = 0.05
+"""A true gain in J&F that should be promoted."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a gate saw of one version, and the truth about it.
+
+    Attributes:
+        case: The refinement.
+        kind: ``"words"``, or ``"trained"`` on top of the words that were accepted.
+        scores: On the corrected videos.
+        replayed: On the replay set.
+        gain: True mean gain in J&F over what it would replace, on the tasks of its condition.
+        old: True mean gain on the old domain.
+        gained: Gain on each of the tasks.
+    """
+
+    case: Case
+    kind: str
+    scores: tuple[PairedScore, ...]
+    replayed: tuple[PairedScore, ...]
+    gain: float
+    old: float
+    gained: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the gate.
+
+    Attributes:
+        name: What it is called.
+        recipe: The limits.
+        equal: Whether all corrections count the same; else a corrected proposal counts twice an accepted one.
+        prior: Deviation of gains before anything is seen, in J&F; ``None`` for none.
+    """
+
+    name: str
+    recipe: RefinementRecipe
+    equal: bool = True
+    prior: float | None = None
+
+    def promotes(self, trial: Trial) -> bool:
+        """The decision."""
+        scores = [replace(one, weight=1.0) if self.equal else one for one in trial.scores]
+        judgement = judge(scores, trial.replayed, self.recipe, Scheme.CROSS_VALIDATION)
+        if self.prior is None or judgement.metrics.held_out is None:
+            return judgement.outcome is Outcome.PROMOTED
+        gain = judgement.metrics.held_out.gain
+        spread = max(1e-3, float(np.std([one.candidate - one.champion for one in scores])))
+        noise = spread**2 / max(1, len({one.video for one in scores}))
+        mean = gain.mean * self.prior**2 / (self.prior**2 + noise)
+        deviation = math.sqrt(self.prior**2 * noise / (self.prior**2 + noise))
+        sure = 0.5 * (1 + math.erf(mean / deviation / math.sqrt(2)))
+        lost = any("what was known" in part for part in [judgement.reason])
+        return sure >= (1 + self.recipe.confidence) / 2 and mean >= self.recipe.min_gain and not lost
+
+
+def rules(recipe: RefinementRecipe) -> list[Rule]:
+    """The rules that are compared; the first is that of the preset."""
+    made = [Rule(f"the preset's: weighted, {recipe.confidence:.0%} interval", recipe, equal=False)]
+    for confidence in (0.6, 0.8, 0.9, 0.95):
+        limits = replace(recipe, confidence=confidence)
+        made.append(Rule(f"equal weights, {confidence:.0%}", limits))
+        made.append(Rule(f"equal weights, {confidence:.0%}, gain ≥ 0.02", replace(limits, min_gain=0.02)))
+    for prior in (0.05, 0.1):
+        made.append(Rule(f"equal weights, 80%, prior ±{prior}", replace(recipe, confidence=0.8), True, prior))
+    return made
+
+
+def trials(folder: Path) -> Iterator[Trial]:
+    """All trials of a study with their truth."""
+    truth = [json.loads(line) for line in (folder / "truth.jsonl").read_text("utf-8").splitlines()]
+    for path in sorted((folder / "cases").glob("*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        case = Case(Condition(record["condition"]), record["word"], record["seed"], record["size"])
+        words, trained = f"{case.key}/words", f"{case.key}/trained"
+        accepted = record["words"]["accepted"]
+        if record["words"]["trials"]:
+            yield _trial(case, "words", record["words"]["trials"], (), truth, words, "as typed")
+        yield _trial(
+            case,
+            "trained",
+            record["held_out"],
+            record["replayed"],
+            truth,
+            trained,
+            words if accepted else "as typed",
+        )
+
+
+def _trial(
+    case: Case,
+    kind: str,
+    scores: Sequence[Mapping[str, Any]],
+    replayed: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Any]],
+    version: str,
+    before: str,
+) -> Trial:
+    gained: dict[str, list[float]] = {}
+    for one in truth:
+        jf = one["jf"]
+        if one["tasks"] in case.measured_on and version in jf:
+            gained.setdefault(one["tasks"], []).append(jf[version] - jf[before])
+    old = gained.pop("old", [math.nan])
+    return Trial(
+        case,
+        kind,
+        tuple(PairedScore(**one) for one in scores),
+        tuple(PairedScore(**one) for one in replayed),
+        float(np.mean([np.mean(part) for part in gained.values()])) if gained else math.nan,
+        float(np.mean(old)),
+        np.concatenate([np.array(part) for part in gained.values()]) if gained else np.zeros(0),
+    )
+
+
+def table(found: Sequence[Trial], compared: Sequence[Rule]) -> str:
+    """The rules on some trials, as a table of Markdown."""
+    worth = [one for one in found if one.gain >= WORTHWHILE]
+    lines = [
+        f"| rule | promoted of {len(found)} | of them truly lose | of {len(worth)} that truly gain ≥ {WORTHWHILE} "
+        "promoted | mean true gain, kept back counted as 0 | worst on the old domain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rule in compared:
+        chosen = [one for one in found if rule.promotes(one)]
+        lost = sum(one.gain < 0 for one in chosen)
+        share = f"{sum(one in chosen for one in worth) / len(worth):.0%}" if worth else "none"
+        gain = sum(one.gain for one in chosen) / max(1, len(found))
+        worst = f"{min((one.old for one in chosen), default=math.nan):+.3f}"
+        lines.append(f"| {rule.name} | {len(chosen)} | {lost} | {share} | {gain:+.4f} | {worst} |")
+    return "\n".join(lines) + "\n"
+
+
+def conditions(found: Sequence[Trial]) -> str:
+    """What the versions truly do, by condition and number of corrections."""
+    lines = [
+        "| kind | condition | corrections | refinements | seen by the gate | true gain | old domain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups = sorted({(one.kind, one.case.condition, one.case.size) for one in found})
+    for kind, condition, size in groups:
+        part = [
+            one for one in found if (one.kind, one.case.condition, one.case.size) == (kind, condition, size)
+        ]
+        seen = np.mean([np.mean([s.candidate - s.champion for s in one.scores]) for one in part])
+        gain = np.mean([one.gain for one in part])
+        old = np.nanmean([one.old for one in part])
+        lines.append(
+            f"| {kind} | {condition} | {size} | {len(part)} | {seen:+.3f} | {gain:+.3f} | {old:+.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables of a study."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.refinement.gate_rules", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the study's output folder")
+    found = list(trials(parser.parse_args(arguments).folder))
+    compared = rules(open_preset("demo").recipe)
+    print(conditions(found))
+    for kind in ("words", "trained"):
+        print(f"{kind}:\n")
+        print(table([one for one in found if one.kind == kind], compared))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
