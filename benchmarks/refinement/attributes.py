@@ -107,11 +107,12 @@ class Options:
     output: Path
 
 
-def _samples(options: Options, of: str) -> list[Sample]:
+@cache
+def _samples(options: Options, of: str, workers: int = 1) -> list[Sample]:
     if of == _OLD:
-        return open_dataset("sprites-ref", "val", options.data)[: options.old]
+        return open_dataset("sprites-ref", "val", options.data, workers)[: options.old]
     word = next(one for one in OPEN if one.word == of)
-    return samples_of(Domain(word).held_out(options.tasks), options.data / "held-out" / of)
+    return samples_of(Domain(word).held_out(options.tasks), options.data / "held-out" / of, workers)
 
 
 @cache
@@ -204,8 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     end = time.time() + options.seconds
     counts = {**dict.fromkeys(options.words, options.tasks), _OLD: options.old}
+    for of in counts:
+        _samples(options, of, options.processes)
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        pool.starmap(_samples, [(options, of) for of in counts], chunksize=1)
         pieces = sorted((at, of) for of, count in counts.items() for at in range(0, count, _CHUNK))
         work = [(of, at, options, end) for at, of in pieces]
         records = [one for part in pool.imap_unordered(_measure, work, chunksize=1) for one in part]

@@ -54,6 +54,7 @@ from steerseg.words.naming import frames_to_show, name_object
 
 _ACCEPT = 0.75  # proposals of this mean IoU are accepted as they are
 _OLD_TASKS = 40
+_MOST = 24  # corrections of a case
 _CHUNK = 5  # tasks of a piece of work of the truth
 _SILENT = SilentReporter()
 
@@ -177,17 +178,25 @@ def _convention(word: str) -> Convention:
     return next(one for one in WORDS if one.word == word)
 
 
+_SHARES = {Condition.HALVES: 0.5, Condition.ORDINARY: 0.0}
+
+
+@cache
+def _work(word: str, share: float, seed: int, root: Path, workers: int = 1) -> list[Sample]:
+    """The tasks that are corrected in a case of most corrections."""
+    return samples_of(Domain(_convention(word), share).work(seed, _MOST), root, workers)
+
+
 def _corrected(case: Case, data: Path) -> list[Sample]:
     """The tasks of a case, in the order in which they are corrected."""
-    word = _convention(case.word)
-    shares = {Condition.HALVES: 0.5, Condition.ORDINARY: 0.0}
-    samples = samples_of(Domain(word, shares.get(case.condition, 1.0)).work(case.seed, 24), _root(case, data))
+    share = _SHARES.get(case.condition, 1.0)
+    samples = _work(case.word, share, case.seed, _root(case, data))
     if case.condition is not Condition.SHUFFLED:
         return samples[: case.size]
     others = [
-        samples_of(Domain(other).work(case.seed, 24), data / "word" / other.word)
+        _work(other.word, 1.0, case.seed, data / Condition.WORD / other.word)
         for other in OPEN
-        if other != word
+        if other.word != case.word
     ]
     objects = [others[number % len(others)][number // len(others)] for number in range(case.size)]
     return [
@@ -201,20 +210,29 @@ def _root(case: Case, data: Path) -> Path:
     return data / kind / case.word
 
 
-def _draw(work: tuple[Case | str, int, Path]) -> None:
-    what, held_out, data = work
-    if isinstance(what, Case):
-        _corrected(what, data)
-    else:
-        _tasks(what, held_out, data)
+def _draw(options: Options) -> int:
+    """Draw all clips; how many sets they are."""
+    sets = sorted({of for case in options.cases for of in case.measured_on})
+    for of in sets:
+        _tasks(of, options.held_out, options.data, options.processes)
+    work = {
+        (case.word, _SHARES.get(case.condition, 1.0), case.seed, _root(case, options.data))
+        for case in options.cases
+    }
+    if any(case.condition is Condition.SHUFFLED for case in options.cases):
+        work |= {(one.word, 1.0, 1, options.data / Condition.WORD / one.word) for one in OPEN}
+    for arguments in sorted(work, key=str):
+        _work(*arguments, workers=options.processes)
+    return len(sets) + len(work)
 
 
-def _tasks(of: str, held_out: int, data: Path) -> list[Sample]:
+@cache
+def _tasks(of: str, held_out: int, data: Path, workers: int = 1) -> list[Sample]:
     """A set of tasks that nobody corrects."""
     if of == "old":
-        return open_dataset("sprites-ref", "val", data)[:_OLD_TASKS]
+        return open_dataset("sprites-ref", "val", data, workers)[:_OLD_TASKS]
     domain = Domain(OPEN[0], 0.0) if of == "ordinary" else Domain(_convention(of))
-    return samples_of(domain.held_out(held_out), data / "held-out" / of)
+    return samples_of(domain.held_out(held_out), data / "held-out" / of, workers)
 
 
 def _example(sample: Sample, number: int, proposed: np.ndarray) -> CorrectionExample:
@@ -392,7 +410,7 @@ class _Refinement:
         )
         with self._clock.measure("training"):
             self._bench.refiner.train(request, _SILENT)
-        return SoftPrompts.load(self._folder / name).to(self._bench.steerseg.device)
+        return SoftPrompts.load(self._folder / name).to(self._bench.steerseg.lvlm.device)
 
     def _keep(self, kind: str, prompts: SoftPrompts) -> None:
         prompts.save(self._options.output / "versions" / self._case.key / kind)
@@ -447,7 +465,7 @@ def _versions(options: Options, of: str, bench: _Bench) -> dict[str, SoftPrompts
     key = (options.output, of)
     if key not in _LOADED:
         _LOADED[key] = {
-            f"{case.key}/{kind}": SoftPrompts.load(folder).to(bench.steerseg.device)
+            f"{case.key}/{kind}": SoftPrompts.load(folder).to(bench.steerseg.lvlm.device)
             for case in options.cases
             if of in case.measured_on
             for kind in ("words", "trained")
@@ -464,14 +482,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     begun = time.time()
     sets = sorted({of for case in options.cases for of in case.measured_on})
-    largest = {(case.condition, case.word, case.seed): case for case in options.cases}
-    drawn: list[tuple[Case | str, int, Path]] = [
-        *((of, options.held_out, options.data) for of in sets),
-        *((case, 0, options.data) for case in largest.values() if case.condition is not Condition.SHUFFLED),
-    ]
+    print(f"{_draw(options)} sets of clips in {time.time() - begun:.0f} s", flush=True)
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        pool.map(_draw, drawn, chunksize=1)
-        print(f"{time.time() - begun:.0f} s: {len(drawn)} sets of clips", flush=True)
         end = begun + options.seconds * 0.55
         ordered = sorted(options.cases, key=lambda case: -case.size)
         for _ in pool.imap_unordered(_refine, [(case, options, end) for case in ordered], chunksize=1):
