@@ -235,6 +235,8 @@ class RefinementRecipe:
         min_gain: Least mean gain in J&F on held-out videos; a negative one allows for a loss.
         confidence: Coverage of the bootstrap interval of the gain, whose lower end has to be above 0, or above a
             negative ``min_gain``.
+        prior: Deviation in J&F of what trained soft prompts gain in use, around 0, before any is tried: what few
+            videos show is drawn towards 0 (measured, see ``benchmarks/refinement/gate-h200``). ``None`` for no prior.
         max_regression: Largest mean loss in J&F on the preset's replay set; a larger one counts where it is not
             chance, its interval being below 0.
         seed: Of data order and choice of frames.
@@ -257,6 +259,7 @@ class RefinementRecipe:
     folds: int = 3
     min_gain: float = 0.005
     confidence: float = 0.9
+    prior: float | None = 0.05
     max_regression: float = 0.01
     seed: int = 1
 

@@ -127,7 +127,7 @@ def _answers(steerseg: SteerSeg, sample: Sample, features: VideoFeatures) -> Ans
     films = [features.context.video]
     for half in (keyframes[::2], keyframes[1::2]):
         halved = replace(config, keyframes=len(half))
-        films.append(steerseg.encode_keyframes(sample.load(half), halved, pictures=()).video)
+        films.append(steerseg.encode_keyframes(sample.load(half), halved, pictures=(0,)).video)
     question = steerseg.texts.reasoning_question(sample.expression)
     whole, *halves = (
         steerseg.lvlm.answer(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -36,21 +38,22 @@ class PairedScore:
     Attributes:
         key: The example.
         video: Its video; the bootstrap draws videos.
-        weight: How much the example counts.
         candidate: J&F of the candidate, or of the fold's training that stands for it.
         champion: J&F of the champion.
     """
 
     key: str
     video: str
-    weight: float
     candidate: float
     champion: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Weighted means over examples, and the gain paired by example with its interval over videos.
+    """Means over examples, and the gain paired by example with its interval over videos.
+
+    All examples count the same. Training gives a corrected proposal more weight than an accepted one; a comparison
+    must not, since the former can hardly get worse and the latter can hardly get better.
 
     Attributes:
         videos: Number of videos.
@@ -78,6 +81,7 @@ class GateMetrics(BaseModel):
     Attributes:
         scheme: How the held-out examples were chosen.
         held_out: Both on corrections that the compared training has not seen; ``None`` without any.
+        expected: The gain that is expected in use, where a prior draws it towards none.
         regression: Both on the replay set's held-out part; ``None`` without any.
         examples: The held-out examples one by one.
         replayed: The replayed examples one by one.
@@ -87,6 +91,7 @@ class GateMetrics(BaseModel):
 
     scheme: Scheme | None = None
     held_out: Comparison | None = None
+    expected: Interval | None = None
     regression: Comparison | None = None
     examples: tuple[PairedScore, ...] = ()
     replayed: tuple[PairedScore, ...] = ()
@@ -102,7 +107,7 @@ class GateMetrics(BaseModel):
 
     def summary(self) -> GateMetrics:
         """The same without the examples one by one."""
-        kept = {"scheme", "held_out", "regression"} & self.model_fields_set
+        kept = {"scheme", "held_out", "expected", "regression"} & self.model_fields_set
         return GateMetrics.model_validate({name: getattr(self, name) for name in kept})
 
 
@@ -125,16 +130,30 @@ def compare(examples: Sequence[PairedScore], level: float) -> Comparison | None:
     """Compare candidate and champion; ``None`` without examples."""
     if not examples:
         return None
-    weights = np.array([example.weight for example in examples])
     candidate = np.array([example.candidate for example in examples])
     champion = np.array([example.champion for example in examples])
     videos = [example.video for example in examples]
     return Comparison(
         videos=len(set(videos)),
-        candidate=float(np.average(candidate, weights=weights)),
-        champion=float(np.average(champion, weights=weights)),
-        gain=bootstrap_mean(candidate - champion, videos, weights=weights, level=level),
+        candidate=float(np.mean(candidate)),
+        champion=float(np.mean(champion)),
+        gain=bootstrap_mean(candidate - champion, videos, level=level),
     )
+
+
+def drawn_to_none(gain: Interval, prior: float, level: float) -> Interval:
+    """The gain that is expected in use: a normal prior around 0, and what was seen with the deviation of its interval.
+
+    Args:
+        gain: What was seen.
+        prior: Deviation of the prior, in J&F.
+        level: Coverage of both intervals.
+    """
+    reach = NormalDist().inv_cdf((1 + level) / 2)
+    noise = ((gain.high - gain.low) / (2 * reach)) ** 2
+    share = prior**2 / (prior**2 + noise)
+    half = reach * math.sqrt(share * noise)
+    return Interval(gain.mean * share, gain.mean * share - half, gain.mean * share + half, gain.count)
 
 
 def judge(
@@ -142,6 +161,7 @@ def judge(
     regression: Sequence[PairedScore],
     recipe: RefinementRecipe,
     scheme: Scheme,
+    prior: float | None = None,
 ) -> Judgement:
     """Decide about a candidate.
 
@@ -155,12 +175,16 @@ def judge(
         regression: J&F of both on the replay set's held-out part; may be empty.
         recipe: The limits.
         scheme: How the held-out examples were chosen.
+        prior: Deviation in J&F of what such candidates gain in use, around 0, before any is tried; the gain and its
+            interval are drawn towards 0 by it. ``None`` for what was seen alone.
     """
     ours = compare(held_out, recipe.confidence)
     old = compare(regression, recipe.confidence)
+    expected = None if ours is None or prior is None else drawn_to_none(ours.gain, prior, recipe.confidence)
     metrics = GateMetrics(
         scheme=scheme,
         held_out=ours,
+        expected=expected,
         regression=old,
         examples=tuple(held_out),
         replayed=tuple(regression),
@@ -171,18 +195,23 @@ def judge(
         return Judgement(Outcome.NOT_ENOUGH_DATA, reason, metrics)
     name = "held-out videos" if scheme is Scheme.HELD_OUT else "videos by cross-validation"
     gain = f"on {ours.videos} {name}: {ours} ({recipe.confidence:.0%} interval)"
+    if expected is not None:
+        gain += (
+            f", of which {expected.mean:+.3f} [{expected.low:+.3f}, {expected.high:+.3f}] is expected in use"
+        )
     loss = "without a replay set" if old is None else f"on {old.videos} replayed clips: {old}"
     faults = []
-    if ours.gain.mean < recipe.min_gain:
+    decisive = expected or ours.gain
+    if decisive.mean < recipe.min_gain:
         faults.append(f"the gain is below {recipe.min_gain:.3f}")
-    elif ours.gain.low <= (floor := min(0.0, recipe.min_gain)):
+    elif decisive.low <= (floor := min(0.0, recipe.min_gain)):
         chance = ", so that it may be chance" if floor == 0 else ""
         faults.append(f"the interval of the gain reaches {floor:g}{chance}")
     if old is not None and old.gain.mean < -recipe.max_regression and old.gain.high < 0:
         faults.append(f"what was known before is lost by more than {recipe.max_regression:.3f}")
     if faults:
         return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {upper_first(gain)}; {loss}", metrics)
-    verdict = "better" if ours.gain.low > 0 else "as good as asked for"
+    verdict = "better" if decisive.low > 0 else "as good as asked for"
     return Judgement(Outcome.PROMOTED, f"{verdict} {gain}; {loss}", metrics)
 
 

@@ -47,7 +47,7 @@ from ml_backend.refinement.media import RefinementMedia
 from ml_backend.refinement.plan import InsufficientData, Plan, Training, make_plan, proposed_masks
 from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.store import Refinement, RefinementStore
-from ml_backend.refinement.version_store import NewVersion
+from ml_backend.refinement.version_store import CorrectionRevision, NewVersion
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.refinement.words import TRIAL, WordLessons, WordsJudgement
 from steerseg.config import RefinementRecipe
@@ -57,6 +57,12 @@ from steerseg.runtime.artefacts import write_bytes
 from steerseg.words.learning import Lexicon
 
 log = logging.getLogger(__name__)
+
+_NOT_TRAINED = Judgement(
+    Outcome.NOT_ENOUGH_DATA,
+    "not trained, since the words come first; the next refinement trains on what they leave over",
+    GateMetrics(),
+)
 
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
@@ -176,11 +182,12 @@ class RefinementRun:
         self._media.open()
         words = self._learn_words(plan)
         plan = plan.without(self._refinement.left_out)
-        base = self._lessons.version(words.glossary) if words.accepted else self._champion()
+        if words.accepted:  # one thing at a time: the next refinement trains on what these words leave over
+            return self._settle_words(words, _NOT_TRAINED)
         if plan.shortage:
-            return self._settle_words(
-                plan, words, Judgement(Outcome.NOT_ENOUGH_DATA, plan.shortage, GateMetrics())
-            )
+            judgement = Judgement(Outcome.NOT_ENOUGH_DATA, plan.shortage, GateMetrics())
+            return self._settle_words(words, judgement)
+        base = self._champion()
         ready = self._prepare(plan, base)
         plan = plan.without(self._refinement.left_out)
         digest = ""
@@ -191,7 +198,7 @@ class RefinementRun:
                 judgement = Judgement(
                     Outcome.NOT_ENOUGH_DATA, "there is nothing left to learn from", GateMetrics()
                 )
-                return self._settle_words(plan, words, judgement)
+                return self._settle_words(words, judgement)
             digest, losses = self._train(training, pools, base)
             held_out = [
                 plan.corrections[trial.key] for trial in plan.held_out if trial.training == training.name
@@ -203,10 +210,7 @@ class RefinementRun:
             )
         candidate = SoftPromptsRef(self._folder / plan.candidate.name, digest)
         self._try([(example, candidate) for example in plan.regression], base, "trying on replayed clips")
-        judgement = self._judge(plan)
-        if words.accepted and judgement.outcome is not Outcome.PROMOTED:
-            return self._settle_words(plan, words, judgement)
-        return self._settle(plan, candidate, judgement, words, losses)
+        return self._settle(plan, candidate, self._judge(plan), words, losses)
 
     # --- the beginning
 
@@ -384,15 +388,17 @@ class RefinementRun:
             self._refinements.add_note(self._refinement.id, words.reason)
         return words
 
-    def _settle_words(self, plan: Plan, words: WordsJudgement, training: Judgement) -> Refinement:
+    def _settle_words(self, words: WordsJudgement, training: Judgement) -> Refinement:
         """End with what was learned of words: the champion's soft prompts with them, if there is anything new."""
         if not words.changed and not words.accepted:
             return self._end(self._refinements.settle(self._refinement.id, training))
         outcome = Outcome.PROMOTED if words.accepted else training.outcome
-        trained = f"{training.outcome} for soft prompts: {training.reason}"
+        trained = f"soft prompts: {training.reason}"
         metrics = words.metrics if words.accepted else training.metrics
         judgement = Judgement(outcome, f"{words.reason}. {upper_first(trained)}", metrics)
-        return self._keep(plan, self._lessons.version(words.glossary), judgement, ())
+        champion = self._line.versions.by_id(number) if (number := self._refinement.champion_id) else None
+        trained_on = () if champion is None else champion.data
+        return self._keep(trained_on, self._lessons.version(words.glossary), judgement, ())
 
     def _champion(self) -> SoftPromptsRef | None:
         """The version that this refinement began from, whoever leads now."""
@@ -406,24 +412,20 @@ class RefinementRun:
         self._report("judging", 0, 1)
         trials = self._refinements.trials(self._refinement.id)
 
-        def compared(key: str, video: str, weight: float) -> PairedScore:
+        def compared(key: str, video: str) -> PairedScore:
             mine, theirs = trials[key]
-            return PairedScore(key, video, weight, mine, theirs)
+            return PairedScore(key, video, mine, theirs)
 
         return judge(
             [
-                compared(trial.key, example.video, example.weight)
+                compared(trial.key, plan.corrections[trial.key].video)
                 for trial in plan.held_out
                 if trial.key in trials
-                for example in (plan.corrections[trial.key],)
             ],
-            [
-                compared(example.key, example.video, example.weight)
-                for example in plan.regression
-                if example.key in trials
-            ],
+            [compared(example.key, example.video) for example in plan.regression if example.key in trials],
             self._settings.recipe,
             plan.scheme,
+            self._settings.recipe.prior,
         )
 
     def _settle(
@@ -434,13 +436,17 @@ class RefinementRun:
         words: WordsJudgement,
         losses: tuple[float, ...],
     ) -> Refinement:
-        """End with the trained candidate; words that were accepted are in it."""
+        """End with the trained candidate; the words that were not accepted are told, and not in it."""
         if words.reason:
             judgement = replace(judgement, reason=f"{judgement.reason}. {upper_first(words.reason)}")
-        return self._keep(plan, candidate, judgement, losses)
+        return self._keep(plan.used, candidate, judgement, losses)
 
     def _keep(
-        self, plan: Plan, version: SoftPromptsRef, judgement: Judgement, losses: tuple[float, ...]
+        self,
+        trained_on: Sequence[CorrectionRevision],
+        version: SoftPromptsRef,
+        judgement: Judgement,
+        losses: tuple[float, ...],
     ) -> Refinement:
         # The artefact first: a version in the database always has one.
         path = self._line.keep(version.folder, version.digest)
@@ -451,7 +457,7 @@ class RefinementRun:
             origin="refined",
             parent_id=self._refinement.champion_id,
             refinement_id=self._refinement.id,
-            data=plan.used,
+            data=trained_on,
             curve=losses,
             metrics=judgement.metrics,
             reason=judgement.reason,

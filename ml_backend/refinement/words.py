@@ -98,7 +98,7 @@ class WordLessons:
         trials = self._trials(examples, lessons, learned)
         measured = attempt(trials)
         scores = [
-            PairedScore(example.key, example.video, example.weight, *measured[example.key])
+            PairedScore(example.key, example.video, *measured[example.key])
             for example, _ in trials
             if example.key in measured
         ]

@@ -12,8 +12,8 @@ from steerseg.config import RefinementRecipe
 RECIPE = RefinementRecipe(min_gain=0.01, confidence=0.9, max_regression=0.01)
 
 
-def compared(gains: list[float], weight: float = 1.0, name: str = "v") -> list[PairedScore]:
-    return [PairedScore(f"k{i}", f"{name}{i}", weight, 0.5 + gain, 0.5) for i, gain in enumerate(gains)]
+def compared(gains: list[float], name: str = "v") -> list[PairedScore]:
+    return [PairedScore(f"k{i}", f"{name}{i}", 0.5 + gain, 0.5) for i, gain in enumerate(gains)]
 
 
 def outcome(held_out: list[PairedScore], regression: list[PairedScore] | None = None) -> tuple[Outcome, str]:
@@ -66,18 +66,33 @@ def test_a_negative_least_gain_allows_for_a_loss() -> None:
 def test_one_video_is_not_enough_whatever_it_shows() -> None:
     assert outcome(compared([0.5]))[0] is Outcome.NOT_ENOUGH_DATA
     assert outcome([])[0] is Outcome.NOT_ENOUGH_DATA
-    same = [PairedScore(f"k{i}", "one video", 1.0, 0.9, 0.5) for i in range(5)]
+    same = [PairedScore(f"k{i}", "one video", 0.9, 0.5) for i in range(5)]
     result, reason = outcome(same)
     assert result is Outcome.NOT_ENOUGH_DATA
     assert "1 held-out videos could be compared, at least 2 are needed" in reason
 
 
-def test_untouched_proposals_count_less_than_corrections() -> None:
-    """The champion is perfect where its own proposals were accepted: that alone must not keep it."""
-    accepted = compared([-0.02] * 4, weight=0.25, name="accepted")
+def test_accepted_proposals_and_corrections_count_the_same() -> None:
+    """Accepted ones can hardly get better, corrected ones hardly worse: any other weights would favour one side."""
+    accepted = compared([-0.02] * 4, name="accepted")
     corrected = compared([0.2, 0.15, 0.25, 0.2])
     judgement = judge([*accepted, *corrected], [], RECIPE, Scheme.CROSS_VALIDATION)
     assert judgement.outcome is Outcome.PROMOTED
     assert judgement.metrics.held_out is not None
-    assert judgement.metrics.held_out.gain.mean == pytest.approx((0.8 - 0.02) / 5)
+    assert judgement.metrics.held_out.gain.mean == pytest.approx((0.8 - 0.08) / 8)
     assert "by cross-validation" in judgement.reason
+
+
+def test_a_prior_draws_what_few_videos_show_towards_none() -> None:
+    few = [0.3, -0.02, 0.2, 0.0, 0.25, 0.02]
+    seen = judge(compared(few), [], RECIPE, Scheme.CROSS_VALIDATION)
+    assert seen.outcome is Outcome.PROMOTED
+    drawn = judge(compared(few), [], RECIPE, Scheme.CROSS_VALIDATION, prior=0.05)
+    assert drawn.outcome is Outcome.KEPT_BACK
+    assert "is expected in use" in drawn.reason
+    assert seen.metrics.held_out is not None
+    assert drawn.metrics.expected is not None
+    assert 0 < drawn.metrics.expected.mean < seen.metrics.held_out.gain.mean
+    many = judge(compared(few * 20), [], RECIPE, Scheme.CROSS_VALIDATION, prior=0.05)
+    assert many.outcome is Outcome.PROMOTED, "many videos outweigh the prior"
+    json.dumps(many.metrics.to_json())

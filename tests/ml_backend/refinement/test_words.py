@@ -144,15 +144,16 @@ def answering(
     return ask
 
 
-def test_a_refinement_keeps_words_though_its_training_is_kept_back(driver: Driver, preset: Path) -> None:
-    ask = answering(driver, words_gain=0.3, training_gain=-0.1)
+def test_words_come_first_and_soft_prompts_later(driver: Driver, preset: Path) -> None:
+    ask = answering(driver, words_gain=0.3, training_gain=0.2)
     ended = driver.run(driver.refinements.request(1, "test"), ask=ask, lexicon=LEXICON)
     assert ended.state is RefinementState.PROMOTED, ended.reason
     champion = driver.line.champion(1)
     assert champion is not None
     (entry,) = driver.line.glossary(champion).entries
     assert entry.meaning == "animal"
-    assert "kept back for soft prompts" in ended.reason.lower()
+    assert "the next refinement trains on what they leave over" in ended.reason
+    assert champion.data == (), "no soft prompts were trained on corrections yet"
     loaded = SoftPrompts.load(driver.line.ref(champion).folder)
     own = SoftPrompts.load(preset / "soft_prompts")
     assert torch.equal(loaded.frame, own.frame), "the soft prompts are those of before"
@@ -161,9 +162,11 @@ def test_a_refinement_keeps_words_though_its_training_is_kept_back(driver: Drive
 
 def test_a_trained_version_carries_its_words(driver: Driver, tmp_path: Path) -> None:
     ask = answering(driver, words_gain=0.3, training_gain=0.2)
-    ended = driver.run(driver.refinements.request(1, "test"), ask=ask, lexicon=LEXICON)
-    assert ended.state is RefinementState.PROMOTED, ended.reason
-    (version,) = driver.versions.versions(1)
+    for _ in range(2):
+        ended = driver.run(driver.refinements.request(1, "test"), ask=ask, lexicon=LEXICON)
+        assert ended.state is RefinementState.PROMOTED, ended.reason
+    version = driver.line.champion(1)
+    assert version is not None
     assert version.curve
     assert driver.line.glossary(version).entries[0].meaning == "animal"
     archive = tmp_path / "version.zip"
