@@ -18,7 +18,7 @@ import functools
 import multiprocessing
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ from benchmarks.refinement.learners_report import (
     BOUND,
     GLOSSARY,
     INVERSION,
+    LEARNERS,
     MADE,
     PROMPT,
     TYPED,
@@ -47,26 +48,18 @@ from benchmarks.refinement.stand_ins import (
     WORD_MARK,
     Schedule,
     StandIn,
-    TaughtAnswer,
-    VideoPast,
     mark_term,
     mean_embedding,
     standing_in,
     teach,
 )
+from benchmarks.refinement.teacher import SURE, Correction, Teacher, shared_term
 from benchmarks.refinement.words import OPEN
-from ml_backend.models.messages import NamedObject
-from steerseg.attributes import holds_attributes
 from steerseg.evaluation import Sample
-from steerseg.lvlm.base import VisionFeatures
 from steerseg.pipeline import SteerSeg
-from steerseg.reasoning import expression_as
 from steerseg.runtime.artefacts import write_bytes, write_tensors
 from steerseg.words.glossary import Entry, Glossary
-from steerseg.words.learning import terms_in
 
-_FAILURE = 0.5  # a proposal that overlaps its correction less has failed
-_SURE = 0.2  # least probability of a name that the teacher answers with
 _CHUNK = 4  # tasks of a piece of work
 _LEARNING = 0.5  # share of the time in which learning may begin
 
@@ -131,96 +124,11 @@ def _draw(options: Options, word: Convention) -> _Tasks:
 # --- learning
 
 
-@dataclass(frozen=True)
-class _Correction:
-    """A corrected task as the learners see it.
-
-    Attributes:
-        sample: The task.
-        vision: Its visual tokens.
-        past: The same, as the text model read them.
-        names: What the model calls the corrected object.
-        failed: Whether what was proposed is wrong.
-    """
-
-    sample: Sample
-    vision: VisionFeatures
-    past: VideoPast
-    names: NamedObject
-    failed: bool
-
-
-class _Teacher:
-    """The frozen model answers with an object's name in the word's place."""
-
-    def __init__(self, steerseg: SteerSeg) -> None:
-        self.steerseg = steerseg
-        self._answers: dict[tuple[str, str], tuple[str, float]] = {}
-
-    def correction(self, tasks: WordTasks, sample: Sample) -> _Correction:
-        """See a corrected task."""
-        lvlm = self.steerseg.lvlm
-        vision = self.steerseg.encode(sample.load(), self.steerseg.config).context.video
-        overlap = tasks.quality(sample, sample.expression)[1]
-        return _Correction(
-            sample, vision, VideoPast.read(lvlm, vision), tasks.name(sample), overlap < _FAILURE
-        )
-
-    def question(self, wording: str) -> str:
-        """The reasoning question."""
-        form = self.steerseg.config.expression_form
-        return self.steerseg.texts.reasoning_question(expression_as(form, wording))
-
-    def answer(self, correction: _Correction, wording: str) -> tuple[str, float]:
-        """What the model answers to a wording, and the seconds that this took."""
-        key = (correction.sample.video, wording)
-        if key not in self._answers:
-            begun = time.monotonic()
-            answer = self.steerseg.lvlm.answer(
-                self.question(wording),
-                correction.vision,
-                max_new_tokens=self.steerseg.config.max_new_tokens,
-                complete=holds_attributes,
-            )
-            self._answers[key] = answer.text, time.monotonic() - begun
-        return self._answers[key]
-
-    def lessons(
-        self, corrections: Sequence[_Correction], term: str, learner: str
-    ) -> tuple[list[TaughtAnswer], float]:
-        """What a learner is taught, and the seconds that the teacher took."""
-        taught, seconds = [], 0.0
-        for one in corrections:
-            typed = one.sample.expression
-            marked = mark_term(typed, term)
-            if marked == typed:
-                continue
-            question = self.question(marked) if learner == INVERSION else PROMPT_MARK + self.question(typed)
-            for name, probability in one.names.names.items():
-                if probability < _SURE or name == term:
-                    continue
-                wording = Glossary(entries=(Entry(term=term, meaning=name),)).rewrite(typed)
-                answer, took = self.answer(one, wording)
-                seconds += took
-                taught.append(
-                    TaughtAnswer.write(
-                        self.steerseg.lvlm, one.vision, one.past, question, answer, probability
-                    )
-                )
-        return taught, seconds
-
-
-def shared_term(expressions: Sequence[str]) -> str:
-    """The term that most expressions share, of equals the longest; empty where there are none."""
-    counts = Counter(term for expression in expressions for term in terms_in(expression))
-    return max(counts, key=lambda term: (counts[term], len(term), term), default="")
-
-
 def _learn(work: tuple[Options, Convention, int, Sequence[Sample], float]) -> list[Learned]:
     """What all learners make of the corrections of one word and seed; stand-ins go to the output folder."""
     options, word, seed, samples, end = work
     steerseg = _models(options.device)
-    tasks, teacher = WordTasks(steerseg, word), _Teacher(steerseg)
+    tasks, teacher = WordTasks(steerseg, word), Teacher(steerseg)
     corrections = [teacher.correction(tasks, sample) for sample in samples]
     names = {one.sample.video: one.names for one in corrections}
     learned = []
@@ -250,19 +158,20 @@ def _of_glossary(glossary: Glossary, plan: Learned) -> Learned:
 
 
 def _train(
-    teacher: _Teacher, corrections: Sequence[_Correction], plan: Learned, schedule: Schedule, output: Path
+    teacher: Teacher, corrections: Sequence[Correction], plan: Learned, schedule: Schedule, output: Path
 ) -> Learned:
     """Train a stand-in; without failures, or without a sure name, there is nothing to learn."""
-    lvlm = teacher.steerseg.lvlm
+    lvlm, in_place = teacher.steerseg.lvlm, plan.learner == INVERSION
     term = shared_term([one.sample.expression for one in corrections if one.failed])
-    taught, seconds = teacher.lessons(corrections, term, plan.learner) if term else ([], 0.0)
+    taught, seconds = teacher.lessons(corrections, term, in_place=in_place) if term else ([], 0.0)
     if not taught:
         return plan
     begun = time.monotonic()
-    if plan.learner == INVERSION:
-        named: Counter[str] = Counter()
+    if in_place:
+        named: dict[str, float] = defaultdict(float)
         for one in corrections:
-            named.update({name: p for name, p in one.names.names.items() if p >= _SURE})
+            for name, probability in one.names.names.items():
+                named[name] += probability if probability >= SURE else 0.0
         start = StandIn.around(lvlm, WORD_MARK, mean_embedding(lvlm, named))
     else:
         start = StandIn.around(lvlm, PROMPT_MARK, lvlm.line_break)
@@ -354,7 +263,8 @@ def compare(options: Options) -> Comparison:
         ]
         learned = [one for part in pool.imap_unordered(_learn, lessons, chunksize=1) for one in part]
         learned.sort(key=lambda one: (one.word, one.seed, one.size))
-        print(f"{time.time() - begun:.0f} s: {len(learned)} lessons learned", flush=True)
+        wanted = len(lessons) * len(options.sizes) * len(LEARNERS)
+        print(f"{time.time() - begun:.0f} s: learned {len(learned)} of {wanted}", flush=True)
         end = begun + options.seconds
         pieces = [
             (options, word, [one for one in learned if one.word == word.word], part, ordinary, end)
@@ -365,7 +275,7 @@ def compare(options: Options) -> Comparison:
         np.random.default_rng(0).shuffle(pieces)  # what time leaves out is spread over the words
         measured = [one for part in pool.imap_unordered(_measure, pieces, chunksize=1) for one in part]
     wanted = sum(len(piece[3]) for piece in pieces)
-    print(f"{time.time() - begun:.0f} s: {len(measured)} of {wanted} tasks measured", flush=True)
+    print(f"{time.time() - begun:.0f} s: measured {len(measured)} of {wanted} tasks", flush=True)
     measured.sort(key=lambda one: (one.word, one.ordinary, one.task))
     return Comparison(learned=tuple(learned), measured=tuple(measured))
 

@@ -106,15 +106,20 @@ def _overview(comparison: Comparison) -> str:
         "|---|" + "---|" * (len(sizes) + 2),
     ]
     for learner in LEARNERS:
-        cells = [
-            f"{gain(comparison, learner, size)}, {share(comparison, learner, size):.0%}" for size in sizes
-        ]
+        cells = [_cell(comparison, learner, size) for size in sizes]
         most = comparison.of(learner, sizes[-1])
         seconds, stored = (
             np.mean([getattr(one, name) for one in most]) if most else 0.0 for name in ("seconds", "bytes")
         )
         lines.append(f"| {learner} | {' | '.join(cells)} | {seconds:.1f} | {stored:.0f} |")
     return "\n".join(lines)
+
+
+def _cell(comparison: Comparison, learner: str, size: int) -> str:
+    """Gain, share of the way, and how many runs they are of where some are missing."""
+    runs, wanted = (len(comparison.of(learner, one)) for one in (size, comparison.sizes[0]))
+    missing = "" if runs == wanted else f" ({runs} of {wanted} runs)"
+    return f"{gain(comparison, learner, size)}, {share(comparison, learner, size):.0%}{missing}"
 
 
 def _by_word(comparison: Comparison) -> str:
@@ -165,7 +170,7 @@ def share(comparison: Comparison, learner: str, size: int) -> float:
         tasks = comparison.tasks(word)
         keys = [one.key for one in comparison.of(learner, size) if one.word == word]
         typed, bound, after = (_mean(tasks, wording) for wording in ([TYPED], [BOUND], keys))
-        if bound > typed:
+        if keys and bound > typed:
             shares.append((after - typed) / (bound - typed))
     return float(np.mean(shares)) if shares else float("nan")
 
