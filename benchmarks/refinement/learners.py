@@ -4,10 +4,11 @@ The frozen model names each corrected object. From these names learn
 
 - the *glossary* that refinements make: as served after its trial, and as made, whatever the trial says;
 - *inversion*: a few vectors in the word's place, in reasoning and in grounding;
+- the *mean of names*, where the inversion begins: nothing is trained;
 - a *reasoning prompt*: vectors before the reasoning question, a third soft prompt.
 
-The last two are trained to have the model answer as it does with the object's name in the word's place; see
-:mod:`benchmarks.refinement.stand_ins`. They have no trial. Proposals are measured on tasks that nobody corrected, and
+Inversion and reasoning prompt are trained to have the model answer as it does with the object's name in the word's place; see
+:mod:`benchmarks.refinement.stand_ins`. Vectors have no trial. Proposals are measured on tasks that nobody corrected, and
 those with the reasoning prompt on ordinary expressions, too, which glossary and inversion never change.
 """
 
@@ -35,6 +36,7 @@ from benchmarks.refinement.learners_report import (
     INVERSION,
     LEARNERS,
     MADE,
+    MEAN,
     PROMPT,
     TYPED,
     Comparison,
@@ -141,7 +143,12 @@ def _learn(work: tuple[Options, Convention, int, Sequence[Sample], float]) -> li
             learned.append(
                 _of_glossary(glossary, Learned(word=word.word, seed=seed, size=size, learner=learner))
             )
-        for learner, schedule in ((INVERSION, options.inversion), (PROMPT, options.prompt)):
+        untrained = replace(options.inversion, steps=0)
+        for learner, schedule in (
+            (MEAN, untrained),
+            (INVERSION, options.inversion),
+            (PROMPT, options.prompt),
+        ):
             plan = Learned(word=word.word, seed=seed, size=size, learner=learner)
             learned.append(_train(teacher, corrections[:size], plan, schedule, options.output))
     return learned
@@ -161,7 +168,7 @@ def _train(
     teacher: Teacher, corrections: Sequence[Correction], plan: Learned, schedule: Schedule, output: Path
 ) -> Learned:
     """Train a stand-in; without failures, or without a sure name, there is nothing to learn."""
-    lvlm, in_place = teacher.steerseg.lvlm, plan.learner == INVERSION
+    lvlm, in_place = teacher.steerseg.lvlm, plan.learner != PROMPT
     term = shared_term([one.sample.expression for one in corrections if one.failed])
     taught, seconds = teacher.lessons(corrections, term, in_place=in_place) if term else ([], 0.0)
     if not taught:
@@ -182,7 +189,7 @@ def _train(
             "term": term,
             "seconds": round(seconds + time.monotonic() - begun, 2),
             "bytes": stand_in.nbytes,
-            "losses": (round(losses[0], 4), round(losses[-1], 4)),
+            "losses": tuple(round(loss, 4) for loss in (*losses[:1], *losses[1:][-1:])),
         }
     )
 
@@ -225,7 +232,7 @@ def _quality(tasks: WordTasks, sample: Sample, learned: Learned, output: Path) -
         glossary = Glossary(entries=tuple(Entry(term=term, meaning=meaning) for term, meaning in pairs))
         return tasks.quality(sample, glossary.rewrite(sample.expression))[0]
     vectors = load_file(_file(output, learned))["vectors"]
-    if learned.learner == INVERSION:
+    if learned.learner != PROMPT:
         with standing_in(tasks.steerseg.lvlm, [StandIn(WORD_MARK, vectors)]):
             return propose_and_score(tasks.steerseg, sample, mark_term(sample.expression, learned.term))[0]
     with (
@@ -300,7 +307,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--tasks", type=int, default=40, help="tasks with the word that are measured, a word")
     parser.add_argument("--ordinary", type=int, default=16, help="tasks without the word, a word")
     parser.add_argument("--steps", type=int, default=60, help="of each training")
-    parser.add_argument("--inversion-rate", type=float, default=0.1, help="see stand_ins.Schedule")
+    parser.add_argument("--inversion-rate", type=float, default=0.03, help="see stand_ins.Schedule")
     parser.add_argument("--prompt-rate", type=float, default=0.1, help="the same of the reasoning prompt")
     parser.add_argument("--seconds", type=float, default=1e9, help="no piece of work begins later")
     parser.add_argument("--device", default="auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from steerseg.statistics import bootstrap_mean
 
 TYPED, BOUND = "as typed", "bound"
-GLOSSARY, MADE, INVERSION, PROMPT = "glossary", "glossary, no trial", "inversion", "reasoning prompt"
-LEARNERS = (GLOSSARY, MADE, INVERSION, PROMPT)
+GLOSSARY, MADE = "glossary", "glossary, no trial"
+MEAN, INVERSION, PROMPT = "mean of names", "inversion", "reasoning prompt"
+LEARNERS = (GLOSSARY, MADE, MEAN, INVERSION, PROMPT)
 
 
 class Learned(BaseModel):
@@ -119,7 +121,8 @@ def _cell(comparison: Comparison, learner: str, size: int) -> str:
     """Gain, share of the way, and how many runs they are of where some are missing."""
     runs, wanted = (len(comparison.of(learner, one)) for one in (size, comparison.sizes[0]))
     missing = "" if runs == wanted else f" ({runs} of {wanted} runs)"
-    return f"{gain(comparison, learner, size)}, {share(comparison, learner, size):.0%}{missing}"
+    way = share(comparison, learner, size)
+    return f"{gain(comparison, learner, size)}" + ("" if math.isnan(way) else f", {way:.0%}") + missing
 
 
 def _by_word(comparison: Comparison) -> str:
@@ -164,7 +167,10 @@ def gain(comparison: Comparison, learner: str, size: int, *, ordinary: bool = Fa
 
 
 def share(comparison: Comparison, learner: str, size: int) -> float:
-    """Share of the way from what is typed to the bound, the mean over words; words without any way are left out."""
+    """Share of the way from what is typed to the bound, the mean over words.
+
+    Words that are understood as they are typed have no way to go and are left out; without others it is NaN.
+    """
     shares = []
     for word in comparison.words:
         tasks = comparison.tasks(word)

@@ -274,7 +274,7 @@ def teach(
     vectors = start.vectors.to(lvlm.device, torch.float32).clone().requires_grad_()
     rate = schedule.rate * float(lvlm.embeddings.weight.float().std())
     optimizer = torch.optim.AdamW([vectors], lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, schedule.steps))
     rng = np.random.default_rng(schedule.seed)
     losses = []
     with standing_in(lvlm, [replace(start, vectors=vectors)]):

@@ -13,6 +13,7 @@ from benchmarks.refinement.learners_report import (
     GLOSSARY,
     INVERSION,
     MADE,
+    MEAN,
     PROMPT,
     TYPED,
     Comparison,
@@ -141,9 +142,9 @@ def test_tables_compare_gains_and_shares_of_the_way_to_the_bound() -> None:
     learned = tuple(
         Learned(word=word, seed=1, size=8, learner=learner, term=word, seconds=seconds, bytes=3072)
         for word in ("blick", "dax")
-        for learner, seconds in ((GLOSSARY, 0.0), (MADE, 0.0), (INVERSION, 9.0), (PROMPT, 11.0))
+        for learner, seconds in ((GLOSSARY, 0.0), (MADE, 0.0), (MEAN, 0.0), (INVERSION, 9.0), (PROMPT, 11.0))
     )
-    after = {GLOSSARY: 0.5, MADE: 0.6, INVERSION: 0.7, PROMPT: 0.4}
+    after = {GLOSSARY: 0.5, MADE: 0.6, MEAN: 0.4, INVERSION: 0.7, PROMPT: 0.4}
     jf = {TYPED: 0.4, BOUND: 0.8} | {f"{learner}/1/8": value for learner, value in after.items()}
     measured = [Measured(word=word, task="t", ordinary=False, jf=jf) for word in ("blick", "dax")]
     ordinary = Measured(word="dax", task="o", ordinary=True, jf={TYPED: 0.9, f"{PROMPT}/1/8": 0.8})
@@ -151,5 +152,5 @@ def test_tables_compare_gains_and_shares_of_the_way_to_the_bound() -> None:
     assert share(comparison, INVERSION, 8) == pytest.approx(0.75)
     text = report(comparison)
     assert "| inversion | +0.300 [+0.300, +0.300], 75% | 9.0 | 3072 |" in text
-    assert "| “blick” | 0.400 | 0.500 | 0.600 | 0.700 | 0.400 | 0.800 |" in text
+    assert "| “blick” | 0.400 | 0.500 | 0.600 | 0.400 | 0.700 | 0.400 | 0.800 |" in text
     assert "| 8 | -0.100 [-0.100, -0.100] |" in text
