@@ -7,9 +7,9 @@ The frozen model names each corrected object. From these names learn
 - the *mean of names*, where the inversion begins: nothing is trained;
 - a *reasoning prompt*: vectors before the reasoning question, a third soft prompt.
 
-Inversion and reasoning prompt are trained to have the model answer as it does with the object's name in the word's place; see
-:mod:`benchmarks.refinement.stand_ins`. Vectors have no trial. Proposals are measured on tasks that nobody corrected, and
-those with the reasoning prompt on ordinary expressions, too, which glossary and inversion never change.
+Inversion and reasoning prompt are trained until the model answers as it does with the object's name in the word's
+place; see :mod:`benchmarks.refinement.stand_ins`. Vectors have no trial. Proposals are measured on tasks that nobody
+corrected, and those with the reasoning prompt on ordinary expressions, too, which the others never change.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import multiprocessing
+import random
 import sys
 import time
 from collections import defaultdict
@@ -25,7 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -279,7 +279,7 @@ def compare(options: Options) -> Comparison:
             for ordinary, samples in ((False, of_word.held_out), (True, of_word.ordinary))
             for part in (samples[at : at + _CHUNK] for at in range(0, len(samples), _CHUNK))
         ]
-        np.random.default_rng(0).shuffle(pieces)  # what time leaves out is spread over the words
+        random.Random(0).shuffle(pieces)  # what time leaves out is spread over the words
         measured = [one for part in pool.imap_unordered(_measure, pieces, chunksize=1) for one in part]
     wanted = sum(len(piece[3]) for piece in pieces)
     print(f"{time.time() - begun:.0f} s: measured {len(measured)} of {wanted} tasks", flush=True)
