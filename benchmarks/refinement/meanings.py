@@ -25,7 +25,7 @@ from benchmarks.refinement.domain import Convention, Domain, samples_of
 from benchmarks.refinement.words import OPEN, WORDS
 from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
 from ml_backend.models.messages import NamedObject, SoftPromptsRef
-from ml_backend.refinement.words import WordLessons
+from ml_backend.refinement.words import WordLessons, WordsJudgement
 from steerseg.evaluation import Sample, bootstrap_mean
 from steerseg.evaluation.metrics import score
 from steerseg.masks import decode_rle, encode_rle
@@ -51,11 +51,11 @@ class Options:
     output: Path
 
 
-class _Tasks:
+class WordTasks:
     """Tasks of one word with the models: proposals are made once a wording."""
 
-    def __init__(self, options: Options, word: Convention) -> None:
-        self.steerseg = SteerSeg.from_pretrained("demo", device=options.device)
+    def __init__(self, steerseg: SteerSeg, word: Convention) -> None:
+        self.steerseg = steerseg
         self.word = word
         self._known: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -63,13 +63,7 @@ class _Tasks:
         """J&F and J in [0, 1] of the best tracklet for a wording."""
         key = (sample.video, wording)
         if key not in self._known:
-            truth = sample.masks()
-            proposal = self.steerseg.propose(sample.load(), wording)
-            predicted = np.zeros_like(truth)
-            if proposal.tracklets:
-                predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
-            result = score(predicted, truth)
-            self._known[key] = (result.jf, result.j)
+            self._known[key] = propose_and_score(self.steerseg, sample, wording)
         return self._known[key]
 
     def plain(self, sample: Sample) -> str:
@@ -87,6 +81,17 @@ class _Tasks:
             self.steerseg.lvlm, preset, preset.load_lexicon(), video.frames[chosen], truth[chosen]
         )
         return NamedObject(naming.names, naming.kinds)
+
+
+def propose_and_score(steerseg: SteerSeg, sample: Sample, wording: str) -> tuple[float, float]:
+    """J&F and J in [0, 1] of the best tracklet for a wording."""
+    truth = sample.masks()
+    proposal = steerseg.propose(sample.load(), wording)
+    predicted = np.zeros_like(truth)
+    if proposal.tracklets:
+        predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
+    result = score(predicted, truth)
+    return result.jf, result.j
 
 
 def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
@@ -114,7 +119,7 @@ def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
 def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
     """A record for each seed and size, one of a word's tasks as they are, and one of its bound."""
     torch.set_num_threads(1)
-    tasks = _Tasks(options, word)
+    tasks = WordTasks(SteerSeg.from_pretrained("demo", device=options.device), word)
     domain = Domain(word)
     root = options.data / word.word
     held_out = samples_of(domain.held_out(options.held_out), root)
@@ -138,13 +143,16 @@ def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
     return records
 
 
-def _learn(
-    tasks: _Tasks,
-    seed: int,
-    samples: Sequence[Sample],
-    names: Mapping[str, NamedObject],
-    held_out: Sequence[Sample],
-) -> dict[str, Any]:
+def learn_words(
+    tasks: WordTasks, samples: Sequence[Sample], names: Mapping[str, NamedObject]
+) -> WordsJudgement:
+    """Learn words from corrected tasks and try them, as a refinement does.
+
+    Args:
+        tasks: The word and the models.
+        samples: The tasks.
+        names: What the model calls the object of each, by the name of its clip.
+    """
     preset = tasks.steerseg.preset
     by_key = {sample.video: sample for sample in samples}
     examples = [
@@ -167,7 +175,17 @@ def _learn(
                 )
             return results
 
-        judged = lessons.learn(examples, lambda example: names[example.key], attempt)
+        return lessons.learn(examples, lambda example: names[example.key], attempt)
+
+
+def _learn(
+    tasks: WordTasks,
+    seed: int,
+    samples: Sequence[Sample],
+    names: Mapping[str, NamedObject],
+    held_out: Sequence[Sample],
+) -> dict[str, Any]:
+    judged = learn_words(tasks, samples, names)
     served = judged.glossary if judged.accepted else Glossary()
     return {
         "word": tasks.word.word,
