@@ -35,6 +35,7 @@ class Trial:
         case: The refinement.
         kind: ``"words"``, or ``"trained"`` on top of the words that were accepted.
         scores: On the corrected videos.
+        weights: What each of them counts in training.
         replayed: On the replay set.
         gain: True mean gain in J&F over what it would replace, on the tasks of its condition.
         old: True mean gain on the old domain.
@@ -44,6 +45,7 @@ class Trial:
     case: Case
     kind: str
     scores: tuple[PairedScore, ...]
+    weights: tuple[float, ...]
     replayed: tuple[PairedScore, ...]
     gain: float
     old: float
@@ -57,48 +59,41 @@ class Rule:
     Attributes:
         name: What it is called.
         recipe: The limits.
-        equal: Whether all corrections count the same; else a corrected proposal counts twice an accepted one.
-        prior: Deviation of gains before anything is seen, in J&F; ``None`` for none.
+        prior: As of :func:`ml_backend.refinement.gate.judge`.
+        weighted: Whether a corrected proposal counts twice an accepted one, as gates did once.
     """
 
     name: str
     recipe: RefinementRecipe
-    equal: bool = True
     prior: float | None = None
+    weighted: bool = False
 
     def promotes(self, trial: Trial) -> bool:
         """The decision."""
-        scores = [replace(one, weight=1.0) if self.equal else one for one in trial.scores]
-        judgement = judge(scores, trial.replayed, self.recipe, Scheme.CROSS_VALIDATION)
-        if self.prior is None or judgement.metrics.held_out is None:
-            return judgement.outcome is Outcome.PROMOTED
-        gain = judgement.metrics.held_out.gain
-        spread = max(1e-3, float(np.std([one.candidate - one.champion for one in scores])))
-        noise = spread**2 / max(1, len({one.video for one in scores}))
-        mean = gain.mean * self.prior**2 / (self.prior**2 + noise)
-        deviation = math.sqrt(self.prior**2 * noise / (self.prior**2 + noise))
-        sure = 0.5 * (1 + math.erf(mean / deviation / math.sqrt(2)))
-        lost = any("what was known" in part for part in [judgement.reason])
-        return sure >= (1 + self.recipe.confidence) / 2 and mean >= self.recipe.min_gain and not lost
+        # A score that counts twice is there twice, on the same video.
+        twice = [one for one, weight in zip(trial.scores, trial.weights, strict=True) if weight == 1.0]
+        scores = [*trial.scores, *(twice if self.weighted else [])]
+        judgement = judge(scores, trial.replayed, self.recipe, Scheme.CROSS_VALIDATION, self.prior)
+        return judgement.outcome is Outcome.PROMOTED
 
 
 def rules(recipe: RefinementRecipe) -> list[Rule]:
-    """The rules that are compared; the first is that of the preset."""
-    made = [Rule(f"the preset's: weighted, {recipe.confidence:.0%} interval", recipe, equal=False)]
+    """The rules that are compared; the first is what the demo's gate did before the study."""
+    made = [Rule("weighted, 60 %", replace(recipe, confidence=0.6), weighted=True)]
     for confidence in (0.6, 0.8, 0.9, 0.95):
         limits = replace(recipe, confidence=confidence)
         made.append(Rule(f"equal weights, {confidence:.0%}", limits))
-        made.append(Rule(f"equal weights, {confidence:.0%}, gain ≥ 0.02", replace(limits, min_gain=0.02)))
-    for prior in (0.05, 0.1):
-        made.append(Rule(f"equal weights, 80%, prior ±{prior}", replace(recipe, confidence=0.8), True, prior))
+        made += [
+            Rule(f"equal weights, {confidence:.0%}, prior ±{prior}", limits, prior) for prior in (0.05, 0.1)
+        ]
     return made
 
 
 def trials(folder: Path) -> Iterator[Trial]:
     """All trials of a study with their truth."""
     truth = [json.loads(line) for line in (folder / "truth.jsonl").read_text("utf-8").splitlines()]
-    for path in sorted((folder / "cases").glob("*.json")):
-        record = json.loads(path.read_text("utf-8"))
+    for line in (folder / "cases.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(line)
         case = Case(Condition(record["condition"]), record["word"], record["seed"], record["size"])
         words, trained = f"{case.key}/words", f"{case.key}/trained"
         accepted = record["words"]["accepted"]
@@ -133,12 +128,17 @@ def _trial(
     return Trial(
         case,
         kind,
-        tuple(PairedScore(**one) for one in scores),
-        tuple(PairedScore(**one) for one in replayed),
+        _scores(scores),
+        tuple(one["weight"] for one in scores),
+        _scores(replayed),
         float(np.mean([np.mean(part) for part in gained.values()])) if gained else math.nan,
         float(np.mean(old)),
         np.concatenate([np.array(part) for part in gained.values()]) if gained else np.zeros(0),
     )
+
+
+def _scores(records: Sequence[Mapping[str, Any]]) -> tuple[PairedScore, ...]:
+    return tuple(PairedScore(one["key"], one["video"], one["candidate"], one["champion"]) for one in records)
 
 
 def table(found: Sequence[Trial], compared: Sequence[Rule]) -> str:
@@ -180,15 +180,18 @@ def conditions(found: Sequence[Trial]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables of a study."""
+    """Write the tables of a study into its folder, and print them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.refinement.gate_rules", description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's output folder")
-    found = list(trials(parser.parse_args(arguments).folder))
+    folder: Path = parser.parse_args(arguments).folder
+    found = list(trials(folder))
     compared = rules(open_preset("demo").recipe)
-    print(conditions(found))
+    parts = [conditions(found)]
     for kind in ("words", "trained"):
-        print(f"{kind}:\n")
-        print(table([one for one in found if one.kind == kind], compared))
+        parts.append(f"{kind}:\n\n" + table([one for one in found if one.kind == kind], compared))
+    text = "\n".join(parts)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(text)
     return 0
 
 

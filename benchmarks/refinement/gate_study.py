@@ -306,6 +306,7 @@ class _Refinement:
         trained = {training.name: self._train(training.name, training.keys, ready, base, plan)
                    for training in plan.trainings}  # fmt: skip
         candidate = trained[plan.candidate.name]
+        weights = {example.key: example.weight for example in self._examples}
         self._keep("trained", candidate)
         with self._clock.measure("trials"):
             held_out = [
@@ -318,7 +319,7 @@ class _Refinement:
             "words": {
                 "learned": {entry.term: entry.meaning for entry in words.glossary.entries},
                 "accepted": words.accepted,
-                "trials": [asdict(one) for one in words.metrics.examples],
+                "trials": [{**asdict(one), "weight": weights[one.key]} for one in words.metrics.examples],
             },
             "scheme": plan.scheme,
             "held_out": held_out,
@@ -478,7 +479,7 @@ def _versions(options: Options, of: str, bench: _Bench) -> dict[str, SoftPrompts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Refine and measure; the records are ``cases/*.json`` and ``truth.jsonl`` in the output folder."""
+    """Refine and measure; the records are ``cases.jsonl`` and ``truth.jsonl`` in the output folder."""
     options = _parse(arguments)
     begun = time.time()
     sets = sorted({of for case in options.cases for of in case.measured_on})
@@ -488,8 +489,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ordered = sorted(options.cases, key=lambda case: -case.size)
         for _ in pool.imap_unordered(_refine, [(case, options, end) for case in ordered], chunksize=1):
             pass
-        made = len(list((options.output / "cases").glob("*.json")))
-        print(f"{time.time() - begun:.0f} s: {made} of {len(ordered)} refinements", flush=True)
+        count = len(list((options.output / "cases").glob("*.json")))
+        print(f"{time.time() - begun:.0f} s: {count} of {len(ordered)} refinements", flush=True)
         end = begun + options.seconds
         counts = {of: _OLD_TASKS if of == "old" else options.held_out for of in sets}
         pieces = [(at, of) for of in sets for at in range(0, counts[of], _CHUNK)]
@@ -500,6 +501,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for one in part
         ]
     (options.output / "truth.jsonl").write_text("".join(lines), encoding="utf-8")
+    made = [json.loads(path.read_text("utf-8")) for path in sorted((options.output / "cases").glob("*.json"))]
+    cases = "".join(json.dumps(one) + "\n" for one in made)
+    (options.output / "cases.jsonl").write_text(cases, encoding="utf-8")
     print(f"{time.time() - begun:.0f} s: the truth on {len(lines)} tasks")
     return 0
 

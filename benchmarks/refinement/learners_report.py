@@ -167,18 +167,15 @@ def gain(comparison: Comparison, learner: str, size: int, *, ordinary: bool = Fa
 
 
 def share(comparison: Comparison, learner: str, size: int) -> float:
-    """Share of the way from what is typed to the bound, the mean over words.
-
-    Words that are understood as they are typed have no way to go and are left out; without others it is NaN.
-    """
-    shares = []
+    """Share of the way from what is typed to the bound, of all words together; NaN where there is no way to go."""
+    gone, way = 0.0, 0.0
     for word in comparison.words:
         tasks = comparison.tasks(word)
         keys = [one.key for one in comparison.of(learner, size) if one.word == word]
-        typed, bound, after = (_mean(tasks, wording) for wording in ([TYPED], [BOUND], keys))
-        if keys and bound > typed:
-            shares.append((after - typed) / (bound - typed))
-    return float(np.mean(shares)) if shares else float("nan")
+        if keys:
+            typed, bound, after = (_mean(tasks, wording) for wording in ([TYPED], [BOUND], keys))
+            gone, way = gone + after - typed, way + bound - typed
+    return gone / way if way > 0 else float("nan")
 
 
 def _mean(tasks: Sequence[Measured], keys: Sequence[str]) -> float:
