@@ -42,7 +42,8 @@ class Storm:
 
     def __init__(self, url: str, count: int) -> None:
         parts = urlsplit(url)
-        assert parts.hostname is not None and parts.port is not None
+        assert parts.hostname is not None
+        assert parts.port is not None
         self._address = (parts.hostname, parts.port)
         self._count = count
         self._over = threading.Event()

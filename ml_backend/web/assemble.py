@@ -153,7 +153,7 @@ def _build_executor(settings: Settings) -> ModelExecutor:
     factory = ModelFactory(
         settings.preset,
         settings.device,
-        VideoLimits(max_bytes=settings.max_download_bytes),
+        VideoLimits(max_bytes=settings.max_download_bytes, bare_streams=False),
         settings.video_memory_bytes,
         prefix_bytes=settings.prefix_bytes,
         compiled=settings.compile_models,

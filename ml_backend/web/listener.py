@@ -233,7 +233,7 @@ class _Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         """Take what has arrived; returns how much of it belongs to this request."""
         consumed = int(super().received(data))
-        if self.error is not None and not isinstance(self.error, _Refusal):
+        if self.error is not None and not isinstance(self.error, _RefusalError):
             self._refuse(Problem(self.error.code, f"the request cannot be read: {self.error.body}", ""))
         return consumed
 
@@ -248,7 +248,7 @@ class _Parser(HTTPRequestParser):
             self._refuse(problem)
 
     def _refuse(self, problem: Problem) -> None:
-        self.error = _Refusal(problem)
+        self.error = _RefusalError(problem)
         self._channel.refused = True
         self.body_rcv = None
         self.content_length = 0
@@ -256,7 +256,7 @@ class _Parser(HTTPRequestParser):
         self.connection_close = self.completed = True
 
 
-class _Refusal(Error):
+class _RefusalError(Error):
     """An error that the server answers by itself, in the words and the form of the app."""
 
     def __init__(self, problem: Problem) -> None:

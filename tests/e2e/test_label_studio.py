@@ -282,9 +282,7 @@ def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
     submitted = labeling.submit()
     (stored,) = client.annotations.of_task(task)
     until(
-        lambda: same_masks(
-            decoded_pages(client.annotations.get(stored["id"])["result"]), expected
-        ),
+        lambda: same_masks(decoded_pages(client.annotations.get(stored["id"])["result"]), expected),
         "an annotation with the answered masks on all of its pages",
         limit=60,
     )
