@@ -29,6 +29,8 @@ STRIDE_KEY = "stride"
 
 log = logging.getLogger(__name__)
 
+MEDIA_FOLDER = "media"
+"""Folder of fetched media below the data folder."""
 _TIMELINES = 256
 
 
@@ -72,7 +74,7 @@ class MediaLoader:
         self._timelines: LruCache[tuple[Path, int, int], tuple[PlayerTimeline | None]] = LruCache(_TIMELINES)
         self._timelines_lock = threading.Lock()
         self._store = MediaStore(
-            settings.data_dir / "media",
+            settings.data_dir / MEDIA_FOLDER,
             download_timeout=settings.download_timeout,
             max_bytes=settings.max_download_bytes,
             cache_bytes=settings.media_cache_bytes,
