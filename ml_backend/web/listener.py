@@ -90,6 +90,8 @@ class Listener(TcpWSGIServer):
         if left:
             log.warning("%d requests were not answered in time before the end", left)
         self.task_dispatcher.shutdown(timeout=0.5)
+        for channel in self._channels:
+            channel.drop()
 
     def stop(self) -> None:
         """Let :meth:`serve` end; may be called by a signal's handler."""
