@@ -57,6 +57,11 @@ class Media:
     timeline: PlayerTimeline | None = None
 
 
+def media_limits(settings: Settings) -> VideoLimits:
+    """The limits of the videos that tasks bring."""
+    return VideoLimits(max_bytes=settings.max_download_bytes, bare_streams=False)
+
+
 class Loader(Protocol):
     """Finds and fetches the media of a task; see :class:`MediaLoader`."""
 
@@ -68,9 +73,7 @@ class MediaLoader:
     """Fetches the media of tasks into a cache below the data folder."""
 
     def __init__(self, settings: Settings) -> None:
-        self._decoder = IsolatedDecoder(
-            VideoLimits(max_bytes=settings.max_download_bytes, bare_streams=False)
-        )
+        self._decoder = IsolatedDecoder(media_limits(settings))
         self._timelines: LruCache[tuple[Path, int, int], tuple[PlayerTimeline | None]] = LruCache(_TIMELINES)
         self._timelines_lock = threading.Lock()
         self._store = MediaStore(

@@ -21,7 +21,7 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader
+from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader, media_limits
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
@@ -46,7 +46,6 @@ from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.artefacts import remove_partials
-from steerseg.video import VideoLimits
 
 _ABANDONED = 600.0
 """Seconds after which a partial file was left by a process that died; the command line may be writing others."""
@@ -160,7 +159,7 @@ def _build_executor(settings: Settings) -> ModelExecutor:
     factory = ModelFactory(
         settings.preset,
         settings.device,
-        VideoLimits(max_bytes=settings.max_download_bytes, bare_streams=False),
+        media_limits(settings),
         settings.video_memory_bytes,
         prefix_bytes=settings.prefix_bytes,
         compiled=settings.compile_models,
