@@ -118,10 +118,10 @@ def measure_bombs(folder: Path) -> None:
     for name, make in makers.items():
         make(path)
         _decode(name, path)
-    for fillers in (25, 400):
+    for fillers in (100_000, 1_000_000):
         bombs.transport_stream(path.with_suffix(".ts"), fillers)
-        _decode(f"filler of {fillers} x 64 KiB in MPEG-TS", path.with_suffix(".ts"))
-    bombs.raw_stream(path.with_suffix(".h264"), 25)
+        _decode(f"{fillers} fillers in MPEG-TS", path.with_suffix(".ts"))
+    bombs.raw_stream(path.with_suffix(".h264"), 300_000)
     _decode("bare stream", path.with_suffix(".h264"))
     for name, place in pages.items():
         _decode(name, place)
