@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ def main(memory: int, disk: int) -> None:
         memory: Descriptor of the file in memory for the frames.
         disk: Descriptor of the file on disk for the frames.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides when this ends
     line = sys.stdin.buffer.readline()
     if not line:
         return  # nobody wants anything any more
