@@ -64,7 +64,7 @@ class CloudReader:
         max_bytes: int,
         deadline: float,
         known: CachedFile | None,
-        count: Callable[[int], None],
+        count: Callable[[int], None] = lambda _: None,
     ) -> FetchResult:
         """Stream an object into a file, unless it is the one that is cached.
 
