@@ -169,6 +169,8 @@ class _Channel(HTTPChannel):
         intake: Intake = self.server.intake
         if self._draining is not None:
             return now - self._draining > _DRAIN_SECONDS
+        if self.working:
+            self._active = now
         if self.requests:
             return False
         if self.total_outbufs_len:
@@ -246,7 +248,7 @@ class _Parser(HTTPRequestParser):
         server: Listener = self._channel.server
         problem = server.intake.refusal(head, server.held - self.content_length)
         if problem is not None:
-            log.info("%s %s %d, the body is left unread", self.command, self.path, problem.status)
+            log.info("a request is refused with %d, its body is left unread", problem.status)
             self._refuse(problem)
 
     def _refuse(self, problem: Problem) -> None:
