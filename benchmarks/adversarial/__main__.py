@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
 
 from benchmarks.adversarial import bombs
 from benchmarks.adversarial.clients import ask, weather
+from benchmarks.adversarial.processes import below, resident
 from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from steerseg.errors import SteerSegError
 from steerseg.video import VideoLimits, load_video
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[tuple[str, psutil.Process]]:
+def serving(folder: Path, **settings: str) -> Iterator[tuple[str, int]]:
     """A real server: its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ def serving(folder: Path, **settings: str) -> Iterator[tuple[str, psutil.Process
         try:
             while ask(url, 5.0) == float("inf"):
                 time.sleep(0.2)
-            yield url, psutil.Process(server.pid)
+            yield url, server.pid
         finally:
             server.terminate()
 
@@ -90,7 +90,7 @@ def measure_clients(folder: Path, seconds: float) -> None:
     with serving(folder, STEERSEG_WEBHOOK_SECRET="secret", STEERSEG_WARM="false") as (url, server):
         print("storm                              clients  answers  median s  worst s  server MiB")
         for name, count, answers in weather(url, seconds):
-            memory = server.memory_info().rss / 2**20
+            memory = resident(server) / 2**20
             median = statistics.median(answers.seconds)
             print(
                 f"{name:34} {count:7} {len(answers.seconds):8} {median:9.3f} {answers.worst:8.3f} {memory:11.0f}"
@@ -227,10 +227,10 @@ def _predict(url: str, clips: Sequence[Path], numbers: Sequence[int]) -> None:
     answer.raise_for_status()
 
 
-def _memory(server: psutil.Process) -> tuple[float, float]:
+def _memory(server: int) -> tuple[float, float]:
     """MiB of the server, and of the largest process below it: the models."""
-    below = [child.memory_info().rss for child in server.children(recursive=True)]
-    return server.memory_info().rss / 2**20, max(below, default=0) / 2**20
+    models = max((resident(child) for child in below(server)), default=0)
+    return resident(server) / 2**20, models / 2**20
 
 
 if __name__ == "__main__":

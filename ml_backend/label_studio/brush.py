@@ -52,7 +52,7 @@ class _Bits:
         if not shift:
             return taken
         following = np.frombuffer(self._data, np.uint8, count, first + 1)
-        return (taken << shift) | (following >> (8 - shift))
+        return ((taken << shift) | (following >> (8 - shift))).astype(np.uint8)
 
 
 def declared_values(rle: Sequence[int]) -> int:

@@ -201,7 +201,7 @@ def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np
     rle, strokes = value.get("rle"), value.get("touches") or ()
     if rle is None and not strokes:
         raise ValueError("it has no run lengths ('rle')")
-    mask = np.zeros((height, width), dtype=np.uint8)
+    mask: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
     if rle is not None:
         # The length stands first; checking it keeps a forged one from allocating gigabytes.
         declared = declared_values(rle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from benchmarks.adversarial import bombs
+from benchmarks.adversarial.processes import below
 from ml_backend.label_studio import region_masks
 from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks
 from steerseg.errors import Cancelled, VideoError
@@ -31,6 +32,7 @@ LIMITS = VideoLimits(bare_streams=False, max_frames=500)
 READ_REGIONS = """
 import json, resource, sys
 from benchmarks.adversarial import bombs
+from benchmarks.adversarial.processes import below
 from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from steerseg.masks import mask_area
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -74,7 +76,7 @@ def decoder() -> Iterator[IsolatedDecoder]:
 
 
 def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children()}
+    return below(os.getpid())
 
 
 def decoded_alone(path: Path) -> int:
@@ -187,9 +189,9 @@ def test_the_process_knows_no_secrets_and_ends_with_its_owner(
     before = children()
     decoder.start()
     (child,) = children() - before
-    assert "hidden" not in psutil.Process(child).environ().values()
+    assert b"hidden" not in Path(f"/proc/{child}/environ").read_bytes()
     decoder.close()
-    assert not psutil.pid_exists(child)
+    assert child not in children()
 
 
 def test_bare_streams_are_read_where_they_are_ones_own(tmp_path: Path) -> None:
