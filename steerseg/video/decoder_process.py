@@ -30,6 +30,7 @@ from steerseg.video.shared_frames import SharedFrameWriter
 
 _NICENESS = 5
 _MOST_OPEN_FILES = 64
+_USUALLY_HELD = 2**28  # bytes, where the system does not say
 _INTERVAL = 0.05  # seconds between two reports of progress
 
 
@@ -64,7 +65,7 @@ def main(memory: int, disk: int) -> None:
 
 def confine(request: DecodeRequest) -> None:
     """Take on the limits of a request, for good."""
-    os.nice(_NICENESS)
+    os.nice(max(0, _NICENESS - os.getpriority(os.PRIO_PROCESS, 0)))
     held = data_bytes()
     for kind, limit in (
         (resource.RLIMIT_DATA, held + request.memory),
@@ -83,9 +84,9 @@ def data_bytes() -> int:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:
-        return 2**28
+        return _USUALLY_HELD
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    return int(fields["VmData"].split()[0]) * 1024
+    return int(fields["VmData"].split()[0]) * 1024 if "VmData" in fields else _USUALLY_HELD
 
 
 def _answer(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
