@@ -55,5 +55,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, sys, urllib.error, urllib.request\ntry:\n    urllib.request.urlopen('http://127.0.0.1:' + os.environ['STEERSEG_PORT'] + '/health', timeout=4)\nexcept urllib.error.HTTPError as error:\n    sys.exit(error.code != 401)"]
 
-# gunicorn, with one worker process of many threads and the model process beside it.
+# One server process of many threads, and the model process beside it.
 CMD ["steerseg-backend", "serve"]

@@ -225,7 +225,11 @@ class Settings(BaseSettings):
     media_cache_mib: int = Field(
         10_240, ge=1, description="Size in MiB that the cache of media is kept below, where it can be."
     )
-    download_timeout: float = Field(60.0, gt=0, description="Seconds that one file may take to download.")
+    download_timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that one file may take to download; all pages of a task, ten times as many.",
+    )
     local_roots: tuple[Path, ...] = Field(
         (),
         description='Folders below which tasks may name paths of this machine, as JSON (`["/videos"]`).',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,20 @@ def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """Decode to an (H, W) bool mask."""
     mask: NDArray[np.uint8] = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
     return mask.astype(bool)
+
+
+def empty_rle(height: int, width: int) -> RLE:
+    """An encoded (height, width) mask without foreground."""
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    return RLE(size=[height, width], counts=encoded["counts"].decode("ascii"))
+
+
+def merge_rles(rles: Sequence[RLE]) -> RLE:
+    """The union of at least one encoded mask, all of one size, without decoding any."""
+    if len(rles) == 1:
+        return rles[0]
+    parts = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
+    return RLE(size=list(rles[0]["size"]), counts=coco_mask.merge(parts)["counts"].decode("ascii"))
 
 
 def mask_area(rle: RLE) -> int:

@@ -16,6 +16,7 @@ from ml_backend.label_studio.controls import FramesSide, choose_label
 from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from steerseg.errors import ConfigError
 from steerseg.evaluation import region_iou
+from steerseg.masks import decode_rle
 
 Result = dict[str, Any]
 
@@ -89,7 +90,10 @@ def work_on(
     regions = [] if shown is None else [{**region, "origin": "prediction"} for region in shown["result"]]
     proposed = masks_by_page(page_masks(regions))
     empty = np.zeros(truth.shape[1:], dtype=bool)
-    overlaps = [region_iou(proposed.get(page, empty), true) for page, true in enumerate(truth)]
+    overlaps = [
+        region_iou(decode_rle(proposed[page]) if page in proposed else empty, true)
+        for page, true in enumerate(truth)
+    ]
     iou = float(np.mean(overlaps))
     accepted = iou >= habits.accept
     result, pages = regions, 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
-
 from ml_backend.corrections.records import (
     DecidedFrame,
     Decision,
@@ -22,9 +20,10 @@ from ml_backend.label_studio.task_media import Media
 from ml_backend.models.geometry import TrackBox, box_iou, box_of, mask_iou, upright_box
 from ml_backend.models.messages import MaskAnswer, PropagatedFrame
 from ml_backend.proposals import StoredProposal, StoredTracklet
-from steerseg.errors import SteerSegError
+from steerseg.errors import SteerSegError, VideoError
 from steerseg.masks import RLE, mask_area
 from steerseg.video import frame_files
+from steerseg.video.loading import picture_size
 
 UNTOUCHED_IOU = 0.985
 """A mask that overlaps its proposal by as much was not changed, where Label Studio does not say: outlines lose
@@ -124,9 +123,8 @@ def folder_shape(media: Media) -> Shape | None:
         return None
     try:
         files = frame_files(media.path)
-        with Image.open(files[0]) as image:
-            width, height = ImageOps.exif_transpose(image).size
-    except (OSError, IndexError, SyntaxError, ValueError) as error:
+        width, height = picture_size(files[0])
+    except (OSError, IndexError, VideoError) as error:
         raise UnusableError(
             Problem.MEDIA_GONE, f"the task's pages cannot be read ({type(error).__name__}); import them again"
         ) from error

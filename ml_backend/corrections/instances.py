@@ -28,7 +28,7 @@ from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.region_masks import PageMask, masks_by_page, page_masks
 from ml_backend.label_studio.results import ResultItem
 from ml_backend.models.geometry import box_of, mask_iou
-from steerseg.masks import RLE, encode_rle, mask_area
+from steerseg.masks import RLE, mask_area
 
 _OURS = re.compile(r"(t\d+-[0-9a-f]{10})(-f\d+(-\d+)?)?")
 _PAGED = re.compile(r"(.+?)[-_.]?[pf]?0*(\d+)")
@@ -171,11 +171,11 @@ def _instance(series: _Series, name: str, notes: Mapping[str, str], kinds: Mappi
         ours=any(is_proposed(mask.region_id, mask.origin) for mask in series.masks),
         frames={
             page: DecidedFrame(
-                rle=encode_rle(mask) if mask.any() else None,
+                rle=rle if mask_area(rle) else None,
                 changed=changed.get(page, True),
                 confidence=confidences.get(page),
             )
-            for page, mask in masks_by_page(series.masks).items()
+            for page, rle in masks_by_page(series.masks).items()
         },
     )
 
@@ -201,7 +201,7 @@ def _by_identity(
             key, fixed = ("ours", identity_of(mask.region_id)), True
         elif stem is not None and shared[stem, label] > 1:
             key, fixed = (f"stem of {label}", stem), True
-        one = _Series([mask], {mask.page: [encode_rle(mask.mask)]}, fixed)
+        one = _Series([mask], {mask.page: [mask.rle]}, fixed)
         of_region[mask.region_id] = key
         if key in found:
             found[key].take(one)

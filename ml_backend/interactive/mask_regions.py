@@ -14,7 +14,7 @@ from ml_backend.interactive.request import chosen_label
 from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.region_masks import MASK_TYPES, PageMask, masks_by_page, page_masks
 from ml_backend.label_studio.results import ResultItem, instance_id, is_label_of_text
-from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.masks import RLE
 
 _OWN_REGION = re.compile(r"(t\d+-[0-9a-f]{10})-f\d+(?:-\d+)?")
 _LEAST_INSTANCES = 16  # whose ids are known, however few labels there are
@@ -130,14 +130,11 @@ def _status(items: Iterable[ResultItem], side: FramesSide) -> str:
 @lru_cache(_CACHED_MASKS)
 def _read_mask(region: str) -> RLE:
     (mask,) = page_masks([json.loads(region)])
-    return encode_rle(mask.mask)
+    return mask.rle
 
 
 def _joined(pages: Mapping[int, list[RLE]]) -> dict[int, RLE]:
     """One mask per page, of however many parts."""
-    return {
-        page: parts[0]
-        if len(parts) == 1
-        else encode_rle(masks_by_page(PageMask("", page, decode_rle(p), "", (), "") for p in parts)[page])
-        for page, parts in sorted(pages.items())
-    }
+    return masks_by_page(
+        PageMask("", page, part, "", (), "") for page, parts in pages.items() for part in parts
+    )

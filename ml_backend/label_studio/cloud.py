@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,14 @@ class CloudReader:
         )
 
     def fetch(
-        self, uri: str, destination: Path, *, max_bytes: int, deadline: float, known: CachedFile | None
+        self,
+        uri: str,
+        destination: Path,
+        *,
+        max_bytes: int,
+        deadline: float,
+        known: CachedFile | None,
+        count: Callable[[int], None] = lambda _: None,
     ) -> FetchResult:
         """Stream an object into a file, unless it is the one that is cached.
 
@@ -67,6 +74,7 @@ class CloudReader:
             max_bytes: Most bytes.
             deadline: Seconds that it may take in all; checked between blocks of 8 MiB.
             known: The cached file, if there is one.
+            count: Called with the bytes of each block before it is written; may raise to stop.
 
         Raises:
             MediaError: It cannot be had.
@@ -81,7 +89,7 @@ class CloudReader:
                 return FetchResult("", etag, "", modified=False)
             if info.get("size", 0) > max_bytes:
                 raise _too_large(uri, max_bytes)
-            _copy(files, path, destination, uri, max_bytes, ends)
+            _copy(files, path, destination, uri, max_bytes, ends, count)
         except MediaError:
             raise
         except FileNotFoundError as error:
@@ -119,13 +127,22 @@ def _split(uri: str) -> tuple[str, tuple[str, ...]]:
     return scheme, tuple(path.rstrip("/").split("/"))
 
 
-def _copy(files: Any, path: str, destination: Path, uri: str, max_bytes: int, ends: float) -> None:
+def _copy(
+    files: Any,
+    path: str,
+    destination: Path,
+    uri: str,
+    max_bytes: int,
+    ends: float,
+    count: Callable[[int], None],
+) -> None:
     received = 0
     with files.open(path, "rb", cache_type="none") as source, destination.open("wb") as file:
         while block := source.read(_BLOCK):
             received += len(block)
             if received > max_bytes:
                 raise _too_large(uri, max_bytes)
+            count(len(block))
             file.write(block)
             if time.monotonic() > ends:
                 raise MediaTimeoutError(

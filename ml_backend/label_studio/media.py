@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +27,7 @@ from ml_backend.label_studio.media_access import (
     shown_url,
     unavailable,
 )
+from ml_backend.label_studio.media_budget import TaskBudget
 from ml_backend.label_studio.media_cache import CachedFile, MediaCache
 from steerseg.video.download import FetchResult, fetch
 from steerseg.video.download_errors import (
@@ -36,6 +38,8 @@ from steerseg.video.download_errors import (
     UncheckedAddressError,
 )
 
+_TASK_FILES = 10
+"""A task of many pages may take so many times as long as one file (our choice)."""
 _PART_BYTES = 8 * 2**20
 """Label Studio's proxy of a cloud storage sends no more at a time, and ends longer answers without an error."""
 
@@ -46,7 +50,7 @@ class MediaStore:
     Args:
         directory: Where files are kept; made if missing. Processes may share it.
         host: The Label Studio of references without a host; calls may name another.
-        download_timeout: Seconds that one file may take in all.
+        download_timeout: Seconds that one file may take in all; all pages of a task together, ten times as many.
         wait_timeout: Seconds that one wait for the network may take.
         max_bytes: Most bytes of one file, and of all pages of a frames task together.
         max_pages: Most pages of a frames task.
@@ -93,7 +97,14 @@ class MediaStore:
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
-    def fetch(self, reference: str, *, host: MediaHost | None = None, task_id: int | None = None) -> Path:
+    def fetch(
+        self,
+        reference: str,
+        *,
+        host: MediaHost | None = None,
+        task_id: int | None = None,
+        budget: TaskBudget | None = None,
+    ) -> Path:
         """Give the file that a task's data refers to.
 
         Args:
@@ -102,6 +113,7 @@ class MediaStore:
                 absolute local path below one of the allowed roots.
             host: The task's Label Studio; the store's own if not given.
             task_id: The task, for which Label Studio hands out objects in cloud storage.
+            budget: What the files of the task may take together; those of one file if not given.
 
         Returns:
             A file to be read soon and never written: it may be shared and evicted later.
@@ -110,6 +122,8 @@ class MediaStore:
             MediaError: It cannot be had. Whether it is a video shows when it is decoded.
         """
         host = host or self._host
+        budget = budget or TaskBudget(self._max_bytes, self._download_timeout)
+        budget.seconds_left()
         if not isinstance(reference, str) or not reference.strip() or "\0" in reference:
             raise MediaError(
                 f"the task's media is {str(reference)[:100]!r}; expected the address of a file, such as "
@@ -118,7 +132,7 @@ class MediaStore:
         reference = reference.strip()
         if is_cloud_uri(reference):
             if self._cloud.covers(reference):
-                return self._keep(reference, self._read_cloud)
+                return self._keep(reference, budget, partial(self._read_cloud, budget=budget))
             url = _cloud_url(reference, host, task_id)
         elif "://" in reference or reference.startswith("//"):
             url = _checked_url(reference, host)
@@ -129,12 +143,14 @@ class MediaStore:
         else:
             local = self._allowed_local_path(reference)
             if local is not None:
+                budget.take(local.stat().st_size)
                 return local
             url = _label_studio_url(reference, host)
         shared = self._shared_file(url, host)
         if shared is not None:
+            budget.take(shared.stat().st_size)
             return shared
-        return self._keep(url, lambda url, temporary, known: self._download(url, temporary, known, host))
+        return self._keep(url, budget, partial(self._download, host=host, budget=budget))
 
     def fetch_frames(
         self,
@@ -164,13 +180,8 @@ class MediaStore:
                 f"the task has {len(references)} pages, at most {self._max_pages} are accepted; import the "
                 "video with a larger stride or in parts"
             )
-        files = self._fetch_pages(references, host, task_id, progress)
-        total = sum(file.stat().st_size for file in files)
-        if total > self._max_bytes:
-            raise MediaTooLargeError(
-                f"the task's pages have {total / 2**20:.0f} MiB together, at most "
-                f"{self._max_bytes / 2**20:.0f} MiB are accepted"
-            )
+        budget = TaskBudget(self._max_bytes, self._download_timeout * _TASK_FILES)
+        files = self._fetch_pages(references, host, task_id, progress, budget)
         suffixes = []
         for page, file in enumerate(files):
             suffix = _image_suffix(file)
@@ -213,26 +224,43 @@ class MediaStore:
 
     # --- downloads
 
-    def _keep(self, url: str, get: Callable[[str, Path, CachedFile | None], FetchResult]) -> Path:
+    def _keep(
+        self, url: str, budget: TaskBudget, get: Callable[[str, Path, CachedFile | None], FetchResult]
+    ) -> Path:
         """The cached content of a URL, after its source was asked where that is due."""
         with self._lock(url):
             known = self._cache.find(url)
             if known is not None and known.is_fresh():
+                budget.take(known.path.stat().st_size)
                 return self._cache.use(known)
             with self._cache.temporary() as temporary:
                 answer = get(url, temporary, known)
                 if not answer.modified and known is not None:
+                    budget.take(known.path.stat().st_size)
                     return self._cache.use(self._cache.confirm(url, known, answer))
                 _refuse_web_page(temporary, url)
                 return self._cache.use(self._cache.keep(url, temporary, answer))
 
-    def _read_cloud(self, uri: str, temporary: Path, known: CachedFile | None) -> FetchResult:
+    def _read_cloud(
+        self, uri: str, temporary: Path, known: CachedFile | None, *, budget: TaskBudget
+    ) -> FetchResult:
         return self._cloud.fetch(
-            uri, temporary, max_bytes=self._max_bytes, deadline=self._download_timeout, known=known
+            uri,
+            temporary,
+            max_bytes=self._max_bytes,
+            deadline=min(self._download_timeout, budget.seconds_left()),
+            known=known,
+            count=budget.take,
         )
 
     def _download(
-        self, url: str, temporary: Path, known: CachedFile | None, host: MediaHost | None
+        self,
+        url: str,
+        temporary: Path,
+        known: CachedFile | None,
+        *,
+        host: MediaHost | None,
+        budget: TaskBudget,
     ) -> FetchResult:
         shown = shown_url(url)
         try:
@@ -242,9 +270,10 @@ class MediaStore:
                 policy=MediaPolicy(self._allowed_hosts, self._allow_private_addresses, host),
                 max_bytes=self._max_bytes,
                 timeout=self._wait_timeout,
-                deadline=self._download_timeout,
+                deadline=min(self._download_timeout, budget.seconds_left()),
                 validators=None if known is None else known.validators,
                 part_bytes=_PART_BYTES if host is not None and host.resolves(url) else None,
+                count=budget.take,
             )
         except DownloadTimeoutError:
             raise MediaTimeoutError(
@@ -277,10 +306,11 @@ class MediaStore:
         host: MediaHost | None,
         task_id: int | None,
         progress: Callable[[float], None] | None,
+        budget: TaskBudget,
     ) -> list[Path]:
         def one(page: int) -> Path:
             try:
-                return self.fetch(references[page], host=host, task_id=task_id)
+                return self.fetch(references[page], host=host, task_id=task_id, budget=budget)
             except MediaUnavailableError as error:
                 raise MediaUnavailableError(f"page {page}: {error}", error.status) from None
             except MediaError as error:
@@ -297,6 +327,7 @@ class MediaStore:
                     if progress is not None:
                         progress(1 - len(pending) / len(futures))
             finally:
+                budget.end()  # those that are under way stop as well
                 pool.shutdown(wait=True, cancel_futures=True)
         return [future.result() for future in futures]
 

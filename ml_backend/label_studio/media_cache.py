@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -27,8 +28,8 @@ _FRESH = 60.0
 """Seconds in which a cached file is used without asking the server whether it changed."""
 _FRESH_UNVALIDATED = 3600.0
 """The same for servers that give nothing to ask with (neither ETag nor Last-Modified)."""
-_ABANDONED = 24 * 3600.0
-"""Seconds after which an unfinished download was left by a process that died."""
+_ABANDONED = 60.0
+"""Seconds after which an unfinished file that nobody has locked was left by a process that died."""
 
 
 class _UrlNote(BaseModel):
@@ -92,19 +93,20 @@ class MediaCache:
         for folder in (self._objects, self._urls, self._folders, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
         for left in self._temporary.iterdir():
-            if _used(left) < time.time() - _ABANDONED:
-                _remove(left)
+            if _used(left) < time.time() - _ABANDONED and not _is_locked(left):
+                log.info("an unfinished download of %d bytes was removed", _remove(left))
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
         """A file to download into; gone at the end unless it was moved."""
         handle, name = tempfile.mkstemp(dir=self._temporary)
-        os.close(handle)
         path = Path(name)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield path
         finally:
             path.unlink(missing_ok=True)
+            os.close(handle)
 
     def _note(self, url: str) -> Path:
         return self._urls / (hashlib.sha256(url.encode()).hexdigest() + ".json")
@@ -180,7 +182,9 @@ class MediaCache:
 
     def _build(self, folder: Path, files: Sequence[Path], names: Sequence[str]) -> None:
         building = Path(tempfile.mkdtemp(dir=self._temporary))
+        handle = os.open(building, os.O_RDONLY)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             for file, name in zip(files, names, strict=True):
                 if file.parent == self._objects and _link(file, building / name):
                     continue
@@ -194,6 +198,7 @@ class MediaCache:
                 raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
+            os.close(handle)
 
     def _grew(self, size: int) -> None:
         with self._lock:
@@ -232,6 +237,21 @@ class MediaCache:
             if self._read(note) is None:
                 note.unlink(missing_ok=True)
         log.info("media cache: %.0f MiB after eviction", self._size / 2**20)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process works on a file or folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _used(path: Path) -> float:

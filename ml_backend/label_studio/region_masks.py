@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
-from label_studio_sdk.converter.brush import decode_rle as decode_brush
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.label_studio.brush import declared_values, decode_brush
 from ml_backend.label_studio.keyframes import interpolate
-from ml_backend.label_studio.outlines import outlines_to_mask
+from ml_backend.label_studio.outlines import outlines_to_rle
 from ml_backend.label_studio.results import is_label_of_text, region_labels
 from steerseg.errors import SteerSegError
+from steerseg.masks import RLE, decode_rle, encode_rle, merge_rles
 
 MASK_TYPES = frozenset(
     kind + suffix for kind in ("brush", "bitmask", "polygon", "vector") for suffix in ("", "labels")
@@ -27,8 +29,14 @@ MASK_TYPES = frozenset(
 
 MAX_PAGE_PIXELS = 64_000_000
 """Pages larger than this are refused before anything is allocated for them."""
+MAX_DECODED_PIXELS = 2**32
+"""Most pixels of all brush and bitmask regions of one annotation together."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held while a region is decoded, so that the memory of one is all that any number of requests takes."""
 
 PNG_URL = "data:image/png;base64,"
+_DECODED = frozenset({"brush", "bitmask"})
 _STROKE_BITS = 4  # of fractions of a pixel
 
 
@@ -43,7 +51,7 @@ class PageMask:
     Attributes:
         region_id: The region's id.
         page: Index of the page, from 0.
-        mask: (H, W) bool.
+        rle: The (H, W) mask.
         control: Name of the control (``from_name``).
         labels: The region's labels.
         origin: ``prediction``, ``prediction-changed``, ``manual`` or ``""``.
@@ -52,11 +60,16 @@ class PageMask:
 
     region_id: str
     page: int
-    mask: NDArray[np.bool_] = field(repr=False)
+    rle: RLE = field(repr=False)
     control: str
     labels: tuple[str, ...]
     origin: str
     score: float | None = None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The (H, W) mask, decoded anew at every call."""
+        return decode_rle(self.rle)
 
 
 def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
@@ -74,15 +87,25 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
         if str(result.get("type", "")).lower() == "labels"
     }
     masks = []
+    pixels = 0
     for result in results:
         kind = str(result.get("type", "")).lower()
         if kind not in MASK_TYPES or is_label_of_text(result):
             continue
         region_id = str(result.get("id", ""))
         try:
-            mask = _read_mask(kind.removesuffix("labels"), result)
+            shape = kind.removesuffix("labels")
+            height, width = _page_size(result)
+            if shape in _DECODED:
+                pixels += height * width
+                if pixels > MAX_DECODED_PIXELS:
+                    raise ValueError(
+                        f"its annotation holds brush regions of more than {MAX_DECODED_PIXELS} pixels"
+                    )
+            with _ONE_AT_A_TIME:
+                rle = _read_mask(shape, result["value"], height, width)
             page = int(result.get("item_index") or 0)
-        except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OSError, OverflowError) as error:
             raise RegionError(
                 f"region {region_id!r} ({kind}) cannot be read: {error}; "
                 "expected a value as Label Studio writes it"
@@ -91,7 +114,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
             PageMask(
                 region_id=region_id,
                 page=page,
-                mask=mask,
+                rle=rle,
                 control=str(result.get("from_name", "")),
                 labels=region_labels(result, kind) or pair_labels.get(region_id, ()),
                 origin=str(result.get("origin", "")),
@@ -101,24 +124,22 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
     return masks
 
 
-def masks_by_page(masks: Iterable[PageMask]) -> dict[int, NDArray[np.bool_]]:
+def masks_by_page(masks: Iterable[PageMask]) -> dict[int, RLE]:
     """Join masks (several parts, several strokes) into one per page.
 
     Raises:
         RegionError: Two masks of one page differ in size.
     """
-    pages: dict[int, NDArray[np.bool_]] = {}
+    pages: dict[int, list[RLE]] = {}
     for item in masks:
-        if item.page not in pages:
-            pages[item.page] = item.mask.copy()
-        elif pages[item.page].shape != item.mask.shape:
+        parts = pages.setdefault(item.page, [])
+        if parts and parts[0]["size"] != item.rle["size"]:
             raise RegionError(
-                f"page {item.page} has masks of {pages[item.page].shape} and {item.mask.shape} pixels; "
+                f"page {item.page} has masks of {parts[0]['size']} and {item.rle['size']} pixels; "
                 "every mask of a page must have the page's own size"
             )
-        else:
-            pages[item.page] |= item.mask
-    return dict(sorted(pages.items()))
+        parts.append(item.rle)
+    return {page: merge_rles(parts) for page, parts in sorted(pages.items())}
 
 
 def track_boxes(result: Mapping[str, Any], frames_count: int | None = None) -> NDArray[np.float64]:
@@ -152,15 +173,19 @@ def _score(value: object) -> float | None:
     return float(value) if 0 <= value <= 1 else None
 
 
-def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _page_size(result: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a region's page."""
     height, width = int(result["original_height"]), int(result["original_width"])
     if not (height > 0 and width > 0 and height * width <= MAX_PAGE_PIXELS):
         raise ValueError(f"its page is {width} x {height} pixels")
-    value = result["value"]
+    return height, width
+
+
+def _read_mask(kind: str, value: Mapping[str, Any], height: int, width: int) -> RLE:
     if kind == "brush":
-        return _read_brush(value, height, width)
+        return encode_rle(_read_brush(value, height, width))
     if kind == "bitmask":
-        return _read_bitmask(value["imageDataURL"], height, width)
+        return encode_rle(_read_bitmask(value["imageDataURL"], height, width))
     if kind == "polygon":
         points = value["points"]
     else:
@@ -168,7 +193,7 @@ def _read_mask(kind: str, result: Mapping[str, Any]) -> NDArray[np.bool_]:
     outline = np.asarray(points, dtype=np.float64).reshape(-1, 2) * (width, height) / 100
     if not np.isfinite(outline).all():
         raise ValueError("it has corners that are not numbers")
-    return outlines_to_mask([outline], height, width)
+    return outlines_to_rle([outline], height, width)
 
 
 def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np.bool_]:
@@ -176,10 +201,10 @@ def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np
     rle, strokes = value.get("rle"), value.get("touches") or ()
     if rle is None and not strokes:
         raise ValueError("it has no run lengths ('rle')")
-    mask = np.zeros((height, width), dtype=np.uint8)
+    mask: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
     if rle is not None:
         # The length stands first; checking it keeps a forged one from allocating gigabytes.
-        declared = int.from_bytes(bytes(rle[:4]), "big")
+        declared = declared_values(rle)
         if declared != height * width * 4:
             raise ValueError(
                 f"its run lengths are for {declared} values, its page has {width} x {height} x 4"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +18,20 @@ from ml_backend.label_studio.media_cache import file_digest
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.settings import Settings
 from steerseg.errors import VideoError
-from steerseg.video.player import PlayerTimeline, read_timeline
+from steerseg.runtime.lru import LruCache
+from steerseg.video import VideoLimits
+from steerseg.video.isolation import IsolatedDecoder
+from steerseg.video.player import PlayerTimeline
 
 STRIDE_KEY = "stride"
 """Key of a task's data: frames of the video from one page to the next; the command ``import`` writes it."""
+
+
+log = logging.getLogger(__name__)
+
+MEDIA_FOLDER = "media"
+"""Folder of fetched media below the data folder."""
+_TIMELINES = 256
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Media:
     timeline: PlayerTimeline | None = None
 
 
+def media_limits(settings: Settings) -> VideoLimits:
+    """The limits of the videos that tasks bring."""
+    return VideoLimits(max_bytes=settings.max_download_bytes, bare_streams=False)
+
+
 class Loader(Protocol):
     """Finds and fetches the media of a task; see :class:`MediaLoader`."""
 
@@ -57,8 +73,11 @@ class MediaLoader:
     """Fetches the media of tasks into a cache below the data folder."""
 
     def __init__(self, settings: Settings) -> None:
+        self._decoder = IsolatedDecoder(media_limits(settings))
+        self._timelines: LruCache[tuple[Path, int, int], tuple[PlayerTimeline | None]] = LruCache(_TIMELINES)
+        self._timelines_lock = threading.Lock()
         self._store = MediaStore(
-            settings.data_dir / "media",
+            settings.data_dir / MEDIA_FOLDER,
             download_timeout=settings.download_timeout,
             max_bytes=settings.max_download_bytes,
             cache_bytes=settings.media_cache_bytes,
@@ -101,10 +120,28 @@ class MediaLoader:
             )
         if video is not None and address:
             path = self._store.fetch(address, host=host, task_id=task.id)
-            return Media(
-                path=path, digest=_digest_of_file(path), video=video, timeline=_timeline_of_file(path)
-            )
+            return Media(path=path, digest=_digest_of_file(path), video=video, timeline=self._timeline(path))
         raise VideoError(_no_media(task.data, frames, video))
+
+    def _timeline(self, path: Path) -> PlayerTimeline | None:
+        """The timeline of a video; ``None`` for a file that is none, of which the model process says so."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error
+        key = (path, stat.st_mtime_ns, stat.st_size)
+        with self._timelines_lock:
+            known = self._timelines.get(key)
+        if known is not None:
+            return known[0]
+        try:
+            timeline = self._decoder.read_timeline(path)
+        except VideoError as error:
+            log.info("no timeline: %s", error)
+            timeline = None
+        with self._timelines_lock:
+            self._timelines.put(key, (timeline,))
+        return timeline
 
 
 def positive_number(value: object) -> float | None:
@@ -140,19 +177,3 @@ def _digest_of_file(path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error
-
-
-def _timeline_of_file(path: Path) -> PlayerTimeline | None:
-    """The timeline of a video; ``None`` for a file that is none, of which the model process says so."""
-    try:
-        stat = path.stat()
-        return _timeline(path, stat.st_mtime_ns, stat.st_size)
-    except OSError as error:
-        raise VideoError(f"the task's video cannot be read: {error.strerror}; ask again") from error
-    except VideoError:
-        return None
-
-
-@lru_cache(maxsize=256)
-def _timeline(path: Path, _changed: int, _size: int) -> PlayerTimeline:
-    return read_timeline(path)

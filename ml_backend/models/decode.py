@@ -15,7 +15,8 @@ from steerseg.masks import decode_rle
 from steerseg.presets import Preset
 from steerseg.replay import ReplayClip, ReplaySource
 from steerseg.training.replay import open_replay
-from steerseg.video import Progress, Video, VideoLimits, load_video
+from steerseg.video import Progress, Video
+from steerseg.video.isolation import IsolatedDecoder
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class ExampleDecoder:
 
     Args:
         preset: Names the replay set.
-        limits: Limits of the videos.
+        decoder: Decodes media.
     """
 
-    def __init__(self, preset: Preset, limits: VideoLimits) -> None:
+    def __init__(self, preset: Preset, decoder: IsolatedDecoder) -> None:
         self._preset = preset
-        self._limits = limits
+        self._decoder = decoder
         self._replay: ReplaySource | None = None
 
     def decode(self, example: Example, media: MediaFile | None, progress: Progress) -> DecodedExample:
@@ -88,7 +89,7 @@ class ExampleDecoder:
     ) -> DecodedExample:
         if media is None:
             raise VideoError(f"the media of {example.key} is not there")
-        video = load_video(media.path, limits=self._limits, fps=media.fps, progress=progress)
+        video = self._decoder.load_video(media.path, fps=media.fps, progress=progress)
         expected = (example.num_frames, example.height, example.width)
         if video.frames.shape[:3] != expected:
             raise VideoError(

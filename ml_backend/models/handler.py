@@ -40,6 +40,7 @@ from ml_backend.proposals import StoredProposal
 from steerseg.errors import SteerSegError
 from steerseg.pipeline import SteerSeg
 from steerseg.video import VideoLimits
+from steerseg.video.isolation import IsolatedDecoder
 from steerseg.warm_up import warm_up
 
 log = logging.getLogger(__name__)
@@ -56,17 +57,21 @@ class ModelHandler:
 
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits, frame_bytes: int = 1 << 30) -> None:
         self._steerseg = steerseg
-        self._videos = RecentVideos(limits, frame_bytes)
+        self._decoder = IsolatedDecoder(limits)
+        self._videos = RecentVideos(self._decoder, frame_bytes)
         self._soft_prompts = SoftPromptCache()
         self._corrected: tuple[str, CorrectedObjects] | None = None
-        self._refiner = Refiner(steerseg, limits, self._soft_prompts)
+        self._refiner = Refiner(steerseg, self._decoder, self._soft_prompts)
 
     def warm_up(self, *, compiled: bool) -> None:
-        """Make one proposal where the first one compiles what the models need: on a GPU, or where asked for.
+        """Have a decoder waiting, and make one proposal where the first one compiles what the models need.
+
+        That is on a GPU, or where it is asked for.
 
         Args:
             compiled: Whether to compile the segmenter.
         """
+        self._decoder.start()
         if not compiled and self._steerseg.lvlm.device.type != "cuda":
             return
         log.info(

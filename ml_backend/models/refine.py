@@ -52,7 +52,8 @@ from steerseg.runtime.devices import native_products
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer, TrainingSample
-from steerseg.video import Progress, Video, VideoLimits, keyframe_indices
+from steerseg.video import Progress, Video, keyframe_indices
+from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.glossary import Glossary
 from steerseg.words.naming import frames_to_show, name_object
 
@@ -72,15 +73,15 @@ class Refiner:
 
     Args:
         steerseg: The frozen models.
-        limits: Limits of the videos.
+        decoder: Decodes media.
         soft_prompts: Soft prompts that are loaded already.
     """
 
-    def __init__(self, steerseg: SteerSeg, limits: VideoLimits, soft_prompts: SoftPromptCache) -> None:
+    def __init__(self, steerseg: SteerSeg, decoder: IsolatedDecoder, soft_prompts: SoftPromptCache) -> None:
         self._steerseg = steerseg
         self._recipe: RefinementRecipe = steerseg.preset.recipe
         self._lexicon = steerseg.preset.load_lexicon()
-        self._decoder = ExampleDecoder(steerseg.preset, limits)
+        self._decoder = ExampleDecoder(steerseg.preset, decoder)
         self._soft_prompts = soft_prompts
         self._trainers: LruCache[Path, _KeptTrainer] = LruCache(_TRAINERS)
         self._reader = SampleReader()

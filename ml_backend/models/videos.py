@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from steerseg.runtime.lru import LruCache
-from steerseg.video import Progress, Video, VideoLimits, load_video
+from steerseg.video import Progress, Video
+from steerseg.video.isolation import IsolatedDecoder
 
 _Key = tuple[Path, int, int, float | None]
 
@@ -14,12 +15,12 @@ class RecentVideos:
     """Loads videos and keeps them, the least recently used first out.
 
     Args:
-        limits: Limits of the videos.
+        decoder: Decodes them.
         most_bytes: Bytes of decoded frames that are kept; a video that is larger by itself is not.
     """
 
-    def __init__(self, limits: VideoLimits, most_bytes: int) -> None:
-        self._limits = limits
+    def __init__(self, decoder: IsolatedDecoder, most_bytes: int) -> None:
+        self._decoder = decoder
         self._videos: LruCache[_Key, Video] = LruCache(most_bytes, weigh=lambda video: video.frames.nbytes)
 
     def load(self, media: Path, fps: float | None, progress: Progress | None = None) -> Video:
@@ -36,11 +37,11 @@ class RecentVideos:
         try:
             stat = media.stat()
         except OSError:
-            return load_video(media, limits=self._limits, fps=fps, progress=progress)  # says what is wrong
+            return self._decoder.load_video(media, fps=fps, progress=progress)  # says what is wrong
         key = (media, stat.st_mtime_ns, stat.st_size, fps)
         video = self._videos.get(key)
         if video is None:
-            video = load_video(media, limits=self._limits, fps=fps, progress=progress)
+            video = self._decoder.load_video(media, fps=fps, progress=progress)
             if video.frames.nbytes <= self._videos.capacity:
                 self._videos.put(key, video)
         return video

@@ -21,7 +21,7 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.task_media import Loader, MediaLoader
+from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader, media_limits
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, preset_version
@@ -45,7 +45,10 @@ from ml_backend.refinement.versions import PromptLine
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from steerseg.presets import find_preset, load_preset
-from steerseg.video import VideoLimits
+from steerseg.runtime.artefacts import remove_partials
+
+_ABANDONED = 600.0
+"""Seconds after which a partial file was left by a process that died; the command line may be writing others."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ def create_service(settings: Settings) -> Service:
         ConfigError: The preset cannot be used.
         StoreError: The database cannot be used.
     """
+    for folder in settings.data_dir.iterdir() if settings.data_dir.is_dir() else ():
+        if folder.name != MEDIA_FOLDER:  # which looks after itself
+            remove_partials(folder, below=True, older_than=_ABANDONED)
     service = build_service(
         settings,
         executor=_build_executor(settings),
@@ -153,7 +159,7 @@ def _build_executor(settings: Settings) -> ModelExecutor:
     factory = ModelFactory(
         settings.preset,
         settings.device,
-        VideoLimits(max_bytes=settings.max_download_bytes),
+        media_limits(settings),
         settings.video_memory_bytes,
         prefix_bytes=settings.prefix_bytes,
         compiled=settings.compile_models,

@@ -1,75 +1,65 @@
-"""Running the app under gunicorn: one worker process with many threads, beside the model process it owns."""
+"""Running the app: one process with many threads, beside the model process it owns."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import signal
 import socket
-from collections.abc import Callable
-from pathlib import Path
-
-from flask import Flask
-from gunicorn.app.base import BaseApplication
 
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
+from ml_backend.web.assemble import create_service
+from ml_backend.web.intake import Intake
+from ml_backend.web.listener import Listener
 from steerseg.errors import ConfigError
 
-GRACE = 5
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
 """Seconds that requests in flight have to end after SIGTERM."""
 
 
-class Server(BaseApplication):
-    """Gunicorn with the app of one service.
+class Server:
+    """The app of one service, and what listens for it.
 
-    One worker, since it owns the queue and the models; its threads answer requests, and the models work in a
-    process of their own.
+    One process: it owns the queue and the models. Its threads answer requests, and the models work in a process of
+    their own.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._close: Callable[[], None] | None = None
-        super().__init__()
 
-    def load_config(self) -> None:
-        """Configure gunicorn."""
-        options = {
-            "bind": _bind_address(self._settings),
-            "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._settings.threads,
-            # The worker's main thread beats all the time; only a frozen process is silent for so long.
-            "timeout": 300,
-            "graceful_timeout": GRACE,
-            "keepalive": 5,
-            "loglevel": self._settings.log_level.lower(),
-            "worker_exit": self._end,
-            "proc_name": "steerseg-backend",
-        }
-        if Path("/dev/shm").is_dir():
-            options["worker_tmp_dir"] = "/dev/shm"  # a heartbeat on a busy disk could be late
-        if "control_socket_disable" in self.cfg.settings:
-            options["control_socket_disable"] = True
-        for name, value in options.items():
-            self.cfg.set(name, value)
+    def run(self) -> None:
+        """Answer requests until SIGTERM or SIGINT.
 
-    def load(self) -> Flask:
-        """Build service and app; runs in the worker, so that nothing of it is ever forked."""
+        Raises:
+            SteerSegError: It cannot start.
+        """
         configure_logging(self._settings.log_level)
-        from ml_backend.web.app import create_app
-        from ml_backend.web.assemble import create_service
+        with contextlib.closing(create_service(self._settings)) as service:
+            listener = Listener(
+                create_app(service),
+                address=_bind_address(self._settings),
+                threads=self._settings.threads,
+                intake=Intake(self._settings),
+            )
 
-        service = create_service(self._settings)
-        self._close = service.close
-        return create_app(service)
+            def stop(number: int, _frame: object) -> None:
+                log.info("stopping: %s", signal.Signals(number).name)
+                listener.stop()
 
-    def _end(self, _server: object, _worker: object) -> None:
-        if self._close is not None:
-            self._close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+            log.info("listening on http://%s", _bind_address(self._settings))
+            listener.serve(GRACE)
 
 
 def configure_logging(level: str) -> None:
     """Log to standard error."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
 
 
 def require_free_address(settings: Settings) -> None:

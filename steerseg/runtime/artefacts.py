@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,13 +113,24 @@ def building_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove partial files of processes that died from a folder. Nothing may write to it meanwhile."""
-    for left in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+def remove_partials(folder: Path, *, below: bool = False, older_than: float = 0.0) -> None:
+    """Remove partial files of processes that died from a folder. Nothing may write to them meanwhile.
+
+    Args:
+        folder: The folder; it may be missing.
+        below: Whether folders below it are looked at as well.
+        older_than: Seconds since their last change, for folders that others may write to.
+    """
+    pattern = f"{_PREFIX}*"
+    found = list(folder.rglob(pattern) if below else folder.glob(pattern)) if folder.is_dir() else []
+    for left in found:
+        with contextlib.suppress(FileNotFoundError):  # its folder was one and is gone already
+            if time.time() - left.stat().st_mtime < older_than:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def json_bytes(value: Any) -> bytes:

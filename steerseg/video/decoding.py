@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -33,9 +33,11 @@ DEFAULT_FPS = 25.0
 # Only containers that hold their own content. FFmpeg also reads playlists (HLS, DASH, concat, SDP), which
 # name further files and addresses to open, and renders text as video; neither may come from a stranger.
 _CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,obu,ivf,av1,"
-    "flv,live_flv,asf,asf_o,ogg,mxf,nut,dv,gif,mjpeg,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ivf,flv,live_flv,asf,asf_o,ogg,mxf,nut,dv,gif,rm,wtv,"
+    "mp3,wav,flac,aac"
 )
+# Streams without a container around them: no player plays them, and nothing bounds a picture's data in them.
+_BARE_STREAMS = "mpegvideo,m4v,h261,h263,h264,hevc,vvc,obu,av1,mjpeg,yuv4mpegpipe"
 READABLE = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, ASF, OGG or GIF"
 
 
@@ -52,6 +54,7 @@ class VideoLimits:
         download_timeout: Seconds that one wait for the network may take.
         download_deadline: Seconds that a whole download may take.
         max_redirects: Most redirects that a download follows.
+        bare_streams: Whether streams without a container (``.h264``, ``.m2v``) are read.
     """
 
     max_bytes: int = 2 * 2**30
@@ -62,6 +65,7 @@ class VideoLimits:
     download_timeout: float = 20.0
     download_deadline: float = 900.0
     max_redirects: int = 5
+    bare_streams: bool = True
 
 
 DEFAULT_LIMITS = VideoLimits()
@@ -143,6 +147,7 @@ def decode_file(
     limits: VideoLimits,
     stride: int,
     tick: Callable[[float], None],
+    store: FrameStore | None = None,
 ) -> DecodedVideo:
     """Decode every ``stride``-th frame of a video file.
 
@@ -152,6 +157,7 @@ def decode_file(
         limits: Its limits.
         stride: At least 1.
         tick: Called with the fraction in [0, 1] of the file that is done; may raise to stop.
+        store: Where the frames go; see :class:`FrameBuffer`.
 
     Raises:
         VideoError: Not a video, no frame that can be decoded, or beyond a limit.
@@ -163,7 +169,7 @@ def decode_file(
     if size > limits.max_bytes:
         raise VideoError(too_many_bytes(name, limits))
     stream = FrameStream(path, name=name, limits=limits, stride=stride)
-    frames = FrameBuffer(name, limits, stride, expected=_expected_frames(path, name))
+    frames = FrameBuffer(name, limits, stride, expected=_expected_frames(path, name, limits), store=store)
     for index, picture in enumerate(stream):
         frames.append(picture)
         if index % 8 == 0:
@@ -174,9 +180,9 @@ def decode_file(
     return DecodedVideo(frames.finish(), pts, stream.fps, digest)
 
 
-def _expected_frames(path: Path, name: str) -> int:
+def _expected_frames(path: Path, name: str, limits: VideoLimits) -> int:
     """What the header says; it may lie."""
-    with open_video(path, name) as container:
+    with open_video(path, name, bare_streams=limits.bare_streams) as container:
         return int(video_stream(container, name).frames)
 
 
@@ -232,13 +238,15 @@ class FrameStream:
             VideoError: Not a video, no frame that can be decoded, or beyond a limit.
         """
         decoded = damaged = 0
-        with open_video(self._path, self._name) as container:
+        with open_video(self._path, self._name, bare_streams=self._limits.bare_streams) as container:
             stream = _bounded_stream(container, self._name, self._limits)
             self._rate = declared_rate(stream)
             start = start_time(container)
             pictures = self._pictures = _pictures(stream, self._name, self._limits, square=self._square)
             for item in _decode(container, stream):
                 if isinstance(item, av.FFmpegError):
+                    if isinstance(item, MemoryError):
+                        raise item
                     damaged += 1
                     continue
                 self.position, frame = item
@@ -304,8 +312,13 @@ def _bounded_stream(container: Any, name: str, limits: VideoLimits) -> Any:
     return stream
 
 
-def open_video(path: Path, name: str) -> Any:
+def open_video(path: Path, name: str, *, bare_streams: bool = True) -> Any:
     """Open a video file as PyAV's container, without anything else that it may name.
+
+    Args:
+        path: The file.
+        name: Its name in messages.
+        bare_streams: See :class:`VideoLimits`.
 
     Raises:
         VideoError: Not a video.
@@ -314,10 +327,15 @@ def open_video(path: Path, name: str) -> Any:
         # An absolute path cannot be taken for one of FFmpeg's protocols ("concat:...").
         return av.open(
             str(path.absolute()),
-            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+            options={
+                "format_whitelist": f"{_CONTAINERS},{_BARE_STREAMS}" if bare_streams else _CONTAINERS,
+                "protocol_whitelist": "file",
+            },
             metadata_errors="replace",
         )
     except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
         raise VideoError(
             f"{name} is not a video that can be read, or its index is cut off; expected {READABLE}. Convert "
             "it, for example to MP4 (H.264)."
@@ -430,13 +448,41 @@ def frames_a_second(pts: NDArray[np.float64], fallback: float) -> float:
     return float(1.0 / np.median(np.diff(pts)))
 
 
+class FrameStore(Protocol):
+    """Keeps decoded frames elsewhere than in this process's memory."""
+
+    def append(self, image: NDArray[np.uint8]) -> None:
+        """Keep one (H, W, 3) image; all have the same shape.
+
+        Raises:
+            ArtefactError: There is no room.
+        """
+
+    def finish(self) -> NDArray[np.uint8]:
+        """(T, H, W, 3) of what was appended."""
+
+
 class FrameBuffer:
     """Grows a (T, H, W, 3) array in place, so that the frames are in memory once and not twice.
 
     Beyond :data:`IN_MEMORY` they are in no memory at all, but in a file that is mapped into it.
+
+    Args:
+        name: Name of the video in messages.
+        limits: Its limits.
+        stride: As in messages.
+        expected: Frames of the file, as far as its header says.
+        store: Where the frames go, in place of memory and such a file.
     """
 
-    def __init__(self, name: str, limits: VideoLimits, stride: int, expected: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: VideoLimits,
+        stride: int,
+        expected: int = 0,
+        store: FrameStore | None = None,
+    ) -> None:
         self._name = name
         self._limits = limits
         self._stride = stride
@@ -444,7 +490,7 @@ class FrameBuffer:
         self._expected = max(0, expected) // stride + 1
         self._count = 0
         self._array: NDArray[np.uint8] | None = None
-        self._file: FrameFile | None = None
+        self._file: FrameStore | None = store
 
     def append(self, image: NDArray[np.uint8]) -> None:
         """Copy one (H, W, 3) image to the end.

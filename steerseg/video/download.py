@@ -143,6 +143,7 @@ def fetch(
     progress: Callable[[float], None] | None = None,
     validators: Mapping[str, str] | None = None,
     part_bytes: int | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> FetchResult:
     """Like :func:`download`, with a policy that decides at every hop.
 
@@ -157,13 +158,15 @@ def fetch(
         progress: See :func:`download`.
         validators: Headers such as ``If-None-Match`` by which the server may say that our copy is current.
         part_bytes: Ask for parts of this size, of a server that may end a long answer without an error.
+        count: Called with the bytes that are about to be written, before they are, and with a negative number where
+            they are dropped; may raise to stop.
 
     Raises:
         DownloadError: As for :func:`download`; also whatever the policy raises.
     """
     shown = redact_url(url)
     with Guard(shown, deadline) as guard:
-        attempt = _Download(url, guard, policy, max_bytes, timeout, max_redirects, progress)
+        attempt = _Download(url, guard, policy, max_bytes, timeout, max_redirects, progress, count)
         try:
             with destination.open("wb") as file:
                 result = attempt.run(file, validators or {}, part_bytes)
@@ -222,6 +225,7 @@ class _Download:
         timeout: float,
         max_redirects: int,
         progress: Callable[[float], None] | None,
+        count: Callable[[int], None] | None,
     ) -> None:
         self._url = url
         self._shown = redact_url(url)
@@ -231,6 +235,7 @@ class _Download:
         self._timeout = timeout
         self._max_redirects = max_redirects
         self._progress = progress
+        self._count = count or (lambda _: None)
         self._received = 0
 
     def run(self, file: IO[bytes], validators: Mapping[str, str], part_bytes: int | None) -> FetchResult:
@@ -254,6 +259,7 @@ class _Download:
                     if answer.start < self._received:  # this server has no ranges: from the beginning
                         file.seek(0)
                         file.truncate()
+                        self._count(-self._received)
                         self._received = 0
                     self._copy(answer, file)
                 if answer.size is None or self._received >= answer.size:
@@ -357,6 +363,7 @@ class _Download:
         while chunk := answer.response.read1(_CHUNK):
             if self._received + len(chunk) > most:
                 raise DownloadTooLargeError(_too_large(self._shown, self._max_bytes))
+            self._count(len(chunk))
             file.write(chunk)
             self._received += len(chunk)
             if self._progress is not None and answer.size:

@@ -6,10 +6,11 @@ counts and rates, so both come from decoding, never from a header.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from steerseg.errors import VideoError
 from steerseg.video.decoding import (
     DEFAULT_FPS,
     DEFAULT_LIMITS,
     FrameBuffer,
+    FrameStore,
     VideoLimits,
     check_size,
     content_digest,
@@ -37,6 +39,13 @@ Progress = Callable[[str, float], None]
 """Called with the name of the stage ("download", "decode") and the fraction in [0, 1] of it that is done."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others run programs, or name further files
+
+_QUARTER_TURNS = (5, 6, 7, 8)  # values of EXIF's orientation that exchange width and height
+
+MAX_PICTURE_BYTES = 64 * 2**20
+"""Largest file of one picture. A picture of the most pixels takes 28 MiB uncompressed; more is something else."""
 
 _CLOCK = 90_000  # ticks a second of written videos; divides every customary frame rate
 
@@ -160,15 +169,40 @@ def load_video(
         return _load_url(str(source), limits, stride, allow_private_addresses, progress)
     if "\0" in str(source):
         raise VideoError("the path of the video holds a NUL byte; give the path of a file or folder.")
-    path = Path(source)
+    return load_path(Path(source), limits=limits, stride=stride, fps=fps, progress=progress)
+
+
+def load_path(
+    path: Path,
+    *,
+    limits: VideoLimits,
+    stride: int = 1,
+    fps: float | None = None,
+    progress: Progress | None = None,
+    store: FrameStore | None = None,
+) -> Video:
+    """Decode a video file or a folder of frames; see :func:`load_video`.
+
+    Args:
+        path: The file or folder.
+        limits: See there.
+        stride: See there.
+        fps: See there.
+        progress: See there.
+        store: Where the frames go, in place of this process's memory.
+
+    Raises:
+        VideoError: See there.
+        ArtefactError: See there.
+    """
     try:
         if path.is_dir():
-            return _load_folder(path, limits, stride, fps or DEFAULT_FPS, progress)
+            return _load_folder(path, limits, stride, fps or DEFAULT_FPS, progress, store)
         if not path.exists():
             raise VideoError(f"{path} does not exist; expected a video file, a folder of frames or a URL.")
         if not path.is_file():
             raise VideoError(f"{path} is neither a file nor a folder; expected a video or a folder.")
-        return _load_file(path, str(path), limits, stride, progress)
+        return _load_file(path, str(path), limits, stride, progress, store)
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -219,13 +253,21 @@ def _load_url(
             raise VideoError(f"{error} (The server calls it {content_type}.)") from error
 
 
-def _load_file(path: Path, name: str, limits: VideoLimits, stride: int, progress: Progress | None) -> Video:
+def _load_file(
+    path: Path,
+    name: str,
+    limits: VideoLimits,
+    stride: int,
+    progress: Progress | None,
+    store: FrameStore | None = None,
+) -> Video:
     decoded = decode_file(
         path,
         name=name,
         limits=limits,
         stride=stride,
         tick=lambda fraction: None if progress is None else progress("decode", fraction),
+        store=store,
     )
     return Video(decoded.frames, decoded.pts, decoded.fps, name, decoded.digest, stride)
 
@@ -278,7 +320,12 @@ def load_frames(
 
 
 def _load_folder(
-    folder: Path, limits: VideoLimits, stride: int, fps: float, progress: Progress | None
+    folder: Path,
+    limits: VideoLimits,
+    stride: int,
+    fps: float,
+    progress: Progress | None,
+    store: FrameStore | None,
 ) -> Video:
     files = frame_files(folder)
     if not files:
@@ -286,7 +333,7 @@ def _load_folder(
             f"{folder} holds no frames; expected images ({', '.join(sorted(IMAGE_SUFFIXES))}) whose names "
             "give their order."
         )
-    return _load_images(files[::stride], str(folder), limits, stride, fps, progress)
+    return _load_images(files[::stride], str(folder), limits, stride, fps, progress, store)
 
 
 def _load_images(
@@ -296,17 +343,17 @@ def _load_images(
     stride: int,
     fps: float,
     progress: Progress | None,
+    store: FrameStore | None = None,
 ) -> Video:
     digest = content_digest("folder", f"stride={stride}", f"fps={fps!r}")
-    frames = FrameBuffer(source, limits, stride, expected=len(files) * stride)
+    frames = FrameBuffer(source, limits, stride, expected=len(files) * stride, store=store)
     total = 0
     first: NDArray[np.uint8] | None = None
     for index, file in enumerate(files):
         total += file.stat().st_size
         if total > limits.max_bytes:
             raise VideoError(too_many_bytes(source, limits))
-        content = file.read_bytes()
-        digest.update(hashlib.sha256(content).digest())
+        digest.update(picture_digest(file))
         image = read_image(file, limits)
         if first is None:
             first = image
@@ -328,21 +375,46 @@ def _load_images(
     )
 
 
-def read_image(file: Path, limits: VideoLimits) -> NDArray[np.uint8]:
-    """One picture as (H, W, 3) uint8 RGB, upright as browsers show it.
+def picture_digest(file: Path) -> bytes:
+    """SHA-256 of a picture's file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    """(width, height) of a picture as browsers show it, without decoding it.
 
     Raises:
-        VideoError: It is none, or beyond the limit of pixels.
+        VideoError: It is none, or its file is too large.
     """
+    with _open_image(file) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+        return (image.height, image.width) if turned else image.size
+
+
+@contextlib.contextmanager
+def _open_image(file: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(file) as image:
-            check_size(str(file), image.width, image.height, limits)
-            upright = ImageOps.exif_transpose(image)  # as browsers show it
-            return np.asarray(upright.convert("RGB"))
+        if file.stat().st_size > MAX_PICTURE_BYTES:
+            raise VideoError(f"{file} is larger than {MAX_PICTURE_BYTES >> 20} MiB. Write it again, smaller.")
+        with Image.open(file, formats=_FORMATS) as image:
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(
             f"{file} is not an image that can be read. Write it again or remove it from the folder."
         ) from error
+
+
+def read_image(file: Path, limits: VideoLimits) -> NDArray[np.uint8]:
+    """One picture as (H, W, 3) uint8 RGB, upright as browsers show it.
+
+    Raises:
+        VideoError: It is none, or beyond the limits of bytes and of pixels.
+    """
+    with _open_image(file) as image:
+        check_size(str(file), image.width, image.height, limits)
+        upright = ImageOps.exif_transpose(image)  # as browsers show it
+        return np.asarray(upright.convert("RGB"))
 
 
 # --- Writing -----------------------------------------------------------------------------------------------

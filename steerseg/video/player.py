@@ -107,14 +107,18 @@ class PlayerTimeline:
         return not early and bool(np.abs(self.times - expected).max() < 0.5 / fps)
 
 
-def read_timeline(path: Path) -> PlayerTimeline:
+def read_timeline(path: Path, *, bare_streams: bool = True) -> PlayerTimeline:
     """Read a file's timeline without decoding it.
+
+    Args:
+        path: The file.
+        bare_streams: See :class:`~steerseg.video.VideoLimits`.
 
     Raises:
         VideoError: Not a video, or one without a frame.
         OSError: The file cannot be read.
     """
-    with open_video(path, str(path)) as container:
+    with open_video(path, str(path), bare_streams=bare_streams) as container:
         stream = video_stream(container, str(path))
         base, start = stream.time_base, start_time(container)
         shift = min(start, Fraction(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
 from steerseg.video.decoding import DEFAULT_FPS, FrameStream, VideoLimits, content_digest
-from steerseg.video.loading import frame_files, read_image
+from steerseg.video.loading import frame_files, picture_digest, read_image
 
 
 class PictureStream(Protocol):
@@ -81,7 +80,7 @@ class FolderStream:
         """The digest that :func:`~steerseg.video.load_video` gives the folder."""
         digest = content_digest("folder", f"stride={self._stride}", f"fps={self._rate!r}")
         for file in self._files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(picture_digest(file))
         return digest.hexdigest()
 
 

@@ -17,9 +17,9 @@ from ml_backend.demo.samples import Sample
 from ml_backend.demo.servers import BackendServer
 from ml_backend.demo.verifying import problems_of, shapes_of
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import Command, Project
+from tests.support.annotator import decoded_pages
 from tests.support.label_studio import LabelingPage, until
 
 
@@ -277,14 +277,12 @@ def test_pages_that_nobody_looked_at_are_stored_with_the_last_answer(
     answers: list[Response] = []
     labeling.page.on("response", lambda got: answers.append(got) if "interactive" in got.url else None)
     labeling.ask("the backpack")
-    expected = masks_by_page(page_masks(answers[-1].json()["data"]["result"]))
+    expected = decoded_pages(answers[-1].json()["data"]["result"])
     assert len(expected) > 1
     submitted = labeling.submit()
     (stored,) = client.annotations.of_task(task)
     until(
-        lambda: same_masks(
-            masks_by_page(page_masks(client.annotations.get(stored["id"])["result"])), expected
-        ),
+        lambda: same_masks(decoded_pages(client.annotations.get(stored["id"])["result"]), expected),
         "an annotation with the answered masks on all of its pages",
         limit=60,
     )

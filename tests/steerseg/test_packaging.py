@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 SERVER = (
     "flask",
-    "gunicorn",
     "label_studio_sdk",
     "ml_backend",
     "prometheus_client",
     "pydantic_settings",
     "requests",
     "sqlalchemy",
+    "waitress",
 )
 OPTIONAL = ("accelerate", "bitsandbytes", "label_studio_ml", "resvg_py", "tensorboard")
 

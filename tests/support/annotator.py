@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.region_masks import masks_by_page, page_masks
 from ml_backend.label_studio.results import instance_id
+from steerseg.masks import decode_rle
 from tests.support.backend import VERSION, Backend, recorded
 
 OBJECTS = '<Choices name="which" toName="frames"><Choice value="object"/><Choice value="other"/></Choices>'
@@ -89,3 +91,8 @@ def painted(region: Result) -> Result:
     """The region after a stroke, as a draft has it."""
     points = {"relativePoints": [50, 50, 80, 50], "relativeStrokeWidth": 10, "type": "add"}
     return {**region, "value": {**region["value"], "touches": [points]}}
+
+
+def decoded_pages(results: Iterable[Mapping[str, Any]]) -> dict[int, NDArray[np.bool_]]:
+    """The (H, W) mask of each page that results have mask regions on."""
+    return {page: decode_rle(rle) for page, rle in masks_by_page(page_masks(results)).items()}

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.exporting.pictures import pictures_at
 from ml_backend.label_studio.task_media import Media
 from ml_backend.proposals import Grid, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.errors import VideoError
@@ -25,7 +24,8 @@ from steerseg.masks import RLE, decode_rle
 from steerseg.output.drawing import draw_tracklets, heat_overlay, rank_colour
 from steerseg.runtime.artefacts import explained, move_into_place
 from steerseg.runtime.lru import LruCache
-from steerseg.video import write_video
+from steerseg.video import VideoLimits, write_video
+from steerseg.video.isolation import IsolatedDecoder
 
 Image3 = NDArray[np.uint8]
 
@@ -67,9 +67,11 @@ class ProposalPictures:
 
     Args:
         data_dir: The backend's data folder; overlays are kept in ``overlays/`` below it.
+        limits: Limits of the media.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, limits: VideoLimits) -> None:
+        self._decoder = IsolatedDecoder(limits)
         self._folder = data_dir / "overlays"
         self._drawing = threading.Lock()
         self._sheets = LruCache[str, dict[int, Image3]](_KEPT_SHEETS)
@@ -119,7 +121,7 @@ class ProposalPictures:
                 os.utime(path)
                 return path
             proposal = shown.proposal
-            frames = islice(pictures_at(shown.media().path).frames(), _MOST_OVERLAY_FRAMES)
+            frames = islice(self._decoder.load_video(shown.media().path).frames, _MOST_OVERLAY_FRAMES)
             with explained(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 partial = self._folder / f".partial-{name}.mp4"
@@ -138,20 +140,16 @@ class ProposalPictures:
         with self._drawing:
             sheet = self._sheets.get(shown.path)
             if sheet is None:
-                sheet = _read_keyframes(shown)
+                sheet = self._read_keyframes(shown)
                 self._sheets.put(shown.path, sheet)
             return sheet
 
-
-def _read_keyframes(shown: ShownProposal) -> dict[int, Image3]:
-    wanted = set(shown.proposal.maps.keyframes)
-    keyframes: dict[int, Image3] = {}
-    for index, frame in enumerate(pictures_at(shown.media().path).frames()):
-        if index in wanted:
-            keyframes[index] = _scaled(frame, _KEYFRAME_SIDE)
-        if len(keyframes) == len(wanted):
-            return keyframes
-    raise VideoError("the task's media have fewer frames than the proposal; predict the task again")
+    def _read_keyframes(self, shown: ShownProposal) -> dict[int, Image3]:
+        frames = self._decoder.load_video(shown.media().path).frames
+        wanted = shown.proposal.maps.keyframes
+        if max(wanted, default=0) >= len(frames):
+            raise VideoError("the task's media have fewer frames than the proposal; predict the task again")
+        return {index: _scaled(frames[index], _KEYFRAME_SIDE) for index in sorted(set(wanted))}
 
 
 def map_of(proposal: StoredProposal, view: View) -> Grid | None:

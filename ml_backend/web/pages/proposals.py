@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from flask import Blueprint, Response, render_template, send_file
 
+from ml_backend.label_studio.task_media import media_limits
 from ml_backend.predictions.messages import describe_proposal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
@@ -32,7 +33,7 @@ def add_proposals(blueprint: Blueprint, service: Service) -> None:
         service: What is shown.
     """
     files = ProposalFiles(service.settings.data_dir)
-    pictures = ProposalPictures(service.settings.data_dir)
+    pictures = ProposalPictures(service.settings.data_dir, media_limits(service.settings))
 
     def load(number: int) -> tuple[ListedProposal, ShownProposal]:
         listed = find_proposal(service.database, number)

@@ -10,8 +10,7 @@ import pytest
 from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.region_masks import masks_by_page, page_masks
-from tests.support.annotator import TASK, Annotator, painted, top
+from tests.support.annotator import TASK, Annotator, decoded_pages, painted, top
 from tests.support.backend import Backend, FakeLabelStudio, recorded
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,7 +50,7 @@ def submit(
 
 def tops(results: list[Result]) -> dict[int, int]:
     """The highest row of each page's mask."""
-    pages = masks_by_page(page_masks(r for r in results if "item_index" in r))
+    pages = decoded_pages(r for r in results if "item_index" in r)
     return {page: int(np.flatnonzero(mask.any(axis=1))[0]) for page, mask in pages.items() if mask.any()}
 
 

@@ -25,6 +25,7 @@ from ml_backend.label_studio.results import instance_id, region_note, status_res
 from steerseg.masks import encode_rle, iou, mask_box
 from steerseg.points import PointPrompt
 from steerseg.tracking import Tracklet
+from tests.support.annotator import decoded_pages
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "label-studio-1.23.2"
 
@@ -90,7 +91,7 @@ def test_masks_survive_the_way_out_and_back(tag: str) -> None:
     assert (
         LabelInterface(frames_config(tag)).validate_prediction({"result": results}, return_errors=True) == []
     )
-    pages = masks_by_page(page_masks(results))
+    pages = decoded_pages(results)
     assert sorted(pages) == [0, 2, 3], "an empty mask gives no region"
     for page, mask in pages.items():
         assert mask.shape == masks[page].shape

@@ -31,6 +31,7 @@ from steerseg.masks import encode_rle
 from steerseg.pipeline import SteerSeg
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import VideoLimits
+from steerseg.video.isolation import IsolatedDecoder
 from tests.support.refinement_world import FRAMES, example, save_film, save_preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,7 +70,7 @@ class World:
 
     def fresh(self) -> Refiner:
         """A refiner that remembers nothing, as after a kill."""
-        return Refiner(self.steerseg, VideoLimits(), SoftPromptCache())
+        return Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), SoftPromptCache())
 
     def prepare(self, made: CorrectionExample | ReplayExample, reporter: Recorder | None = None) -> bool:
         media = None

@@ -1,0 +1,1 @@
+"""Storms and bombs against the backend, measured."""
