@@ -121,11 +121,10 @@ class _Bench:
 
     def __init__(self, device: str, known: Path) -> None:
         torch.set_num_threads(1)
-        limits = VideoLimits()
         self.steerseg = SteerSeg.from_pretrained("demo", device=device, remembered_bytes=1 << 30)
         self.preset = self.steerseg.preset
         self.lexicon = self.preset.load_lexicon()
-        self.refiner = Refiner(self.steerseg, limits, SoftPromptCache())
+        self.refiner = Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), SoftPromptCache())
         if self.preset.replay is None or self.steerseg.soft_prompts is None:
             raise ConfigError("the study needs a preset with soft prompts and a replay set")
         self.replay = open_replay(self.preset.replay)
