@@ -112,8 +112,8 @@ class InteractiveCalls:
         Raises:
             StoreError: The database cannot be used.
         """
-        started = time.monotonic()
         self._ingestor.dispatch()  # the state of a submitted task begins anew
+        started = time.monotonic()
         version = self._versions.current(request.project.id)
         side = side_of(request.context, (request.controls.frames, request.controls.video))
         content = None if side is None else read_context(request.context, side)
