@@ -56,6 +56,7 @@ def apply_command(
     target = instances[command.target]
     source = None if command.source is None else instances[command.source]
     whole = command.frames.is_whole
+    changed: tuple[InstanceState, ...]
     if command.action is Action.DELETE:
         changed = (cleared(target, count) if whole else _hidden(target, pages),)
     elif source is None:
