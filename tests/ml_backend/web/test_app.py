@@ -157,7 +157,10 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("the ball", "Object 1 is “the ball”, tracked on 10 of 12 frames (score 0.80); not visible on 11–12."),
+        (
+            "the ball",
+            "Object 1 is “the ball”, tracked on 10 of 12 frames (score 0.80); not visible on 11–12.",
+        ),
         (
             "nothing here",
             "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
