@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ml_backend.commands import is_command, numbered_titles
 from ml_backend.label_studio.task import task_value
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
@@ -105,8 +106,9 @@ def read_typed_text(text: str, labels: Sequence[str]) -> TypedText:
 
 
 def typed_expressions(texts: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
-    """The expressions among typed texts, the last first; texts that only pick a candidate hold none."""
-    read = (read_typed_text(text, labels) for text in reversed(texts))
+    """The expressions among typed texts, the last first; commands and picked candidates are none."""
+    names = (*labels, *numbered_titles(MOST_INSTANCES))
+    read = (read_typed_text(text, names) for text in reversed(texts) if not is_command(text, names))
     return (typed.expression for typed in read if typed.expression)
 
 

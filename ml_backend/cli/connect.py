@@ -131,6 +131,9 @@ def _warn_of(controls: Controls, log: _Log) -> None:
             "the configuration has KeyPointLabels but no RectangleLabels on its frames: every export of "
             "Label Studio 1.23 then fails. Add a RectangleLabels control"
         )
+    click = None if controls.frames is None else controls.frames.click
+    if click is not None and not click.smart:
+        log.warn(f'clicks of {click.name!r} ask nothing; give it smart="true"')
     for note in controls.notes:
         log.warn(note)
 

@@ -76,12 +76,14 @@ class Answer:
         message: The message for the annotator, if there is one.
         score: Score of the best region, in [0, 1].
         late: Whether it was not ready in time, so that the annotator has to ask again.
+        settles_text: Whether the expressions in force take the place of the texts that were typed.
     """
 
     result: tuple[Result, ...] = field(default=(), repr=False)
     message: str | None = None
     score: float = 0.0
     late: bool = False
+    settles_text: bool = False
 
 
 def late_answer(progress: str) -> Answer:

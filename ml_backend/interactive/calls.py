@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,9 +15,11 @@ from ml_backend.expressions import task_expression
 from ml_backend.interactive.answer import Answer, Call
 from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
-from ml_backend.label_studio.results import Result, status_result
+from ml_backend.label_studio.errors import LabelStudioError
+from ml_backend.label_studio.results import status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
@@ -26,6 +30,8 @@ from ml_backend.predictions.results import Prediction
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class InteractiveCalls:
         task_proposer: Begins the proposals of tasks.
         media: Fetches the media of tasks.
         versions: The versions of predictions.
-        ingestor: Dispatches submissions before the next call is answered.
+        ingestor: Dispatches submissions before and after a call is answered.
+        pages: Takes answers whose task was submitted meanwhile.
         metrics: Counts calls by how they end.
         guidance: The preset's notes on its answers.
     """
@@ -85,6 +92,7 @@ class InteractiveCalls:
         media: PredictionMedia,
         versions: ModelVersions,
         ingestor: Ingestor,
+        pages: SubmittedPages,
         metrics: Metrics,
         guidance: Guidance,
     ) -> None:
@@ -94,6 +102,7 @@ class InteractiveCalls:
         self._media = media
         self._versions = versions
         self._ingestor = ingestor
+        self._pages = pages
         self._metrics = metrics
         self._guidance = guidance
 
@@ -104,22 +113,52 @@ class InteractiveCalls:
             StoreError: The database cannot be used.
         """
         self._ingestor.dispatch()  # the state of a submitted task begins anew
+        started = time.monotonic()
         version = self._versions.current(request.project.id)
         side = side_of(request.context, (request.controls.frames, request.controls.video))
-        answer = Answer()
-        result: list[Result] = []
-        if side is not None:
-            content = read_context(request.context, side)
-            if not content.is_empty:
-                task_request = TaskRequest(
-                    request.project, request.task, request.controls, version, Priority.INTERACTIVE
-                )
-                answer = self._answer(self._call(request, content, task_request), side)
-            result += answer.result
-            if answer.message is not None:
-                status = status_result(side, answer.message, interactive=True)
-                result += [] if status is None else [status]
+        content = None if side is None else read_context(request.context, side)
+        if side is None or content is None or content.is_empty:
+            return InteractiveAnswer(Prediction((), 0.0, version.name))
+        task_request = TaskRequest(
+            request.project, request.task, request.controls, version, Priority.INTERACTIVE
+        )
+        answer = self._answer(self._call(request, content, task_request), side)
+        if answer.result:
+            answer = self._unless_submitted(answer, request, side, started)
+        result = list(answer.result)
+        if answer.message is not None:
+            status = status_result(side, answer.message, interactive=True)
+            result += [] if status is None else [status]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
+
+    def _unless_submitted(
+        self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float
+    ) -> Answer:
+        """The answer; where the task was submitted meanwhile, it goes into the annotation, and the message says so.
+
+        Label Studio would put it onto the page that is open now, which may show another task.
+        """
+        self._ingestor.dispatch()
+        project, task = request.project.id, request.task
+        draft = task.draft
+        annotator = None if draft is None else draft.annotator
+        number = self._pages.submitted_since(started, project, task.id, annotator)
+        if number is None:
+            return answer
+        status = None if answer.message is None else status_result(side, answer.message)
+        begin = f"Task {task.id} was submitted while the backend worked on it."
+        try:
+            self._pages.add_answer(
+                number, project, task.id, (*answer.result, *(() if status is None else (status,)))
+            )
+        except LabelStudioError as error:
+            log.warning("annotation %d lacks an answer that came after its submission: %s", number, error)
+            return Answer(
+                message=f"{begin} The answer is not in its annotation ({error}). Open it, ask again, and update it."
+            )
+        return Answer(
+            message=f"{begin} The answer was put into its annotation; open the task again to see it."
+        )
 
     def _answer(self, call: Call, side: FramesSide | VideoSide) -> Answer:
         try:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-
+from ml_backend.commands import Action, is_command, is_go, read_command
 from ml_backend.expressions import (
     InstanceCount,
     TypedText,
@@ -20,38 +17,34 @@ from ml_backend.expressions import (
 from ml_backend.interactive.answer import (
     Answer,
     Call,
-    clipped_score,
     expression_of_candidate,
     late_answer,
 )
-from ml_backend.interactive.frame_regions import InstanceRegions
-from ml_backend.interactive.mask_regions import MaskRegions, read_mask_regions
+from ml_backend.interactive.in_force import is_visible, made_together, texts_in_force
+from ml_backend.interactive.instance_edits import Edit, apply_command, cleared
+from ml_backend.interactive.mask_regions import MaskRegions
 from ml_backend.interactive.messages import (
-    describe_kept_pages,
+    NOTHING_PAINTED,
     describe_missing_candidate,
-    describe_no_object,
-    describe_tracked,
+    describe_replaced,
 )
+from ml_backend.interactive.pages_call import PagesCall, Question
+from ml_backend.interactive.paint import mask_or_none
 from ml_backend.interactive.request import InteractiveRequest
-from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
-from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
-from ml_backend.interactive.submitted_pages import with_last_answers
+from ml_backend.interactive.state import InstanceState, TaskState
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.update import (
     RequestKind,
     StateUpdate,
+    apply_draft,
     apply_request,
-    instance_from_regions,
-    is_current,
 )
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.controls import FramesSide, choose_label
-from ml_backend.label_studio.results import Result
-from ml_backend.label_studio.task import task_value
-from ml_backend.label_studio.task_media import Media
-from ml_backend.models.messages import AGREEMENT, SteerRequest
-from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
+from ml_backend.label_studio.results import expressions_result
+from ml_backend.predictions.messages import Guidance, capitalised, describe_answer, describe_instances
 from ml_backend.proposals import StoredProposal
-from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
+from steerseg.errors import ExpressionError
 
 
 class FrameCalls:
@@ -77,83 +70,36 @@ class FrameCalls:
         return _FrameCall(self._states, self._jobs, self._guidance, call, side).answer()
 
 
-@dataclass(frozen=True)
-class _Question:
-    """An instance whose masks are wanted.
-
-    Attributes:
-        instance: The instance.
-        message: The message where masks follow the expression alone.
-        scores: The proposal's score of each frame, where masks follow a proposal.
-    """
-
-    instance: InstanceState
-    message: str = ""
-    scores: tuple[float, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class _InstanceAnswer:
-    """The answer for one instance.
-
-    Attributes:
-        masks: One mask per page; empty where there is neither track nor paint.
-        scores: The certainty of each mask, in [0, 1].
-        digest: Digest of what the answer followed from.
-        message: The message for the annotator.
-    """
-
-    masks: tuple[RLE, ...] = field(repr=False)
-    scores: tuple[float, ...] = field(repr=False)
-    digest: str
-    message: str
-
-
-class _FrameCall:
+class _FrameCall(PagesCall):
     """One call about the pages of one task."""
 
     def __init__(
         self, states: TaskStateStore, jobs: SteeringJobs, guidance: Guidance, call: Call, side: FramesSide
     ) -> None:
-        self._states = states
-        self._jobs = jobs
+        super().__init__(states, jobs, call, side)
         self._guidance = guidance
-        self._call = call
-        self._side = side
-        self._labels = side.mask.labels
-        self._names = side.instance_names
-        draft = call.task.draft
-        annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
-        self._key = TaskStateKey(call.project_id, call.task.id, annotator, side.name)
-        self._known = states.get(self._key)
-        self._draft: MaskRegions | None = None
-        if draft is not None:
-            self._draft = read_mask_regions(self._with_submitted_answers(draft.results), side, call.task.id)
-        current = is_current(self._draft, self._known)
-        self._regions = InstanceRegions(call, side, self._draft, is_current=current)
-        pages = task_value(call.task.data, side.data_key)
-        self._pages = len(pages) if isinstance(pages, Sequence) and not isinstance(pages, str) else 0
-
-    def _with_submitted_answers(self, results: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """A draft's results; those of an editor that stayed open after a submission get the answers before it."""
-        if self._known.instances:
-            return results
-        submitted = self._states.submitted_last(self._key)
-        if submitted is None:
-            return results
-        return with_last_answers(results, submitted, self._side, self._key.task_id) or results
 
     def answer(self) -> Answer:
         """Update the state, answer the call, and remember the message: a draft that shows it is current."""
-        update = self._update_state()
-        if update.kind is RequestKind.PROMPTS:
-            answer = self._answer_instances([_Question(update.task.instances[update.index])])
+        texts = self._call.request.texts
+        if texts and not self._call.request.prompts and is_command(texts[-1], self._names):
+            answer = self._answer_command(texts[-1])
         else:
-            answer = self._answer_text(update)
+            update = self._update_state()
+            if update.kind is RequestKind.PROMPTS:
+                answer = self._answer_instances([Question(update.task.instances[update.index])])
+            else:
+                answer = self._answer_text(update)
         message = answer.message
-        if message is not None:
-            self._states.change(self._key, lambda task: replace(task, message=message))
-        return answer
+        if message is None:
+            return answer
+        task = self._states.change(self._key, lambda task: replace(task, message=message))
+        return self._with_settled_text(answer, task) if answer.settles_text else answer
+
+    def _with_settled_text(self, answer: Answer, task: TaskState) -> Answer:
+        """The answer with the expressions in force, in place of all that was typed."""
+        texts = expressions_result(self._side, texts_in_force(task, self._names))
+        return answer if texts is None else replace(answer, result=(*answer.result, texts))
 
     # --- the state
 
@@ -190,22 +136,6 @@ class _FrameCall:
     def _typed_text(self) -> TypedText:
         return read_typed_text(self._call.request.texts[-1], self._names)
 
-    def _instance_on_pages(self, index: int) -> InstanceState:
-        task = self._call.task
-        predictions = [read_mask_regions(results, self._side, task.id) for results in task.predictions]
-        return instance_from_regions(index, self._label(index), self._pages, self._draft, predictions)
-
-    def _remember(self, instance: InstanceState) -> None:
-        """Store an answer. Where the annotator went on meanwhile, store only that these masks were answered."""
-
-        def change(task: TaskState) -> TaskState:
-            now = task.instances.get(instance.index)
-            if now is not None and (now.prompts != instance.prompts or now.expression != instance.expression):
-                return task.with_instance(now.with_answered(dict(enumerate(instance.masks))))
-            return task.with_instance(instance)
-
-        self._states.change(self._key, change)
-
     # --- expressions
 
     def _answer_text(self, update: StateUpdate) -> Answer:
@@ -227,22 +157,120 @@ class _FrameCall:
         several = None if typed.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, instance, typed.pick, several)
         ranks = ranks[: max(1, len(self._names) - update.index)]
-        instances = []
-        for index, rank in enumerate(ranks, update.index):
-            before = update.task.instances.get(index) or self._instance_on_pages(index)
-            instances.append(self._proposed(before, proposal, rank, alone=several is None))
-        self._states.change(self._key, lambda task: _with_instances(task, instances))
-        message = self._describe(proposal, ranks, instances, several)
-        return self._answer_instances(
+        before = {
+            index: update.task.instances.get(index) or self._instance_on_pages(index)
+            for index in range(update.index, update.index + len(ranks))
+        }
+        named = typed.pick is not None or typed.label is not None
+        gone = {} if named else {one.index: one for one in made_together(update.task, update.index)}
+        return self._answer_proposal(
+            proposal, dict(zip(before, ranks, strict=True)), before, several, {**gone, **before}
+        )
+
+    def _answer_proposal(
+        self,
+        proposal: StoredProposal,
+        ranks: Mapping[int, int],
+        before: Mapping[int, InstanceState],
+        several: InstanceCount | None,
+        replaced: Mapping[int, InstanceState],
+    ) -> Answer:
+        """Answer with candidates.
+
+        Args:
+            proposal: The proposal.
+            ranks: By index of the instance, the candidate that it becomes.
+            before: By index, these instances as they were.
+            several: How many instances the expression means; ``None`` for one.
+            replaced: By index, all instances that the expression replaces.
+        """
+        instances = [
+            self._proposed(before[index], proposal, rank, alone=several is None)
+            for index, rank in ranks.items()
+        ]
+        left = {index: one for index, one in replaced.items() if index not in ranks}
+        emptied = {index: cleared(one, self._pages) for index, one in left.items()}
+        self._states.change(self._key, lambda task: _with_instances(task, (*instances, *emptied.values())))
+        message = " ".join(
+            part
+            for part in (
+                self._describe(proposal, list(ranks.values()), instances, several),
+                describe_replaced(proposal.expression, replaced, self._names),
+            )
+            if part
+        )
+        answer = self._answer_instances(
             [
-                _Question(
+                Question(
                     instance,
                     message=message if i == 0 else "",
-                    scores=tuple(float(score) for score in proposal.tracklets[rank].frame_scores),
+                    scores=tuple(
+                        float(score) for score in proposal.tracklets[ranks[instance.index]].frame_scores
+                    ),
                 )
-                for i, (instance, rank) in enumerate(zip(instances, ranks, strict=True))
+                for i, instance in enumerate(instances)
             ]
         )
+        return replace(
+            answer,
+            result=(*answer.result, *self._write_edited(left, emptied)),
+            settles_text=not answer.late,
+        )
+
+    # --- commands
+
+    def _answer_command(self, text: str) -> Answer:
+        task = apply_draft(self._known, self._draft)
+        if is_go(text):
+            return self._follow_paint(task)
+        try:
+            edit = self._edit(text, task)
+        except ExpressionError as error:
+            return Answer(message=f"{capitalised(str(error))}.", settles_text=True)
+
+        def change(task: TaskState) -> TaskState:
+            changed = _with_instances(apply_draft(task, self._draft), tuple(edit.after.values()))
+            return replace(changed, active_index=edit.target)
+
+        self._states.change(self._key, change)
+        return Answer(tuple(self._write_edited(edit.before, edit.after)), edit.message, settles_text=True)
+
+    def _follow_paint(self, task: TaskState) -> Answer:
+        """Let the other pages of every painted instance follow what was painted."""
+        draft = MaskRegions() if self._draft is None else self._draft
+        drawn = {i for i in range(len(self._names)) if draft.drawn_for(i, self._label(i))}
+        known = sorted(task.instances.keys() | drawn)
+        instances = [task.instances.get(index) or self._instance_on_pages(index) for index in known]
+        painted = [one for one in instances if one.own_pages & one.painted_masks.keys()]
+        if not painted:
+            return Answer(message=NOTHING_PAINTED, settles_text=True)
+        self._states.change(self._key, lambda task: _with_instances(apply_draft(task, self._draft), painted))
+        answer = self._answer_instances([Question(one, follows_paint=True) for one in painted])
+        return replace(answer, settles_text=not answer.late)
+
+    def _edit(self, text: str, task: TaskState) -> Edit:
+        command = read_command(text, self._names)
+        assert command is not None
+        if command.action is Action.SPLIT and command.source is None:
+            command = replace(command, source=self._free_index(task))
+        named = [index for index in (command.target, command.source) if index is not None]
+        return apply_command(
+            command,
+            {index: task.instances.get(index) or self._instance_on_pages(index) for index in named},
+            self._names,
+            self._pages,
+            labels_are_classes=not self._side.labels_name_instances,
+        )
+
+    def _free_index(self, task: TaskState) -> int:
+        """The first instance that has no mask yet."""
+        used = {index for index, instance in task.instances.items() if is_visible(instance)}
+        if self._draft is not None:
+            used |= self._draft.instances.keys() - task.instances.keys()
+        free = next((index for index in range(len(self._names)) if index not in used), None)
+        if free is None:
+            raise ExpressionError("all objects are in use; delete one, or name the one to split into")
+        return free
 
     def _ranks(
         self,
@@ -265,13 +293,13 @@ class _FrameCall:
         tracklet = proposal.tracklets[rank]
         same = before.expression.casefold() == proposal.expression.casefold() and before.rank == rank
         return replace(
-            before,
+            before if same else _without_assigned(before),
             label=self._label_for(before.index, proposal, alone=alone),
             expression=proposal.expression,
             attributes=proposal.attributes,
             rank=rank,
             score=tracklet.score,
-            track=tuple(_or_none(mask) for mask in tracklet.rles),
+            track=tuple(mask_or_none(mask) for mask in tracklet.rles),
             anchor=tracklet.prompt.frame,
             prompts=before.prompts if same else (),
             answer_digest=before.answer_digest if same else "",
@@ -284,11 +312,9 @@ class _FrameCall:
         instances: Sequence[InstanceState],
         several: InstanceCount | None,
     ) -> str:
+        names = [self._title(instance) for instance in instances]
         if several is None:
-            return describe_answer(proposal, ranks[0], self._guidance)
-        names = [self._names[min(instance.index, len(self._names) - 1)] for instance in instances]
-        if self._side.labels_name_instances:
-            names = [instance.label for instance in instances]
+            return describe_answer(proposal, ranks[0], self._guidance, names[0])
         return describe_instances(proposal, ranks, names, several.most if several.exact else None)
 
     def _class_of(self, request: InteractiveRequest, instance: InstanceState) -> str:
@@ -296,11 +322,6 @@ class _FrameCall:
         own = request.prompt_label
         classes = not self._side.labels_name_instances
         return own if classes and own is not None and own in self._labels else instance.label
-
-    def _label(self, index: int) -> str:
-        if not self._side.labels_name_instances:
-            return self._labels[0]
-        return self._labels[min(index, len(self._labels) - 1)]
 
     def _label_for(self, index: int, proposal: StoredProposal, *, alone: bool) -> str:
         """The label that the expression names, else the instance's own by its index."""
@@ -311,127 +332,14 @@ class _FrameCall:
             return label or self._label(index)
         return self._label(index)
 
-    # --- masks
 
-    @cached_property
-    def _media(self) -> Media:
-        return self._call.fetch()
-
-    def _answer_instances(self, questions: Sequence[_Question]) -> Answer:
-        result: list[Result] = []
-        messages: list[str] = []
-        score = 0.0
-        for question in questions:
-            instance = question.instance
-            if instance.prompts or (instance.painted_masks and _paint_agrees(instance)):
-                answer = self._steer(instance)
-                if isinstance(answer, Answer):
-                    return answer
-            else:
-                answer = self._follow_expression(question)
-            result += self._regions.write(instance, answer.masks, answer.scores)
-            messages.append(answer.message)
-            if answer.masks and instance.score is not None:
-                score = max(score, instance.score)
-            masks = (_or_none(mask) for mask in answer.masks)
-            self._remember(instance.with_answer(masks, answer.scores, answer.digest))
-        return Answer(
-            result=tuple(result),
-            message=" ".join(message for message in messages if message) or None,
-            score=clipped_score(score),
-        )
-
-    def _steer(self, instance: InstanceState) -> _InstanceAnswer | Answer:
-        """Ask the segmenter; the answer to the whole call where it is not ready, or finds no object."""
-        call = self._call
-        digest = instance.request_digest(self._media.digest, call.version)
-        job = self._jobs.request(
-            digest,
-            SteerRequest(
-                media=self._media.path,
-                fps=self._media.fps,
-                track=instance.track,
-                anchor=instance.anchor,
-                prompts=instance.frame_prompts(),
-                painted=instance.painted_masks,
-                hidden=instance.hidden_pages,
-            ),
-            owner=(call.project_id, call.task.id),
-        )
-        try:
-            answer = job.future.result(call.seconds_left)
-        except TimeoutError:
-            return late_answer(job.progress)
-        masks = answer.tracklet.rles
-        if call.request.prompts and not any(mask_area(mask) for mask in masks):
-            return self._no_object(instance)
-        kept_track = answer.kept_track or not instance.track
-        return _InstanceAnswer(
-            masks,
-            tuple(round(float(score), 4) for score in answer.tracklet.frame_scores),
-            digest,
-            describe_tracked(instance, masks, kept_track=kept_track, unused=answer.unused),
-        )
-
-    def _no_object(self, instance: InstanceState) -> Answer:
-        """Forget prompts that lead to no object: one slip must not cost the track before."""
-        prompts = self._call.request.prompts
-
-        def change(task: TaskState) -> TaskState:
-            now = task.instances.get(instance.index)
-            return task if now is None else task.with_instance(now.without_prompts(prompts))
-
-        self._states.change(self._key, change)
-        return Answer(message=describe_no_object(instance, prompts))
-
-    def _follow_expression(self, question: _Question) -> _InstanceAnswer:
-        """The track as the expression gave it, with the annotator's own pages in it."""
-        instance = question.instance
-        kept = describe_kept_pages(instance) if question.message else ""
-        return _InstanceAnswer(
-            _with_paint(instance),
-            question.scores or (1.0,) * len(instance.track),
-            instance.request_digest("words", self._call.version),
-            " ".join(text for text in (question.message, kept) if text),
-        )
+def _without_assigned(instance: InstanceState) -> InstanceState:
+    """The instance without what typed commands made of its earlier masks."""
+    painted = {page: mask for page, mask in instance.painted.items() if page in instance.own_pages}
+    return replace(instance, painted=painted, assigned=frozenset())
 
 
 def _with_instances(task: TaskState, instances: Sequence[InstanceState]) -> TaskState:
     for instance in instances:
         task = task.with_instance(instance)
     return task
-
-
-def _paint_agrees(instance: InstanceState) -> bool:
-    """Whether painted pages show the object of the expression, by their mean overlap with the track."""
-    if not instance.track:
-        return True
-    overlaps = [
-        iou(decode_rle(painted), decode_rle(tracked)) if tracked is not None else AGREEMENT
-        for page, painted in instance.painted_masks.items()
-        if page < len(instance.track)
-        for tracked in (instance.track[page],)
-        if tracked is None or tracked["size"] == painted["size"]
-    ]
-    return not overlaps or sum(overlaps) / len(overlaps) >= AGREEMENT
-
-
-def _with_paint(instance: InstanceState) -> tuple[RLE, ...]:
-    """The track with the annotator's own pages in it; empty where no page has a mask."""
-    sized = next((mask for mask in (*instance.track, *instance.painted.values()) if mask is not None), None)
-    if sized is None:
-        return ()
-    height, width = sized["size"]
-    empty = _empty_mask(height, width)
-    masks = [instance.painted.get(page, mask) for page, mask in enumerate(instance.track)]
-    return tuple(empty if mask is None else mask for mask in masks)
-
-
-def _or_none(mask: RLE) -> RLE | None:
-    """The mask; ``None`` for an empty one."""
-    return None if mask_digest(mask) == EMPTY_MASK else mask
-
-
-@lru_cache(16)
-def _empty_mask(height: int, width: int) -> RLE:
-    return encode_rle(np.zeros((height, width), dtype=bool))

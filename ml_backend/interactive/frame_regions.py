@@ -52,7 +52,7 @@ class InstanceRegions:
             expression=instance.expression or instance.label,
             attributes=instance.attributes,
             label=instance.label,
-            skipped_pages=self._unchanged_pages(instance, drawn, masks) | instance.painted.keys(),
+            skipped_pages=self._unchanged_pages(instance, drawn, masks) | instance.own_pages,
             blank_pages=instance.visible_pages | drawn.keys(),
         )
         return regions + self._video_regions(instance, track)

@@ -16,7 +16,7 @@ class StateLifecycle:
 
     Args:
         states: The states of tasks.
-        pages: Changes annotations in Label Studio, which is no submission.
+        pages: Changes annotations in Label Studio, which is no submission; is told of each submission.
     """
 
     def __init__(self, states: TaskStateStore, pages: SubmittedPages) -> None:
@@ -52,3 +52,4 @@ class StateLifecycle:
         for person in {id_of(annotation.get(role)) for role in ("completed_by", "updated_by")}:
             if person is not None:
                 self._states.submit(number, project_id, task_id, person)
+                self._pages.note_submission(number, project_id, task_id, person)

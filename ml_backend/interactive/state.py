@@ -40,6 +40,7 @@ class InstanceState:
         anchor: The page where that track began, if known.
         prompts: Clicks and boxes, in the order in which they were made.
         painted: By page, the mask that the annotator made, which never changes; ``None`` where it was removed.
+        assigned: Those of the painted pages that a typed command decided: this backend writes their regions.
         masks: One mask per page as it was answered last; empty before the first answer.
         scores: The segmenter's certainty of each of them, in [0, 1].
         answered: By page, the digests of the latest answers, so that an older draft is not taken for paint.
@@ -56,6 +57,7 @@ class InstanceState:
     anchor: int | None = None
     prompts: Annotated[tuple[Prompt, ...], Field(alias="marks")] = ()
     painted: Mapping[int, RLE | None] = field(default_factory=dict, repr=False)
+    assigned: frozenset[int] = frozenset()
     masks: Annotated[tuple[RLE | None, ...], Field(alias="shown")] = field(default=(), repr=False)
     scores: tuple[float, ...] = field(default=(), repr=False)
     answered: Annotated[Mapping[int, tuple[str, ...]], Field(alias="known")] = field(
@@ -77,6 +79,11 @@ class InstanceState:
     def visible_pages(self) -> frozenset[int]:
         """Pages where the last answer shows the instance."""
         return frozenset(page for page, mask in enumerate(self.masks) if mask_digest(mask) != EMPTY_MASK)
+
+    @property
+    def own_pages(self) -> frozenset[int]:
+        """Pages whose regions the annotator drew or removed, and no answer writes."""
+        return frozenset(self.painted) - self.assigned
 
     def with_prompts(self, prompts: Iterable[Prompt]) -> InstanceState:
         """The instance with further prompts; one whose id is there already is passed over."""
@@ -106,8 +113,26 @@ class InstanceState:
             digest: Digest of what the answer followed from.
         """
         answer = tuple(masks)
-        pages = {page: mask for page, mask in enumerate(answer) if page not in self.painted}
+        pages = {page: mask for page, mask in enumerate(answer) if page not in self.own_pages}
         return replace(self.with_answered(pages), masks=answer, scores=tuple(scores), answer_digest=digest)
+
+    def with_assigned(self, masks: Mapping[int, RLE | None], pages: int) -> InstanceState:
+        """The instance with masks that a typed command gives it; they stay as painted pages do.
+
+        Args:
+            masks: By page, the mask; ``None`` where the instance is not visible.
+            pages: Pages of the task.
+        """
+        last = dict(enumerate(self.masks)) | dict(masks)
+        scores = dict(enumerate(self.scores)) | dict.fromkeys(masks, 1.0)
+        return replace(
+            self.with_answered(masks),
+            painted=dict(sorted({**self.painted, **masks}.items())),
+            assigned=frozenset({*self.assigned, *masks}),
+            masks=tuple(last.get(page) for page in range(pages)),
+            scores=tuple(scores.get(page, 1.0) for page in range(pages)),
+            answer_digest="",
+        )
 
     def frame_prompts(self) -> dict[int, FramePrompt]:
         """The prompts by page, as the segmenter gets them: all clicks, and the last box."""

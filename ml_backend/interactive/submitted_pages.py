@@ -4,6 +4,8 @@ Label Studio's editor keeps the first version of a region for as long as the reg
 that replaces regions of a prediction, or of a submitted annotation, therefore reaches the screen; but a submission
 holds it only on the pages that were shown. The backend knows its last answer, so it writes that one to the other
 pages: in the corrections that it reads from the annotation, and in Label Studio.
+
+An annotator may also submit while an answer is on its way. The answer is put into the annotation then.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.interactive.mask_regions import read_mask_regions
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
 from ml_backend.interactive.store import TaskStateStore
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.controls import FramesSide
@@ -83,6 +88,26 @@ def with_last_answers(
             changed += outdated[region]
             outdated[region] = []
     return changed
+
+
+def with_late_answer(
+    results: Sequence[Mapping[str, Any]], answer: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Put an answer into an annotation that was submitted without it.
+
+    Args:
+        results: The results of the annotation.
+        answer: The results of the answer; they replace those of the same ids, and the texts of the same fields.
+    """
+    items = [ResultItem(result) for result in answer]
+    regions = {item.id for item in items if item.type != "textarea"}
+    fields = {item.control for item in items if item.type == "textarea" and item.id not in regions}
+    kept = [
+        item.raw
+        for item in map(ResultItem, results)
+        if item.id not in regions and not (item.type == "textarea" and item.control in fields)
+    ]
+    return [*kept, *answer]
 
 
 def with_true_origins(
@@ -158,7 +183,7 @@ def _shows_last_answer(instance: InstanceState, masks: Mapping[int, RLE]) -> boo
 
 def _is_outdated(instance: InstanceState, page: int, mask: RLE) -> bool:
     """Whether a page has an answer, but not the last one. An empty mask may as well be the annotator's."""
-    if page >= len(instance.masks) or page in instance.painted:
+    if page >= len(instance.masks) or page in instance.own_pages:
         return False
     digest = mask_digest(mask)
     last = mask_digest(instance.masks[page])
@@ -180,8 +205,23 @@ def _page_regions(instance: InstanceState, page: int, side: FramesSide, name: st
     )
 
 
+@dataclass(frozen=True)
+class _Submission:
+    """A submission.
+
+    Attributes:
+        annotation: Label Studio's number of the annotation.
+        annotator: Label Studio's number of the person.
+        time: When it was noted, by :func:`time.monotonic`.
+    """
+
+    annotation: int
+    annotator: int
+    time: float
+
+
 class SubmittedPages:
-    """Writes last answers to annotations that were submitted without them. Safe to share between threads.
+    """Writes answers to annotations that were submitted without them. Safe to share between threads.
 
     Args:
         database: The database.
@@ -195,6 +235,7 @@ class SubmittedPages:
         self._connections = connections
         self._lock = threading.Lock()
         self._changes: LruCache[int, str] = LruCache(_REMEMBERED_CHANGES)
+        self._submissions: LruCache[tuple[int, int], _Submission] = LruCache(_REMEMBERED_CHANGES)
 
     def complete(
         self, annotation: Mapping[str, Any], project_id: int, task_id: int, label_config: str
@@ -227,6 +268,56 @@ class SubmittedPages:
             self._write(number, project_id, task, side, task_id)
         return {**annotation, "result": with_true_origins(changed or results, task, side, task_id)}
 
+    def note_submission(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> None:
+        """Remember a submission, for answers that are on their way."""
+        with self._lock:
+            submission = _Submission(annotation_id, annotator, time.monotonic())
+            self._submissions.put((project_id, task_id), submission)
+
+    def submitted_since(
+        self, started: float, project_id: int, task_id: int, annotator: int | None
+    ) -> int | None:
+        """The annotation in which an annotator submitted a task since a time; ``None`` where nobody did.
+
+        Args:
+            started: The time, by :func:`time.monotonic`.
+            project_id: The project.
+            task_id: The task.
+            annotator: Label Studio's number of the person; ``None`` where it is not known.
+        """
+        with self._lock:
+            submission = self._submissions.get((project_id, task_id))
+        if submission is None or submission.time < started or annotator not in (None, submission.annotator):
+            return None
+        return submission.annotation
+
+    def add_answer(
+        self, number: int, project_id: int, task_id: int, answer: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Put an answer into an annotation that was submitted while it was on its way.
+
+        Args:
+            number: Label Studio's number of the annotation.
+            project_id: Its project.
+            task_id: Its task.
+            answer: The results of the answer.
+
+        Raises:
+            LabelStudioError: Label Studio cannot be asked, or refuses the change.
+            StoreError: The database cannot be used.
+        """
+        client = self._client(project_id)
+        if client is None:
+            raise LabelStudioError("no Label Studio is connected that could take it")
+        submission = self._submissions.get((project_id, task_id))
+        if submission is not None:
+            self._states.submit(number, project_id, task_id, submission.annotator)
+        changed = with_late_answer(client.annotations.get(number).get("result") or [], answer)
+        with self._lock:
+            self._changes.put(number, _digest(changed))
+        client.annotations.update(number, changed)
+        log.info("annotation %d: the answer that came after its submission was put into it", number)
+
     def is_own_change(self, annotation: Mapping[str, Any]) -> bool:
         """Whether an annotation is as this object wrote it last, and not as its annotator has it."""
         with self._lock:
@@ -234,8 +325,7 @@ class SubmittedPages:
         return written == _digest(annotation.get("result"))
 
     def _write(self, number: int, project_id: int, task: TaskState, side: FramesSide, task_id: int) -> None:
-        project = self._projects.find(project_id)
-        client = None if project is None else self._connections.client(project)
+        client = self._client(project_id)
         if client is None:
             return
         try:
@@ -252,6 +342,10 @@ class SubmittedPages:
             log.warning("annotation %d lacks last answers in Label Studio: %s", number, error)
         else:
             log.info("annotation %d: pages that were not shown have their last answers now", number)
+
+    def _client(self, project_id: int) -> LabelStudioClient | None:
+        project = self._projects.find(project_id)
+        return None if project is None else self._connections.client(project)
 
 
 def _digest(results: object) -> str:

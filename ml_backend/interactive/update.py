@@ -115,21 +115,32 @@ def apply_drawn_pages(instance: InstanceState, draft: MaskRegions, *, current: b
     """
     own = draft.instances.get(instance.index, {})
     drawn = draft.drawn_for(instance.index, instance.label)
-    painted = dict(instance.painted)
+    painted, assigned = dict(instance.painted), set(instance.assigned)
     if current:  # what was removed stays so until a region is there again
-        painted = {page: mask for page, mask in painted.items() if mask is None and page not in own}
+        painted = {
+            page: mask
+            for page, mask in painted.items()
+            if page in assigned or (mask is None and page not in own)
+        }
     for page, mask in own.items():
         digest = mask_digest(mask)
         if digest not in instance.answered.get(page, ()):
             painted[page] = None if digest == EMPTY_MASK else mask
+            assigned.discard(page)
+        elif page in assigned:
+            if current and digest != mask_digest(painted.get(page)):  # the command was undone
+                painted.pop(page, None)
         elif page not in drawn:
             painted.pop(page, None)
     if current:
         painted |= {page: None for page in instance.visible_pages - own.keys()}
     for page, mask in drawn.items():
         together = _union(mask, own[page]) if page in own else mask
+        assigned.discard(page)
         painted[page] = None if mask_digest(together) == EMPTY_MASK else together
-    return replace(instance, painted=dict(sorted(painted.items())))
+    return replace(
+        instance, painted=dict(sorted(painted.items())), assigned=frozenset(assigned & painted.keys())
+    )
 
 
 def instance_from_regions(

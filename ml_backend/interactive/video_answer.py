@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ml_backend.commands import is_command, numbered_titles
 from ml_backend.expressions import (
-    InstanceCount,
+    TypedText,
     choose_candidates,
     instances_meant,
     read_typed_text,
@@ -21,7 +23,7 @@ from ml_backend.interactive.answer import (
     texts_beside,
 )
 from ml_backend.interactive.messages import describe_missing_candidate
-from ml_backend.label_studio.controls import Controls, VideoSide, are_numbered
+from ml_backend.label_studio.controls import MOST_INSTANCES, Controls, VideoSide, are_numbered
 from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
@@ -29,6 +31,7 @@ from ml_backend.label_studio.task import Task, task_value
 from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
 from ml_backend.predictions.results import video_numbers
 from ml_backend.proposals import StoredProposal
+from steerseg.errors import ExpressionError
 
 
 def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
@@ -47,7 +50,12 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     request = call.request
     if request.track_id is None and not request.texts:
         return Answer()
-    typed = read_typed_text(request.track_text if request.track_id else request.texts[-1], side.labels)
+    text = request.track_text if request.track_id else request.texts[-1]
+    if is_command(text, _names(side)):
+        raise ExpressionError(
+            f"“{text}” is for masks on frames; on a video, change or delete the box track in the list of regions"
+        )
+    typed, first = _read_text(text, side)
     expression = typed.expression
     if typed.pick is not None:
         last = next(typed_expressions(request.texts, side.labels), None)
@@ -68,12 +76,12 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     media = work.media
     assert media is not None
     numbers = video_numbers(media, side, call.task.data, proposal)
-    writer = _TrackWriter(call, side, proposal, media.stride, typed.label, several, numbers)
+    writer = _TrackWriter(call, side, proposal, media.stride, typed.label, numbers)
     result: list[Result] = []
-    for index, rank in enumerate(ranks):
+    for index, rank in enumerate(ranks, first):
         result += writer.write(index, rank)
     if several is None:
-        message = describe_answer(proposal, ranks[0], guidance)
+        message = describe_answer(proposal, ranks[0], guidance, writer.labels[0])
     else:
         message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
@@ -86,6 +94,27 @@ def video_beside(controls: Controls, task: Task) -> VideoSide | None:
     return video if video is not None and task_value(task.data, video.data_key) else None
 
 
+def _read_text(text: str, side: VideoSide) -> tuple[TypedText, int]:
+    """A typed text, and the index of the instance that it is about.
+
+    Where labels name objects, so does the label before a colon. Where labels are classes, a number does:
+    ``object 2: the cat``.
+    """
+    typed = read_typed_text(text, side.labels)
+    if typed.label is not None:
+        return typed, side.labels.index(typed.label) if are_numbered(side.labels) else 0
+    names = _names(side)
+    numbered = read_typed_text(text, names)
+    if numbered.label is None:
+        return typed, 0
+    return replace(numbered, label=None), names.index(numbered.label)
+
+
+def _names(side: VideoSide) -> tuple[str, ...]:
+    """The names by which annotators choose a track."""
+    return side.labels if are_numbered(side.labels) else numbered_titles(MOST_INSTANCES)
+
+
 class _TrackWriter:
     """Writes candidates as box tracks, each with its own id and label.
 
@@ -95,11 +124,10 @@ class _TrackWriter:
         proposal: The proposal.
         stride: Frames of the video from one frame of the media to the next.
         label: The label that the annotator typed, if any.
-        several: How many instances are meant; ``None`` for one.
         numbers: Which frame Label Studio shows at each of its numbers.
 
     Attributes:
-        labels: The label of each track, for the message.
+        labels: Each track as annotators call it, for the message.
     """
 
     def __init__(
@@ -109,7 +137,6 @@ class _TrackWriter:
         proposal: StoredProposal,
         stride: int,
         label: str | None,
-        several: InstanceCount | None,
         numbers: FrameNumbers,
     ) -> None:
         self.labels: list[str] = []
@@ -118,7 +145,6 @@ class _TrackWriter:
         self._proposal = proposal
         self._stride = stride
         self._label = label
-        self._several = several
         self._numbers = numbers
         draft = call.task.draft
         self._known = [*(() if draft is None else draft.results), *call.context]
@@ -132,12 +158,17 @@ class _TrackWriter:
         """
         call, side, proposal = self._call, self._side, self._proposal
         name = instance_id(call.task.id, "", index)
-        if index == 0 and call.request.track_id:
+        known = None
+        if call.request.track_id and not self.labels:
             name = call.request.track_id
-        label = _label_of_track(self._known, name) or self._label
-        if label is None and self._several is not None and are_numbered(side.labels):
+            known = _label_of_track(self._known, name)
+        elif are_numbered(side.labels):
+            known = _label_of_track(self._known, name)
+        label = known or self._label
+        if label is None and are_numbered(side.labels):
             label = side.labels[min(index, len(side.labels) - 1)]
-        self.labels.append(label or f"object {index + 1}")
+        named = label if label and are_numbered(side.labels) else f"object {index + 1}"
+        self.labels.append("this box" if name == call.request.track_id else named)
         tracklet = proposal.tracklets[rank]
         return tracklet_to_video_region(
             tracklet,

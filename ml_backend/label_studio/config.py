@@ -339,6 +339,8 @@ def _meant_for_expression(texts: Sequence[_Tag], where: str, notes: list[str]) -
             f"{where}: the text {candidates[0].name!r} is read as the expression, being the only one; call it "
             '"expression", or give it smart="false" if it asks something else'
         )
+    if len(named) == 1 and not (named[0].flag("smart", default=True) or named[0].flag("smartonly")):
+        notes.append(f'{where}: texts typed into {named[0].name!r} ask nothing; give it smart="true"')
     return candidates[0] if len(candidates) == 1 else None
 
 

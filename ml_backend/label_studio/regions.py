@@ -13,7 +13,7 @@ from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.label_studio.controls import FramesSide, MaskControl, VideoSide, choose_label
+from ml_backend.label_studio.controls import FramesSide, MaskControl, VideoSide, are_numbered, choose_label
 from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.keyframes import Keyframe, thin_keyframes
 from ml_backend.label_studio.outlines import Outline, mask_to_outlines
@@ -126,7 +126,7 @@ def tracklet_to_video_region(
         expression: For the note, and for choosing a label.
         attributes: Likewise.
         numbers: Which frame of the video Label Studio shows at each of its numbers.
-        label: The label to give; chosen by the expression if not given.
+        label: The label to give; chosen by the expression if not given, and none where that names no class.
         frames: (T,) decode index of each mask; 0, 1, 2, ... if not given.
         tolerance: Most that an interpolated box may deviate, as a fraction of the frame's size.
         region_texts: Per-region texts to echo, since Label Studio drops them when a region is replaced.
@@ -139,7 +139,9 @@ def tracklet_to_video_region(
     if not sequence:
         return []
     visible = ~np.isnan(boxes[:, 0])
-    label = label or choose_label(side.labels, expression, attributes)
+    # A class that the expression does not name would be a guess: the track has none then.
+    certain = are_numbered(side.labels) or len(side.labels) == 1
+    label = label or choose_label(side.labels, expression, attributes, default=certain)
     total = len(numbers.shown)
     geometry = {"framesCount": total, "duration": round(total / numbers.rate, 6), "sequence": sequence}
     base = {

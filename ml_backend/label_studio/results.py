@@ -117,6 +117,11 @@ def expression_result(side: FramesSide | VideoSide, expression: str) -> Result |
     return _text_result(side, side.task.expression, expression)
 
 
+def expressions_result(side: FramesSide, expressions: Sequence[str]) -> Result | None:
+    """Several expressions in that field, in place of those that stand in it; ``None`` where there are none."""
+    return _text_result(side, side.task.expression, *expressions) if expressions else None
+
+
 def status_id(side: FramesSide | VideoSide) -> str:
     """The id of messages beside a side of a task."""
     return _text_id(side, side.task.status)
@@ -126,7 +131,7 @@ def _text_id(side: FramesSide | VideoSide, control: str | None) -> str:
     return f"{control}-{side.name}"
 
 
-def _text_result(side: FramesSide | VideoSide, control: str | None, text: str) -> Result | None:
+def _text_result(side: FramesSide | VideoSide, control: str | None, *texts: str) -> Result | None:
     if control is None:
         return None
     return {
@@ -134,7 +139,7 @@ def _text_result(side: FramesSide | VideoSide, control: str | None, text: str) -
         "from_name": control,
         "to_name": side.name,
         "type": "textarea",
-        "value": {"text": [text]},
+        "value": {"text": list(texts)},
     }
 
 

@@ -11,6 +11,9 @@ from ml_backend.proposals import StoredProposal
 from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presets import Preset
 
+_OTHER_SIZE = 1.4
+"""Areas that differ by as much look different."""
+
 _ADVICE = "Try a plainer expression: name the object, then its colour, its position or how it moves."
 
 
@@ -41,22 +44,28 @@ def _named(proposal: StoredProposal) -> str:
     return f"“{proposal.expression}”{read_as}"
 
 
-def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE) -> str:
+def describe_proposal(
+    proposal: StoredProposal, rank: int = 0, guidance: Guidance = DEFAULT_GUIDANCE, title: str = ""
+) -> str:
     """Describe one tracklet of a proposal and, where its score is low, what to try.
 
     Args:
         proposal: The proposal.
         rank: The tracklet that the text stands beside, from 0.
         guidance: The preset's notes on its answers.
+        title: The instance that it becomes, as annotators call it; empty in predictions.
     """
     if not proposal.tracklets:
         return f"Nothing in the video matches {_named(proposal)}. {_advice(proposal, guidance)}"
     tracklet = proposal.tracklets[rank]
     hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
     total = len(tracklet.rles)
-    text = (
-        f"Tracked {_named(proposal)} on {total - len(hidden)} of {total} frames (score {tracklet.score:.2f})"
+    begin = (
+        f"{capitalised(title)} is {_named(proposal).rstrip(',')}, tracked"
+        if title
+        else f"Tracked {_named(proposal)}"
     )
+    text = f"{begin} on {total - len(hidden)} of {total} frames (score {tracklet.score:.2f})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
     if rank > 0:
         return f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
@@ -68,17 +77,18 @@ def describe_proposal(proposal: StoredProposal, rank: int = 0, guidance: Guidanc
     return text
 
 
-def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance) -> str:
+def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance, title: str = "") -> str:
     """Describe the answer to an expression: one tracklet, the attributes and the other candidates.
 
     Args:
         proposal: The proposal.
         rank: The tracklet that is shown, from 0; any number where there is none.
         guidance: The preset's notes on its answers.
+        title: The instance that it becomes, as annotators call it; empty where it has no name.
     """
     if not proposal.tracklets:
         return describe_proposal(proposal, guidance=guidance) + _describe_closest_point(proposal)
-    parts = [describe_proposal(proposal, rank, guidance)]
+    parts = [describe_proposal(proposal, rank, guidance, title)]
     if rank > 0 or proposal.tracklets[rank].score >= guidance.unsure_below:  # else the advice names them
         parts.append(_describe_attributes(proposal))
     parts.append(_describe_candidates(proposal, {rank}))
@@ -112,6 +122,16 @@ def describe_instances(
         _describe_candidates(proposal, ranks),
     ]
     return " ".join(part for part in parts if part)
+
+
+def capitalised(text: str) -> str:
+    """A text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Parts of a sentence, such as ``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def frame_ranges(indices: Sequence[int], most: int = 4) -> str:
@@ -150,15 +170,52 @@ def _describe_candidates(proposal: StoredProposal, shown: Collection[int]) -> st
         proposal: The proposal.
         shown: Ranks of the candidates that are shown already.
     """
-    named = []
-    for rank, tracklet in enumerate(proposal.tracklets):
-        visible = [(t, rle) for t, rle in enumerate(tracklet.rles) if mask_area(rle)]
-        if rank not in shown and visible:
-            t, rle = visible[0]
-            named.append(f"#{rank + 1} ({_mask_position(rle)} of frame {t + 1}, score {tracklet.score:.2f})")
+    places = _places(proposal)
+    named = [
+        f"#{rank + 1} ({place}, score {proposal.tracklets[rank].score:.2f})"
+        for rank, place in places.items()
+        if rank not in shown
+    ]
     if not named:
         return ""
     return f"Other candidates: {', '.join(named)}. To choose one, type its number, such as {named[0].split()[0]}."
+
+
+def _places(proposal: StoredProposal) -> dict[int, str]:
+    """By rank, what tells a candidate from the others: its place, else its size, else the frames that show it."""
+    visible = {
+        rank: frames
+        for rank, tracklet in enumerate(proposal.tracklets)
+        if (frames := [t for t, rle in enumerate(tracklet.rles) if mask_area(rle)])
+    }
+    common = sorted(set.intersection(*map(set, visible.values()))) if visible else []
+    masks = {rank: (common or frames)[0] for rank, frames in visible.items()}
+    places = {
+        rank: f"{_mask_position(proposal.tracklets[rank].rles[t])} of frame {t + 1}"
+        for rank, t in masks.items()
+    }
+    areas = {rank: mask_area(proposal.tracklets[rank].rles[t]) for rank, t in masks.items()}
+    sizes = {rank: _relative_size(area, areas.values()) for rank, area in areas.items()}
+    for more in (sizes, {rank: f"on frames {frame_ranges(frames)}" for rank, frames in visible.items()}):
+        known = list(places.values())
+        places = {
+            rank: place if known.count(place) == 1 or not more[rank] else f"{place}, {more[rank]}"
+            for rank, place in places.items()
+        }
+    return places
+
+
+def _relative_size(area: int, areas: Collection[int]) -> str:
+    """The size of a mask among others; empty where all are about as large."""
+    if max(areas) < _OTHER_SIZE * min(areas):
+        return ""
+    return (
+        "large"
+        if area * _OTHER_SIZE > max(areas)
+        else "small"
+        if area < _OTHER_SIZE * min(areas)
+        else "medium"
+    )
 
 
 def _describe_closest_point(proposal: StoredProposal) -> str:

@@ -81,6 +81,7 @@ class _Predictions:
 class _Learning:
     corrections: CorrectionStore
     ingestor: Ingestor
+    pages: SubmittedPages
     completer: Completer
     triggers: RefinementTriggers
     refinements: RefinementManager
@@ -233,6 +234,7 @@ def correction_refresher(
 class _Reading:
     triggers: RefinementTriggers
     ingestor: Ingestor
+    pages: SubmittedPages
     completer: Completer
 
 
@@ -258,7 +260,7 @@ def _build_reading(
             TrainingHandler(ProjectStore(database), triggers.request),
         ],
     )
-    return _Reading(triggers, ingestor, completer)
+    return _Reading(triggers, ingestor, pages, completer)
 
 
 def _build_learning(common: _Common) -> _Learning:
@@ -276,7 +278,12 @@ def _build_learning(common: _Common) -> _Learning:
         refresh=CorrectionRefresher(reading.ingestor, reading.completer).refresh,
     )
     return _Learning(
-        CorrectionStore(database), reading.ingestor, reading.completer, reading.triggers, refinements
+        CorrectionStore(database),
+        reading.ingestor,
+        reading.pages,
+        reading.completer,
+        reading.triggers,
+        refinements,
     )
 
 
@@ -304,6 +311,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         media=predictions.media,
         versions=common.versions,
         ingestor=learning.ingestor,
+        pages=learning.pages,
         metrics=common.metrics,
         guidance=common.guidance,
     )

@@ -88,7 +88,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
         labeling.turn_page()
         labeling.wait_for_page(number + 1)
     mark(labeling, "positive", middle, middle)
-    expect_status(labeling, "It has 1 click.")
+    expect_status(labeling, "1 click on the object.")
     assert set(first) <= set(series(labeling, task))
     labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
 
@@ -98,7 +98,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     height, width = first[page]["original_height"], first[page]["original_width"]
     corners = (columns.min() / width, rows.min() / height), (columns.max() / width, rows.max() / height)
     mark(labeling, "box", *corners)
-    expect_status(labeling, "1 click and 1 box")
+    expect_status(labeling, "1 click on the object; 1 box")
 
     # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
     labeling.use_tool("move-tool")

@@ -37,7 +37,7 @@ def test_clicks_and_boxes_of_any_page_add_up_and_move_all_pages(annotator: Annot
     value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["box"]}
     annotator.point(9, **box, value=value)
     assert {top(region) for region in annotator.series().values()} == {3}
-    assert "2 clicks (1 on the object, 1 beside it) and 1 box" in annotator.status
+    assert "2 clicks: 1 on the object, 1 beside it; 1 box" in annotator.status
 
 
 def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: Annotator) -> None:
@@ -46,7 +46,7 @@ def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: An
     first = annotator.point(3)
     annotator.draft, annotator.clicks = draft, 0
     assert annotator.point(3) == first
-    assert "1 click." in annotator.status
+    assert "1 click on the object." in annotator.status
     assert [job.kind for job in JobStore(annotator.backend.database).newest()] == ["steer", "propose"]
 
 
@@ -115,7 +115,7 @@ def test_a_deleted_object_is_forgotten(annotator: Annotator) -> None:
     for region in annotator.series().values():
         del annotator.draft[region["id"]]
     annotator.point(4)
-    assert "1 click." in annotator.status
+    assert "1 click on the object." in annotator.status
 
 
 def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> None:
@@ -136,7 +136,9 @@ def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> 
 def test_what_stands_there_already_is_not_sent_again(annotator: Annotator) -> None:
     assert annotator.type("the ball")
     again = annotator.type("the ball")
-    assert [region["type"] for region in again] == ["textarea"]
+    assert [region["type"] for region in again] == ["textarea", "textarea"], (
+        "the message, and the expression in force"
+    )
 
 
 def test_another_object_is_added_beside_the_first(annotator: Annotator) -> None:

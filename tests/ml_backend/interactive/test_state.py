@@ -37,6 +37,7 @@ INSTANCE = InstanceState(
     anchor=0,
     prompts=(CLICK, BOX),
     painted={0: square(1), 1: None},
+    assigned=frozenset({1}),
     masks=(square(2), None),
     scores=(0.9, 0.8),
     answered={0: ("a", "b")},
@@ -78,6 +79,7 @@ STORED = {
                 },
             ],
             "painted": {"0": square(1), "1": None},
+            "assigned": [1],
             "shown": [square(2), None],
             "scores": [0.9, 0.8],
             "known": {"0": ["a", "b"]},
@@ -93,6 +95,9 @@ def test_the_state_is_stored_under_the_keys_of_earlier_releases() -> None:
     task = TaskState(active_index=1, instances={1: INSTANCE}, chosen_label="cat", message="Tracked.")
     assert to_json(task) == STORED
     assert from_json(json.loads(json.dumps(STORED))) == task
+    earlier = json.loads(json.dumps(STORED))
+    del earlier["objects"]["1"]["assigned"]
+    assert from_json(earlier) == replace(task, instances={1: replace(INSTANCE, assigned=frozenset())})
 
 
 @pytest.mark.parametrize(
@@ -106,26 +111,27 @@ def test_anything_else_is_refused(stored: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("prompts", "text"),
     [
-        ((CLICK,), "It has 1 click and 1 painted frame."),
-        ((CLICK, BESIDE), "It has 2 clicks (1 on the object, 1 beside it) and 1 painted frame."),
-        ((BESIDE,), "It has 1 click beside the object and 1 painted frame."),
-        ((CLICK, BOX), "It has 1 click, 1 box and 1 painted frame."),
+        ((CLICK,), "1 click on the object; 1 painted frame."),
+        ((CLICK, BESIDE), "2 clicks: 1 on the object, 1 beside it; 1 painted frame."),
+        ((BESIDE,), "1 click beside the object; 1 painted frame."),
+        ((CLICK, BOX), "1 click on the object; 1 box; 1 painted frame."),
     ],
 )
 def test_prompts_are_counted_by_kind(prompts: tuple[Prompt, ...], text: str) -> None:
     masks = (square(2), EMPTY)
-    described = describe_tracked(replace(INSTANCE, prompts=prompts), masks, kept_track=True)
+    described = describe_tracked("object 2", replace(INSTANCE, prompts=prompts), masks, kept_track=True)
     assert described == (
-        f"Tracked “the dog” on 1 of 2 frames; not visible on 2. {text} Frames 1–2 stay as you left them."
+        "Object 2 (the dog) is tracked on 1 of 2 frames; not visible on 2. "
+        f"{text} Frames 1–2 stay as you left them."
     )
 
 
 def test_what_prompts_did_not_do_is_said() -> None:
-    text = describe_tracked(INSTANCE, (square(2), square(2)), kept_track=False, unused=(0,))
+    text = describe_tracked("object 2", INSTANCE, (square(2), square(2)), kept_track=False, unused=(0,))
     assert "another object than the track before" in text
     assert "clicks on frame 1 had no effect" in text
-    assert describe_no_object(INSTANCE, (CLICK,)).startswith(
-        "No object was found at the click on frame 4, so “the dog”"
+    assert describe_no_object("object 2", (CLICK,)).startswith(
+        "No object was found at the click on frame 4, so object 2 stays"
     )
     assert describe_kept_pages(replace(INSTANCE, painted={4: square(1)})).startswith(
         "Frame 5 stays as you left it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.client import LabelStudioClient
 from tests.support.annotator import TASK, Annotator, decoded_pages, painted, top
 from tests.support.backend import Backend, FakeLabelStudio, recorded
+from tests.support.requests import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 Result = dict[str, Any]
@@ -171,3 +174,43 @@ def test_our_own_change_does_not_end_what_the_annotator_began(
     annotator.backend.post("/webhook", event)
     annotator.point(5)
     assert "2 clicks" in annotator.status
+
+
+def ask_and_submit(annotator: Annotator, fake: FakeLabelStudio, folder: Path) -> None:
+    """Ask, and submit while the models still work: Label Studio stores the text and no region."""
+    release = folder / "release"
+    text = f"wait {release}"
+    asking = threading.Thread(target=annotator.type, args=(text,))
+    asking.start()
+    wait_until(Path(f"{release}.started").exists)
+    typed = {"id": "e", "from_name": "expression", "to_name": "frames", "type": "textarea"}
+    verdict = {"id": "v", "from_name": "verdict", "to_name": "frames", "type": "choices"}
+    results = [{**typed, "value": {"text": [text]}}, {**verdict, "value": {"choices": ["Accept"]}}]
+    submit(annotator, fake, results)
+    release.touch()
+    asking.join()
+
+
+def test_an_answer_to_a_task_that_was_submitted_meanwhile_goes_into_the_annotation(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    ask_and_submit(annotator, fake_label_studio, tmp_path)
+    stored = fake_label_studio.annotations[0]
+    assert len(tops(stored["result"])) == 10
+    assert [r["id"] for r in stored["result"] if r["type"] == "choices"] == ["v"], "what was submitted stays"
+    assert [r["value"]["text"] for r in stored["result"] if r["from_name"] == "expression"] == [
+        [f"wait {tmp_path / 'release'}"]
+    ]
+    assert list(annotator.draft) == ["status-frames"], "the page may show another task by now"
+    assert annotator.status.startswith(f"Task {TASK} was submitted while the backend worked on it.")
+    completed = submitted_pages(annotator).complete(stored, 1, TASK, annotator.body["label_config"])
+    assert {r["origin"] for r in completed["result"] if "item_index" in r} == {"prediction"}
+
+
+def test_where_the_annotation_cannot_be_changed_the_annotator_is_told(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotator.backend.service.connections, "client", lambda project: None)
+    ask_and_submit(annotator, fake_label_studio, tmp_path)
+    assert "The answer is not in its annotation (no Label Studio is connected" in annotator.status
+    assert "ask again, and update it" in annotator.status

@@ -189,6 +189,17 @@ IMAGE = '<Image name="i" valueList="$frames"/>'
 MASK = '<BrushLabels name="m" toName="i"><Label value="car"/><Label value="bus"/></BrushLabels>'
 
 
+def test_all_configurations_share_one_desk() -> None:
+    def rules(name: str) -> list[str]:
+        text = (Path("label_config") / f"{name}.xml").read_text(encoding="utf-8")
+        return [line.strip() for line in text.split("<Style>")[1].split("</Style>")[0].splitlines()]
+
+    for side in ("frames", "video", "video_and_frames"):
+        assert rules(side) == rules(f"{side}_classes")
+    assert rules("frames") == rules("video_and_frames")
+    assert set(rules("video")) < set(rules("frames"))
+
+
 @pytest.mark.parametrize("name", ["frames_classes", "video_classes", "video_and_frames_classes"])
 def test_the_configurations_of_classes_are_unambiguous(name: str) -> None:
     controls = parse_controls((Path("label_config") / f"{name}.xml").read_text())
@@ -217,6 +228,10 @@ def test_the_configurations_of_classes_are_unambiguous(name: str) -> None:
         (
             '<Choices name="main" toName="i"><Choice value="car"/><Choice value="bus"/></Choices>',
             "the answers to 'main' are labels",
+        ),
+        (
+            '<TextArea name="expression" toName="i" smart="false"/>',
+            "texts typed into 'expression' ask nothing",
         ),
     ],
 )

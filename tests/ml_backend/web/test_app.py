@@ -157,7 +157,10 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("the ball", "Tracked “the ball” on 10 of 12 frames (score 0.80); not visible on 11–12."),
+        (
+            "the ball",
+            "Object 1 is “the ball”, tracked on 10 of 12 frames (score 0.80); not visible on 11–12.",
+        ),
         (
             "nothing here",
             "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
@@ -188,8 +191,8 @@ def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend
     (item,) = backend.post("/predict", body)["results"]
     assert "Still working" in item["result"][0]["value"]["text"][0]
     release.touch()
-    # However long this machine takes, it ends with ten pages and what is said of them.
-    wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 11)
+    # However long this machine takes, it ends with ten pages, the expression in force and what is said of them.
+    wait_until(lambda: len(backend.post("/predict", body)["results"][0]["result"]) == 12)
     assert ProposalStore(backend.database).count() == 1
 
 
