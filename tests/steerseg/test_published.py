@@ -24,7 +24,7 @@ from steerseg.lvlm.families.base import GridRule
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import BUILT_IN, Preset, find_preset, load_preset
 from steerseg.reasoning import expression_as
-from steerseg.segmenters.sam2 import preprocess_bicubic
+from steerseg.segmenters.pixels import preprocess_bicubic
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.training import Examples

@@ -23,7 +23,8 @@ from steerseg.config import PipelineConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
-from steerseg.segmenters.sam2 import Sam2, preprocess
+from steerseg.segmenters.pixels import preprocess
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_step import TrackingStep
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 from steerseg.video import Video, video_from_frames
