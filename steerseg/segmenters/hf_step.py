@@ -123,8 +123,7 @@ class VideoModelStep:
         with self._precision():
             heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
-            memory = remember(self._model, levels[-1], large.sigmoid(), heads.presence)
-            tokens = self._compress(memory)
+            tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
         return heads.logits.float(), heads.pointers, tokens, heads.presence[:, 0].float().sigmoid()
 
     def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
@@ -149,9 +148,7 @@ class VideoModelStep:
             tokens.append(
                 torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim).transpose(0, 1)
             )
-            encodings.append(
-                self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0)
-            )
+            encodings.append(self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
         # By position, since the library has misspelt a name that it may mend.
         attended = model.memory_attention(
@@ -162,7 +159,7 @@ class VideoModelStep:
             pointer_tokens,
             *self._attention_arguments(len(memories)),
         )
-        conditioned: Tensor = attended[0].transpose(1, 2).reshape(features.shape)
+        conditioned: Tensor = attended[0].transpose(1, 2).unflatten(2, features.shape[2:])
         return conditioned
 
     def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
@@ -227,20 +224,23 @@ def blend_pointers(model: Any, pointers: Tensor, visible: Tensor) -> Tensor:
     return share * pointers + (1 - share) * model.no_object_pointer
 
 
-def remember(model: Any, features: Tensor, masks: Tensor, presence: Tensor) -> Tensor:
+def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, binary: bool) -> Tensor:
     """Encode N objects as memories.
 
     Args:
         model: As of :class:`VideoModelStep`.
         features: (N, C, h, w) image features of the lowest level.
-        masks: (N, 1, S, S) float32 in [0, 1].
+        logits: (N, 1, S, S) mask logits at the model's input size.
         presence: (N, 1) object score logits.
+        binary: Whether pixels count as in or out, as where the object was prompted.
 
     Returns:
         (N, C_mem, h, w).
     """
     config = model.config
-    scaled = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+    logits = at_side(logits, 4 * model.prompt_encoder.mask_input_size[0], antialias=True)
+    shares = (logits > 0).to(logits.dtype) if binary else logits.sigmoid()
+    scaled = shares * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
     memory: Tensor = model.memory_encoder(features, scaled)[0]
     if model.occlusion_spatial_embedding_parameter is None:
         return memory

@@ -83,7 +83,7 @@ def test_a_presets_own_fields_come_on_top_of_its_settings(preset: Path) -> None:
     )
     assert base.config.borders == "normalised"
     assert base.config.conditioning == "mask"
-    wrong = base.model_copy(update={"segmenter": {"resample": "bicubic"}})
+    wrong = base.model_copy(update={"segmenter_settings": {"resample": "bicubic"}})
     with pytest.raises(ConfigError, match="SegmenterConfig"):
         _ = wrong.segmenter_config
 

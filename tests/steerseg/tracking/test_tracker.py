@@ -497,7 +497,8 @@ def test_every_published_size_is_known_by_its_hub_id(generation: str, size: str,
     assert weights == f"{generation}_hiera_{size.replace('-', '_')}.pt"
 
 
-def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:
+def test_folders_that_are_no_model(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="neither a folder nor a published"):
         Tracker.from_pretrained("somebody/else")
     with pytest.raises(ModelError, match="configuration"):
