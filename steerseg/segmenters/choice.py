@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
+from transformers.utils import logging
 
 from steerseg.config import SegmenterConfig
 from steerseg.errors import ModelError
@@ -65,6 +68,18 @@ def _fetch(name: str) -> Path:
         ) from error
 
 
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Inside, the library shows none: callers have a progress display of their own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _load_video_model(
     folder: Path, name: str, device: torch.device, dtype: torch.dtype, config: SegmenterConfig
 ) -> VideoModel:
@@ -80,10 +95,16 @@ def _load_video_model(
     kind = KINDS[model_type]
     architecture = getattr(transformers, kind.architecture)
     try:
-        model, report = architecture.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        with _without_progress_bar():
+            model, report = architecture.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+    except ImportError as error:
+        raise ModelError(
+            f"the segmenter {name} needs another package: {error}. EdgeTAM's is installed with "
+            "`pip install 'steerseg[edgetam]'`."
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the segmenter {name} could not be loaded: {error}") from error
     missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if missing:

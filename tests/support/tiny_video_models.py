@@ -48,6 +48,7 @@ _REPVIT = {
     "backbone_config": {
         "model_type": "timm_wrapper",
         "architecture": "repvit_m1",
+        "num_classes": 2,
         "model_args": {
             "in_chans": 3,
             "features_only": True,

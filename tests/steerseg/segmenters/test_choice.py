@@ -73,16 +73,24 @@ def test_a_name_stands_for_published_weights(folders: Path, monkeypatch: pytest.
 def test_the_checkpoint_of_sam3_holds_its_tracker(folders: Path, tmp_path: Path) -> None:
     """The published one has the detector beside it, and names the tracker's weights and configuration as a part."""
     parts = json.loads((folders / "sam3" / "config.json").read_text())
-    whole = {"model_type": "sam3_video", "tracker_config": parts, "architectures": ["Sam3VideoModel"]}
-    (tmp_path / "config.json").write_text(json.dumps(whole))
-    state = load_file(folders / "sam3" / "model.safetensors")
-    renamed = {f"tracker_model.{name}": value for name, value in state.items()}
-    renamed["detector_model.extra"] = torch.zeros(1)
-    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam3_video", "tracker_config": parts}))
+    expected = tiny_video_model("sam3").state_dict()
+    published = {_published_name(name): value for name, value in expected.items()}
+    published["detector_model.extra"] = torch.zeros(1)
+    save_file(published, tmp_path / "model.safetensors", metadata={"format": "pt"})
     segmenter = load_segmenter(tmp_path)
     assert isinstance(segmenter, Sam3Tracker)
     given = segmenter.model.state_dict()
-    assert all(torch.equal(given[name], value) for name, value in state.items())
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], value) for name, value in expected.items())
+
+
+def _published_name(name: str) -> str:
+    if name.startswith("vision_encoder.backbone."):
+        return f"detector_model.{name}"
+    if name.startswith("vision_encoder.neck."):
+        return name.replace("vision_encoder.neck.", "tracker_neck.")
+    return f"tracker_model.{name}"
 
 
 def test_weights_that_do_not_fit_are_an_error(folders: Path, tmp_path: Path) -> None:
