@@ -6,11 +6,13 @@ objects, on tensors that the driver hands in; see :mod:`steerseg.segmenters.hf_s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -270,9 +272,12 @@ class EdgeTam(VideoModel):
         return torch.cat(tokens).to(self.memory_dtype)
 
     def _token_positions(self) -> Tensor:
-        empty = torch.zeros_like(self._memory_position)
-        position: Tensor = self.model.spatial_perceiver(empty, self._memory_position)[1]
-        return position.transpose(0, 1).clone()
+        """Tokens without a place come first, then those of a grid."""
+        perceiver = self.model.spatial_perceiver
+        side = math.isqrt(perceiver.num_latents_2d)
+        shape = torch.Size((1, self.model.mem_dim, side, side))
+        grid = perceiver.positional_encoding(shape, self.device, torch.float32).flatten(2)
+        return F.pad(grid, (perceiver.num_latents_1d, 0)).permute(2, 0, 1)
 
     @staticmethod
     def _attention_arguments(memories: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from transformers import Sam2ImageProcessor, Sam2VideoProcessor, Sam2VideoVideoP
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from steerseg.config import SegmenterConfig
+from steerseg.segmenters.frozen import FrozenSegmenter, round_multiplied_weights
 from steerseg.segmenters.hf import EdgeTam, Sam3Tracker, VideoModel
 from steerseg.segmenters.pixels import preprocess
 from steerseg.tracking import Candidate, Prompt, Tracker
@@ -94,9 +95,8 @@ def click(frame: int, x: float, y: float) -> Prompt:
 BOX = (0.3, 0.2, 0.3, 0.5)
 CASES = {
     "click": [[click(10, 0.5, 0.4)]],
-    "clicks": [[Prompt(10, points=((0.5, 0.4), (0.9, 0.9)), labels=(True, False))]],
     "box": [[Prompt(0, box=BOX)]],
-    "box and click": [[Prompt(21, points=((0.45, 0.4),), labels=(True,), box=BOX)]],
+    "box and clicks": [[Prompt(21, points=((0.45, 0.4), (0.9, 0.9)), labels=(True, False), box=BOX)]],
     "mask": [[Prompt(10, mask=square())]],
     "empty mask": [[Prompt(10, mask=np.zeros((HEIGHT, WIDTH), dtype=bool))]],
     "several frames": [[click(4, 0.2, 0.4), Prompt(9, box=BOX), Prompt(17, mask=square())]],
@@ -162,3 +162,44 @@ def test_a_correction_hears_the_memories_and_conditions_other_frames(tracker: Tr
     assert (after[14] - before[14]).abs().max() > 1e-3
     assert (after[14] - alone).abs().max() > 1e-3
     assert (after[20] - before[20]).abs().max() > 1e-3
+
+
+def moving(tracker: Tracker, video: Video) -> Tensor:
+    """(3, 9, h, w) logits of a click, a box and a mask, the box corrected later."""
+    encoded = tracker.open(video_from_frames(video.frames[:9], fps=8.0))
+    prompts = [click(3, 0.3, 0.4), Prompt(3, box=BOX), Prompt(3, mask=square())]
+    started = [tracker.start(encoded, [prompt]) for prompt in prompts]
+    started[1] = tracker.correct(encoded, started[1], click(6, 0.9, 0.9))
+    return tracker.propagate(encoded, started).logits
+
+
+@pytest.mark.parametrize("name", list(SEGMENTERS))
+def test_half_precision_gives_about_the_same(
+    name: str, video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU under the context that a GPU runs in, so that no number is of a wrong type."""
+    kind = SEGMENTERS[name]
+    expected = moving(Tracker(kind(tiny_video_model(name), version="-")), video)
+    monkeypatch.setattr(FrozenSegmenter, "_precision_is_lower", True)
+    monkeypatch.setattr(FrozenSegmenter, "_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    model = tiny_video_model(name)
+    round_multiplied_weights(model, torch.bfloat16)
+    given = moving(Tracker(kind(model, version="-", dtype=torch.bfloat16)), video)
+    assert given.dtype == torch.float32
+    assert (given - expected).norm() <= 0.1 * expected.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", list(SEGMENTERS))
+def test_a_gpu_replays_steps(name: str, dtype: torch.dtype, video: Video) -> None:
+    segmenter = SEGMENTERS[name](tiny_video_model(name).cuda(), version="-", dtype=dtype)
+    tracker = Tracker(segmenter)
+    segmenter.captures = False
+    expected = moving(tracker, video)
+    segmenter.captures = True
+    tracker.warm((1, 2, 4, 6))
+    given = moving(tracker, video)
+    assert segmenter.captured_steps.replays > 0
+    most = 1e-3 if dtype == torch.float32 else 5e-2
+    assert (given - expected).norm() <= most * expected.norm()
