@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import transformers
 from huggingface_hub import snapshot_download
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
-from transformers.utils import logging
 
 from steerseg.config import SegmenterConfig
 from steerseg.errors import ModelError
@@ -71,6 +69,8 @@ def _fetch(name: str) -> Path:
 @contextlib.contextmanager
 def _without_progress_bar() -> Iterator[None]:
     """Inside, the library shows none: callers have a progress display of their own."""
+    from transformers.utils import logging
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -84,6 +84,8 @@ def _load_video_model(
     folder: Path, name: str, device: torch.device, dtype: torch.dtype, config: SegmenterConfig
 ) -> VideoModel:
     """A video model of ``transformers`` from its folder; every weight has to be there."""
+    import transformers  # seconds that SAM 2 does not need
+
     try:
         model_type = json.loads((folder / "config.json").read_bytes()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
