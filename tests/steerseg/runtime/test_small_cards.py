@@ -29,34 +29,23 @@ angles = torch.zeros(4096, 128)
 fused_kernels.rotate(torch.zeros(1, 4096, 256, dtype=torch.bfloat16), angles, angles, 4096)
 """
 
-ATTENTION = """
+# The largest tiles are for large cards only. The trial goes on to the next ones, and to torch where none fits.
+ATTENTION = f"""
 from steerseg.segmenters.fused import narrow_attention_difference
-narrow_attention_difference(torch.device("cpu"), torch.bfloat16, width=256, narrow=64, tiles={tiles})
+for tiles in {ATTENTION_TILES[1:]}:
+    narrow_attention_difference(torch.device("cpu"), torch.bfloat16, width=256, narrow=64, tiles=tiles)
 """
 
 
-def test_rollout_and_norms_fit_into_small_cards() -> None:
-    taken = shared_memory(ROLLOUT + SEGMENTER, 86)
-    kernels = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
-    assert taken.keys() == kernels | {"_add_and_norm", "_norm_channels", "_rotate"}
+def test_kernels_fit_into_small_cards() -> None:
+    taken = shared_memory(ROLLOUT + SEGMENTER + ATTENTION, 86)
+    rollout = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
+    sam2 = {"_add_and_norm", "_norm_channels", "_rotate", "_attend_part", "_join_parts"}
+    assert taken.keys() == rollout | sam2
     assert max(taken.values()) <= SMALL_CARD
-    # On the smallest cards these run as well. The others fail their trial, and torch does their work.
-    assert {name for name, size in taken.items() if size <= SMALLEST_CARD} == {
-        "_row_statistics",
-        "_next_row",
-        "_add_and_norm",
-        "_norm_channels",
-        "_rotate",
-    }
-
-
-def test_some_tiles_of_attention_to_memories_fit_into_small_cards() -> None:
-    """The trial goes from the largest to the smallest, and to torch where none fits."""
-    sizes = [
-        shared_memory(ATTENTION.format(tiles=tiles), 86)["_attend_part"] for tiles in ATTENTION_TILES[-2:]
-    ]
-    assert sizes == sorted(sizes, reverse=True)
-    assert max(sizes) <= SMALL_CARD
+    # On the smallest cards the others fail their trial, and torch does their work.
+    too_large = {name for name, size in taken.items() if size > SMALLEST_CARD}
+    assert too_large == {"_sum_columns", "_row_gradients", "_column_gradients", "_attend_part"}
 
 
 @pytest.mark.parametrize(
