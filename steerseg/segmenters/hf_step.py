@@ -221,7 +221,8 @@ def decode(
 def blend_pointers(model: Any, pointers: Tensor, visible: Tensor) -> Tensor:
     """(N, C) pointers, and the pointer of no object where (N, 1) bool says that none is visible."""
     share = visible.to(pointers.dtype)
-    return share * pointers + (1 - share) * model.no_object_pointer
+    blended: Tensor = share * pointers + (1 - share) * model.no_object_pointer
+    return blended
 
 
 def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, binary: bool) -> Tensor:
@@ -242,10 +243,10 @@ def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, 
     shares = (logits > 0).to(logits.dtype) if binary else logits.sigmoid()
     scaled = shares * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
     memory: Tensor = model.memory_encoder(features, scaled)[0]
-    if model.occlusion_spatial_embedding_parameter is None:
-        return memory
-    absent = (presence <= 0).float()[..., None, None]
-    return memory + absent * model.occlusion_spatial_embedding_parameter[..., None, None]
+    if model.occlusion_spatial_embedding_parameter is not None:
+        absent = (presence <= 0).float()[..., None, None]
+        memory = memory + absent * model.occlusion_spatial_embedding_parameter[..., None, None]
+    return memory
 
 
 def at_side(pictures: Tensor, side: int, *, antialias: bool = False) -> Tensor:

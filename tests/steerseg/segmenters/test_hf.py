@@ -44,9 +44,11 @@ def session_masks(
     tracker: Tracker, video: Video, objects: list[list[Prompt]]
 ) -> tuple[Tensor, NDArray[np.float32]]:
     """(N, T, h, w) logits and (N, T) presence of the library's session, each direction in one of its own."""
-    model, side = tracker.segmenter.model, tracker.segmenter.image_size
+    segmenter = tracker.segmenter
+    assert isinstance(segmenter, VideoModel)
+    model, side = segmenter.model, segmenter.image_size
     processor = Sam2VideoProcessor(Sam2ImageProcessor(), Sam2VideoVideoProcessor(), target_size=side)
-    pixels = preprocess(torch.from_numpy(video.frames), side, tracker.segmenter.statistics)
+    pixels = preprocess(torch.from_numpy(video.frames), side, segmenter.statistics)
     logits: dict[int, Tensor] = {}
     presence: dict[int, Tensor] = {}
     for reverse in (False, True):
@@ -200,6 +202,7 @@ def test_a_gpu_replays_steps(name: str, dtype: torch.dtype, video: Video) -> Non
     segmenter.captures = True
     tracker.warm((1, 2, 4, 6))
     given = moving(tracker, video)
+    assert segmenter.captured_steps is not None
     assert segmenter.captured_steps.replays > 0
     most = 1e-3 if dtype == torch.float32 else 5e-2
     assert (given - expected).norm() <= most * expected.norm()
