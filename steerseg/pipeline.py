@@ -229,7 +229,7 @@ class SteerSeg:
         torch_device, dtype = resolve_device(device)
         lvlm = LVLM.from_pretrained(loaded.lvlm, device=torch_device, dtype=dtype, quantise=loaded.quantise)
         tracker = Tracker.from_pretrained(
-            loaded.sam2, device=torch_device, dtype=dtype, config=loaded.segmenter_config
+            loaded.segmenter_source, device=torch_device, dtype=dtype, config=loaded.segmenter_config
         )
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(

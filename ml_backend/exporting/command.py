@@ -218,7 +218,9 @@ def load_tracker(settings: Settings) -> Tracker:
 
     device, dtype = resolve_device(settings.device)
     preset = open_preset(settings.preset)
-    return Tracker.from_pretrained(preset.sam2, device=device, dtype=dtype, config=preset.segmenter_config)
+    return Tracker.from_pretrained(
+        preset.segmenter_source, device=device, dtype=dtype, config=preset.segmenter_config
+    )
 
 
 def _parts(found: Sequence[LabelledSequence], split: Split | None) -> dict[str, frozenset[str]]:

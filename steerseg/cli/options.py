@@ -32,13 +32,19 @@ def add_model_options(parser: argparse.ArgumentParser, *, segmenter: bool = True
     models = parser.add_argument_group("models")
     models.add_argument("--preset", default="demo", help="name or folder of a preset (default: demo)")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.set_defaults(sam2=None)
+    parser.set_defaults(sam2=None, segmenter=None)
     if segmenter:
-        models.add_argument(
+        either = models.add_mutually_exclusive_group()
+        either.add_argument(
             "--sam2",
             metavar="ID",
             help="another SAM 2 than the preset's: facebook/sam2-hiera-SIZE or facebook/sam2.1-hiera-SIZE with a "
             "SIZE of tiny, small, base-plus or large, or a folder",
+        )
+        either.add_argument(
+            "--segmenter",
+            metavar="ID",
+            help="another segmenter than the preset's: edgetam, sam3, or the hub id or folder of such a model",
         )
     models.add_argument(
         "--quantise",
@@ -55,7 +61,9 @@ def preset_from(options: argparse.Namespace) -> Preset:
     """
     from steerseg.presets import open_preset
 
-    return open_preset(options.preset, sam2=options.sam2, quantise=options.quantise)
+    return open_preset(
+        options.preset, sam2=options.sam2, segmenter=options.segmenter, quantise=options.quantise
+    )
 
 
 def add_method_options(parser: argparse.ArgumentParser, *, ranked: bool = True) -> None:

@@ -52,7 +52,7 @@ class Run(BaseModel):
         content: Digest of the split; see :func:`~steerseg.evaluation.sample.split_digest`.
         preset: Name of the preset.
         lvlm: Fingerprint of the LVLM's weights, or its hub id.
-        sam2: The same for SAM 2.
+        sam2: The same for the segmenter, which was SAM 2 when results got this field.
         quantise: Bits of the LVLM's weights, where they are quantised.
         frame_tokens: Most visual tokens of a frame pass, where the preset sets it.
         grounding: Layers, budgets and questions.

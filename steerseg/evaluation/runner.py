@@ -71,7 +71,7 @@ def describe_runs(
         "content": split_digest(samples),
         "preset": preset.name,
         "lvlm": fingerprint(preset.lvlm) or preset.lvlm,
-        "sam2": fingerprint(preset.sam2) or preset.sam2,
+        "sam2": fingerprint(preset.segmenter_source) or preset.segmenter_source,
         "grounding": {
             "layers": preset.layers,
             "video_tokens": preset.video_tokens,

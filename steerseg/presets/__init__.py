@@ -1,4 +1,4 @@
-"""A preset is data: LVLM and SAM 2, layers, budgets, questions and soft prompts.
+"""A preset is data: LVLM and segmenter, layers, budgets, questions and soft prompts.
 
 A preset is a folder with a ``preset.json``. Names in it are hub ids, or folders beside the file.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
 from steerseg.errors import ConfigError
@@ -17,7 +17,8 @@ from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
 
 PRESET_FILE = "preset.json"
-_BESIDE = ("lvlm", "sam2", "soft_prompts", "lexicon")
+_BESIDE = ("lvlm", "sam2", "segmenter", "soft_prompts", "lexicon")
+_NAMED_SEGMENTERS = ("sam2", "edgetam", "sam3")
 _HERE = Path(__file__).parent
 
 _PUBLISHED = ("qwen2.5-vl-7b", "qwen2-vl-7b", "llava-onevision-7b", "internvl3-8b", "qwen3-vl-8b")
@@ -52,9 +53,11 @@ class Preset(BaseModel):
     Attributes:
         name: Name of the preset in versions.
         lvlm: Hub id of the vision-language model, or a folder beside the preset file.
-        sam2: Hub id of SAM 2, or a folder beside the preset file.
+        segmenter: ``"sam2"``, which takes its weights from ``sam2``; ``"edgetam"`` or ``"sam3"`` with their published
+            weights; or the hub id or folder beside the preset file of such a model, as ``transformers`` saves it.
+        sam2: Hub id of SAM 2, or a folder beside the preset file; needed where the segmenter is ``"sam2"``.
         quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
-        settings: The choices that ``pipeline`` and ``segmenter`` begin with: ``"own"`` or ``"published"``; see
+        settings: The choices that ``pipeline`` and ``segmenter_settings`` begin with: ``"own"`` or ``"published"``; see
             :data:`steerseg.config.PUBLISHED`.
         layers: Text layers of the rollout; the upper half of the model where left out (DecAF).
         keyframes: Number of frames that the LVLM sees.
@@ -69,7 +72,7 @@ class Preset(BaseModel):
             :class:`steerseg.words.learning.Lexicon`; where left out, the model itself says what kinds things are.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
-        segmenter: Further defaults of :class:`steerseg.config.SegmenterConfig`.
+        segmenter_settings: Further defaults of :class:`steerseg.config.SegmenterConfig`; ``segmenter`` in older files.
         replay: Examples that refinements replay, so that new ones do not erase what was known; none where left out.
         refinement: Further defaults of :class:`steerseg.config.RefinementRecipe`.
         hint: Sentence about the models' world, for annotators whose proposal is empty or unsure.
@@ -80,7 +83,8 @@ class Preset(BaseModel):
 
     name: str
     lvlm: str
-    sam2: str
+    segmenter: str = "sam2"
+    sam2: str = ""
     quantise: Quantisation | None = None
     settings: Literal["own", "published"] = "own"
     layers: tuple[int, ...] | None = None
@@ -93,11 +97,31 @@ class Preset(BaseModel):
     lexicon: str | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
-    segmenter: dict[str, Any] = {}
+    segmenter_settings: dict[str, Any] = {}
     replay: ReplaySpec | None = None
     refinement: dict[str, Any] = {}
     hint: str = ""
     unsure_below: float = Field(default=0.2, ge=-1, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_files(cls, fields: Any) -> Any:
+        """Settings were called ``segmenter`` while every preset had SAM 2."""
+        if isinstance(fields, dict) and isinstance(fields.get("segmenter"), dict):
+            fields = dict(fields)
+            fields["segmenter_settings"] = fields.pop("segmenter")
+        return fields
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.segmenter == "sam2" and not self.sam2:
+            raise ValueError("'sam2' is missing: name SAM 2's weights there, or another model by 'segmenter'")
+        return self
+
+    @property
+    def segmenter_source(self) -> str:
+        """What :func:`steerseg.segmenters.choice.load_segmenter` loads."""
+        return self.sam2 if self.segmenter == "sam2" else self.segmenter
 
     @property
     def texts(self) -> PromptTexts:
@@ -144,12 +168,12 @@ class Preset(BaseModel):
 
     @property
     def segmenter_config(self) -> SegmenterConfig:
-        """How frames and clicks reach SAM 2 under this preset."""
+        """How frames and clicks reach the segmenter under this preset."""
         try:
-            return replace(SETTINGS[self.settings].segmenter, **self.segmenter)
+            return replace(SETTINGS[self.settings].segmenter, **self.segmenter_settings)
         except TypeError as error:
             raise ConfigError(
-                f"preset {self.name!r}: {error}; 'segmenter' takes fields of SegmenterConfig."
+                f"preset {self.name!r}: {error}; 'segmenter_settings' takes fields of SegmenterConfig."
             ) from None
 
     @property
@@ -197,7 +221,7 @@ def load_preset(folder: Path) -> Preset:
     beside = {
         key: str(folder / value)
         for key in _BESIDE
-        if (value := getattr(preset, key)) is not None and (folder / value).exists()
+        if (value := getattr(preset, key)) and not _is_name(key, value) and (folder / value).exists()
     }
     replay = preset.replay
     if replay is not None and (folder / replay.source).is_dir():
@@ -214,24 +238,42 @@ def portable_card(preset: Preset) -> dict[str, Any]:
     card = preset.model_dump(mode="json", exclude_defaults=True)
     beside = [(card, key) for key in _BESIDE] + ([(card["replay"], "source")] if "replay" in card else [])
     for fields, key in beside:
-        if isinstance(fields.get(key), str) and Path(fields[key]).exists():
-            fields[key] = str(Path(fields[key]).resolve())
+        value = fields.get(key)
+        if isinstance(value, str) and not _is_name(key, value) and Path(value).exists():
+            fields[key] = str(Path(value).resolve())
     return card
 
 
+def _is_name(key: str, value: str) -> bool:
+    """Whether a field names a segmenter, whatever files there are of that name."""
+    return key == "segmenter" and value in _NAMED_SEGMENTERS
+
+
 def open_preset(
-    name_or_folder: str | Path, *, sam2: str | None = None, quantise: Quantisation | None = None
+    name_or_folder: str | Path,
+    *,
+    sam2: str | None = None,
+    segmenter: str | None = None,
+    quantise: Quantisation | None = None,
 ) -> Preset:
     """A preset by name or folder, with other models in place of its own.
 
     Args:
         name_or_folder: Built-in name or folder.
-        sam2: Hub id or folder of another SAM 2.
+        sam2: Hub id or folder of a SAM 2, in place of the preset's segmenter.
+        segmenter: Name, hub id or folder of another segmenter.
         quantise: Bits of the text model's weights.
 
     Raises:
         ConfigError: It cannot be used.
     """
     preset = load_preset(find_preset(name_or_folder))
-    changes: dict[str, Any] = {"sam2": sam2, "quantise": quantise}
-    return preset.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if sam2 is not None:
+        segmenter = "sam2"
+    changes: dict[str, Any] = {"sam2": sam2, "segmenter": segmenter, "quantise": quantise}
+    changed = preset.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if not changed.segmenter_source:
+        raise ConfigError(
+            f"preset {preset.name!r} names no SAM 2; give one by its hub id or folder (--sam2)."
+        )
+    return changed

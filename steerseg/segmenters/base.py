@@ -51,7 +51,7 @@ class ObjectMemory:
         logits: (h, w) low-resolution mask logits.
         pointer: (C,) object pointer.
         presence: (1,) object score logit.
-        spatial: (C_mem, h_mem, w_mem) spatial memory.
+        spatial: Spatial memory, in a shape of the segmenter's own.
     """
 
     logits: Tensor
@@ -93,7 +93,7 @@ class StepOutput(NamedTuple):
     Attributes:
         logits: (N, h, w) float32 low-resolution mask logits; the grid covers the whole frame.
         pointers: (N, C) object pointers.
-        spatial: (N, C_mem, h_mem, w_mem) spatial memories.
+        spatial: (N, ...) spatial memories.
         presence: (N,) float32 probability in [0, 1] that the object is visible.
     """
 
@@ -227,7 +227,7 @@ class Segmenter(Protocol):
         Args:
             attended: The chosen memories.
             levels: (N, C, h, w) features of each row's frame, of each level.
-            spatial: (N, C_mem, h_mem, w_mem) of each entry of ``attended.spatial``.
+            spatial: (N, ...) of each entry of ``attended.spatial``.
             pointers: (N, C) of each entry of ``attended.pointers``.
             distances: (P,) float32 distances of ``attended.pointers``, on the device.
         """

@@ -61,7 +61,7 @@ def load_folder(folder: Path, device: torch.device) -> tuple[Any, str]:
         model.load_state_dict(_load_weights(weights_path))
     except RuntimeError as error:
         raise ModelError(f"{weights_path} does not fit {config_path}: {error}") from error
-    return model.to(device), f"{folder.name}:{_digest(config_path, weights_path)}"
+    return model.to(device), f"{folder.name}:{digest(config_path, weights_path)}"
 
 
 def load_from_hub(name: str, device: torch.device) -> tuple[Any, str]:
@@ -94,7 +94,7 @@ def load_from_hub(name: str, device: torch.device) -> tuple[Any, str]:
             "folder with its configuration and weights"
         ) from error
     model = build_sam2_video_predictor(config_name, weights, device=str(device))
-    return model, f"{name}:{_digest(Path(weights))}"
+    return model, f"{name}:{digest(Path(weights))}"
 
 
 def _only(folder: Path, names: Sequence[str], patterns: Sequence[str], what: str) -> Path:
@@ -133,7 +133,8 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(child)
 
 
-def _digest(*paths: Path) -> str:
+def digest(*paths: Path) -> str:
+    """A hash of the content of files, in their order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

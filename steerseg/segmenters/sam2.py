@@ -6,18 +6,14 @@ here its modules are called directly, on tensors that the driver hands in.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from steerseg.config import SegmenterConfig
@@ -28,19 +24,14 @@ from steerseg.segmenters.base import (
     Features,
     MemoryReach,
     ObjectMemory,
-    StepOutput,
 )
+from steerseg.segmenters.frozen import LARGEST_LOGIT, FrozenSegmenter
 from steerseg.segmenters.loading import load_folder, load_from_hub
 from steerseg.segmenters.sam2_image_encoder import FusedImageEncoder
 from steerseg.segmenters.sam2_step import TrackingStep, attended_memories
 
-_PIXEL_MEAN = (0.485, 0.456, 0.406)
-_PIXEL_STD = (0.229, 0.224, 0.225)
-_EARLIER_LOGIT = 10.0  # what SAM 2 writes for a certain pixel of a given mask
-_LARGEST_LOGIT = 32.0  # of an answer that clicks correct; the package's own predictor clamps there
 
-
-class Sam2:
+class Sam2(FrozenSegmenter):
     """A frozen SAM 2; see :class:`steerseg.segmenters.base.Segmenter` for what its methods take and give.
 
     Args:
@@ -50,8 +41,6 @@ class Sam2:
         config: How frames and clicks reach the model.
 
     Attributes:
-        captures: Whether a GPU's steps are replayed as CUDA graphs once they were seen.
-        captured_steps: The captured steps; ``None`` before the first step.
         fused: Whether SAM 2's parts run in fewer passes over memory than the package's own code.
         memory_backend: Computes the attention to memories then; torch's choice where ``None``.
     """
@@ -64,20 +53,12 @@ class Sam2:
         dtype: torch.dtype = torch.float32,
         config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        self.model: Any = model.eval().requires_grad_(False)
-        self.version = version
-        self.device: torch.device = model.device
-        if self.device.type == "cuda" and dtype is not torch.float32:
-            round_multiplied_weights(model, dtype)
-        self._dtype = dtype
-        self._config = config
+        super().__init__(model, version=version, dtype=dtype, config=config)
         self._position_encodings: list[Tensor] = []  # (h * w, 1, C) of each level
         self._level_sizes: list[tuple[int, int]] = []
         self._memory_position: Tensor | None = None
         self._step: TrackingStep | None = None
         self._image_encoder = FusedImageEncoder(model)
-        self.captured_steps: CapturedCalls | None = None
-        self.captures = True
         self.fused = self.device.type == "cuda"
         self.memory_backend: SDPBackend | None = None
 
@@ -112,6 +93,11 @@ class Sam2:
     # ------------------------------------------------------------------ frames
 
     @property
+    def image_size(self) -> int:
+        """Side of SAM 2's input in pixels."""
+        return int(self.model.image_size)
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame's features on a GPU: two a number, at strides 4, 8 and 16."""
         side, channels = self.model.image_size, self.model.hidden_dim
@@ -121,13 +107,7 @@ class Sam2:
     @torch.inference_mode()
     def encode_frames(self, frames: NDArray[np.uint8]) -> list[Features]:
         """(B, H, W, 3) uint8 RGB -> the features of each frame."""
-        if self._config.resampling == "bicubic":
-            pixels = preprocess_bicubic(frames, self.model.image_size).to(self.device)
-        else:
-            pixels = preprocess(self._on_device(frames), self.model.image_size)
-        if self._precision_is_lower:
-            pixels = pixels.to(self._dtype)  # as the first product would
-        levels = self._encode_pixels(pixels)
+        levels = self._encode_pixels(self._pixels(frames))
         if not self._position_encodings:
             encoding = self.model.image_encoder.neck.position_encoding
             positions = [encoding(level[:1]).to(level.dtype) for level in levels]
@@ -141,22 +121,6 @@ class Sam2:
             if self.fused and self._image_encoder.supported():
                 return tuple(self._image_encoder(pixels))
             return tuple(self.model.forward_image(pixels)["backbone_fpn"][-self.model.num_feature_levels :])
-
-    def _on_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Frames on the model's device. A GPU copies them from page-locked memory, and nobody waits for it."""
-        tensor = torch.from_numpy(pixels)
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
-    @property
-    def _precision_is_lower(self) -> bool:
-        return self.device.type == "cuda" and self._dtype is not torch.float32
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._precision_is_lower:
-            return torch.autocast("cuda", dtype=self._dtype)
-        return contextlib.nullcontext()
 
     # ------------------------------------------------------------------ prompts
 
@@ -173,10 +137,7 @@ class Sam2:
         earlier: NDArray[np.bool_] | None = None,
     ) -> list[DecodedMask]:
         """Decode one set of clicks a row; a box is its two corners."""
-        logits: Tensor | None = None
-        if earlier is not None:
-            # As logits on SAM 2's own grid, as its predictors hand a first answer to correcting clicks.
-            logits = (self._coverage(earlier, self.logits_side) * 2 - 1) * _EARLIER_LOGIT
+        logits = None if earlier is None else self._earlier_logits(earlier)
         return self._decode(levels, clicks=self._clicks(positions, labels), earlier=logits)
 
     @torch.inference_mode()
@@ -194,7 +155,7 @@ class Sam2:
             output = self.model._forward_sam_heads(
                 backbone_features=conditioned,
                 point_inputs=clicks,
-                mask_inputs=logits[:, None].float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT),
+                mask_inputs=logits[:, None].float().clamp(-LARGEST_LOGIT, LARGEST_LOGIT),
                 high_res_features=list(levels[:-1]) or None,
                 multimask_output=self.model._use_multimask(False, clicks),
             )
@@ -203,25 +164,13 @@ class Sam2:
     def _clicks(self, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Clicks as SAM 2's prompt encoder takes them."""
         return {
-            # SAM 2's pixel coordinates, to which it adds half a pixel itself.
-            "point_coords": (
-                positions * self.model.image_size - (0.5 if self._config.clicks == "exact" else 0.0)
-            ).to(self.device),
+            "point_coords": self._click_pixels(positions),
             "point_labels": labels.to(self.device),
         }
 
     def decode_mask(self, levels: Sequence[Tensor], mask: NDArray[np.bool_]) -> DecodedMask:
         """Take a mask of the frame's size as the truth on its frame."""
-        given = (self._coverage(mask, self.model.image_size) >= 0.5).float()
-        return self._decode(levels, mask=given)[0]
-
-    def _coverage(self, mask: NDArray[np.bool_], side: int) -> Tensor:
-        """A mask as (1, 1, side, side) coverage in [0, 1], on the device."""
-        coverage = torch.from_numpy(mask).float()[None, None]
-        coverage = F.interpolate(
-            coverage, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-        )
-        return coverage.to(self.device)
+        return self._decode(levels, mask=self._mask_pixels(mask))[0]
 
     @torch.inference_mode()
     def _decode(
@@ -281,32 +230,6 @@ class Sam2:
         """Choose the memories of a step, as the package does."""
         return attended_memories(self.model, index, prompted, num_frames)
 
-    @torch.inference_mode()
-    def attend(
-        self,
-        attended: AttendedMemories,
-        levels: Sequence[Tensor],
-        spatial: Sequence[Tensor],
-        pointers: Sequence[Tensor],
-        distances: Tensor,
-    ) -> Tensor:
-        """Features of N frames that have attended to memories; never captured, since corrections are few."""
-        step = self.tracking_step()
-        return step.attend(*step.arguments(attended, levels, spatial, pointers, distances))
-
-    def step(
-        self,
-        attended: AttendedMemories,
-        levels: Sequence[Tensor],
-        spatial: Sequence[Tensor],
-        pointers: Sequence[Tensor],
-        distances: Tensor,
-    ) -> StepOutput:
-        """Track N objects on one frame each; on a GPU, a replay of a captured step."""
-        step = self.tracking_step()
-        call = self.captured_steps if self.captures and self.captured_steps is not None else step
-        return StepOutput(*call(*step.arguments(attended, levels, spatial, pointers, distances)))
-
     def tracking_step(self) -> TrackingStep:
         """The step as a function of tensors, made when the first memory was encoded.
 
@@ -327,31 +250,6 @@ class Sam2:
         self._step.fused, self._step.backend = self.fused, self.memory_backend
         return self._step
 
-    @property
-    def captures_steps(self) -> bool:
-        """Whether steps are captured as CUDA graphs: on a GPU, unless that is switched off."""
-        return self.device.type == "cuda" and self.captures
-
-    @property
-    def capture_seconds(self) -> float:
-        """Seconds that capturing steps has taken so far."""
-        return 0.0 if self.captured_steps is None else self.captured_steps.capture_seconds
-
-    @contextlib.contextmanager
-    def capturing_at_once(self) -> Iterator[None]:
-        """Inside, a form of a step is captured when it is first seen.
-
-        Raises:
-            RuntimeError: No memory was encoded yet.
-        """
-        self.tracking_step()
-        assert self.captured_steps is not None
-        before, self.captured_steps.sights = self.captured_steps.sights, 1
-        try:
-            yield
-        finally:
-            self.captured_steps.sights = before
-
 
 def _answers(output: Sequence[Any], *, clicked: bool) -> list[DecodedMask]:
     """The output of SAM 2's heads, row by row."""
@@ -363,36 +261,3 @@ def _answers(output: Sequence[Any], *, clicked: bool) -> list[DecodedMask]:
         DecodedMask(best[i], logits[i, 0], masks[i], large[i, 0], pointers[i], presence[i], clicked)
         for i in range(len(best))
     ]
-
-
-def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep in ``dtype`` what autocast would bring there at every use, hundreds of times a frame. The same numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            module.to(dtype)
-
-
-def preprocess(frames: Tensor, size: int) -> Tensor:
-    """(B, H, W, 3) uint8 RGB -> (B, 3, size, size) float32 with the statistics that SAM 2 expects."""
-    pixels = frames.permute(0, 3, 1, 2).float().div_(255)
-    pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    return _normalised(pixels)
-
-
-def preprocess_bicubic(frames: NDArray[np.uint8], size: int) -> Tensor:
-    """The same by PIL's bicubic filter, which rounds to whole numbers, as SAM 2's own loader of frames; on the CPU."""
-    resized = np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in frames])
-    return _normalised(torch.from_numpy(resized).permute(0, 3, 1, 2).float().div_(255))
-
-
-def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = _statistics(pixels.device)
-    return pixels.sub_(mean).div_(std)
-
-
-@functools.cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) mean and deviation of each colour, there once: bringing them to a GPU waits for all of its work."""
-    with torch.inference_mode(False):
-        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_PIXEL_MEAN, _PIXEL_STD))
-    return mean, std

@@ -63,7 +63,7 @@ class MemoryBank:
         return torch.stack([memory.logits for memory in known]).float(), presence[:, 0].float().sigmoid()
 
     def spatial(self, attended: AttendedMemories) -> list[Tensor]:
-        """(N, C_mem, h_mem, w_mem) of each spatial memory that is attended to."""
+        """(N, ...) of each spatial memory that is attended to."""
         return [self._spatial[index] for _, index in attended.spatial]
 
     def pointers(self, attended: AttendedMemories) -> list[Tensor]:
@@ -75,7 +75,7 @@ class MemoryBank:
 
         Args:
             index: Of the step.
-            spatial: (N, C_mem, h_mem, w_mem).
+            spatial: (N, ...).
             pointers: (N, C).
         """
         self._spatial[index], self._pointers[index] = spatial, pointers

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.points import PointPrompt
 from steerseg.segmenters.base import ObjectMemory, Segmenter
-from steerseg.segmenters.sam2 import Sam2
+from steerseg.segmenters.choice import load_segmenter
 from steerseg.tracking.candidates import find_candidates
 from steerseg.tracking.features import EncodedVideo
 from steerseg.tracking.frame_encoder import FrameEncoder
@@ -47,7 +47,7 @@ class Tracker:
 
     Example:
         >>> from steerseg.presets import open_preset
-        >>> tracker = Tracker.from_pretrained(open_preset("demo").sam2)
+        >>> tracker = Tracker.from_pretrained(open_preset("demo").segmenter_source)
         >>> film = video_from_frames(np.zeros((3, 90, 160, 3), dtype=np.uint8), fps=8.0)
         >>> encoded = tracker.open(film)
         >>> candidate = tracker.start(encoded, [Prompt(0, points=((0.5, 0.5),), labels=(True,))])
@@ -70,10 +70,10 @@ class Tracker:
         dtype: torch.dtype = torch.float32,
         config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
     ) -> Tracker:
-        """Load SAM 2 from a folder or from the Hugging Face hub.
+        """Load a segmenter by its name, its hub id or its folder.
 
         Args:
-            source: See :meth:`steerseg.segmenters.sam2.Sam2.from_pretrained`.
+            source: See :func:`steerseg.segmenters.choice.load_segmenter`.
             device: Where to run.
             dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
             config: How frames and clicks reach the segmenter.
@@ -81,7 +81,7 @@ class Tracker:
         Raises:
             ModelError: Nothing usable is there, or weights and configuration do not fit.
         """
-        return cls(Sam2.from_pretrained(source, device, dtype, config))
+        return cls(load_segmenter(source, device, dtype, config))
 
     @property
     def version(self) -> str:

@@ -24,7 +24,7 @@ from steerseg.lvlm.families.base import GridRule
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import BUILT_IN, Preset, find_preset, load_preset
 from steerseg.reasoning import expression_as
-from steerseg.segmenters.sam2 import preprocess_bicubic
+from steerseg.segmenters.pixels import preprocess_bicubic
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.training import Examples
@@ -83,7 +83,7 @@ def test_a_presets_own_fields_come_on_top_of_its_settings(preset: Path) -> None:
     )
     assert base.config.borders == "normalised"
     assert base.config.conditioning == "mask"
-    wrong = base.model_copy(update={"segmenter": {"resample": "bicubic"}})
+    wrong = base.model_copy(update={"segmenter_settings": {"resample": "bicubic"}})
     with pytest.raises(ConfigError, match="SegmenterConfig"):
         _ = wrong.segmenter_config
 

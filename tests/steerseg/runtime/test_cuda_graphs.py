@@ -15,7 +15,8 @@ from torch import Tensor
 from steerseg.errors import Cancelled
 from steerseg.points import PointPrompt
 from steerseg.runtime.cuda_graphs import _copy_all
-from steerseg.segmenters.sam2 import Sam2, round_multiplied_weights
+from steerseg.segmenters.frozen import round_multiplied_weights
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_step import attended_memories
 from steerseg.tracking import EncodedVideo, Prompt, Tracker
 from steerseg.tracking.host_transfer import HostTransfer

@@ -16,7 +16,8 @@ from steerseg.config import PUBLISHED, Conditioning, PipelineConfig, SegmenterCo
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.masks import iou
 from steerseg.points import PointPrompt
-from steerseg.segmenters.sam2 import Sam2, preprocess, preprocess_bicubic
+from steerseg.segmenters.pixels import preprocess, preprocess_bicubic
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2

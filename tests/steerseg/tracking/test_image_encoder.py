@@ -13,6 +13,7 @@ import torch
 
 from steerseg.demo.sam2 import Sam2Size, build_sam2
 from steerseg.segmenters import fused
+from steerseg.segmenters.frozen import round_multiplied_weights
 from steerseg.segmenters.fused import (
     ATTENTION_TILES,
     AttentionTiles,
@@ -21,7 +22,7 @@ from steerseg.segmenters.fused import (
     narrow_attention_difference,
     narrow_attention_tiles,
 )
-from steerseg.segmenters.sam2 import Sam2, round_multiplied_weights
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_image_encoder import FusedImageEncoder
 from steerseg.tracking import EncodedVideo
 from steerseg.tracking.frame_encoder import full_batches

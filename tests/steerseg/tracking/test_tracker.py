@@ -23,7 +23,8 @@ from steerseg.config import PipelineConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.points import PointPrompt
-from steerseg.segmenters.sam2 import Sam2, preprocess
+from steerseg.segmenters.pixels import preprocess
+from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_step import TrackingStep
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 from steerseg.video import Video, video_from_frames
@@ -496,7 +497,8 @@ def test_every_published_size_is_known_by_its_hub_id(generation: str, size: str,
     assert weights == f"{generation}_hiera_{size.replace('-', '_')}.pt"
 
 
-def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:
+def test_folders_that_are_no_model(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="neither a folder nor a published"):
         Tracker.from_pretrained("somebody/else")
     with pytest.raises(ModelError, match="configuration"):

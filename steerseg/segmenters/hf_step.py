@@ -1,0 +1,258 @@
+"""One frame of tracking by a video model of ``transformers``, as a function of tensors.
+
+The modules are the library's own: attention to memories, prompt encoder, mask decoder and memory encoder. What joins
+them is written here for N objects in one batch, since the library's sessions take one object at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
+from torch import Tensor
+
+from steerseg.segmenters.base import AttendedMemories
+
+_ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
+
+
+class Heads(NamedTuple):
+    """The mask decoder's answer for N objects.
+
+    Attributes:
+        ious: (N,) estimated overlap with the object.
+        logits: (N, h, w) low-resolution mask logits.
+        pointers: (N, C) object pointers.
+        presence: (N, 1) object score logits.
+    """
+
+    ious: Tensor
+    logits: Tensor
+    pointers: Tensor
+    presence: Tensor
+
+
+def attended_memories(
+    config: Any, index: int, prompted: Collection[int], num_frames: int
+) -> AttendedMemories:
+    """Choose the memories that the library's sessions attend to, on a path whose earlier indices are all known.
+
+    Unlike ``sam2``, they attend to the pointers of all prompts up to now, also of those whose spatial memories are
+    left out for closer ones.
+
+    Args:
+        config: Of the model.
+        index: Of the step, counted from the path's start.
+        prompted: Indices with a prompt, in their order; negative ones lie behind the start.
+        num_frames: Of the video.
+    """
+    selected, others = select_closest_cond_frames(index, dict.fromkeys(prompted), config.max_cond_frame_num)
+    spatial = [(0, other) for other in selected]
+    for distance in range(config.num_maskmem - 1, 0, -1):
+        other = index - distance
+        if other in others or (other >= 0 and other not in selected):
+            # Temporal encodings are stored by distance; the selected prompts have the last one.
+            spatial.append((config.num_maskmem - distance, other))
+    most = min(num_frames, config.max_object_pointers_in_encoder)
+    pointers = [(index - other, other) for other in prompted if other <= index]
+    recent = range(1, min(most, index + 1))
+    pointers += [(distance, index - distance) for distance in recent if index - distance not in prompted]
+    return AttendedMemories(tuple(spatial), tuple(pointers), most - 1)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """All of a step that is no tensor: number of levels, temporal position of each memory, divisor of distances."""
+
+    levels: int
+    positions: tuple[int, ...]
+    span: int
+
+
+class VideoModelStep:
+    """Tracks N objects on one frame each; callable as :data:`steerseg.runtime.cuda_graphs.Function`.
+
+    Args:
+        model: A ``Sam2VideoModel``, ``Sam3TrackerVideoModel`` or ``EdgeTamVideoModel``.
+        compress: Turns (N, C_mem, h, w) memories into the (N, L, C_mem) tokens that are attended to, and
+            that are kept.
+        image_position: (h * w, 1, C) position encoding of the lowest level.
+        memory_position: (L, 1, C_mem) position encoding of a memory's tokens.
+        attention_arguments: Further arguments of the memory attention, of the number of memories.
+        precision: Makes the context under which the modules run.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        compress: Callable[[Tensor], Tensor],
+        image_position: Tensor,
+        memory_position: Tensor,
+        attention_arguments: Callable[[int], tuple[int, ...]],
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._model = model
+        self._compress = compress
+        self._image_position = image_position
+        self._memory_position = memory_position
+        self._attention_arguments = attention_arguments
+        self._precision = precision
+
+    def arguments(
+        self,
+        attended: AttendedMemories,
+        levels: Sequence[Tensor],
+        memories: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
+    ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
+        """Order the arguments of a step as :meth:`__call__` takes them."""
+        form = _Form(len(levels), tuple(position for position, _ in attended.spatial), attended.span)
+        return form, [*levels, *memories, *pointers], [distances]
+
+    def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
+        assert isinstance(key, _Form)
+        levels = rows[: key.levels]
+        with self._precision():
+            heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
+            large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
+            tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
+        return heads.logits.float(), heads.pointers, tokens, heads.presence[:, 0].float().sigmoid()
+
+    def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
+        assert isinstance(key, _Form)
+        with self._precision():
+            return self._attend(key, rows, shared)
+
+    def _attend(self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        model = self._model
+        end = form.levels + len(form.positions)
+        features, memories, pointers = rows[form.levels - 1], rows[form.levels : end], rows[end:]
+        count, width = features.shape[:2]
+        temporal = model.memory_temporal_positional_encoding  # (positions, 1, 1, C_mem)
+        tokens = [memory.transpose(0, 1) for memory in memories]  # (L, N, C_mem)
+        encodings = [
+            self._memory_position + temporal[model.num_maskmem - 1 - position] for position in form.positions
+        ]
+        pointer_tokens = 0
+        if pointers:
+            parts = width // model.mem_dim
+            tokens.append(
+                torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim).transpose(0, 1)
+            )
+            encodings.append(self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0))
+            pointer_tokens = len(pointers) * parts
+        # By position, since the library has misspelt a name that it may mend.
+        attended = model.memory_attention(
+            features.flatten(2).permute(2, 0, 1),
+            torch.cat(tokens),
+            self._image_position,
+            torch.cat(encodings),
+            pointer_tokens,
+            *self._attention_arguments(len(memories)),
+        )
+        conditioned: Tensor = attended[0].transpose(1, 2).unflatten(2, features.shape[2:])
+        return conditioned
+
+    def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
+        """(P, 1, C_mem), by the pointers' distances in time."""
+        model = self._model
+        if not model.config.enable_temporal_pos_encoding_for_object_pointers:
+            return distances.new_zeros(len(distances), 1, model.mem_dim)
+        sines = get_1d_sine_pe(distances / span, dim=width)
+        encoding: Tensor = model.temporal_positional_encoding_projection_layer(sines)
+        return encoding[:, None]
+
+
+def decode(
+    model: Any,
+    levels: Sequence[Tensor],
+    features: Tensor,
+    *,
+    multimask: bool,
+    clicks: tuple[Tensor, Tensor] | None = None,
+    logits: Tensor | None = None,
+) -> Heads:
+    """Decode one prompt a row.
+
+    Args:
+        model: As of :class:`VideoModelStep`.
+        levels: (N, C, h, w) image features of each level; the lowest is not read.
+        features: (N, C, h, w) features of the lowest level, with what was added to them.
+        multimask: Whether the best of three masks is taken, for prompts that may mean several things.
+        clicks: (N, P, 2) coordinates in pixels and (N, P) labels.
+        logits: (N, 1, h, w) mask logits.
+    """
+    count = len(features)
+    if clicks is None:
+        clicks = (features.new_zeros(count, 1, 2), features.new_full((count, 1), -1, dtype=torch.int32))
+    if logits is not None:
+        logits = at_side(logits, model.prompt_encoder.mask_input_size[0], antialias=True)
+    sparse, dense = model.prompt_encoder(clicks[0][:, None], clicks[1][:, None], None, logits)
+    masks, ious, tokens, presence = model.mask_decoder(
+        image_embeddings=features,
+        image_positional_embeddings=model.get_image_wide_positional_embeddings(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask,
+        high_resolution_features=list(levels[:-1]),
+    )
+    masks, ious, tokens, presence = masks[:, 0], ious[:, 0], tokens[:, 0], presence[:, 0]
+    visible = presence > 0
+    best = ious.argmax(dim=1, keepdim=True)
+    logits = masks.take_along_dim(best[..., None, None], dim=1)[:, 0]
+    token = tokens.take_along_dim(best[..., None], dim=1)[:, 0]
+    return Heads(
+        ious.amax(dim=1),
+        torch.where(visible[..., None], logits, _ABSENT_LOGIT),
+        blend_pointers(model, model.object_pointer_proj(token), visible),
+        presence,
+    )
+
+
+def blend_pointers(model: Any, pointers: Tensor, visible: Tensor) -> Tensor:
+    """(N, C) pointers, and the pointer of no object where (N, 1) bool says that none is visible."""
+    share = visible.to(pointers.dtype)
+    blended: Tensor = share * pointers + (1 - share) * model.no_object_pointer
+    return blended
+
+
+def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, binary: bool) -> Tensor:
+    """Encode N objects as memories.
+
+    Args:
+        model: As of :class:`VideoModelStep`.
+        features: (N, C, h, w) image features of the lowest level.
+        logits: (N, 1, S, S) mask logits at the model's input size.
+        presence: (N, 1) object score logits.
+        binary: Whether pixels count as in or out, as where the object was prompted.
+
+    Returns:
+        (N, C_mem, h, w).
+    """
+    config = model.config
+    logits = at_side(logits, 4 * model.prompt_encoder.mask_input_size[0], antialias=True)
+    shares = (logits > 0).to(logits.dtype) if binary else logits.sigmoid()
+    scaled = shares * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+    memory: Tensor = model.memory_encoder(features, scaled)[0]
+    if model.occlusion_spatial_embedding_parameter is not None:
+        absent = (presence <= 0).float()[..., None, None]
+        memory = memory + absent * model.occlusion_spatial_embedding_parameter[..., None, None]
+    return memory
+
+
+def at_side(pictures: Tensor, side: int, *, antialias: bool = False) -> Tensor:
+    """(N, 1, h, w) at another size, by bilinear interpolation; as they are where they have it."""
+    if pictures.shape[-1] == side:
+        return pictures
+    return F.interpolate(
+        pictures.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=antialias
+    )
