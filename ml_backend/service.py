@@ -37,6 +37,7 @@ from ml_backend.refinement.status import RefinementStatus
 from ml_backend.refinement.store import Refinement
 from ml_backend.refinement.triggers import RefinementTriggers
 from ml_backend.refinement.versions import PromptLine
+from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.requests import (
     RequestError,
     SetupRequest,
@@ -92,6 +93,7 @@ class Service:
         completer: Completes corrections.
         triggers: Asks for refinements.
         refinements: Carries refinements on.
+        watcher: Watches promoted versions in use.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Service:
         completer: Completer,
         triggers: RefinementTriggers,
         refinements: RefinementManager,
+        watcher: PromotionWatcher,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -131,6 +134,7 @@ class Service:
         self.ingestor = ingestor
         self.triggers = triggers
         self.refinements = refinements
+        self.watcher = watcher
         self.proposer = proposer
         self.deliverer = deliverer
         self._versions = versions
@@ -151,6 +155,7 @@ class Service:
             *self.ingestor.loops,
             self._completer.loop,
             self.refinements.loop,
+            self.watcher.loop,
             self.deliverer.loop,
             self._repredictor.loop,
         )
@@ -160,6 +165,7 @@ class Service:
         self.ingestor.start()
         self._completer.start()
         self.refinements.start()
+        self.watcher.start()
         self.deliverer.loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
@@ -172,6 +178,7 @@ class Service:
         self.executor.close()
         self._completer.close()
         self.refinements.close()
+        self.watcher.close()
         self._repredictor.close()
         self.deliverer.close()
         self._task_proposer.close()

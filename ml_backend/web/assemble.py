@@ -42,6 +42,7 @@ from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.refinement.triggers import RefinementTriggers
 from ml_backend.refinement.version_store import VersionStore
 from ml_backend.refinement.versions import PromptLine
+from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from steerseg.presets import find_preset, load_preset
@@ -323,4 +324,5 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         completer=learning.completer,
         triggers=learning.triggers,
         refinements=learning.refinements,
+        watcher=PromotionWatcher(common.settings, common.database, common.line, common.versions.base),
     )

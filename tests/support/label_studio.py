@@ -215,6 +215,40 @@ class LabelingPage:
                 return
         raise AssertionError(f"the backend still works on “{text}”: {self.status()}")
 
+    def answered(self, act: Callable[[], None]) -> None:
+        """Do something that asks the backend, and wait until its answer is on the page."""
+        with self.page.expect_response(
+            lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
+        ):
+            act()
+        self.page.wait_for_timeout(1000)
+
+    def mark(self, label: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Click, or draw a box, with the Auto-Detect tool; Ctrl draws over regions in place of selecting them.
+
+        Args:
+            label: ``positive``, ``negative`` or ``box``.
+            start: Where the mouse is pressed, in fractions of the picture's width and height.
+            end: Where it is released: the same place for a click.
+        """
+        self.page.get_by_text(label, exact=True).first.click()
+        self.page.keyboard.press("m")
+        self.page.wait_for_timeout(300)
+
+        def draw() -> None:
+            self.page.keyboard.down("Control")
+            self.drag(start, end)
+            self.page.keyboard.up("Control")
+
+        def click() -> None:
+            box = self.canvas.bounding_box()
+            assert box is not None
+            self.page.keyboard.down("Control")
+            self.page.mouse.click(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+            self.page.keyboard.up("Control")
+
+        self.answered(click if start == end else draw)
+
     def texts(self, control: str) -> list[str]:
         """What stands in a text field."""
         return [
