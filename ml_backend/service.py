@@ -33,6 +33,7 @@ from ml_backend.predictions.model_versions import ModelVersions
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.work import TaskProposer
 from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.refinement.status import RefinementStatus
 from ml_backend.refinement.store import Refinement
 from ml_backend.refinement.triggers import RefinementTriggers
@@ -94,6 +95,8 @@ class Service:
         triggers: Asks for refinements.
         refinements: Carries refinements on.
         watcher: Watches promoted versions in use.
+        next_tasks: Computes labelling orders.
+        order_writer: Writes them into Label Studio.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class Service:
         triggers: RefinementTriggers,
         refinements: RefinementManager,
         watcher: PromotionWatcher,
+        next_tasks: NextTasks,
+        order_writer: OrderWriter,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -135,6 +140,8 @@ class Service:
         self.triggers = triggers
         self.refinements = refinements
         self.watcher = watcher
+        self.next_tasks = next_tasks
+        self.order_writer = order_writer
         self.proposer = proposer
         self.deliverer = deliverer
         self._versions = versions
@@ -156,6 +163,7 @@ class Service:
             self._completer.loop,
             self.refinements.loop,
             self.watcher.loop,
+            self.order_writer.loop,
             self.deliverer.loop,
             self._repredictor.loop,
         )
@@ -166,6 +174,7 @@ class Service:
         self._completer.start()
         self.refinements.start()
         self.watcher.start()
+        self.order_writer.start()
         self.deliverer.loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
@@ -179,6 +188,7 @@ class Service:
         self._completer.close()
         self.refinements.close()
         self.watcher.close()
+        self.order_writer.close()
         self._repredictor.close()
         self.deliverer.close()
         self._task_proposer.close()

@@ -51,16 +51,23 @@ class Options:
     output: Path
 
 
-class _Tasks:
+class Tasks:
     """Tasks of one word with the models: proposals are made once a wording."""
 
     def __init__(self, options: Options, word: Convention) -> None:
         self.steerseg = SteerSeg.from_pretrained("demo", device=options.device)
         self.word = word
-        self._known: dict[tuple[str, str], tuple[float, float]] = {}
+        self._known: dict[tuple[str, str], tuple[float, float, float]] = {}
 
     def quality(self, sample: Sample, wording: str) -> tuple[float, float]:
         """J&F and J in [0, 1] of the best tracklet for a wording."""
+        return self._measure(sample, wording)[:2]
+
+    def certainty(self, sample: Sample) -> float:
+        """How sure the proposal for a sample as it is typed is; see ``ProposalStore.certainties``."""
+        return self._measure(sample, sample.expression)[2]
+
+    def _measure(self, sample: Sample, wording: str) -> tuple[float, float, float]:
         key = (sample.video, wording)
         if key not in self._known:
             truth = sample.masks()
@@ -68,8 +75,10 @@ class _Tasks:
             predicted = np.zeros_like(truth)
             if proposal.tracklets:
                 predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
+            scores = [tracklet.score for tracklet in proposal.tracklets[:2]]
+            certainty = min(scores[0], scores[0] - scores[1]) if len(scores) > 1 else [*scores, -1.0][0]
             result = score(predicted, truth)
-            self._known[key] = (result.jf, result.j)
+            self._known[key] = (result.jf, result.j, certainty)
         return self._known[key]
 
     def plain(self, sample: Sample) -> str:
@@ -114,7 +123,7 @@ def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
 def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
     """A record for each seed and size, one of a word's tasks as they are, and one of its bound."""
     torch.set_num_threads(1)
-    tasks = _Tasks(options, word)
+    tasks = Tasks(options, word)
     domain = Domain(word)
     root = options.data / word.word
     held_out = samples_of(domain.held_out(options.held_out), root)
@@ -134,12 +143,12 @@ def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
         samples = samples_of(domain.work(seed, max(options.sizes)), root)
         names = {sample.video: tasks.name(sample) for sample in samples}
         for size in options.sizes:
-            records.append(_learn(tasks, seed, samples[:size], names, held_out))
+            records.append(learn_words(tasks, seed, samples[:size], names, held_out))
     return records
 
 
-def _learn(
-    tasks: _Tasks,
+def learn_words(
+    tasks: Tasks,
     seed: int,
     samples: Sequence[Sample],
     names: Mapping[str, NamedObject],

@@ -57,6 +57,14 @@ class RefinementState(enum.StrEnum):
 ACTIVE_REFINEMENTS = (RefinementState.WAITING, RefinementState.RUNNING)
 
 
+class OrderMode(enum.StrEnum):
+    """Whether a project's labelling order is written into the data of its tasks."""
+
+    OFF = "off"
+    ON = "on"
+    REMOVING = "removing"  # off, and what was written is still to be removed
+
+
 class CorrectionState(enum.StrEnum):
     """Where a correction stands."""
 
@@ -130,6 +138,8 @@ class ProjectRow(Base):
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
     min_annotations: Mapped[int | None]  # Label Studio's `min_annotations_to_start_training`
     repredicted: Mapped[str | None]  # prompt version by which its tasks were predicted anew last
+    # Whether the labelling order is written into its tasks' data; see `OrderMode`.
+    labelling_order: Mapped[str] = mapped_column(default=OrderMode.OFF, server_default=OrderMode.OFF)
 
 
 class JobRow(Base):

@@ -37,6 +37,7 @@ from ml_backend.predictions.tasks import TaskStore
 from ml_backend.predictions.work import TaskProposer
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.refinement.run import RefinementSettings
 from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.refinement.triggers import RefinementTriggers
@@ -302,6 +303,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         metrics=common.metrics,
         guidance=common.guidance,
     )
+    next_tasks = NextTasks(common.database)
     return Service(
         common.settings,
         metrics=common.metrics,
@@ -324,5 +326,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         completer=learning.completer,
         triggers=learning.triggers,
         refinements=learning.refinements,
+        next_tasks=next_tasks,
+        order_writer=OrderWriter(common.database, common.connections, next_tasks),
         watcher=PromotionWatcher(common.settings, common.database, common.line, common.versions.base),
     )

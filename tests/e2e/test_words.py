@@ -15,6 +15,7 @@ from benchmarks.refinement.presets import with_recipe
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, free_port
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.region_masks import page_masks
+from ml_backend.label_studio.task import ORDER_KEY
 from steerseg.demo.catalogue import GROUP_NOUNS
 from steerseg.demo.dataset import render_scene
 from steerseg.demo.sprites import load_atlas, load_catalogue
@@ -118,14 +119,11 @@ def overlap(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return float((masks & truth).sum() / (masks | truth).sum())
 
 
-def around(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Two corners of the box around a mask, in fractions of the page."""
-    rows, columns = np.nonzero(mask)
-    height, width = mask.shape
-    return (
-        (float(columns.min()) / width, float(rows.min()) / height),
-        (float(columns.max() + 1) / width, float(rows.max() + 1) / height),
-    )
+def inside(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """The point of a mask that is nearest to its middle, in fractions of the page."""
+    points = np.argwhere(mask)
+    row, column = points[np.square(points - points.mean(0)).sum(1).argmin()]
+    return (float(column) + 0.5) / mask.shape[1], (float(row) + 0.5) / mask.shape[0]
 
 
 def test_a_teams_word_is_understood_after_five_corrections(
@@ -148,8 +146,8 @@ def test_a_teams_word_is_understood_after_five_corrections(
         proposed = overlap(shown(labeling, clip.truth), clip.truth)
         labeling.page.screenshot(path=ARTEFACTS / f"words-{number}-misunderstood.png")
         assert proposed < 0.5, "the models do not know the word"
-        labeling.mark("box", *around(clip.truth[0]))
-        until(lambda: "1 box" in labeling.status(), "an answer to the box", limit=30)
+        labeling.mark("positive", *[inside(clip.truth[0])] * 2)
+        until(lambda: "1 click" in labeling.status(), "an answer to the click", limit=30)
         corrected = overlap(shown(labeling, clip.truth), clip.truth)
         assert corrected > 0.5, f"task {task} is not corrected: {labeling.status()}"
         labeling.choose("Accept")
@@ -177,3 +175,32 @@ def test_a_teams_word_is_understood_after_five_corrections(
     assert f"“{expression}”, read as “the {MEANT}”," in labeling.status()
     labeling.page.screenshot(path=ARTEFACTS / "words-understood.png")
     assert overlap(shown(labeling, clips[-1].truth), clips[-1].truth) > 0.5
+
+
+def test_the_labelling_order_is_a_column_of_the_data_manager(
+    labeling: LabelingPage, project: int, client: LabelStudioClient, words_backend: BackendServer
+) -> None:
+    task = max(int(task["id"]) for task in client.tasks.of_project(project))
+    labeling.open(project, task, predicted=False)
+    labeling.switch_on_auto_annotation()
+    labeling.ask(f"the {WORD}")
+
+    page = labeling.page
+    page.goto(f"{words_backend.url}/pages/projects/{project}/next")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.screenshot(path=ARTEFACTS / "order-page.png")
+    page.get_by_role("button", name="Write it into the tasks").click()
+
+    def written() -> dict[int, str]:
+        tasks = list(client.tasks.of_project(project))
+        return {int(task["id"]): task["data"][ORDER_KEY] for task in tasks if ORDER_KEY in task["data"]}
+
+    order = until(written, "an order in the tasks' data", limit=60)
+    assert order[task].startswith("001 · ")
+    page.goto(f"{labeling.server.url}/projects/{project}/data")
+    page.get_by_text(order[task]).first.wait_for()
+    page.screenshot(path=ARTEFACTS / "order-column.png")
+
+    page.goto(f"{words_backend.url}/pages/projects/{project}/next")
+    page.get_by_role("button", name="Remove it from the tasks").click()
+    until(lambda: not written(), "tasks as they were", limit=60)

@@ -9,6 +9,7 @@ down_revision = "0007"
 
 def upgrade() -> None:
     """Promotions of before that name a refinement may be taken back by themselves; a person made the others."""
+    op.add_column("projects", sa.Column("labelling_order", sa.String, nullable=False, server_default="off"))
     op.add_column("promotions", sa.Column("revocable", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("promotions", sa.Column("failed_because", sa.Text, nullable=False, server_default=""))
     op.execute("UPDATE promotions SET revocable = true WHERE made_by LIKE 'refinement %'")
