@@ -38,13 +38,13 @@ class WatchRule:
 
     margin: float = 0.02
     certainty: float = 0.995
-    paired_certainty: float = 0.985
+    paired_certainty: float = 0.988
     kept: float = 0.85
     videos: int = 15
     tasks: int = 200
     prior: float = 4.0
     spread: float = 0.4
-    paired_spread: float = 0.3
+    paired_spread: float = 0.45
 
     def limit(self, paired: bool) -> float:
         """The certainty that a comparison needs."""

@@ -178,6 +178,13 @@ class LabelingPage:
         """Choose a tool beside the picture, such as ``brush-tool``."""
         self.page.get_by_label(name, exact=True).first.click()
 
+    def selected_tool(self) -> str:
+        """The tool in use, such as ``KeyPointTool-dynamic``; empty without one."""
+        name = self.page.evaluate(
+            "window.Htx.annotationStore.selected.objects[0].getToolsManager().findSelectedTool()?.fullName ?? ''"
+        )
+        return str(name)
+
     def switch_on_auto_annotation(self) -> None:
         """Switch on *Auto-Annotation* and, where it is offered, *Auto-Accept Suggestions*."""
         for name in ("bottombar-auto-annotation-toggle", "bottombar-auto-accept-toggle"):
@@ -232,8 +239,14 @@ class LabelingPage:
             end: Where it is released: the same place for a click.
         """
         self.page.get_by_text(label, exact=True).first.click()
-        self.page.keyboard.press("m")
-        self.page.wait_for_timeout(300)
+        # The editor remembers the tool of the task before: each M takes the next one.
+        wanted = f"{'Rectangle' if label == 'box' else 'KeyPoint'}Tool-dynamic"
+        for _ in range(6):
+            if self.selected_tool() == wanted:
+                break
+            self.page.keyboard.press("m")
+            self.page.wait_for_timeout(300)
+        assert self.selected_tool() == wanted
 
         def draw() -> None:
             self.page.keyboard.down("Control")
