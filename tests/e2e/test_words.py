@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,14 +155,16 @@ def test_a_teams_word_is_understood_after_five_corrections(
         labeling.page.screenshot(path=ARTEFACTS / f"words-{number}-corrected.png")
         labeling.submit()
 
-    def current() -> str:
-        answer = requests.get(f"{words_backend.url}/versions", params={"project": str(project)}, timeout=30)
-        return str(answer.json()["current"])
+    def ended() -> list[dict[str, Any]]:
+        """The refinements that have ended, the newest first."""
+        answer = requests.get(f"{words_backend.url}/projects/{project}/refinement", timeout=30).json()
+        history: list[dict[str, Any]] = answer["history"]
+        return history
 
-    base = current()
     model_page.open(project)
     model_page.start_training()
-    until(lambda: current() != base, "a version that knows the word", limit=600)
+    (refinement,) = until(ended, "the gate's decision", limit=600)
+    assert refinement["state"] == "promoted", (refinement["reason"], refinement["notes"])
 
     page = model_page.page
     page.goto(f"{words_backend.url}/pages/projects/{project}/words")
