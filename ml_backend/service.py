@@ -33,10 +33,12 @@ from ml_backend.predictions.model_versions import ModelVersions
 from ml_backend.predictions.repredict import Repredictor
 from ml_backend.predictions.work import TaskProposer
 from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.refinement.status import RefinementStatus
 from ml_backend.refinement.store import Refinement
 from ml_backend.refinement.triggers import RefinementTriggers
 from ml_backend.refinement.versions import PromptLine
+from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.requests import (
     RequestError,
     SetupRequest,
@@ -92,6 +94,9 @@ class Service:
         completer: Completes corrections.
         triggers: Asks for refinements.
         refinements: Carries refinements on.
+        watcher: Watches promoted versions in use.
+        next_tasks: Computes labelling orders.
+        order_writer: Writes them into Label Studio.
     """
 
     def __init__(
@@ -118,6 +123,9 @@ class Service:
         completer: Completer,
         triggers: RefinementTriggers,
         refinements: RefinementManager,
+        watcher: PromotionWatcher,
+        next_tasks: NextTasks,
+        order_writer: OrderWriter,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -131,6 +139,9 @@ class Service:
         self.ingestor = ingestor
         self.triggers = triggers
         self.refinements = refinements
+        self.watcher = watcher
+        self.next_tasks = next_tasks
+        self.order_writer = order_writer
         self.proposer = proposer
         self.deliverer = deliverer
         self._versions = versions
@@ -151,6 +162,8 @@ class Service:
             *self.ingestor.loops,
             self._completer.loop,
             self.refinements.loop,
+            self.watcher.loop,
+            self.order_writer.loop,
             self.deliverer.loop,
             self._repredictor.loop,
         )
@@ -160,6 +173,8 @@ class Service:
         self.ingestor.start()
         self._completer.start()
         self.refinements.start()
+        self.watcher.start()
+        self.order_writer.start()
         self.deliverer.loop.start()
         if self.settings.repredict and self.settings.push_predictions:
             self._repredictor.start()
@@ -172,6 +187,8 @@ class Service:
         self.executor.close()
         self._completer.close()
         self.refinements.close()
+        self.watcher.close()
+        self.order_writer.close()
         self._repredictor.close()
         self.deliverer.close()
         self._task_proposer.close()

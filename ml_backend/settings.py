@@ -207,6 +207,11 @@ class Settings(BaseSettings):
         description="Size in MiB that the vision features of training videos may take on disk; with more, the "
         "oldest corrections do not take part.",
     )
+    watch_promotions: bool = Field(
+        True,
+        description="Take a promoted version back by itself where its proposals do worse in use than those of the "
+        "version before it. What a person promoted stays.",
+    )
     repredict: bool = Field(
         True,
         description="Predict tasks without annotations anew after a promotion, the least certain ones first.",

@@ -57,10 +57,17 @@ class WordTasks:
     def __init__(self, steerseg: SteerSeg, word: Convention) -> None:
         self.steerseg = steerseg
         self.word = word
-        self._known: dict[tuple[str, str], tuple[float, float]] = {}
+        self._known: dict[tuple[str, str], tuple[float, float, float]] = {}
 
     def quality(self, sample: Sample, wording: str) -> tuple[float, float]:
         """J&F and J in [0, 1] of the best tracklet for a wording."""
+        return self._measure(sample, wording)[:2]
+
+    def certainty(self, sample: Sample) -> float:
+        """How sure the proposal for a sample as it is typed is; see ``ProposalStore.certainties``."""
+        return self._measure(sample, sample.expression)[2]
+
+    def _measure(self, sample: Sample, wording: str) -> tuple[float, float, float]:
         key = (sample.video, wording)
         if key not in self._known:
             self._known[key] = propose_and_score(self.steerseg, sample, wording)
@@ -83,15 +90,17 @@ class WordTasks:
         return NamedObject(naming.names, naming.kinds)
 
 
-def propose_and_score(steerseg: SteerSeg, sample: Sample, wording: str) -> tuple[float, float]:
-    """J&F and J in [0, 1] of the best tracklet for a wording."""
+def propose_and_score(steerseg: SteerSeg, sample: Sample, wording: str) -> tuple[float, float, float]:
+    """J&F and J in [0, 1] of the best tracklet for a wording, and how sure it is; see ``ProposalStore.certainties``."""
     truth = sample.masks()
     proposal = steerseg.propose(sample.load(), wording)
     predicted = np.zeros_like(truth)
     if proposal.tracklets:
         predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
+    scores = [tracklet.score for tracklet in proposal.tracklets[:2]]
+    certainty = min(scores[0], scores[0] - scores[1]) if len(scores) > 1 else [*scores, -1.0][0]
     result = score(predicted, truth)
-    return result.jf, result.j
+    return result.jf, result.j, certainty
 
 
 def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
@@ -139,7 +148,7 @@ def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
         samples = samples_of(domain.work(seed, max(options.sizes)), root)
         names = {sample.video: tasks.name(sample) for sample in samples}
         for size in options.sizes:
-            records.append(_learn(tasks, seed, samples[:size], names, held_out))
+            records.append(learn_words(tasks, seed, samples[:size], names, held_out))
     return records
 
 
@@ -178,13 +187,14 @@ def learn_words(
         return lessons.learn(examples, lambda example: names[example.key], attempt)
 
 
-def _learn(
+def learn_and_measure(
     tasks: WordTasks,
     seed: int,
     samples: Sequence[Sample],
     names: Mapping[str, NamedObject],
     held_out: Sequence[Sample],
 ) -> dict[str, Any]:
+    """A record of what is learned from some corrected tasks, and of what it gives on others."""
     judged = learn_words(tasks, samples, names)
     served = judged.glossary if judged.accepted else Glossary()
     return {

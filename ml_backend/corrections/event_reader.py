@@ -13,6 +13,7 @@ from ml_backend.corrections.annotations import read_annotation, read_time
 from ml_backend.corrections.records import Decision
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import StoredEvent
+from ml_backend.label_studio.task import own_data
 from steerseg.errors import SteerSegError
 
 _WRITTEN = frozenset(
@@ -148,6 +149,7 @@ class AnnotationReader:
         if not cancelled and not isinstance(annotation.get("result"), list):
             raise IncompleteError(f"annotation {number} came without its result")
         assert isinstance(task_data, dict)
+        task_data = own_data(task_data)
         decisions: tuple[Decision, ...] = ()
         if not cancelled:
             annotation = self._complete(annotation, project_id, task_id, label_config or "")
@@ -173,7 +175,7 @@ class AnnotationReader:
 def annotation_digest(annotation: Mapping[str, Any], task_data: Mapping[str, Any]) -> str:
     """Hash of what counts in an annotation: whether it was skipped, its results, its star, and its task's data."""
     cancelled = bool(annotation.get("was_cancelled"))
-    content = [cancelled, None if cancelled else [annotation.get("result"), task_data]]
+    content = [cancelled, None if cancelled else [annotation.get("result"), own_data(task_data)]]
     if annotation.get("ground_truth"):
         content.append(True)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -58,6 +59,20 @@ class CorrectionStore:
                 replace(_correction(row, weights), ground_truth=of.ground_truth, content=of.content)
                 for row, of in rows
             ]
+
+    def of_numbers(self, numbers: Collection[int]) -> list[Correction]:
+        """The usable ones of these corrections, by number.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(CorrectionRow)
+                .where(CorrectionRow.id.in_(numbers), CorrectionRow.state == CorrectionState.USABLE)
+                .order_by(CorrectionRow.id)
+            )
+            return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
 
     def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
         """Some of the project's usable corrections, the one that changed last first.

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from ml_backend.database.database import Database
-from ml_backend.database.tables import ProjectRow, utc_now
+from ml_backend.database.tables import OrderMode, ProjectRow, utc_now
 from ml_backend.database.upsert import upsert
 
 
@@ -26,6 +26,7 @@ class Project:
         last_seen: When it was described last.
         min_annotations: After how many annotations Label Studio's settings ask for training; ``None`` if unknown.
         repredicted: The version by which tasks without annotations were predicted anew last; ``None`` if none was.
+        labelling_order: Whether the labelling order is written into the data of its tasks.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Project:
     last_seen: datetime
     min_annotations: int | None = None
     repredicted: str | None = None
+    labelling_order: OrderMode = OrderMode.OFF
 
 
 def project_of_row(row: ProjectRow) -> Project:
@@ -49,6 +51,7 @@ def project_of_row(row: ProjectRow) -> Project:
         last_seen=row.last_seen,
         min_annotations=row.min_annotations,
         repredicted=row.repredicted,
+        labelling_order=OrderMode(row.labelling_order),
     )
 
 
@@ -107,4 +110,13 @@ class ProjectStore:
                 update(ProjectRow)
                 .where(ProjectRow.id == project_id)
                 .values(repredicted=version, last_seen=ProjectRow.last_seen)
+            )
+
+    def order_labelling(self, project_id: int, mode: OrderMode) -> None:
+        """Note whether the labelling order is written into the data of the project's tasks."""
+        with self._database.writing() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id)
+                .values(labelling_order=mode, last_seen=ProjectRow.last_seen)
             )

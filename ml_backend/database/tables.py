@@ -57,6 +57,14 @@ class RefinementState(enum.StrEnum):
 ACTIVE_REFINEMENTS = (RefinementState.WAITING, RefinementState.RUNNING)
 
 
+class OrderMode(enum.StrEnum):
+    """Whether a project's labelling order is written into the data of its tasks."""
+
+    OFF = "off"
+    ON = "on"
+    REMOVING = "removing"  # off, and what was written is still to be removed
+
+
 class CorrectionState(enum.StrEnum):
     """Where a correction stands."""
 
@@ -130,6 +138,8 @@ class ProjectRow(Base):
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
     min_annotations: Mapped[int | None]  # Label Studio's `min_annotations_to_start_training`
     repredicted: Mapped[str | None]  # prompt version by which its tasks were predicted anew last
+    # Whether the labelling order is written into its tasks' data; see `OrderMode`.
+    labelling_order: Mapped[str] = mapped_column(default=OrderMode.OFF, server_default=OrderMode.OFF)
 
 
 class JobRow(Base):
@@ -268,7 +278,27 @@ class PromotionRow(Base):
     previous_id: Mapped[int | None] = mapped_column(ForeignKey("prompt_versions.id"))
     undone: Mapped[bool] = mapped_column(default=False)
     made_by: Mapped[str]
+    # A gate's, until a person decides: only such a promotion is ever taken back by itself.
+    revocable: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Why it was taken back by itself; empty where it was not.
+    failed_because: Mapped[str] = mapped_column(Text, default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ObservationRow(Base):
+    """What a version's proposal for a corrected task was worth, whether it was shown to the annotator or not."""
+
+    __tablename__ = "observations"
+    # No foreign key: an observation is dropped at the next look after its correction.
+    correction_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[str] = mapped_column(primary_key=True)  # empty where no proposal is known
+    revision: Mapped[str]  # of the correction: another one is looked at anew
+    project_id: Mapped[int] = mapped_column(index=True)
+    video: Mapped[str]  # digest of its content
+    shown: Mapped[bool]  # the annotator began from it
+    accepted: Mapped[bool]  # as it was
+    overlap: Mapped[float] = mapped_column(Double)  # mean IoU with what was accepted
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class RefinementRow(Base):

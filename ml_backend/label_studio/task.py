@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ORDER_KEY = "steerseg_next"
+"""Key of a task's data under which the backend writes its place in the labelling order, where a project wants that."""
+
+
+def own_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's data without what the backend writes into it."""
+    return {key: value for key, value in data.items() if key != ORDER_KEY}
+
 
 @dataclass(frozen=True)
 class Draft:

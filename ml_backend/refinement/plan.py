@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
+from ml_backend.expressions import instances_meant
 from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
+from ml_backend.models.geometry import mask_iou
 from ml_backend.proposals import StoredProposal
 from ml_backend.refinement.gate import Scheme
 from ml_backend.refinement.version_store import CorrectionRevision
@@ -191,11 +193,12 @@ def _example(
         if weight > 0
     }
     wrong: list[Masks] = []
-    overlap = correction.iou
+    first = _as_shown_first(correction)
+    overlap = correction.iou if first is correction else _overlap(correction, load_rejected(first))
     # What was rejected, and what had to be replaced altogether; a proposal for something invisible as well.
     missed = overlap is not None and overlap < recipe.negative_overlap
     if correction.rejected or (correction.touched and (missed or not correction.visible)):
-        masks = load_rejected(correction)
+        masks = load_rejected(first)
         if masks is not None and any(shows_object(rle) for rle in masks.values()):
             wrong.append(masks)
     if not (wrong or any(shows_object(rle) for rle in truth.values())):
@@ -218,6 +221,24 @@ def _example(
         task=TaskRef(correction.task_id, correction.task_data, correction.label_config),
         overlap=overlap,
     )
+
+
+def _as_shown_first(correction: Correction) -> Correction:
+    """The correction with the proposal's first tracklet: who took another one, or drew its object, was misunderstood.
+
+    An expression that means several objects has a tracklet for each, and all of them are shown.
+    """
+    proposed = correction.proposed
+    if proposed is None or proposed.rank == 0 or instances_meant(proposed.key.expression) is not None:
+        return correction
+    return replace(correction, proposed=replace(proposed, rank=0))
+
+
+def _overlap(correction: Correction, masks: Masks | None) -> float | None:
+    """Mean IoU of masks with what was decided; the correction's own where there are none to compare."""
+    if masks is None or not correction.masks:
+        return correction.iou
+    return sum(mask_iou(rle, masks.get(i)) for i, rle in correction.masks.items()) / len(correction.masks)
 
 
 def proposed_masks(load: Callable[[str], StoredProposal]) -> LoadRejected:

@@ -13,7 +13,13 @@ from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, RefinementRow, RefinementState, TrialRow
 from ml_backend.database.upsert import upsert
 from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, upper_first
-from ml_backend.refinement.version_store import NewVersion, add_version, champion_row, set_champion
+from ml_backend.refinement.version_store import (
+    NewVersion,
+    add_version,
+    champion_row,
+    failed_in_use,
+    set_champion,
+)
 
 
 @dataclass(frozen=True)
@@ -226,14 +232,22 @@ class RefinementStore:
             leader = None if champion is None else champion.id
             if state is RefinementState.PROMOTED and leader != row.champion_id:
                 state = RefinementState.KEPT_BACK
+                reason = f"the champion was changed meanwhile, so it was left alone. {upper_first(reason)}"
+            elif (
+                state is RefinementState.PROMOTED
+                and version is not None
+                and failed_in_use(session, row.project_id, version.digest)
+            ):
+                state = RefinementState.KEPT_BACK
                 reason = (
-                    f"the champion was changed by hand meanwhile, so it was left alone. {upper_first(reason)}"
+                    "the same prompts were taken back before, since they did worse in use; a person may promote them. "
+                    f"{upper_first(reason)}"
                 )
             if version is not None:
                 added = add_version(session, row.project_id, version)
                 added.reason = f"{state}: {reason}"
                 if state is RefinementState.PROMOTED:
-                    set_champion(session, row.project_id, added, by=f"refinement {row.id}")
+                    set_champion(session, row.project_id, added, by=f"refinement {row.id}", revocable=True)
             row.metrics = judgement.metrics.to_json()
             _end(session, row, state, reason)
             return _refinement(row)

@@ -80,6 +80,31 @@ class NewVersion:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Promotion:
+    """A change of a project's champion.
+
+    Attributes:
+        id: Number in the database.
+        version: Name of the version that became champion; ``None`` for the preset's own soft prompts.
+        previous: Name of the champion before it; ``None`` likewise.
+        made_by: Names the person or the program that asked for it.
+        revocable: Whether it may be taken back by itself: a gate's, until a person decides.
+        undone: Whether it was taken back.
+        failed_because: Why it was taken back by itself; empty where it was not.
+        created_at: When it was made.
+    """
+
+    id: int
+    version: str | None
+    previous: str | None
+    made_by: str
+    revocable: bool
+    undone: bool
+    failed_because: str
+    created_at: datetime
+
+
 class VersionStore:
     """The prompt versions of one backend. Safe to share between threads and processes.
 
@@ -148,8 +173,42 @@ class VersionStore:
         with self._database.reading() as session:
             return _last_promotion(session, project_id) is not None
 
+    def promotions(self, project_id: int) -> list[Promotion]:
+        """The project's promotions, newest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(PromotionRow)
+                .where(PromotionRow.project_id == project_id)
+                .order_by(PromotionRow.id.desc())
+            )
+            return [_promotion(session, row) for row in rows]
+
+    def take_back(self, project_id: int, promotion_id: int, reason: str) -> str | None:
+        """Take a promotion back because its version does worse in use, as one transaction.
+
+        Args:
+            project_id: The project.
+            promotion_id: The promotion.
+            reason: Why, in text and numbers; it is kept with the promotion and with the version.
+
+        Returns:
+            The name of the champion of before it; ``None`` where that promotion is not the newest one any more, or a
+            person has decided meanwhile: then nothing changes.
+        """
+        with self._database.writing() as session:
+            last = _last_promotion(session, project_id)
+            if last is None or last.id != promotion_id or not last.revocable or last.version_id is None:
+                return None
+            failed = session.get(PromptVersionRow, last.version_id)
+            assert failed is not None, "a version in the line is never removed"
+            last.failed_because = reason
+            failed.reason = f"{failed.reason}. Taken back: {reason}"
+            return _undo(session, last)
+
     def roll_back(self, project_id: int) -> str:
         """Take the last promotion back, as one transaction; return the name of the champion of before it.
+
+        The champion of before is not taken back by itself any more: a person has chosen it.
 
         Raises:
             VersionError: Nothing was promoted.
@@ -161,10 +220,11 @@ class VersionStore:
                     f"project {project_id} uses the preset's own prompts, and nothing was promoted: there is "
                     "nothing to roll back to"
                 )
-            last.undone = True
-            previous = None if last.previous_id is None else session.get(PromptVersionRow, last.previous_id)
-            _crown(session, project_id, previous)
-            return PRESET if previous is None else previous.name
+            name = _undo(session, last)
+            before = _last_promotion(session, project_id)
+            if before is not None:
+                before.revocable = False
+            return name
 
 
 # --- within a transaction
@@ -205,7 +265,9 @@ def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVer
     return row
 
 
-def set_champion(session: Session, project_id: int, row: PromptVersionRow | None, *, by: str) -> None:
+def set_champion(
+    session: Session, project_id: int, row: PromptVersionRow | None, *, by: str, revocable: bool = False
+) -> None:
     """Make a version the champion, ``None`` for the preset's own prompts, and note whom it follows."""
     previous = champion_row(session, project_id)
     session.add(
@@ -214,9 +276,30 @@ def set_champion(session: Session, project_id: int, row: PromptVersionRow | None
             version_id=None if row is None else row.id,
             previous_id=None if previous is None else previous.id,
             made_by=by,
+            revocable=revocable,
         )
     )
     _crown(session, project_id, row)
+
+
+def failed_in_use(session: Session, project_id: int, digest: str) -> bool:
+    """Whether a version of this content was taken back by itself, and nobody has promoted it since."""
+    newest = session.scalars(
+        select(PromotionRow)
+        .join(PromptVersionRow, PromptVersionRow.id == PromotionRow.version_id)
+        .where(PromotionRow.project_id == project_id, PromptVersionRow.digest == digest)
+        .order_by(PromotionRow.id.desc())
+        .limit(1)
+    ).first()
+    return newest is not None and bool(newest.failed_because)
+
+
+def _undo(session: Session, last: PromotionRow) -> str:
+    """Take the newest promotion back; return the name of the champion of before it."""
+    last.undone = True
+    previous = None if last.previous_id is None else session.get(PromptVersionRow, last.previous_id)
+    _crown(session, last.project_id, previous)
+    return PRESET if previous is None else previous.name
 
 
 def _last_promotion(session: Session, project_id: int) -> PromotionRow | None:
@@ -253,6 +336,23 @@ def _row(session: Session, project_id: int, name: str) -> PromptVersionRow:
         there = f"it has {', '.join(known)}" if known else "it has none yet"
         raise VersionError(f"project {project_id} has no prompt version {name!r}; {there}")
     return row
+
+
+def _promotion(session: Session, row: PromotionRow) -> Promotion:
+    def name(number: int | None) -> str | None:
+        version = None if number is None else session.get(PromptVersionRow, number)
+        return None if version is None else version.name
+
+    return Promotion(
+        id=row.id,
+        version=name(row.version_id),
+        previous=name(row.previous_id),
+        made_by=row.made_by,
+        revocable=row.revocable,
+        undone=row.undone,
+        failed_because=row.failed_because,
+        created_at=row.created_at,
+    )
 
 
 def _version(session: Session, row: PromptVersionRow) -> PromptVersion:

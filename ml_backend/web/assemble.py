@@ -37,11 +37,13 @@ from ml_backend.predictions.tasks import TaskStore
 from ml_backend.predictions.work import TaskProposer
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.manager import RefinementManager
+from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.refinement.run import RefinementSettings
 from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.refinement.triggers import RefinementTriggers
 from ml_backend.refinement.version_store import VersionStore
 from ml_backend.refinement.versions import PromptLine
+from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
 from steerseg.presets import find_preset, load_preset
@@ -315,6 +317,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         metrics=common.metrics,
         guidance=common.guidance,
     )
+    next_tasks = NextTasks(common.database)
     return Service(
         common.settings,
         metrics=common.metrics,
@@ -337,4 +340,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         completer=learning.completer,
         triggers=learning.triggers,
         refinements=learning.refinements,
+        next_tasks=next_tasks,
+        order_writer=OrderWriter(common.database, common.connections, next_tasks),
+        watcher=PromotionWatcher(common.settings, common.database, common.line, common.versions.base),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,10 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.region_masks import page_masks
 from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import ARTEFACTS, Project
-from tests.support.label_studio import WAIT, LabelingPage, until
+from tests.support.label_studio import LabelingPage, until
 
 AUTOSAVE = 6_000
 """Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""
-
-
-def answered(labeling: LabelingPage, act: Callable[[], None]) -> None:
-    """Do something that asks the backend, and wait until its answer is on the page."""
-    with labeling.page.expect_response(
-        lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
-    ):
-        act()
-    labeling.page.wait_for_timeout(1000)
 
 
 def expect_status(labeling: LabelingPage, *texts: str) -> None:
@@ -49,28 +39,6 @@ def middle_of(mask: NDArray[np.bool_]) -> tuple[float, float]:
     return float(columns.mean()) / mask.shape[1], float(rows.mean()) / mask.shape[0]
 
 
-def mark(labeling: LabelingPage, label: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Click, or draw a box, with the Auto-Detect tool; Ctrl draws over regions in place of selecting them."""
-    page = labeling.page
-    page.get_by_text(label, exact=True).first.click()
-    page.keyboard.press("m")
-    page.wait_for_timeout(300)
-
-    def draw() -> None:
-        page.keyboard.down("Control")
-        labeling.drag(start, end)
-        page.keyboard.up("Control")
-
-    def click() -> None:
-        box = labeling.canvas.bounding_box()
-        assert box is not None
-        page.keyboard.down("Control")
-        page.mouse.click(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
-        page.keyboard.up("Control")
-
-    answered(labeling, click if start == end else draw)
-
-
 def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling: LabelingPage, frames_project: Project, client: LabelStudioClient, samples: list[Sample]
 ) -> None:
@@ -87,7 +55,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     for number in range(page):
         labeling.turn_page()
         labeling.wait_for_page(number + 1)
-    mark(labeling, "positive", middle, middle)
+    labeling.mark("positive", middle, middle)
     expect_status(labeling, "1 click on the object.")
     assert set(first) <= set(series(labeling, task))
     labeling.page.screenshot(path=ARTEFACTS / "steering-click.png")
@@ -97,7 +65,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     rows, columns = np.nonzero(mask_of(series(labeling, task)[page + 1]))
     height, width = first[page]["original_height"], first[page]["original_width"]
     corners = (columns.min() / width, rows.min() / height), (columns.max() / width, rows.max() / height)
-    mark(labeling, "box", *corners)
+    labeling.mark("box", *corners)
     expect_status(labeling, "1 click on the object; 1 box")
 
     # A stroke on this page: it stays to the pixel, and the other pages follow once Enter is pressed.
@@ -113,7 +81,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     stroked = mask_of(series(labeling, task)[page + 1])
     labeling.page.keyboard.press("Escape")
     labeling.page.wait_for_timeout(AUTOSAVE)
-    answered(labeling, lambda: labeling.type_expression(samples[0].expression))
+    labeling.answered(lambda: labeling.type_expression(samples[0].expression))
     expect_status(labeling, f"Frame {page + 2} stays as you left it.")
     assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()
     labeling.page.screenshot(path=ARTEFACTS / "steering-stroke.png")
@@ -125,7 +93,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     added = series(labeling, task, 1)
     assert {region["value"]["brushlabels"][0] for region in added.values()} == {"object 2"}
     labeling.page.screenshot(path=ARTEFACTS / "steering-objects.png")
-    answered(labeling, lambda: labeling.type_expression("#2"))
+    labeling.answered(lambda: labeling.type_expression("#2"))
     expect_status(labeling, "#2 of", "no #2")
     after = {number: mask_of(region) for number, region in series(labeling, task).items()}
     assert after.keys() == before.keys()
@@ -162,7 +130,7 @@ def test_a_text_beside_a_box_track_tracks_that_box_anew(
     field = labeling.page.get_by_placeholder("text for this box, then Enter").first
     field.fill("the animal")
 
-    answered(labeling, lambda: field.press("Enter"))
+    labeling.answered(lambda: field.press("Enter"))
     until(
         lambda: labeling.of_type("videorectangle")[0]["meta"]["text"][0] == "the animal",
         "a box track by the box's own text",

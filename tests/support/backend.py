@@ -156,10 +156,11 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
         def do_PATCH(self) -> None:
             changes = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             number = int(self.path.split("/")[3])
-            for annotation in fake.annotations:
-                if annotation["id"] == number:
-                    annotation.update(changes)
-            self._one(fake.annotations, number)
+            items = fake.tasks if self.path.startswith("/api/tasks/") else fake.annotations
+            for item in items:
+                if item["id"] == number:
+                    item.update(changes)
+            self._one(items, number)
 
         def _one(self, items: list[dict[str, Any]], number: int) -> None:
             found = next((item for item in items if item["id"] == number), None)

@@ -178,6 +178,13 @@ class LabelingPage:
         """Choose a tool beside the picture, such as ``brush-tool``."""
         self.page.get_by_label(name, exact=True).first.click()
 
+    def selected_tool(self) -> str:
+        """The tool in use, such as ``KeyPointTool-dynamic``; empty without one."""
+        name = self.page.evaluate(
+            "window.Htx.annotationStore.selected.objects[0].getToolsManager().findSelectedTool()?.fullName ?? ''"
+        )
+        return str(name)
+
     def switch_on_auto_annotation(self) -> None:
         """Switch on *Auto-Annotation* and, where it is offered, *Auto-Accept Suggestions*."""
         for name in ("bottombar-auto-annotation-toggle", "bottombar-auto-accept-toggle"):
@@ -214,6 +221,46 @@ class LabelingPage:
             if f"“{text}”" in str(told):
                 return
         raise AssertionError(f"the backend still works on “{text}”: {self.status()}")
+
+    def answered(self, act: Callable[[], None]) -> None:
+        """Do something that asks the backend, and wait until its answer is on the page."""
+        with self.page.expect_response(
+            lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
+        ):
+            act()
+        self.page.wait_for_timeout(1000)
+
+    def mark(self, label: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Click, or draw a box, with the Auto-Detect tool; Ctrl draws over regions in place of selecting them.
+
+        Args:
+            label: ``positive``, ``negative`` or ``box``.
+            start: Where the mouse is pressed, in fractions of the picture's width and height.
+            end: Where it is released: the same place for a click.
+        """
+        self.page.get_by_text(label, exact=True).first.click()
+        # The editor remembers the tool of the task before: each M takes the next one.
+        wanted = f"{'Rectangle' if label == 'box' else 'KeyPoint'}Tool-dynamic"
+        for _ in range(6):
+            if self.selected_tool() == wanted:
+                break
+            self.page.keyboard.press("m")
+            self.page.wait_for_timeout(300)
+        assert self.selected_tool() == wanted
+
+        def draw() -> None:
+            self.page.keyboard.down("Control")
+            self.drag(start, end)
+            self.page.keyboard.up("Control")
+
+        def click() -> None:
+            box = self.canvas.bounding_box()
+            assert box is not None
+            self.page.keyboard.down("Control")
+            self.page.mouse.click(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+            self.page.keyboard.up("Control")
+
+        self.answered(click if start == end else draw)
 
     def texts(self, control: str) -> list[str]:
         """What stands in a text field."""

@@ -16,7 +16,14 @@ from PIL import Image
 
 from ml_backend.corrections.annotation_store import AnnotationState, AnnotationStore
 from ml_backend.corrections.completion_store import CompletionStore
-from ml_backend.corrections.records import Completion, DecidedFrame, Decision, Evidence, FrameCorrection
+from ml_backend.corrections.records import (
+    Completion,
+    DecidedFrame,
+    Decision,
+    Evidence,
+    FrameCorrection,
+    ProposalReference,
+)
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.label_studio.controls import Controls
@@ -186,8 +193,25 @@ def make_world(root: Path, preset: Path, *, projects: tuple[int, ...] = (1,), fi
     return root
 
 
-def correct(database: Database, project: int, number: int, masks: NDArray[np.bool_]) -> None:
-    """Store one usable correction of a film."""
+def correct(
+    database: Database,
+    project: int,
+    number: int,
+    masks: NDArray[np.bool_],
+    *,
+    proposed: ProposalReference | None = None,
+    touched: bool = True,
+) -> None:
+    """Store one usable correction of a film.
+
+    Args:
+        database: The database.
+        project: The project.
+        number: Of the film.
+        masks: (T, H, W) bool, what was accepted.
+        proposed: The proposal that it began from.
+        touched: Whether the annotator changed it.
+    """
     rles = [encode_rle(mask) for mask in masks]
     identity = 10_000 * project + number
     decision = Decision(
@@ -212,11 +236,11 @@ def correct(database: Database, project: int, number: int, masks: NDArray[np.boo
     annotations.reconcile(project, [*known, identity], [state], datetime.now(UTC))
     for pending in completions.pending(project):
         frames = {
-            index: FrameCorrection(Evidence.MASK, rle, (), touched=True, weight=1.0, iou=None)
+            index: FrameCorrection(Evidence.MASK, rle, (), touched=touched, weight=1.0, iou=None)
             for index, rle in enumerate(rles)
         }
         completions.complete(
             pending,
-            Completion(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, None),
+            Completion(f"digest-of-film{number}", FRAMES, HEIGHT, WIDTH, frames, {}, proposed),
             propagated=True,
         )

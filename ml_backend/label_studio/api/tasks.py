@@ -55,6 +55,12 @@ class Tasks:
                 return
             page += 1
 
+    def set_data(self, task: int, data: Mapping[str, Any]) -> None:
+        """Replace a task's data; its annotations and predictions stay."""
+        self._session.call(
+            "PATCH", f"/api/tasks/{task}/", f"change the data of task {task}", json={"data": data}
+        )
+
     def create(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[int]:
         """Import tasks, in chunks that stay below a hundred tasks and 8 MiB.
 

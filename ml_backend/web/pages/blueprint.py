@@ -11,6 +11,7 @@ from ml_backend.jobs.listing import name_of_refinement
 from ml_backend.service import Service
 from ml_backend.web.errors import describe, log_error
 from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
+from ml_backend.web.pages.next_tasks import add_next_tasks
 from ml_backend.web.pages.overview import add_overview
 from ml_backend.web.pages.projects import add_projects
 from ml_backend.web.pages.proposals import add_proposals
@@ -39,6 +40,7 @@ def create_pages(service: Service) -> Blueprint:
     add_projects(blueprint, service)
     add_versions(blueprint, service)
     add_words(blueprint, service)
+    add_next_tasks(blueprint, service)
     add_proposals(blueprint, service)
     return blueprint
 

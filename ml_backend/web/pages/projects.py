@@ -36,6 +36,8 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
             notes=configuration_notes(known.label_config),
             counts=service.corrections.counts(number),
             refinement=service.refinement(str(number)),
+            watched=service.watcher.standing(number),
+            promotions=service.line.versions.promotions(number),
             version=service.versions(str(number)).current,
             proposals=list_proposals(database, number, limit=ROWS, offset=offset),
             pager=Pager.at(offset, count_proposals(database, number)),

@@ -41,6 +41,8 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
             champion=line.versions.champion(number),
             can_roll_back=line.versions.can_roll_back(number),
             refinement=service.refinement(str(number)),
+            watched=service.watcher.standing(number),
+            promotions=line.versions.promotions(number),
             preset=PRESET,
         )
 

@@ -163,6 +163,21 @@ def test_sure_propagated_masks_are_learned_from_but_judge_nothing() -> None:
     assert example.judges
 
 
+def test_who_drew_the_object_of_another_tracklet_was_misunderstood() -> None:
+    """A typed expression notes no tracklet: the one that overlaps most is found again, and is not what was shown."""
+    drawn = correction(1, "video0", {0: frame(mask(5), iou=1.0)})
+    assert drawn.proposed is not None
+    second = replace(drawn, proposed=replace(drawn.proposed, rank=1))
+    several = replace(
+        second, proposed=replace(drawn.proposed, rank=1, key=ProposalKey("video0", "the two balls", "v1"))
+    )
+    found = {}
+    for name, one in (("first", drawn), ("second", second), ("several", several)):
+        (example, *_) = plan([one, *(correction(n, f"video{n}") for n in range(2, 9))]).corrections.values()
+        found[name] = (example.overlap, len(example.rejected))
+    assert found == {"first": (1.0, 0), "second": (0.0, 1), "several": (1.0, 0)}
+
+
 @pytest.mark.parametrize(
     ("changes", "truth", "wrong", "judges"),
     [

@@ -93,7 +93,7 @@ def test_a_kept_back_candidate_stays_to_be_looked_at(database: Database) -> None
     assert versions.champion(1) is None
 
 
-def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(database: Database) -> None:
+def test_a_champion_that_was_changed_meanwhile_is_left_alone(database: Database) -> None:
     refinements, versions = RefinementStore(database), VersionStore(database)
     first = refinements.request(1, "t")
     refinements.begin(first.id, champion_id=None, base_version="base", at=TIME)
@@ -101,7 +101,7 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(database: D
     versions.promote(1, by_hand.name, by="hand")
     ended = refinements.settle(first.id, PROMOTE, new("d1"))
     assert ended.state is RefinementState.KEPT_BACK
-    assert "changed by hand" in ended.reason
+    assert "changed meanwhile" in ended.reason
     champion = versions.champion(1)
     assert champion is not None
     assert champion.name == by_hand.name

@@ -196,6 +196,8 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE proposals DROP COLUMN margin;
             ALTER TABLE projects DROP COLUMN min_annotations;
             ALTER TABLE projects DROP COLUMN repredicted;
+            ALTER TABLE projects DROP COLUMN labelling_order;
+            DROP TABLE observations;
             ALTER TABLE jobs DROP COLUMN expression;
             ALTER TABLE jobs DROP COLUMN version;
             ALTER TABLE jobs DROP COLUMN frames;

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
+from sqlalchemy import select
 
 from ml_backend.database.projects import ProjectStore
-from ml_backend.database.tables import JobState, PromptStatus
+from ml_backend.database.tables import JobState, OrderMode, PromptStatus, PromptVersionRow
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task_media import Media
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from ml_backend.refinement.gate import Comparison, GateMetrics
-from ml_backend.refinement.version_store import NewVersion
+from ml_backend.refinement.version_store import NewVersion, set_champion
 from ml_backend.web.pages.curves import curve_of, presence_of
 from ml_backend.web.pages.queries import list_proposals
 from steerseg.masks import encode_rle
@@ -395,6 +396,58 @@ def test_a_project_says_what_its_configuration_leaves_open(predicted: Backend) -
         number, uid="1", label_config=config, hostname="http://127.0.0.1:1", extra_params={}
     )
     assert "are no verdict" in text_of(predicted.client, f"/pages/projects/{number}")
+
+
+# --- promotions in use, and what to label next
+
+
+def test_a_version_that_was_taken_back_is_shown_with_the_reason(predicted: Backend) -> None:
+    number = project_of(predicted)
+    name = add_version(predicted)
+    with predicted.database.writing() as session:
+        row = session.scalars(select(PromptVersionRow).where(PromptVersionRow.name == name)).one()
+        set_champion(session, number, row, by="refinement 1", revocable=True)
+    page = text_of(predicted.client, f"/pages/projects/{number}/versions")
+    assert f"In use since the promotion of <code>{name}</code>" in page
+    assert "Too few videos to compare" in page
+    assert "A version that does worse is taken back by itself." in page
+
+    versions = predicted.service.line.versions
+    (promotion,) = versions.promotions(number)
+    assert versions.take_back(number, promotion.id, "in use it does worse <b>than</b> the preset") == "preset"
+    for path in ("", "/versions"):
+        page = text_of(predicted.client, f"/pages/projects/{number}{path}")
+        assert f"<code>{name}</code> was taken back by itself: in use it does worse &lt;b&gt;than" in page
+    assert "Promotions</h2>" in page
+    versions.promote(number, name, by="a person, on the page")
+    page = text_of(predicted.client, f"/pages/projects/{number}/versions")
+    assert "A person chose this version: it is not taken back by itself." in page
+    assert "</code> was taken back by itself" not in page
+
+
+def test_what_to_label_next_is_listed_and_written_only_on_request(predicted: Backend) -> None:
+    number = project_of(predicted)
+    path = f"/pages/projects/{number}/next"
+    page = text_of(predicted.client, path)
+    order = predicted.service.next_tasks.order(number)
+    assert order.tasks
+    assert order.tasks[0].reasons[0] in page
+    assert f"The first {len(order.tasks)} of {order.open} tasks" in page
+
+    def mode() -> OrderMode:
+        known = ProjectStore(predicted.database).find(number)
+        assert known is not None
+        return known.labelling_order
+
+    assert predicted.client.post(path, data={"write": "on"}).status_code == 403
+    assert mode() is OrderMode.OFF
+    form = {"csrf_token": token_in(page), "write": "on"}
+    assert predicted.client.post(path, data=form).status_code == 303
+    assert mode() is OrderMode.ON
+    page = text_of(predicted.client, path)
+    assert "Label Tasks As Displayed" in page
+    assert predicted.client.post(path, data={"csrf_token": token_in(page), "write": "off"}).status_code == 303
+    assert mode() is not OrderMode.ON
 
 
 # --- words
