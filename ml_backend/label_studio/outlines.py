@@ -63,15 +63,37 @@ def mask_to_outlines(
 def outlines_to_mask(outlines: Sequence[Outline], height: int, width: int) -> NDArray[np.bool_]:
     """Fill outlines (in pixels) into one (height, width) bool mask; fewer than 3 corners fill nothing.
 
-    What lies beyond the picture is cut off along its edge; no corner is moved.
+    What lies beyond the picture is cut off along its edge; no corner is moved. An outline that crosses itself is filled
+    as browsers show it: all that it goes round is inside, also what it goes round twice.
     """
     mask = np.zeros((height, width), dtype=bool)
     inside = [cut_outline(outline, height, width) for outline in outlines]
-    polygons = [outline.ravel().tolist() for outline in inside if len(outline) >= 3]
-    if polygons:
+    inside = [outline for outline in inside if len(outline) >= 3]
+    if inside:
+        polygons = [outline.ravel().tolist() for outline in inside]
         for rle in coco_mask.frPyObjects(polygons, height, width):
             mask |= coco_mask.decode(rle).astype(bool)
+    for outline in inside:  # the run lengths leave out what is gone round twice
+        turns = _turns(outline, height, width)
+        mask |= (turns != 0) & (turns & 1 == 0)
     return mask
+
+
+def _turns(outline: Outline, height: int, width: int) -> NDArray[np.int16]:
+    """(height, width) how often an outline inside the picture goes round the centre of each pixel, with its sense."""
+    after = np.roll(outline, -1, axis=0)
+    low, high = np.minimum(outline[:, 1], after[:, 1]), np.maximum(outline[:, 1], after[:, 1])
+    first, end = np.ceil(low - 0.5).astype(np.int64), np.ceil(high - 0.5).astype(np.int64)
+    counts = end - first  # rows whose centre an edge crosses
+    edges = np.repeat(np.arange(len(outline)), counts)
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    (x, y), (dx, dy) = outline[edges].T, (after - outline)[edges].T
+    columns = np.ceil(x + dx * (rows + 0.5 - y) / dy - 0.5).astype(
+        np.int64
+    )  # pixels from here on lie behind it
+    crossings = np.zeros((height, width + 1), dtype=np.int16)
+    np.add.at(crossings, (rows, columns), np.sign(dy).astype(np.int16))
+    return np.cumsum(crossings, axis=1, dtype=np.int16)[:, :width]
 
 
 def cut_outline(outline: Outline, height: int, width: int) -> Outline:
