@@ -552,14 +552,21 @@ def test_another_video_is_refused(
             densify(task, pages, Frames(other), None, 0.5)  # type: ignore[arg-type]
 
 
-@pytest.fixture
+@pytest.fixture(params=[0, 2], ids=["whole", "split"])
 def filmed(
-    tmp_path: Path, film: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+    tmp_path: Path,
+    film: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[Completing, list[NDArray[np.bool_]]]]:
-    """Every fourth frame of a video as a task's pages, annotated as they should be; the video lies beside them."""
+    """Every fourth frame of a video as a task's pages, annotated as they should be; the video lies beside them.
+
+    Once the task is a part of a longer video, with so many pages before it.
+    """
     frames, truth = film
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "clip.mp4", iter(frames), 24.0)
+    before = 4 * request.param
+    shown = itertools.chain(np.zeros((before, *frames.shape[1:]), np.uint8), frames)
+    write_video(tmp_path / "videos" / "clip.mp4", shown, 24.0)
     pages = []
     for index, frame in enumerate(frames[::4]):
         pages.append(tmp_path / "pages" / f"{index:05d}.jpg")
@@ -577,7 +584,7 @@ def filmed(
         "stride": 4,
         "source": "/elsewhere/clip.mp4",
         "expr": "the red ball",
-    }
+    } | ({"first_frame": before} if before else {})
     drawn = mask_regions({i: mask for i, mask in enumerate(masks) if mask.any()}, "bitmask", proposed=False)
     made.receive(
         [event_body("ANNOTATION_CREATED", annotation(drawn), data=data, config=frames_config("bitmask"))]

@@ -306,11 +306,13 @@ def test_a_long_video_becomes_several_tasks(tmp_path: Path, clip: Path) -> None:
     shown = [served(tmp_path, url) for task in tasks for url in task.data["frames"]]
     assert [page.name for page in shown] == [f"{i:05d}.jpg" for i in range(20)]
     assert tasks[1].data["pts"][0] == pytest.approx(16 / 20)
+    assert [task.data["first_frame"] for task in tasks] == [0, 16, 32]
     videos = [load_video(served(tmp_path, task.data["video"])) for task in tasks]
     assert [len(video) for video in videos] == [16, 16, 8], "beside pages, every frame of the video"
     assert videos[1].frames[0].mean() == pytest.approx(10 + 2 * 16, abs=4)
     whole = prepare(tmp_path, BOTH, [clip], split_pages=50)
     assert [(task.pages, task.part, task.note) for task in whole] == [(40, "", "")]
+    assert "first_frame" not in whole[0].data
 
 
 def test_a_stride_thins_videos_too(tmp_path: Path, clip: Path) -> None:
