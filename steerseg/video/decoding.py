@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -52,6 +53,7 @@ class VideoLimits:
         download_timeout: Seconds that one wait for the network may take.
         download_deadline: Seconds that a whole download may take.
         max_redirects: Most redirects that a download follows.
+        advice: What to do about a video that is too long, for messages; ``{stride}`` stands for a stride that may do.
     """
 
     max_bytes: int = 2 * 2**30
@@ -62,6 +64,7 @@ class VideoLimits:
     download_timeout: float = 20.0
     download_deadline: float = 900.0
     max_redirects: int = 5
+    advice: str = "Keep fewer with a larger stride (--stride {stride} or more) or use a shorter clip."
 
 
 DEFAULT_LIMITS = VideoLimits()
@@ -488,9 +491,9 @@ class FrameBuffer:
         return self._array
 
     def _too_many(self, frame_bytes: int) -> str:
-        advice = (
-            f"Keep fewer with a larger stride (--stride {self._stride * 2} or more) or use a shorter clip."
-        )
+        most = max(1, min(self._limits.max_frames, self._limits.max_memory // frame_bytes))
+        stride = self._stride * max(2, math.ceil(self._expected / most))
+        advice = self._limits.advice.replace("{stride}", str(stride))
         if self._count >= self._limits.max_frames:
             return f"{self._name} has more than the limit of {self._limits.max_frames} frames. {advice}"
         return (

@@ -26,6 +26,7 @@ from ml_backend.importing.tasks import (
 )
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
 from ml_backend.label_studio.frame_numbers import FrameNumbers
+from ml_backend.models.workers import with_import_advice
 from steerseg.errors import ConfigError, ExpressionError, VideoError
 from steerseg.video import VideoLimits, file_kind, load_video, write_video
 from steerseg.video.decoding import FrameStream
@@ -341,6 +342,13 @@ def test_a_hint_that_is_given_works(tmp_path: Path, clip: Path) -> None:
     ]
     (task,) = prepare(tmp_path, FRAMES, [clip], stride="auto", max_pages=12)
     assert (task.data["stride"], task.pages) == (4, 10)
+
+
+def test_what_the_backend_refuses_says_how_to_import_it(tmp_path: Path, clip: Path) -> None:
+    """A video that came by upload: the status of a prediction is all that an annotator sees of the limit."""
+    for limits in (VideoLimits(max_memory=15 * 48 * 64 * 3), VideoLimits(max_frames=15)):
+        with pytest.raises(VideoError, match=r"steerseg-backend import --stride 3`, .* --split-pages"):
+            load_video(clip, limits=with_import_advice(limits))
 
 
 def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
