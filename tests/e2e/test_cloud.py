@@ -152,7 +152,8 @@ def test_tasks_in_the_cloud_go_the_whole_way(
         accept(client, task, predictions[task][-1])
     report = f"{cloud_backend.url}/projects/{project}/corrections"
     until(lambda: requests.get(report, timeout=30).json()["usable"] == 2, "the corrections")
-    assert "promoted" in run("refine", str(project), "--wait")
+    if not presign:  # once is enough: its media come as those of the corrections came
+        assert "promoted" in run("refine", str(project), "--wait")
     run("export", str(project), "--format", "coco", "--output", str(tmp_path / "out"))
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert sorted(sequence["task"] for sequence in provenance["sequences"].values()) == sorted(tasks)
