@@ -49,6 +49,7 @@ from steerseg.runtime.artefacts import write_json
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.replay import open_replay
 from steerseg.video import Video, VideoLimits
+from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.glossary import Glossary
 from steerseg.words.naming import frames_to_show, name_object
 

@@ -72,7 +72,7 @@ def measure_word(campaign: Campaign, word: Convention) -> list[dict[str, Any]]:
 
 
 def _orders(
-    campaign: Campaign, tasks: Tasks, pool: Sequence[Sample], seed: int
+    campaign: Campaign, tasks: WordTasks, pool: Sequence[Sample], seed: int
 ) -> list[tuple[str, list[Sample]]]:
     open_tasks = [
         OpenTask(number, sample.expression, sample.video, tasks.certainty(sample))

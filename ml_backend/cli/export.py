@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
@@ -17,8 +18,8 @@ from steerseg.errors import ConfigError
 INCOMPLETE = 3
 """Exit status of an export in which something is missing."""
 
-_MOST_BY_RULE = 50
-"""Lines of what rules leave out; what is missing is always printed."""
+_MOST_LINES = 50
+"""Lines of what rules leave out, and of warnings; what is missing is always printed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,10 +110,8 @@ def _print_left_out(report: ExportReport) -> None:
     """Print what is missing, what rules leave out, and what is not as one might expect."""
     by_rule = [omission for omission in report.omissions if omission.expected]
     missing = [omission for omission in report.omissions if not omission.expected]
-    lines = [f"left out: {omission}" for omission in by_rule[:_MOST_BY_RULE]]
-    if len(by_rule) > _MOST_BY_RULE:
-        lines.append(f"left out: {len(by_rule) - _MOST_BY_RULE} more by rule, which {PROVENANCE_FILE} lists")
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines = _shortened("left out", [str(omission) for omission in by_rule])
+    lines += _shortened("warning", report.warnings)
     lines += [f"missing: {omission}" for omission in missing]
     if missing:
         lines.append(
@@ -121,3 +120,11 @@ def _print_left_out(report: ExportReport) -> None:
         )
     for line in lines:
         print(line, file=sys.stderr)
+
+
+def _shortened(kind: str, found: Sequence[str]) -> list[str]:
+    """The first lines of a kind, and how many more there are."""
+    lines = [f"{kind}: {one}" for one in found[:_MOST_LINES]]
+    if len(found) > _MOST_LINES:
+        lines.append(f"{kind}: {len(found) - _MOST_LINES} more, which {PROVENANCE_FILE} lists")
+    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml_backend.corrections.records import (
     DecidedFrame,
@@ -291,6 +291,23 @@ def frames_by_index(frames: Mapping[int, DecidedFrame], numbers: FrameNumbers) -
     return by_index | {
         number + beyond: frame for number, frame in frames.items() if number >= len(numbers.shown)
     }
+
+
+def without_unseen(decision: Decision, origin: Origin | None) -> Decision:
+    """Leave the frames before a box track begins undecided, unless the track comes from a known proposal.
+
+    Label Studio hides a track before its first keyframe, whether anybody looked there or not. A proposed track says
+    where it begins, and so does one that was proposed and then changed.
+    """
+    first = min((index for index, frame in decision.frames.items() if frame.boxes), default=0)
+    if origin is not None and decision.proposed_expression is not None:
+        return decision
+    frames = {
+        index: frame
+        for index, frame in decision.frames.items()
+        if index >= first or frame.rle is not None or frame.changed
+    }
+    return replace(decision, frames=frames)
 
 
 def check_fit(index: int, frame: DecidedFrame, decision: Decision, shape: Shape) -> None:

@@ -28,6 +28,7 @@ from ml_backend.corrections.comparison import (
     has_gaps,
     propagated_frames,
     proposed_mask,
+    without_unseen,
 )
 from ml_backend.corrections.completion_store import CompletionStore, PendingCorrection
 from ml_backend.corrections.mask_jobs import GivenUpError, MaskJobs
@@ -229,9 +230,10 @@ class Completer:
         if decision.side == "video" and media.timeline is not None and media.video is not None:
             numbers = numbers_of_video(media.timeline, media.video.fps(decision.task_data))
             decision = replace(decision, frames=frames_by_index(decision.frames, numbers))
-            pending = replace(pending, decision=decision)
-        origin, shape = self._origin(pending, media.digest, client, numbers)
+        origin, shape = self._origin(replace(pending, decision=decision), media.digest, client, numbers)
         shape = shape or folder_shape(media)
+        decision = without_unseen(decision, origin)
+        pending = replace(pending, decision=decision)
 
         if shape is not None:
             for index, frame in decision.frames.items():

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ml_backend.corrections.instances import Instance, identity_of, proposal_notes, unique_names
 from ml_backend.corrections.records import DecidedFrame
 from ml_backend.label_studio.controls import VideoSide, frame_rate
+from ml_backend.label_studio.frame_numbers import rate_beside_pages
 from ml_backend.label_studio.region_masks import RegionError, track_boxes
 from ml_backend.label_studio.results import ResultItem, region_labels
-from ml_backend.label_studio.task import task_value
 from ml_backend.models.geometry import TrackBox
 
 MAX_FRAMES = 50_000
@@ -47,11 +47,13 @@ class _Numbering:
         count: Frames of the video, by the track; 0 where it does not say.
         rate: Frames a second, by the track; ``None`` where it does not say.
         factor: Frames of the video for each frame that the track counts.
+        torn: Whether its count, its duration and its times do not agree.
     """
 
     count: int
     rate: float | None
     factor: float
+    torn: bool = False
 
     @property
     def total(self) -> int:
@@ -88,7 +90,8 @@ def tracked_instances(
     tracks = [r for r in results if str(r.get("type", "")).lower() == "videorectangle"]
     tracks = [track for track in tracks if track.get("to_name") in (side.name, None)]
     texts, labels, notes = _texts(results, side), _labels(results), proposal_notes(results)
-    rate = _known_rate(side, task_data, pages)
+    # Beside pages, keyframes count frames of the video; else Label Studio's numbers, whose frames completion finds.
+    rate = side.fps(task_data) if pages is None else rate_beside_pages(side, task_data)
     found: list[tuple[str, str, list[Mapping[str, Any]]]] = []
     remarks: list[str] = []
     numbering: tuple[int, float] | None = None
@@ -147,21 +150,19 @@ def _joined(
     return list(found.values())
 
 
-def _known_rate(side: VideoSide, task_data: Mapping[str, Any], pages: int | None) -> float | None:
-    """Frames a second that keyframes are numbered by.
+def _numbering(track: Mapping[str, Any], rate: float) -> _Numbering:
+    """How a track counts; one that counts at another rate than the video's is understood by its times.
 
-    Beside pages these are the video's own, where configuration or task say so; else they are what Label Studio counts
-    by, and completion finds the frames that its player showed.
+    Its count, its duration and the times that Label Studio wrote beside its keyframes tell that rate. Where they do
+    not agree, nothing does, and its numbers are taken as they are.
+
+    Args:
+        track: The track.
+        rate: Frames a second of the video.
+
+    Raises:
+        RegionError: Its keyframes cannot be read.
     """
-    if pages is None:
-        return side.fps(task_data)
-    if side.frame_rate_key is not None:
-        return frame_rate(task_value(task_data, side.frame_rate_key))
-    return side.frame_rate or frame_rate(task_data.get("fps"))
-
-
-def _numbering(track: Mapping[str, Any], rate: float | None) -> _Numbering:
-    """How a track counts; one that counts at another rate than the video's is understood by its times."""
     value = track["value"]
     count, duration = value.get("framesCount"), frame_rate(value.get("duration"))
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -169,8 +170,15 @@ def _numbering(track: Mapping[str, Any], rate: float | None) -> _Numbering:
     if duration is None:
         return _Numbering(count, None, 1.0)
     own = count / duration
-    if rate is None or abs(count - duration * rate) <= _SPARE_FRAMES:
+    if abs(count - duration * rate) <= _SPARE_FRAMES:
         return _Numbering(count, own, 1.0)
+    keys = zip(_numbers(track), value["sequence"], strict=True)
+    timed = [(number, time) for number, key in keys if number > 0 and (time := frame_rate(key.get("time")))]
+    if any(abs(number - time * own) > _SPARE_FRAMES for number, time in timed):
+        return _Numbering(count, own, 1.0, torn=True)
+    number, time = max(timed, default=(count, duration))
+    if abs(number / time * duration - count) <= 1:
+        own = number / time  # more exact than a count, which is rounded
     return _Numbering(count, own, rate / own)
 
 
@@ -193,6 +201,11 @@ def _remarks(track: Mapping[str, Any], numbering: _Numbering, name: str) -> list
         remarks.append(
             f"the track of {name!r} is numbered at {numbering.rate:g} frames a second, the video has "
             f"{numbering.rate * numbering.factor:g}; its frames were found by their times"
+        )
+    if numbering.torn:
+        remarks.append(
+            f"the count, the duration and the times of the track of {name!r} do not agree; its frames were found by "
+            "their numbers"
         )
     beyond = sum(number > numbering.count for number in numbers) if numbering.count else 0
     if beyond:

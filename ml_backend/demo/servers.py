@@ -192,6 +192,7 @@ class LabelStudioServer:
         password: Its password.
         token: Its legacy access token, 40 hexadecimal digits.
         command: The ``label-studio`` command.
+        settings: Further settings by environment variable.
     """
 
     data_dir: Path
@@ -201,6 +202,7 @@ class LabelStudioServer:
     password: str = field(default_factory=lambda: secrets.token_urlsafe(9), repr=False)
     token: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
     command: Path = field(default_factory=find_label_studio)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -235,6 +237,7 @@ class LabelStudioServer:
             "FRONTEND_SENTRY_DSN": "",
             "LATEST_VERSION_CHECK": "false",
             "LOG_LEVEL": "WARNING",
+            **self.settings,
         }
         return ServerProcess(
             name="Label Studio",

@@ -167,10 +167,10 @@ class Exporter:
             is_split=options.split is not None,
         )
         report_line(f"writing {options.output}")
+        warnings = [*_notes(selection.corrections, export), *_warnings(export)]
         with explained(options.output), building_folder(options.output) as building:
             omissions += FORMATS[options.format].write(export, building)
-            _describe(export, options.format, omissions, building)
-        warnings = [*_notes(selection.corrections, export), *_warnings(export)]
+            _describe(export, options.format, omissions, warnings, building)
         return ExportReport(export.sequences, tuple(warnings), tuple(omissions))
 
     def _gather(
@@ -231,10 +231,12 @@ def _parts(found: Sequence[LabelledSequence], split: Split | None) -> dict[str, 
     return {part: frozenset(name for name, own in chosen.items() if own == part) for part in split.parts}
 
 
-def _describe(export: Export, format_: str, omissions: Sequence[Omission], folder: Path) -> None:
+def _describe(
+    export: Export, format_: str, omissions: Sequence[Omission], warnings: Sequence[str], folder: Path
+) -> None:
     """Write what stands beside every format."""
     numbers = FORMATS[format_].numbers(export.classes) or dict.fromkeys(export.classes.names)
-    write_json(folder / PROVENANCE_FILE, provenance(export, format_, omissions))
+    write_json(folder / PROVENANCE_FILE, provenance(export, format_, omissions, warnings))
     write_bytes(folder / CARD_FILE, dataset_card(export, format_, numbers, omissions).encode())
 
 

@@ -12,11 +12,11 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.exporting.dense import densify
 from ml_backend.exporting.labelled import LabelledSequence
 from ml_backend.exporting.omissions import Omission
-from ml_backend.exporting.pictures import Pictures, pictures_at
+from ml_backend.exporting.pictures import Excerpt, Pictures, pictures_at
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task import Task
-from ml_backend.label_studio.task_media import Loader, Media
+from ml_backend.label_studio.task_media import FIRST_FRAME_KEY, Loader, Media, positive_number
 from ml_backend.settings import Settings
 from steerseg.errors import SteerSegError, VideoError
 
@@ -149,7 +149,7 @@ class Gatherer:
         if videos is not None and isinstance(source, str):
             path = videos / Path(source).name  # the task's data may name any path
             if path.exists():
-                return pictures_at(path, size)
+                return _part_of(pictures_at(path, size), sequence)
         if parse_controls(sequence.correction.label_config).video is not None:
             return pictures_at(self._load(sequence.correction, video=True).path, size)
         name = f"{source!r} " if isinstance(source, str) else ""
@@ -160,6 +160,15 @@ class Gatherer:
         if self._tracker is None:
             self._tracker = self._load_tracker()
         return self._tracker
+
+
+def _part_of(original: Pictures, sequence: LabelledSequence) -> Pictures:
+    """The frames of a task in its original video, which may have been split into several tasks."""
+    data = sequence.correction.task_data
+    if FIRST_FRAME_KEY not in data:
+        return original
+    first = round(positive_number(data[FIRST_FRAME_KEY]) or 0)
+    return Excerpt(original, first, sequence.num_frames * sequence.stride)
 
 
 def _sparse(sequence: LabelledSequence, error: SteerSegError) -> Omission:

@@ -124,6 +124,10 @@ class LabelledSequence:
         left_out = set(self.undecided())
         return [index for index in range(self.num_frames) if index not in left_out]
 
+    def partly_decided(self) -> list[int]:
+        """Frames on which something is known of at least one object."""
+        return sorted({index for object_ in self.objects for index in object_.masks})
+
 
 def sequences(
     corrections: Iterable[Correction], confidence: float, categories: Categories = "label"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,29 @@ class PagePictures:
             except OSError as error:
                 raise _unreadable(file) from error
             yield content if content is not None else _jpeg(_open(file))
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Consecutive pictures of others.
+
+    Attributes:
+        whole: The others.
+        first: Index of the first one.
+        count: How many; fewer where the others end before.
+    """
+
+    whole: Pictures
+    first: int
+    count: int
+
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """See :class:`Pictures`."""
+        return itertools.islice(self.whole.frames(), self.first, self.first + self.count)
+
+    def jpegs(self) -> Iterator[bytes]:
+        """See :class:`Pictures`."""
+        return (_jpeg(Image.fromarray(frame)) for frame in self.frames())
 
 
 def pictures_at(path: Path, size: tuple[int, int] | None = None) -> Pictures:

@@ -12,13 +12,16 @@ from ml_backend.exporting.omissions import Omission, is_complete
 PROVENANCE_FILE = "provenance.json"
 
 
-def provenance(export: Export, format_: str, omissions: Sequence[Omission]) -> dict[str, Any]:
+def provenance(
+    export: Export, format_: str, omissions: Sequence[Omission], warnings: Sequence[str]
+) -> dict[str, Any]:
     """The content of the file.
 
     Args:
         export: What was written.
         format_: In which format.
         omissions: What is not in it.
+        warnings: What is not as one might expect, though nothing is missing.
     """
     parts = {name: part for part, names in export.parts.items() for name in names}
     return {
@@ -36,6 +39,7 @@ def provenance(export: Export, format_: str, omissions: Sequence[Omission]) -> d
             }
             for omission in omissions
         ],
+        "warnings": list(warnings),
         "sequences": {
             sequence.name: {"part": parts[sequence.name], **_described(sequence)}
             for sequence in export.sequences

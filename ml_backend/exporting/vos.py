@@ -30,7 +30,8 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     """Write DAVIS 2017: ``JPEGImages``, ``Annotations`` (both ``Full-Resolution``) and ``ImageSets/2017/<part>.txt``.
 
     Every frame has an annotation. Where an object's whereabouts are unknown, pixels that belong to no other object
-    are 255, which DAVIS's tools pass over.
+    are 255, which DAVIS's tools pass over. ``meta_expressions`` has the expressions as for YouTube-VOS; only frames on
+    which nothing is known are not among theirs.
     """
     omissions = unshown(export)
     for sequence in shown(export.sequences):
@@ -41,8 +42,9 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     sets = folder / "ImageSets" / "2017"
     sets.mkdir(parents=True)
     for part in export.parts:
-        names = "".join(f"{sequence.name}\n" for sequence in shown(export.of_part(part)))
-        (sets / f"{part}.txt").write_text(names, encoding="utf-8")
+        held = list(shown(export.of_part(part)))
+        (sets / f"{part}.txt").write_text("".join(f"{one.name}\n" for one in held), encoding="utf-8")
+        _write_expressions(folder, part, {one.name: _expressions(one, one.partly_decided()) for one in held})
     return omissions
 
 
@@ -66,12 +68,16 @@ def write_youtube_vos(export: Export, folder: Path) -> list[Omission]:
             write_pictures(export, sequence, range(sequence.num_frames), images)
             videos[sequence.name] = {"objects": _objects(sequence, frames)}
             expressions[sequence.name] = _expressions(sequence, frames)
-        meta = folder / "meta_expressions" / part
-        meta.mkdir(parents=True)
         (folder / part).mkdir(exist_ok=True)
         (folder / part / "meta.json").write_bytes(json_bytes({"videos": videos}))
-        (meta / "meta_expressions.json").write_bytes(json_bytes({"videos": expressions}))
+        _write_expressions(folder, part, expressions)
     return omissions
+
+
+def _write_expressions(folder: Path, part: str, videos: dict[str, Any]) -> None:
+    meta = folder / "meta_expressions" / part
+    meta.mkdir(parents=True)
+    (meta / "meta_expressions.json").write_bytes(json_bytes({"videos": videos}))
 
 
 def _write_masks(

@@ -22,6 +22,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
+from ml_backend.label_studio.task_media import FIRST_FRAME_KEY
 from steerseg.errors import ConfigError, VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits
 
@@ -296,7 +297,8 @@ def _prepare_video(
         for part in split(len(urls), size):
             chosen = slice(part.first, part.first + part.count)
             rates = {"fps": manifest.fps, "stride": manifest.stride, "pts": manifest.pts[chosen]}
-            parts.append({frames_side.data_key: urls[chosen], **rates})
+            begins = {FIRST_FRAME_KEY: manifest.frame_indices[part.first]} if part.count < len(urls) else {}
+            parts.append({frames_side.data_key: urls[chosen], **rates, **begins})
             pages.append(part.count)
     if video_side is not None:
         # Beside pages, the video has the frames between them too.

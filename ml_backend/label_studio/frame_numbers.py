@@ -107,48 +107,24 @@ def numbers_of_video(
     return FrameNumbers.of(timeline, rate)
 
 
+def rate_beside_pages(side: VideoSide, data: Mapping[str, Any]) -> float:
+    """Frames a second of a video beside its pages, which is not read: what the task says, else Label Studio's own rate.
+
+    Args:
+        side: The video side of the project.
+        data: The task's data; ``fps`` is the video's rate.
+    """
+    return frame_rate(data.get("fps")) or side.fps(data)
+
+
 def numbers_beside_pages(side: VideoSide, data: Mapping[str, Any], pages: int, stride: int) -> FrameNumbers:
     """The numbers of a video beside its pages, which is taken to have the constant rate that the task names.
 
     Args:
         side: The video side of the project.
-        data: The task's data; ``fps`` is the video's rate.
+        data: The task's data; see :func:`rate_beside_pages`.
         pages: How many pages the task has.
         stride: Frames of the video from one page to the next.
     """
-    rate = side.fps(data)
-    timeline = PlayerTimeline.constant((pages - 1) * stride + 1, frame_rate(data.get("fps")) or rate)
-    return FrameNumbers.of(timeline, rate)
-
-
-def renumbered(value: Mapping[str, Any], rate: float) -> Mapping[str, Any]:
-    """Give a box track that was numbered at another rate the numbers that it has at this one.
-
-    The times that Label Studio wrote beside the keyframes tell the rate; a track whose times, duration and number of
-    frames do not agree is left as it is.
-
-    Args:
-        value: The value of a ``videorectangle``.
-        rate: Frames a second by which Label Studio numbers the frames now.
-    """
-    noted = _noted_rate(value)
-    if noted is None or abs(noted / rate - 1) < 1e-3:
-        return value
-    sequence = [
-        {**keyframe, "frame": round((int(keyframe["frame"]) - 1) * rate / noted) + 1}
-        for keyframe in value["sequence"]
-    ]
-    return {**value, "framesCount": round(float(value["duration"]) * rate), "sequence": sequence}
-
-
-def _noted_rate(value: Mapping[str, Any]) -> float | None:
-    """The rate at which a track was numbered; ``None`` where what it says of that does not agree."""
-    try:
-        rates = [int(key["frame"]) / float(key["time"]) for key in value["sequence"]]
-        duration, count = float(value["duration"]), int(value["framesCount"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    if not rates or min(rates) <= 0 or max(rates) / min(rates) > 1.001:
-        return None
-    rate = float(np.median(rates))
-    return rate if abs(duration * rate - count) <= 1 else None
+    timeline = PlayerTimeline.constant((pages - 1) * stride + 1, rate_beside_pages(side, data))
+    return FrameNumbers.of(timeline, side.fps(data))

@@ -8,6 +8,7 @@ objects from losing half a pixel on every side, as contours through pixel centre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,8 +71,9 @@ def outlines_to_mask(outlines: Sequence[Outline], height: int, width: int) -> ND
 def outlines_to_rle(outlines: Sequence[Outline], height: int, width: int) -> RLE:
     """Fill outlines (in pixels) into one (height, width) mask; fewer than 3 corners fill nothing.
 
-    What lies beyond the picture is cut off along its edge; no corner is moved. The cost follows the length of the
-    outlines, not the size of the picture.
+    What lies beyond the picture is cut off along its edge; no corner is moved. An outline that crosses itself is filled
+    as browsers show it: all that it goes round is inside, also what it goes round twice. The cost follows the length of
+    the outlines, not the size of the picture.
 
     Raises:
         ValueError: An outline is longer than any that follows the edge of an object.
@@ -84,7 +86,37 @@ def outlines_to_rle(outlines: Sequence[Outline], height: int, width: int) -> RLE
     if not polygons:
         return empty_rle(height, width)
     encoded = coco_mask.frPyObjects([outline.ravel().tolist() for outline in polygons], height, width)
+    # These leave out what is gone round twice.
+    encoded += [rle for outline in polygons for rle in _gone_round_twice(outline, height, width)]
     return merge_rles([RLE(size=[height, width], counts=one["counts"].decode("ascii")) for one in encoded])
+
+
+def _gone_round_twice(outline: Outline, height: int, width: int) -> list[dict[str, Any]]:
+    """The pixels whose centre an outline inside the picture goes round an even number of times; empty without any.
+
+    Columns are gone through from top to bottom, as run lengths have them: each edge that crosses the centre of a column
+    adds or takes a turn from its row on.
+    """
+    after = np.roll(outline, -1, axis=0)
+    low, high = np.minimum(outline[:, 0], after[:, 0]), np.maximum(outline[:, 0], after[:, 0])
+    first, end = np.ceil(low - 0.5).astype(np.int64), np.ceil(high - 0.5).astype(np.int64)
+    counts = end - first  # columns whose centre an edge crosses
+    edges = np.repeat(np.arange(len(outline)), counts)
+    columns = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    (x, y), (dx, dy) = outline[edges].T, (after - outline)[edges].T
+    rows = np.ceil(y + dy * (columns + 0.5 - x) / dx - 0.5).astype(np.int64)
+    cells = columns * height + rows
+    order = np.argsort(cells, kind="stable")
+    begins, turns = cells[order], np.cumsum(np.sign(dx)[order].astype(np.int64))
+    ends = np.append(begins[1:], begins[-1:])
+    twice = (turns != 0) & (turns & 1 == 0) & (ends > begins)
+    if not twice.any():
+        return []
+    borders = np.stack([begins[twice], ends[twice]], axis=1).ravel()
+    meeting = np.flatnonzero(borders[2::2] == borders[1:-1:2]) * 2 + 1
+    borders = np.delete(borders, [*meeting, *(meeting + 1)])
+    runs = np.diff(borders, prepend=0, append=height * width).tolist()
+    return [coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)]
 
 
 def cut_outline(outline: Outline, height: int, width: int) -> Outline:

@@ -26,6 +26,9 @@ from steerseg.video.player import PlayerTimeline
 STRIDE_KEY = "stride"
 """Key of a task's data: frames of the video from one page to the next; the command ``import`` writes it."""
 
+FIRST_FRAME_KEY = "first_frame"
+"""Key of the task's data with the frame of the original video at which a part of it begins."""
+
 
 log = logging.getLogger(__name__)
 

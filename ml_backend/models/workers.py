@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, Protocol
@@ -367,6 +367,15 @@ def _rebuild(details: ErrorDetails) -> SteerSegError:
     return SteerSegError(details.message)
 
 
+def with_import_advice(limits: VideoLimits) -> VideoLimits:
+    """Limits whose messages say how a task's video comes within them."""
+    advice = (
+        "Import it again with `steerseg-backend import --stride {stride}`, or in parts with --split-pages, each of "
+        "which is a task."
+    )
+    return replace(limits, advice=advice)
+
+
 @dataclass(frozen=True)
 class ModelFactory:
     """Loads a preset and builds the handler that answers with it. Picklable: the server never calls it.
@@ -402,7 +411,7 @@ class ModelFactory:
             handler = load_handler(
                 self.preset,
                 self.device,
-                self.limits,
+                with_import_advice(self.limits),
                 memory_bytes=self.memory_bytes,
                 prefix_bytes=self.prefix_bytes,
             )

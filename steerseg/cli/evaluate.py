@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from steerseg.cli.options import (
     add_dataset_options,
     add_model_options,
+    in_output_folder,
     positive,
-    prepare_folder,
     preset_from,
 )
 from steerseg.cli.progress import ProgressBar
@@ -88,10 +88,9 @@ def _add_variant_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@in_output_folder
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure what is missing, write the report and print it."""
-    prepare_folder(options.output)
-
     from steerseg.evaluation.report import write_report
     from steerseg.evaluation.results import ResultFolder
     from steerseg.runtime.distributed import Ranks

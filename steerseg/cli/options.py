@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -106,7 +109,27 @@ def method_config(options: argparse.Namespace, base: PipelineConfig) -> Pipeline
     return replace(base, **changes)
 
 
-def prepare_folder(folder: Path) -> None:
+def in_output_folder(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Let a command begin with its folder of results (``options.output``) made and found writable.
+
+    A command that fails before it writes anything leaves no empty folder behind.
+    """
+
+    @functools.wraps(run)
+    def prepared(options: argparse.Namespace) -> int:
+        missing = [path for path in (options.output, *options.output.parents) if not path.exists()]
+        try:
+            _prepare_folder(options.output)
+            return run(options)
+        finally:
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something, or was never made
+                    path.rmdir()
+
+    return prepared
+
+
+def _prepare_folder(folder: Path) -> None:
     """Make the folder of results, and find out before the work that it cannot be written.
 
     Raises:

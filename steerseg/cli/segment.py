@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from steerseg.cli.options import (
     add_method_options,
     add_model_options,
+    in_output_folder,
     method_config,
     positive,
     positive_float,
-    prepare_folder,
     preset_from,
 )
 from steerseg.cli.progress import ProgressBar
@@ -49,12 +49,12 @@ def add_segment(commands: Any) -> None:
     parser.set_defaults(run=run_segment)
 
 
+@in_output_folder
 def run_segment(options: argparse.Namespace) -> int:
     """Make a proposal, write it and print a summary."""
     from steerseg.reasoning import check_expression
 
     expression = check_expression(options.expression)
-    prepare_folder(options.output)
 
     from steerseg.runtime.startup import uncollected
     from steerseg.video import load_video

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from steerseg.cli.options import (
     add_dataset_options,
     add_model_options,
+    in_output_folder,
     positive,
     positive_float,
-    prepare_folder,
     preset_from,
     share,
 )
@@ -116,10 +116,9 @@ def _recipe(options: argparse.Namespace) -> TrainingRecipe:
     )
 
 
+@in_output_folder
 def run_train(options: argparse.Namespace) -> int:
     """Train the soft prompts, write the preset and print what was made."""
-    prepare_folder(options.output)
-
     from steerseg.evaluation import open_dataset
     from steerseg.lvlm import LVLM
     from steerseg.runtime.devices import resolve_device

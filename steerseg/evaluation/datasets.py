@@ -9,6 +9,8 @@ from pathlib import Path
 
 from steerseg.errors import ConfigError
 from steerseg.evaluation.readers import (
+    is_davis,
+    read_davis,
     read_mevis,
     read_reasonvos,
     read_ref_davis17,
@@ -88,7 +90,8 @@ def open_dataset(
     """Samples of a public dataset, of a dataset's folder, or of `sprites-ref`, which is drawn where missing.
 
     Args:
-        dataset: A name of ``DATASETS``, "sprites-ref", or the root of a dataset in Ref-YouTube-VOS layout.
+        dataset: A name of ``DATASETS``, "sprites-ref", or the root of a dataset in Ref-YouTube-VOS layout, or in DAVIS
+            layout with expressions.
         split: Name of the split.
         data: Folder of `sprites-ref`.
         workers: Processes that draw it.
@@ -110,9 +113,9 @@ def open_dataset(
         if not Path(dataset).is_dir():
             raise ConfigError(
                 f"no dataset {dataset!r}; there are {SPRITES_REF}, {', '.join(DATASETS)}, and folders in "
-                "Ref-YouTube-VOS layout"
+                "Ref-YouTube-VOS layout, or as an export in DAVIS layout"
             )
-        return read_ref_youtube_vos(dataset, split)
+        return read_davis(dataset, split) if is_davis(dataset) else read_ref_youtube_vos(dataset, split)
     from steerseg.demo.dataset import load_manifest, write_split  # only this dataset needs the renderer
 
     folder = Path(data) / SPRITES_REF

@@ -21,6 +21,8 @@ from steerseg.evaluation.truth import Palette, RunLengths, Silhouettes, Truth
 
 __all__ = [
     "Sample",
+    "is_davis",
+    "read_davis",
     "read_mevis",
     "read_reasonvos",
     "read_ref_davis17",
@@ -32,6 +34,8 @@ __all__ = [
 DAVIS_FPS = 24.0
 DAVIS_VOID = 255
 """Value of pixels in DAVIS's annotations that its evaluation leaves out."""
+DAVIS_RESOLUTION = "Full-Resolution"
+"""Folder of pictures and masks as they were annotated, not made smaller."""
 DAVIS_WRITERS = (
     ("Davis17_annot1.txt", "utf-8", "annotator 1, first frame"),
     ("Davis17_annot1_full_video.txt", "utf-8", "annotator 1, full video"),
@@ -81,25 +85,57 @@ def read_ref_youtube_vos(
         elsewhere = _videos(tested)
         videos = {video: entry for video, entry in videos.items() if video not in elsewhere}
     with _entries_of(path):
-        return list(_youtube_samples(root / split, videos, path, fps, truth))
+        return list(_palette_samples(root / split, "", videos, path, fps, truth))
 
 
-def _youtube_samples(
-    split: Path, videos: dict[str, Any], path: Path, fps: float, truth: bool
+def read_davis(root: str | Path, split: str) -> list[Sample]:
+    """Samples of a dataset in DAVIS layout with expressions, such as ``steerseg-backend export`` writes.
+
+    Expects ``<root>/JPEGImages/Full-Resolution/<video>/<frame>.jpg``,
+    ``<root>/Annotations/Full-Resolution/<video>/<frame>.png``, whose pixels of 255 count for nothing, and
+    ``<root>/meta_expressions/<split>/meta_expressions.json`` as in Ref-YouTube-VOS layout.
+
+    Raises:
+        ConfigError: If a file is missing or has no ground truth.
+    """
+    root = Path(root)
+    path = root / "meta_expressions" / split / "meta_expressions.json"
+    if not path.is_file():
+        raise ConfigError(f"no {path}; give one of the dataset's splits")
+    videos = _videos(path)
+    with _entries_of(path):
+        return list(_palette_samples(root, DAVIS_RESOLUTION, videos, path, DAVIS_FPS, True, void=DAVIS_VOID))
+
+
+def is_davis(root: str | Path) -> bool:
+    """Whether a folder has the layout that :func:`read_davis` reads."""
+    root = Path(root)
+    return (root / "Annotations" / DAVIS_RESOLUTION).is_dir() and (root / "meta_expressions").is_dir()
+
+
+def _palette_samples(
+    folder: Path,
+    resolution: str,
+    videos: dict[str, Any],
+    path: Path,
+    fps: float,
+    truth: bool,
+    *,
+    void: int | None = None,
 ) -> Iterator[Sample]:
     for video, entry in videos.items():
-        folder = _frames_folder(split / "JPEGImages", video, path)
+        images = _frames_folder(folder / "JPEGImages" / resolution, video, path)
         frames = tuple(entry["frames"])
         for key, expression in entry["expressions"].items():
             objects: tuple[int, ...] = ()
             masks: Truth | None = None
             if truth:
                 objects = _objects(expression, f"{video}, expression {key} of {path.name}")
-                masks = Palette(split / "Annotations" / video, frames, objects)
+                masks = Palette(folder / "Annotations" / resolution / video, frames, objects, void)
             yield Sample(
                 id=f"{video}/{key}",
                 video=video,
-                folder=folder,
+                folder=images,
                 frames=frames,
                 fps=float(entry.get("fps", fps)),
                 expression=expression["exp"],

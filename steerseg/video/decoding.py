@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -55,6 +56,7 @@ class VideoLimits:
         download_deadline: Seconds that a whole download may take.
         max_redirects: Most redirects that a download follows.
         bare_streams: Whether streams without a container (``.h264``, ``.m2v``) are read.
+        advice: What to do about a video that is too long, for messages; ``{stride}`` stands for a stride that may do.
     """
 
     max_bytes: int = 2 * 2**30
@@ -66,6 +68,7 @@ class VideoLimits:
     download_deadline: float = 900.0
     max_redirects: int = 5
     bare_streams: bool = True
+    advice: str = "Keep fewer with a larger stride (--stride {stride} or more) or use a shorter clip."
 
 
 DEFAULT_LIMITS = VideoLimits()
@@ -534,9 +537,9 @@ class FrameBuffer:
         return self._array
 
     def _too_many(self, frame_bytes: int) -> str:
-        advice = (
-            f"Keep fewer with a larger stride (--stride {self._stride * 2} or more) or use a shorter clip."
-        )
+        most = max(1, min(self._limits.max_frames, self._limits.max_memory // frame_bytes))
+        stride = self._stride * max(2, math.ceil(self._expected / most))
+        advice = self._limits.advice.replace("{stride}", str(stride))
         if self._count >= self._limits.max_frames:
             return f"{self._name} has more than the limit of {self._limits.max_frames} frames. {advice}"
         return (

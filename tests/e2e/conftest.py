@@ -38,6 +38,8 @@ LABEL_CONFIGS = REPOSITORY / "label_config"
 ARTEFACTS = REPOSITORY / "artefacts" / "e2e"
 """Screenshots end up here; git ignores it."""
 RENDERED_CLIPS = 2
+PROXY_SECONDS = 2
+"""After so long Label Studio's proxy of a cloud storage ends an answer without an error; 20 where nobody sets it."""
 PRESET = os.environ.get("E2E_PRESET", "demo")
 
 
@@ -57,7 +59,13 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStud
     except ConfigError as error:
         missing(str(error))
     folder = tmp_path_factory.mktemp("label-studio")
-    server = LabelStudioServer(folder / "data", folder / "files", free_port(), command=command)
+    server = LabelStudioServer(
+        folder / "data",
+        folder / "files",
+        free_port(),
+        command=command,
+        settings={"RESOLVER_PROXY_TIMEOUT": str(PROXY_SECONDS)},
+    )
     with server.process():
         yield server
 

@@ -7,37 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 
-from benchmarks.refinement.presets import with_recipe
 from ml_backend.demo.servers import BackendServer, LabelStudioServer, free_port
 from ml_backend.label_studio.client import LabelStudioClient
-from steerseg.demo.dataset import render_scene
-from steerseg.demo.language import referrals
-from steerseg.demo.sprites import load_atlas
-from steerseg.demo.world import WorldSpec, sample_scene
-from steerseg.video import write_video
 from tests.e2e.conftest import LABEL_CONFIGS, PRESET, commands_of
 from tests.support.label_studio import LabelingPage, ModelPage, predictions_of, settled, until
+from tests.support.quick_refinement import quick_preset, write_clips
 
 CORRECTED, LEFT = 3, 1
 """Tasks that are corrected, and tasks that nobody annotates."""
-
-# What is learned in so short a time is no matter here, nor whether it is any good: the gate has tests of its own.
-RECIPE = {
-    "training": {"steps": 3, "warmup": 1},
-    "batch": 2,
-    "frames_per_sample": 1,
-    "pictures": 2,
-    "tokens": 4,
-    "min_videos": 2,
-    "folds": 2,
-    "min_gain": -1.0,
-    "max_regression": 1.0,
-}
-REPLAY = {"source": "sprites", "training": 1, "held_out": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +25,7 @@ def quick_backend(
     label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BackendServer]:
     """A backend whose refinements take moments and are promoted."""
-    preset = with_recipe(PRESET, RECIPE, tmp_path_factory.mktemp("preset"), replay=REPLAY)
+    preset = quick_preset(PRESET, tmp_path_factory.mktemp("preset"))
     server = BackendServer(tmp_path_factory.mktemp("quick"), free_port(), label_studio, preset=str(preset))
     with server.process():
         yield server
@@ -54,23 +34,7 @@ def quick_backend(
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Short clips of two different objects each, by what is to be tracked."""
-    folder = tmp_path_factory.mktemp("clips")
-    world = WorldSpec(
-        sizes=((192, 320),), frames=(10, 10), objects=(2, 2), lookalike=0, tint=0, overlap=0, pan=0
-    )
-    atlas = load_atlas(world.styles)
-    found: dict[str, Path] = {}
-    seed = 0
-    while len(found) < CORRECTED + LEFT:
-        seed += 1
-        rng = np.random.default_rng(seed)
-        scene = sample_scene(rng, world)
-        named = [r for r in referrals(scene, rng, kinds=("explicit",)) if r.expression == f"the {r.name}"]
-        if named and named[0].expression not in found:
-            path = folder / f"{named[0].name.replace(' ', '-')}.mp4"
-            write_video(path, iter(render_scene(scene, atlas)[0]), scene.fps)
-            found[named[0].expression] = path
-    return found
+    return write_clips(tmp_path_factory.mktemp("clips"), CORRECTED + LEFT)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from ml_backend.corrections.comparison import choose_proposal
 from ml_backend.corrections.records import Evidence, Problem, Verdict, Weights
 from ml_backend.database.tables import JobState, ProposalKey
+from ml_backend.exporting.labelled import Provenance, sequences
 from ml_backend.jobs.proposal_store import KnownProposal
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.config import parse_controls
@@ -189,13 +191,13 @@ def test_drawn_boxes_become_masks_that_count_less(completing: Completing) -> Non
     (correction,) = completing.complete()
     assert correction.side == "video"
     assert {i for i, frame in correction.frames.items() if frame.kind is Evidence.BOX} == {2, 8}
-    assert {i for i, frame in correction.frames.items() if frame.kind is Evidence.EMPTY} == {0, 1, 9, 10, 11}
+    assert {i for i, frame in correction.frames.items() if frame.kind is Evidence.EMPTY} == {9, 10, 11}
     rle = correction.masks[2]
     assert rle is not None
     assert decode_rle(rle)[9:27, 16:32].all()
     assert mask_area(rle) == 18 * 16
     assert correction.frames[2].weight == Weights().box
-    assert sorted(correction.propagated) == [3, 4, 5, 6, 7]
+    assert sorted(correction.propagated) == [0, 1, 3, 4, 5, 6, 7]
     assert JobStore(completing.database).newest()[0].state is JobState.DONE
 
 
@@ -218,6 +220,71 @@ def test_a_track_that_nobody_touched_has_the_masks_of_its_proposal(completing: C
     assert all(correction.masks[i] == proposal.tracklets[0].rles[i] for i in boxed)
     assert set(correction.frames) | set(correction.propagated) == set(range(PAGES))
     assert JobStore(completing.database).newest() == [], "no model was needed"
+
+
+def proposed_track(completing: Completing, hidden: tuple[int, ...]) -> dict[str, Any]:
+    """A proposed box track that is hidden in some frames."""
+    (result,) = tracklet_to_video_region(
+        completing.propose(moving(hidden=hidden)).tracklets[0],
+        _video_side(),
+        instance_id="t5-0123456789",
+        expression=WORDS,
+        numbers=FrameNumbers.constant(PAGES, 25),
+    )
+    return result
+
+
+def test_nobody_looked_before_a_track_that_was_drawn_by_hand(completing: Completing) -> None:
+    """Label Studio hides a track before its first keyframe: SAM 2 says what is there, not the annotator."""
+    completing.propose(moving())  # of the same task, but the annotator drew a track of their own
+    completing.submit_video([track({4: (25, 25, 25, 50)})])
+    (correction,) = completing.complete()
+    assert sorted(correction.frames) == [4]
+    assert {0, 1, 2, 3} <= set(correction.propagated)
+    (sequence,) = sequences([correction], 0.0)
+    origins = [sequence.objects[0].masks[index].provenance for index in range(5)]
+    assert origins == [Provenance.PROPAGATED] * 4 + [Provenance.HUMAN]
+
+
+def test_a_proposed_track_says_where_it_begins(completing: Completing) -> None:
+    result = proposed_track(completing, hidden=(0, 1, 2))
+    result["value"]["sequence"][-1]["x"] += 10  # changed, but not where it begins
+    completing.submit_video([result])
+    (correction,) = completing.complete()
+    assert [correction.frames[i].touched for i in (0, 1, 2)] == [False] * 3
+    assert [correction.frames[i].confidence for i in (0, 1, 2)] == pytest.approx([0.1] * 3)
+    assert correction.touched
+
+
+def test_a_proposed_track_that_an_annotator_made_begin_later_is_a_persons_word(
+    completing: Completing,
+) -> None:
+    result = proposed_track(completing, hidden=())
+    sequence = result["value"]["sequence"]
+    sequence[0] = {**sequence[0], "frame": 4}
+    completing.submit_video([result])
+    (correction,) = completing.complete()
+    assert [correction.frames[i].touched for i in (0, 1, 2)] == [True] * 3
+    assert [correction.masks[i] for i in (0, 1, 2)] == [None] * 3
+
+
+def test_where_the_proposal_is_gone_nobody_says_where_a_track_begins(
+    completing: Completing, tmp_path: Path
+) -> None:
+    result = proposed_track(completing, hidden=(0, 1, 2))
+    shutil.rmtree(tmp_path / "data" / "proposals")
+    completing.submit_video([result])
+    (correction,) = completing.complete()
+    assert not {0, 1, 2} & set(correction.frames)
+
+
+def test_boxes_beyond_the_video_say_at_which_rate_they_are_numbered(completing: Completing) -> None:
+    completing.submit_video([track({0: (25, 25, 25, 50), 47: (50, 25, 25, 50)}, frames_count=48)])
+    assert completing.complete() == []
+    problem, reason = completing.problem()
+    assert (problem, str(problem)) == (Problem.FRAME_RATE, "another frame rate")
+    assert "numbered for 48 frames at 25 a second, but the video has 12" in reason
+    assert "fps" in reason
 
 
 def test_a_moved_keyframe_alone_needs_the_model(completing: Completing) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.records import Decision, Verdict
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.frame_numbers import numbers_beside_pages
 from steerseg.masks import mask_area
 from tests.support.annotation_samples import annotation
 
@@ -56,13 +59,22 @@ def series(stem: str, points: list[tuple[float, float]], label: str = "zebra") -
 
 
 def box_track(
-    number: str, x: float, frames: tuple[int, ...] = (1, 18, 35), count: int = 35, rate: float = 12
+    number: str,
+    x: float,
+    frames: tuple[int, ...] = (1, 18, 35),
+    count: int = 35,
+    rate: float = 12,
+    *,
+    duration: float | None = None,
+    timed: bool = False,
 ) -> dict[str, Any]:
     sequence = [
         {"frame": frame, "x": x, "y": 30, "width": 20, "height": 40, "rotation": 0, "enabled": True}
+        | ({"time": frame / rate} if timed else {})
         for frame in frames
     ]
-    value = {"framesCount": count, "duration": count / rate, "sequence": sequence, "labels": ["zebra"]}
+    duration = count / rate if duration is None else duration
+    value = {"framesCount": count, "duration": duration, "sequence": sequence, "labels": ["zebra"]}
     return {"id": number, "from_name": "box", "to_name": "video", "type": "videorectangle", "value": value}
 
 
@@ -198,11 +210,39 @@ def test_answers_to_other_questions_are_neither_verdict_nor_expression() -> None
 # --- numbering of frames
 
 
-def test_a_track_numbered_at_another_rate_is_understood_by_its_times() -> None:
-    (decision,) = read([box_track("late", 10, (1, 35, 70), count=70, rate=24)], TRACKS, VIDEO)
+@pytest.mark.parametrize("timed", [True, False], ids=["timed", "without times"])
+def test_a_track_numbered_at_another_rate_is_understood_by_its_times(timed: bool) -> None:
+    track = box_track("late", 10, (1, 35, 70), count=70, rate=24, timed=timed)
+    (decision,) = read([track], TRACKS, VIDEO)
     assert [index for index, frame in decision.frames.items() if frame.boxes] == [0, 17, 34]
     assert max(decision.frames) == 34
     assert "numbered at 24 frames a second, the video has 12" in decision.notes[0]
+
+
+def test_times_tell_a_rate_better_than_a_count_that_is_rounded() -> None:
+    track = box_track("late", 10, (1, 101, 239), count=241, rate=24, duration=10.03, timed=True)
+    (decision,) = read([track], TRACKS, VIDEO)
+    assert [index for index, frame in decision.frames.items() if frame.boxes] == [0, 50, 119]
+
+
+def test_a_track_whose_times_and_duration_do_not_agree_keeps_its_numbers_and_says_so() -> None:
+    torn = box_track("torn", 10, (1, 35, 70), count=70, rate=24, duration=9.0, timed=True)
+    (decision,) = read([torn], TRACKS, VIDEO)
+    assert [index for index, frame in decision.frames.items() if frame.boxes] == [0, 34, 69]
+    assert decision.notes == (
+        "the count, the duration and the times of the track of 'zebra' do not agree; its frames were found by "
+        "their numbers",
+    )
+
+
+def test_beside_pages_a_track_comes_back_at_the_rate_at_which_boxes_go_out() -> None:
+    """Label Studio counts 24 frames a second where the configuration names none; the task names the video's rate."""
+    both = TRACKS.replace(' frameRate="$fps"', "").replace("</View>", f"{THING}{_IMAGE}</View>")
+    task = {**VIDEO, **PAGES, "stride": 6}
+    numbers = numbers_beside_pages(parse_controls(both).video or pytest.fail("no video"), task, 3, 6)
+    at = [int(np.flatnonzero(numbers.shown == frame)[0]) + 1 for frame in (0, 6, 12)]
+    (decision,) = read([box_track("b", 10, tuple(at), count=26, rate=24)], both, task)
+    assert [page for page, frame in decision.frames.items() if frame.boxes] == [0, 1, 2]
 
 
 def test_a_keyframe_of_frame_0_is_the_first_frame() -> None:

@@ -26,7 +26,7 @@ from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.exporting.command import Exporter, ExportOptions, ExportReport
 from ml_backend.exporting.dense import _windows, densify
-from ml_backend.exporting.formats import VOID
+from ml_backend.exporting.formats import VOID, save_palette
 from ml_backend.exporting.labelled import (
     ExportedMask,
     ExportedObject,
@@ -225,6 +225,35 @@ def test_void_pixels_of_davis_count_neither_in_j_nor_in_f(completing: Completing
     noisy = truth | (void & (np.random.default_rng(0).random(truth.shape) < 0.5))
     assert (score(noisy, truth, void).j, score(noisy, truth, void).f) == (1, 1)
     assert score(noisy, truth).j < 1
+
+
+def test_davis_is_evaluated_with_its_void_pixels(completing: Completing, tmp_path: Path) -> None:
+    """Where the second instance is not known, what is predicted of it counts for nothing."""
+    export(completing, tmp_path / "out", "davis")
+    path = tmp_path / "out/Annotations/Full-Resolution" / FIRST
+    for index in range(3, PAGES):
+        file = path / f"{index:05d}.png"
+        with Image.open(file) as image:
+            numbers = np.asarray(image).copy()
+        numbers[numbers != 1] = VOID
+        save_palette(numbers, file)
+    first, second, few = open_dataset(str(tmp_path / "out"), "train")
+    assert [one.expression for one in (first, second, few)] == [
+        "the red ball",
+        "the blue box",
+        "the red ball",
+    ]
+    assert [len(one.frames) for one in (first, second, few)] == [PAGES, PAGES, 7], (
+        "the rest is void as a whole"
+    )
+    void = second.void()
+    assert void is not None
+    assert void.any(axis=(1, 2)).tolist() == [False] * 3 + [True] * (PAGES - 3)
+    truth = second.masks()
+    predicted = truth | void
+    assert (score(predicted, truth, void).j, score(predicted, truth, void).f) == (1, 1)
+    assert score(predicted, truth).j < 1
+    assert len(second.load()) == PAGES
 
 
 VOS_BENCHMARK = """
@@ -523,14 +552,21 @@ def test_another_video_is_refused(
             densify(task, pages, Frames(other), None, 0.5)  # type: ignore[arg-type]
 
 
-@pytest.fixture
+@pytest.fixture(params=[0, 2], ids=["whole", "split"])
 def filmed(
-    tmp_path: Path, film: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+    tmp_path: Path,
+    film: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[Completing, list[NDArray[np.bool_]]]]:
-    """Every fourth frame of a video as a task's pages, annotated as they should be; the video lies beside them."""
+    """Every fourth frame of a video as a task's pages, annotated as they should be; the video lies beside them.
+
+    Once the task is a part of a longer video, with so many pages before it.
+    """
     frames, truth = film
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "clip.mp4", iter(frames), 24.0)
+    before = 4 * request.param
+    shown = itertools.chain(np.zeros((before, *frames.shape[1:]), np.uint8), frames)
+    write_video(tmp_path / "videos" / "clip.mp4", shown, 24.0)
     pages = []
     for index, frame in enumerate(frames[::4]):
         pages.append(tmp_path / "pages" / f"{index:05d}.jpg")
@@ -548,7 +584,7 @@ def filmed(
         "stride": 4,
         "source": "/elsewhere/clip.mp4",
         "expr": "the red ball",
-    }
+    } | ({"first_frame": before} if before else {})
     drawn = mask_regions({i: mask for i, mask in enumerate(masks) if mask.any()}, "bitmask", proposed=False)
     made.receive(
         [event_body("ANNOTATION_CREATED", annotation(drawn), data=data, config=frames_config("bitmask"))]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ml_backend.corrections.records import Correction
@@ -25,7 +26,8 @@ from ml_backend.exporting.formats import PALETTE, Export
 from ml_backend.exporting.labelled import ExportedMask, ExportedObject, LabelledSequence, Provenance
 from ml_backend.exporting.pictures import PagePictures
 from ml_backend.exporting.splits import TRAIN, VAL
-from steerseg.masks import encode_rle
+from ml_backend.label_studio.outlines import outlines_to_mask
+from steerseg.masks import encode_rle, iou
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
 CONFIG = """<View><BrushLabels name="mask" toName="frames"><Label value="zebra"/><Label value="apple"/>
@@ -270,6 +272,71 @@ def test_palettes_and_ids_are_those_of_the_format(write_export: WriteExport, for
             "1": "zebra",
             "2": "moon",
         }
+
+
+# --- outlines that cross themselves
+
+
+BOW = [(4, 4), (28, 40), (28, 4), (4, 40)]
+TWICE_ROUND = [
+    (34, 4),
+    (60, 4),
+    (60, 44),
+    (34, 44),
+    (34, 4),
+    (40, 10),
+    (54, 10),
+    (54, 36),
+    (40, 36),
+    (40, 10),
+]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_polygons_that_cross_themselves_are_kept(format_: str, tmp_path: Path) -> None:
+    """The two halves of a bow stay, and so does what an outline goes round twice."""
+    masks = [
+        outlines_to_mask([np.array(corners, dtype=float)], HEIGHT, WIDTH) for corners in (BOW, TWICE_ROUND)
+    ]
+    assert masks[1][20, 47]
+    plain = sequence(5)
+    objects = tuple(
+        replace(object_, masks={0: ExportedMask(encode_rle(mask), Provenance.HUMAN, 1.0)})
+        for object_, mask in zip(plain.objects, masks, strict=True)
+    )
+    one = replace(plain, num_frames=1, objects=objects)
+    folder = tmp_path / format_
+    folder.mkdir()
+    export = Export(1, (one,), {}, configured_classes(CONFIG, []), {TRAIN: frozenset([one.name])})
+    assert FORMATS[format_].write(export, folder) == []
+    for mask, found in zip(masks, read_back(format_, folder), strict=True):
+        if format_ == "yolo-seg":
+            assert iou(found, mask) >= 0.95  # readers fill through the centres of border pixels
+        else:
+            assert (found == mask).all()
+
+
+def read_back(format_: str, folder: Path) -> list[NDArray[np.bool_]]:
+    """The two masks of an export of one frame, as the format's own readers see them."""
+    if format_ == "coco":
+        coco = COCO(str(folder / "annotations.json"))
+        return [coco.annToMask(one).astype(bool) for one in coco.loadAnns(coco.getAnnIds())]
+    if format_ == "mots":
+        lines = (folder / "task-000005" / "gt" / "gt.txt").read_text().splitlines()
+        runs = [{"size": [HEIGHT, WIDTH], "counts": line.split(" ")[5]} for line in lines]
+        return [coco_mask.decode(run).astype(bool) for run in runs]
+    if format_ == "yolo-seg":
+        (file,) = (folder / "labels" / "train").iterdir()
+        found = []
+        for line in file.read_text().splitlines():
+            outline = np.array(line.split(" ")[1:], dtype=float).reshape(-1, 2) * [WIDTH, HEIGHT]
+            (run,) = coco_mask.frPyObjects([outline.ravel().tolist()], HEIGHT, WIDTH)
+            found.append(coco_mask.decode(run).astype(bool))
+        return found
+    masks = "Annotations/Full-Resolution" if format_ == "davis" else f"{TRAIN}/Annotations"
+    with Image.open(folder / masks / "task-000005" / "00000.png") as image:
+        numbers = np.asarray(image)
+    return [numbers == 1, numbers == 2]
 
 
 def test_what_others_cover_is_named(tmp_path: Path) -> None:

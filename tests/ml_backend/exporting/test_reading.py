@@ -254,6 +254,38 @@ def test_the_commands_status_says_that_something_is_missing(
     assert main([*arguments, "--output", str(tmp_path / "complete")]) == 0
 
 
+def test_the_command_shortens_warnings_and_says_where_all_are(
+    reading: Completing,
+    fake_label_studio: FakeLabelStudio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    many = 53
+    has(fake_label_studio, *(drawn(task, task=task) for task in range(5, 5 + many)), tasks=many)
+    export(reading, tmp_path / "read")
+    monkeypatch.setenv("STEERSEG_LABEL_STUDIO_API_KEY", "a" * 40)
+    monkeypatch.setenv("STEERSEG_LABEL_STUDIO_URL", fake_label_studio.url)
+    monkeypatch.setenv("STEERSEG_PROPAGATE_CORRECTIONS", "false")
+    arguments = [
+        "export",
+        "1",
+        "--format",
+        "coco",
+        "--no-images",
+        "--data-dir",
+        str(reading.settings.data_dir),
+    ]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())["warnings"]
+    assert len(told) == many
+    assert lines == [
+        *(f"warning: {one}" for one in told[:50]),
+        "warning: 3 more, which provenance.json lists",
+    ]
+
+
 def test_without_label_studio_the_export_says_so(reading: Completing, tmp_path: Path) -> None:
     ProjectStore(reading.database).save(
         1, uid="1", label_config=frames_config(), hostname="http://127.0.0.1:1", extra_params={}

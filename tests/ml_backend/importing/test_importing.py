@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +29,7 @@ from ml_backend.importing.tasks import (
 )
 from ml_backend.label_studio.config import FRAMES_EXAMPLE, VIDEO_EXAMPLE, parse_controls
 from ml_backend.label_studio.frame_numbers import FrameNumbers
+from ml_backend.models.workers import with_import_advice
 from steerseg.errors import ConfigError, ExpressionError, VideoError
 from steerseg.video import VideoLimits, file_kind, load_video, write_video
 from steerseg.video.decoding import FrameStream
@@ -176,7 +180,12 @@ def write(path: Path, codec: str, pixel_format: str, times: list[int], rate: int
 
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"),
-    [("a.avi", "mpeg4", "yuv420p"), ("a.mkv", "libx264", "yuv420p"), ("a.mp4", "libx264", "yuv420p10le")],
+    [
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("phone.mov", "libx265", "yuv420p"),
+    ],
 )
 def test_videos_that_browsers_do_not_play_are_encoded(
     tmp_path: Path, name: str, codec: str, pixel_format: str
@@ -306,11 +315,13 @@ def test_a_long_video_becomes_several_tasks(tmp_path: Path, clip: Path) -> None:
     shown = [served(tmp_path, url) for task in tasks for url in task.data["frames"]]
     assert [page.name for page in shown] == [f"{i:05d}.jpg" for i in range(20)]
     assert tasks[1].data["pts"][0] == pytest.approx(16 / 20)
+    assert [task.data["first_frame"] for task in tasks] == [0, 16, 32]
     videos = [load_video(served(tmp_path, task.data["video"])) for task in tasks]
     assert [len(video) for video in videos] == [16, 16, 8], "beside pages, every frame of the video"
     assert videos[1].frames[0].mean() == pytest.approx(10 + 2 * 16, abs=4)
     whole = prepare(tmp_path, BOTH, [clip], split_pages=50)
     assert [(task.pages, task.part, task.note) for task in whole] == [(40, "", "")]
+    assert "first_frame" not in whole[0].data
 
 
 def test_a_stride_thins_videos_too(tmp_path: Path, clip: Path) -> None:
@@ -341,6 +352,13 @@ def test_a_hint_that_is_given_works(tmp_path: Path, clip: Path) -> None:
     assert (task.data["stride"], task.pages) == (4, 10)
 
 
+def test_what_the_backend_refuses_says_how_to_import_it(tmp_path: Path, clip: Path) -> None:
+    """A video that came by upload: the status of a prediction is all that an annotator sees of the limit."""
+    for limits in (VideoLimits(max_memory=15 * 48 * 64 * 3), VideoLimits(max_frames=15)):
+        with pytest.raises(VideoError, match=r"steerseg-backend import --stride 3`, .* --split-pages"):
+            load_video(clip, limits=with_import_advice(limits))
+
+
 def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the video is: of all pictures that were decoded, none outlives the next ones."""
     write(tmp_path / "long.avi", "mpeg4", "yuv420p", list(range(120)))
@@ -365,6 +383,47 @@ def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(FrameStream, "__iter__", counted)
     prepare(tmp_path, BOTH, [tmp_path / "long.avi"], stride=2)
     assert 1 <= most <= 4
+
+
+_IMPORTING = """
+import sys
+from pathlib import Path
+from ml_backend.importing.tasks import prepare_tasks
+from ml_backend.label_studio.config import VIDEO_EXAMPLE, parse_controls
+root = Path(sys.argv[2])
+(task,) = prepare_tasks(
+    parse_controls(VIDEO_EXAMPLE), [sys.argv[1]], media_dir=root / "steerseg", document_root=root
+).tasks
+told = Path("/proc/self/status").read_text()  # getrusage() counts the process that started this one
+print(int(told.split("VmHWM:")[1].split()[0]) * 1024, task.data["fps"], task.note)
+"""
+
+
+def test_half_a_minute_of_a_phones_video_is_transcoded_in_bounded_memory(tmp_path: Path) -> None:
+    """1080p at a rate that varies; as pictures it would have 750 MB. Some phones write HEVC: see above."""
+    path, seconds, rate = tmp_path / "phone.mov", 30, 4
+    still = av.VideoFrame.from_ndarray(np.full((1080, 1920, 3), 90, np.uint8), format="rgb24")
+    still = still.reformat(format="yuv420p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 600)
+        for number in range(seconds * rate):
+            still.pts, still.time_base = 150 * number + 60 * (number % 10 == 9), Fraction(1, 600)
+            container.mux(stream.encode(still))
+        container.mux(stream.encode(None))
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTING, str(path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak, fps, note = done.stdout.split(" ", 2)
+    assert int(peak) < 600 * 2**20
+    assert float(fps) == pytest.approx(rate, rel=0.01)
+    assert "its frame rate varies" in note
+    (copy,) = (tmp_path / "steerseg").rglob("*.mp4")
+    assert len(read_timeline(copy).times) == seconds * rate
 
 
 def test_a_table_gives_strides(tmp_path: Path, clip: Path) -> None:

@@ -28,7 +28,9 @@ from ml_backend.label_studio.media_access import (
 )
 from ml_backend.settings import load_settings
 from steerseg.errors import ConfigError
+from tests.support.cloud import KEYS, S3
 from tests.support.networks import Server, clean_environment
+from tests.support.requirements import missing
 
 TOKEN = "secret-token-0123456789"
 MAX_RANGE = 8 * 2**20
@@ -241,35 +243,23 @@ def test_limits_hold_for_the_cloud(tmp_path: Path, label_studio: Server) -> None
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """An S3 server on the loopback address with the buckets ``videos`` and ``secrets``; gives its address."""
-    server_module = pytest.importorskip("moto.server", reason="the S3 server of moto is not installed")
-    pytest.importorskip("s3fs", reason="the extra `cloud` is not installed")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
     try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            aws_access_key_id="someone",
-            aws_secret_access_key="secret",
-            region_name="us-east-1",
-        )
-        for bucket in ("videos", "secrets"):
-            client.create_bucket(Bucket=bucket)
-            client.put_object(Bucket=bucket, Key="raw/a clip.mp4", Body=b"film" * 5_000_000)
-        yield url
-    finally:
-        server.stop()
+        import s3fs  # noqa: F401
+
+        with S3.serving("videos", "secrets") as server:
+            for bucket in ("videos", "secrets"):
+                server.client.put_object(Bucket=bucket, Key="raw/a clip.mp4", Body=b"film" * 5_000_000)
+            yield server.url
+    except ImportError as error:
+        missing(f"no S3 server to test with: {error}")
 
 
 @pytest.fixture
 def credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", KEYS["region_name"])
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from ml_backend.corrections.comparison import frames_by_index
 from ml_backend.corrections.records import DecidedFrame
 from ml_backend.label_studio.controls import DEFAULT_FRAME_RATE
-from ml_backend.label_studio.frame_numbers import FrameNumbers, renumbered
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.keyframes import interpolate
 from ml_backend.label_studio.regions import MaskTrack, tracklet_to_video_region
 from steerseg.masks import encode_rle
@@ -110,17 +110,3 @@ def test_frames_that_the_player_never_shows_are_told_of(tmp_path: Path) -> None:
         message = written(kinds[name], tmp_path)[1].describe_hidden()
         assert "never shows" in message
         assert "steerseg-backend import" in message
-
-
-def test_tracks_that_were_numbered_at_another_rate_are_understood_by_their_times() -> None:
-    def value(rate: float, count: int, frames: list[int]) -> dict[str, object]:
-        keyframes = [{"frame": frame, "time": frame / rate, "x": 10} for frame in frames]
-        return {"framesCount": count, "duration": count / rate, "sequence": keyframes}
-
-    track = renumbered(value(24, 70, [1, 35, 70]), 12)
-    assert track["framesCount"] == 35
-    assert [keyframe["frame"] for keyframe in track["sequence"]] == [1, 18, 35]
-    same = value(24, 70, [1, 35, 70])
-    assert renumbered(same, 24) is same
-    torn = {**same, "duration": 9.0}
-    assert renumbered(torn, 12) is torn, "its times and its duration do not agree"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
+from playwright.sync_api import Browser
 
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import FramesSide, VideoSide
@@ -361,6 +362,50 @@ def test_a_polygon_wholly_outside_or_endless_fills_nothing_or_the_picture() -> N
     assert not outlines_to_mask([outside], 8, 8).any()
     endless = np.array([(-1e12, -1e12), (1e12, -1e12), (1e12, 1e12), (-1e12, 1e12)])
     assert outlines_to_mask([endless], 8, 8).all()
+
+
+_FILLED = """corners => {
+    const context = new OffscreenCanvas(60, 60).getContext("2d");
+    context.beginPath();
+    for (const [x, y] of corners) context.lineTo(x, y);
+    context.fill();
+    return Array.from(context.getImageData(0, 0, 60, 60).data).filter((_, i) => i % 4 === 3);
+}"""
+_STAR = [(30 + 28 * np.sin(0.8 * np.pi * i), 30 - 28 * np.cos(0.8 * np.pi * i)) for i in range(5)]
+_BOW = [(4, 4), (56, 52), (56, 4), (4, 52)]
+_LOOP = [(5, 5), (50, 5), (50, 50), (5, 50), (5, 5), (20, 15), (40, 15), (40, 40), (20, 40), (20, 15)]
+_RING = [*_LOOP[:5], *reversed(_LOOP[5:])]
+
+
+@pytest.mark.parametrize(
+    ("corners", "inside", "outside"),
+    [
+        (_BOW, [(10, 28), (50, 28)], [(30, 8), (30, 48)]),
+        (_STAR, [(30, 30), (30, 8)], [(10, 12), (30, 50)]),
+        (_LOOP, [(30, 28), (10, 28)], [(55, 28)]),
+        (_RING, [(10, 28)], [(30, 28), (55, 28)]),
+    ],
+    ids=["bow", "star", "twice round", "ring"],
+)
+def test_outlines_that_cross_themselves_are_filled_as_browsers_show_them(
+    corners: list[tuple[float, float]], inside: list[tuple[int, int]], outside: list[tuple[int, int]]
+) -> None:
+    mask = outlines_to_mask([np.array(corners, dtype=float)], 60, 60)
+    assert all(mask[y, x] for x, y in inside)
+    assert not any(mask[y, x] for x, y in outside)
+    backwards = outlines_to_mask([np.array(corners[::-1], dtype=float)], 60, 60)
+    assert iou(mask, backwards) > 0.97
+
+
+@pytest.mark.parametrize("corners", [_BOW, _STAR, _LOOP, _RING], ids=["bow", "star", "twice round", "ring"])
+def test_a_browser_fills_outlines_that_cross_themselves_alike(
+    browser: Browser, corners: list[tuple[float, float]]
+) -> None:
+    page = browser.new_page()
+    shown = np.array(page.evaluate(_FILLED, [[float(x), float(y)] for x, y in corners])).reshape(60, 60)
+    page.close()
+    mask = outlines_to_mask([np.array(corners, dtype=float)], 60, 60)
+    assert iou(mask, shown > 127) > 0.97
 
 
 def test_holes_parts_and_specks_survive_outlines_that_keep_them() -> None:

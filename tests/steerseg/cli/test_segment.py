@@ -104,6 +104,20 @@ def test_errors_are_one_line_and_exit_with_2(tmp_path: Path, capsys: pytest.Capt
     assert "private or local" in error_of(capsys, "segment", "http://127.0.0.1/a.mp4", "the dog", "-o", out)
 
 
+@pytest.mark.parametrize("command", ["segment", "evaluate", "train"])
+def test_what_fails_leaves_no_empty_folder(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "missing")
+    arguments = [missing, "the dog"] if command == "segment" else ["--dataset", missing]
+    made, kept = tmp_path / "new" / "out", tmp_path / "kept"
+    kept.mkdir()
+    for folder in (made, kept):
+        error_of(capsys, command, *arguments, "-o", str(folder))
+    assert not made.parent.exists()
+    assert kept.is_dir(), "it was there before"
+
+
 def test_unknown_preset_is_an_error_after_the_video_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make_proposal: MakeProposal
 ) -> None:
