@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 
+from ml_backend.logs import configure_logging
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_backend.web.standby import StandbyApp
 
 GRACE = 5
 """Seconds that requests in flight have to end after SIGTERM."""
@@ -52,24 +55,20 @@ class Server(BaseApplication):
         for name, value in options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
+    def load(self) -> StandbyApp:
         """Build service and app; runs in the worker, so that nothing of it is ever forked."""
         configure_logging(self._settings.log_level)
-        from ml_backend.web.app import create_app
         from ml_backend.web.assemble import create_service
+        from ml_backend.web.standby import StandbyApp
 
-        service = create_service(self._settings)
-        self._close = service.close
-        return create_app(service)
+        app = StandbyApp(self._settings, lambda: create_service(self._settings))
+        app.start()
+        self._close = app.close
+        return app
 
     def _end(self, _server: object, _worker: object) -> None:
         if self._close is not None:
             self._close()
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def require_free_address(settings: Settings) -> None:
