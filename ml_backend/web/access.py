@@ -18,8 +18,6 @@ _NO_CREDENTIALS = Problem(
     "Enter user name and password at Label Studio's model connection; for webhooks set the header "
     f"{SECRET_HEADER} (`steerseg-backend connect` does both).",
 )
-_MOST_UNKNOWN_BYTES = 1024 * 1024
-"""Most bytes of an event that are read before anyone is known to have sent it; START_TRAINING holds a project alone."""
 
 
 def restrict_access(app: Flask, settings: Settings) -> None:
@@ -68,7 +66,5 @@ def _webhook_allowed(settings: Settings) -> bool:
         return True
     if settings.basic_auth_username is not None:
         return _has_basic_auth(settings)
-    if request.content_length is None or request.content_length > _MOST_UNKNOWN_BYTES:
-        return False
     body = read_body()
     return isinstance(body, dict) and body.get("action") == "START_TRAINING"
