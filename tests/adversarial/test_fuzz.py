@@ -37,18 +37,44 @@ JSON_SHARE = 0.75  # of the examples; the others go to pages and to routes witho
 _SECRET = "the-secret-of-this-session"
 _EXAMPLES = 2000
 
+
+def short(value: Any) -> Any:
+    """A recorded body with the first two of its tasks, drafts and regions each; more of a kind find nothing more."""
+    if isinstance(value, dict):
+        return {key: short(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [short(part) for part in (value[:2] if value and isinstance(value[0], dict) else value)]
+    return value
+
+
 BODIES: dict[str, list[Any]] = {
-    "/setup": [recorded("setup")],
-    "/predict": [recorded(path.stem) for path in sorted(FIXTURES.glob("predict_*.json"))],
-    "/webhook": [recorded(path.stem) for path in sorted(FIXTURES.glob("webhook_*.json"))],
+    path: [short(recorded(file.stem)) for file in sorted(FIXTURES.glob(f"{path[1:]}*.json"))]
+    for path in ("/setup", "/predict", "/webhook")
 }
+TEXTS = {path: [json.dumps(body) for body in bodies] for path, bodies in BODIES.items()}
 
 ODD_NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**63, 10**30, 0.5, 1e308, -1e-308)
 ODD_WORDS = (
     *("", " ", "x", "0", "-1", "9" * 20, "1.5", "1e999", "NaN", "null", "true", "٣", "1.2.3"),
     *("\0", "a\0b", "\ud800", "\udfff", "\u202e", "\x1b[2J", "a\r\nb", "\uffff", "𝕏", "é" * 300),
-    *("../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "http://", "http://[", "//x", "data:,x", "s3://b"),
-    *("<script>", "{{7*7}}", "%s%n", "' OR 1=1 --", "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00+14:00"),
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "http://",
+        "http://[",
+        "//x",
+        "data:,x",
+        "s3://b",
+    ),
+    *(
+        "<script>",
+        "{{7*7}}",
+        "%s%n",
+        "' OR 1=1 --",
+        "9999-12-31T23:59:59.999999Z",
+        "0001-01-01T00:00:00+14:00",
+    ),
     *("<View/>", "<View>", "<!DOCTYPE x><View/>", '<View><Video name="v" value="$v"/></View>', "[1]", "{}"),
     *("[" * 2000, '{"a":' * 500, '{"a": 99999999999999999999}'),
 )
@@ -145,8 +171,8 @@ def campaign(examples: int, strategy: st.SearchStrategy[Any], attempt: Callable[
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     """A recorded body with up to three parts put in the place of others, left out, or added."""
-    path = draw(st.sampled_from(sorted(BODIES)))
-    body = copy.deepcopy(draw(st.sampled_from(BODIES[path])))
+    path = draw(st.sampled_from(sorted(TEXTS)))
+    body = json.loads(draw(st.sampled_from(TEXTS[path])))
     for _ in range(draw(st.integers(1, 3))):
         body = mutate(draw, body)
     content = json.dumps(body).encode()
