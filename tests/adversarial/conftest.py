@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.backend import make_backend
+from tests.support.backend import backend, make_backend
 
-__all__ = ["make_backend"]
+__all__ = ["backend", "make_backend"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

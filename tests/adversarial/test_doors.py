@@ -173,6 +173,28 @@ def test_nothing_listens_beyond_this_machine_without_protection(host: str) -> No
         require_protection(Settings(host=own))
 
 
+def test_serve_says_what_to_set_before_it_listens_beyond_this_machine(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STEERSEG_")}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ml_backend.cli",
+            "serve",
+            "--host",
+            OPEN_TO_ALL,
+            "--data-dir",
+            str(tmp_path / "d"),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert "STEERSEG_LABEL_STUDIO_URL" in done.stderr
+    assert not (tmp_path / "d").exists()
+
+
 # --- other sites' pages
 
 
