@@ -14,7 +14,7 @@ import functools
 from typing import Any
 
 from ml_backend.database.folder_lock import FolderLock
-from ml_backend.json_values import check_json
+from ml_backend.database.json_values import check_json
 from ml_backend.service import Service
 from ml_backend.settings import load_settings
 from ml_backend.web.assemble import create_service

@@ -19,10 +19,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ml_backend.json_values import JsonError, parse_json
+from ml_backend.database.json_values import JsonError, parse_json
 from ml_backend.label_studio.api.session import is_token
+from ml_backend.label_studio.origins import origin_of
 from ml_backend.label_studio.task import Draft, Task
-from ml_backend.origins import origin_of
 from steerseg.errors import SteerSegError
 
 Result = dict[str, Any]

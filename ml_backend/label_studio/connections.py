@@ -9,7 +9,7 @@ from ml_backend.database.projects import Project
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.errors import UntrustedAddressError
 from ml_backend.label_studio.media_access import MediaHost
-from ml_backend.origins import is_loopback, same_address
+from ml_backend.label_studio.origins import is_loopback, same_address
 from ml_backend.settings import Settings
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from flask import Flask, Request, Response, g, request
 from werkzeug.routing import IntegerConverter
 
-from ml_backend.json_values import JsonError, parse_json
-from ml_backend.origins import ip_address, is_loopback, origin_of
+from ml_backend.database.json_values import JsonError, parse_json
+from ml_backend.label_studio.origins import ip_address, is_loopback, origin_of
 from ml_backend.requests import RequestError
 from ml_backend.settings import Settings
 from ml_backend.web.errors import Problem, to_response

@@ -23,8 +23,8 @@ from werkzeug.test import Client
 from ml_backend.database.database import Database
 from ml_backend.database.events import EventStore
 from ml_backend.database.folder_lock import FolderLock
+from ml_backend.database.json_values import MAX_DEPTH, JsonError, parse_json
 from ml_backend.database.projects import Project, ProjectStore
-from ml_backend.json_values import MAX_DEPTH, JsonError, parse_json
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.config_xml import MAX_TAGS
 from ml_backend.label_studio.media import MediaStore

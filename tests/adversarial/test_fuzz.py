@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.routing import Rule
 
-from ml_backend.json_values import check_json, parse_json
+from ml_backend.database.json_values import check_json, parse_json
 from ml_backend.models.executor import Executor
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app

@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from ml_backend.json_values import parse_json
+from ml_backend.database.json_values import parse_json
 from ml_backend.label_studio.errors import (
     LabelStudioAuthError,
     LabelStudioError,
