@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = read_settings(options)
     configure_logging(settings.log_level)
-    require_protection(settings)
     # What would make the worker fail at once is said here in one line, not in a traceback.
     require_free_address(settings)
+    require_protection(settings)
     preset_version(settings.preset)
     lock = FolderLock(settings.data_dir)
     if lock.acquire():  # else this server stands by
