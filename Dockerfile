@@ -1,7 +1,11 @@
 # The backend with its default models. It listens on port 9090 and keeps its data in /data.
 #
 #   docker build -t steerseg .
-#   docker run -p 127.0.0.1:9090:9090 -v steerseg-data:/data steerseg
+#   docker run -p 127.0.0.1:9090:9090 -v steerseg-data:/data \
+#     -e STEERSEG_LABEL_STUDIO_URL=http://label-studio.example.org -e STEERSEG_LABEL_STUDIO_API_KEY steerseg
+#
+# Inside, it listens on every interface. So it starts only where Label Studio's address, a user and a password
+# (STEERSEG_BASIC_AUTH_...), or STEERSEG_WEBHOOK_SECRET are set. STEERSEG_SERVER_NAMES adds names that others call it by.
 #
 # The image holds torch for GPUs; with --gpus all it uses one. For a much smaller CPU image:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t steerseg:cpu .

@@ -13,9 +13,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from ml_backend.database.folder_lock import FolderLock
+from ml_backend.database.json_values import check_json
 from ml_backend.service import Service
 from ml_backend.settings import load_settings
 from ml_backend.web.assemble import create_service
+from steerseg.errors import ConfigError
 
 try:
     from label_studio_ml.model import LabelStudioMLBase
@@ -28,8 +31,17 @@ except ImportError as error:
 
 @functools.cache
 def shared_service() -> Service:
-    """The one service of this process; every request gets a model object of its own."""
-    return create_service(load_settings())
+    """The one service of this process; every request gets a model object of its own.
+
+    Raises:
+        ConfigError: Another server works with the data folder.
+    """
+    settings = load_settings()
+    if not FolderLock(settings.data_dir).acquire():  # it ends with this process
+        raise ConfigError(
+            f"another server works with {settings.data_dir}; stop it, or name another folder by STEERSEG_DATA_DIR"
+        )
+    return create_service(settings)
 
 
 class SteerSegModel(LabelStudioMLBase):
@@ -47,21 +59,24 @@ class SteerSegModel(LabelStudioMLBase):
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         """One item for each task, as :meth:`ml_backend.service.Service.predict` gives them."""
-        answer = shared_service().predict(
-            {
-                "tasks": tasks,
-                "project": self.project_id,
-                "label_config": self.label_config,
-                "params": {**kwargs, "context": context},
-            }
-        )
+        body = {
+            "tasks": tasks,
+            "project": self.project_id,
+            "label_config": self.label_config,
+            "params": {**kwargs, "context": context},
+        }
+        check_json(body)
+        answer = shared_service().predict(body)
         results: list[Any] = answer.to_json()["results"]
         return results
 
     def fit(self, event: str, data: dict[str, Any], **_: Any) -> dict[str, int]:
         """Commit a webhook event."""
-        return {"event": shared_service().webhook({**data, "action": event})}
+        body = {**data, "action": event}
+        check_json(body)
+        return {"event": shared_service().webhook(body)}
 
     def _introduce(self, **fields: Any) -> str:
         body = {"project": self.project_id, "schema": self.label_config, **fields}
+        check_json(body)
         return shared_service().setup(body)

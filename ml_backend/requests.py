@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +19,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from ml_backend.database.json_values import JsonError, parse_json
+from ml_backend.label_studio.api.session import is_token
+from ml_backend.label_studio.origins import origin_of
 from ml_backend.label_studio.task import Draft, Task
 from steerseg.errors import SteerSegError
 
@@ -89,22 +91,29 @@ def _or_empty_list(value: object) -> object:
 
 
 def _read_hostname(value: object) -> str | None:
-    """An address without its last slash; ``None`` for anything else."""
-    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https"):
+    """An address without its last slash; ``None`` for what is none, such as a name without a scheme."""
+    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
         return None
+    _, host, port = origin_of(value)
+    if not host or port == -1 or not re.fullmatch(r"[\x21-\x7e]+", value) or set("@?#\\") & set(value):
+        raise _expected("the address of Label Studio, such as http://localhost:8080")
     return value.rstrip("/")
 
 
 def _read_token(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if not is_token(value.strip()):
+        raise _expected("a token of Label Studio")
+    return value.strip()
 
 
 def _read_extra_params(value: object) -> dict[str, Any]:
     """Extra parameters of the model connection; Label Studio passes on whatever was typed in."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = parse_json(value)
+        except JsonError:
             raise _expected(_EXTRA_PARAMS) from None
     if not value:
         return {}
@@ -154,7 +163,7 @@ class _DraftBody(_Body):
     def annotator(self) -> int | None:
         """The person's number in Label Studio, which sends "name email, number" only."""
         number = self.created_username.rpartition(", ")[2]
-        return int(number) if number.isascii() and number.isdigit() else None
+        return int(number) if re.fullmatch(r"[0-9]{1,18}", number) else None
 
 
 class _PredictionBody(_Body):
@@ -247,7 +256,7 @@ class WebhookEvent(_Body):
             project = project_id
             payload["project"] = {k: v for k, v in project.items() if k not in _SECRET_PROJECT_FIELDS}
             project_id = project.get("id")
-        if not isinstance(project_id, int):
+        if not isinstance(project_id, int) or isinstance(project_id, bool):
             project_id = None
         return {"action": body.get("action"), "project_id": project_id, "payload": payload}
 

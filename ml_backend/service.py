@@ -202,39 +202,43 @@ class Service:
 
         Raises:
             RequestError: The body is unusable.
+            UntrustedAddressError: It names an address of Label Studio that needs credentials.
             ConfigError: The labelling configuration cannot hold proposals.
             StoreError: The database cannot be used.
         """
         request = parse_setup(body)
-        self._note_project(request)
+        project = self._note_project(request)
         if request.access_token is not None:
-            self.connections.learn(request.project_id, request.access_token)
+            self.connections.learn(project, request.access_token)
             self.deliverer.loop.notify()
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project reports the same fault.
         parse_controls(request.label_config)
         return self._versions.current(request.project_id).name
 
-    def _note_project(self, request: SetupRequest) -> None:
+    def _note_project(self, request: SetupRequest) -> Project:
         """Save a project where something changed; Label Studio introduces it over and over."""
         known = self._projects.find(request.project_id)
+        if request.hostname is not None:
+            self.connections.check_address(request.hostname, known)
         hostname = request.hostname or (known.hostname if known else "")
         extra_params = request.extra_params
         if extra_params is None:
             extra_params = known.extra_params if known else {}
         described = (request.uid, request.label_config, hostname, extra_params)
         if (
-            known is None
-            or described != (known.uid, known.label_config, known.hostname, known.extra_params)
-            or (datetime.now(UTC) - known.last_seen).total_seconds() > _SEEN_AGAIN
+            known is not None
+            and described == (known.uid, known.label_config, known.hostname, known.extra_params)
+            and (datetime.now(UTC) - known.last_seen).total_seconds() <= _SEEN_AGAIN
         ):
-            self._projects.save(
-                request.project_id,
-                uid=request.uid,
-                label_config=request.label_config,
-                hostname=hostname,
-                extra_params=extra_params,
-            )
+            return known
+        return self._projects.save(
+            request.project_id,
+            uid=request.uid,
+            label_config=request.label_config,
+            hostname=hostname,
+            extra_params=extra_params,
+        )
 
     def predict(self, body: object) -> BatchAnswer | InteractiveAnswer:
         """Predict a batch of tasks, or answer an annotator's interactive call.

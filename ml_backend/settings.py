@@ -74,6 +74,17 @@ class Settings(BaseSettings):
     # --- the server
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(9090, ge=1, le=65535, description="Port to listen on.")
+    server_names: tuple[str, ...] = Field(
+        (),
+        description="Further names by which Label Studio and browsers call this server, as JSON "
+        '(`["backend", "gpu-box.example.org"]`). Names of this machine alone and the address to listen on are known; '
+        "where it listens on every interface, so are this machine's name and every bare IP address.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Address by which browsers reach the pages through a proxy, such as "
+        "`https://steerseg.example.org`. Its name counts as this server's own, and its pages may change things.",
+    )
     data_dir: Path = Field(
         Path("steerseg-data"),
         description="Folder of the database, the cached media and the stored proposals. Made if missing.",
@@ -260,7 +271,7 @@ class Settings(BaseSettings):
                 )
         return value
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "public_url")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is None:
@@ -269,6 +280,16 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected an address such as http://localhost:8080")
         return value.rstrip("/")
+
+    @field_validator("server_names")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", name):
+                raise ValueError(
+                    "expected names such as backend or gpu-box.example.org, without scheme and port"
+                )
+        return value
 
     @field_validator("refine_schedule")
     @classmethod

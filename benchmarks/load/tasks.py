@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ml_backend.importing.tasks import import_videos
 from ml_backend.label_studio.client import LabelStudioClient
-from ml_backend.label_studio.config import FRAMES_EXAMPLE
+from ml_backend.label_studio.config_xml import FRAMES_EXAMPLE
 from steerseg.video import write_video
 
 _PROJECT = 1

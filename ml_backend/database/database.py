@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from ml_backend.database.errors import BUSY_TIMEOUT_MS, StoreError, explain
 from ml_backend.database.layout import LAYOUT, bring_up_to_date, read_layout
+from ml_backend.database.private_files import make_private_file, make_private_folder
 
 _MIGRATION_TIMEOUT_MS = 600_000  # how long the first use waits for another process that migrates
 
@@ -32,13 +33,8 @@ class Database:
         self.path = path
         self._writing = threading.RLock()
         self._transaction = threading.local()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"the data folder {path.parent} cannot be made: {error.strerror}; "
-                "name a writable folder by STEERSEG_DATA_DIR"
-            ) from error
+        make_private_folder(path.parent)
+        make_private_file(path)
         self._engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)

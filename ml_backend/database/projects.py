@@ -69,8 +69,12 @@ class ProjectStore:
 
     def save(
         self, project_id: int, *, uid: str, label_config: str, hostname: str, extra_params: dict[str, Any]
-    ) -> None:
-        """Insert or update what is known of a project; see :class:`Project` for the arguments."""
+    ) -> Project:
+        """Insert or update what is known of a project; see :class:`Project` for the arguments.
+
+        Returns:
+            The project as it is known now.
+        """
         values = {
             "uid": uid,
             "label_config": label_config,
@@ -80,6 +84,7 @@ class ProjectStore:
         }
         with self._database.writing() as session:
             upsert(session, ProjectRow, [{"id": project_id, **values}], keys=["id"], update=list(values))
+            return project_of_row(session.get_one(ProjectRow, project_id, populate_existing=True))
 
     def find(self, project_id: int) -> Project | None:
         """The project, or ``None`` where ``/setup`` never named it."""

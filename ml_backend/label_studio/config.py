@@ -8,10 +8,10 @@ configuration may have a *frames* side (``<Image valueList="$frames">`` with a m
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, TypeVar
 
+from ml_backend.label_studio.config_xml import FRAMES_EXAMPLE, ControlsByTarget, Tag, read_tags
 from ml_backend.label_studio.controls import (
     ChoicesControl,
     Controls,
@@ -35,14 +35,7 @@ MASK_PREFERENCE: tuple[MaskKind, ...] = ("brush", "bitmask", "polygon", "vector"
 (run lengths), and Label Studio marks an edited brush region as ``prediction-changed`` for each page. Bitmask
 is as exact and marked alike, but a PNG a page is larger. Polygon and vector outlines only approximate."""
 
-MAX_CONFIG_LENGTH = 1_000_000
-"""Characters; a longer configuration is refused unread."""
-
-FRAMES_EXAMPLE = """<View>
-  <TextArea name="expression" toName="frames" smart="true" rows="1" showSubmitButton="true"/>
-  <BrushLabels name="mask" toName="frames" smart="false"><Label value="object"/></BrushLabels>
-  <Image name="frames" valueList="$frames"/>
-</View>"""
+_SHOWN = 10  # names or problems that a message lists
 
 VIDEO_EXAMPLE = """<View>
   <TextArea name="expression" toName="video" smart="true" rows="1" showSubmitButton="true"/>
@@ -62,8 +55,8 @@ def parse_controls(label_config: str) -> Controls:
         ConfigError: The XML is malformed or declares a document type, or no side is usable; the message says
             which control to add.
     """
-    tags = [_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str)]
-    controls = [tag for tag in tags if tag.get("name") and tag.get("toname")]
+    tags = read_tags(label_config)
+    controls = ControlsByTarget(tag for tag in tags if tag.get("name") and tag.get("toname"))
     problems: list[str] = []
     notes: list[str] = []
     frames = [_frames_side(tag, controls, problems, notes) for tag in tags if tag.kind == "image"]
@@ -85,7 +78,7 @@ def _only(sides: Sequence[_Side], kind: str) -> _Side | None:
         ConfigError: There are several, of which all but one would be passed over.
     """
     if len(sides) > 1:
-        names = ", ".join(repr(side.name) for side in sides)
+        names = _listed(repr(side.name) for side in sides)
         raise ConfigError(
             f"the labelling configuration has {len(sides)} {kind} objects with controls for regions ({names}), and "
             "one is read. Keep the controls of one and make a project for each of the others; a further object "
@@ -94,16 +87,18 @@ def _only(sides: Sequence[_Side], kind: str) -> _Side | None:
     return sides[0] if sides else None
 
 
-def _refuse_unread_masks(tags: Iterable[_Tag], controls: Iterable[_Tag], read: Collection[str]) -> None:
+def _refuse_unread_masks(tags: Iterable[Tag], controls: ControlsByTarget, read: Collection[str]) -> None:
     """Refuse controls whose masks or boxes nobody would read.
 
     Raises:
         ConfigError: There is one; the message says what to change.
     """
-    shown = {tag.name: tag for tag in tags if tag.kind in ("image", "video") and tag.name not in read}
-    for control in controls:
-        target = next((tag for name, tag in shown.items() if control.points_to(name)), None)
-        if target is not None and control.kind.removesuffix("labels") in (*MASK_PREFERENCE, "videorectangle"):
+    for target in tags:
+        if target.kind not in ("image", "video") or target.name in read:
+            continue
+        for control in controls.of(target.name):
+            if control.kind.removesuffix("labels") not in (*MASK_PREFERENCE, "videorectangle"):
+                continue
             raise ConfigError(
                 f'the labelling configuration lets annotators draw with <{control.element.tag} name="{control.name}"> '
                 f'on <{target.element.tag} name="{target.name}">, which is not read beside the other media: remove '
@@ -131,73 +126,24 @@ def label_categories(label_config: str) -> tuple[tuple[str, str], ...]:
         control.labels_name or control.name for control in (controls.frames.masks if controls.frames else ())
     }
     names |= {controls.video.labels_name} if controls.video and controls.video.labels_name else set()
-    tags = (_Tag(element) for element in _parse_xml(label_config).iter() if isinstance(element.tag, str))
     return tuple(
         (label.get("alias") or label.get("value"), label.get("category"))
-        for tag in tags
+        for tag in read_tags(label_config)
         if tag.name in names
-        for label in map(_Tag, tag.element.iter("*"))
+        for label in map(Tag, tag.element.iter("*"))
         if label.kind == "label" and (label.get("alias") or label.get("value"))
     )
 
 
-class _Tag:
-    """An XML element as Label Studio reads it: names of tags and attributes without regard to case."""
-
-    def __init__(self, element: ET.Element) -> None:
-        self.element = element
-        self.kind = element.tag.lower()
-        self._attributes = {name.lower(): value.strip() for name, value in element.attrib.items()}
-
-    def get(self, name: str) -> str:
-        return self._attributes.get(name, "")
-
-    @property
-    def name(self) -> str:
-        return self.get("name")
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        value = self.get(name).lower()
-        return default if not value else value in ("true", "1", "yes")
-
-    def points_to(self, name: str) -> bool:
-        return name in (target.strip() for target in self.get("toname").split(","))
-
-    def children(self, kind: str) -> tuple[str, ...]:
-        """The values of the children of one kind, as they appear in results (an alias replaces its value)."""
-        found = (_Tag(child) for child in self.element.iter() if isinstance(child.tag, str))
-        values = (tag.get("alias") or tag.get("value") for tag in found if tag.kind == kind)
-        return tuple(dict.fromkeys(value for value in values if value))
-
-
-def _parse_xml(label_config: str) -> ET.Element:
-    if not label_config or not label_config.strip():
-        raise ConfigError(
-            "the project has no labelling configuration. Set one in Settings › Labeling Interface, "
-            f"for example:\n{FRAMES_EXAMPLE}"
-        )
-    if len(label_config) > MAX_CONFIG_LENGTH:
-        raise ConfigError(
-            f"the labelling configuration has {len(label_config)} characters; "
-            f"at most {MAX_CONFIG_LENGTH} are read"
-        )
-    if re.search(r"<!(DOCTYPE|ENTITY)", label_config, flags=re.IGNORECASE):
-        # A document type is the only door to entities, external ones included; Label Studio never needs one.
-        raise ConfigError(
-            "the labelling configuration declares a document type or an entity, which is not accepted; "
-            "remove the <!DOCTYPE ...> part"
-        )
-    try:
-        return ET.fromstring(label_config.strip())
-    except ET.ParseError as error:
-        raise ConfigError(
-            f"the labelling configuration is not well-formed XML ({error}); correct it in "
-            "Settings › Labeling Interface › Code"
-        ) from None
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message: the first ones, and how many follow."""
+    every = list(names)
+    rest = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + rest
 
 
 def _frames_side(
-    image: _Tag, controls: Iterable[_Tag], problems: list[str], notes: list[str]
+    image: Tag, controls: ControlsByTarget, problems: list[str], notes: list[str]
 ) -> FramesSide | None:
     where = f'<Image name="{image.name}">'
     if not image.get("valuelist"):
@@ -208,7 +154,7 @@ def _frames_side(
     data_key = _data_key(image, "valuelist", where, problems)
     if data_key is None:
         return None
-    mine = [tag for tag in controls if tag.points_to(image.name)]
+    mine = controls.of(image.name)
     masks = _mask_controls(mine, where, problems)
     if not masks:
         problems.append(
@@ -228,13 +174,13 @@ def _frames_side(
 
 
 def _video_side(
-    video: _Tag, controls: Iterable[_Tag], problems: list[str], notes: list[str]
+    video: Tag, controls: ControlsByTarget, problems: list[str], notes: list[str]
 ) -> VideoSide | None:
     where = f'<Video name="{video.name}">'
     data_key = _data_key(video, "value", where, problems)
     if data_key is None:
         return None
-    mine = [tag for tag in controls if tag.points_to(video.name)]
+    mine = controls.of(video.name)
     boxes = [tag for tag in mine if tag.kind == "videorectangle"]
     if not boxes:
         problems.append(
@@ -256,7 +202,7 @@ def _video_side(
     )
 
 
-def _mask_controls(mine: Sequence[_Tag], where: str, problems: list[str]) -> tuple[MaskControl, ...]:
+def _mask_controls(mine: Sequence[Tag], where: str, problems: list[str]) -> tuple[MaskControl, ...]:
     labels_tag = _first(tag for tag in mine if tag.kind == "labels" and tag.children("label"))
     found = []
     for kind in MASK_PREFERENCE:
@@ -282,7 +228,7 @@ def _mask_controls(mine: Sequence[_Tag], where: str, problems: list[str]) -> tup
     return tuple(found)
 
 
-def _prompt_control(mine: Iterable[_Tag], kind: Literal["keypoint", "rectangle"]) -> PromptControl | None:
+def _prompt_control(mine: Iterable[Tag], kind: Literal["keypoint", "rectangle"]) -> PromptControl | None:
     candidates = [tag for tag in mine if tag.kind in (f"{kind}labels", kind)]
     # A configuration may have plain boxes beside the prompts; the smart one is the prompt.
     chosen = _first(tag for tag in candidates if tag.flag("smart", default=True)) or _first(candidates)
@@ -296,7 +242,7 @@ def _prompt_control(mine: Iterable[_Tag], kind: Literal["keypoint", "rectangle"]
     )
 
 
-def _task_controls(mine: Sequence[_Tag], labels: Sequence[str], where: str, notes: list[str]) -> TaskControls:
+def _task_controls(mine: Sequence[Tag], labels: Sequence[str], where: str, notes: list[str]) -> TaskControls:
     texts = [tag for tag in mine if tag.kind == "textarea"]
     whole = [tag for tag in texts if not tag.flag("perregion") and not tag.flag("peritem")]
     shown = [tag for tag in whole if _read_only(tag)]
@@ -315,11 +261,11 @@ def _task_controls(mine: Sequence[_Tag], labels: Sequence[str], where: str, note
     )
 
 
-def _choices_control(tag: _Tag | None) -> ChoicesControl | None:
+def _choices_control(tag: Tag | None) -> ChoicesControl | None:
     return None if tag is None else ChoicesControl(tag.name, tag.children("choice"), tag.flag("peritem"))
 
 
-def _meant_for_expression(texts: Sequence[_Tag], where: str, notes: list[str]) -> _Tag | None:
+def _meant_for_expression(texts: Sequence[Tag], where: str, notes: list[str]) -> Tag | None:
     """The text that is called *expression*, else the one with ``smart="true"``, else the only one there is.
 
     A text with ``smart="false"`` asks something else.
@@ -329,7 +275,7 @@ def _meant_for_expression(texts: Sequence[_Tag], where: str, notes: list[str]) -
     unmarked = [tag for tag in texts if tag.flag("smart", default=True)]
     candidates = named or smart or unmarked
     if len(candidates) > 1:
-        names = ", ".join(repr(tag.name) for tag in candidates)
+        names = _listed(repr(tag.name) for tag in candidates)
         notes.append(
             f"{where} has several texts that may be the expression ({names}), and none is read as it: call one "
             '"expression", and give the others smart="false"'
@@ -344,7 +290,7 @@ def _meant_for_expression(texts: Sequence[_Tag], where: str, notes: list[str]) -
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _verdict_control(choices: Sequence[_Tag], where: str, notes: list[str]) -> _Tag | None:
+def _verdict_control(choices: Sequence[Tag], where: str, notes: list[str]) -> Tag | None:
     """The choices called *verdict*, if their words are those of a verdict."""
     named = [tag for tag in choices if _called(tag, "verdict")]
     usable = [tag for tag in named if _verdict_words(tag)]
@@ -352,11 +298,11 @@ def _verdict_control(choices: Sequence[_Tag], where: str, notes: list[str]) -> _
         unknown = [choice for choice in tag.children("choice") if verdict_word(choice) is None]
         if unknown:
             notes.append(
-                f"{where}: the verdict {tag.name!r} has choices that are no verdict ({', '.join(unknown)}); expected "
+                f"{where}: the verdict {tag.name!r} has choices that are no verdict ({_listed(unknown)}); expected "
                 "Accept, Reject and Not visible, or an alias of these words"
             )
     if len(usable) > 1:
-        names = ", ".join(repr(tag.name) for tag in usable)
+        names = _listed(repr(tag.name) for tag in usable)
         notes.append(f"{where} has several verdicts ({names}), and none is read; keep one of them")
         return None
     if not usable:
@@ -369,11 +315,11 @@ def _verdict_control(choices: Sequence[_Tag], where: str, notes: list[str]) -> _
     return usable[0] if usable else None
 
 
-def _verdict_words(tag: _Tag) -> set[str]:
+def _verdict_words(tag: Tag) -> set[str]:
     return {word for choice in tag.children("choice") if (word := verdict_word(choice)) is not None}
 
 
-def _chooses_object(tag: _Tag, labels: Sequence[str], where: str, notes: list[str]) -> bool:
+def _chooses_object(tag: Tag, labels: Sequence[str], where: str, notes: list[str]) -> bool:
     """Whether choices select the object that a prompt is about: those called *which* object.
 
     Their words are a check: they are all labels, or numbered.
@@ -397,7 +343,7 @@ def _chooses_object(tag: _Tag, labels: Sequence[str], where: str, notes: list[st
     return False
 
 
-def _read_only(tag: _Tag) -> bool:
+def _read_only(tag: Tag) -> bool:
     """Whether annotators cannot write into a ``<TextArea>``.
 
     Label Studio has no switch for it: ``maxSubmissions="0"`` hides the input. A control called *status*
@@ -406,12 +352,12 @@ def _read_only(tag: _Tag) -> bool:
     return tag.flag("readonly") or tag.get("maxsubmissions") == "0" or _called(tag, "status")
 
 
-def _called(tag: _Tag, word: str) -> bool:
+def _called(tag: Tag, word: str) -> bool:
     names = (tag.name.lower(), tag.get("alias").lower())
     return any(word in re.split(r"[^a-z0-9]+", re.sub(r"\d+", "", name)) for name in names if name)
 
 
-def _data_key(tag: _Tag, attribute: str, where: str, problems: list[str]) -> str | None:
+def _data_key(tag: Tag, attribute: str, where: str, problems: list[str]) -> str | None:
     value = tag.get(attribute)
     shown = "valueList" if attribute == "valuelist" else attribute
     if not tag.name:
@@ -429,9 +375,11 @@ def _data_key(tag: _Tag, attribute: str, where: str, problems: list[str]) -> str
 def _unusable(problems: Sequence[str]) -> str:
     if not problems:
         problems = ['it has neither <Image valueList="$frames"> nor <Video value="$video">']
+    more = len(problems) - _SHOWN
     return (
         "the labelling configuration cannot hold proposals: "
-        + "; ".join(problems)
+        + "; ".join(problems[:_SHOWN])
+        + (f"; and {more} more problems" if more > 0 else "")
         + f".\nA configuration for masks on frames:\n{FRAMES_EXAMPLE}\n"
         + f"or for box tracks on a video:\n{VIDEO_EXAMPLE}"
     )

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 
 from ml_backend.database.projects import Project
 from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.errors import UntrustedAddressError
 from ml_backend.label_studio.media_access import MediaHost
+from ml_backend.label_studio.origins import is_loopback, same_address
 from ml_backend.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A token, and the address that it was told for: it goes nowhere else."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 class Connections:
@@ -20,13 +31,47 @@ class Connections:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._tokens: dict[int, str] = {}
+        self._pairs: dict[int, _Pair] = {}
         self._clients: dict[tuple[str, str], LabelStudioClient] = {}
 
-    def learn(self, project_id: int, token: str) -> None:
-        """Note the token that a project's ``/setup`` brought."""
+    def learn(self, project: Project, token: str) -> None:
+        """Note the token that a project's ``/setup`` brought, for the address that the project has now.
+
+        Where the settings name an address, that is the one.
+        """
+        url = self.url(project)
+        if url is None:
+            return
         with self._lock:
-            self._tokens[project_id] = token
+            before = self._pairs.get(project.id)
+            self._pairs[project.id] = _Pair(url, token)
+            if before is not None and before != self._pairs[project.id] and not self._is_used(before):
+                self._clients.pop((before.url, before.token), None)
+
+    def check_address(self, told: str, known: Project | None) -> None:
+        """Check whether ``/setup`` may say where Label Studio is: media and its API are asked for there.
+
+        It may where its requests bring credentials, and where the settings name the address anyway. Elsewhere the
+        first word counts, on a server that this machine alone can reach.
+
+        Args:
+            told: The address.
+            known: The project as it was known before.
+
+        Raises:
+            UntrustedAddressError: It may not.
+        """
+        settings = self._settings
+        if settings.label_studio_url is not None or settings.basic_auth_username is not None:
+            return
+        if not is_loopback(settings.host):
+            raise UntrustedAddressError(
+                "the address of Label Studio came without credentials, and is not believed"
+            )
+        if known is not None and known.hostname and not same_address(told, known.hostname):
+            raise UntrustedAddressError(
+                f"project {known.id} has another address of Label Studio, which changes by credentials alone"
+            )
 
     def url(self, project: Project) -> str | None:
         """Address of the project's Label Studio, if it is known."""
@@ -38,15 +83,25 @@ class Connections:
         Raises:
             LabelStudioError: The address or the token cannot be one.
         """
-        key = self._settings.label_studio_api_key
         with self._lock:
-            token = self._tokens.get(project.id) if key is None else key.get_secret_value()
             url = self.url(project)
-            if not token or not url:
+            token = None if url is None else self._token(project.id, url)
+            if url is None or token is None:
                 return None
             if (url, token) not in self._clients:
                 self._clients[(url, token)] = LabelStudioClient(url, token)
             return self._clients[(url, token)]
+
+    def _token(self, project_id: int, url: str) -> str | None:
+        """The token for an address: the configured one, or the one that came with this very address."""
+        key = self._settings.label_studio_api_key
+        if key is not None:
+            return key.get_secret_value()
+        pair = self._pairs.get(project_id)
+        return pair.token if pair is not None and same_address(pair.url, url) else None
+
+    def _is_used(self, pair: _Pair) -> bool:
+        return any(other == pair for other in self._pairs.values())
 
     def host(self, project: Project | None) -> MediaHost | None:
         """The Label Studio that hands out a project's media, by both its names; ``None`` where none is known.

@@ -29,6 +29,10 @@ class LabelStudioNotFoundError(LabelStudioError):
     """The object does not exist, or this account cannot see it (404)."""
 
 
+class UntrustedAddressError(LabelStudioError):
+    """Somebody without credentials named an address of Label Studio, which would be asked from here."""
+
+
 class BackendRefusedError(LabelStudioError):
     """Label Studio would not connect the backend.
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
+from ml_backend.label_studio.origins import origin_of
 from steerseg.errors import VideoError
 from steerseg.video.download import HopPolicy, redact_url
 from steerseg.video.sockets import Trust
 
-_PORTS = {"http": 80, "https": 443}
 _MEDIA_PATH = re.compile(r"/(data|storage-data)/.|/(tasks|projects)/\d+/(resolve|presign)/?$")
 _RESOLVE_PATH = re.compile(r"/(tasks|projects)/\d+/(resolve|presign)/?$")
 _SIGN_IN_PATH = "/user/login"
@@ -62,7 +62,7 @@ class MediaHost:
 
     def owns(self, url: str) -> bool:
         """Whether a URL leads to this very server: same scheme, host and port."""
-        return _origin(url) == _origin(self.url)
+        return origin_of(url) == origin_of(self.url)
 
     def hands_out(self, url: str) -> bool:
         """Whether a URL is one of Label Studio's media, for which it wants the token."""
@@ -240,16 +240,6 @@ def _path_below(url: str, address: str) -> str | None:
     """The path of a URL below an address, beginning with a slash; ``None`` where it lies elsewhere."""
     prefix = urlsplit(address).path.rstrip("/")
     path = urlsplit(url).path
-    if _origin(url) != _origin(address) or not path.startswith(prefix + "/"):
+    if origin_of(url) != origin_of(address) or not path.startswith(prefix + "/"):
         return None
     return path.removeprefix(prefix)
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return scheme, (parts.hostname or "").lower(), _PORTS.get(scheme) if port is None else port

@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,15 @@ MAX_DECODED_PIXELS = 2**32
 
 _ONE_AT_A_TIME = threading.Lock()
 """Held while a region is decoded, so that the memory of one is all that any number of requests takes."""
+
+MAX_CORNERS = 20_000
+"""Corners of one polygon or vector, and points of one stroke; what has more is refused."""
+
+MAX_FRAMES = 1_000_000
+"""Frames of a track; a longer one is refused."""
+
+MAX_KEYFRAMES = 100_000
+"""Keyframes of a track; one with more is refused."""
 
 PNG_URL = "data:image/png;base64,"
 _DECODED = frozenset({"brush", "bitmask"})
@@ -158,10 +167,10 @@ def track_boxes(result: Mapping[str, Any], frames_count: int | None = None) -> N
     try:
         value = result["value"]
         total = int(value["framesCount"]) if frames_count is None else frames_count
-        if not 0 <= total <= 10_000_000:
-            raise ValueError(f"framesCount is {total}")
-        return interpolate(value["sequence"], total)
-    except (KeyError, TypeError, ValueError) as error:
+        if not 0 <= total <= MAX_FRAMES:
+            raise ValueError(f"framesCount is {total}, at most {MAX_FRAMES} are read")
+        return interpolate(_bounded(value["sequence"], "keyframes", MAX_KEYFRAMES), total)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RegionError(
             f"track {result.get('id')!r} cannot be read: {error}; expected a videorectangle with a sequence"
         ) from error
@@ -187,13 +196,26 @@ def _read_mask(kind: str, value: Mapping[str, Any], height: int, width: int) -> 
     if kind == "bitmask":
         return encode_rle(_read_bitmask(value["imageDataURL"], height, width))
     if kind == "polygon":
-        points = value["points"]
+        points = _bounded(value["points"], "corners")
     else:
-        points = [(vertex["x"], vertex["y"]) for vertex in value["vertices"]]
+        points = [(vertex["x"], vertex["y"]) for vertex in _bounded(value["vertices"], "corners")]
     outline = np.asarray(points, dtype=np.float64).reshape(-1, 2) * (width, height) / 100
     if not np.isfinite(outline).all():
         raise ValueError("it has corners that are not numbers")
     return outlines_to_rle([outline], height, width)
+
+
+def _bounded(items: Any, what: str, most: int = MAX_CORNERS) -> Sequence[Any]:
+    """A list of the parts of one region.
+
+    Raises:
+        ValueError: It has too many.
+    """
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise ValueError(f"its {what} are no list")
+    if len(items) > most:
+        raise ValueError(f"it has {len(items)} {what}, at most {most} are read")
+    return items
 
 
 def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np.bool_]:
@@ -218,7 +240,7 @@ def _read_brush(value: Mapping[str, Any], height: int, width: int) -> NDArray[np
 def _draw_stroke(mask: NDArray[np.uint8], stroke: Mapping[str, Any]) -> None:
     """Draw or erase a stroke as Label Studio's editor does: round ends and corners, all in percents of the page."""
     height, width = mask.shape
-    points = np.asarray(stroke["relativePoints"], dtype=np.float64).reshape(-1, 2)
+    points = np.asarray(_bounded(stroke["relativePoints"], "points"), dtype=np.float64).reshape(-1, 2)
     thickness = float(stroke["relativeStrokeWidth"]) * width / 100
     if not (np.isfinite(points).all() and 0 <= thickness <= 4 * max(width, height)):
         raise ValueError("it has a stroke that is no line of points")

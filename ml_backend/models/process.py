@@ -14,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Protocol, TypeVar
 
+from ml_backend.logs import configure_logging
 from ml_backend.models.messages import (
     CancelCommand,
     ErrorDetails,
@@ -99,9 +100,7 @@ def run_process(pipe: Connection, factory: Callable[[], Handler[RequestT, Result
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable()
     os.nice(_NICENESS)
-    logging.basicConfig(
-        level=log_level, format="%(asctime)s %(levelname)s models %(name)s: %(message)s", force=True
-    )
+    configure_logging(log_level, process="models")
     inbox: _Inbox[RequestT] = _Inbox(pipe)
     threading.Thread(target=inbox.listen, daemon=True).start()
     try:

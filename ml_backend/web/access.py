@@ -1,17 +1,14 @@
-"""Who may ask: shared secret, basic authentication, and the limits of a request's body."""
+"""Who may ask: shared secret and basic authentication."""
 
 from __future__ import annotations
 
 import hmac
-import json
-from typing import Any
 
 from flask import Flask, Response, request
 
-from ml_backend.requests import RequestError
 from ml_backend.settings import Settings
+from ml_backend.web.door import read_body
 from ml_backend.web.errors import Problem, to_response
-from ml_backend.web.pages.csrf import from_elsewhere
 
 SECRET_HEADER = "X-SteerSeg-Secret"
 
@@ -21,11 +18,10 @@ _NO_CREDENTIALS = Problem(
     "Enter user name and password at Label Studio's model connection; for webhooks set the header "
     f"{SECRET_HEADER} (`steerseg-backend connect` does both).",
 )
-_FOREIGN_PAGE = Problem(403, "another site's page sent this request", "Send it from the backend's own pages.")
 
 
 def restrict_access(app: Flask, settings: Settings) -> None:
-    """Refuse requests without the credentials that the settings ask for, and those of other sites' pages.
+    """Refuse requests without the credentials that the settings ask for.
 
     Args:
         app: The app.
@@ -43,27 +39,6 @@ def restrict_access(app: Flask, settings: Settings) -> None:
         response = to_response(_NO_CREDENTIALS)
         response.headers["WWW-Authenticate"] = 'Basic realm="SteerSeg"'
         return response
-
-    @app.before_request
-    def check_origin() -> Response | None:
-        return to_response(_FOREIGN_PAGE) if from_elsewhere(request) else None
-
-
-def read_body() -> Any:
-    """The request's JSON, whatever its content type says.
-
-    Raises:
-        RequestError: It is not JSON.
-    """
-    try:
-        return json.loads(request.get_data())
-    except json.JSONDecodeError as error:
-        reason = str(error)
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; endless nesting
-        reason = type(error).__name__
-    raise RequestError(400, f"the body is not JSON ({reason})", "Send a JSON object as Label Studio does.")
 
 
 def _same(given: str | None, expected: str) -> bool:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
-from ml_backend.web.access import read_body
+from ml_backend.web.door import read_body, require_json_type
 
 
 def create_api(service: Service) -> Blueprint:
@@ -18,6 +18,12 @@ def create_api(service: Service) -> Blueprint:
         service: What answers.
     """
     blueprint = Blueprint("api", __name__)
+
+    @blueprint.before_request
+    def only_json() -> None:
+        if request.content_type is not None:
+            require_json_type()
+
     _add_label_studio_routes(blueprint, service)
     _add_project_routes(blueprint, service)
     _add_server_routes(blueprint, service)

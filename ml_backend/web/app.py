@@ -9,6 +9,7 @@ from flask import Flask
 from ml_backend.service import Service
 from ml_backend.web.access import restrict_access
 from ml_backend.web.api import create_api
+from ml_backend.web.door import guard_door
 from ml_backend.web.errors import answer_errors
 from ml_backend.web.pages.blueprint import create_pages
 from ml_backend.web.request_log import log_requests
@@ -28,6 +29,7 @@ def create_app(service: Service) -> Flask:
     app.secret_key = secrets.token_bytes(32)
     app.config.update(SESSION_COOKIE_NAME="steerseg", SESSION_COOKIE_SAMESITE="Strict")
     log_requests(app, service.metrics)
+    guard_door(app, settings)
     restrict_access(app, settings)
     answer_errors(app)
     app.register_blueprint(create_api(service))

@@ -9,6 +9,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from ml_backend.database.errors import StoreError
+from ml_backend.label_studio.errors import UntrustedAddressError
 from ml_backend.predictions.deliveries import QueueFullError
 from ml_backend.requests import RequestError
 from steerseg.errors import Cancelled, ConfigError, SteerSegError
@@ -48,6 +49,8 @@ def status_of(error: Exception) -> int:
         return error.code or 500
     if isinstance(error, StoreError | Cancelled | QueueFullError):
         return 503
+    if isinstance(error, UntrustedAddressError):
+        return 403
     return 422 if isinstance(error, SteerSegError) else 500
 
 
@@ -62,6 +65,11 @@ def describe(error: Exception) -> Problem:
         hint = "Try again in a while, or raise STEERSEG_MAX_QUEUE."
     elif isinstance(error, StoreError | Cancelled):
         hint = "Try again in a while; the server's log has the details."
+    elif isinstance(error, UntrustedAddressError):
+        hint = (
+            "Set STEERSEG_LABEL_STUDIO_URL; or set STEERSEG_BASIC_AUTH_USERNAME and STEERSEG_BASIC_AUTH_PASSWORD, "
+            "which `steerseg-backend connect` gives to Label Studio."
+        )
     elif isinstance(error, ConfigError):
         hint = "Change it in Label Studio under Settings › Labeling Interface."
     elif isinstance(error, SteerSegError):
@@ -85,7 +93,8 @@ def to_response(problem: Problem) -> Response:
     response = jsonify({"error": problem.message, "hint": problem.hint})
     # Of a failed /setup, Label Studio shows only the status line to a person: let that say what is wrong.
     first_line = problem.message.strip().partition("\n")[0]
-    reason = " ".join(first_line.encode("ascii", "replace").decode("ascii").split())
+    words = " ".join(first_line.encode("ascii", "replace").decode("ascii").split())
+    reason = "".join(character if character.isprintable() else "?" for character in words)
     response.status = f"{problem.status} {reason[:200]}"
     if problem.status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER)

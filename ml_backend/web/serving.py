@@ -8,11 +8,12 @@ import logging
 import signal
 import socket
 
+from ml_backend.logs import configure_logging
 from ml_backend.settings import Settings
-from ml_backend.web.app import create_app
 from ml_backend.web.assemble import create_service
 from ml_backend.web.intake import Intake
 from ml_backend.web.listener import Listener
+from ml_backend.web.standby import StandbyApp
 from steerseg.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,11 @@ class Server:
             SteerSegError: It cannot start.
         """
         configure_logging(self._settings.log_level)
-        with contextlib.closing(create_service(self._settings)) as service:
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
+        with contextlib.closing(StandbyApp(self._settings, lambda: create_service(self._settings))) as app:
+            app.start()
             listener = Listener(
-                create_app(service),
+                app,
                 address=_bind_address(self._settings),
                 threads=self._settings.threads,
                 intake=Intake(self._settings),
@@ -54,12 +57,6 @@ class Server:
                 signal.signal(number, stop)
             log.info("listening on http://%s", _bind_address(self._settings))
             listener.serve(GRACE)
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
 
 
 def require_free_address(settings: Settings) -> None:

@@ -27,20 +27,32 @@ from steerseg.video.download_errors import (
 )
 
 _PORTS = {"http": 80, "https": 443}
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")
 
 
 def is_public_address(address: str) -> bool:
     """Whether an IP address is reachable on the public internet.
 
-    False for loopback, private, link-local, carrier-grade NAT, multicast, reserved and unspecified addresses,
-    also when they hide in an IPv4-mapped or 6to4 IPv6 address.
+    False for loopback, private, link-local, carrier-grade NAT, multicast, reserved and unspecified addresses, for
+    relays of 6to4, and for IPv6 beyond global unicast (site-local, segment routing, IPv4-compatible). An IPv4 address
+    within an IPv6 one (mapped, 6to4, NAT64) is judged by itself.
     """
     ip = ipaddress.ip_address(address.split("%", 1)[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is not None:
-            ip = inner
-    return ip.is_global and not ip.is_multicast
+        inner = _embedded(ip)
+        if inner is None:
+            return ip in _GLOBAL_UNICAST and ip.is_global and not ip.is_multicast
+        ip = inner
+    return ip.is_global and not ip.is_multicast and ip not in _RELAYS
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which an IPv6 address leads."""
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import re
 import threading
 import time
@@ -16,6 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
+from ml_backend.database.json_values import parse_json
 from ml_backend.label_studio.errors import (
     LabelStudioAuthError,
     LabelStudioError,
@@ -60,7 +59,7 @@ class Session:
         self.url = url.rstrip("/")
         self.timeout = timeout
         self._key = api_key.strip()
-        if not re.fullmatch(r"[\x21-\x7e]+", self._key):
+        if not is_token(self._key):
             # Such a token would break the header, and the complaint about it would print it.
             raise LabelStudioError(
                 "the Label Studio token is empty or holds spaces or other characters that no token has; "
@@ -241,6 +240,11 @@ class Session:
         return LabelStudioError(message, status)
 
 
+def is_token(text: str) -> bool:
+    """Whether a text can be a token: nothing but visible ASCII, which a header takes."""
+    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
+
+
 def open_session(url: str) -> requests.Session:
     """A session for one server, by the environment's proxy and authorities, and without any ``.netrc``.
 
@@ -264,8 +268,8 @@ def _read_jwt(token: str) -> dict[str, Any] | None:
     if len(parts) != 3:
         return None
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error):
+        claims = parse_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:  # neither base64 nor JSON
         return None
     return claims if isinstance(claims, dict) and "token_type" in claims else None
 

@@ -22,7 +22,6 @@ _HEADERS = {
     # Nothing from elsewhere is loaded, and nobody else may show a page in a frame or take a form's place.
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self'; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
 

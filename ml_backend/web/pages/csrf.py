@@ -1,8 +1,8 @@
 """Whether a request that changes something was meant by the person whose browser sends it.
 
 Browsers add a person's credentials to every request, also to one that another site's page begins. So each form
-holds a secret of the session, which such a page cannot read, and browsers' own word on where a request comes from
-is heeded for every route.
+holds a secret of the session, which such a page cannot read. What browsers say of a request's origin is heeded for
+every route by :mod:`ml_backend.web.door`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,3 @@ def require_own_form(request: Request) -> None:
             "this form is not of a page that your browser has open, or the server was started anew since",
             "Go back, load the page again, and press the button once more.",
         )
-
-
-def from_elsewhere(request: Request) -> bool:
-    """Whether a browser says that another site's page made this request. Programs say nothing of the kind."""
-    return request.method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("Sec-Fetch-Site") in (
-        "cross-site",
-        "same-site",
-    )

@@ -552,7 +552,7 @@ def test_a_secret_alone_guards_the_webhook_but_not_start_training(make_backend: 
     backend = make_backend(webhook_secret="hush")
     error_of(backend.client.post("/webhook", json=recorded("webhook_annotation_updated")), 401)
     assert backend.client.post("/webhook", json=recorded("webhook_start_training")).status_code == 201
-    error_of(backend.client.post("/webhook", data=b"{"), 400)
+    error_of(backend.client.post("/webhook", data=b"{", content_type="application/json"), 400)
     assert backend.client.get("/health").status_code == 200
 
 

@@ -748,6 +748,17 @@ def test_nobody_at_the_address() -> None:
         ("fd00::1", False),
         ("::ffff:10.0.0.1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b::127.0.0.1", False),
+        ("64:ff9b::169.254.169.254", False),
+        ("64:ff9b::93.184.216.34", True),
+        ("64:ff9b:1::10.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("::93.184.216.34", False),
+        ("fec0::1", False),
+        ("5f00::1", False),
+        ("2001:0:7f00:1::", False),
+        ("192.88.99.1", False),
+        ("::ffff:192.88.99.1", False),
     ],
 )
 def test_public_addresses(address: str, public: bool) -> None:

@@ -1,0 +1,111 @@
+"""A server that stands by while another one works with its data folder, and takes over when that one ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, jsonify, request
+
+from ml_backend.background import BackgroundLoop
+from ml_backend.database.folder_lock import FolderLock
+from ml_backend.requests import RequestError
+from ml_backend.service import Service
+from ml_backend.settings import Settings
+from ml_backend.web.access import restrict_access
+from ml_backend.web.app import create_app
+from ml_backend.web.door import guard_door
+from ml_backend.web.errors import answer_errors
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.5  # seconds between two looks at the lock
+_PAUSE = 5.0  # seconds after a service that could not be built
+
+
+class StandbyApp:
+    """The WSGI application of a server: that of its service, as soon as it alone has the data folder.
+
+    Args:
+        settings: The settings in force.
+        build: Builds and starts the service.
+    """
+
+    def __init__(self, settings: Settings, build: Callable[[], Service]) -> None:
+        self._settings = settings
+        self._build = build
+        self._lock = FolderLock(settings.data_dir)
+        self._service: Service | None = None
+        self._loop = BackgroundLoop("stand-by", self._turn, pause=_PAUSE)
+        self._app = self._create_waiting_app()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        return self._app(environ, start_response)
+
+    def start(self) -> None:
+        """Begin to serve, or to stand by.
+
+        Raises:
+            SteerSegError: The service cannot be built.
+        """
+        if self._take_over():
+            return
+        log.warning("another server works with %s: this one stands by until it ends", self._settings.data_dir)
+        self._loop.start()
+
+    def close(self) -> None:
+        """Stop the service, and let another server have the data folder."""
+        self._loop.close()
+        if self._service is not None:
+            self._service.close()
+        self._lock.release()
+
+    def _turn(self) -> float | None:
+        if not self._take_over():
+            return _POLL
+        log.warning("the other server has ended: this one takes over")
+        self._loop.stop()
+        return None
+
+    def _take_over(self) -> bool:
+        """Build the service, if no other server has the data folder."""
+        if not self._lock.acquire():
+            return False
+        try:
+            self._service = self._build()
+            self._app = create_app(self._service)
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def _create_waiting_app(self) -> Flask:
+        """What answers meanwhile, to those who may ask."""
+        app = Flask(__name__, static_folder=None)
+        app.config["MAX_CONTENT_LENGTH"] = self._settings.max_request_bytes
+        guard_door(app, self._settings)
+        restrict_access(app, self._settings)
+        answer_errors(app)
+
+        @app.before_request
+        def stand_by() -> None:
+            if request.path != "/health":
+                raise RequestError(
+                    503,
+                    "this server stands by, since another one works with its data folder",
+                    "Ask the other one. This one takes over as soon as that one ends.",
+                )
+
+        @app.get("/health")
+        def health() -> Response:
+            loop = self._loop.status
+            return jsonify(
+                {"status": "STANDBY", "model_class": "SteerSeg", "ready": False, "loops": [loop.to_json()]}
+            )
+
+        return app
