@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -45,6 +47,8 @@ class PromptVersion:
         metrics: What the gate measured.
         reason: What the gate said.
         created_at: When it was stored.
+        kept_back: Whether the gate kept it back.
+        damage: What the database says of it that cannot be read, for a person; empty where all can.
     """
 
     id: int
@@ -62,6 +66,8 @@ class PromptVersion:
     metrics: GateMetrics = field(repr=False)
     reason: str
     created_at: datetime
+    kept_back: bool = False
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class NewVersion:
     curve: Sequence[float] = ()
     metrics: GateMetrics = field(default_factory=GateMetrics)
     reason: str = ""
+    kept_back: bool = False
 
 
 class VersionStore:
@@ -148,8 +155,14 @@ class VersionStore:
         with self._database.reading() as session:
             return _last_promotion(session, project_id) is not None
 
-    def roll_back(self, project_id: int) -> str:
+    def roll_back(
+        self, project_id: int, check: Callable[[PromptVersion], object] = lambda version: None
+    ) -> str:
         """Take the last promotion back, as one transaction; return the name of the champion of before it.
+
+        Args:
+            project_id: The project.
+            check: Raises where the champion of before cannot be used; then nothing changes.
 
         Raises:
             VersionError: Nothing was promoted.
@@ -163,6 +176,8 @@ class VersionStore:
                 )
             last.undone = True
             previous = None if last.previous_id is None else session.get(PromptVersionRow, last.previous_id)
+            if previous is not None:
+                check(_version(session, previous))
             _crown(session, project_id, previous)
             return PRESET if previous is None else previous.name
 
@@ -199,6 +214,7 @@ def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVer
         curve=list(new.curve),
         metrics=new.metrics.to_json(),
         reason=new.reason,
+        kept_back=new.kept_back,
     )
     session.add(row)
     session.flush()
@@ -255,8 +271,26 @@ def _row(session: Session, project_id: int, name: str) -> PromptVersionRow:
     return row
 
 
+_DATA = TypeAdapter(tuple[CorrectionRevision, ...])
+_CURVE = TypeAdapter(tuple[float, ...])
+_METRICS = TypeAdapter(GateMetrics)
+_Value = TypeVar("_Value")
+
+
 def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
+    """The version of a row; what cannot be read in it is left out and named, so that others can be shown."""
     parent = None if row.parent_id is None else session.get(PromptVersionRow, row.parent_id)
+    damage: list[str] = []
+
+    def read(what: str, value: object, kind: TypeAdapter[_Value], otherwise: _Value) -> _Value:
+        try:
+            return kind.validate_python(value)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            at = ".".join(map(str, ("", *wrong["loc"])))
+            damage.append(f"its {what}{at} cannot be read: {wrong['msg']}")
+            return otherwise
+
     return PromptVersion(
         id=row.id,
         project_id=row.project_id,
@@ -268,9 +302,11 @@ def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
         model=row.model,
         origin=row.origin,
         refinement_id=row.refinement_id,
-        data=tuple((int(number), str(revision)) for number, revision in row.data),
-        curve=tuple(row.curve),
-        metrics=GateMetrics.model_validate(row.metrics),
+        data=read("data", row.data, _DATA, ()),
+        curve=read("curve", row.curve, _CURVE, ()),
+        metrics=read("metrics", row.metrics, _METRICS, GateMetrics()),
         reason=row.reason,
         created_at=row.created_at,
+        kept_back=row.kept_back,
+        damage="; ".join(damage),
     )
