@@ -29,6 +29,10 @@ class LabelStudioNotFoundError(LabelStudioError):
     """The object does not exist, or this account cannot see it (404)."""
 
 
+class LabelStudioInvalidError(LabelStudioError):
+    """Label Studio itself refuses the content of a request (400, as JSON)."""
+
+
 class BackendRefusedError(LabelStudioError):
     """Label Studio would not connect the backend.
 

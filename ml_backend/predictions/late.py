@@ -15,7 +15,11 @@ from ml_backend.jobs.proposals import Proposer
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
+from ml_backend.label_studio.errors import (
+    LabelStudioError,
+    LabelStudioInvalidError,
+    LabelStudioNotFoundError,
+)
 from ml_backend.label_studio.media_access import (
     MediaError,
     MediaRefusedError,
@@ -255,10 +259,6 @@ class Deliverer:
             raise LabelStudioError(_NO_TOKEN)
         try:
             self._send(client, task, version, predictions)
-        except LabelStudioError as error:
-            if error.status in (400, 404):
-                _check_task(client, task, error)
-            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LabelStudioError(
                 f"the answer of {client.url} makes no sense: {describe_error(error)}"
@@ -274,12 +274,16 @@ class Deliverer:
             log.info("task %d has its predictions of %s already", task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.predictions.create(
-                task.id,
-                list(prediction.result),
-                score=prediction.score,
-                model_version=prediction.model_version,
-            )
+            try:
+                client.predictions.create(
+                    task.id,
+                    list(prediction.result),
+                    score=prediction.score,
+                    model_version=prediction.model_version,
+                )
+            except (LabelStudioInvalidError, LabelStudioNotFoundError) as error:
+                _check_task(client, task, error)
+                raise
         self._metrics.predictions.labels("pushed").inc()
         log.info("task %d: %d late predictions pushed", task.id, len(predictions) - stored)
 
@@ -348,7 +352,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _check_task(client: LabelStudioClient, task: Task, error: LabelStudioError) -> None:
-    """Look whether a refusal is about this very task; a proxy or another program refuses everything.
+    """Look whether a refusal is about this very task.
 
     Raises:
         TaskGoneError: Label Studio no longer has the task.
@@ -359,5 +363,5 @@ def _check_task(client: LabelStudioClient, task: Task, error: LabelStudioError) 
         known = client.tasks.get(task.id)
     except LabelStudioNotFoundError:
         raise TaskGoneError(f"task {task.id} was deleted in Label Studio") from error
-    if error.status == 400 and known.get("id") == task.id:
+    if isinstance(error, LabelStudioInvalidError) and known.get("id") == task.id:
         raise PredictionRefusedError(str(error)) from error

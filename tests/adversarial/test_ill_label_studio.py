@@ -68,7 +68,7 @@ def waiting(backend: Backend, body: dict[str, Any]) -> list[WaitingDelivery]:
 def serve(make: MakeBackend, label_studio: IllLabelStudio) -> Backend:
     """A backend that answers before any prediction can be ready."""
     backend = make(
-        label_studio_url=label_studio.url, label_studio_api_key="abc", predict_timeout=0.0, repredict=False
+        label_studio_url=label_studio.url, label_studio_api_key="abc", predict_timeout=0.001, repredict=False
     )
     body = body_of(1)
     backend.post("/setup", {**recorded("setup"), "project": body["project"], "schema": body["label_config"]})

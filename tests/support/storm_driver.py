@@ -41,7 +41,7 @@ def build(world: Path, url: str) -> Service:
         expression_key="expr",
         label_studio_url=url,
         label_studio_api_key="abc",  # type: ignore[arg-type]
-        predict_timeout=0.0,
+        predict_timeout=0.001,
         repredict=False,
         refine_after=0,
         **({"preset": str(preset)} if refines else {}),

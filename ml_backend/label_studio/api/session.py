@@ -19,6 +19,7 @@ from urllib3.util.retry import Retry
 from ml_backend.label_studio.errors import (
     LabelStudioAuthError,
     LabelStudioError,
+    LabelStudioInvalidError,
     LabelStudioNotFoundError,
     LabelStudioUnreachableError,
 )
@@ -253,7 +254,9 @@ class Session:
             return LabelStudioError(message + hint, status)
         if status == 403:
             return LabelStudioAuthError(message, status)
-        # A page about a missing page comes from a proxy, or from another program.
+        # A page in place of JSON comes from a proxy, or from another program: it says nothing of the object.
+        if status == 400 and _is_object(response):
+            return LabelStudioInvalidError(message, status)
         if status == 404 and _is_object(response):
             return LabelStudioNotFoundError(message, status)
         return LabelStudioError(message, status)
