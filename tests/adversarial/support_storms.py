@@ -128,6 +128,8 @@ class IllLabelStudio:
             task = int(exchange.path.split("/")[3])
             known = task not in self.gone
             exchange.reply_json({"id": task} if known else {"detail": "Not found."}, 200 if known else 404)
+        elif not exchange.path.startswith("/api/predictions/"):
+            exchange.reply_json({"detail": "This one knows predictions only."}, 503)
         else:
             task = int(exchange.path.rpartition("=")[2])
             exchange.reply_json([one for one in self.predictions if one["task"] == task])

@@ -23,8 +23,8 @@ from tests.adversarial.support_storms import (
     rows,
     storm_server,
 )
-from tests.support.refinement_driver import MODEL
 from tests.support.refinement_world import make_world, save_preset
+from tests.support.storm_driver import MODEL
 
 _MOMENTS = ("training", "trying", "starting", "preparing", "training candidate", "training fold")
 
@@ -69,7 +69,7 @@ def wait_for_the_moment(server: StormServer, database: Path, moment: str, chance
         time.sleep(chance.uniform(0.0, 3.0))
         return
     phase = "SELECT phase FROM refinements ORDER BY id DESC LIMIT 1"
-    while not rows(database, phase)[0][0].startswith(moment):
+    while not any(name.startswith(moment) for (name,) in rows(database, phase)):
         server.assert_alive()
         time.sleep(0.02)
     time.sleep(chance.uniform(0.0, 0.5))

@@ -38,10 +38,17 @@ def kept(server: StormServer, promises: Promises, label_studio: IllLabelStudio, 
     return set(promises.tasks) <= label_studio.counts().keys() and set(promises.events) <= known
 
 
+def set_clock(clock: Path, jump: str) -> None:
+    """Let a clock jump at once: who reads the file sees the old text or the new one."""
+    new = clock.with_suffix(".new")
+    new.write_text(jump)
+    new.rename(clock)
+
+
 def test_with_64_descriptors_every_promise_is_kept(tmp_path: Path, label_studio: IllLabelStudio) -> None:
     promises = Promises()
     with storm_server(tmp_path, label_studio.url, promises, descriptors=64) as server:
-        while len(promises.tasks) < 30:
+        while len(promises.tasks) < 18:
             server.assert_alive()
             time.sleep(0.1)
         owed = Promises(set(promises.events), set(promises.tasks))
@@ -55,7 +62,7 @@ def test_a_clock_that_jumps_delays_no_promise(tmp_path: Path, label_studio: IllL
     if FAKETIME is None:
         missing("no libfaketime; Debian has it (apt-get install libfaketime)")
     clock, promises = tmp_path / "clock", Promises()
-    clock.write_text("+0")
+    set_clock(clock, "+0")
     environment = {
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -68,15 +75,11 @@ def test_a_clock_that_jumps_delays_no_promise(tmp_path: Path, label_studio: IllL
             server.assert_alive()
         for jump in ("+1d", "-1d", "-10y", "+30y", "+0"):
             label_studio.illness = ILLNESSES["500"]
-            promised = len(promises.tasks)
-            while len(promises.tasks) < promised + 6:
-                server.assert_alive()
-                time.sleep(0.05)
             while rows(database, "SELECT count(*) FROM deliveries WHERE error IS NOT NULL") == [(0,)]:
                 server.assert_alive()
                 time.sleep(0.05)
             owed = Promises(set(promises.events), set(promises.tasks))
-            clock.write_text(jump)
+            set_clock(clock, jump)
             label_studio.illness = None
             while not kept(server, owed, label_studio, database):
                 pass

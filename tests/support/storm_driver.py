@@ -9,7 +9,9 @@ FIRST. Every line of its output is a promise that it made: ``event N`` or ``task
 from __future__ import annotations
 
 import itertools
+import os
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -17,25 +19,38 @@ from typing import Any
 
 from ml_backend.models.executor import Executor
 from ml_backend.predictions import deliveries, late
+from ml_backend.predictions.deliveries import Deliveries
 from ml_backend.service import Service
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import build_service
 from tests.support import proposal_targets
 from tests.support.backend import NamedMedia
-from tests.support.refinement_driver import MODEL
-from tests.support.refinement_world import LABEL_CONFIG, FilmLoader
-from tests.support.storm_targets import storming
+from tests.support.storm_targets import Films, storming
 
 PROJECT = 1
-BASE_VERSION = "tiny-preset"
+MODEL = "tiny-model"
+LABEL_CONFIG = (
+    '<View><Image name="frames" valueList="$frames"/><BrushLabels name="mask" toName="frames">'
+    '<Label value="object"/></BrushLabels></View>'
+)
 _TASKS = 3  # that are promised at a time
+_OPEN = 9  # promises beyond which no further one is made
+
+
+def void(_: object) -> None:
+    """Return nothing."""
+
+
+if "faketime" in os.environ.get("LD_PRELOAD", ""):
+    # libfaketime 0.9.10 breaks clock_nanosleep where it leaves the monotonic clock alone.
+    time.sleep = lambda seconds: void(threading.Event().wait(seconds))
 
 
 def build(world: Path, url: str) -> Service:
     """The backend; its back-off takes fractions of a second."""
     late._INTERVAL, deliveries.FIRST_RETRY = 0.2, 0.2
     preset = world / "preset"
-    refines = preset.exists()
+    given: dict[str, Any] = {"preset": str(preset)} if preset.exists() else {}
     settings = Settings(
         data_dir=world / "data",
         expression_key="expr",
@@ -44,14 +59,12 @@ def build(world: Path, url: str) -> Service:
         predict_timeout=0.001,
         repredict=False,
         refine_after=0,
-        **({"preset": str(preset)} if refines else {}),
+        **given,
     )
+    target = partial(storming, preset) if given else proposal_targets.proposing
+    loader = Films(world / "films") if given else NamedMedia()
     return build_service(
-        settings,
-        executor=Executor.local([partial(storming, preset) if refines else proposal_targets.proposing]),
-        loader=FilmLoader(world / "films") if refines else NamedMedia(),
-        base_version=BASE_VERSION,
-        model=MODEL,
+        settings, executor=Executor.local([target]), loader=loader, base_version="tiny-preset", model=MODEL
     )
 
 
@@ -81,10 +94,13 @@ def main(world: Path, url: str, first: int) -> None:
     for number in itertools.count(first, _TASKS):
         service.webhook(skipped(number))
         print("event", number, flush=True)
-        tasks = [task(number + i) for i in range(_TASKS)]
-        service.predict({"tasks": tasks, "project": str(PROJECT), "label_config": LABEL_CONFIG, "params": {}})
-        for promised in tasks:
-            print("task", promised["id"], flush=True)
+        if len(Deliveries(service.database, _OPEN).unclaimed()) < _OPEN:
+            tasks = [task(number + i) for i in range(_TASKS)]
+            service.predict(
+                {"tasks": tasks, "project": str(PROJECT), "label_config": LABEL_CONFIG, "params": {}}
+            )
+            for promised in tasks:
+                print("task", promised["id"], flush=True)
         time.sleep(0.2)
 
 
