@@ -167,8 +167,13 @@ class Deliverer:
         current = self._versions.current(project.id)
         if current.name != version:
             return None
-        self._deliveries.admit([Delivery(project.id, task, version)], bounded=False)
-        return self._begin(project, task, current).outcome
+        delivery = Delivery(project.id, task, version)
+        self._deliveries.admit([delivery], bounded=False)
+        try:
+            return self._begin(project, task, current).outcome
+        except BaseException as error:
+            self._deliveries.postpone([delivery.key], error if isinstance(error, Exception) else None)
+            raise
 
     def take_over(self, key: DeliveryKey, since: float) -> bool:
         """Let a request answer with a prediction that would be delivered otherwise.
