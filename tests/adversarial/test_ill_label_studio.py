@@ -164,3 +164,27 @@ def test_attempts_come_seldom_and_a_clock_that_is_set_back_stops_none(
     assert deliveries.unclaimed(due=True) == []
     monkeypatch.setattr(deliveries_module, "LONGEST_RETRY", 1.0)  # as if the attempt lay far in the future
     assert deliveries.unclaimed(due=True) == [one]
+
+
+def test_what_could_not_be_read_is_shown_counted_and_taken_again(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    body = body_of(1)
+    number = project_of(body)
+    backend.post("/setup", {**recorded("setup"), "project": body["project"], "schema": body["label_config"]})
+    event = {
+        "action": "PROJECT_UPDATED",
+        "project": {"id": number, "min_annotations_to_start_training": 2**63},
+    }
+    backend.post("/webhook", event)
+    backend.service.start()
+    until(lambda: backend.client.get("/health").get_json()["set_aside"] == 1)
+    assert "steerseg_set_aside 1.0" in backend.client.get("/metrics").get_data(as_text=True)
+    address = f"/pages/projects/{number}"
+    page = backend.client.get(address).get_data(as_text=True)
+    assert "Events and annotations that could not be read" in page
+    assert "event 1" in page
+    token = page.partition('name="csrf')[2].partition('value="')[2].partition('"')[0]
+    field = "csrf" + page.partition('name="csrf')[2].partition('"')[0]
+    answer = backend.client.post(f"{address}/take-again", data={field: token})
+    assert answer.status_code == 303
+    until(lambda: backend.client.get("/health").get_json()["set_aside"] == 1)
