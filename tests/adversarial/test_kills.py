@@ -26,6 +26,7 @@ from tests.adversarial.support_storms import (
 from tests.support.refinement_world import make_world, save_preset
 from tests.support.storm_driver import MODEL
 
+pytestmark = pytest.mark.timeout(3600)
 _MOMENTS = ("training", "trying", "starting", "preparing", "training candidate", "training fold")
 
 
@@ -68,8 +69,14 @@ def wait_for_the_moment(server: StormServer, database: Path, moment: str, chance
     if moment == "starting":
         time.sleep(chance.uniform(0.0, 3.0))
         return
-    phase = "SELECT phase FROM refinements ORDER BY id DESC LIMIT 1"
-    while not any(name.startswith(moment) for (name,) in rows(database, phase)):
+    newest = "SELECT state, phase FROM refinements ORDER BY id DESC LIMIT 1"
+    while not server.up.wait(0.2):
+        server.assert_alive()
+    # A refinement that goes on may be beyond the phase already, and end: then its end is the moment.
+    while all(
+        state in ("waiting", "running") and not phase.startswith(moment)
+        for state, phase in rows(database, newest)
+    ):
         server.assert_alive()
         time.sleep(0.02)
     time.sleep(chance.uniform(0.0, 0.5))
