@@ -23,13 +23,20 @@ class Health:
         model_version: Version of predictions by the preset's own soft prompts.
         workers: The model processes.
         queued: How many requests wait for a model.
-        loops: The background loops that were begun. One that fails does not make the server any less up.
+        loops: The background loops that were begun.
+        set_aside: How many events and annotations could not be taken in.
     """
 
     model_version: str
     workers: tuple[WorkerStatus, ...]
     queued: int
     loops: tuple[LoopStatus, ...]
+    set_aside: int = 0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not go on as it should, for a person; requests are answered all the same."""
+        return tuple(loop.problem for loop in self.loops if loop.problem)
 
     @property
     def ready(self) -> bool:
@@ -39,7 +46,7 @@ class Health:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "status": "UP",
+            "status": "DEGRADED" if self.problems else "UP",
             "model_class": "SteerSeg",
             "model_version": self.model_version,
             "workers": [
@@ -49,6 +56,8 @@ class Health:
             "ready": self.ready,
             "queued": self.queued,
             "loops": [loop.to_json() for loop in self.loops],
+            "problems": list(self.problems),
+            "set_aside": self.set_aside,
         }
 
 

@@ -32,6 +32,13 @@ class LoopStatus:
     error: str | None
     error_at: datetime | None
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with it, for a person; empty where it goes on well."""
+        if not self.alive:
+            return f"the background loop {self.name!r} has ended; start the server again"
+        return f"the background loop {self.name!r} fails: {self.error}" if self.failing else ""
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; the time in ISO format."""
         return {**asdict(self), "error_at": None if self.error_at is None else self.error_at.isoformat()}
@@ -111,7 +118,7 @@ class BackgroundLoop:
                 self._notified = False
             try:
                 wait = self._turn()
-            except Exception as error:
+            except BaseException as error:  # also what would end a thread without a word
                 self._note(error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, self._pause)
@@ -120,7 +127,7 @@ class BackgroundLoop:
                     self._failing = False
                     self._changed.wait_for(lambda: self._closing or self._notified, wait)
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         log.error(
             "the background loop %r goes on in %g s after an error", self.name, self._pause, exc_info=error
         )

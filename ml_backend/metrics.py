@@ -59,14 +59,29 @@ class Metrics:
             "steerseg_worker_restarts", "Model processes replaced after they died.", registry=self.registry
         )
 
+        self._set_aside = Gauge(
+            "steerseg_set_aside",
+            "Events and annotations that could not be taken in, until they are taken again.",
+            registry=self.registry,
+        )
+        self._deliveries = Gauge(
+            "steerseg_deliveries_waiting",
+            "Predictions that Label Studio did not take yet, or refused.",
+            registry=self.registry,
+        )
+
     def watch(
         self,
         *,
         queue_length: Callable[[], int],
         restarts: Callable[[], int],
         loops: Sequence[BackgroundLoop],
+        set_aside: Callable[[], int],
+        deliveries: Callable[[], int],
     ) -> None:
         """Read these numbers, and the failed turns of the loops, whenever the metrics are asked for."""
+        self._set_aside.set_function(set_aside)
+        self._deliveries.set_function(deliveries)
         self._queue.set_function(queue_length)
         self._restarts.set_function(restarts)
         self.registry.register(_LoopErrors(loops))

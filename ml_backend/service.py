@@ -210,7 +210,7 @@ class Service:
         project = self._note_project(request)
         if request.access_token is not None:
             self.connections.learn(project, request.access_token)
-            self.deliverer.loop.notify()
+            self.deliverer.try_again(request.project_id)
         self.ingestor.introduce(request.project_id)
         # After it was noted, so that a later /predict of the project reports the same fault.
         parse_controls(request.label_config)
@@ -330,6 +330,7 @@ class Service:
             workers=tuple(self.executor.statuses),
             queued=self.executor.queue_length,
             loops=tuple(loop.status for loop in self.loops if loop.started),
+            set_aside=self.ingestor.set_aside,
         )
 
     def overview(self) -> Overview:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -20,6 +22,66 @@ WEIGHTS_FILE = "soft_prompts.safetensors"
 CARD_FILE = "soft_prompts.json"
 FILES = (WEIGHTS_FILE, CARD_FILE, GLOSSARY_FILE)
 """All files of a version; the last one only where it has a glossary."""
+
+
+@dataclass(frozen=True)
+class CheckedPrompts:
+    """What the files of a prompt version hold, after they were checked.
+
+    Attributes:
+        rows: Of each matrix; 0 where the glossary alone takes part.
+        width: Of each matrix.
+        digest: Identity of the version.
+        glossary: Its glossary.
+    """
+
+    rows: int
+    width: int
+    digest: str
+    glossary: Glossary
+
+
+class _Card(BaseModel):
+    """The part of ``soft_prompts.json`` that a check needs."""
+
+    placement: Placement
+    digest: str
+
+
+def check_prompts(folder: Path) -> CheckedPrompts:
+    """Check the files of a prompt version.
+
+    Raises:
+        ConfigError: A file is missing or damaged, the matrices are not two of one shape, a number is not finite, or
+            the files are not those that the card was written for.
+    """
+    try:
+        matrices = load_file(folder / WEIGHTS_FILE)
+        card = _Card.model_validate_json((folder / CARD_FILE).read_bytes())
+        frame, video = matrices["frame"], matrices["video"]
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        at = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise ConfigError(f"{folder / CARD_FILE} cannot be read: {at}: {wrong['msg']}") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no soft prompts could be read from {folder}: {error}") from error
+    if frame.ndim != 2 or frame.shape != video.shape or {frame.dtype, video.dtype} != {np.dtype(np.float32)}:
+        raise ConfigError(
+            f"the soft prompts in {folder} are {frame.dtype} {frame.shape} for frames and {video.dtype} {video.shape} "
+            "for video; expected two float32 matrices of one shape (tokens, width)"
+        )
+    if not (np.isfinite(frame).all() and np.isfinite(video).all()):
+        raise ConfigError(
+            f"the soft prompts in {folder} hold numbers that are not finite; no model can use them"
+        )
+    glossary = Glossary.load(folder)
+    digest = prompts_digest(card.placement, glossary, frame, video)
+    if digest != card.digest:
+        raise ConfigError(
+            f"the soft prompts in {folder} have digest {digest}, but their card says {card.digest}: the files do not "
+            "belong together. Restore all of them from one export."
+        )
+    return CheckedPrompts(frame.shape[0], frame.shape[1], digest, glossary)
 
 
 def prompts_digest(

@@ -155,6 +155,8 @@ class SoftPrompts:
                 f"no soft prompts could be read from {folder}: {error}. Expected {WEIGHTS_FILE} with the "
                 f"matrices 'frame' and 'video', and {CARD_FILE}."
             ) from error
+        if not (prompts.frame.isfinite().all() and prompts.video.isfinite().all()):
+            raise ConfigError(f"the soft prompts in {folder} hold numbers that are not finite.")
         digest = card.pop("digest", None)
         if digest != prompts.digest:
             raise ConfigError(

@@ -9,6 +9,7 @@ from ml_backend.cli.options import add_setting, open_database, read_settings
 from ml_backend.corrections.records import Weights
 from ml_backend.corrections.report import export, report
 from ml_backend.corrections.store import CorrectionStore
+from ml_backend.database.set_aside import SetAsideStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,9 @@ def run(options: argparse.Namespace) -> int:
         usable = corrections.corrections(options.project, Weights.from_settings(settings))
         aside = corrections.list_set_aside(options.project)
         print("\n".join(report(options.project, corrections.counts(options.project), usable, aside)))
+        if unread := SetAsideStore(database).listed(options.project):
+            print("\ncould not be read:")
+            print("\n".join(f"  {one.kind} {one.source}: {one.error}" for one in unread))
         if options.export is not None:
             files = export(usable, options.export, settings.propagation_confidence)
             print(f"\n{len(files)} files written to {options.export}")

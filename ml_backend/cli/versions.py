@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ml_backend.cli.options import add_setting, open_database, read_settings
-from ml_backend.models.fingerprint import model_fingerprint
+from ml_backend.models.fingerprint import model_fingerprint, model_width
 from ml_backend.refinement.version_card import card_of, describe_versions
 from ml_backend.refinement.version_store import VersionStore
 from ml_backend.refinement.versions import PromptLine
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = read_settings(options)
     project: int = options.project
-    with _prompt_line(settings, model_fingerprint(settings.preset)) as line:
+    with _prompt_line(settings) as line:
         match options.action:
             case "list":
                 print("\n".join(describe_versions(line.versions.versions(project))))
@@ -57,21 +58,30 @@ def run(options: argparse.Namespace) -> int:
                 card = card_of(line.versions.version(project, options.name))
                 print(json.dumps(card.to_json(), indent=2))
             case "promote":
-                line.versions.promote(project, options.name, by="the command line")
+                warning = line.promote(project, options.name, by="the command line")
+                if warning:
+                    print(f"warning: {warning}", file=sys.stderr)
                 print(f"project {project} uses {options.name} now")
             case "rollback":
-                print(f"project {project} uses {line.versions.roll_back(project)} now")
+                print(f"project {project} uses {line.roll_back(project)} now")
             case "export":
                 write_bytes(options.file, line.export(project, options.name))
                 print(f"wrote {options.file}")
             case "import":
-                name = line.import_(project, options.file).name
-                print(f"added {name}; promote it with `versions {project} promote {name}`")
+                added = line.import_(project, options.file)
+                print(f"added {added.name}; promote it with `versions {project} promote {added.name}`")
+                if added.kept_back:
+                    print(f"warning: the gate kept it back there: {added.reason}", file=sys.stderr)
+                if not line.checks_width:
+                    print(
+                        "warning: its width could not be checked, for the model is not on this machine yet",
+                        file=sys.stderr,
+                    )
     return 0
 
 
 @contextlib.contextmanager
-def _prompt_line(settings: Settings, model: str) -> Iterator[PromptLine]:
+def _prompt_line(settings: Settings) -> Iterator[PromptLine]:
     """The prompt versions of a data folder, whether its server runs or not.
 
     Raises:
@@ -79,6 +89,9 @@ def _prompt_line(settings: Settings, model: str) -> Iterator[PromptLine]:
     """
     database = open_database(settings)
     try:
-        yield PromptLine(VersionStore(database), settings.data_dir, model)
+        preset = settings.preset
+        yield PromptLine(
+            VersionStore(database), settings.data_dir, model_fingerprint(preset), width=model_width(preset)
+        )
     finally:
         database.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -12,7 +14,18 @@ from sqlalchemy.orm import Session
 from ml_backend.corrections.records import Decision, Problem
 from ml_backend.corrections.serialization import DecisionDocument
 from ml_backend.database.database import Database
-from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, DeletedTaskRow, EventRow
+from ml_backend.database.errors import describe_error, is_of_value
+from ml_backend.database.set_aside import release, release_annotations, set_aside
+from ml_backend.database.tables import (
+    AnnotationRow,
+    CorrectionRow,
+    CorrectionState,
+    DeletedTaskRow,
+    EventRow,
+    SetAsideKind,
+)
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 50  # annotations in one transaction
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -62,11 +75,32 @@ class ListedAnnotation:
 
 @dataclass(frozen=True)
 class Changes:
-    """What an event, or a look at the project, says."""
+    """What an event says.
+
+    Attributes:
+        states: New states of annotations.
+        deleted_annotations: Numbers of annotations that are gone.
+        deleted_tasks: Numbers of tasks that are gone.
+        unreadable: Why an annotation cannot be read, by its number as text.
+    """
 
     states: tuple[AnnotationState, ...] = ()
     deleted_annotations: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What became of a reading of a project.
+
+    Attributes:
+        changed: How many annotations were changed or deleted.
+        refused: Why an annotation could not be written, by its number as text.
+    """
+
+    changed: int
+    refused: Mapping[str, str]
 
 
 class AnnotationStore:
@@ -92,17 +126,20 @@ class AnnotationStore:
         Returns:
             Whether this call did it; ``False`` where it was done already.
         """
-        prepared = [_with_rows(state) for state in changes.states]
+        taken = _Taken(dict(changes.unreadable))
+        prepared = taken.prepared(changes.states)
         with self._database.writing() as session:
             event = session.get(EventRow, event_id)
             if event is None or event.processed_at is not None:
                 return False
+            project = event.project_id
             for task in changes.deleted_tasks:
-                _delete_task(session, task)
-            for annotation in changes.deleted_annotations:
-                _delete_annotation(session, annotation, event.project_id)
+                taken.take(session, f"of task {task}", partial(_delete_task, session, task))
+            for number in changes.deleted_annotations:
+                taken.take(session, str(number), partial(_delete_annotation, session, number, project))
             for state, rows in prepared:
-                _apply(session, state, rows)
+                taken.take(session, str(state.id), partial(_apply, session, state, rows))
+            taken.note(session, project)
             event.processed_at = datetime.now(UTC)
             event.error = error
             return True
@@ -142,8 +179,13 @@ class AnnotationStore:
             ]
 
     def reconcile(
-        self, project_id: int, present: Iterable[int], changed: Sequence[AnnotationState], asked_at: datetime
-    ) -> int:
+        self,
+        project_id: int,
+        present: Iterable[int],
+        changed: Sequence[AnnotationState],
+        asked_at: datetime,
+        unreadable: Mapping[str, str] | None = None,
+    ) -> Reconciled:
         """Make the project's annotations equal to what Label Studio has.
 
         What was heard of an annotation after the asking began is newer than the answer, and stays. A kill in
@@ -154,20 +196,17 @@ class AnnotationStore:
             present: Every annotation that Label Studio has.
             changed: Those that differ from what :meth:`known` says.
             asked_at: When the asking began, by this machine's clock.
-
-        Returns:
-            How many annotations were changed or deleted.
+            unreadable: Why an annotation could not be read, by its number as text; these are set aside.
         """
         there = set(present)
-        number = 0
+        taken = _Taken(dict(unreadable or {}))
         # Short transactions: a webhook that waits for one has a second in all.
         for start in range(0, len(changed), _CHUNK):
-            prepared = [_with_rows(state) for state in changed[start : start + _CHUNK]]
+            prepared = taken.prepared(changed[start : start + _CHUNK])
             with self._database.writing() as session:
                 for state, rows in prepared:
-                    row = session.get(AnnotationRow, state.id)
-                    newer = row is not None and row.seen_at >= asked_at
-                    number += _apply(session, state, rows, override=not newer)
+                    write = partial(_override, session, state, rows, asked_at)
+                    taken.take(session, str(state.id), write)
         with self._database.writing() as session:
             gone = [
                 row.id
@@ -182,7 +221,62 @@ class AnnotationStore:
             ]
             for annotation in gone:
                 _delete_annotation(session, annotation, project_id)
-        return number + len(gone)
+            release_annotations(session, project_id, asked_at)
+            taken.note(session, project_id)
+        return Reconciled(taken.changed + len(gone), taken.refused)
+
+
+class _Taken:
+    """Writes annotations one by one; one that cannot be written keeps no other from being written.
+
+    Args:
+        refused: What is known to be unreadable, by its source.
+
+    Attributes:
+        refused: The same, with what could not be written.
+        changed: How many were changed.
+    """
+
+    def __init__(self, refused: dict[str, str]) -> None:
+        self.refused = refused
+        self.changed = 0
+        self._written: list[str] = []
+
+    def prepared(self, states: Iterable[AnnotationState]) -> list[tuple[AnnotationState, list[_DecisionRow]]]:
+        """States with their rows, less those that no row can hold."""
+        made = []
+        for state in states:
+            try:
+                made.append(_with_rows(state))
+            except Exception as error:
+                self._refuse(str(state.id), error)
+        return made
+
+    def take(self, session: Session, source: str, write: Callable[[], bool | None]) -> None:
+        """Write one thing, or nothing of it.
+
+        Raises:
+            StoreError: The database cannot be used, or SQLAlchemy says so.
+        """
+        try:
+            with session.begin_nested():
+                changed = bool(write())
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            self._refuse(source, error)
+        else:
+            self.changed += changed
+            self._written.append(source)
+
+    def note(self, session: Session, project_id: int | None) -> None:
+        """Set aside what was refused, and no longer what was written."""
+        set_aside(session, SetAsideKind.ANNOTATION, self.refused, project_id)
+        release(session, SetAsideKind.ANNOTATION, *(set(self._written) - self.refused.keys()))
+
+    def _refuse(self, source: str, error: Exception) -> None:
+        log.error("annotation %s cannot be written", source, exc_info=error)
+        self.refused[source] = describe_error(error)
 
 
 @dataclass(frozen=True)
@@ -240,6 +334,15 @@ def _apply(
     session.flush()
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)
     return True
+
+
+def _override(
+    session: Session, state: AnnotationState, rows: Sequence[_DecisionRow], asked_at: datetime
+) -> bool:
+    """Take over a state as Label Studio has it, unless a newer one was heard of after it was asked for."""
+    row = session.get(AnnotationRow, state.id)
+    newer = row is not None and row.seen_at >= asked_at
+    return _apply(session, state, rows, override=not newer)
 
 
 def _write_decisions(session: Session, state: AnnotationState, rows: Sequence[_DecisionRow]) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, select, update
 
 from ml_backend.corrections.records import Completion, Decision, Problem
 from ml_backend.corrections.serialization import CompletionDocument, DecisionDocument
+from ml_backend.corrections.store import read_rows
 from ml_backend.database.database import Database
 from ml_backend.database.tables import CorrectionRow, CorrectionState
 
@@ -60,22 +61,8 @@ class CompletionStore:
         if project_id is not None:
             query = query.where(CorrectionRow.project_id == project_id)
         with self._database.reading() as session:
-            return [
-                PendingCorrection(
-                    id=row.id,
-                    revision=row.revision,
-                    project_id=row.project_id,
-                    task_id=row.task_id,
-                    annotation_id=row.annotation_id,
-                    attempts=row.attempts,
-                    reason=row.reason,
-                    usable=row.state is CorrectionState.USABLE,
-                    decision=DecisionDocument.unpack(row.decided).decision(
-                        instance=row.object, expression=row.expression, verdict=row.verdict
-                    ),
-                )
-                for row in session.scalars(query.order_by(CorrectionRow.changed_at, CorrectionRow.id))
-            ]
+            rows = session.scalars(query.order_by(CorrectionRow.changed_at, CorrectionRow.id)).all()
+        return read_rows(self._database, rows, _pending)
 
     def complete(self, pending: PendingCorrection, completed: Completion, *, propagated: bool) -> bool:
         """Make a correction usable.
@@ -138,3 +125,19 @@ class CompletionStore:
                 .returning(CorrectionRow.id)
             )
             return result.first() is not None
+
+
+def _pending(row: CorrectionRow) -> PendingCorrection:
+    return PendingCorrection(
+        id=row.id,
+        revision=row.revision,
+        project_id=row.project_id,
+        task_id=row.task_id,
+        annotation_id=row.annotation_id,
+        attempts=row.attempts,
+        reason=row.reason,
+        usable=row.state is CorrectionState.USABLE,
+        decision=DecisionDocument.unpack(row.decided).decision(
+            instance=row.object, expression=row.expression, verdict=row.verdict
+        ),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 from ml_backend.corrections.annotation_store import AnnotationState, Changes
 from ml_backend.corrections.annotations import read_annotation, read_time
 from ml_backend.corrections.records import Decision
-from ml_backend.database.errors import StoreError
+from ml_backend.database.errors import describe_error, is_of_value
 from ml_backend.database.events import StoredEvent
 from ml_backend.label_studio.task import own_data
 from steerseg.errors import SteerSegError
+
+log = logging.getLogger(__name__)
 
 _WRITTEN = frozenset(
     {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED"}
@@ -94,6 +97,7 @@ class AnnotationReader:
         project = event.payload.get("project")
         given = project.get("label_config") if isinstance(project, Mapping) else None
         states: list[AnnotationState] = []
+        unreadable: dict[str, str] = {}
         errors: list[str] = [] if annotations else ["the event holds no annotation"]
         incomplete = not annotations
         for annotation in annotations:
@@ -112,11 +116,12 @@ class AnnotationReader:
             except IncompleteError as error:
                 incomplete = True
                 errors.append(str(error))
-            except StoreError:
-                raise
-            except SteerSegError as error:
-                errors.append(f"annotation {annotation.get('id')}: {error}")
-        return EventContent(Changes(states=tuple(states)), "; ".join(errors) or None, incomplete)
+            except Exception as error:
+                number = name_of(annotation, f"of event {event.id}")
+                unreadable[number] = describe_unreadable(error, number)
+                errors.append(f"annotation {number}: {unreadable[number]}")
+        changes = Changes(states=tuple(states), unreadable=unreadable)
+        return EventContent(changes, "; ".join(errors) or None, incomplete)
 
     def read_state(
         self,
@@ -170,6 +175,27 @@ class AnnotationReader:
             ground_truth=bool(annotation.get("ground_truth")),
             content="" if cancelled else content_digest(annotation),
         )
+
+
+def describe_unreadable(error: Exception, number: str) -> str:
+    """Why an annotation could not be read; what nobody foresaw is logged as well.
+
+    Raises:
+        Exception: The error itself, where it is not about the annotation.
+    """
+    if not is_of_value(error):
+        raise error
+    if not isinstance(error, SteerSegError):
+        log.error("annotation %s cannot be read", number, exc_info=error)
+    return describe_error(error)
+
+
+def name_of(annotation: object, fallback: str) -> str:
+    """An annotation's number as text, or what stands for it where it has none."""
+    number = annotation.get("id") if isinstance(annotation, Mapping) else None
+    return (
+        str(number) if isinstance(number, int) and number.bit_length() < 512 else f"without number {fallback}"
+    )
 
 
 def annotation_digest(annotation: Mapping[str, Any], task_data: Mapping[str, Any]) -> str:

@@ -28,9 +28,10 @@ from ml_backend.corrections.event_reader import AnnotationReader, Complete, Even
 from ml_backend.corrections.project_reader import ProjectReader
 from ml_backend.corrections.records import Problem
 from ml_backend.database.database import Database
-from ml_backend.database.errors import StoreError
+from ml_backend.database.errors import is_of_value
 from ml_backend.database.events import EventHandler, EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
+from ml_backend.database.set_aside import SetAsideStore
 from ml_backend.expressions import task_expression
 from ml_backend.label_studio.connections import Connections
 from ml_backend.settings import Settings
@@ -51,18 +52,21 @@ class Reconciliation:
     Attributes:
         annotations: How many annotations Label Studio has, skipped ones left out.
         changed: How many were unknown, other than known, or gone.
-        errors: What could not be read, and why.
-        unreadable: The same by number of the annotation.
+        unreadable: Why an annotation could not be read or written, by its number as text. It is set aside.
         listed: What the project's list says of each annotation.
         label_config: The project's labelling configuration.
     """
 
     annotations: int
     changed: int
-    errors: tuple[str, ...]
-    unreadable: Mapping[int, str]
+    unreadable: Mapping[str, str]
     listed: tuple[ListedAnnotation, ...]
     label_config: str
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """What could not be taken in, and why, in lines for a person."""
+        return tuple(f"annotation {number}: {reason}" for number, reason in self.unreadable.items())
 
 
 class Ingestor:
@@ -94,6 +98,8 @@ class Ingestor:
         self._on_change = on_change
         self._reader = AnnotationReader(self._task_expression, complete)
         self._events = EventStore(database)
+        self._aside = SetAsideStore(database)
+        self._set_aside = 0
         self._handlers = handlers
         self._due_lock = threading.Lock()
         self._due: dict[int, float] = {}  # when each project is to be read next, by the monotonic clock
@@ -102,6 +108,11 @@ class Ingestor:
         self._event_loop = BackgroundLoop("ingestion", self._process_events, pause=_RETRY)
         self._project_loop = BackgroundLoop("reconciliation", self._read_next_project, pause=_PAUSE)
         self.loops = (self._event_loop, self._project_loop)
+
+    @property
+    def set_aside(self) -> int:
+        """How many events and annotations were set aside at the last look. Does not touch the database."""
+        return self._set_aside
 
     def start(self) -> None:
         """Begin with what an earlier process has left, and with reading every known project."""
@@ -127,6 +138,17 @@ class Ingestor:
         if project_id not in self._read:
             self._ask(project_id)
 
+    def take_again(self, project_id: int) -> None:
+        """Take up what was set aside of a project: its events, and its annotations by reading it. Returns at once.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        number = self._events.take_again(project_id)
+        log.info("project %d: %d events that were set aside are taken again", project_id, number)
+        self._event_loop.notify()
+        self._ask(project_id)
+
     def _ask(self, project_id: int) -> None:
         with self._due_lock:
             self._due[project_id] = 0.0
@@ -140,7 +162,9 @@ class Ingestor:
         Raises:
             StoreError: The database cannot be used; what was not dispatched stays so.
         """
-        self._events.dispatch(self._handlers)
+        dispatched = self._events.dispatch(self._handlers)
+        for project_id in dispatched.set_aside:
+            self._ask(project_id)  # what the event was about is found there
 
     def catch_up(self) -> int:
         """Dispatch and process every committed event; return how many were processed.
@@ -163,14 +187,13 @@ class Ingestor:
         known = None if event.project_id is None else self._project_store.find(event.project_id)
         try:
             content = self._reader.read_event(event, None if known is None else known.label_config)
-        except StoreError:
-            raise  # it waits
+            if not self._annotations.process(event.id, content.changes, content.error):
+                return
         except Exception as error:
-            # One event that nobody foresaw must not keep all later ones from being processed.
-            log.error("webhook event %d (%s): unexpected error", event.id, event.action, exc_info=error)
-            content = EventContent(Changes(), f"unexpected {type(error).__name__}", incomplete=True)
-        if not self._annotations.process(event.id, content.changes, content.error):
-            return
+            if not is_of_value(error):
+                raise  # it waits
+            self._events.set_aside(event.id, error)
+            content = EventContent(Changes(), incomplete=True)
         if content.error is not None:
             log.warning("webhook event %d (%s): %s", event.id, event.action, content.error)
         if content.incomplete and event.project_id is not None:
@@ -210,21 +233,23 @@ class Ingestor:
                 )
             known = self._annotations.known(project_id)
             content = ProjectReader(client, project_id, known, self._reader).read()
-            changed = self._annotations.reconcile(project_id, content.present, content.changed, asked_at)
+            reconciled = self._annotations.reconcile(
+                project_id, content.present, content.changed, asked_at, content.unreadable
+            )
         self._read.add(project_id)
         for state in content.changed:
             _log_problems(state)
-        for error in content.errors:
-            log.warning("project %d: %s", project_id, error)
-        if changed:
-            log.info("project %d: %d annotations were new, changed or gone", project_id, changed)
+        for number, reason in reconciled.refused.items():
+            log.warning("project %d: annotation %s is set aside: %s", project_id, number, reason)
+        if reconciled.changed:
+            log.info("project %d: %d annotations were new, changed or gone", project_id, reconciled.changed)
+        self._set_aside = self._aside.count()
         self._completions.retry(project_id, (Problem.MEDIA_GONE, Problem.MODEL))
         self._on_change(project_id)
         return Reconciliation(
             annotations=len(content.present),
-            changed=changed,
-            errors=content.errors,
-            unreadable=content.unreadable,
+            changed=reconciled.changed,
+            unreadable=reconciled.refused,
             listed=tuple(content.listed),
             label_config=content.label_config,
         )
@@ -233,6 +258,7 @@ class Ingestor:
 
     def _process_events(self) -> None:
         self.catch_up()
+        self._set_aside = self._aside.count()
 
     def _read_next_project(self) -> float | None:
         """Read the project that is due, if there is one; return the seconds until the next one is."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ml_backend.corrections.annotation_store import AnnotationState, ListedAnnotation
 from ml_backend.corrections.annotations import read_time
-from ml_backend.corrections.event_reader import AnnotationReader, annotation_digest, content_digest
+from ml_backend.corrections.event_reader import (
+    AnnotationReader,
+    annotation_digest,
+    content_digest,
+    describe_unreadable,
+    name_of,
+)
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
-from steerseg.errors import SteerSegError
 
 
 @dataclass
@@ -22,7 +27,7 @@ class ProjectContent:
     Attributes:
         present: Every annotation by its number.
         changed: Those that differ from what was known.
-        unreadable: Why an annotation could not be read, by its number.
+        unreadable: Why an annotation could not be read, by its number as text.
         listed: What the project's list says of each annotation.
         label_config: The project's labelling configuration.
     """
@@ -30,13 +35,8 @@ class ProjectContent:
     label_config: str
     present: set[int] = field(default_factory=set)
     changed: list[AnnotationState] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     listed: list[ListedAnnotation] = field(default_factory=list)
-
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """What could not be read, and why, in lines for a person."""
-        return tuple(f"annotation {number}: {reason}" for number, reason in self.unreadable.items())
 
 
 class ProjectReader:
@@ -71,9 +71,15 @@ class ProjectReader:
         content = ProjectContent(label_config)
         tasks: dict[int, Mapping[str, Any]] = {}
         for task in self._client.tasks.of_project(self._project_id):
-            tasks[int(task["id"])] = task
+            number = task.get("id")
+            if not isinstance(number, int):
+                content.unreadable["of a task without number"] = (
+                    "Label Studio lists a task without its number"
+                )
+                continue
+            tasks[number] = task
             if task.get("total_annotations") != 0:
-                for annotation in self._client.annotations.of_task(int(task["id"])):
+                for annotation in self._client.annotations.of_task(number):
                     self._take_in(content, annotation, task)
         # Not listed: skipped, or deleted, or made while we were reading.
         for number in sorted(self._known.keys() - content.present):
@@ -81,9 +87,9 @@ class ProjectReader:
                 annotation = self._client.annotations.get(number)
             except LabelStudioNotFoundError:
                 continue
-            its_task = tasks.get(annotation.get("task") or 0)
-            if its_task is not None:
-                self._take_in(content, annotation, its_task)
+            of = annotation.get("task")
+            if isinstance(of, int) and of in tasks:
+                self._take_in(content, annotation, tasks[of])
         return content
 
     def _label_config(self) -> str:
@@ -100,29 +106,33 @@ class ProjectReader:
         annotation: Mapping[str, Any],
         task: Mapping[str, Any],
     ) -> None:
-        """Add an annotation to what the project has; read it if it is not as it is known."""
-        number = int(annotation["id"])
-        content.present.add(number)
-        content.listed.append(_listed(annotation, int(task["id"])))
-        state = read_time(annotation.get("updated_at")), annotation_digest(annotation, task["data"])
-        if self._known.get(number) == state:
+        """Add an annotation to what the project has; read it if it is not as it is known.
+
+        Whatever is wrong with it is noted, so that the project's other annotations are read.
+        """
+        name = name_of(annotation, f"of task {task['id']}")
+        number = annotation.get("id") if isinstance(annotation, Mapping) else None
+        if not isinstance(number, int):
+            content.unreadable[name] = "Label Studio lists it without its number"
             return
+        content.present.add(number)
+        listed = ListedAnnotation(
+            id=number,
+            task_id=task["id"],
+            updated_at=read_time(annotation.get("updated_at")),
+            cancelled=bool(annotation.get("was_cancelled")),
+            ground_truth=bool(annotation.get("ground_truth")),
+            content="",
+        )
         try:
-            content.changed.append(
-                self._reader.read_state(
-                    annotation, project_id=self._project_id, task=task, label_config=content.label_config
+            listed = replace(listed, content=content_digest(annotation))
+            state = listed.updated_at, annotation_digest(annotation, task.get("data") or {})
+            if self._known.get(number) != state:
+                content.changed.append(
+                    self._reader.read_state(
+                        annotation, project_id=self._project_id, task=task, label_config=content.label_config
+                    )
                 )
-            )
-        except SteerSegError as error:
-            content.unreadable[number] = str(error)
-
-
-def _listed(annotation: Mapping[str, Any], task_id: int) -> ListedAnnotation:
-    return ListedAnnotation(
-        id=int(annotation["id"]),
-        task_id=task_id,
-        updated_at=read_time(annotation.get("updated_at")),
-        cancelled=bool(annotation.get("was_cancelled")),
-        ground_truth=bool(annotation.get("ground_truth")),
-        content=content_digest(annotation),
-    )
+        except Exception as error:
+            content.unreadable[name] = describe_unreadable(error, name)
+        content.listed.append(listed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select, update
 
@@ -21,7 +22,10 @@ from ml_backend.corrections.records import (
 )
 from ml_backend.corrections.serialization import CompletionDocument, DecisionDocument
 from ml_backend.database.database import Database
+from ml_backend.database.errors import describe_error, is_of_value
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, EventRow
+
+log = logging.getLogger(__name__)
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -54,11 +58,14 @@ class CorrectionStore:
                 .join(AnnotationRow, AnnotationRow.id == CorrectionRow.annotation_id)
                 .where(CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
                 .order_by(CorrectionRow.id)
-            )
-            return [
-                replace(_correction(row, weights), ground_truth=of.ground_truth, content=of.content)
-                for row, of in rows
-            ]
+            ).all()
+        annotations = {row.id: of for row, of in rows}
+
+        def read(row: CorrectionRow) -> Correction:
+            of = annotations[row.id]
+            return replace(_correction(row, weights), ground_truth=of.ground_truth, content=of.content)
+
+        return read_rows(self._database, [row for row, _ in rows], read)
 
     def of_numbers(self, numbers: Collection[int]) -> list[Correction]:
         """The usable ones of these corrections, by number.
@@ -87,8 +94,8 @@ class CorrectionStore:
                 .order_by(CorrectionRow.changed_at.desc(), CorrectionRow.id.desc())
                 .limit(limit)
                 .offset(offset)
-            )
-            return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
+            ).all()
+        return read_rows(self._database, rows, lambda row: _correction(row, DEFAULT_WEIGHTS))
 
     def count_since(self, project_id: int, since: datetime | None) -> int:
         """How many annotations that can train came or changed after a time; all where it is ``None``."""
@@ -180,6 +187,37 @@ class CorrectionStore:
                 )
                 for row in rows
             ]
+
+
+_Read = TypeVar("_Read")
+
+
+def read_rows(
+    database: Database, rows: Iterable[CorrectionRow], read: Callable[[CorrectionRow], _Read]
+) -> list[_Read]:
+    """Read corrections; one that is damaged is set aside, and keeps no other from being read.
+
+    Args:
+        database: Where damaged ones are set aside.
+        rows: The rows.
+        read: Reads one.
+
+    Raises:
+        StoreError: The database cannot be used.
+    """
+    found, damaged = [], {}
+    for row in rows:
+        try:
+            found.append(read(row))
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            log.error("correction %d is damaged", row.id, exc_info=error)
+            damaged[row.id] = describe_error(error)
+    store = CorrectionStore(database)
+    for number, reason in damaged.items():
+        store.set_aside(number, Problem.UNREADABLE, reason)
+    return found
 
 
 def _correction(row: CorrectionRow, weights: Weights) -> Correction:

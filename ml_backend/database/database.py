@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ml_backend.database.errors import BUSY_TIMEOUT_MS, StoreError, explain
+from ml_backend.database.errors import BUSY_TIMEOUT_MS, typed
 from ml_backend.database.layout import LAYOUT, bring_up_to_date, read_layout
 from ml_backend.database.private_files import make_private_file, make_private_folder
 
@@ -105,10 +105,8 @@ class Database:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
-            raise StoreError(explain(str(error.orig), self.path)) from error
         except SQLAlchemyError as error:
-            raise StoreError(f"the database {self.path} refused a request: {type(error).__name__}") from error
+            raise typed(error, self.path) from error
 
 
 def _configure(connection: Any, _record: object) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
 from steerseg.errors import SteerSegError
 
 BUSY_TIMEOUT_MS = 5000
@@ -11,6 +13,36 @@ BUSY_TIMEOUT_MS = 5000
 
 class StoreError(SteerSegError):
     """The database cannot be opened, read or written."""
+
+
+class ValueRefusedError(StoreError):
+    """The database works, but it cannot hold a value, such as a number beyond 64 bits, or holds a damaged one."""
+
+
+_SHOWN_CHARACTERS = 500
+
+
+def is_of_value(error: Exception) -> bool:
+    """Whether an error is about what was read or written. Otherwise the database is ill, and all else fails too."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError | IntegrityError) or "binding parameter" in str(error.orig)
+    return not isinstance(error, StoreError) or isinstance(error, ValueRefusedError)
+
+
+def describe_error(error: Exception) -> str:
+    """An error in a line that any database and page can hold: what was written for people, or its kind."""
+    text = str(error) if isinstance(error, SteerSegError) else f"unexpected {type(error).__name__}: {error}"
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:_SHOWN_CHARACTERS]
+
+
+def typed(error: SQLAlchemyError, path: Path) -> StoreError:
+    """What an error of SQLAlchemy means for the database at ``path``."""
+    if isinstance(error, DBAPIError):
+        kind = ValueRefusedError if is_of_value(error) else StoreError
+        return kind(explain(str(error.orig), path))
+    if isinstance(error, StatementError):
+        return ValueRefusedError(f"the database {path} cannot hold a value: {error.orig}")
+    return StoreError(f"the database {path} refused a request: {type(error).__name__}")
 
 
 def explain(reason: str, path: Path) -> str:

@@ -73,6 +73,13 @@ class CorrectionState(enum.StrEnum):
     SET_ASIDE = "set aside"
 
 
+class SetAsideKind(enum.StrEnum):
+    """What is set aside."""
+
+    EVENT = "event"
+    ANNOTATION = "annotation"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time; the database itself keeps no time zone."""
 
@@ -124,6 +131,21 @@ class EventRow(Base):
     # Set in the transaction that writes what follows from the event; an event without it is still to be done.
     processed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
     error: Mapped[str | None] = mapped_column(Text)
+
+
+class SetAsideRow(Base):
+    """An event or an annotation that could not be read or written, with its error; those after it went on."""
+
+    __tablename__ = "set_aside"
+    __table_args__ = (UniqueConstraint("kind", "source"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[SetAsideKind] = mapped_column(_enum(SetAsideKind))
+    source: Mapped[
+        str
+    ]  # number of the event, or of the annotation; text, since it may be what could not be written
+    project_id: Mapped[int | None] = mapped_column(index=True)
+    error: Mapped[str] = mapped_column(Text)
+    since: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class ProjectRow(Base):
@@ -265,6 +287,7 @@ class PromptVersionRow(Base):
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    kept_back: Mapped[bool] = mapped_column(default=False, server_default=false())  # by the gate
 
 
 class PromotionRow(Base):
@@ -358,6 +381,12 @@ class DeliveryRow(Base):
     version: Mapped[str] = mapped_column(primary_key=True)
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # that failed
+    error: Mapped[str | None] = mapped_column(Text)  # of the last attempt
+    retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # NULL: as soon as may be
+    refused: Mapped[bool] = mapped_column(
+        default=False, server_default=false()
+    )  # for good; a person may ask again
 
 
 class TaskRow(Base):

@@ -41,14 +41,14 @@ class ProjectAnnotations:
         listed: Every annotation that was submitted or skipped.
         corrections: Their usable instances, rejected ones included.
         unusable: Their other instances.
-        unreadable: Why an annotation could not be read, by its number.
+        unreadable: Why an annotation could not be read, by its number as text.
         problem: Why Label Studio could not be asked; empty where it was.
     """
 
     listed: tuple[ListedAnnotation, ...]
     corrections: tuple[Correction, ...] = field(repr=False)
     unusable: tuple[UnusableInstance, ...]
-    unreadable: Mapping[int, str]
+    unreadable: Mapping[str, str]
     problem: str = ""
 
 
@@ -79,7 +79,7 @@ def select(project: ProjectAnnotations) -> Selection:
             listed,
             tuple(instances.get(listed.id, ())),
             tuple(unusable.get(listed.id, ())),
-            project.unreadable.get(listed.id, ""),
+            project.unreadable.get(str(listed.id), ""),
         )
         by_task.setdefault(listed.task_id, []).append(candidate)
     chosen: list[Correction] = []

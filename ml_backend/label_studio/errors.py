@@ -33,6 +33,10 @@ class UntrustedAddressError(LabelStudioError):
     """Somebody without credentials named an address of Label Studio, which would be asked from here."""
 
 
+class LabelStudioInvalidError(LabelStudioError):
+    """Label Studio itself refuses the content of a request (400, as JSON)."""
+
+
 class BackendRefusedError(LabelStudioError):
     """Label Studio would not connect the backend.
 

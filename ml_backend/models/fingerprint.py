@@ -6,6 +6,9 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
+from steerseg.errors import ConfigError
 from steerseg.presets import PRESET_FILE, find_preset, load_preset
 
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
@@ -38,6 +41,41 @@ def model_fingerprint(preset: str) -> str:
     if not folder.is_dir():
         return name
     return f"{folder.name}-{_digest_files(folder)[:16]}"
+
+
+def model_width(preset: str) -> int | None:
+    """Width of the embeddings of a preset's vision-language model, which its soft prompts must have.
+
+    It is read from the model's configuration; ``None`` where that is not on this machine.
+
+    Raises:
+        ConfigError: The preset cannot be used.
+    """
+    name = load_preset(find_preset(preset)).lvlm
+    cached = Path(name) / "config.json"
+    if not cached.is_file():
+        from huggingface_hub import try_to_load_from_cache  # takes its time, and few need it
+
+        found = try_to_load_from_cache(name, "config.json") if not Path(name).is_dir() else None
+        if not isinstance(found, str):
+            return None
+        cached = Path(found)
+    try:
+        return _ModelConfig.model_validate_json(cached.read_bytes()).width
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{cached} does not say the model's width: {error}") from error
+
+
+class _ModelConfig(BaseModel):
+    """The part of a model's ``config.json`` that says its width: of the whole, or of its language model."""
+
+    hidden_size: int | None = None
+    text_config: _ModelConfig | None = None
+
+    @property
+    def width(self) -> int | None:
+        """Width of the embeddings of text."""
+        return self.hidden_size if self.text_config is None else self.text_config.width or self.hidden_size
 
 
 def _digest_files(folder: Path, *, first: bytes = b"", without: str | None = None) -> str:

@@ -216,7 +216,8 @@ class BatchPredictor:
         for outcome in outcomes:
             if outcome.ending in (Ending.ANSWERED, Ending.EMPTY):
                 self._metrics.predictions.labels(outcome.ending).inc()
-        done = [outcome for outcome in outcomes if outcome.ending is not Ending.LATE]
+        # A push may still fail: it ends its delivery itself.
+        done = [outcome for outcome in outcomes if outcome.ending not in (Ending.LATE, Ending.PUSHED)]
         self._deliverer.settle(outcome.work.request.key for outcome in done if outcome.error is None)
         for outcome in done:
             if outcome.error is not None:

@@ -5,34 +5,54 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ml_backend.background import BackgroundLoop
-from ml_backend.database.errors import StoreError
+from ml_backend.database.errors import StoreError, describe_error
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.jobs.proposals import Proposer
+from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.errors import LabelStudioError, LabelStudioUnreachableError
+from ml_backend.label_studio.errors import (
+    LabelStudioError,
+    LabelStudioInvalidError,
+    LabelStudioNotFoundError,
+)
+from ml_backend.label_studio.media_access import (
+    MediaError,
+    MediaRefusedError,
+    MediaTooLargeError,
+    MediaUnavailableError,
+)
 from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
-from ml_backend.predictions.deliveries import Deliveries, Delivery, DeliveryKey
+from ml_backend.predictions.deliveries import Deliveries, Delivery, DeliveryKey, WaitingDelivery
 from ml_backend.predictions.messages import Guidance
 from ml_backend.predictions.model_versions import ModelVersion, ModelVersions
-from ml_backend.predictions.results import predictions_of
+from ml_backend.predictions.results import Prediction, predictions_of
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
 from ml_backend.proposals import StoredProposal
 from ml_backend.settings import Settings
-from steerseg.errors import Cancelled, ConfigError
+from steerseg.errors import Cancelled, SteerSegError
 
 log = logging.getLogger(__name__)
 
 _PUSHERS = 2  # late predictions that are stored in Label Studio at the same time
 _INTERVAL = 30.0  # seconds between two looks at the deliveries to a Label Studio that could not be reached
 _PAUSE = 5.0  # seconds until the next look after one that failed
+_MEDIA_ATTEMPTS = 10  # at media that cannot be had: about six hours; Label Studio itself is tried for good
 _REMEMBERED = 600.0  # seconds that a push is remembered: longer than any request waits
+
+
+class TaskGoneError(SteerSegError):
+    """Label Studio no longer has the task of a delivery."""
+
+
+class PredictionRefusedError(SteerSegError):
+    """Label Studio has the task of a delivery, and refuses its prediction."""
 
 
 class Deliverer:
@@ -81,7 +101,34 @@ class Deliverer:
         # asked for again in the meantime.
         self._late: dict[DeliveryKey, TaskWork] = {}
         self._pushed: dict[DeliveryKey, float] = {}  # when, by the monotonic clock
+        self._waiting = 0
         self.loop = BackgroundLoop("deliveries", self._take_up_open, pause=_PAUSE)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries had not succeeded at the last look. Does not touch the database."""
+        return self._waiting
+
+    def list_waiting(self, project_id: int) -> list[WaitingDelivery]:
+        """The deliveries of a project that did not succeed, oldest first.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        return self._deliveries.waiting(project_id)
+
+    def try_again(self, project_id: int, *, refused: bool = False) -> None:
+        """Let a project's deliveries wait no longer. Returns at once.
+
+        Args:
+            project_id: The project.
+            refused: Whether that includes those that Label Studio refused.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        self._deliveries.hasten(project_id, refused=refused)
+        self.loop.notify()
 
     def close(self) -> None:
         """Store nothing more; open deliveries go on with the next start. May be repeated."""
@@ -120,7 +167,13 @@ class Deliverer:
         current = self._versions.current(project.id)
         if current.name != version:
             return None
-        return self._begin(project, task, current).outcome
+        delivery = Delivery(project.id, task, version)
+        self._deliveries.admit([delivery], bounded=False)
+        try:
+            return self._begin(project, task, current).outcome
+        except BaseException as error:
+            self._deliveries.postpone([delivery.key], error if isinstance(error, Exception) else None)
+            raise
 
     def take_over(self, key: DeliveryKey, since: float) -> bool:
         """Let a request answer with a prediction that would be delivered otherwise.
@@ -147,13 +200,17 @@ class Deliverer:
         Raises:
             StoreError: The database cannot be written.
         """
-        passes = isinstance(error, LabelStudioUnreachableError | StoreError)
-        if passes or (isinstance(error, Cancelled) and self.loop.closing):
+        if isinstance(error, Cancelled) and self.loop.closing:
             self._deliveries.postpone(keys)
-            return
-        ended = set(keys)
-        self._proposer.release(ended)
-        self._deliveries.complete(ended)
+        elif isinstance(error, PredictionRefusedError):
+            self._deliveries.refuse(keys, error)
+        elif error is not None and _passes(error):
+            most = _MEDIA_ATTEMPTS if isinstance(error, MediaError) else None
+            self._deliveries.postpone(keys, error, most)
+        else:
+            ended = set(keys)
+            self._proposer.release(ended)
+            self._deliveries.complete(ended)
 
     # --- pushing
 
@@ -200,9 +257,21 @@ class Deliverer:
             log.info("task %d: nothing in the video matches %r", task.id, work.expression)
             self._metrics.predictions.labels("empty").inc()
             return
-        if client is None or not self._settings.push_predictions:
+        if not self._settings.push_predictions:
             log.info("task %d is ready and waits until Label Studio asks again", task.id)
             return
+        if client is None:
+            raise LabelStudioError(_NO_TOKEN)
+        try:
+            self._send(client, task, version, predictions)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LabelStudioError(
+                f"the answer of {client.url} makes no sense: {describe_error(error)}"
+            ) from error
+
+    def _send(
+        self, client: LabelStudioClient, task: Task, version: str, predictions: Sequence[Prediction]
+    ) -> None:
         # They are stored in one order always, the best one last, so that their number says which are missing.
         known = client.predictions.of_task(task.id)
         stored = sum(prediction.get("model_version") == version for prediction in known)
@@ -210,12 +279,16 @@ class Deliverer:
             log.info("task %d has its predictions of %s already", task.id, version)
             return
         for prediction in predictions[stored:]:
-            client.predictions.create(
-                task.id,
-                list(prediction.result),
-                score=prediction.score,
-                model_version=prediction.model_version,
-            )
+            try:
+                client.predictions.create(
+                    task.id,
+                    list(prediction.result),
+                    score=prediction.score,
+                    model_version=prediction.model_version,
+                )
+            except (LabelStudioInvalidError, LabelStudioNotFoundError) as error:
+                _check_task(client, task, error)
+                raise
         self._metrics.predictions.labels("pushed").inc()
         log.info("task %d: %d late predictions pushed", task.id, len(predictions) - stored)
 
@@ -223,28 +296,23 @@ class Deliverer:
 
     def _take_up_open(self) -> float:
         """Take up the open deliveries that nobody works on; return the seconds until the next look."""
-        for delivery in self._deliveries.unclaimed():
+        for delivery in self._deliveries.unclaimed(due=True):
             if self.loop.closing:
                 break
-            try:
-                self._take_up(delivery)
-            except (ConfigError, LabelStudioError) as error:
-                log.warning("task %d is not taken up: %s", delivery.task.id, error)
+            self._take_up(delivery)
+        self._waiting = len(self._deliveries.waiting())
         return _INTERVAL
 
     def _take_up(self, delivery: Delivery) -> None:
-        """Go on with a prediction that an earlier process was asked for.
+        """Go on with a prediction that an earlier attempt, or an earlier process, was asked for.
 
         Raises:
-            LabelStudioError: The address or the token of Label Studio cannot be one.
             StoreError: The database cannot be used.
         """
         project = self._projects.find(delivery.project_id)
         if project is None:
             self._drop(delivery)
             return
-        if self._connections.client(project) is None and self._settings.push_predictions:
-            return  # the token lives in memory only: the next /setup brings it again
         version = self._versions.current(project.id)
         if version.name != delivery.version:
             # A promotion came in between: what counts is the version that /setup names now.
@@ -254,10 +322,13 @@ class Deliverer:
         elif not self._deliveries.claim(delivery):
             return
         try:
+            # The token lives in memory only; the next /setup brings it again.
+            if self._settings.push_predictions and self._connections.client(project) is None:
+                raise LabelStudioError(_NO_TOKEN)
             self._begin(project, delivery.task, version)
-        except ConfigError as error:
-            log.warning("task %d is given up: %s", delivery.task.id, error)
-            self.settle([delivery.key])
+        except SteerSegError as error:
+            log.warning("task %d is not taken up: %s", delivery.task.id, error)
+            self._deliveries.postpone([delivery.key], error)
 
     def _begin(self, project: Project, task: Task, version: ModelVersion) -> TaskWork:
         controls = parse_controls(project.label_config)
@@ -268,3 +339,34 @@ class Deliverer:
     def _drop(self, delivery: Delivery) -> None:
         if self._deliveries.claim(delivery):
             self.settle([delivery.key])
+
+
+_NO_TOKEN = (
+    "no token for its Label Studio is known; open the project in Label Studio, or set STEERSEG_LABEL_STUDIO_URL and "
+    "STEERSEG_LABEL_STUDIO_API_KEY"
+)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether what kept a prediction from being made or stored may be otherwise at the next attempt."""
+    if isinstance(error, MediaUnavailableError):
+        return error.status not in (404, 410)
+    if isinstance(error, MediaError):
+        return not isinstance(error, MediaRefusedError | MediaTooLargeError)
+    return isinstance(error, LabelStudioError | StoreError)
+
+
+def _check_task(client: LabelStudioClient, task: Task, error: LabelStudioError) -> None:
+    """Look whether a refusal is about this very task.
+
+    Raises:
+        TaskGoneError: Label Studio no longer has the task.
+        PredictionRefusedError: It has, and takes no such prediction.
+        LabelStudioError: It cannot be asked.
+    """
+    try:
+        known = client.tasks.get(task.id)
+    except LabelStudioNotFoundError:
+        raise TaskGoneError(f"task {task.id} was deleted in Label Studio") from error
+    if isinstance(error, LabelStudioInvalidError) and known.get("id") == task.id:
+        raise PredictionRefusedError(str(error)) from error

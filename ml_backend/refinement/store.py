@@ -246,6 +246,7 @@ class RefinementStore:
             if version is not None:
                 added = add_version(session, row.project_id, version)
                 added.reason = f"{state}: {reason}"
+                added.kept_back = state is RefinementState.KEPT_BACK
                 if state is RefinementState.PROMOTED:
                     set_champion(session, row.project_id, added, by=f"refinement {row.id}", revocable=True)
             row.metrics = judgement.metrics.to_json()

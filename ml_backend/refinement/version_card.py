@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from ml_backend.database.iso_time import IsoTime
 from ml_backend.database.tables import PromptStatus
 from ml_backend.refinement.gate import GateMetrics
 from ml_backend.refinement.version_store import CorrectionRevision, PromptVersion
+
+_TEXT = 200  # characters of a name
+_STEPS = 1_000_000
 
 
 class VersionCard(BaseModel):
@@ -30,6 +34,7 @@ class VersionCard(BaseModel):
         metrics: What the gate measured.
         reason: What the gate said.
         created_at: When it was stored.
+        kept_back: Whether the gate kept it back.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +52,7 @@ class VersionCard(BaseModel):
     metrics: GateMetrics
     reason: str
     created_at: IsoTime
+    kept_back: bool
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; the time in ISO format."""
@@ -73,16 +79,41 @@ class ReceivedVersion(BaseModel):
         curve: The loss of each step of its training.
         metrics: What the gate measured there.
         reason: What the gate said there.
+        kept_back: Whether the gate kept it back there; archives of earlier releases say it in the reason alone.
     """
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1]
-    model: str | None = None
-    name: str | None = None
-    curve: tuple[float, ...] = ()
+    model: str = Field(max_length=_TEXT)
+    name: str | None = Field(None, max_length=_TEXT)
+    curve: tuple[FiniteFloat, ...] = Field((), max_length=_STEPS)
     metrics: GateMetrics = GateMetrics()
-    reason: str = ""
+    reason: str = Field("", max_length=100 * _TEXT)
+    kept_back: bool | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _measured(cls, metrics: GateMetrics) -> GateMetrics:
+        for measured in (metrics.held_out, metrics.regression):
+            if measured is None:
+                continue
+            if not all(0.0 <= score <= 1.0 for score in (measured.candidate, measured.champion)):
+                raise ValueError("expected J&F from 0 to 1")
+            gain = measured.gain
+            if not all(-1.0 <= number <= 1.0 for number in (gain.mean, gain.low, gain.high)):
+                raise ValueError("expected a gain and its interval from -1 to 1")
+        for score in (*metrics.examples, *metrics.replayed):
+            if not (
+                0.0 <= score.candidate <= 1.0 and 0.0 <= score.champion <= 1.0 and isfinite(score.weight)
+            ):
+                raise ValueError("expected J&F from 0 to 1 of each example")
+        return metrics
+
+    @property
+    def was_kept_back(self) -> bool:
+        """Whether the gate kept it back there."""
+        return self.reason.startswith("kept back") if self.kept_back is None else self.kept_back
 
 
 def card_of(version: PromptVersion) -> VersionCard:
@@ -101,6 +132,7 @@ def card_of(version: PromptVersion) -> VersionCard:
         metrics=version.metrics,
         reason=version.reason,
         created_at=version.created_at,
+        kept_back=version.kept_back,
     )
 
 

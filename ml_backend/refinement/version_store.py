@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -45,6 +47,8 @@ class PromptVersion:
         metrics: What the gate measured.
         reason: What the gate said.
         created_at: When it was stored.
+        kept_back: Whether the gate kept it back.
+        damage: What the database says of it that cannot be read, for a person; empty where all can.
     """
 
     id: int
@@ -62,6 +66,8 @@ class PromptVersion:
     metrics: GateMetrics = field(repr=False)
     reason: str
     created_at: datetime
+    kept_back: bool = False
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class NewVersion:
     curve: Sequence[float] = ()
     metrics: GateMetrics = field(default_factory=GateMetrics)
     reason: str = ""
+    kept_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ class Promotion:
     undone: bool
     failed_because: str
     created_at: datetime
+
+
+Check = Callable[[PromptVersion], object]
+"""Raises where a version cannot be used."""
 
 
 class VersionStore:
@@ -183,13 +194,16 @@ class VersionStore:
             )
             return [_promotion(session, row) for row in rows]
 
-    def take_back(self, project_id: int, promotion_id: int, reason: str) -> str | None:
+    def take_back(
+        self, project_id: int, promotion_id: int, reason: str, check: Check = lambda version: None
+    ) -> str | None:
         """Take a promotion back because its version does worse in use, as one transaction.
 
         Args:
             project_id: The project.
             promotion_id: The promotion.
             reason: Why, in text and numbers; it is kept with the promotion and with the version.
+            check: Raises where the champion of before cannot be used; then nothing changes.
 
         Returns:
             The name of the champion of before it; ``None`` where that promotion is not the newest one any more, or a
@@ -203,12 +217,16 @@ class VersionStore:
             assert failed is not None, "a version in the line is never removed"
             last.failed_because = reason
             failed.reason = f"{failed.reason}. Taken back: {reason}"
-            return _undo(session, last)
+            return _undo(session, last, check)
 
-    def roll_back(self, project_id: int) -> str:
+    def roll_back(self, project_id: int, check: Check = lambda version: None) -> str:
         """Take the last promotion back, as one transaction; return the name of the champion of before it.
 
         The champion of before is not taken back by itself any more: a person has chosen it.
+
+        Args:
+            project_id: The project.
+            check: Raises where the champion of before cannot be used; then nothing changes.
 
         Raises:
             VersionError: Nothing was promoted.
@@ -220,7 +238,7 @@ class VersionStore:
                     f"project {project_id} uses the preset's own prompts, and nothing was promoted: there is "
                     "nothing to roll back to"
                 )
-            name = _undo(session, last)
+            name = _undo(session, last, check)
             before = _last_promotion(session, project_id)
             if before is not None:
                 before.revocable = False
@@ -259,6 +277,7 @@ def add_version(session: Session, project_id: int, new: NewVersion) -> PromptVer
         curve=list(new.curve),
         metrics=new.metrics.to_json(),
         reason=new.reason,
+        kept_back=new.kept_back,
     )
     session.add(row)
     session.flush()
@@ -294,10 +313,12 @@ def failed_in_use(session: Session, project_id: int, digest: str) -> bool:
     return newest is not None and bool(newest.failed_because)
 
 
-def _undo(session: Session, last: PromotionRow) -> str:
+def _undo(session: Session, last: PromotionRow, check: Check) -> str:
     """Take the newest promotion back; return the name of the champion of before it."""
     last.undone = True
     previous = None if last.previous_id is None else session.get(PromptVersionRow, last.previous_id)
+    if previous is not None:
+        check(_version(session, previous))
     _crown(session, last.project_id, previous)
     return PRESET if previous is None else previous.name
 
@@ -355,8 +376,26 @@ def _promotion(session: Session, row: PromotionRow) -> Promotion:
     )
 
 
+_DATA = TypeAdapter(tuple[CorrectionRevision, ...])
+_CURVE = TypeAdapter(tuple[float, ...])
+_METRICS = TypeAdapter(GateMetrics)
+_Value = TypeVar("_Value")
+
+
 def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
+    """The version of a row; what cannot be read in it is left out and named, so that others can be shown."""
     parent = None if row.parent_id is None else session.get(PromptVersionRow, row.parent_id)
+    damage: list[str] = []
+
+    def read(what: str, value: object, kind: TypeAdapter[_Value], otherwise: _Value) -> _Value:
+        try:
+            return kind.validate_python(value)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            at = ".".join(map(str, ("", *wrong["loc"])))
+            damage.append(f"its {what}{at} cannot be read: {wrong['msg']}")
+            return otherwise
+
     return PromptVersion(
         id=row.id,
         project_id=row.project_id,
@@ -368,9 +407,11 @@ def _version(session: Session, row: PromptVersionRow) -> PromptVersion:
         model=row.model,
         origin=row.origin,
         refinement_id=row.refinement_id,
-        data=tuple((int(number), str(revision)) for number, revision in row.data),
-        curve=tuple(row.curve),
-        metrics=GateMetrics.model_validate(row.metrics),
+        data=read("data", row.data, _DATA, ()),
+        curve=read("curve", row.curve, _CURVE, ()),
+        metrics=read("metrics", row.metrics, _METRICS, GateMetrics()),
         reason=row.reason,
         created_at=row.created_at,
+        kept_back=row.kept_back,
+        damage="; ".join(damage),
     )

@@ -119,7 +119,7 @@ class PromotionWatcher:
             return
         promotion = standing.promotion
         reason = describe_loss(standing)
-        name = self._line.versions.take_back(project_id, promotion.id, reason)
+        name = self._line.versions.take_back(project_id, promotion.id, reason, self._line.check)
         if name is not None:
             log.warning(
                 "project %d: %s is taken back, %s is used again: %s",

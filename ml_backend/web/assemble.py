@@ -24,7 +24,7 @@ from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader, media_limits
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
-from ml_backend.models.fingerprint import model_fingerprint, preset_version
+from ml_backend.models.fingerprint import model_fingerprint, model_width, preset_version
 from ml_backend.models.workers import ModelFactory
 from ml_backend.predictions.batch import BatchPredictor
 from ml_backend.predictions.deliveries import Deliveries
@@ -106,6 +106,7 @@ def create_service(settings: Settings) -> Service:
         base_version=preset_version(settings.preset),
         model=model_fingerprint(settings.preset),
         guidance=Guidance.of(load_preset(find_preset(settings.preset))),
+        width=model_width(settings.preset),
     )
     service.start()
     return service
@@ -119,6 +120,7 @@ def build_service(
     base_version: str,
     model: str,
     guidance: Guidance = DEFAULT_GUIDANCE,
+    width: int | None = None,
 ) -> Service:
     """Build a service from what runs its models and fetches its media; its caller starts it.
 
@@ -129,6 +131,7 @@ def build_service(
         base_version: Version of predictions by the preset's own soft prompts.
         model: Fingerprint of the preset's vision-language model, which prompt versions are made for.
         guidance: The preset's notes on its answers, for annotators.
+        width: Of that model's embeddings, where it is known.
 
     Raises:
         ConfigError: The preset cannot be used.
@@ -136,7 +139,7 @@ def build_service(
     """
     database = Database(settings.database)
     prompts = load_preset(find_preset(settings.preset)).prompts_folder
-    line = PromptLine(VersionStore(database), settings.data_dir, model, prompts)
+    line = PromptLine(VersionStore(database), settings.data_dir, model, prompts, width)
     common = _Common(
         settings=settings,
         database=database,
@@ -154,6 +157,8 @@ def build_service(
         queue_length=lambda: executor.queue_length,
         restarts=lambda: sum(status.restarts for status in executor.statuses),
         loops=service.loops,
+        set_aside=lambda: service.ingestor.set_aside,
+        deliveries=lambda: service.deliverer.waiting,
     )
     return service
 

@@ -1,0 +1,1 @@
+"""Campaigns that try to break a running backend; short in continuous integration, hours long by option."""

@@ -77,14 +77,20 @@ def test_what_is_notified_during_a_turn_is_not_lost() -> None:
         go_on.release()
 
 
-@pytest.mark.parametrize("error", [OverflowError("too large"), ValueError("odd"), OSError("no disk")])
+@pytest.mark.parametrize("error", [OverflowError("too large"), OSError("no disk"), SystemExit(3)])
 def test_whatever_a_turn_raises_is_logged_counted_and_shown_and_the_loop_goes_on(
-    error: Exception, caplog: pytest.LogCaptureFixture
+    error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     turns = Turns(error, error, None)
     with caplog.at_level(logging.ERROR), running(turns) as loop:
         metrics = Metrics()
-        metrics.watch(queue_length=lambda: 0, restarts=lambda: 0, loops=[loop])
+        metrics.watch(
+            queue_length=lambda: 0,
+            restarts=lambda: 0,
+            loops=[loop],
+            set_aside=lambda: 0,
+            deliveries=lambda: 0,
+        )
         for _ in range(3):
             turns.await_one()
         loop.notify()
@@ -105,6 +111,8 @@ def test_a_failing_loop_is_seen_and_pauses_even_when_it_is_notified() -> None:
         turns.await_none()
         assert loop.status.failing
         assert loop.status.alive
+        assert loop.status.problem == "the background loop 'test' fails: OverflowError: too large"
+    assert "has ended; start the server again" in loop.status.problem
 
 
 def test_closing_ends_waits_and_pauses_and_may_be_repeated() -> None:

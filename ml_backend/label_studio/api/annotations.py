@@ -21,7 +21,7 @@ class Annotations:
 
     def get(self, annotation: int) -> dict[str, Any]:
         """One annotation, skipped or not."""
-        return dict(self._session.get(f"/api/annotations/{annotation}/", f"read annotation {annotation}"))
+        return self._session.get_object(f"/api/annotations/{annotation}/", f"read annotation {annotation}")
 
     def of_task(self, task: int) -> list[dict[str, Any]]:
         """The annotations of one task, without skipped ones, which Label Studio leaves out of the list."""
@@ -48,7 +48,7 @@ class Predictions:
 
     def get(self, prediction: int) -> dict[str, Any]:
         """One prediction."""
-        return dict(self._session.get(f"/api/predictions/{prediction}/", f"read prediction {prediction}"))
+        return self._session.get_object(f"/api/predictions/{prediction}/", f"read prediction {prediction}")
 
     def of_task(self, task: int) -> list[dict[str, Any]]:
         """The predictions of one task."""

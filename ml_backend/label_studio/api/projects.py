@@ -21,7 +21,7 @@ class Projects:
 
     def get(self, project: int) -> dict[str, Any]:
         """One project with its labelling configuration."""
-        return dict(self._session.get(f"/api/projects/{project}/", f"read project {project}"))
+        return self._session.get_object(f"/api/projects/{project}/", f"read project {project}")
 
     def all(self) -> Iterator[dict[str, Any]]:
         """All projects, page by page."""

@@ -18,6 +18,7 @@ from ml_backend.database.json_values import parse_json
 from ml_backend.label_studio.errors import (
     LabelStudioAuthError,
     LabelStudioError,
+    LabelStudioInvalidError,
     LabelStudioNotFoundError,
     LabelStudioUnreachableError,
 )
@@ -130,13 +131,30 @@ class Session:
     def get_items(self, path: str, action: str, **params: Any) -> list[dict[str, Any]]:
         """All items of a list, whether the server pages it or not."""
         answer = self.get(path, action, **params)
-        return answer if isinstance(answer, list) else list(answer["results"])
+        items = answer.get("results") if isinstance(answer, dict) else answer
+        if not isinstance(items, list):
+            raise self._senseless(action, "a list")
+        return items
+
+    def get_object(self, path: str, action: str) -> dict[str, Any]:
+        """Read the JSON object at a path."""
+        return self._object(self.get(path, action), action)
 
     def write(
         self, method: str, path: str, body: Mapping[str, Any], action: str, timeout: float | None = None
     ) -> dict[str, Any]:
         """Send an object as JSON and return the object that Label Studio answers with."""
-        return dict(self.call(method, path, action, timeout=timeout, json=dict(body)))
+        return self._object(self.call(method, path, action, timeout=timeout, json=dict(body)), action)
+
+    def _object(self, answer: Any, action: str) -> dict[str, Any]:
+        if not isinstance(answer, dict):
+            raise self._senseless(action, "an object")
+        return answer
+
+    def _senseless(self, action: str, expected: str) -> LabelStudioError:
+        return LabelStudioError(
+            f"could not {action}: {self.url} answered without {expected}; check that the address is Label Studio's"
+        )
 
     def _send(
         self,
@@ -235,7 +253,10 @@ class Session:
             return LabelStudioError(message + hint, status)
         if status == 403:
             return LabelStudioAuthError(message, status)
-        if status == 404:
+        # A page in place of JSON comes from a proxy, or from another program: it says nothing of the object.
+        if status == 400 and _is_object(response):
+            return LabelStudioInvalidError(message, status)
+        if status == 404 and _is_object(response):
             return LabelStudioNotFoundError(message, status)
         return LabelStudioError(message, status)
 
@@ -302,6 +323,13 @@ def _json(response: requests.Response, url: str) -> Any:
             f"{url} answered with something other than JSON; check that the address is Label Studio's",
             response.status_code,
         ) from None
+
+
+def _is_object(response: requests.Response) -> bool:
+    try:
+        return isinstance(response.json(), dict)
+    except ValueError:
+        return False
 
 
 def _detail(response: requests.Response) -> str:

@@ -27,7 +27,7 @@ class Tasks:
 
     def get(self, task: int) -> dict[str, Any]:
         """One task with its annotations and predictions."""
-        return dict(self._session.get(f"/api/tasks/{task}/", f"read task {task}"))
+        return self._session.get_object(f"/api/tasks/{task}/", f"read task {task}")
 
     def of_project(
         self, project: int, *, page_size: int = 100, everything: bool = False
@@ -39,19 +39,25 @@ class Tasks:
             page_size: Tasks a request.
             everything: With all annotations and predictions rather than their numbers alone.
         """
-        page, seen = 1, 0
+        page, seen, action = 1, 0, f"list the tasks of project {project}"
         while True:
             answer = self._session.get(
                 "/api/tasks",
-                f"list the tasks of project {project}",
+                action,
                 project=project,
                 page=page,
                 page_size=page_size,
                 fields="all" if everything else "task_only",
             )
-            yield from answer["tasks"]
-            seen += len(answer["tasks"])
-            if not answer["tasks"] or seen >= answer["total"]:
+            tasks = answer.get("tasks") if isinstance(answer, dict) else None
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not isinstance(tasks, list) or not isinstance(total, int):
+                raise LabelStudioError(
+                    f"could not {action}: the answer holds no tasks, or not how many there are"
+                )
+            yield from (task for task in tasks if isinstance(task, dict))
+            seen += len(tasks)
+            if not tasks or seen >= total:
                 return
             page += 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import Blueprint, render_template
+from flask import Blueprint, redirect, render_template, url_for
+from werkzeug.wrappers import Response
 
 from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.records import Correction
 from ml_backend.database.projects import Project, ProjectStore
+from ml_backend.database.set_aside import SetAsideStore
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
@@ -41,7 +43,21 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
             version=service.versions(str(number)).current,
             proposals=list_proposals(database, number, limit=ROWS, offset=offset),
             pager=Pager.at(offset, count_proposals(database, number)),
+            waiting=service.deliverer.list_waiting(number)[:ROWS],
+            unread=SetAsideStore(database).listed(number),
         )
+
+    @blueprint.post("/pages/projects/<int:number>/deliver")
+    def deliver(number: int) -> Response:
+        known_project(service, number)
+        service.deliverer.try_again(number, refused=True)
+        return redirect(url_for(".project", number=number), 303)
+
+    @blueprint.post("/pages/projects/<int:number>/take-again")
+    def take_again(number: int) -> Response:
+        known_project(service, number)
+        service.ingestor.take_again(number)
+        return redirect(url_for(".project", number=number), 303)
 
     @blueprint.get("/pages/projects/<int:number>/corrections")
     def corrections(number: int) -> str:

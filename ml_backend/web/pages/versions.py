@@ -35,7 +35,7 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
             "versions.html",
             project=known,
             versions=[
-                (version, curve_of(version.curve), version.model == line.model, line.glossary(version))
+                (version, curve_of(version.curve), version.model == line.model, line.inspect(version))
                 for version in newest_first
             ],
             champion=line.versions.champion(number),
@@ -58,7 +58,7 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
     def roll_back(number: int) -> Response:
         known_project(service, number)
         try:
-            name = line.versions.roll_back(number)
+            name = line.roll_back(number)
         except VersionError as error:
             raise RequestError(409, str(error), "Load the versions again: they changed meanwhile.") from error
         log.info("project %d: rolled back to %s by %s", number, name, _BY)
@@ -74,14 +74,9 @@ def _promote(service: Service, number: int, name: str) -> None:
     """Make a version the champion.
 
     Raises:
-        RequestError: There is no such version, it is the champion already, or it was made for another model.
+        RequestError: There is no such version, it is the champion already, or it cannot be used.
     """
-    line = service.line
     try:
-        if name != PRESET and line.versions.version(number, name).model != line.model:
-            raise VersionError(
-                f"{name} was made for another vision-language model than the one in use, where it means nothing"
-            )
-        line.versions.promote(number, name, by=_BY)
+        service.line.promote(number, name, by=_BY)
     except VersionError as error:
         raise RequestError(409, str(error), "Load the versions again and choose another one.") from error

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
+from ml_backend.database.set_aside import SetAsideStore
 from ml_backend.database.tables import EventRow, RefinementRow, SteeringRow, SubmittedRow
 from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.state import TaskState
@@ -26,7 +27,8 @@ from ml_backend.settings import Settings
 from tests.support.backend import Backend
 from tests.support.killing import Watch, killed_at
 
-PROJECT = {"id": 1, "min_annotations_to_start_training": 7}
+TRAINING = "min_annotations_to_start_training"
+PROJECT = {"id": 1, TRAINING: 7}
 
 
 def key(task: int, annotator: int = 3) -> TaskStateKey:
@@ -57,7 +59,7 @@ class Receiving:
         return self.events.add(body["action"], 1, body)
 
     def dispatch(self) -> int:
-        return self.events.dispatch(self.handlers)
+        return self.events.dispatch(self.handlers).number
 
     def hold(self, task: int, message: str, annotator: int = 3) -> None:
         """Let an annotator have a task in hands."""
@@ -150,16 +152,50 @@ def test_events_wait_in_order_while_the_database_refuses(receiving: Receiving) -
     assert (1, 7) in receiving.dump()
 
 
-def test_an_event_that_nobody_foresaw_holds_nothing_up(
+def test_an_event_that_nobody_foresaw_is_set_aside_until_it_is_taken_again(
     receiving: Receiving, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stumble(event: StoredEvent) -> None:
-        receiving.hold(8, "half done")
-        raise ZeroDivisionError
+        if event.id == 1:
+            receiving.hold(8, "half done")
+            raise ZeroDivisionError("of nobody")
 
-    assert receiving.events.dispatch([stumble, *receiving.handlers]) == 3
-    assert receiving.dump() == EXPECTED, "what the one began is undone, and the others went on"
-    assert "webhook event 1 (ANNOTATION_CREATED): unexpected error" in caplog.text
+    first = receiving.events.dispatch([*receiving.handlers, stumble])
+    assert (first.number, first.set_aside) == (2, {1})
+    assert (5, 3, "task 5") in receiving.dump(), "nothing of it is written"
+    assert [event.id for event in receiving.events.unprocessed()] == [2, 3]
+    assert "webhook event 1 (ANNOTATION_CREATED) is set aside" in caplog.text
+    (aside,) = SetAsideStore(receiving.database).listed(1)
+    assert (aside.kind, aside.source, aside.project_id) == ("event", "1", 1)
+    assert aside.error == "unexpected ZeroDivisionError: of nobody"
+
+    assert receiving.events.take_again(1) == 1
+    assert receiving.dispatch() == 1
+    assert receiving.dump() == EXPECTED
+    assert SetAsideStore(receiving.database).count() == 0
+    assert [event.id for event in receiving.events.unprocessed()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_that_no_database_holds_sets_its_event_aside(receiving: Receiving, number: int) -> None:
+    receiving.hold(9, "task 9")
+    receiving.receive(submission(number, 7))
+    receiving.receive({"action": "PROJECT_UPDATED", "project": {**PROJECT, TRAINING: number}})
+    receiving.receive(submission(71, 9))
+    receiving.dispatch()
+    assert {(71, "task 9"), (7, 3, "task 7")} <= set(receiving.dump())
+    assert {one.source for one in SetAsideStore(receiving.database).listed()} == {"4", "5"}
+
+
+def test_what_is_no_json_any_more_is_set_aside(receiving: Receiving) -> None:
+    with receiving.database.writing() as session:
+        session.execute(update(EventRow).where(EventRow.id.in_([1, 3])).values(payload="{'a': nan"))
+    assert receiving.dispatch() == 1
+    assert [event.id for event in receiving.events.unprocessed()] == [2]
+    with receiving.database.writing() as session:
+        session.execute(update(EventRow).where(EventRow.id == 2).values(payload="[" * 100_000))
+    assert receiving.events.unprocessed() == []
+    assert SetAsideStore(receiving.database).count() == 3
 
 
 def test_a_webhook_is_one_commit(backend: Backend) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import select
+from sqlalchemy import update
 
 from ml_backend.corrections.annotation_store import Changes
 from ml_backend.corrections.event_reader import AnnotationReader, EventContent
@@ -23,7 +23,8 @@ from ml_backend.corrections.records import Problem
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import StoredEvent
 from ml_backend.database.projects import ProjectStore
-from ml_backend.database.tables import EventRow
+from ml_backend.database.set_aside import SetAsideStore
+from ml_backend.database.tables import CorrectionRow
 from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError
@@ -231,15 +232,79 @@ def test_an_event_that_nobody_foresaw_does_not_hold_up_the_others(
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation([], number)) for number in (1, 2)])
     assert ingesting.ingestor.catch_up() == 2
     assert "ZeroDivisionError" in caplog.text
-    with ingesting.database.reading() as session:
-        errors = session.scalars(select(EventRow.error).order_by(EventRow.id)).all()
-    assert errors == ["unexpected ZeroDivisionError", None]
+    aside = SetAsideStore(ingesting.database)
+    assert [(one.kind, one.source) for one in aside.listed(1)] == [("event", "1")]
+    monkeypatch.undo()
+    ingesting.ingestor.take_again(1)
+    assert ingesting.ingestor.catch_up() == 1
+    assert aside.listed() == []
+    assert {row[0] for row in ingesting.dump()} == {1, 2}
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "a number beyond 64 bits": {"id": 2**63},
+    "a task beyond 64 bits": {"task": 2**64},
+    "a time that UTC does not have": {"updated_at": "9999-12-31T23:59:59-12:00"},
+    "a parent beyond 64 bits": {"parent_prediction": 2**70, "lead_time": 10**400},
+    "half a character": {"result": [{**mask_regions({0: square(2)})[0], "meta": {"text": ["\ud800"]}}]},
+    "values of another kind": {"result": [{"type": "brushlabels", "value": {"rle": [2**40]}, "to_name": 7}]},
+    "no number": {"id": None},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_one_odd_annotation_keeps_no_other_from_being_read(
+    reading: Ingesting, fake_label_studio: FakeLabelStudio, odd: dict[str, Any]
+) -> None:
+    """Whether it comes by an event, alone or among others, or from Label Studio's list."""
+    first, last = (annotation(mask_regions({0: square(2)}), number) for number in (1, 3))
+    strange = {**annotation(mask_regions({0: square(3)}), 2), **odd}
+    many = {**event_body("ANNOTATIONS_CREATED", first), "annotations": [first, strange, last]}
+    many.pop("annotation", None)
+    events = [event_body("ANNOTATION_CREATED", strange), many]
+    if "\\ud800" in json.dumps(strange):  # which is refused before it is committed
+        events = [event_body("ANNOTATION_CREATED", one) for one in (first, last)]
+    reading.receive(events)
+    assert reading.ingestor.catch_up() == 2
+    assert {1, 3} <= {row[0] for row in reading.dump()}
+    reading.receive([{"action": "ANNOTATIONS_DELETED", "annotations": [1, 2**63, 3], "project": {"id": 1}}])
+    reading.ingestor.catch_up()
+    assert reading.completions.pending(1) == [] or odd.get("id", 2) == 2
+
+    fake_label_studio.annotations[:] = [first, {**strange, "task": 5}, {**last, "task": 6}]
+    result = reading.ingestor.reconcile(1)
+    assert {1, 3} <= {row[0] for row in reading.dump()}
+    named = {one.source for one in SetAsideStore(reading.database).listed(1) if one.kind == "annotation"}
+    assert named == set(result.unreadable)
+    assert reading.corrections.counts(1).unprocessed == 0
+
+    # It is mended: nothing is set aside any more.
+    fake_label_studio.annotations[1] = annotation(mask_regions({0: square(3)}), 2, minute=50)
+    reading.ingestor.take_again(1)
+    assert reading.ingestor.reconcile(1).unreadable == {}
+    left = SetAsideStore(reading.database).listed(1)
+    assert [one for one in left if one.kind == "annotation"] == []
+    assert {1, 2, 3} <= {row[0] for row in reading.dump()}
 
 
 def test_what_is_set_aside_is_logged(ingesting: Ingesting, caplog: pytest.LogCaptureFixture) -> None:
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation([]))])
     ingesting.ingestor.catch_up()
     assert "task 5, annotation 7: set aside (empty)" in caplog.text
+
+
+def test_a_damaged_correction_keeps_no_other_from_being_completed(ingesting: Ingesting) -> None:
+    ingesting.receive(
+        [event_body("ANNOTATION_CREATED", annotation(mask_regions({0: square(2)}), n)) for n in (1, 2, 3)]
+    )
+    ingesting.ingestor.catch_up()
+    with ingesting.database.writing() as session:
+        session.execute(update(CorrectionRow).where(CorrectionRow.annotation_id == 2).values(decided=b"x"))
+    assert [pending.annotation_id for pending in ingesting.completions.pending(1)] == [1, 3]
+    (aside,) = ingesting.corrections.list_set_aside(1)
+    assert (aside.annotation_id, aside.problem) == (2, Problem.UNREADABLE)
+    assert "holds a DecisionDocument that cannot be read" in aside.reason
+    assert [pending.annotation_id for pending in ingesting.completions.pending(1)] == [1, 3]
 
 
 # --- kills
@@ -415,7 +480,7 @@ def test_what_is_heard_while_reading_is_newer_than_what_is_read(reading: Ingesti
     reading.ingestor.catch_up()
     before = reading.dump()
     # The answer is older: it knows the first state of one annotation and nothing of the other.
-    assert reading.annotations.reconcile(1, [1], [read], asked_at) == 0
+    assert reading.annotations.reconcile(1, [1], [read], asked_at).changed == 0
     assert reading.dump() == before
 
 

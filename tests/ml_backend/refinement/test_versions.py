@@ -204,6 +204,11 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE jobs DROP COLUMN message;
             ALTER TABLE annotations DROP COLUMN ground_truth;
             ALTER TABLE annotations DROP COLUMN content;
+            ALTER TABLE deliveries DROP COLUMN attempts;
+            ALTER TABLE deliveries DROP COLUMN error;
+            ALTER TABLE deliveries DROP COLUMN retry_at;
+            ALTER TABLE deliveries DROP COLUMN refused;
+            DROP TABLE set_aside;
             DROP INDEX ix_events_dispatched_at;
             ALTER TABLE events DROP COLUMN dispatched_at;
             DROP TABLE alembic_version;

@@ -573,7 +573,9 @@ def test_an_error_in_the_background_is_seen_on_health_and_in_the_metrics_and_end
 
     def ingestion() -> dict[str, Any]:
         health = backend.client.get("/health").get_json()
-        assert health["status"] == "UP"
+        failing = any(loop["failing"] for loop in health["loops"])
+        assert health["status"] == ("DEGRADED" if failing else "UP")
+        assert bool(health["problems"]) == failing
         return {loop["name"]: loop for loop in health["loops"]}["ingestion"]
 
     wait_until(lambda: ingestion()["errors"] == 1 and not ingestion()["failing"])
