@@ -148,7 +148,7 @@ def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
         samples = samples_of(domain.work(seed, max(options.sizes)), root)
         names = {sample.video: tasks.name(sample) for sample in samples}
         for size in options.sizes:
-            records.append(learn_words(tasks, seed, samples[:size], names, held_out))
+            records.append(learn_and_measure(tasks, seed, samples[:size], names, held_out))
     return records
 
 

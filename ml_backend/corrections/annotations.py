@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from ml_backend.corrections.instances import Instance, masked_instances, relations
 from ml_backend.corrections.records import DecidedFrame, Decision, Problem, Verdict
 from ml_backend.corrections.tracks import Tracks, tracked_instances
-from ml_backend.expressions import typed_expressions
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import (
     Controls,
@@ -26,6 +25,7 @@ from ml_backend.label_studio.region_masks import MASK_TYPES, RegionError
 from ml_backend.label_studio.results import ResultItem
 from ml_backend.label_studio.task import task_value
 from ml_backend.label_studio.task_media import page_stride
+from ml_backend.language.expressions import typed_expressions
 from ml_backend.models.geometry import box_iou, box_of, upright_box
 from steerseg.errors import ExpressionError
 from steerseg.reasoning import check_expression

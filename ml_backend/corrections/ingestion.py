@@ -32,8 +32,8 @@ from ml_backend.database.errors import is_of_value
 from ml_backend.database.events import EventHandler, EventStore, StoredEvent
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.set_aside import SetAsideStore
-from ml_backend.expressions import task_expression
 from ml_backend.label_studio.connections import Connections
+from ml_backend.language.expressions import task_expression
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError, ExpressionError, SteerSegError
 

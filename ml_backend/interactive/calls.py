@@ -11,7 +11,6 @@ from typing import Any
 
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.database.projects import Project
-from ml_backend.expressions import task_expression
 from ml_backend.interactive.answer import Answer, Call
 from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
@@ -21,6 +20,7 @@ from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.results import status_result
 from ml_backend.label_studio.task import Task
+from ml_backend.language.expressions import task_expression
 from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
 from ml_backend.predictions.media import PredictionMedia

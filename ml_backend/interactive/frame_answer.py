@@ -5,15 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ml_backend.commands import Action, is_command, is_go, read_command
-from ml_backend.expressions import (
-    InstanceCount,
-    TypedText,
-    choose_candidates,
-    instances_meant,
-    read_typed_text,
-    typed_expressions,
-)
 from ml_backend.interactive.answer import (
     Answer,
     Call,
@@ -42,6 +33,15 @@ from ml_backend.interactive.update import (
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.controls import FramesSide, choose_label
 from ml_backend.label_studio.results import expressions_result
+from ml_backend.language.commands import Action, is_command, is_go, read_command
+from ml_backend.language.expressions import (
+    InstanceCount,
+    TypedText,
+    choose_candidates,
+    instances_meant,
+    read_typed_text,
+    typed_expressions,
+)
 from ml_backend.predictions.messages import Guidance, capitalised, describe_answer, describe_instances
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ml_backend.expressions import instances_meant
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
+from ml_backend.language.expressions import instances_meant
 
 
 def texts_in_force(task: TaskState, names: Sequence[str]) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_backend.commands import Action, Command, FrameRange, instance_title
 from ml_backend.interactive.state import InstanceState
+from ml_backend.language.commands import Action, Command, FrameRange, instance_title
 from ml_backend.predictions.messages import capitalised, frame_ranges
 from steerseg.errors import ExpressionError
 from steerseg.masks import RLE, decode_rle, encode_rle

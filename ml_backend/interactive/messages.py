@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ml_backend.commands import instance_title
 from ml_backend.interactive.in_force import is_visible
 from ml_backend.interactive.request import Prompt
 from ml_backend.interactive.state import InstanceState
+from ml_backend.language.commands import instance_title
 from ml_backend.predictions.messages import capitalised, frame_ranges, joined
 from ml_backend.proposals import StoredProposal
 from steerseg.masks import RLE, mask_area

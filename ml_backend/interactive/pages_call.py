@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ml_backend.commands import instance_title
 from ml_backend.interactive.answer import (
     Answer,
     Call,
@@ -34,6 +33,7 @@ from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.results import Result
 from ml_backend.label_studio.task import task_value
 from ml_backend.label_studio.task_media import Media
+from ml_backend.language.commands import instance_title
 from ml_backend.models.messages import SteerRequest
 from steerseg.masks import RLE, mask_area
 

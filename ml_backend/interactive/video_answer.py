@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ml_backend.commands import is_command, numbered_titles
-from ml_backend.expressions import (
-    TypedText,
-    choose_candidates,
-    instances_meant,
-    read_typed_text,
-    typed_expressions,
-)
 from ml_backend.interactive.answer import (
     Answer,
     Call,
@@ -28,6 +20,14 @@ from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
 from ml_backend.label_studio.task import Task, task_value
+from ml_backend.language.commands import is_command, numbered_titles
+from ml_backend.language.expressions import (
+    TypedText,
+    choose_candidates,
+    instances_meant,
+    read_typed_text,
+    typed_expressions,
+)
 from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
 from ml_backend.predictions.results import video_numbers
 from ml_backend.proposals import StoredProposal

@@ -114,8 +114,8 @@ def _gone_round_twice(outline: Outline, height: int, width: int) -> list[dict[st
         return []
     borders = np.stack([begins[twice], ends[twice]], axis=1).ravel()
     meeting = np.flatnonzero(borders[2::2] == borders[1:-1:2]) * 2 + 1
-    borders = np.delete(borders, [*meeting, *(meeting + 1)])
-    runs = np.diff(borders, prepend=0, append=height * width).tolist()
+    apart = np.delete(borders, [*meeting, *(meeting + 1)])
+    runs = np.diff(apart, prepend=0, append=height * width).tolist()
     return [coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)]
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ml_backend.database.projects import Project
 from ml_backend.database.tables import ProposalKey
-from ml_backend.expressions import alternatives_for, task_expression
 from ml_backend.jobs.proposals import PendingProposal, Proposer
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
+from ml_backend.language.expressions import alternatives_for, task_expression
 from ml_backend.metrics import Metrics
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.queue import Priority

@@ -11,8 +11,8 @@ from ml_backend.corrections.records import Correction
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import CorrectionRow, CorrectionState, ObservationRow, ProposalKey
-from ml_backend.expressions import instances_meant
 from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.language.expressions import instances_meant
 from ml_backend.models.geometry import mask_iou
 from ml_backend.proposals import ProposalFiles, StoredTracklet
 from ml_backend.refinement.watching import Observation

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
-from ml_backend.expressions import instances_meant
+from ml_backend.language.expressions import instances_meant
 from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
 from ml_backend.models.geometry import mask_iou
 from ml_backend.proposals import StoredProposal

@@ -221,7 +221,9 @@ def _difference(
     others = _by_video({one.correction: float(rule.credit(one.overlap)) for one in before}, before)
     if min(len(ours), len(others)) < rule.videos:
         return None
-    variance = sum(variance_of_mean(part, rule.prior, rule.spread) for part in (ours, others))
+    variance = variance_of_mean(ours, rule.prior, rule.spread) + variance_of_mean(
+        others, rule.prior, rule.spread
+    )
     return _measured(
         ours.mean() - others.mean(), float(variance), rule, paired=False, videos=(len(ours), len(others))
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml_backend.commands import is_command, numbered_titles
 from ml_backend.label_studio.task import task_value
+from ml_backend.language.commands import is_command, numbered_titles
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError

@@ -1,7 +1,7 @@
 import pytest
 
-from ml_backend.commands import Action, Command, FrameRange, instance_title, is_command, read_command
-from ml_backend.expressions import typed_expressions
+from ml_backend.language.commands import Action, Command, FrameRange, instance_title, is_command, read_command
+from ml_backend.language.expressions import typed_expressions
 from steerseg.errors import ExpressionError
 
 OBJECTS = ("object 1", "object 2", "object 3", "object 4")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.expressions import (
+from ml_backend.language.expressions import (
     MOST_INSTANCES,
     InstanceCount,
     TypedText,

@@ -1,0 +1,1 @@
+"""What annotators type: expressions, which name objects, and commands, which rearrange them."""
