@@ -102,7 +102,7 @@ def tracked_instances(
         text = next((texts[number] for number in ids if number in texts), "")
         found.append((label, text, members))
     instances = []
-    names = unique_names(f"track {text or label}" for label, text, _ in found)
+    names = unique_names(f"track {text or label}".rstrip() for label, text, _ in found)
     for (label, text, members), name in zip(found, names, strict=True):
         numbered = [(track, _numbering(track, rate)) for track in members]
         for track, counted in numbered:

@@ -196,6 +196,7 @@ class StormServer:
         promises: Where its promises are noted.
         environment: Further variables.
         descriptors: Most files and sockets that one process may have open; ``None`` for the system's.
+        quiet: Whether it makes no new promises.
     """
 
     def __init__(
@@ -205,12 +206,14 @@ class StormServer:
         promises: Promises,
         environment: Mapping[str, str] | None = None,
         descriptors: int | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         def limit() -> None:
             if descriptors is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
-        first = 1000 + 3 * promises.lines
+        first = 0 if quiet else 1000 + 3 * promises.lines
         self._promises = promises
         self.log = world / "server.log"
         with self.log.open("ab") as log:

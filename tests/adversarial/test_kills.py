@@ -101,12 +101,12 @@ def test_kills_lose_and_double_nothing(
     assert phases, "no refinement was running at any kill"
 
     states = "SELECT count(*) FROM refinements WHERE state IN ('waiting', 'running')"
-    with storm_server(world, label_studio.url, promises) as server:
+    with storm_server(world, label_studio.url, promises, quiet=True) as server:
         while rows(database, states) != [(0,)]:
             server.assert_alive()
             time.sleep(0.2)
     label_studio_had = label_studio.counts()
-    with storm_server(world, label_studio.url, promises) as server:  # what was left is taken up
+    with storm_server(world, label_studio.url, promises, quiet=True) as server:  # what was left is taken up
         owed = set(promises.tasks)
         while owed & {task for (task,) in rows(database, "SELECT task_id FROM deliveries")}:
             server.assert_alive()

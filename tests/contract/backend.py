@@ -29,6 +29,8 @@ from tests.contract import models
 
 VERSION = "steerseg-contract"
 PAGE = Path(__file__).with_name("page.jpg")
+WIDTH = 256
+"""Of the embeddings of the demo's model."""
 
 _OPEN_WORK = (
     "SELECT count(*) FROM events WHERE processed_at IS NULL",
@@ -133,7 +135,7 @@ def write_version(folder: Path, number: int, *, model: str | None = None) -> Pat
         number: Tells it from others.
         model: Fingerprint of the vision-language model that it is for; that of the preset where left out.
     """
-    SoftPrompts(torch.full((2, 4), float(number)), torch.zeros(2, 4)).save(folder)
+    SoftPrompts(torch.full((2, WIDTH), float(number)), torch.zeros(2, WIDTH)).save(folder)
     described = {
         "format": 1,
         "name": f"r{number}",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
+from steerseg.soft_prompts import SoftPrompts
 from tests.contract.backend import Backend, running_backend, write_version
 from tests.contract.commands import run_command
 from tests.contract.conversation import (
@@ -99,7 +100,8 @@ def test_a_promotion_has_tasks_predicted_anew(there: LabelStudio, golden: Golden
     with running_backend(tmp_path) as backend:
         _introduce(backend, there)
         folder = write_version(tmp_path / "version", 1)
-        for action in (["import", folder], ["promote", "r1-67eef911"]):
+        name = f"r1-{SoftPrompts.load(folder).digest[:8]}"
+        for action in (["import", folder], ["promote", name]):
             ended = run_command(
                 "steerseg-backend", "versions", VIDEO, "--data-dir", backend.data_dir, *action
             )
@@ -124,7 +126,7 @@ def test_what_webhooks_lost_is_read(there: LabelStudio, golden: Golden, tmp_path
         event = submitted(30 + number, task, masks, FRAMES, with_prompts(), **fields)
         there.add("annotations", event["annotation"])
     with running_backend(tmp_path / "second", reconcile_interval=0.05) as backend:
-        backend.post("/setup", setup(_CLICK))
+        backend.post("/setup", setup(_CLICK, hostname=there.url))
         gone = submitted(40, task_of(_CLICK, 9), masks, FRAMES, with_prompts())
         backend.post("/webhook", gone)
         backend.settle()

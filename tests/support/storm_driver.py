@@ -3,7 +3,8 @@
     python storm_driver.py WORLD LABEL_STUDIO_URL FIRST
 
 WORLD holds ``data`` and, where refinements are to run, ``preset`` and ``films``. Numbers of events and tasks begin at
-FIRST. Every line of its output is a promise that it made: ``event N`` or ``task N``. It works until it is killed.
+FIRST; where that is 0, it promises nothing new. Every line of its output is a promise that it made: ``event N`` or
+``task N``. It works until it is killed.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ def main(world: Path, url: str, first: int) -> None:
     service = build(world, url)
     service.start()
     service.setup({"project": str(PROJECT), "schema": LABEL_CONFIG, "hostname": url})
-    if (world / "preset").exists():
+    if first and (world / "preset").exists():
         service.refine(str(PROJECT))
     print("up", flush=True)
+    if not first:
+        threading.Event().wait()
     for number in itertools.count(first, _TASKS):
         service.webhook(skipped(number))
         print("event", number, flush=True)

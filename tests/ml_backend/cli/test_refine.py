@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
             project, uid=str(project), label_config="<View/>", hostname="", extra_params={}
         )
     line = PromptLine(VersionStore(database), folder, model_fingerprint("demo"))
-    pair = SoftPrompts(torch.full((2, 4), 0.5), torch.full((2, 4), 0.25))
+    pair = SoftPrompts(torch.full((2, 256), 0.5), torch.full((2, 256), 0.25))
     pair.save(tmp_path / "pair")
     new = NewVersion(
         line.keep(tmp_path / "pair", pair.digest), pair.digest, line.model, "refined", None, data=((3, "r"),)

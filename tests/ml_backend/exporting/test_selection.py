@@ -45,7 +45,7 @@ class Project:
         self.listed: list[ListedAnnotation] = []
         self.corrections: list[Correction] = []
         self.unusable: list[UnusableInstance] = []
-        self.unreadable: dict[int, str] = {}
+        self.unreadable: dict[str, str] = {}
 
     def annotate(
         self,
@@ -192,7 +192,7 @@ def test_a_copy_of_what_cannot_be_used_is_missing(project: Project) -> None:
 
 def test_what_was_not_read_is_missing(project: Project) -> None:
     project.annotate("a", usable=False)
-    project.unreadable[project.annotate("b", usable=False)] = "its result is no list"
+    project.unreadable[str(project.annotate("b", usable=False))] = "its result is no list"
     selection = project.select()
     assert reasons(selection) == {1: "it was not read yet", 2: "its result is no list"}
     assert not is_complete(selection.omissions)

@@ -409,7 +409,7 @@ def test_half_a_minute_of_a_phones_video_is_transcoded_in_bounded_memory(tmp_pat
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 600)
         for number in range(seconds * rate):
-            still.pts, still.time_base = 150 * number + 60 * (number % 10 == 9), Fraction(1, 600)
+            still.pts, still.time_base = 150 * number + 90 * (number % 10 == 9), Fraction(1, 600)
             container.mux(stream.encode(still))
         container.mux(stream.encode(None))
     done = subprocess.run(
