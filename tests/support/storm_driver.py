@@ -36,6 +36,7 @@ LABEL_CONFIG = (
 )
 _TASKS = 3  # that are promised at a time
 _OPEN = 9  # promises beyond which no further one is made
+_REST = 6.0  # seconds between promises where a refinement is to come forward
 
 
 def void(_: object) -> None:
@@ -89,7 +90,8 @@ def main(world: Path, url: str, first: int) -> None:
     service = build(world, url)
     service.start()
     service.setup({"project": str(PROJECT), "schema": LABEL_CONFIG, "hostname": url})
-    if first and (world / "preset").exists():
+    refining, rested = (world / "preset").exists(), 0.0
+    if first and refining:
         service.refine(str(PROJECT))
     print("up", flush=True)
     if not first:
@@ -97,7 +99,10 @@ def main(world: Path, url: str, first: int) -> None:
     for number in itertools.count(first, _TASKS):
         service.webhook(skipped(number))
         print("event", number, flush=True)
-        if len(Deliveries(service.database, _OPEN).unclaimed()) < _OPEN:
+        # Predictions come before refinements: where a world refines, they leave it time.
+        idle = time.monotonic() >= rested if refining else True
+        if idle and len(Deliveries(service.database, _OPEN).unclaimed()) < (1 if refining else _OPEN):
+            rested = time.monotonic() + _REST
             tasks = [task(number + i) for i in range(_TASKS)]
             service.predict(
                 {"tasks": tasks, "project": str(PROJECT), "label_config": LABEL_CONFIG, "params": {}}

@@ -19,7 +19,6 @@ import pytest
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import JobState
-from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task import Task
 from ml_backend.predictions.deliveries import Deliveries, Delivery, QueueFullError
@@ -260,31 +259,3 @@ def test_deliveries_are_noted_once_and_all_or_none(tmp_path: Path) -> None:
     assert not deliveries.claim(one)
     deliveries.complete([one.key, two.key, three.key])
     assert Deliveries(database, 2).unclaimed() == []
-
-
-def test_a_push_that_label_studio_missed_is_made_up_for(
-    make_backend: MakeBackend,
-    fake_label_studio: FakeLabelStudio,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ml_backend.predictions.late._INTERVAL", 0.2)
-    release = tmp_path / "release"
-    body = batch_of([f"wait {release}"])
-    backend = make_backend(predict_timeout=0.3)
-    introduce(backend, body, fake_label_studio)
-    setup = {**recorded("setup"), "project": body["project"], "schema": body["label_config"]}
-    backend.post("/setup", {**setup, "hostname": "http://127.0.0.1:9", "access_token": "abc"})
-    backend.service.deliverer.loop.start()
-    assert backend.post("/predict", body)["pending"] == [1000]
-    release.touch()
-    wait_until(
-        lambda: (
-            "failed" in {job.state for job in JobStore(backend.database).newest()}
-            or ProposalStore(backend.database).count() == 1
-        )
-    )
-    introduce(backend, body, fake_label_studio)  # Label Studio is back
-    wait_until(lambda: len(fake_label_studio.predictions) == 2)
-    wait_until(lambda: Deliveries(backend.database, 9).unclaimed() == [])
-    assert len(fake_label_studio.predictions) == 2
