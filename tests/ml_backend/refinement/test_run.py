@@ -121,7 +121,14 @@ def test_the_models_own_verdict_is_obeyed(driver: Driver) -> None:
     assert ended.state in (RefinementState.PROMOTED, RefinementState.KEPT_BACK)
     assert version.status is (PromptStatus.CHAMPION if promoted else PromptStatus.CANDIDATE)
     assert version.reason == f"{ended.state}: {ended.reason}"
-    assert set(ended.metrics.to_json()) == {"scheme", "held_out", "regression", "examples", "replayed"}
+    assert set(ended.metrics.to_json()) == {
+        "scheme",
+        "held_out",
+        "expected",
+        "regression",
+        "examples",
+        "replayed",
+    }
 
 
 def test_too_few_corrections_train_nothing(tmp_path: Path, preset: Path, steerseg: SteerSeg) -> None:
