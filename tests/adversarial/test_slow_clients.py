@@ -111,15 +111,15 @@ def test_a_client_that_sends_it_nevertheless_reads_the_refusal(server: Listener)
 
 def test_small_bodies_reach_the_app_which_decides(server: Listener) -> None:
     url = f"{url_of(server)}/webhook"
-    body = json.dumps({"action": "START_TRAINING", "project": {"id": 1}})
-    assert requests.post(url, data=body, timeout=PATIENCE).status_code == 401
-    assert requests.post(url, data=body, auth=(USER, PASSWORD), timeout=PATIENCE).status_code == 201
+    body = {"action": "START_TRAINING", "project": {"id": 1}}
+    assert requests.post(url, json=body, timeout=PATIENCE).status_code == 401
+    assert requests.post(url, json=body, auth=(USER, PASSWORD), timeout=PATIENCE).status_code == 201
 
 
 @pytest.mark.parametrize("known", [{"headers": {"X-SteerSeg-Secret": SECRET}}, {"auth": (USER, PASSWORD)}])
 def test_large_bodies_of_those_who_are_known_are_read(server: Listener, known: dict[str, Any]) -> None:
-    body = json.dumps({"action": "PROJECT_UPDATED", "project": {"id": 1}, "more": "x" * STRANGER_BYTES})
-    answer = requests.post(f"{url_of(server)}/webhook", data=body, timeout=PATIENCE, **known)
+    body = {"action": "PROJECT_UPDATED", "project": {"id": 1}, "more": "x" * STRANGER_BYTES}
+    answer = requests.post(f"{url_of(server)}/webhook", json=body, timeout=PATIENCE, **known)
     assert answer.status_code == 201, answer.text
 
 
