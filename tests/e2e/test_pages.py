@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,10 @@ from steerseg.demo.sprites import load_atlas
 from steerseg.demo.world import WorldSpec, sample_scene
 from steerseg.evaluation.datasets import open_dataset
 from steerseg.masks import decode_rle
+from steerseg.presets import find_preset, load_preset
+from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
+from steerseg.words.glossary import Entry, Glossary
 from tests.e2e.conftest import ARTEFACTS, LABEL_CONFIGS, PRESET
 
 PROJECT = 7
@@ -196,9 +200,15 @@ def add_candidate(service: Service) -> str:
     rng = np.random.default_rng(0)
     steps = np.arange(160)
     curve = 0.35 + 0.5 * np.exp(-steps / 40) + rng.normal(0, 0.03, len(steps))
+    own = load_preset(find_preset(PRESET)).prompts_folder
+    assert own is not None
+    glossary = Glossary(entries=(Entry(term="blick", meaning="fruit", corrections=4),))
+    with tempfile.TemporaryDirectory() as folder:
+        digest = with_glossary(own, glossary, Path(folder))
+        path = service.line.keep(Path(folder), digest)
     new = NewVersion(
-        path="prompts/none",
-        digest="5eed" * 16,
+        path=path,
+        digest=digest,
         model=service.line.model,
         origin="refined",
         parent_id=None,
