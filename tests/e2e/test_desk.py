@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ml_backend.demo.samples import Sample
+from ml_backend.label_studio.client import LabelStudioClient
 from tests.e2e.conftest import ARTEFACTS, Project
 from tests.support.label_studio import LabelingPage, until
 
@@ -34,13 +35,18 @@ def shows(labeling: LabelingPage, text: str | re.Pattern[str]) -> bool:
 
 @pytest.mark.parametrize("project", ["frames_project", "video_project", "both_project"])
 def test_the_picture_is_on_screen_and_does_not_move(
-    labeling: LabelingPage, project: str, samples: list[Sample], request: pytest.FixtureRequest
+    labeling: LabelingPage,
+    project: str,
+    samples: list[Sample],
+    client: LabelStudioClient,
+    request: pytest.FixtureRequest,
 ) -> None:
     made: Project = request.getfixturevalue(project)
+    (task,) = client.tasks.create(made.id, [{"data": client.tasks.get(made.first_task)["data"]}])
     name = {"frames_project": "frames.xml", "video_project": "video.xml"}.get(project, "video_and_frames.xml")
     for width, height in SIZES:
         labeling.page.set_viewport_size({"width": width, "height": height})
-        labeling.open(made.id, made.first_task)
+        labeling.open(made.id, task, predicted=False)
         labeling.page.locator(PICTURES[name]).first.wait_for()
         if (width, height) == SIZES[0]:
             assert shows(labeling, re.compile("^Auto-Annotation is off")), "the page says what to switch on"
