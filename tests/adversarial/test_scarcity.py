@@ -57,8 +57,12 @@ def test_with_64_descriptors_every_promise_is_kept(tmp_path: Path, label_studio:
     assert {label_studio.counts()[task] for task in owed.tasks} == {2}
 
 
-def test_a_clock_that_jumps_delays_no_promise(tmp_path: Path, label_studio: IllLabelStudio) -> None:
+def test_a_clock_that_jumps_delays_no_promise(
+    tmp_path: Path, label_studio: IllLabelStudio, request: pytest.FixtureRequest
+) -> None:
     """Label Studio is ill before each jump, so that a next attempt is noted by the clock of before it."""
+    if not request.config.getoption("campaign_clock", default=False):
+        pytest.skip("a campaign of minutes: pytest tests/adversarial/test_scarcity.py --campaign-clock")
     if FAKETIME is None:
         missing("no libfaketime; Debian has it (apt-get install libfaketime)")
     clock, promises = tmp_path / "clock", Promises()
