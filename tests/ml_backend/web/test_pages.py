@@ -27,7 +27,9 @@ from ml_backend.refinement.version_store import NewVersion, set_champion
 from ml_backend.web.pages.curves import curve_of, presence_of
 from ml_backend.web.pages.queries import list_proposals
 from steerseg.masks import encode_rle
+from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
+from steerseg.words.glossary import Entry, Glossary
 from tests.support.backend import Backend, MakeBackend, NamedMedia, recorded
 from tests.support.requests import introduce, wait_until, with_expression
 
@@ -61,9 +63,12 @@ def token_in(page: str) -> str:
 
 
 def add_version(backend: Backend, number: int = 1, model: str = "test-model") -> str:
+    line = backend.service.line
+    made = backend.service.settings.data_dir / f"made-{number}"
+    digest = with_glossary(None, Glossary(entries=(Entry(term=f"word{number}", meaning="ball"),)), made)
     new = NewVersion(
-        path=f"prompts/{number}",
-        digest=f"{number:08d}abcdef",
+        path=line.keep(made, digest),
+        digest=digest,
         model=model,
         origin="refined",
         parent_id=None,
@@ -71,7 +76,7 @@ def add_version(backend: Backend, number: int = 1, model: str = "test-model") ->
         metrics=GateMetrics(held_out=Comparison(5, 0.71, 0.65, Interval(0.06, 0.01, 0.11, 5))),
         reason="better on 5 held-out videos",
     )
-    return backend.service.line.versions.add(project_of(backend), new).name
+    return line.versions.add(project_of(backend), new).name
 
 
 # --- what they show
