@@ -489,8 +489,8 @@ class FrameBuffer:
         self._name = name
         self._limits = limits
         self._stride = stride
-        # A hint from the header, which may lie: it decides the first allocation, nothing else.
-        self._expected = max(0, expected) // stride + 1
+        # Frames that are kept: a hint from the header, which may lie. It decides the first allocation and the advice.
+        self._expected = math.ceil(max(0, expected) / stride)
         self._count = 0
         self._array: NDArray[np.uint8] | None = None
         self._file: FrameStore | None = store

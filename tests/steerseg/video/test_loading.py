@@ -337,7 +337,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (VideoLimits(max_frames=5), "limit of 5 frames.*--stride 5 or more"),
+        (VideoLimits(max_frames=5), "limit of 5 frames.*--stride 4 or more"),
         (VideoLimits(max_pixels=64 * 48 - 1), "64x48"),
         (VideoLimits(max_bytes=100), "larger than the limit"),
         (VideoLimits(max_duration=1.0), "longer than the limit of 1 s"),
