@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ class Answers:
         return max(self.seconds)
 
 
-class Storm:
+class Storm(ABC):
     """Clients that stand for as long as the context is entered.
 
     Args:
@@ -64,9 +65,9 @@ class Storm:
             with contextlib.suppress(OSError), socket.create_connection(self._address, timeout=5) as client:
                 self.act(client)
 
+    @abstractmethod
     def act(self, client: socket.socket) -> None:
         """What a client does with a connection; it is made again after that."""
-        raise NotImplementedError
 
     def wait(self, seconds: float) -> bool:
         """Wait, and say whether the storm goes on."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import re
 import sys
@@ -23,12 +22,12 @@ import numpy as np
 import torch
 
 from benchmarks.refinement.domain import Domain, samples_of
+from benchmarks.refinement.studies import add_place, add_seconds, best_masks, write_study
 from benchmarks.refinement.words import OPEN
 from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes
 from steerseg.evaluation import Sample, bootstrap_mean, open_dataset
 from steerseg.evaluation.metrics import score
 from steerseg.lvlm.answer import Answer
-from steerseg.masks import decode_rle
 from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.video import keyframe_indices
 
@@ -151,10 +150,7 @@ def _quality(
     candidates = steerseg.find_candidates(features, maps, config)
     tracklets = steerseg.track(features, candidates, steerseg.rank(candidates, maps, config))
     truth = sample.masks()
-    predicted = np.zeros_like(truth)
-    if tracklets:
-        predicted = np.stack([decode_rle(rle) for rle in tracklets[0].rles])
-    return score(predicted, truth).jf
+    return score(best_masks(tracklets, truth.shape), truth).jf
 
 
 def _measure(work: tuple[str, int, Options, float]) -> list[dict[str, Any]]:
@@ -211,12 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pieces = sorted((at, of) for of, count in counts.items() for at in range(0, count, _CHUNK))
         work = [(of, at, options, end) for at, of in pieces]
         records = [one for part in pool.imap_unordered(_measure, work, chunksize=1) for one in part]
-    options.output.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
-    (options.output / "attributes.jsonl").write_text(lines, encoding="utf-8")
-    text = table(records)
-    (options.output / "attributes.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_study(options.output, "attributes", records, table(records))
     return 0
 
 
@@ -225,11 +216,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--words", nargs="+", default=[word.word for word in OPEN], help="of words.py")
     parser.add_argument("--tasks", type=int, default=40, help="of each word")
     parser.add_argument("--old", type=int, default=120, help="of sprites-ref val")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no piece of work begins later")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=Path("data/gate"), help="folder of rendered clips")
-    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/attributes"))
+    add_seconds(parser)
+    add_place(parser, data="data/gate", output="artefacts/attributes")
     given = parser.parse_args(arguments)
     return Options(
         words=tuple(given.words),

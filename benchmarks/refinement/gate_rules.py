@@ -179,17 +179,22 @@ def conditions(found: Sequence[Trial]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables of a study into its folder, and print them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.refinement.gate_rules", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's output folder")
-    folder: Path = parser.parse_args(arguments).folder
+def tables(folder: Path) -> str:
+    """All tables of a study, as Markdown."""
     found = list(trials(folder))
     compared = rules(open_preset("demo").recipe)
     parts = [conditions(found)]
     for kind in ("words", "trained"):
         parts.append(f"{kind}:\n\n" + table([one for one in found if one.kind == kind], compared))
-    text = "\n".join(parts)
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables of a study into its folder, and print them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.refinement.gate_rules", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the study's output folder")
+    folder: Path = parser.parse_args(arguments).folder
+    text = tables(folder)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text)
     return 0

@@ -26,8 +26,17 @@ import numpy as np
 import torch
 
 from benchmarks.refinement.domain import Convention, Domain, samples_of
+from benchmarks.refinement.studies import (
+    ACCEPT,
+    add_place,
+    add_seconds,
+    best_masks,
+    corrected_example,
+    name_of,
+    write_records,
+)
 from benchmarks.refinement.words import OPEN, WORDS
-from ml_backend.models.examples import CorrectionExample, Example, Pool, TaskRef
+from ml_backend.models.examples import CorrectionExample, Example, Pool
 from ml_backend.models.messages import (
     MediaFile,
     NamedObject,
@@ -43,7 +52,7 @@ from ml_backend.refinement.words import WordLessons
 from steerseg.errors import ConfigError
 from steerseg.evaluation import Sample, open_dataset
 from steerseg.evaluation.metrics import region_iou, score
-from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.masks import RLE, decode_rle
 from steerseg.pipeline import SteerSeg
 from steerseg.runtime.artefacts import write_json
 from steerseg.soft_prompts import SoftPrompts
@@ -51,9 +60,7 @@ from steerseg.training.replay import open_replay
 from steerseg.video import Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.glossary import Glossary
-from steerseg.words.naming import frames_to_show, name_object
 
-_ACCEPT = 0.75  # proposals of this mean IoU are accepted as they are
 _OLD_TASKS = 40
 _MOST = 24  # corrections of a case
 _CHUNK = 5  # tasks of a piece of work of the truth
@@ -150,20 +157,9 @@ class _Bench:
         """What the preset proposes for a task: (T, H, W)."""
         return self._masks(sample.load(), sample.masks().shape, sample.expression, self.own)
 
-    def name(self, sample: Sample) -> NamedObject:
-        """What the model calls the object of a task."""
-        video, truth = sample.load(), sample.masks()
-        chosen = frames_to_show(np.flatnonzero(truth.any(axis=(1, 2))).tolist(), self.preset)
-        naming = name_object(
-            self.steerseg.lvlm, self.preset, self.lexicon, video.frames[chosen], truth[chosen]
-        )
-        return NamedObject(naming.names, naming.kinds)
-
     def _masks(self, video: Video, shape: Sequence[int], wording: str, prompts: SoftPrompts) -> np.ndarray:
         proposal = self.steerseg.propose(video, wording, soft_prompts=prompts)
-        if not proposal.tracklets:
-            return np.zeros(shape, dtype=bool)
-        return np.stack([decode_rle(rle) for rle in proposal.best.rles])
+        return best_masks(proposal.tracklets, shape)
 
 
 @cache
@@ -239,25 +235,8 @@ def _example(sample: Sample, number: int, proposed: np.ndarray) -> CorrectionExa
     """A task as its annotator leaves it: good proposals are accepted, others become the truth."""
     truth = sample.masks()
     overlap = float(np.mean([region_iou(mask, true) for mask, true in zip(proposed, truth, strict=True)]))
-    accepted = overlap >= _ACCEPT
-    masks: Mapping[int, RLE] = dict(enumerate(map(encode_rle, proposed if accepted else truth)))
-    return CorrectionExample(
-        key=f"c{number}",
-        correction=number,
-        revision=sample.id,
-        video=sample.video,
-        expression=sample.expression,
-        pool=Pool.NEW,
-        weight=0.5 if accepted else 1.0,
-        truth=masks,
-        shares=dict.fromkeys(masks, 1.0),
-        decided=frozenset(masks),
-        rejected=(),
-        num_frames=truth.shape[0],
-        height=truth.shape[1],
-        width=truth.shape[2],
-        task=TaskRef(number, {}, ""),
-        overlap=overlap,
+    return corrected_example(
+        sample, number, truth if overlap < ACCEPT else proposed, overlap, key=f"c{number}"
     )
 
 
@@ -328,7 +307,7 @@ class _Refinement:
         }
 
     def _name(self, example: CorrectionExample) -> NamedObject:
-        return self._bench.name(self._samples[example.key])
+        return name_of(self._bench.steerseg, self._samples[example.key])
 
     def _attempt(
         self, trials: Sequence[tuple[CorrectionExample, SoftPromptsRef]]
@@ -411,7 +390,7 @@ class _Refinement:
         )
         with self._clock.measure("training"):
             self._bench.refiner.train(request, _SILENT)
-        return SoftPrompts.load(self._folder / name).to(self._bench.steerseg.lvlm.device)
+        return SoftPrompts.load(self._folder / name)
 
     def _keep(self, kind: str, prompts: SoftPrompts) -> None:
         prompts.save(self._options.output / "versions" / self._case.key / kind)
@@ -431,7 +410,7 @@ def _measure(work: tuple[str, int, Options, float]) -> list[dict[str, Any]]:
     if time.time() > end:
         return []
     bench = _bench(options.device, options.output / "known")
-    versions = _versions(options, of, bench)
+    versions = _versions(options, of)
     return [
         {"tasks": of, "task": sample.id, "kind": sample.kind, **_of_task(bench, of, sample, versions)}
         for sample in _tasks(of, options.held_out, options.data)[begin : begin + _CHUNK]
@@ -458,21 +437,16 @@ def _of_task(
     }
 
 
-_LOADED: dict[tuple[Path, str], dict[str, SoftPrompts]] = {}
-
-
-def _versions(options: Options, of: str, bench: _Bench) -> dict[str, SoftPrompts]:
+@cache
+def _versions(options: Options, of: str) -> dict[str, SoftPrompts]:
     """The versions that a set of tasks is measured with."""
-    key = (options.output, of)
-    if key not in _LOADED:
-        _LOADED[key] = {
-            f"{case.key}/{kind}": SoftPrompts.load(folder).to(bench.steerseg.lvlm.device)
-            for case in options.cases
-            if of in case.measured_on
-            for kind in ("words", "trained")
-            if (folder := options.output / "versions" / case.key / kind).is_dir()
-        }
-    return _LOADED[key]
+    return {
+        f"{case.key}/{kind}": SoftPrompts.load(folder)
+        for case in options.cases
+        if of in case.measured_on
+        for kind in ("words", "trained")
+        if (folder := options.output / "versions" / case.key / kind).is_dir()
+    }
 
 
 # --- the command
@@ -495,16 +469,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = {of: _OLD_TASKS if of == "old" else options.held_out for of in sets}
         pieces = [(at, of) for of in sets for at in range(0, counts[of], _CHUNK)]
         work = [(of, at, options, end) for at, of in sorted(pieces)]
-        lines = [
-            json.dumps(one) + "\n"
-            for part in pool.imap_unordered(_measure, work, chunksize=1)
-            for one in part
-        ]
-    (options.output / "truth.jsonl").write_text("".join(lines), encoding="utf-8")
+        truth = [one for part in pool.imap_unordered(_measure, work, chunksize=1) for one in part]
+    write_records(options.output / "truth.jsonl", truth)
     made = [json.loads(path.read_text("utf-8")) for path in sorted((options.output / "cases").glob("*.json"))]
-    cases = "".join(json.dumps(one) + "\n" for one in made)
-    (options.output / "cases.jsonl").write_text(cases, encoding="utf-8")
-    print(f"{time.time() - begun:.0f} s: the truth on {len(lines)} tasks")
+    write_records(options.output / "cases.jsonl", made)
+    print(f"{time.time() - begun:.0f} s: the truth on {len(truth)} tasks")
     return 0
 
 
@@ -525,11 +494,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 24], help="numbers of corrections")
     parser.add_argument("--seeds", type=int, default=2, help="of the cases in which all tasks use the word")
     parser.add_argument("--held-out", type=int, default=200, help="tasks of each set that are measured")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no piece of work begins later")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=Path("data/gate"), help="folder of rendered clips")
-    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/gate"))
+    add_seconds(parser)
+    add_place(parser, data="data/gate", output="artefacts/gate")
     given = parser.parse_args(arguments)
     return Options(
         cases=study(given.seeds, given.sizes, given.words),

@@ -8,12 +8,9 @@ Proposals are measured on tasks that nobody labelled. Each is made once a wordin
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +19,11 @@ from numpy.typing import NDArray
 
 from benchmarks.refinement.domain import Convention, Domain, samples_of
 from benchmarks.refinement.meanings import Options, WordTasks, learn_and_measure
+from benchmarks.refinement.studies import add_place, in_processes, write_study
 from benchmarks.refinement.words import OPEN
 from ml_backend.refinement.labelling_order import OpenTask, OrderWeights, order_tasks
 from steerseg.evaluation import Sample, bootstrap_mean
 from steerseg.pipeline import SteerSeg
-from steerseg.presets import open_preset
 
 RANDOM = "random"
 ORDERS: Mapping[str, OrderWeights] = {
@@ -140,17 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write ``labelling.jsonl`` and ``labelling.md`` into the output folder."""
     campaign = _parse(arguments)
     options = campaign.options
-    open_preset("demo")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(options.processes, len(options.words))) as pool:
-        parts = pool.starmap(measure_word, [(campaign, word) for word in options.words], chunksize=1)
-    records = [record for part in parts for record in part]
-    options.output.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (options.output / "labelling.jsonl").write_text(lines, encoding="utf-8")
-    text = table(records)
-    (options.output / "labelling.md").write_text(text, encoding="utf-8")
-    print(text)
+    records = in_processes(measure_word, [(campaign, word) for word in options.words], options.processes)
+    write_study(options.output, "labelling", records, table(records))
     return 0
 
 
@@ -165,10 +153,7 @@ def _parse(arguments: Sequence[str] | None) -> Campaign:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 6, 8, 12, 16, 24])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", type=int, default=60, help="tasks a word that are measured")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--processes", type=int, default=1, help="words at a time")
-    parser.add_argument("--data", type=Path, default=Path("data/labelling"), help="folder of rendered clips")
-    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/labelling"))
+    add_place(parser, data="data/labelling", output="artefacts/labelling")
     given = parser.parse_args(arguments)
     options = Options(
         words=tuple(word for word in OPEN if word.word in given.words),

@@ -55,6 +55,7 @@ from benchmarks.refinement.stand_ins import (
     standing_in,
     teach,
 )
+from benchmarks.refinement.studies import add_place, add_seconds
 from benchmarks.refinement.teacher import SURE, Correction, Teacher, shared_term
 from benchmarks.refinement.words import OPEN
 from steerseg.evaluation import Sample
@@ -309,11 +310,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--steps", type=int, default=60, help="of each training")
     parser.add_argument("--inversion-rate", type=float, default=0.03, help="see stand_ins.Schedule")
     parser.add_argument("--prompt-rate", type=float, default=0.1, help="the same of the reasoning prompt")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no piece of work begins later")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=Path("data/words"), help="folder of rendered clips")
-    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/learners"))
+    add_seconds(parser)
+    add_place(parser, data="data/words", output="artefacts/learners")
     given = parser.parse_args(arguments)
     return Options(
         words=tuple(known[word] for word in given.words),

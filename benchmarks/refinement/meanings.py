@@ -8,8 +8,6 @@ corrected: as the team types them, with the glossary that is served, and, as the
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,19 +20,22 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.refinement.domain import Convention, Domain, samples_of
+from benchmarks.refinement.studies import (
+    add_place,
+    best_masks,
+    corrected_example,
+    in_processes,
+    name_of,
+    write_study,
+)
 from benchmarks.refinement.words import OPEN, WORDS
-from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
+from ml_backend.models.examples import CorrectionExample
 from ml_backend.models.messages import NamedObject, SoftPromptsRef
 from ml_backend.refinement.words import WordLessons, WordsJudgement
 from steerseg.evaluation import Sample, bootstrap_mean
 from steerseg.evaluation.metrics import score
-from steerseg.masks import decode_rle, encode_rle
 from steerseg.pipeline import SteerSeg
-from steerseg.presets import open_preset
 from steerseg.words.glossary import Glossary
-from steerseg.words.naming import frames_to_show, name_object
-
-_ACCEPT = 0.75
 
 
 @dataclass(frozen=True)
@@ -80,49 +81,17 @@ class WordTasks:
 
     def name(self, sample: Sample) -> NamedObject:
         """What the model calls the object of a task."""
-        video, truth = sample.load(), sample.masks()
-        shown = np.flatnonzero(truth.any(axis=(1, 2)))
-        preset = self.steerseg.preset
-        chosen = frames_to_show(shown.tolist(), preset)
-        naming = name_object(
-            self.steerseg.lvlm, preset, preset.load_lexicon(), video.frames[chosen], truth[chosen]
-        )
-        return NamedObject(naming.names, naming.kinds)
+        return name_of(self.steerseg, sample)
 
 
 def propose_and_score(steerseg: SteerSeg, sample: Sample, wording: str) -> tuple[float, float, float]:
     """J&F and J in [0, 1] of the best tracklet for a wording, and how sure it is; see ``ProposalStore.certainties``."""
     truth = sample.masks()
     proposal = steerseg.propose(sample.load(), wording)
-    predicted = np.zeros_like(truth)
-    if proposal.tracklets:
-        predicted = np.stack([decode_rle(rle) for rle in proposal.best.rles])
     scores = [tracklet.score for tracklet in proposal.tracklets[:2]]
     certainty = min(scores[0], scores[0] - scores[1]) if len(scores) > 1 else [*scores, -1.0][0]
-    result = score(predicted, truth)
+    result = score(best_masks(proposal.tracklets, truth.shape), truth)
     return result.jf, result.j, certainty
-
-
-def _example(sample: Sample, number: int, overlap: float) -> CorrectionExample:
-    truth = sample.masks()
-    return CorrectionExample(
-        key=sample.video,
-        correction=number,
-        revision=sample.video,
-        video=sample.video,
-        expression=sample.expression,
-        pool=Pool.NEW,
-        weight=1.0 if overlap < _ACCEPT else 0.5,
-        truth={frame: encode_rle(mask) for frame, mask in enumerate(truth)},
-        shares={},
-        decided=frozenset(range(len(truth))),
-        rejected=(),
-        num_frames=truth.shape[0],
-        height=truth.shape[1],
-        width=truth.shape[2],
-        task=TaskRef(number, {}, ""),
-        overlap=overlap,
-    )
 
 
 def _measure_word(options: Options, word: Convention) -> list[dict[str, Any]]:
@@ -165,7 +134,9 @@ def learn_words(
     preset = tasks.steerseg.preset
     by_key = {sample.video: sample for sample in samples}
     examples = [
-        _example(sample, number, tasks.quality(sample, sample.expression)[1])
+        corrected_example(
+            sample, number, sample.masks(), tasks.quality(sample, sample.expression)[1], sample.video
+        )
         for number, sample in enumerate(samples)
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -265,17 +236,8 @@ def _jf(pairs: Sequence[Sequence[float]]) -> NDArray[np.float64]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write ``meanings.jsonl`` and ``meanings.md`` into the output folder."""
     options = _parse(arguments)
-    open_preset("demo")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(options.processes, len(options.words))) as pool:
-        parts = pool.starmap(_measure_word, [(options, word) for word in options.words], chunksize=1)
-    records = [record for part in parts for record in part]
-    options.output.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (options.output / "meanings.jsonl").write_text(lines, encoding="utf-8")
-    text = table(records)
-    (options.output / "meanings.md").write_text(text, encoding="utf-8")
-    print(text)
+    records = in_processes(_measure_word, [(options, word) for word in options.words], options.processes)
+    write_study(options.output, "meanings", records, table(records))
     return 0
 
 
@@ -287,10 +249,7 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", type=int, default=80, help="tasks a word that are measured")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--processes", type=int, default=1, help="words at a time")
-    parser.add_argument("--data", type=Path, default=Path("data/words"), help="folder of rendered clips")
-    parser.add_argument("-o", "--output", type=Path, default=Path("artefacts/meanings"))
+    add_place(parser, data="data/words", output="artefacts/meanings")
     given = parser.parse_args(arguments)
     return Options(
         words=tuple(word for word in WORDS if word.word in given.words),
