@@ -78,8 +78,8 @@ class CorrectionStore:
                 select(CorrectionRow)
                 .where(CorrectionRow.id.in_(numbers), CorrectionRow.state == CorrectionState.USABLE)
                 .order_by(CorrectionRow.id)
-            )
-            return [_correction(row, DEFAULT_WEIGHTS) for row in rows]
+            ).all()
+        return read_rows(self._database, rows, lambda row: _correction(row, DEFAULT_WEIGHTS))
 
     def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
         """Some of the project's usable corrections, the one that changed last first.

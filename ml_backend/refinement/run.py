@@ -47,7 +47,7 @@ from ml_backend.refinement.media import RefinementMedia
 from ml_backend.refinement.plan import InsufficientData, Plan, Training, make_plan, proposed_masks
 from ml_backend.refinement.plan_file import pack_plan, unpack_plan
 from ml_backend.refinement.store import Refinement, RefinementStore
-from ml_backend.refinement.version_store import CorrectionRevision, NewVersion
+from ml_backend.refinement.version_store import CorrectionRevision, NewVersion, PromptVersion
 from ml_backend.refinement.versions import PromptLine
 from ml_backend.refinement.words import TRIAL, WordLessons, WordsJudgement
 from steerseg.config import RefinementRecipe
@@ -396,15 +396,19 @@ class RefinementRun:
         trained = f"soft prompts: {training.reason}"
         metrics = words.metrics if words.accepted else training.metrics
         judgement = Judgement(outcome, f"{words.reason}. {upper_first(trained)}", metrics)
-        champion = self._line.versions.by_id(number) if (number := self._refinement.champion_id) else None
+        champion = self._champion_version()
         trained_on = () if champion is None else champion.data
         return self._keep(trained_on, self._lessons.version(words.glossary), judgement, ())
 
     def _champion(self) -> SoftPromptsRef | None:
-        """The version that this refinement began from, whoever leads now."""
-        number = self._refinement.champion_id
-        version = None if number is None else self._line.versions.by_id(number)
+        """The soft prompts that this refinement began from, whoever leads now."""
+        version = self._champion_version()
         return None if version is None else self._line.ref(version)
+
+    def _champion_version(self) -> PromptVersion | None:
+        """The version that this refinement began from; ``None`` for the preset's own soft prompts."""
+        number = self._refinement.champion_id
+        return None if number is None else self._line.versions.by_id(number)
 
     # --- the end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 
 from flask import Flask, Response, request
+from werkzeug.datastructures import Authorization
 
 from ml_backend.settings import Settings
 from ml_backend.web.door import read_body
@@ -12,11 +13,13 @@ from ml_backend.web.errors import Problem, to_response
 
 SECRET_HEADER = "X-SteerSeg-Secret"
 
-_NO_CREDENTIALS = Problem(
-    401,
-    "this backend asks for credentials, and the request brought none or wrong ones",
+CREDENTIALS_HINT = (
     "Enter user name and password at Label Studio's model connection; for webhooks set the header "
-    f"{SECRET_HEADER} (`steerseg-backend connect` does both).",
+    f"{SECRET_HEADER} (`steerseg-backend connect` does both)."
+)
+
+_NO_CREDENTIALS = Problem(
+    401, "this backend asks for credentials, and the request brought none or wrong ones", CREDENTIALS_HINT
 )
 
 
@@ -33,7 +36,7 @@ def restrict_access(app: Flask, settings: Settings) -> None:
         if request.path == "/webhook":
             allowed = _webhook_allowed(settings)
         else:
-            allowed = settings.basic_auth_username is None or _has_basic_auth(settings)
+            allowed = settings.basic_auth_username is None or is_user(settings, request.authorization)
         if allowed:
             return None
         response = to_response(_NO_CREDENTIALS)
@@ -41,17 +44,23 @@ def restrict_access(app: Flask, settings: Settings) -> None:
         return response
 
 
-def _same(given: str | None, expected: str) -> bool:
-    """Compare in a time that does not depend on how much of it was right."""
-    return hmac.compare_digest((given or "").encode(), expected.encode())
-
-
-def _has_basic_auth(settings: Settings) -> bool:
-    given = request.authorization
+def is_user(settings: Settings, given: Authorization | None) -> bool:
+    """Whether a request brings the user name and password that the settings ask for."""
     if given is None or given.type != "basic" or settings.basic_auth_password is None:
         return False
     right_name = _same(given.username, settings.basic_auth_username or "")
     return _same(given.password, settings.basic_auth_password.get_secret_value()) and right_name
+
+
+def has_secret(settings: Settings, given: str | None) -> bool:
+    """Whether a request brings the secret of webhooks that the settings ask for."""
+    secret = settings.webhook_secret
+    return secret is not None and _same(given, secret.get_secret_value())
+
+
+def _same(given: str | None, expected: str) -> bool:
+    """Compare in a time that does not depend on how much of it was right."""
+    return hmac.compare_digest((given or "").encode(errors="surrogatepass"), expected.encode())
 
 
 def _webhook_allowed(settings: Settings) -> bool:
@@ -61,10 +70,10 @@ def _webhook_allowed(settings: Settings) -> bool:
     Without basic auth that one event is as open as /predict is.
     """
     if settings.webhook_secret is None:
-        return settings.basic_auth_username is None or _has_basic_auth(settings)
-    if _same(request.headers.get(SECRET_HEADER), settings.webhook_secret.get_secret_value()):
+        return settings.basic_auth_username is None or is_user(settings, request.authorization)
+    if has_secret(settings, request.headers.get(SECRET_HEADER)):
         return True
     if settings.basic_auth_username is not None:
-        return _has_basic_auth(settings)
+        return is_user(settings, request.authorization)
     body = read_body()
     return isinstance(body, dict) and body.get("action") == "START_TRAINING"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from werkzeug.datastructures import Authorization
 
 from ml_backend.settings import Settings
-from ml_backend.web.access import SECRET_HEADER
+from ml_backend.web.access import CREDENTIALS_HINT, SECRET_HEADER, has_secret, is_user
 from ml_backend.web.errors import Problem
 
 STRANGER_BYTES = 2**20
@@ -63,8 +62,7 @@ class Intake:
             return Problem(
                 401,
                 f"the request brought no valid credentials, and a body of more than {STRANGER_BYTES} bytes",
-                "Enter user name and password at Label Studio's model connection; for webhooks set the header "
-                f"{SECRET_HEADER} (`steerseg-backend connect` does both).",
+                CREDENTIALS_HINT,
             )
         if head.length > self._most:
             return Problem(
@@ -92,20 +90,11 @@ class Intake:
 
     def _knows(self, head: RequestHead) -> bool:
         """Whether the head brings what its path asks for; the app checks that again, with the body."""
-        user, password = self._settings.basic_auth_username, self._settings.basic_auth_password
-        secret = self._settings.webhook_secret if head.path == "/webhook" else None
-        if secret is not None:
-            given = head.headers.get(SECRET_HEADER.upper().replace("-", "_"), "")
-            if _same(given, secret.get_secret_value()):
-                return True
-        if user is None or password is None:
-            return secret is None
-        basic = Authorization.from_header(head.headers.get("AUTHORIZATION"))
-        if basic is None or basic.type != "basic":
-            return False
-        right = _same(basic.username or "", user)
-        return _same(basic.password or "", password.get_secret_value()) and right
-
-
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), expected.encode())
+        settings = self._settings
+        asks_for_secret = head.path == "/webhook" and settings.webhook_secret is not None
+        given = head.headers.get(SECRET_HEADER.upper().replace("-", "_"))
+        if asks_for_secret and has_secret(settings, given):
+            return True
+        if settings.basic_auth_username is None or settings.basic_auth_password is None:
+            return not asks_for_secret
+        return is_user(settings, Authorization.from_header(head.headers.get("AUTHORIZATION")))
