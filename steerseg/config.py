@@ -237,6 +237,8 @@ class RefinementRecipe:
             negative ``min_gain``.
         prior: Deviation in J&F of what trained soft prompts gain in use, around 0, before any is tried: what few
             videos show is drawn towards 0 (measured, see ``benchmarks/refinement/gate-h200``). ``None`` for no prior.
+        taught_videos: A word that as many videos teach is used unless its trial shows a loss; one that fewer teach has
+            to gain with certainty. 1 or more.
         max_regression: Largest mean loss in J&F on the preset's replay set; a larger one counts where it is not
             chance, its interval being below 0.
         seed: Of data order and choice of frames.
@@ -260,6 +262,7 @@ class RefinementRecipe:
     min_gain: float = 0.005
     confidence: float = 0.9
     prior: float | None = 0.05
+    taught_videos: int = 6
     max_regression: float = 0.01
     seed: int = 1
 
@@ -279,6 +282,6 @@ class RefinementRecipe:
             raise ConfigError(
                 "champion_share of a refinement is 1, of which nothing is learned; choose less."
             )
-        for name in ("batch", "frames_per_sample", "pictures", "tokens"):
+        for name in ("batch", "frames_per_sample", "pictures", "tokens", "taught_videos"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of a refinement is {getattr(self, name)}; expected 1 or more.")

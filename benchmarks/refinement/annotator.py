@@ -58,6 +58,11 @@ class Work:
     annotation: dict[str, Any] = field(repr=False)
 
 
+def working_seconds(pages: int) -> float:
+    """How long a task takes whose annotator paints or empties some pages: an assumption, not a measurement."""
+    return _SECONDS_TO_LOOK + _SECONDS_A_PAGE * pages
+
+
 def work_on(
     predictions: Sequence[Mapping[str, Any]],
     expression: str,
@@ -100,7 +105,7 @@ def work_on(
     if not accepted:
         result, pages = _corrected(regions, expression, truth, overlaps, side, habits.keep)
     result = [*result, _verdict(verdict.name, side.name, expression)]
-    seconds = _SECONDS_TO_LOOK + _SECONDS_A_PAGE * pages
+    seconds = working_seconds(pages)
     annotation = {
         "lead_time": seconds,
         "result": result,

@@ -99,6 +99,8 @@ def trials(folder: Path) -> Iterator[Trial]:
         accepted = record["words"]["accepted"]
         if record["words"]["trials"]:
             yield _trial(case, "words", record["words"]["trials"], (), truth, words, "as typed")
+        if "held_out" not in record:  # words alone were learned
+            continue
         yield _trial(
             case,
             "trained",
@@ -185,7 +187,9 @@ def tables(folder: Path) -> str:
     compared = rules(open_preset("demo").recipe)
     parts = [conditions(found)]
     for kind in ("words", "trained"):
-        parts.append(f"{kind}:\n\n" + table([one for one in found if one.kind == kind], compared))
+        of_kind = [one for one in found if one.kind == kind]
+        if of_kind:
+            parts.append(f"{kind}:\n\n" + table(of_kind, compared))
     return "\n".join(parts)
 
 

@@ -62,7 +62,6 @@ from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.glossary import Glossary
 
 _OLD_TASKS = 40
-_MOST = 24  # corrections of a case
 _CHUNK = 5  # tasks of a piece of work of the truth
 _SILENT = SilentReporter()
 
@@ -103,12 +102,18 @@ class Options:
     """The command line."""
 
     cases: tuple[Case, ...]
+    training: bool
     held_out: int
     seconds: float
     device: str
     processes: int
     data: Path
     output: Path
+
+    @property
+    def most(self) -> int:
+        """Corrections of the largest case."""
+        return max(case.size for case in self.cases)
 
 
 @dataclass
@@ -178,19 +183,20 @@ _SHARES = {Condition.HALVES: 0.5, Condition.ORDINARY: 0.0}
 
 
 @cache
-def _work(word: str, share: float, seed: int, root: Path, workers: int = 1) -> list[Sample]:
+def _work(word: str, share: float, seed: int, root: Path, most: int, workers: int = 1) -> list[Sample]:
     """The tasks that are corrected in a case of most corrections."""
-    return samples_of(Domain(_convention(word), share).work(seed, _MOST), root, workers)
+    return samples_of(Domain(_convention(word), share).work(seed, most), root, workers)
 
 
-def _corrected(case: Case, data: Path) -> list[Sample]:
+def _corrected(case: Case, options: Options) -> list[Sample]:
     """The tasks of a case, in the order in which they are corrected."""
+    data, most = options.data, options.most
     share = _SHARES.get(case.condition, 1.0)
-    samples = _work(case.word, share, case.seed, _root(case, data))
+    samples = _work(case.word, share, case.seed, _root(case, data), most)
     if case.condition is not Condition.SHUFFLED:
         return samples[: case.size]
     others = [
-        _work(other.word, 1.0, case.seed, data / Condition.WORD / other.word)
+        _work(other.word, 1.0, case.seed, data / Condition.WORD / other.word, most)
         for other in OPEN
         if other.word != case.word
     ]
@@ -216,9 +222,12 @@ def _draw(options: Options) -> int:
         for case in options.cases
     }
     if any(case.condition is Condition.SHUFFLED for case in options.cases):
-        work |= {(one.word, 1.0, 1, options.data / Condition.WORD / one.word) for one in OPEN}
+        seeds = {case.seed for case in options.cases if case.condition is Condition.SHUFFLED}
+        work |= {
+            (one.word, 1.0, seed, options.data / Condition.WORD / one.word) for one in OPEN for seed in seeds
+        }
     for arguments in sorted(work, key=str):
-        _work(*arguments, workers=options.processes)
+        _work(*arguments, options.most, workers=options.processes)
     return len(sets) + len(work)
 
 
@@ -260,7 +269,7 @@ class _Refinement:
     def __init__(self, bench: _Bench, case: Case, options: Options, folder: Path) -> None:
         self._bench, self._case, self._options, self._folder = bench, case, options, folder
         self._clock = _Clock()
-        samples = _corrected(case, options.data)
+        samples = _corrected(case, options)
         with self._clock.measure("proposals"):
             self._examples = [
                 _example(sample, number, bench.proposed(sample)) for number, sample in enumerate(samples)
@@ -277,6 +286,21 @@ class _Refinement:
         base = lessons.version(words.glossary) if words.accepted else None
         champion = replace(bench.own, glossary=words.glossary if words.accepted else Glossary())
         self._keep("words", replace(bench.own, glossary=words.glossary))
+        weights = {example.key: example.weight for example in self._examples}
+        record = {
+            **asdict(self._case),
+            "words": {
+                "learned": {entry.term: entry.meaning for entry in words.glossary.entries},
+                "accepted": words.accepted,
+                "trials": [{**asdict(one), "weight": weights[one.key]} for one in words.metrics.examples],
+            },
+            "seconds": self._clock.seconds,
+        }
+        return {**record, **self._trained(base, champion)} if self._options.training else record
+
+    def _trained(self, base: SoftPromptsRef | None, champion: SoftPrompts) -> dict[str, Any]:
+        """Train on top of what is served, and try that."""
+        preset = self._bench.preset
         plan = split_examples(self._examples, preset.recipe, preset.replay)
         if isinstance(plan, InsufficientData) or plan.shortage:
             raise ConfigError(f"{self._case.key}: too few corrections")
@@ -285,7 +309,6 @@ class _Refinement:
         trained = {training.name: self._train(training.name, training.keys, ready, base, plan)
                    for training in plan.trainings}  # fmt: skip
         candidate = trained[plan.candidate.name]
-        weights = {example.key: example.weight for example in self._examples}
         self._keep("trained", candidate)
         with self._clock.measure("trials"):
             held_out = [
@@ -293,18 +316,7 @@ class _Refinement:
                 for trial in plan.held_out
             ]
             replayed = [self._replayed(example.index, candidate, champion) for example in plan.regression]
-        return {
-            **asdict(self._case),
-            "words": {
-                "learned": {entry.term: entry.meaning for entry in words.glossary.entries},
-                "accepted": words.accepted,
-                "trials": [{**asdict(one), "weight": weights[one.key]} for one in words.metrics.examples],
-            },
-            "scheme": plan.scheme,
-            "held_out": held_out,
-            "replayed": replayed,
-            "seconds": self._clock.seconds,
-        }
+        return {"scheme": plan.scheme, "held_out": held_out, "replayed": replayed}
 
     def _name(self, example: CorrectionExample) -> NamedObject:
         return name_of(self._bench.steerseg, self._samples[example.key])
@@ -477,14 +489,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def study(seeds: int, sizes: Sequence[int], words: Sequence[str]) -> tuple[Case, ...]:
+def study(first_seed: int, seeds: int, sizes: Sequence[int], words: Sequence[str]) -> tuple[Case, ...]:
     """The refinements of the study; one seed of every condition but the first."""
     return tuple(
         Case(condition, word, seed, size)
         for word in words
         for size in sizes
         for condition in Condition
-        for seed in range(1, (seeds if condition is Condition.WORD else 1) + 1)
+        for seed in range(first_seed, first_seed + (seeds if condition is Condition.WORD else 1))
     )
 
 
@@ -493,12 +505,15 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--words", nargs="+", default=[word.word for word in OPEN], help="of words.py")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 24], help="numbers of corrections")
     parser.add_argument("--seeds", type=int, default=2, help="of the cases in which all tasks use the word")
+    parser.add_argument("--first-seed", type=int, default=1, help="of the corrected tasks")
+    parser.add_argument("--no-training", action="store_true", help="learn and try words alone")
     parser.add_argument("--held-out", type=int, default=200, help="tasks of each set that are measured")
     add_seconds(parser)
     add_place(parser, data="data/gate", output="artefacts/gate")
     given = parser.parse_args(arguments)
     return Options(
-        cases=study(given.seeds, given.sizes, given.words),
+        cases=study(given.first_seed, given.seeds, given.sizes, given.words),
+        training=not given.no_training,
         held_out=given.held_out,
         seconds=given.seconds,
         device=given.device,

@@ -11,19 +11,18 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.refinement.domain import Convention, Domain, samples_of
-from benchmarks.refinement.meanings import Options, WordTasks, learn_and_measure
-from benchmarks.refinement.studies import add_place, in_processes, write_study
+from benchmarks.refinement.meanings import learn_and_measure, models
+from benchmarks.refinement.studies import WordTasks, add_place, in_processes, write_study
 from benchmarks.refinement.words import OPEN
 from ml_backend.refinement.labelling_order import OpenTask, OrderWeights, order_tasks
 from steerseg.evaluation import Sample, bootstrap_mean
-from steerseg.pipeline import SteerSeg
 
 RANDOM = "random"
 ORDERS: Mapping[str, OrderWeights] = {
@@ -37,42 +36,60 @@ class Campaign:
     """The command line.
 
     Attributes:
-        options: As of ``benchmarks.refinement.meanings``.
+        words: The words.
+        sizes: Numbers of corrections.
+        seeds: Pools of each word.
         share: Share of the tasks that use the team's word.
         pool: Tasks that may be labelled.
         shuffles: Random orders.
+        held_out: Tasks a word that are measured.
+        device: As of :meth:`steerseg.pipeline.SteerSeg.from_pretrained`.
+        processes: Pieces of work at a time.
+        data: Folder of rendered clips.
+        output: Folder of the results.
     """
 
-    options: Options
+    words: tuple[Convention, ...]
+    sizes: tuple[int, ...]
+    seeds: int
     share: float
     pool: int
     shuffles: int
+    held_out: int
+    device: str
+    processes: int
+    data: Path
+    output: Path
+
+    def measured(self, word: Convention, workers: int = 1) -> list[Sample]:
+        """Tasks that nobody labels."""
+        return samples_of(Domain(word, self.share).held_out(self.held_out), self._root(word), workers)
+
+    def open(self, word: Convention, seed: int, workers: int = 1) -> list[Sample]:
+        """Tasks that may be labelled."""
+        return samples_of(Domain(word, self.share).work(seed, self.pool), self._root(word), workers)
+
+    def _root(self, word: Convention) -> Path:
+        return self.data / f"{word.word}-{self.share:g}"
 
 
-def measure_word(campaign: Campaign, word: Convention) -> list[dict[str, Any]]:
-    """A record for each seed, order and number of corrections."""
-    torch.set_num_threads(1)
-    options = campaign.options
-    tasks = WordTasks(SteerSeg.from_pretrained("demo", device=options.device), word)
-    domain = Domain(word, share=campaign.share)
-    root = options.data / f"{word.word}-{campaign.share:g}"
-    held_out = samples_of(domain.held_out(options.held_out), root)
-    records = []
-    for seed in range(1, options.seeds + 1):
-        pool = samples_of(domain.work(seed, campaign.pool), root)
-        names = {sample.video: tasks.name(sample) for sample in pool}
-        for order, samples in _orders(campaign, tasks, pool, seed):
-            for size in options.sizes:
-                record = learn_and_measure(tasks, seed, samples[:size], names, held_out)
-                records.append({**record, "order": order})
-    return records
+def measure_pool(campaign: Campaign, word: Convention, seed: int) -> list[dict[str, Any]]:
+    """A record for each order and number of corrections."""
+    tasks = WordTasks(models(campaign.device), word, campaign.output / "known")
+    measured, pool = campaign.measured(word), campaign.open(word, seed)
+    names = {sample.video: tasks.name(sample) for sample in pool}
+    return [
+        {**learn_and_measure(tasks, seed, samples[:size], names, measured), "order": order}
+        for order, samples in _orders(campaign, tasks, pool, seed)
+        for size in campaign.sizes
+    ]
 
 
 def _orders(
     campaign: Campaign, tasks: WordTasks, pool: Sequence[Sample], seed: int
 ) -> list[tuple[str, list[Sample]]]:
     open_tasks = [
-        OpenTask(number, sample.expression, sample.video, tasks.certainty(sample))
+        OpenTask(number, sample.expression, sample.video, tasks.quality(sample).certainty)
         for number, sample in enumerate(pool)
     ]
     rng = np.random.default_rng(seed)
@@ -113,7 +130,7 @@ def _mean(records: Sequence[Mapping[str, Any]], order: str, size: int) -> NDArra
     units: dict[tuple[str, int], list[float]] = {}
     for one in records:
         if (one["order"], one["size"]) == (order, size):
-            jf = float(np.mean([jf for jf, _ in one["jf"]]))
+            jf = float(np.mean([task[0] for task in one["tasks"]]))
             units.setdefault((one["word"], one["seed"]), []).append(jf)
     return np.array([np.mean(units[unit]) for unit in sorted(units)])
 
@@ -136,9 +153,13 @@ def _needed(records: Sequence[Mapping[str, Any]], order: str, goal: int, sizes: 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write ``labelling.jsonl`` and ``labelling.md`` into the output folder."""
     campaign = _parse(arguments)
-    options = campaign.options
-    records = in_processes(measure_word, [(campaign, word) for word in options.words], options.processes)
-    write_study(options.output, "labelling", records, table(records))
+    pools = [(word, seed) for seed in range(1, campaign.seeds + 1) for word in campaign.words]
+    for word, seed in pools:
+        campaign.measured(word, campaign.processes)
+        campaign.open(word, seed, campaign.processes)
+    work = [(campaign, word, seed) for word, seed in pools]
+    records = in_processes(measure_pool, work, campaign.processes)
+    write_study(campaign.output, "labelling", records, table(records))
     return 0
 
 
@@ -155,17 +176,19 @@ def _parse(arguments: Sequence[str] | None) -> Campaign:
     parser.add_argument("--held-out", type=int, default=60, help="tasks a word that are measured")
     add_place(parser, data="data/labelling", output="artefacts/labelling")
     given = parser.parse_args(arguments)
-    options = Options(
+    return Campaign(
         words=tuple(word for word in OPEN if word.word in given.words),
         sizes=tuple(sorted(given.sizes)),
         seeds=given.seeds,
+        share=given.share,
+        pool=given.pool,
+        shuffles=given.shuffles,
         held_out=given.held_out,
         device=given.device,
         processes=given.processes,
         data=given.data,
         output=given.output,
     )
-    return Campaign(options, given.share, given.pool, given.shuffles)
 
 
 if __name__ == "__main__":

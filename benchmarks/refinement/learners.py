@@ -44,7 +44,7 @@ from benchmarks.refinement.learners_report import (
     Measured,
     report,
 )
-from benchmarks.refinement.meanings import WordTasks, learn_words, propose_and_score
+from benchmarks.refinement.meanings import learn_words
 from benchmarks.refinement.stand_ins import (
     PROMPT_MARK,
     WORD_MARK,
@@ -55,7 +55,7 @@ from benchmarks.refinement.stand_ins import (
     standing_in,
     teach,
 )
-from benchmarks.refinement.studies import add_place, add_seconds
+from benchmarks.refinement.studies import WordTasks, add_place, add_seconds, measure_proposal
 from benchmarks.refinement.teacher import SURE, Correction, Teacher, shared_term
 from benchmarks.refinement.words import OPEN
 from steerseg.evaluation import Sample
@@ -131,7 +131,7 @@ def _learn(work: tuple[Options, Convention, int, Sequence[Sample], float]) -> li
     """What all learners make of the corrections of one word and seed; stand-ins go to the output folder."""
     options, word, seed, samples, end = work
     steerseg = _models(options.device)
-    tasks, teacher = WordTasks(steerseg, word), Teacher(steerseg)
+    tasks, teacher = WordTasks(steerseg, word, options.output / "known"), Teacher(steerseg)
     corrections = [teacher.correction(tasks, sample) for sample in samples]
     names = {one.sample.video: one.names for one in corrections}
     learned = []
@@ -208,14 +208,14 @@ def _measure(
 ) -> list[Measured]:
     """J&F of all that was learned of a word, on a few tasks, unless time is over."""
     options, word, learned, samples, ordinary, end = work
-    tasks = WordTasks(_models(options.device), word)
+    tasks = WordTasks(_models(options.device), word, options.output / "known")
     measured = []
     for sample in samples:
         if time.time() > end:
             break
-        jf = {TYPED: tasks.quality(sample, sample.expression)[0]}
+        jf = {TYPED: tasks.quality(sample).jf}
         if not ordinary:
-            jf[BOUND] = tasks.quality(sample, tasks.plain(sample))[0]
+            jf[BOUND] = tasks.quality(sample, tasks.plain(sample)).jf
         for one in learned:
             if not ordinary or one.learner == PROMPT:
                 jf[one.key] = _quality(tasks, sample, one, options.output)
@@ -227,20 +227,20 @@ def _measure(
 def _quality(tasks: WordTasks, sample: Sample, learned: Learned, output: Path) -> float:
     """J&F of a task with what was learned."""
     if not learned.term:
-        return tasks.quality(sample, sample.expression)[0]
+        return tasks.quality(sample).jf
     if learned.meaning:
         pairs = zip(learned.term.split(", "), learned.meaning.split(", "), strict=True)
         glossary = Glossary(entries=tuple(Entry(term=term, meaning=meaning) for term, meaning in pairs))
-        return tasks.quality(sample, glossary.rewrite(sample.expression))[0]
+        return tasks.quality(sample, glossary.rewrite(sample.expression)).jf
     vectors = load_file(_file(output, learned))["vectors"]
     if learned.learner != PROMPT:
         with standing_in(tasks.steerseg.lvlm, [StandIn(WORD_MARK, vectors)]):
-            return propose_and_score(tasks.steerseg, sample, mark_term(sample.expression, learned.term))[0]
+            return measure_proposal(tasks.steerseg, sample, mark_term(sample.expression, learned.term)).jf
     with (
         standing_in(tasks.steerseg.lvlm, [StandIn(PROMPT_MARK, vectors)]),
         _before_reasoning(tasks.steerseg, PROMPT_MARK),
     ):
-        return propose_and_score(tasks.steerseg, sample, sample.expression)[0]
+        return measure_proposal(tasks.steerseg, sample, sample.expression).jf
 
 
 @contextmanager

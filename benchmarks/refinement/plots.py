@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,30 @@ def curve_figure(findings: Findings) -> Figure:
     return figure
 
 
+def learning_curves(sizes: Sequence[int], curves: Mapping[str, tuple[Sequence[float], float]]) -> Figure:
+    """J&F by number of corrected tasks, a small picture a word.
+
+    Args:
+        sizes: Numbers of corrected tasks.
+        curves: By title: J&F after each of them, and what the plain word gives, as a dashed line.
+    """
+    columns = 4
+    rows = math.ceil(len(curves) / columns)
+    figure, all_axes = _figure(9.2, 2.3 * rows, columns, rows)
+    for axes in all_axes[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (title, (values, bound)) in zip(all_axes, curves.items(), strict=False):
+        axes.axhline(bound, color=_OLD, linewidth=1.2, linestyle="--")
+        axes.plot(range(len(sizes)), values, color=_AFTER, linewidth=1.8, marker="o", markersize=4)
+        axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        axes.set_ylim(0.3, 1.0)
+        axes.grid(axis="y", color=_RULE)
+        axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+    figure.supxlabel("corrected tasks (dashed: the plain word typed)", color=FAINT, fontsize=9)
+    figure.supylabel("J&F", color=FAINT, fontsize=9)
+    return figure
+
+
 def gains_figure(findings: Findings, headline: int) -> Figure:
     """J&F before and after, with the interval of the gain."""
     runs = findings.of_size(headline)
@@ -121,11 +147,11 @@ def gains_figure(findings: Findings, headline: int) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
     with rc_context({"font.family": font_families(), "font.size": 9.5, "text.color": INK}):
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        all_axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+        all_axes = [figure.add_subplot(rows, columns, index + 1) for index in range(rows * columns)]
     for axes in all_axes:
         axes.set_axisbelow(True)
         axes.tick_params(length=0, colors=INK)

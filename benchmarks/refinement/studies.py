@@ -3,27 +3,100 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from benchmarks.refinement.annotator import Habits
+from benchmarks.refinement.domain import Convention
 from ml_backend.models.examples import CorrectionExample, Pool, TaskRef
 from ml_backend.models.messages import NamedObject
 from steerseg.evaluation import Sample
+from steerseg.evaluation.metrics import region_iou, score
 from steerseg.masks import decode_rle, encode_rle
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import open_preset
+from steerseg.runtime.artefacts import write_bytes, write_json
 from steerseg.tracking.tracklets import Tracklet
 from steerseg.words.naming import frames_to_show, name_object
 
 ACCEPT = Habits().accept
 """A proposal with this mean IoU is accepted as it is."""
+_NAME = TypeAdapter(NamedObject)
+
+
+class ProposalQuality(NamedTuple):
+    """How good a proposal is.
+
+    Attributes:
+        jf: J&F in [0, 1] of the best tracklet.
+        j: J in [0, 1] of it.
+        certainty: How sure the proposal is; see ``ProposalStore.certainties``.
+        pages: Pages that an annotator would paint or empty where the proposal is not accepted as it is.
+    """
+
+    jf: float
+    j: float
+    certainty: float
+    pages: int
+
+
+class WordTasks:
+    """Tasks of one word with the models; each proposal and name is made once.
+
+    Args:
+        steerseg: The models, with the preset's own soft prompts.
+        word: The word.
+        known: Folder that keeps what was measured; processes share it.
+    """
+
+    def __init__(self, steerseg: SteerSeg, word: Convention, known: Path) -> None:
+        self.steerseg = steerseg
+        self.word = word
+        self._known = known
+
+    def quality(self, sample: Sample, wording: str | None = None) -> ProposalQuality:
+        """How good the proposal for a wording of a task is; as it is typed where left out."""
+        wording = sample.expression if wording is None else wording
+        path = self._path(sample, wording)
+        if not path.is_file():
+            write_json(path, list(measure_proposal(self.steerseg, sample, wording)))
+        return ProposalQuality(*json.loads(path.read_text("utf-8")))
+
+    def name(self, sample: Sample) -> NamedObject:
+        """What the model calls the object of a task."""
+        path = self._path(sample, "the name of the object")
+        if not path.is_file():
+            write_bytes(path, _NAME.dump_json(name_of(self.steerseg, sample)))
+        return _NAME.validate_json(path.read_bytes())
+
+    def plain(self, sample: Sample) -> str:
+        """The expression with the plain word typed."""
+        words = sample.expression.split()
+        return " ".join(self.word.means if word == self.word.word else word for word in words)
+
+    def _path(self, sample: Sample, about: str) -> Path:
+        state = json.dumps([str(sample.folder), sample.id, about])
+        return self._known / f"{hashlib.sha256(state.encode()).hexdigest()[:24]}.json"
+
+
+def measure_proposal(steerseg: SteerSeg, sample: Sample, wording: str) -> ProposalQuality:
+    """Propose for a wording of a task, and measure that."""
+    truth = sample.masks()
+    proposal = steerseg.propose(sample.load(), wording)
+    scores = [tracklet.score for tracklet in proposal.tracklets[:2]]
+    certainty = min(scores[0], scores[0] - scores[1]) if len(scores) > 1 else [*scores, -1.0][0]
+    masks = best_masks(proposal.tracklets, truth.shape)
+    result = score(masks, truth)
+    kept = sum(region_iou(mask, true) >= Habits().keep for mask, true in zip(masks, truth, strict=True))
+    return ProposalQuality(result.jf, result.j, certainty, len(truth) - kept)
 
 
 def best_masks(tracklets: Sequence[Tracklet], shape: Sequence[int]) -> NDArray[np.bool_]:

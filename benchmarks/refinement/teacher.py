@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.refinement.meanings import WordTasks
 from benchmarks.refinement.stand_ins import PROMPT_MARK, TaughtAnswer, VideoPast, mark_term
+from benchmarks.refinement.studies import WordTasks
 from ml_backend.models.messages import NamedObject
 from steerseg.attributes import holds_attributes
 from steerseg.evaluation import Sample
@@ -53,7 +53,7 @@ class Teacher:
         """See a corrected task."""
         lvlm = self.steerseg.lvlm
         vision = self.steerseg.encode(sample.load(), self.steerseg.config).context.video
-        overlap = tasks.quality(sample, sample.expression)[1]
+        overlap = tasks.quality(sample).j
         return Correction(
             sample, vision, VideoPast.read(lvlm, vision), tasks.name(sample), overlap < _FAILURE
         )

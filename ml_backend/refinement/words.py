@@ -1,7 +1,8 @@
 """The words of a refinement: what corrections show a team's words to mean, tried before it is used.
 
 What the model calls each corrected object is kept on disk; what the words mean follows from it without a model. The
-trial leaves one video out at a time: its proposal is made with the words that the other videos teach.
+trial leaves one video out at a time: its proposal is made with the words that the other videos teach. Each word is
+judged by the videos that use it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 TRIAL = "words-"
 """What the keys of trials of words begin with."""
 _NAMES = "names.json"
-_FEWEST = 2  # videos that words can be tried on
+_FEWEST = 3  # videos that a word can be tried on: two alike are chance
 _FILE = TypeAdapter(dict[str, NamedObject])
 
 AskName = Callable[[CorrectionExample], NamedObject | None]
@@ -40,11 +41,11 @@ class WordsJudgement:
     """What became of the words of a refinement.
 
     Attributes:
-        glossary: The entries that were learned, with those of before; in use where ``accepted``.
+        glossary: The entries of before and those that are accepted, in use; where none is, all that were learned.
         changed: The entries that are new or have another meaning.
-        accepted: Whether the trial accepts them.
+        accepted: Whether any of them is accepted, or none is there any more that corrections no longer teach.
         reason: Why, in text and numbers; empty where nothing changed.
-        metrics: What the trial measured.
+        metrics: What the trials measured.
     """
 
     glossary: Glossary
@@ -87,29 +88,55 @@ class WordLessons:
         if learned.digest == self._known.digest:
             return WordsJudgement(self._known)
         changed = tuple(entry for entry in learned.entries if not self._knows(entry))
-        gone = sorted(
-            {entry.term for entry in self._known.entries} - {entry.term for entry in learned.entries}
-        )
-        said = [
-            f"“{entry.term}” means “{entry.meaning}” (from {entry.corrections} corrections)"
-            for entry in changed
-        ]
-        said += [f"“{term}” is no longer replaced" for term in gone]
         trials = self._trials(examples, lessons, learned)
         measured = attempt(trials)
-        scores = [
-            PairedScore(example.key, example.video, *measured[example.key])
-            for example, _ in trials
-            if example.key in measured
-        ]
-        videos = {score.video for score in scores}
-        if len(videos) < _FEWEST or not any(ref != self.version(self._known) for _, ref in trials):
-            reason = f"{_listed(said)}; too few videos use it to try that, a person may promote it"
-            return WordsJudgement(learned, changed, reason=reason)
+        tried = [example for example, _ in trials if example.key in measured]
+        scores = [PairedScore(example.key, example.video, *measured[example.key]) for example in tried]
+        accepted, said = [], []
+        for entry in changed:
+            using = {example.key for example in tried if _uses(entry, example.expression)}
+            taught = len({one.video for one in lessons.values() if _uses(entry, one.expression)})
+            verdict = self._judge([score for score in scores if score.key in using], taught)
+            accepted += [entry] if verdict.accepted else []
+            said.append(
+                f"“{entry.term}” means “{entry.meaning}” (from {entry.corrections} corrections): {verdict.reason}"
+            )
+        kept = {entry.term for entry in learned.entries}
+        gone = [entry.term for entry in self._known.entries if entry.term not in kept]
+        said += [f"“{term}” is no longer replaced" for term in gone]
+        metrics = judge(scores, (), self._recipe, Scheme.CROSS_VALIDATION).metrics
+        if not accepted and not gone:
+            return WordsJudgement(learned, changed, reason=". ".join(said), metrics=metrics)
+        served = self._known
+        for term in gone:
+            served = served.without(term)
+        for entry in accepted:
+            served = served.with_entry(entry)
+        return WordsJudgement(served, changed, True, ". ".join(said), metrics)
+
+    def _judge(self, scores: Sequence[PairedScore], taught: int) -> _Verdict:
+        """Whether a word is used.
+
+        Few videos say little of what proposals gain, and much of what a word means. So a word that many videos teach
+        is used unless its trial shows a loss; one that few teach has to gain with certainty.
+
+        Args:
+            scores: Its trial, on videos that use it.
+            taught: Videos that teach it.
+        """
+        videos = len({score.video for score in scores})
         judgement = judge(scores, (), self._recipe, Scheme.CROSS_VALIDATION)
-        accepted = judgement.outcome is Outcome.PROMOTED
-        verdict = judgement.reason if accepted else f"not used: {judgement.reason}"
-        return WordsJudgement(learned, changed, accepted, f"{_listed(said)}: {verdict}", judgement.metrics)
+        found = judgement.metrics.held_out
+        if taught >= self._recipe.taught_videos and found is not None:
+            seen = f"on {videos} videos by cross-validation: {found} ({self._recipe.confidence:.0%} interval)"
+            if found.gain.high < 0 and found.gain.mean < -self._recipe.max_regression:
+                return _Verdict(False, f"not used: worse {seen}")
+            return _Verdict(True, f"used, since {taught} videos teach it and its trial shows no loss, {seen}")
+        if videos < _FEWEST:
+            return _Verdict(False, "too few videos use it to try that, a person may promote it")
+        if judgement.outcome is Outcome.PROMOTED:
+            return _Verdict(True, judgement.reason)
+        return _Verdict(False, f"not used: {judgement.reason}")
 
     def version(self, glossary: Glossary) -> SoftPromptsRef:
         """The champion's soft prompts with a glossary."""
@@ -167,5 +194,11 @@ class WordLessons:
         return trials
 
 
-def _listed(sentences: Sequence[str]) -> str:
-    return " and ".join(sentences)
+@dataclass(frozen=True)
+class _Verdict:
+    accepted: bool
+    reason: str
+
+
+def _uses(entry: Entry, expression: str) -> bool:
+    return bool(Glossary(entries=(entry,)).terms_of(expression))

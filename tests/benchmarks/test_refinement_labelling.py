@@ -11,7 +11,7 @@ from ml_backend.refinement.watching import RULE
 
 
 def record(order: str, size: int, jf: float, seed: int = 1) -> dict[str, Any]:
-    return {"word": "blick", "seed": seed, "order": order, "size": size, "jf": [[jf, jf]] * 3}
+    return {"word": "blick", "seed": seed, "order": order, "size": size, "tasks": [[jf, jf, 0.0, 0]] * 3}
 
 
 def test_corrections_that_an_order_needs_are_counted_against_random_ones() -> None:

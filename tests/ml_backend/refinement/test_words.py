@@ -32,7 +32,7 @@ from tests.support.refinement_world import example, make_world, save_preset
 LEXICON = Lexicon(
     nouns={"fruit": ("apple", "kiwi", "lemon", "pear"), "animal": ("cat", "dog", "horse", "owl")}
 )
-NAMES = ("apple", "kiwi", "lemon", "pear", "apple")
+NAMES = ("apple", "kiwi", "lemon", "pear", "apple", "kiwi")
 
 Trials = Sequence[tuple[CorrectionExample, SoftPromptsRef]]
 
@@ -68,6 +68,34 @@ def test_words_that_do_not_gain_are_kept_back(tmp_path: Path) -> None:
     judged = lesson(tmp_path, 5, -0.1)
     assert not judged.accepted
     assert "not used: the gain is below 0.005" in judged.reason
+
+
+def test_a_word_that_many_videos_teach_needs_no_certain_gain(tmp_path: Path) -> None:
+    judged = lesson(tmp_path, 6, 0.0)
+    assert judged.accepted
+    assert "used, since 6 videos teach it and its trial shows no loss" in judged.reason
+
+
+def test_a_word_that_many_videos_teach_is_not_used_where_it_loses(tmp_path: Path) -> None:
+    judged = lesson(tmp_path, 6, -0.1)
+    assert not judged.accepted
+    assert "not used: worse on 6 videos" in judged.reason
+
+
+def test_each_word_is_judged_by_the_videos_that_use_it(tmp_path: Path) -> None:
+    examples = [correction(number, "the blick", 0.1) for number in range(4)]
+    examples += [correction(number, "something moving", 0.1) for number in range(4, 7)]
+    names = {one.key: NamedObject({"dog" if one.correction > 3 else NAMES[one.correction]: 0.8}, {})
+             for one in examples}  # fmt: skip
+    lessons = WordLessons(tmp_path, None, LEXICON, RefinementRecipe())
+    judged = lessons.learn(
+        examples,
+        lambda one: names[one.key],
+        lambda trials: {one.key: (0.8 if "blick" in one.expression else 0.5, 0.5) for one, _ in trials},
+    )
+    assert [entry.term for entry in judged.changed] == ["blick", "something moving"]
+    assert [entry.term for entry in judged.glossary.entries] == ["blick"]
+    assert "“something moving” means “dog” (from 3 corrections): not used" in judged.reason
 
 
 def test_two_corrections_propose_a_word_that_a_person_may_promote(tmp_path: Path) -> None:
