@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fleet.saturation import dispatched_per_second, proposed_per_second
+from benchmarks.fleet.saturation import dispatched, proposed
 from benchmarks.fleet.simulation import Outcome, Simulation, Team
 from ml_backend.models.affinity import Sighting
 from ml_backend.models.queue import Priority
@@ -81,13 +81,14 @@ def _row(team: Team, outcome: Outcome, priority: Priority) -> str:
 
 
 def _saturate(options: argparse.Namespace) -> None:
-    print("| workers | jobs/s, dispatcher alone | proposals/s, with the database |")
-    print("|---|---|---|")
+    print("| workers | jobs/s | ms of a core each | proposals/s with the database | ms of a core each |")
+    print("|---|---|---|---|---|")
     for workers in options.workers:
-        alone = dispatched_per_second(workers, options.jobs)
+        alone = dispatched(workers, options.jobs)
         with tempfile.TemporaryDirectory() as folder:
-            noted = proposed_per_second(workers, options.jobs // 10, Path(folder))
-        print(f"| {workers} | {alone:.0f} | {noted:.0f} |", flush=True)
+            noted = proposed(workers, options.jobs // 10, Path(folder))
+        rates = " | ".join(f"{rate.per_second:.0f} | {rate.cpu_ms:.1f}" for rate in (alone, noted))
+        print(f"| {workers} | {rates} |", flush=True)
 
 
 if __name__ == "__main__":

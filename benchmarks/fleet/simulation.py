@@ -14,6 +14,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -116,6 +117,7 @@ class Simulation:
         for _ in range(team.refinements):
             self._queue.submit("refine", Priority.REFINEMENT, None)
         self._fill()
+        self._assign()
         while self._done < team.tasks:
             self._now, _, event = heapq.heappop(self._events)
             event()
@@ -159,9 +161,7 @@ class Simulation:
         for worker, job in list(self._slices.items())[: max(0, urgent - len(self._free))]:
             if job.number not in self._ending:
                 self._ending.add(job.number)
-                self._at(
-                    self._team.yield_seconds, lambda worker=worker, job=job: self._end_slice(worker, job)
-                )
+                self._at(self._team.yield_seconds, partial(self._end_slice, worker, job))
 
     def _begin(self, worker: int, job: _Job) -> None:
         sighting = self._affinity.note(worker, job.video)
