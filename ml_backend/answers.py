@@ -50,7 +50,12 @@ class Health:
             "model_class": "SteerSeg",
             "model_version": self.model_version,
             "workers": [
-                {"state": str(worker.state), "restarts": worker.restarts, "error": worker.error}
+                {
+                    "state": str(worker.state),
+                    "device": worker.device,
+                    "restarts": worker.restarts,
+                    "error": worker.error,
+                }
                 for worker in self.workers
             ],
             "ready": self.ready,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from ml_backend.logs import JSON, TEXT, LoggingSetup
 from steerseg.errors import ConfigError
 
 ENV_PREFIX = "STEERSEG_"
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
         description="Largest request body in MiB; Label Studio sends a task's annotations and predictions.",
     )
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    log_format: str = Field(
+        "text",
+        description="`text` for lines that a person reads, `json` for one JSON object a line.",
+    )
     basic_auth_username: str | None = Field(
         None, description="User name that every page and call but the webhook asks for (HTTP basic auth)."
     )
@@ -107,7 +112,11 @@ class Settings(BaseSettings):
 
     # --- the models
     preset: str = Field("demo", description="Name or folder of the preset that holds or names the models.")
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field(
+        "auto",
+        description="`auto`, `cpu`, `cuda` or `cuda:N`; or several, such as `cuda:0,cuda:1`, each of which gets a "
+        "model process of its own.",
+    )
     warm: bool = Field(True, description="Load the models when the server starts, not at the first request.")
     compile_models: bool = Field(
         False,
@@ -137,7 +146,7 @@ class Settings(BaseSettings):
     video_memory_mib: int = Field(
         4096,
         ge=64,
-        description="Size in MiB of the videos, and of SAM 2's features of them, that the model process keeps for "
+        description="Size in MiB of the videos, and of SAM 2's features of them, that a model process keeps for "
         "the next click; the least recently used go first.",
     )
     prefix_memory_mib: int | None = Field(
@@ -298,6 +307,23 @@ class Settings(BaseSettings):
             Schedule.parse(value)
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _are_devices(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if not all(names):
+            raise ValueError("expected a device, or several such as cuda:0,cuda:1")
+        if len(names) > 1 and "auto" in names:
+            raise ValueError("expected auto alone, or the name of each device, such as cuda:0,cuda:1")
+        return ",".join(names)
+
+    @field_validator("log_format")
+    @classmethod
+    def _is_log_format(cls, value: str) -> str:
+        if value not in (TEXT, JSON):
+            raise ValueError("expected text or json")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _is_log_level(cls, value: str) -> str:
@@ -313,6 +339,16 @@ class Settings(BaseSettings):
             # A key without an address would go wherever the next /setup request points.
             raise ValueError("label_studio_api_key needs label_studio_url, so that the key goes nowhere else")
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each model process."""
+        return tuple(self.device.split(","))
+
+    @property
+    def logging_setup(self) -> LoggingSetup:
+        """How the server logs."""
+        return LoggingSetup(self.log_level, self.log_format)
 
     @property
     def database(self) -> Path:

@@ -7,7 +7,6 @@ import argparse
 from ml_backend.cli.options import SECRETS, add_setting, read_settings
 from ml_backend.database.database import Database
 from ml_backend.database.folder_lock import FolderLock
-from ml_backend.logs import configure_logging
 from ml_backend.models.fingerprint import preset_version
 from ml_backend.settings import Settings
 from ml_backend.web.door import require_protection
@@ -28,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         SteerSegError: It cannot start.
     """
     settings = read_settings(options)
-    configure_logging(settings.log_level)
+    settings.logging_setup.apply()
     # What would make the worker fail at once is said here in one line, not in a traceback.
     require_free_address(settings)
     require_protection(settings)

@@ -61,25 +61,30 @@ class Database:
                 yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self, *, durable: bool = True) -> Iterator[Session]:
         """A session that commits as a whole when it is left without an error, and not at all otherwise.
 
         Within another one of the same thread it is that one, so that several stores write in one transaction.
+
+        Args:
+            durable: Whether it survives a power cut as soon as it is left. Otherwise it does with the next one that
+                does, or some seconds later; the death of this process alone never costs it. It waits for no disk.
 
         Raises:
             StoreError: On leaving too: the database cannot be used, and nothing was written.
         """
         outer = self._outer
         if outer is not None:
+            assert self._transaction.durable or not durable, "what is to last is written within what need not"
             with self._errors():
                 yield outer
                 outer.flush()
             return
-        engine = self._engine.execution_options(immediate=True)
+        engine = self._engine.execution_options(immediate=True, durable=durable)
         # SQLite lets waiting writers look again from time to time, so under load some wait for seconds. A lock of
         # this process wakes the next one at once.
         with self._errors(), self._writing, Session(engine) as session, session.begin():
-            self._transaction.session = session
+            self._transaction.session, self._transaction.durable = session, durable
             try:
                 yield session
             finally:
@@ -115,7 +120,6 @@ def _configure(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
-    # FULL: a webhook that was acknowledged survives a power cut too.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
@@ -125,5 +129,8 @@ def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     if "busy_timeout" in options:
         connection.exec_driver_sql(f"PRAGMA busy_timeout={options['busy_timeout']}")
+    if "durable" in options:
+        # FULL: a webhook that was acknowledged survives a power cut too.
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options['durable'] else 'NORMAL'}")
     # A write takes its lock at the start: one that began by reading could not wait for another writer.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("immediate", False) else "BEGIN")

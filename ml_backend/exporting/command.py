@@ -216,7 +216,7 @@ def load_tracker(settings: Settings) -> Tracker:
     from steerseg.runtime.devices import resolve_device
     from steerseg.tracking import Tracker
 
-    device, dtype = resolve_device(settings.device)
+    device, dtype = resolve_device(settings.devices[0])
     preset = open_preset(settings.preset)
     return Tracker.from_pretrained(
         preset.segmenter_source, device=device, dtype=dtype, config=preset.segmenter_config

@@ -14,7 +14,7 @@ from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.jobs.progress import ProgressNotes, describe_progress
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import Job, JobStore
-from ml_backend.metrics import Metrics, StageClock
+from ml_backend.metrics import Metrics
 from ml_backend.models.executor import ModelExecutor
 from ml_backend.models.messages import ModelAnswer, ModelRequest, ProposeRequest
 from ml_backend.models.queue import ModelJob, Priority
@@ -58,7 +58,6 @@ class _ProposalJob:
         key: What makes its proposal the same as another.
         id: Its number in the database.
         pending: What callers hold of it.
-        clock: Measures its stages.
         owners: Who wants the proposal.
         notes: Notes its progress.
         earlier_attempts: Attempts by earlier processes of the server.
@@ -67,7 +66,6 @@ class _ProposalJob:
     key: ProposalKey
     id: int
     pending: PendingProposal
-    clock: StageClock
     owners: set[Owner]
     notes: ProgressNotes
     earlier_attempts: int
@@ -260,13 +258,9 @@ class Proposer:
         pending = PendingProposal(Future())
         earlier_attempts = 0 if left is None else left.attempts
         notes = ProgressNotes(self._database, job_id, earlier_attempts)
-        job = _ProposalJob(key, job_id, pending, StageClock(self._metrics), {owner}, notes, earlier_attempts)
+        job = _ProposalJob(key, job_id, pending, {owner}, notes, earlier_attempts)
         try:
-            pending.model_job = self._executor.submit(
-                request,
-                priority=priority,
-                on_progress=lambda stage, fraction: self._progress(job, stage, fraction),
-            )
+            pending.model_job = self._executor.submit(request, priority=priority, on_progress=notes)
         except Cancelled as error:
             self._end_cancelled(job, error)
             raise
@@ -275,12 +269,7 @@ class Proposer:
         pending.model_job.future.add_done_callback(lambda future: self._end(job, future))
         return pending
 
-    def _progress(self, job: _ProposalJob, stage: str, fraction: float) -> None:
-        job.clock.enter(stage)
-        job.notes(stage, fraction)
-
     def _end(self, job: _ProposalJob, future: Future[ModelAnswer]) -> None:
-        job.clock.enter(None)
         error = future.exception()
         proposal = None if error is not None else future.result()
         if error is None and not isinstance(proposal, StoredProposal):

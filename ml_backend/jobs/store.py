@@ -73,6 +73,9 @@ def job_of_row(row: JobRow) -> Job:
 class JobStore:
     """Keeps jobs and how each ended. Safe to share between threads and processes.
 
+    What a power cut takes of the last seconds is nothing but that: a job whose end it takes counts as left behind, and
+    its proposal is there.
+
     Every method raises :class:`~ml_backend.database.errors.StoreError` where the database cannot be used.
 
     Args:
@@ -104,7 +107,7 @@ class JobStore:
             expression: The expression that it is about.
             version: The version that answers.
         """
-        with self._database.writing() as session:
+        with self._database.writing(durable=False) as session:
             row = JobRow(
                 kind=kind,
                 key=key,
@@ -152,7 +155,7 @@ class JobStore:
             values["priority"] = priority
         if frames is not None:
             values["frames"] = frames
-        with self._database.writing() as session:
+        with self._database.writing(durable=False) as session:
             session.execute(
                 update(JobRow)
                 .where(JobRow.id == job_id, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
@@ -167,7 +170,7 @@ class JobStore:
             state: How it ended.
             error: Why, where it did not end well.
         """
-        with self._database.writing() as session:
+        with self._database.writing(durable=False) as session:
             session.execute(
                 update(JobRow)
                 .where(JobRow.id == job_id, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
@@ -181,7 +184,7 @@ class JobStore:
             reason: Their error.
             but: Numbers of jobs that go on.
         """
-        with self._database.writing() as session:
+        with self._database.writing(durable=False) as session:
             stale = set(
                 session.scalars(
                     select(JobRow.id).where(JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
@@ -206,7 +209,7 @@ class JobStore:
 
     def requeue(self, job_id: int, *, attempts: int) -> None:
         """Put a job that has not ended back into the queue, for the next start of the server."""
-        with self._database.writing() as session:
+        with self._database.writing(durable=False) as session:
             session.execute(
                 update(JobRow)
                 .where(JobRow.id == job_id, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))

@@ -160,7 +160,13 @@ def _is_lost(device: torch.device) -> bool:
 
 
 def load_handler(
-    preset: str, device: str, limits: VideoLimits, *, memory_bytes: int, prefix_bytes: int | None
+    preset: str,
+    device: str,
+    limits: VideoLimits,
+    *,
+    memory_bytes: int,
+    prefix_bytes: int | None,
+    threads: int | None = None,
 ) -> ModelHandler:
     """Load a preset in a process that does nothing else.
 
@@ -170,10 +176,13 @@ def load_handler(
         limits: Limits of the videos.
         memory_bytes: Bytes of videos and features that are kept; a quarter as much again of decoded frames.
         prefix_bytes: Bytes of the text model's work on a video that are kept.
+        threads: Cores that the models use on a CPU; ``None`` for all of them.
 
     Raises:
         SteerSegError: The preset or its models cannot be used.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
     tqdm.set_lock(threading.RLock())

@@ -330,6 +330,28 @@ ModelAnswer = (
     | Yielded
 )
 
+JOB_KINDS: Mapping[type[ModelRequest], str] = {
+    ProposeRequest: "propose",
+    SteerRequest: "steer",
+    MaskRequest: "masks",
+    NameRequest: "name",
+    PrepareRequest: "prepare",
+    TrainRequest: "train",
+    TrialRequest: "trial",
+}
+"""What the work on each kind of request is called, in metrics."""
+
+
+def video_of(request: ModelRequest) -> Path | None:
+    """The media that a worker reads for a request, and may still have in memory; ``None`` where it reads none."""
+    match request:
+        case ProposeRequest(media=media) | SteerRequest(media=media) | MaskRequest(media=media):
+            return media
+        case NameRequest(media=file) | PrepareRequest(media=file) | TrialRequest(media=file):
+            return None if file is None else file.path
+        case TrainRequest():
+            return None
+
 
 # --- the envelope: commands go to the worker, reports come back
 
@@ -345,10 +367,12 @@ class RunCommand(Generic[RequestT]):
     Attributes:
         job: Number of the job; all that is said about it carries the same number.
         request: The request.
+        request_id: What the log lines about the job carry; empty where nobody's request asked for it.
     """
 
     job: int
     request: RequestT
+    request_id: str = ""
 
 
 @dataclass(frozen=True)

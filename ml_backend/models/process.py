@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Protocol, TypeVar
 
-from ml_backend.logs import configure_logging
+from ml_backend.logs import LoggingSetup, request_scope
 from ml_backend.models.messages import (
     CancelCommand,
     ErrorDetails,
@@ -87,20 +87,22 @@ def receive(pipe: Connection) -> Any:
     return pickle.loads(pipe.recv_bytes())
 
 
-def run_process(pipe: Connection, factory: Callable[[], Handler[RequestT, ResultT]], log_level: str) -> None:
+def run_process(
+    pipe: Connection, factory: Callable[[], Handler[RequestT, ResultT]], logging_setup: LoggingSetup
+) -> None:
     """Be a model process until the pipe closes.
 
     Args:
         pipe: Where commands come from and reports go to.
         factory: Builds the handler, which may take as long as loading models takes.
-        log_level: Level of the root logger.
+        logging_setup: Configures logging.
     """
     # Ctrl-C reaches the whole foreground group; the server decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable()
     os.nice(_NICENESS)
-    configure_logging(log_level, process="models")
+    logging_setup.apply()
     inbox: _Inbox[RequestT] = _Inbox(pipe)
     threading.Thread(target=inbox.listen, daemon=True).start()
     try:
@@ -111,7 +113,8 @@ def run_process(pipe: Connection, factory: Callable[[], Handler[RequestT, Result
     send(pipe, ReadyReport())
     while True:
         command = inbox.commands.get()
-        report = _answer(handler, command, _PipeReporter(pipe, command.job, inbox))
+        with request_scope(command.request_id):
+            report = _answer(handler, command, _PipeReporter(pipe, command.job, inbox))
         inbox.forget(command.job)
         try:
             send(pipe, report)

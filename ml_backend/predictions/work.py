@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,9 @@ class TaskProposer:
 
     def _submit(self, work: TaskWork, *, again: bool) -> None:
         try:
-            self._preparers[work.request.priority].submit(self._prepare, work, again=again)
+            # In this thread's context, so that the request's id goes along.
+            run = copy_context().run
+            self._preparers[work.request.priority].submit(run, self._prepare, work, again=again)
         except RuntimeError:  # the pool is closed
             work.outcome.set_exception(Cancelled("the server is stopping; try again when it is back"))
 

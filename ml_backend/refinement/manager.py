@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
+from ml_backend.database.tables import RefinementState
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
 from ml_backend.models.executor import ModelExecutor
@@ -68,6 +69,7 @@ class RefinementManager:
         self._lock: int | None = None
         self._tidied = False
         self._looked_at_clock = 0.0
+        self._counts: Mapping[RefinementState, int] = {}
         self.loop = BackgroundLoop("refinement", self._look, pause=_TICK)
         self._threads = RefinementThreads(
             settings,
@@ -145,6 +147,11 @@ class RefinementManager:
     # --- carrying on
 
     @property
+    def counts(self) -> Mapping[RefinementState, int]:
+        """How many refinements were in each state at the last look. Does not touch the database."""
+        return self._counts
+
+    @property
     def elsewhere(self) -> bool:
         """Whether another process carries the refinements of this data folder on."""
         return self._lock is None
@@ -159,6 +166,7 @@ class RefinementManager:
                 self._tidied = True
             self._threads.begin()
             self._look_at_clock()
+        self._counts = self._refinements.count_by_state()
         return _TICK
 
     # --- the clock

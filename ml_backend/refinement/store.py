@@ -119,6 +119,13 @@ class RefinementStore:
         with self._database.reading() as session:
             return [_refinement(row) for row in session.scalars(query.order_by(RefinementRow.id))]
 
+    def count_by_state(self) -> dict[RefinementState, int]:
+        """How many refinements are in each state."""
+        query = select(RefinementRow.state, func.count()).group_by(RefinementRow.state)
+        with self._database.reading() as session:
+            counted = {state: number for state, number in session.execute(query)}
+        return {state: counted.get(state, 0) for state in RefinementState}
+
     def latest(self, project_id: int | None = None, limit: int = 10) -> list[Refinement]:
         """The newest refinements, newest first; of all projects where none is named."""
         query = select(RefinementRow).order_by(RefinementRow.id.desc()).limit(limit)

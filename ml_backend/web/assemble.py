@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
@@ -25,7 +26,8 @@ from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, model_width, preset_version
-from ml_backend.models.workers import ModelFactory
+from ml_backend.models.messages import video_of
+from ml_backend.models.workers import ModelFactory, ProcessWorker
 from ml_backend.predictions.batch import BatchPredictor
 from ml_backend.predictions.deliveries import Deliveries
 from ml_backend.predictions.late import Deliverer
@@ -153,9 +155,11 @@ def build_service(
         states=TaskStateStore(database),
     )
     service = _build_service(common, _build_predictions(common), _build_learning(common))
+    executor.observe(common.metrics.jobs)
     common.metrics.watch(
-        queue_length=lambda: executor.queue_length,
-        restarts=lambda: sum(status.restarts for status in executor.statuses),
+        queue_lengths=lambda: executor.queue_lengths,
+        workers=lambda: executor.statuses,
+        refinements=lambda: service.refinements.counts,
         loops=service.loops,
         set_aside=lambda: service.ingestor.set_aside,
         deliveries=lambda: service.deliverer.waiting,
@@ -164,20 +168,33 @@ def build_service(
 
 
 def _build_executor(settings: Settings) -> ModelExecutor:
-    factory = ModelFactory(
-        settings.preset,
-        settings.device,
-        media_limits(settings),
-        settings.video_memory_bytes,
-        prefix_bytes=settings.prefix_bytes,
-        compiled=settings.compile_models,
-    )
-    return Executor.local(
-        [factory],
+    """A model process for each device of the settings, fed from one queue."""
+    devices = settings.devices
+    on_cpu = devices.count("cpu")
+    workers = [
+        ProcessWorker(
+            ModelFactory(
+                settings.preset,
+                device,
+                media_limits(settings),
+                settings.video_memory_bytes,
+                prefix_bytes=settings.prefix_bytes,
+                compiled=settings.compile_models,
+                threads=max(1, len(os.sched_getaffinity(0)) // on_cpu) if on_cpu > 1 else None,
+            ),
+            stall_timeout=settings.stall_timeout,
+            logging_setup=replace(
+                settings.logging_setup, process=f"models-{index}" if len(devices) > 1 else "models"
+            ),
+            device=device,
+        )
+        for index, device in enumerate(devices)
+    ]
+    return Executor(
+        workers,
+        video_of=video_of,
         warm=settings.warm,
         max_attempts=settings.max_attempts,
-        stall_timeout=settings.stall_timeout,
-        log_level=settings.log_level,
     )
 
 

@@ -8,7 +8,6 @@ import logging
 import signal
 import socket
 
-from ml_backend.logs import configure_logging
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import create_service
 from ml_backend.web.intake import Intake
@@ -38,7 +37,7 @@ class Server:
         Raises:
             SteerSegError: It cannot start.
         """
-        configure_logging(self._settings.log_level)
+        self._settings.logging_setup.apply()
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
         with contextlib.closing(StandbyApp(self._settings, lambda: create_service(self._settings))) as app:
             app.start()

@@ -65,6 +65,9 @@ def test_database(talked: Talked, golden: Golden) -> None:
 def test_metrics(talked: Talked, golden: Golden) -> None:
     text = talked[0].client.get("/metrics").get_data(as_text=True)
     lines = [line for line in text.splitlines() if not line.startswith("#") and "_created" not in line]
+    lines = [
+        line for line in lines if not line.startswith("steerseg_worker_state")
+    ]  # as it happens to stand now
     counted = [line for line in lines if "seconds" not in line.partition("{")[0]]
     timed = {
         re.sub(r'_bucket|_sum|_count|le="[^"]*",|\S+$', "", line) for line in lines if line not in counted

@@ -85,3 +85,17 @@ def test_the_documentation_lists_the_settings_as_they_are() -> None:
         "the table of settings in docs/configuration.md is out of date; write the output of "
         "`python -m ml_backend.settings` between its <!-- settings --> marks"
     )
+
+
+def test_several_devices_and_the_form_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().devices == ("auto",)
+    monkeypatch.setenv("STEERSEG_DEVICE", "cuda:0, cuda:1")
+    monkeypatch.setenv("STEERSEG_LOG_FORMAT", "json")
+    settings = load_settings()
+    assert settings.devices == ("cuda:0", "cuda:1")
+    assert settings.logging_setup.form == "json"
+    for device in ("cpu,", "auto,cpu"):
+        with pytest.raises(ConfigError, match="STEERSEG_DEVICE"):
+            load_settings(device=device)
+    with pytest.raises(ConfigError, match="expected text or json"):
+        load_settings(log_format="xml")

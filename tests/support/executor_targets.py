@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -32,6 +33,17 @@ class Commands:
     def echo(self, reporter: Reporter, value: Any) -> Any:
         reporter.progress("echo", 1.0)
         return value
+
+    def frames_then(self, reporter: Reporter, frames: int, value: Any) -> Any:
+        reporter.frames(frames)
+        return self.echo(reporter, value)
+
+    def slow_echo(self, reporter: Reporter, value: Any) -> Any:
+        time.sleep(0.02)
+        return self.echo(reporter, value)
+
+    def log(self, reporter: Reporter, words: str) -> None:
+        logging.getLogger("tests").info("%s", words)
 
     def pid(self, reporter: Reporter) -> int:
         return os.getpid()

@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
@@ -163,3 +165,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="STEERSEG_DATA_DIR"):
         Database(tmp_path / "file" / "data" / "store.sqlite")
+
+
+def test_what_need_not_last_waits_for_no_disk(tmp_path: Path) -> None:
+    database = Database(tmp_path / "steerseg.sqlite")
+
+    def synchronous(session: Session) -> int:
+        return int(session.scalar(text("PRAGMA synchronous")))
+
+    full, normal = 2, 1
+    for _ in range(2):  # the connection is the same one
+        with database.writing() as session:
+            assert synchronous(session) == full
+            with database.writing(durable=False) as inner:
+                assert synchronous(inner) == full
+        with database.writing(durable=False) as session:
+            assert synchronous(session) == normal
+            with pytest.raises(AssertionError), database.writing():
+                pass
+    database.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import threading
 from dataclasses import replace
@@ -20,6 +21,9 @@ from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.results import instance_id
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
+from ml_backend.models.affinity import Sighting
+from ml_backend.models.job_observer import SilentObserver
+from ml_backend.models.queue import ModelJob
 from tests.support.backend import (
     FIXTURES,
     VERSION,
@@ -383,8 +387,25 @@ def test_metrics_count_what_happened(backend: Backend) -> None:
     assert 'steerseg_predictions_total{outcome="failed"} 1.0' in text
     assert 'steerseg_proposals_total{source="computed"} 2.0' in text
     assert 'steerseg_webhook_events_total{action="other"} 1.0' in text
-    assert 'steerseg_stage_seconds_count{stage="grounding"} 2.0' in text
-    assert "steerseg_queue_length 0.0" in text
+    assert 'steerseg_stage_seconds_count{kind="propose",stage="grounding"} 2.0' in text
+    assert 'steerseg_queue_length{priority="batch"} 0.0' in text
+
+
+def test_a_request_id_follows_a_prediction_to_the_worker(backend: Backend) -> None:
+    seen: list[str] = []
+
+    class Observer(SilentObserver):
+        def began(self, job: ModelJob[Any, Any], worker: int, waited: float, sighting: Sighting) -> None:
+            seen.append(job.request_id)
+
+    body = introduce(backend)
+    backend.service.executor.observe(Observer())
+    answer = backend.client.post("/predict", json=body, headers={"X-Request-Id": "from-a-proxy.7"})
+    assert answer.headers["X-Request-Id"] == "from-a-proxy.7"
+    assert set(seen) == {"from-a-proxy.7"}
+    for given in ("two words", "a" * 65, ""):
+        made = backend.client.get("/health", headers={"X-Request-Id": given}).headers["X-Request-Id"]
+        assert re.fullmatch("[0-9a-f]{16}", made)
 
 
 # --- bad requests

@@ -1,8 +1,7 @@
-"""Workers, and the one on this machine: a spawned process that owns a device and its models."""
+"""The worker on this machine: a spawned process that owns a device and its models."""
 
 from __future__ import annotations
 
-import enum
 import logging
 import multiprocessing
 import os
@@ -10,12 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, Protocol
+from typing import Generic
 
 import steerseg.errors
+from ml_backend.logs import LoggingSetup
 from ml_backend.models.messages import (
     CancelCommand,
     ErrorDetails,
@@ -23,8 +22,6 @@ from ml_backend.models.messages import (
     FrameCountReport,
     JobReport,
     LoadFailureReport,
-    ModelAnswer,
-    ModelRequest,
     ProgressReport,
     ReadyReport,
     RequestT,
@@ -35,10 +32,9 @@ from ml_backend.models.messages import (
     WorkerReport,
     YieldCommand,
 )
-from ml_backend.models.process import Handler, Request_contra, Result_co, receive, run_process, send
+from ml_backend.models.process import Handler, receive, run_process, send
+from ml_backend.models.workers.worker import WorkerLostError, WorkerState, WorkerStatus
 from steerseg.errors import ModelError, SteerSegError
-from steerseg.runtime.startup import uncollected
-from steerseg.video import VideoLimits
 
 log = logging.getLogger(__name__)
 
@@ -49,113 +45,18 @@ _POLL = 0.25
 # with Label Studio for instance, spinning makes everything several times slower, the model itself included.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
-
-class WorkerState(enum.StrEnum):
-    """The state of a worker."""
-
-    STOPPED = "stopped"
-    LOADING = "loading"
-    READY = "ready"
-    BUSY = "busy"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class WorkerStatus:
-    """A worker as ``/health`` and the status page show it.
-
-    Attributes:
-        state: What it is doing.
-        pid: Its process, while there is one.
-        restarts: How often it was replaced after it died.
-        error: Why it could not load its models, in state ``failed``.
-    """
-
-    state: WorkerState
-    pid: int | None
-    restarts: int
-    error: str | None
-
-
-class WorkerLostError(Exception):
-    """A worker ended without an answer. The message says how; a new one may answer the same request."""
-
-
-class Worker(Protocol[Request_contra, Result_co]):
-    """Owns a device and its models, and works on one job at a time.
-
-    One thread starts it, begins jobs and waits for their outcome; ``status``, ``cancel``, ``request_yield`` and
-    ``interrupt`` may be called from any thread, and return at once.
-    """
-
-    @property
-    def status(self) -> WorkerStatus:
-        """How it stands."""
-        ...
-
-    def start(self) -> None:
-        """Have loaded models; returns at once where they are.
-
-        Raises:
-            SteerSegError: The models cannot be loaded.
-            WorkerLostError: It died while loading.
-        """
-        ...
-
-    def begin(self, job: int, request: Request_contra) -> None:
-        """Begin a job.
-
-        Args:
-            job: Number of the job.
-            request: The request.
-
-        Raises:
-            WorkerLostError: It has died.
-        """
-        ...
-
-    def outcome(self, job: int, on_report: Callable[[JobReport], None]) -> Result_co:
-        """Wait for the end of the job that was begun.
-
-        Args:
-            job: Number of the job.
-            on_report: Called with each report on the job meanwhile.
-
-        Raises:
-            SteerSegError: The job failed or was cancelled.
-            WorkerLostError: It died, stalled, or was interrupted.
-        """
-        ...
-
-    def cancel(self, job: int) -> None:
-        """Ask for the end of a job that was begun."""
-        ...
-
-    def request_yield(self, job: int) -> None:
-        """Ask a job that was begun to make way."""
-        ...
-
-    def check(self) -> None:
-        """See whether it died while it was idle; a dead one is started anew by the next job."""
-        ...
-
-    def interrupt(self) -> None:
-        """Let whoever waits in ``start`` or ``outcome`` get a :class:`WorkerLostError`: the server is stopping."""
-        ...
-
-    def stop(self) -> None:
-        """End it."""
-        ...
+_LOGGING = LoggingSetup(process="models")
 
 
 class ProcessWorker(Generic[RequestT, ResultT]):
-    """A worker that is a spawned process on this machine; see :class:`Worker`.
+    """A worker that is a spawned process on this machine; see :class:`~ml_backend.models.workers.Worker`.
 
     Args:
         factory: Picklable; builds the process's handler. It runs inside the process and may take as long as
             loading models takes.
         stall_timeout: Seconds without a report after which a busy process counts as dead.
-        log_level: Level of the root logger inside the process.
+        logging_setup: Configures logging inside the process; picklable.
+        device: Where the models run, for whoever looks at its status.
     """
 
     def __init__(
@@ -163,11 +64,13 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         factory: Callable[[], Handler[RequestT, ResultT]],
         *,
         stall_timeout: float = 1800.0,
-        log_level: str = "INFO",
+        logging_setup: LoggingSetup = _LOGGING,
+        device: str = "",
     ) -> None:
         self._factory = factory
         self._stall_timeout = stall_timeout
-        self._log_level = log_level
+        self._logging_setup = logging_setup
+        self._device = device
         self._context = multiprocessing.get_context("spawn")
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -186,6 +89,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             pid=None if process is None else process.pid,
             restarts=self._restarts,
             error=self._error,
+            device=self._device,
         )
 
     def start(self) -> None:
@@ -204,10 +108,10 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         self._state = WorkerState.READY
         log.info("the model process is ready after %.0f s", time.monotonic() - began)
 
-    def begin(self, job: int, request: RequestT) -> None:
+    def begin(self, job: int, request: RequestT, request_id: str) -> None:
         """See :meth:`Worker.begin`."""
         try:
-            self._send(RunCommand(job, request))
+            self._send(RunCommand(job, request, request_id))
         except OSError as error:
             raise self._loss() from error
         self._state = WorkerState.BUSY
@@ -272,7 +176,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         here, there = self._context.Pipe()
         process = self._context.Process(
             target=run_process,
-            args=(there, self._factory, self._log_level),
+            args=(there, self._factory, self._logging_setup),
             name="steerseg-models",
             daemon=True,
         )
@@ -365,55 +269,3 @@ def _rebuild(details: ErrorDetails) -> SteerSegError:
     if isinstance(kind, type) and issubclass(kind, SteerSegError):
         return kind(details.message)
     return SteerSegError(details.message)
-
-
-def with_import_advice(limits: VideoLimits) -> VideoLimits:
-    """Limits whose messages say how a task's video comes within them."""
-    advice = (
-        "Import it again with `steerseg-backend import --stride {stride}`, or in parts with --split-pages, each of "
-        "which is a task."
-    )
-    return replace(limits, advice=advice)
-
-
-@dataclass(frozen=True)
-class ModelFactory:
-    """Loads a preset and builds the handler that answers with it. Picklable: the server never calls it.
-
-    Attributes:
-        preset: Name or folder.
-        device: Where the models run.
-        limits: Limits of the videos.
-        memory_bytes: Bytes of videos and of the segmenter's features of them that are kept for further requests;
-            a quarter as much again is kept of decoded frames.
-        prefix_bytes: Bytes of the text model's work on a video that are kept; see
-            :class:`steerseg.pipeline.SteerSeg`.
-        compiled: Whether the segmenter is compiled first.
-    """
-
-    preset: str
-    device: str
-    limits: VideoLimits
-    memory_bytes: int = 4 << 30
-    prefix_bytes: int | None = None
-    compiled: bool = False
-
-    def __call__(self) -> Handler[ModelRequest, ModelAnswer]:
-        """Load the models, and warm them up where that pays.
-
-        Raises:
-            SteerSegError: The preset or its models cannot be used.
-        """
-        with uncollected():
-            # Only the model process imports torch, transformers and sam2.
-            from ml_backend.models.handler import load_handler
-
-            handler = load_handler(
-                self.preset,
-                self.device,
-                with_import_advice(self.limits),
-                memory_bytes=self.memory_bytes,
-                prefix_bytes=self.prefix_bytes,
-            )
-        handler.warm_up(compiled=self.compiled)
-        return handler

@@ -1,0 +1,1 @@
+"""How a large team waits, and how many jobs a second the dispatcher hands out."""

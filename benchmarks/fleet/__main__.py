@@ -1,0 +1,95 @@
+"""Waiting times of a large team by simulation, and how many jobs a second one dispatcher hands out.
+
+    python -m benchmarks.fleet simulate
+    python -m benchmarks.fleet simulate --tasks 20000 --patience 0 1 2
+    python -m benchmarks.fleet saturate
+
+``simulate`` runs the server's queue under a clock that jumps; see :mod:`benchmarks.fleet.simulation`. ``saturate`` runs
+the server's dispatcher in real time, with workers that take no time at all: first the dispatcher alone, then with the
+database, where each proposal is noted, saved and found again as in the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fleet.saturation import dispatched, proposed
+from benchmarks.fleet.simulation import Outcome, Simulation, Team
+from ml_backend.models.affinity import Sighting
+from ml_backend.models.queue import Priority
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    simulate = commands.add_parser("simulate")
+    simulate.add_argument("--annotators", type=int, default=Team.annotators)
+    simulate.add_argument("--tasks", type=int, default=Team.tasks)
+    simulate.add_argument("--workers", type=int, default=Team.workers)
+    simulate.add_argument("--patience", type=float, nargs="+", default=[Team.patience])
+    saturate = commands.add_parser("saturate")
+    saturate.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8, 64])
+    saturate.add_argument("--jobs", type=int, default=2000)
+    options = parser.parse_args()
+    if options.command == "simulate":
+        _simulate(options)
+    else:
+        _saturate(options)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    print(
+        "| patience | hours | tasks/s | busy | job | jobs | wait p50 | wait p95 | wait p99 | answer p50 | answer p95 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for patience in options.patience:
+        team = Team(
+            annotators=options.annotators, tasks=options.tasks, workers=options.workers, patience=patience
+        )
+        began = time.monotonic()
+        outcome = Simulation(team).run()
+        for priority in Priority:
+            print(_row(team, outcome, priority))
+        clicks = sum(outcome.sightings.values()) - outcome.sightings[Sighting.NEW]
+        share = outcome.sightings[Sighting.SAME_WORKER] / max(1, clicks)
+        print(f"\n{share:.0%} of the further clicks on a video went to a worker that had it; ", end="")
+        print(f"{time.monotonic() - began:.0f} s of computing\n")
+
+
+def _row(team: Team, outcome: Outcome, priority: Priority) -> str:
+    waits = [f"{outcome.wait(priority, percent):.2f} s" for percent in (50, 95, 99)]
+    answers = ["", ""]
+    if priority is Priority.INTERACTIVE:
+        answers = [f"{np.percentile(outcome.answers, percent):.2f} s" for percent in (50, 95)]
+    cells = [
+        f"{team.patience:g} s",
+        f"{outcome.seconds / 3600:.2f}",
+        f"{team.tasks / outcome.seconds:.1f}",
+        f"{outcome.busy:.0%}",
+        priority.name.lower(),
+        str(len(outcome.waits[priority])),
+        *waits,
+        *answers,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _saturate(options: argparse.Namespace) -> None:
+    print("| workers | jobs/s | ms of a core each | proposals/s with the database | ms of a core each |")
+    print("|---|---|---|---|---|")
+    for workers in options.workers:
+        alone = dispatched(workers, options.jobs)
+        with tempfile.TemporaryDirectory() as folder:
+            noted = proposed(workers, options.jobs // 10, Path(folder))
+        rates = " | ".join(f"{rate.per_second:.0f} | {rate.cpu_ms:.1f}" for rate in (alone, noted))
+        print(f"| {workers} | {rates} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
