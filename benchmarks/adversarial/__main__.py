@@ -93,7 +93,8 @@ def measure_clients(folder: Path, seconds: float) -> None:
             memory = resident(server) / 2**20
             median = statistics.median(answers.seconds)
             print(
-                f"{name:34} {count:7} {len(answers.seconds):8} {median:9.3f} {answers.worst:8.3f} {memory:11.0f}"
+                f"{name:34} {count:7} {len(answers.seconds):8} {median:9.3f} {answers.worst:8.3f} {memory:11.0f}",
+                flush=True,
             )
 
 
