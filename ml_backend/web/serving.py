@@ -23,8 +23,8 @@ GRACE = 5.0
 """Seconds that requests in flight have to end after SIGTERM."""
 
 _SWITCH_SECONDS = 0.0005
-"""That a thread keeps the interpreter while others wait for it, a tenth of Python's own choice. Whoever listens needs it
-some ten times for each request, and each time waits for every busy thread."""
+"""That a thread keeps the interpreter while others wait for it, a tenth of Python's own choice. Whoever listens needs
+it some ten times for each request, and each time waits for every busy thread."""
 
 
 class Server:
