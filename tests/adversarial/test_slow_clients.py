@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -185,10 +186,15 @@ def test_of_requests_in_a_row_the_first_is_answered_and_the_connection_closed(se
             received += block
     assert received.count(b"HTTP/1.1 401") == 1
     assert b"Connection: close" in received
-    with connect(server, asked) as client:  # one after the other, a connection is kept
-        for _ in range(3):
-            assert client.recv(2**16).startswith(b"HTTP/1.1 401")
-            client.sendall(asked)
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.effective_port), timeout=PATIENCE)
+    with contextlib.closing(connection):
+        sockets = set()
+        for _ in range(3):  # one after the other, they keep the connection
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            sockets.add(connection.sock)
+    assert len(sockets) == 1
+    assert None not in sockets
 
 
 def test_health_waits_behind_no_other_request() -> None:
