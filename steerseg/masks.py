@@ -67,7 +67,15 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def rle_iou(a: RLE, b: RLE) -> float:
-    """Intersection over union of two encoded masks of one size, without decoding any; 1 where both are empty."""
+    """Intersection over union of two encoded masks, without decoding any; 1 where both are empty.
+
+    Raises:
+        ValueError: They differ in size.
+    """
+    if a["size"] != b["size"]:  # the run lengths of two sizes would give a number without a meaning
+        raise ValueError(
+            f"masks of {a['size']} and {b['size']} pixels have no overlap that could be measured"
+        )
     parts = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in (a, b)]
     union = int(coco_mask.area(coco_mask.merge(parts)))
     return 1.0 if union == 0 else int(coco_mask.area(coco_mask.merge(parts, intersect=True))) / union

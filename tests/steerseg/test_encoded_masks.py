@@ -18,6 +18,11 @@ def test_encoded_masks_say_what_decoded_ones_do(seed: int) -> None:
     assert (np.array(found) == decode_rle(encoded)).all()
 
 
+def test_masks_of_two_sizes_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        rle_iou(empty_rle(4, 6), empty_rle(6, 4))
+
+
 def test_two_empty_masks_are_equal() -> None:
     nothing = empty_rle(40_000, 40_000)  # which decoded would take 1.6 GB
     assert rle_iou(nothing, nothing) == 1.0
