@@ -64,3 +64,28 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Intersection over union in [0, 1]; 1 where both are empty."""
     union = np.logical_or(a, b).sum()
     return 1.0 if union == 0 else float(np.logical_and(a, b).sum() / union)
+
+
+def rle_iou(a: RLE, b: RLE) -> float:
+    """Intersection over union of two encoded masks, without decoding any; 1 where both are empty.
+
+    Raises:
+        ValueError: They differ in size.
+    """
+    if a["size"] != b["size"]:  # the run lengths of two sizes would give a number without a meaning
+        raise ValueError(
+            f"masks of {a['size']} and {b['size']} pixels have no overlap that could be measured"
+        )
+    parts = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in (a, b)]
+    union = int(coco_mask.area(coco_mask.merge(parts)))
+    return 1.0 if union == 0 else int(coco_mask.area(coco_mask.merge(parts, intersect=True))) / union
+
+
+def is_foreground(rle: RLE, row: int, column: int) -> bool:
+    """Whether a pixel of an encoded mask is foreground, without decoding it."""
+    height, width = rle["size"]
+    before = column * height + row
+    counts = {"size": [height, width], "counts": [before, 1, height * width - before - 1]}
+    pixel = coco_mask.frPyObjects(counts, height, width)
+    mask = {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+    return bool(coco_mask.area(coco_mask.merge([mask, pixel], intersect=True)))

@@ -37,6 +37,7 @@ _LIMITS = VideoLimits(bare_streams=False)
 _CONFIG = """<View><Video name="video" value="$video"/><VideoRectangle name="box" toName="video"/>
 <Labels name="labels" toName="video"><Label value="object"/></Labels>
 <TextArea name="expression" toName="video"/></View>"""
+_PROJECT = "1.1"
 _CLIPS = 6
 _AT_ONCE = 20  # tasks of one request
 
@@ -93,7 +94,8 @@ def measure_clients(folder: Path, seconds: float) -> None:
             memory = resident(server) / 2**20
             median = statistics.median(answers.seconds)
             print(
-                f"{name:34} {count:7} {len(answers.seconds):8} {median:9.3f} {answers.worst:8.3f} {memory:11.0f}"
+                f"{name:34} {count:7} {len(answers.seconds):8} {median:9.3f} {answers.worst:8.3f} {memory:11.0f}",
+                flush=True,
             )
 
 
@@ -203,6 +205,13 @@ def measure_drift(folder: Path, predictions: int) -> None:
         "STEERSEG_PUSH_PREDICTIONS": "false",
     }
     with serving(folder, **settings) as (url, server):
+        described = {
+            "project": _PROJECT,
+            "schema": _CONFIG,
+            "hostname": "http://127.0.0.1:1",
+            "access_token": "",
+        }
+        requests.post(f"{url}/setup", json=described, timeout=60).raise_for_status()
         measured: list[tuple[int, float, float]] = []
         for first in range(0, predictions, _AT_ONCE):
             _predict(url, clips, range(first + 1, min(predictions, first + _AT_ONCE) + 1))
@@ -222,7 +231,7 @@ def _predict(url: str, clips: Sequence[Path], numbers: Sequence[int]) -> None:
         {"id": n, "data": {"video": str(clips[n % len(clips)]), "expression": f"the red square number {n}"}}
         for n in numbers
     ]
-    body = {"tasks": tasks, "project": "1.1", "label_config": _CONFIG, "params": {"context": None}}
+    body = {"tasks": tasks, "project": _PROJECT, "label_config": _CONFIG, "params": {"context": None}}
     answer = requests.post(f"{url}/predict", json=body, timeout=3600)
     answer.raise_for_status()
 

@@ -46,6 +46,7 @@ class Storm(ABC):
         assert parts.hostname is not None
         assert parts.port is not None
         self._address = (parts.hostname, parts.port)
+        self._host = b"Host: " + parts.netloc.encode() + b"\r\n"
         self._count = count
         self._over = threading.Event()
 
@@ -76,10 +77,9 @@ class Storm(ABC):
 
 class HalfOpen(Storm):
     name = "half a head, then nothing"
-    headers = b""
 
     def act(self, client: socket.socket) -> None:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: backend\r\n" + self.headers + b"Content-Le")
+        client.sendall(b"POST /predict HTTP/1.1\r\n" + self._host + b"Content-Le")
         client.settimeout(0.5)
         while self.wait(0):
             with contextlib.suppress(TimeoutError):
@@ -91,7 +91,7 @@ class SlowHead(Storm):
     name = "a head byte by byte"
 
     def act(self, client: socket.socket) -> None:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: backend\r\nX-Long: ")
+        client.sendall(b"GET /health HTTP/1.1\r\n" + self._host + b"X-Long: ")
         while self.wait(0.2):
             client.sendall(b"x")
 
@@ -100,7 +100,7 @@ class SlowBody(Storm):
     name = "a body byte by byte"
 
     def act(self, client: socket.socket) -> None:
-        client.sendall(b"POST /webhook HTTP/1.1\r\nHost: backend\r\nContent-Length: 100000\r\n\r\n{")
+        client.sendall(b"POST /webhook HTTP/1.1\r\n" + self._host + b"Content-Length: 100000\r\n\r\n{")
         while self.wait(0.2):
             client.sendall(b" ")
 
@@ -109,7 +109,7 @@ class FatStranger(Storm):
     name = "100 MB without the secret"
 
     def act(self, client: socket.socket) -> None:
-        client.sendall(b"POST /webhook HTTP/1.1\r\nHost: backend\r\nContent-Length: 100000000\r\n\r\n")
+        client.sendall(b"POST /webhook HTTP/1.1\r\n" + self._host + b"Content-Length: 100000000\r\n\r\n")
         for _ in range(100_000_000 // len(_BLOCK)):
             if not self.wait(0):
                 return
@@ -119,12 +119,35 @@ class FatStranger(Storm):
 
 class SlowReader(Storm):
     name = "answers that nobody reads"
+    path = b"/static/pages.css"
+    requests = 20
 
     def act(self, client: socket.socket) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        client.sendall(b"GET /static/style.css HTTP/1.1\r\nHost: backend\r\n\r\n" * 20)
+        client.sendall((b"GET " + self.path + b" HTTP/1.1\r\n" + self._host + b"\r\n") * self.requests)
         while self.wait(0.5):
             client.sendall(b"")
+
+
+class SlowReaderOfPages(SlowReader):
+    name = "pages that nobody reads"
+    path = b"/"
+
+
+class Pipeline(SlowReader):
+    name = "5,000 requests in a row, unread"
+    path = b"/health"
+    requests = 5000
+
+
+class Persistent(Storm):
+    name = "pages, asked for all the time"
+
+    def act(self, client: socket.socket) -> None:
+        while self.wait(0):
+            client.sendall(b"GET / HTTP/1.1\r\n" + self._host + b"\r\n")
+            if not client.recv(2**20):
+                return
 
 
 class Flood(Storm):
@@ -141,6 +164,9 @@ STORMS: tuple[tuple[type[Storm], int], ...] = (
     (SlowBody, 100),
     (FatStranger, 4),
     (SlowReader, 100),
+    (SlowReaderOfPages, 100),
+    (Pipeline, 20),
+    (Persistent, 100),
     (Flood, 4),
 )
 

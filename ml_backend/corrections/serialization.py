@@ -24,7 +24,7 @@ from ml_backend.corrections.records import (
     Side,
     Verdict,
 )
-from ml_backend.database.errors import ValueRefusedError
+from ml_backend.database.errors import DamagedValueError
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.models.messages import PropagatedFrame
@@ -51,12 +51,12 @@ class _Document(BaseModel):
         """What :meth:`pack` gave.
 
         Raises:
-            ValueRefusedError: It is something else.
+            DamagedValueError: It is something else.
         """
         try:
             return cls.model_validate(json.loads(zlib.decompress(packed)))
         except (zlib.error, ValueError, RecursionError) as error:
-            raise ValueRefusedError(
+            raise DamagedValueError(
                 f"the database holds a {cls.__name__} that cannot be read ({type(error).__name__}); "
                 "restore a backup, or delete its annotation in Label Studio"
             ) from error

@@ -16,7 +16,11 @@ class StoreError(SteerSegError):
 
 
 class ValueRefusedError(StoreError):
-    """The database works, but it cannot hold a value, such as a number beyond 64 bits, or holds a damaged one."""
+    """The database works, but it cannot hold a value, such as a number beyond 64 bits."""
+
+
+class DamagedValueError(ValueRefusedError):
+    """The database works, but one of its values is damaged."""
 
 
 _SHOWN_CHARACTERS = 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from ml_backend.exporting.splits import TRAIN, Split, video_identity
 from ml_backend.exporting.vos import write_davis, write_youtube_vos
 from ml_backend.exporting.yolo import write_yolo_seg, yolo_numbers
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.task_media import Loader
+from ml_backend.label_studio.task_media import Loader, media_limits
 from ml_backend.settings import Settings
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import building_folder, explained, write_bytes, write_json
+from steerseg.video.isolation import IsolatedDecoder
 
 if TYPE_CHECKING:  # it comes with torch
     from steerseg.tracking import Tracker
@@ -141,6 +143,12 @@ class Exporter:
             VideoError: Pictures cannot be read.
             ArtefactError: The folder cannot be written.
         """
+        with contextlib.closing(IsolatedDecoder(media_limits(self._settings), lasting=True)) as decoder:
+            return self._export(project_id, options, report_line, decoder)
+
+    def _export(
+        self, project_id: int, options: ExportOptions, report_line: ReportLine, decoder: IsolatedDecoder
+    ) -> ExportReport:
         if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
             raise ConfigError(f"{options.output} is there already; name a new folder with --output")
         report_line(f"reading project {project_id}")
@@ -153,7 +161,7 @@ class Exporter:
                 f"`steerseg-backend corrections {project_id}` lists what there is, and what cannot be used for "
                 "which reason"
             )
-        gathered = self._gather(wanted, options, report_line)
+        gathered = self._gather(wanted, options, report_line, decoder)
         omissions = [*selection.omissions, *gathered.omissions]
         if not gathered.sequences:
             raise ConfigError(f"no task of project {project_id} could be exported{_reasons(omissions)}")
@@ -174,12 +182,17 @@ class Exporter:
         return ExportReport(export.sequences, tuple(warnings), tuple(omissions))
 
     def _gather(
-        self, wanted: Sequence[LabelledSequence], options: ExportOptions, report_line: ReportLine
+        self,
+        wanted: Sequence[LabelledSequence],
+        options: ExportOptions,
+        report_line: ReportLine,
+        decoder: IsolatedDecoder,
     ) -> Gathered:
         connections = Connections(self._settings)
         projects = ProjectStore(self._database)
         try:
-            return Gatherer(self._settings, projects, self._media, connections, self._tracker).gather(
+            gatherer = Gatherer(self._settings, projects, self._media, connections, self._tracker, decoder)
+            return gatherer.gather(
                 wanted,
                 images=options.images,
                 pages=options.pages,

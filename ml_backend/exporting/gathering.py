@@ -19,6 +19,7 @@ from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import FIRST_FRAME_KEY, Loader, Media, positive_number
 from ml_backend.settings import Settings
 from steerseg.errors import SteerSegError, VideoError
+from steerseg.video.isolation import IsolatedDecoder
 
 if TYPE_CHECKING:  # it comes with torch
     from steerseg.tracking import Tracker
@@ -50,6 +51,7 @@ class Gatherer:
         media: What fetches media.
         connections: Connections to Label Studio.
         tracker: Loads SAM 2; called at most once, and only where frames between pages are to be filled.
+        decoder: Decodes the media.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Gatherer:
         media: Loader,
         connections: Connections,
         tracker: Callable[[], Tracker],
+        decoder: IsolatedDecoder,
     ) -> None:
         self._settings = settings
         self._projects = projects
         self._media = media
         self._connections = connections
         self._load_tracker = tracker
+        self._decoder = decoder
         self._tracker: Tracker | None = None
 
     def gather(
@@ -95,7 +99,7 @@ class Gatherer:
                 media = self._load(sequence.correction)
                 if media.digest != sequence.correction.media_digest:
                     raise VideoError("its media were replaced since it was annotated")
-                shown = pictures_at(media.path, (sequence.height, sequence.width))
+                shown = pictures_at(media.path, self._decoder, (sequence.height, sequence.width))
             except SteerSegError as error:
                 if images:
                     reason = f"{error} (--no-images exports masks alone)"
@@ -149,9 +153,9 @@ class Gatherer:
         if videos is not None and isinstance(source, str):
             path = videos / Path(source).name  # the task's data may name any path
             if path.exists():
-                return _part_of(pictures_at(path, size), sequence)
+                return _part_of(pictures_at(path, self._decoder, size), sequence)
         if parse_controls(sequence.correction.label_config).video is not None:
-            return pictures_at(self._load(sequence.correction, video=True).path, size)
+            return pictures_at(self._load(sequence.correction, video=True).path, self._decoder, size)
         name = f"{source!r} " if isinstance(source, str) else ""
         where = "here; name its folder with --videos" if videos is None else f"in {videos}"
         raise VideoError(f"the original video {name}is not known {where}")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from steerseg.errors import VideoError
-from steerseg.video import DEFAULT_LIMITS, frame_files
-from steerseg.video.decoding import stream_frames
+from steerseg.video import frame_files
+from steerseg.video.isolation import IsolatedDecoder
+from steerseg.video.loading import is_upright_jpeg
 
 JPEG_QUALITY = 95
-_ROTATION = 0x0112  # EXIF's number for how a picture is to be turned
 
 
 class Pictures(Protocol):
@@ -47,11 +48,13 @@ class VideoPictures:
 
     Attributes:
         path: The file.
+        decoder: Decodes it.
         size: Height and width of the masks; ``None`` where nothing is known of them. Masks of a video whose pixels
             are not square may be as large as its stored frames.
     """
 
     path: Path
+    decoder: IsolatedDecoder
     size: tuple[int, int] | None = None
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
@@ -65,11 +68,12 @@ class VideoPictures:
         return self._stream(square=square)
 
     def _size(self, *, square: bool) -> tuple[int, int]:
-        height, width, _ = next(self._stream(square=square)).shape
+        with contextlib.closing(self._stream(square=square)) as pictures:
+            height, width, _ = next(pictures).shape
         return height, width
 
-    def _stream(self, *, square: bool) -> Iterator[NDArray[np.uint8]]:
-        return stream_frames(self.path, name=self.path.name, limits=DEFAULT_LIMITS, square=square)
+    def _stream(self, *, square: bool) -> Generator[NDArray[np.uint8], None, None]:
+        return iter(self.decoder.stream(self.path, square=square))
 
     def jpegs(self) -> Iterator[bytes]:
         """See :class:`Pictures`."""
@@ -78,25 +82,29 @@ class VideoPictures:
 
 @dataclass(frozen=True)
 class PagePictures:
-    """A folder of pages, ordered by name."""
+    """A folder of pages, ordered by name.
+
+    Attributes:
+        folder: The folder.
+        decoder: Decodes them.
+    """
 
     folder: Path
+    decoder: IsolatedDecoder
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """See :class:`Pictures`."""
-        for file in frame_files(self.folder):
-            yield np.asarray(_open(file))
+        return iter(self.decoder.stream(self.folder, one_size=False))
 
     def jpegs(self) -> Iterator[bytes]:
-        """See :class:`Pictures`. JPEG pages that need no turning are passed on as they are."""
-        for file in frame_files(self.folder):
-            try:
-                with Image.open(file) as image:
-                    as_it_is = image.format == "JPEG" and image.getexif().get(_ROTATION, 1) == 1
-                content = file.read_bytes() if as_it_is else None
-            except OSError as error:
-                raise _unreadable(file) from error
-            yield content if content is not None else _jpeg(_open(file))
+        """See :class:`Pictures`. Upright JPEG pages are passed on as they are, unless others are to be decoded."""
+        files = frame_files(self.folder)
+        if all(is_upright_jpeg(file) for file in files):
+            return (file.read_bytes() for file in files)
+        return (
+            file.read_bytes() if is_upright_jpeg(file) else _jpeg(Image.fromarray(picture))
+            for file, picture in zip(files, self.frames(), strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -122,26 +130,15 @@ class Excerpt:
         return (_jpeg(Image.fromarray(frame)) for frame in self.frames())
 
 
-def pictures_at(path: Path, size: tuple[int, int] | None = None) -> Pictures:
+def pictures_at(path: Path, decoder: IsolatedDecoder, size: tuple[int, int] | None = None) -> Pictures:
     """The pictures of a video file or of a folder of pages.
 
     Args:
         path: The file or folder.
+        decoder: Decodes it.
         size: Height and width of the masks; see :class:`VideoPictures`.
     """
-    return PagePictures(path) if path.is_dir() else VideoPictures(path, size)
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(file) from error
-
-
-def _unreadable(file: Path) -> VideoError:
-    return VideoError(f"{file.name} cannot be read as an image; import the task's media again")
+    return PagePictures(path, decoder) if path.is_dir() else VideoPictures(path, decoder, size)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ml_backend.importing.media import MediaFolder, appearing
 from ml_backend.importing.strides import Cut
-from steerseg.video import VideoLimits, file_kind, frame_files
-from steerseg.video.streaming import open_stream
+from steerseg.video import frame_files
+from steerseg.video.isolation import IsolatedDecoder
 
 JPEG_QUALITY = 92
 _MANIFEST = "manifest.json"
@@ -52,21 +52,12 @@ class PageOptions:
     Attributes:
         cut: Stride, most pages of a task, and whether longer videos are split.
         fps: Frames a second of folders of frames; ``None`` for 25. Files have their own rate.
-        limits: What a video may cost.
+        decoder: Decodes videos, within its limits of what one may cost.
     """
 
     cut: Cut
     fps: float | None
-    limits: VideoLimits
-
-
-def count_frames(source: Path) -> int:
-    """About how many frames a video has, without decoding it.
-
-    Raises:
-        VideoError: It cannot be read.
-    """
-    return len(frame_files(source)) if source.is_dir() else file_kind(source).packets
+    decoder: IsolatedDecoder
 
 
 def write_pages(source: Path, name: str, media: MediaFolder, options: PageOptions) -> tuple[Path, Manifest]:
@@ -76,7 +67,7 @@ def write_pages(source: Path, name: str, media: MediaFolder, options: PageOption
         source: The video, or a folder of frames.
         name: Name of the folder to write, less what the options add.
         media: The folder of imported media.
-        options: Stride, frame rate and limits.
+        options: Stride, frame rate and decoder.
 
     Returns:
         The folder of the pages, and its manifest.
@@ -85,14 +76,15 @@ def write_pages(source: Path, name: str, media: MediaFolder, options: PageOption
         VideoError: The video cannot be read, or has more pages than a task can show.
         ConfigError: The folder cannot be written.
     """
-    total, fps, cut = count_frames(source), options.fps, options.cut
+    total = len(frame_files(source)) if source.is_dir() else options.decoder.file_kind(source).packets
+    fps, cut = options.fps, options.cut
     stride = cut.step(total, cut.max_pages)
     cut.check_pages(source.name, total, stride)
     suffix = (f"-s{stride}" if stride > 1 else "") + (f"-{fps:g}fps" if fps and source.is_dir() else "")
     folder = media.media_dir / "frames" / (name + suffix)
     if (folder / _MANIFEST).is_file():
         return folder, Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
-    stream = open_stream(source, fps=fps, limits=options.limits, stride=stride)
+    stream = options.decoder.stream(source, fps=fps, stride=stride)
     with appearing(folder) as building:
         building.mkdir()
         height = width = 0

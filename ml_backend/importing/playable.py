@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.importing.media import MediaFolder, appearing
-from ml_backend.importing.pages import PageOptions, count_frames
-from steerseg.video import FileKind, VideoLimits, file_kind, frame_files, write_video
+from ml_backend.importing.pages import PageOptions
+from steerseg.video import FileKind, VideoLimits, frame_files, write_video
 from steerseg.video.decoding import DEFAULT_FPS
-from steerseg.video.loading import read_image
-from steerseg.video.player import PlayerTimeline, read_timeline
-from steerseg.video.streaming import open_stream
+from steerseg.video.isolation import IsolatedDecoder
+from steerseg.video.loading import picture_size
+from steerseg.video.player import PlayerTimeline
 
 # What Chromium and Firefox both play.
 _PLAYABLE: dict[str, dict[str, frozenset[str] | None]] = {
@@ -48,8 +48,8 @@ def video_stride(source: Path, options: PageOptions) -> int:
     Raises:
         VideoError: The video cannot be read.
     """
-    width, height = _size(source, options.limits)
-    return options.cut.step(count_frames(source), _most_frames(width, height, options.limits))
+    kind = _kind(source, options.decoder)
+    return options.cut.step(kind.packets, _most_frames(kind, options.decoder.limits))
 
 
 def write_playable(
@@ -64,7 +64,7 @@ def write_playable(
         source: The video, or a folder of frames.
         name: Name of the file to write, less its suffix.
         media: The folder of imported media.
-        options: Frame rate and limits.
+        options: Frame rate and decoder.
         stride: One frame in so many is taken.
         part: Frames of each part, where the video is split.
 
@@ -73,23 +73,23 @@ def write_playable(
         ConfigError: The file cannot be written.
     """
     videos, folder = media.media_dir / "videos", source.is_dir()
-    timeline = None if folder else read_timeline(source)
+    kind, limits = _kind(source, options.decoder), options.decoder.limits
+    timeline = None if folder else options.decoder.read_timeline(source)
     rate = (options.fps or DEFAULT_FPS) if timeline is None else timeline.fps
-    width, height = _size(source, options.limits)
-    count = math.ceil(count_frames(source) / stride)
+    count = math.ceil(kind.packets / stride)
     if part is not None and count <= part:
         part = None
-    beyond = _beyond_limits(source, min(count, part or count), width, height, rate / stride, options.limits)
-    reason = _reason(source, timeline, rate, stride, part)
+    beyond = _beyond_limits(source, kind, min(count, part or count), rate / stride, limits)
+    reason = _reason(source, kind, timeline, rate, stride, part)
     if not reason:
-        path = videos / f"{name}.{_container(file_kind(source), source)}"
+        path = videos / f"{name}.{_container(kind, source)}"
         if not path.exists():
             with appearing(path) as building:
                 shutil.copyfile(source, building)
         return PlayableVideo((path,), round(rate, 6), beyond)
     suffix = ("" if folder else "-h264") + (f"-s{stride}" if stride > 1 else "")
     suffix += f"-{options.fps:g}fps" if options.fps and folder else ""
-    pictures = iter(open_stream(source, fps=options.fps, limits=options.limits, stride=stride))
+    pictures = iter(options.decoder.stream(source, fps=options.fps, stride=stride))
     note = "; ".join(filter(None, (reason, beyond)))
     if part is None:
         path = videos / f"{name}{suffix}.mp4"
@@ -115,11 +115,17 @@ def _write_parts(folder: Path, pictures: Iterator[NDArray[np.uint8]], fps: float
         write_video(folder / f"{number:05d}.mp4", itertools.chain([first], rest), fps)
 
 
-def _reason(source: Path, timeline: PlayerTimeline | None, rate: float, stride: int, part: int | None) -> str:
+def _reason(
+    source: Path,
+    kind: FileKind,
+    timeline: PlayerTimeline | None,
+    rate: float,
+    stride: int,
+    part: int | None,
+) -> str:
     """Why a video is encoded; empty where it is copied."""
     if timeline is None:
         return "encoded: a folder of frames is no video"
-    kind = file_kind(source)
     if _container(kind, source) is None:
         return f"re-encoded: browsers do not play {kind.codec} in {source.suffix or kind.container}"
     if stride > 1:
@@ -148,27 +154,26 @@ def _container(kind: FileKind, source: Path) -> str | None:
     return suffix if pixels is None or kind.pixel_format in pixels else None
 
 
-def _size(source: Path, limits: VideoLimits) -> tuple[int, int]:
-    if source.is_dir():
-        height, width = read_image(frame_files(source)[0], limits).shape[:2]
-        return width, height
-    kind = file_kind(source)
-    return kind.width, kind.height
+def _kind(source: Path, decoder: IsolatedDecoder) -> FileKind:
+    """What a file is; of a folder of frames, the number and the size of its pictures."""
+    if not source.is_dir():
+        return decoder.file_kind(source)
+    files = frame_files(source)
+    width, height = picture_size(files[0])
+    return FileKind("", "", "", len(files), width, height)
 
 
-def _most_frames(width: int, height: int, limits: VideoLimits) -> int:
-    """How many frames of a size the backend tracks in one video."""
-    return max(1, min(limits.max_frames, limits.max_memory // max(1, 3 * width * height)))
+def _most_frames(kind: FileKind, limits: VideoLimits) -> int:
+    """How many frames of a video's size the backend tracks in one video."""
+    return max(1, min(limits.max_frames, limits.max_memory // max(1, 3 * kind.width * kind.height)))
 
 
-def _beyond_limits(
-    source: Path, frames: int, width: int, height: int, fps: float, limits: VideoLimits
-) -> str:
+def _beyond_limits(source: Path, kind: FileKind, frames: int, fps: float, limits: VideoLimits) -> str:
     """What the backend will refuse of the video, and what to do; empty where it takes it."""
-    most = min(_most_frames(width, height, limits), math.floor(limits.max_duration * fps))
+    most = min(_most_frames(kind, limits), math.floor(limits.max_duration * fps))
     if frames <= most:
         return ""
     return (
-        f"warning: {frames} frames of {width}x{height} are more than the {most} that the backend tracks in one video; "
-        f"import {source.name} with --stride {math.ceil(frames / most)}, --stride auto, or --split-pages"
+        f"warning: {frames} frames of {kind.width}x{kind.height} are more than the {most} that the backend tracks in "
+        f"one video; import {source.name} with --stride {math.ceil(frames / most)}, --stride auto, or --split-pages"
     )

@@ -6,6 +6,7 @@ dropped silently: what cannot be imported, and what was passed over, is listed i
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.task_media import FIRST_FRAME_KEY
 from steerseg.errors import ConfigError, VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits
+from steerseg.video.isolation import IsolatedDecoder
 
 TaskKind = Literal["auto", "frames", "video", "both"]
 
@@ -233,20 +235,23 @@ def prepare_tasks(
         found = sources_of_table(csv_file, sources, expression)
     problems = list(found.problems)
     tasks: list[PreparedTask] = []
-    for index, source in enumerate(found.videos):
-        if progress is not None:
-            progress(f"{source.path.name} ({index + 1} of {len(found.videos)})", index / len(found.videos))
-        options = PageOptions(cut.with_stride(source.stride), fps, limits)
-        try:
-            prepared = _prepare_video(source.path, frames_side, video_side, media, options)
-        except VideoError as error:
-            problems.append(str(error))
-            continue
-        tasks += [
-            part if text is None else replace(part, data={expression_key: text, **part.data})
-            for text in source.expressions
-            for part in prepared
-        ]
+    with contextlib.closing(IsolatedDecoder(limits, lasting=True)) as decoder:
+        for index, source in enumerate(found.videos):
+            if progress is not None:
+                progress(
+                    f"{source.path.name} ({index + 1} of {len(found.videos)})", index / len(found.videos)
+                )
+            options = PageOptions(cut.with_stride(source.stride), fps, decoder)
+            try:
+                prepared = _prepare_video(source.path, frames_side, video_side, media, options)
+            except VideoError as error:
+                problems.append(str(error))
+                continue
+            tasks += [
+                part if text is None else replace(part, data={expression_key: text, **part.data})
+                for text in source.expressions
+                for part in prepared
+            ]
     if not tasks:
         raise VideoError(list_problems("no task was imported, since no video can be used:", problems))
     return PreparedTasks(tuple(tasks), tuple(problems), found.passed_over)

@@ -9,7 +9,7 @@ from ml_backend.interactive.state import InstanceState
 from ml_backend.language.commands import Action, Command, FrameRange, instance_title
 from ml_backend.predictions.messages import capitalised, frame_ranges
 from steerseg.errors import ExpressionError
-from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.masks import RLE, merge_rles
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _united(target: InstanceState, source: InstanceState, pages: range) -> dict[
 
 
 def _union(a: RLE | None, b: RLE) -> RLE:
-    return b if a is None or a["size"] != b["size"] else encode_rle(decode_rle(a) | decode_rle(b))
+    return b if a is None or a["size"] != b["size"] else merge_rles([a, b])
 
 
 def _padded(scores: Sequence[float], count: int) -> tuple[float, ...]:

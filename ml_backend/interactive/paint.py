@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
-
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, mask_digest
 from ml_backend.models.messages import AGREEMENT
-from steerseg.masks import RLE, decode_rle, encode_rle, iou
+from steerseg.masks import RLE, empty_rle, rle_iou
 
 
 def paint_agrees(instance: InstanceState) -> bool:
@@ -16,7 +12,7 @@ def paint_agrees(instance: InstanceState) -> bool:
     if not instance.track:
         return True
     overlaps = [
-        iou(decode_rle(painted), decode_rle(tracked)) if tracked is not None else AGREEMENT
+        rle_iou(painted, tracked) if tracked is not None else AGREEMENT
         for page, painted in instance.painted_masks.items()
         if page < len(instance.track)
         for tracked in (instance.track[page],)
@@ -44,15 +40,10 @@ def filled(masks: list[RLE | None], *known: tuple[RLE | None, ...]) -> tuple[RLE
     sized = next((mask for group in (masks, *known) for mask in group if mask is not None), None)
     if sized is None:
         return ()
-    empty = _empty_mask(*sized["size"])
+    empty = empty_rle(*sized["size"])
     return tuple(empty if mask is None else mask for mask in masks)
 
 
 def mask_or_none(mask: RLE) -> RLE | None:
     """The mask; ``None`` for an empty one."""
     return None if mask_digest(mask) == EMPTY_MASK else mask
-
-
-@lru_cache(16)
-def _empty_mask(height: int, width: int) -> RLE:
-    return encode_rle(np.zeros((height, width), dtype=bool))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ml_backend.interactive.mask_regions import MaskRegions
 from ml_backend.interactive.request import InteractiveRequest, Prompt
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
-from steerseg.masks import RLE, decode_rle, encode_rle
+from steerseg.masks import RLE, is_foreground, merge_rles
 
 
 class RequestKind(enum.StrEnum):
@@ -76,7 +76,7 @@ def _instance_under(task: TaskState, prompt: Prompt) -> int:
         if mask is None:
             return False
         height, width = mask["size"]
-        return bool(decode_rle(mask)[min(int(y * height), height - 1), min(int(x * width), width - 1)])
+        return is_foreground(mask, min(int(y * height), height - 1), min(int(x * width), width - 1))
 
     hit = [index for index, instance in sorted(task.instances.items()) if is_under(instance)]
     return task.active_index if not hit or task.active_index in hit else hit[0]
@@ -190,6 +190,4 @@ def _by_page(masks: Mapping[int, RLE], pages: int) -> tuple[RLE | None, ...]:
 
 
 def _union(a: RLE, b: RLE) -> RLE:
-    if a["size"] != b["size"]:
-        return a
-    return encode_rle(decode_rle(a) | decode_rle(b))
+    return a if a["size"] != b["size"] else merge_rles([a, b])

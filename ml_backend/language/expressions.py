@@ -12,7 +12,7 @@ from ml_backend.language.commands import is_command, numbered_titles
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
-from steerseg.masks import decode_rle, iou, mask_area
+from steerseg.masks import mask_area, rle_iou
 from steerseg.reasoning import check_expression
 
 MOST_INSTANCES = 8
@@ -165,7 +165,7 @@ def _are_distinct(a: StoredTracklet, b: StoredTracklet) -> bool:
     for one, other in zip(a.rles, b.rles, strict=True):
         areas = mask_area(one), mask_area(other)
         if min(areas) > 0:
-            overlap = iou(decode_rle(one), decode_rle(other))
+            overlap = rle_iou(one, other)
             shared += round(overlap / (1 + overlap) * sum(areas))
             least += min(areas)
     return least == 0 or shared / least <= MAX_OVERLAP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from steerseg.masks import RLE, decode_rle, iou, mask_area, mask_box
+from steerseg.masks import RLE, decode_rle, mask_area, mask_box, rle_iou
 
 MAX_CONDITIONING = 8
 """Most decided frames that propagation starts from, spread evenly: each further one costs attention on every frame
@@ -71,4 +71,4 @@ def mask_iou(a: RLE | None, b: RLE | None) -> float:
         return float(empty_a and empty_b)
     assert a is not None
     assert b is not None
-    return iou(decode_rle(a), decode_rle(b))
+    return rle_iou(a, b)

@@ -56,7 +56,9 @@ def answer_masks(
             mask |= _mask_in_box(tracker, encoded, frame, box)
         if mask.any():
             boxed[frame] = encode_rle(mask)
-    known = {frame: rle for frame, rle in request.masks.items() if frame < len(video)} | boxed
+    # What a mask claims decides no memory. The server refuses those of another size once it knows the video's.
+    fitting = {frame: rle for frame, rle in request.masks.items() if rle["size"] == list(size)}
+    known = {frame: rle for frame, rle in fitting.items() if frame < len(video)} | boxed
     decided = known.keys() | upright.keys() | request.hidden
     wanted = sorted(set(range(len(video))) - decided)
     propagated: dict[int, PropagatedFrame] = {}

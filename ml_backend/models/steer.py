@@ -15,7 +15,7 @@ from ml_backend.models.messages import AGREEMENT, FramePrompt, SteerAnswer, Stee
 from ml_backend.proposals import StoredPoint, StoredTracklet
 from steerseg.config import Correction
 from steerseg.errors import SteerSegError
-from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area
+from steerseg.masks import RLE, decode_rle, encode_rle, iou, mask_area, rle_iou
 from steerseg.runtime.lru import LruCache
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, StageProgress, Tracker
 from steerseg.video import Progress
@@ -155,16 +155,30 @@ class _Given:
     prompted: Mapping[int, FramePrompt]
 
     @classmethod
-    def of(cls, request: SteerRequest, total: int) -> _Given:
-        """The part of a request that a video of ``total`` frames has."""
+    def of(cls, request: SteerRequest, video: EncodedVideo) -> _Given:
+        """The part of a request that a video has.
+
+        Raises:
+            SteerSegError: A mask has another size than the video.
+        """
+        total = len(video)
         prompted = {
             t: prompt for t, prompt in request.prompts.items() if t < total and t not in request.painted
         }
         chosen = set(spread(sorted(prompted), MAX_CONDITIONING))
+        track = {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None}
+        painted = {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)}
+        for t, rle in (*track.items(), *painted.items()):
+            if rle["size"] != [video.height, video.width]:  # what a mask claims decides no memory
+                height, width = rle["size"]
+                raise SteerSegError(
+                    f"the mask on page {t + 1} is {width} x {height}, but the page is {video.width} x {video.height}; "
+                    "delete its region and draw it anew"
+                )
         return cls(
             request,
-            {t: rle for t, rle in enumerate(request.track[:total]) if rle is not None},
-            {t: rle for t, rle in request.painted.items() if t < total and mask_area(rle)},
+            track,
+            painted,
             {t: prompt for t, prompt in prompted.items() if t in chosen},
         )
 
@@ -176,7 +190,7 @@ class _Given:
     def paint_agrees(self) -> bool:
         """Whether every painted mask lies about where the tracklet so far does."""
         both = (t for t in self.painted if t in self.track)
-        return all(iou(decode_rle(self.painted[t]), decode_rle(self.track[t])) >= AGREEMENT for t in both)
+        return all(rle_iou(self.painted[t], self.track[t]) >= AGREEMENT for t in both)
 
 
 def conditions_of(
@@ -189,7 +203,7 @@ def conditions_of(
     Raises:
         SteerSegError: Nothing says where the object is.
     """
-    given = _Given.of(request, len(encoded))
+    given = _Given.of(request, encoded)
     remembering = _with_memory(tracker, encoded, given) if correction == "memory" else None
     return remembering or _frames_alone(tracker, encoded, given)
 

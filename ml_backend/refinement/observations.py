@@ -71,9 +71,12 @@ class ObservationStore:
 
     def drop_orphans(self) -> None:
         """Drop what is kept of corrections that are gone: the number of one may be given again."""
-        there = exists().where(CorrectionRow.id == ObservationRow.correction_id)
+        orphaned = ~exists().where(CorrectionRow.id == ObservationRow.correction_id)
+        with self._database.reading() as session:  # which keeps nobody from writing
+            if session.scalar(select(ObservationRow.correction_id).where(orphaned).limit(1)) is None:
+                return
         with self._database.writing() as session:
-            session.execute(delete(ObservationRow).where(~there))
+            session.execute(delete(ObservationRow).where(orphaned))
 
     def of_version(self, project_id: int, version: str) -> list[Observation]:
         """What is known of a version, by its full name: corrections that are usable still, in their order."""

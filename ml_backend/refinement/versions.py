@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,7 +23,7 @@ from ml_backend.refinement.version_store import (
 )
 from steerseg.errors import ConfigError
 from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, CheckedPrompts, check_prompts, with_glossary
-from steerseg.runtime.artefacts import building_folder, json_bytes, write_bytes
+from steerseg.runtime.artefacts import building_folder, json_bytes, scratch_folder, write_bytes
 from steerseg.words.glossary import GLOSSARY_FILE, Glossary
 
 log = logging.getLogger(__name__)
@@ -193,13 +191,9 @@ class PromptLine:
         """
         champion = self.champion(project_id)
         source = self._preset_prompts if champion is None else self._root / champion.path
-        scratch = self._root / FOLDER / f".editing-{project_id}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        try:
+        with scratch_folder(self._root / FOLDER) as scratch:
             digest = with_glossary(source, glossary, scratch)
             path = self.keep(scratch, digest)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         new = NewVersion(
             path=path,
             digest=digest,
@@ -270,8 +264,7 @@ class PromptLine:
             VersionError: It is not such a thing, is damaged, or is of another model.
             ArtefactError: The disk is full or not writable.
         """
-        scratch = self._root / FOLDER / f".importing-{uuid.uuid4().hex}"
-        try:
+        with scratch_folder(self._root / FOLDER) as scratch:
             card = _unpack(archive, scratch)
             if card.model != self.model:
                 raise VersionError(
@@ -285,8 +278,6 @@ class PromptLine:
             if not prompts.rows and not prompts.glossary:
                 raise VersionError(f"{archive} is empty: it holds neither soft prompts nor words")
             path = self.keep(scratch, prompts.digest)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         new = NewVersion(
             path=path,
             digest=prompts.digest,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ml_backend.database.errors import StoreError
+from ml_backend.database.errors import DamagedValueError, StoreError, ValueRefusedError
 from ml_backend.label_studio.errors import UntrustedAddressError
 from ml_backend.predictions.deliveries import QueueFullError
 from ml_backend.requests import RequestError
@@ -47,7 +47,11 @@ def status_of(error: Exception) -> int:
         return error.status
     if isinstance(error, HTTPException):
         return error.code or 500
-    if isinstance(error, StoreError | Cancelled | QueueFullError):
+    if isinstance(error, DamagedValueError):
+        return 500
+    if isinstance(error, StoreError | Cancelled | QueueFullError) and not isinstance(
+        error, ValueRefusedError
+    ):
         return 503
     if isinstance(error, UntrustedAddressError):
         return 403
@@ -63,6 +67,10 @@ def describe(error: Exception) -> Problem:
         message, hint = error.description or error.name, _HTTP_HINTS.get(status, "")
     elif isinstance(error, QueueFullError):
         hint = "Try again in a while, or raise STEERSEG_MAX_QUEUE."
+    elif isinstance(error, DamagedValueError):
+        hint = "Trying again does not help, and nothing else is affected."
+    elif isinstance(error, ValueRefusedError):
+        hint = "Send a value that the database holds; trying again does not help."
     elif isinstance(error, StoreError | Cancelled):
         hint = "Try again in a while; the server's log has the details."
     elif isinstance(error, UntrustedAddressError):

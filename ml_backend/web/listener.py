@@ -1,7 +1,8 @@
 """The listening server: waitress, with deadlines, and with a look at the head of a request before its body is read.
 
 One thread reads from all connections without waiting for any. A request reaches the app's threads when it is
-complete, so a slow client keeps none of them busy.
+complete, so a slow client keeps none of them busy. Whoever sends requests without waiting for answers is answered once,
+so that no client makes a long queue. ``/health`` has threads of its own, and waits behind no other request.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
 from waitress.utilities import Error
 from waitress.wasyncore import loop
 
@@ -31,6 +33,8 @@ _MOST_CONNECTIONS = 512
 _ACCEPTED_AT_ONCE = 16
 _IN_MEMORY = 64 * 2**10  # bytes of a body or an answer that wait in memory; the rest waits on disk
 _DRAIN_SECONDS = 2.0
+_HEALTH = "/health"
+_HEALTH_THREADS = 2
 _TICK = 1.0  # seconds between two looks at the deadlines
 
 
@@ -52,6 +56,7 @@ class Listener(TcpWSGIServer):
         self.channel_class = _Channel
         self._most = _most_connections()
         self._stopping = False
+        self._health = ThreadedTaskDispatcher()
         super().__init__(
             app,
             adj=Adjustments(
@@ -72,12 +77,17 @@ class Listener(TcpWSGIServer):
             ),
         )
 
+    def add_task(self, task: _Channel) -> None:
+        """Have a connection's request answered."""
+        (self._health if task.asks_for_health else self.task_dispatcher).add_task(task)
+
     def serve(self, grace: float) -> None:
         """Answer requests until :meth:`stop` is called.
 
         Args:
             grace: Seconds that requests in flight have to end after that.
         """
+        self._health.set_thread_count(_HEALTH_THREADS)
         while not self._stopping:
             loop(timeout=_TICK, use_poll=True, map=self._map, count=1)
         self.accepting = False
@@ -89,7 +99,8 @@ class Listener(TcpWSGIServer):
         left = sum(channel.working for channel in self._channels)
         if left:
             log.warning("%d requests were not answered in time before the end", left)
-        self.task_dispatcher.shutdown(timeout=0.5)
+        for dispatcher in (self.task_dispatcher, self._health):
+            dispatcher.shutdown(timeout=0.5)
         for channel in self._channels:
             channel.drop()
 
@@ -135,14 +146,14 @@ class _Channel(HTTPChannel):
 
     Attributes:
         began: By the monotonic clock, when it was made or its present request began.
-        refused: Whether its last request was refused before its body was read.
+        lingers: Whether it is closed after the next answer, over what the client sends and nobody reads.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.began = self._active = time.monotonic()
         self._flushing: tuple[float, int] | None = None  # since when, and how many bytes
         self._draining: float | None = None  # since when
-        self.refused = False
+        self.lingers = False
         super().__init__(*arguments, **options)
 
     def parser_class(self, adj: Any) -> _Parser:
@@ -153,6 +164,12 @@ class _Channel(HTTPChannel):
     def working(self) -> bool:
         """Whether a request is being answered, or its answer has not left."""
         return bool(self.requests or self.total_outbufs_len)
+
+    @property
+    def asks_for_health(self) -> bool:
+        """Whether the request that comes next is for ``/health``."""
+        request = self.requests[0]
+        return request.error is None and request.path == _HEALTH
 
     @property
     def reads_body(self) -> bool:
@@ -196,11 +213,11 @@ class _Channel(HTTPChannel):
         return bool(super().received(data))
 
     def handle_close(self) -> None:
-        """Close it; after a refusal, only when the client had the time to read it.
+        """Close it; over unread bytes, only when the client had the time to read its answer.
 
         A socket that is closed over unread bytes resets the connection, and the answer may be lost.
         """
-        if not self.connected or not self.refused or self._draining is not None:
+        if not self.connected or not self.lingers or self._draining is not None:
             super().handle_close()
             return
         self._draining = time.monotonic()
@@ -228,7 +245,7 @@ class _Channel(HTTPChannel):
 
 
 class _Parser(HTTPRequestParser):
-    """Reads a request; its body only where the head says nothing against it."""
+    """Reads one request; its body only where the head says nothing against it."""
 
     def __init__(self, adj: Any, channel: _Channel) -> None:
         super().__init__(adj)
@@ -239,6 +256,9 @@ class _Parser(HTTPRequestParser):
         consumed = int(super().received(data))
         if self.error is not None and not isinstance(self.error, _RefusalError):
             self._refuse(Problem(self.error.code, f"the request cannot be read: {self.error.body}", ""))
+        if self.completed and not self.empty and consumed < len(data):
+            self._answer_as_the_last()
+            return len(data)
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -251,9 +271,14 @@ class _Parser(HTTPRequestParser):
             log.info("a request is refused with %d, its body is left unread", problem.status)
             self._refuse(problem)
 
+    def _answer_as_the_last(self) -> None:
+        """Close the connection after the answer: what follows is to be sent again (RFC 9112, section 9.3.2)."""
+        self.headers["CONNECTION"] = "close"
+        self._channel.lingers = True
+
     def _refuse(self, problem: Problem) -> None:
         self.error = _RefusalError(problem)
-        self._channel.refused = True
+        self._channel.lingers = True
         self.body_rcv = None
         self.content_length = 0
         self.chunked = self.expect_continue = False

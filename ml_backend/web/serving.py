@@ -7,6 +7,7 @@ import errno
 import logging
 import signal
 import socket
+import sys
 
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import create_service
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds that requests in flight have to end after SIGTERM."""
+
+_SWITCH_SECONDS = 0.0005
+"""That a thread keeps the interpreter while others wait for it, a tenth of Python's own choice. Whoever listens needs
+it some ten times for each request, and each time waits for every busy thread."""
 
 
 class Server:
@@ -38,6 +43,7 @@ class Server:
             SteerSegError: It cannot start.
         """
         self._settings.logging_setup.apply()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
         with contextlib.closing(StandbyApp(self._settings, lambda: create_service(self._settings))) as app:
             app.start()

@@ -113,6 +113,19 @@ def building_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """The name of a folder to work in, below ``parent``; what is there when the block ends is removed.
+
+    What a process that died leaves of it goes by :func:`remove_partials`.
+    """
+    scratch = _partial_of(parent / "scratch")
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def remove_partials(folder: Path, *, below: bool = False, older_than: float = 0.0) -> None:
     """Remove partial files of processes that died from a folder. Nothing may write to them meanwhile.
 

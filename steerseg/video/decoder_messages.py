@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from steerseg.video.decoding import VideoLimits
+from steerseg.video.decoding import FileKind, VideoLimits
 
 
 class _Message(BaseModel):
@@ -18,7 +18,7 @@ class _Message(BaseModel):
 
 
 class DecodeRequest(_Message):
-    """Decode a file or a folder of frames, or only read the times of a file's frames.
+    """Decode a file or a folder of frames, or only look at a file.
 
     Attributes:
         path: The file or folder.
@@ -26,7 +26,9 @@ class DecodeRequest(_Message):
         memory: Bytes of memory that the process may take beyond those that it has.
         stride: Every ``stride``-th frame is kept.
         fps: Frames a second of a folder.
-        times_only: Whether only the times of the frames are wanted.
+        wanted: Frames go to the shared file, pictures follow one after the other; times and kind are of a file.
+        square: Of pictures: see :class:`steerseg.video.decoding.FrameStream`.
+        one_size: Of pictures: whether those of a folder must have one size.
     """
 
     path: Path
@@ -34,7 +36,9 @@ class DecodeRequest(_Message):
     memory: int
     stride: int = 1
     fps: float | None = None
-    times_only: bool = False
+    wanted: Literal["frames", "pictures", "times", "kind"] = "frames"
+    square: bool = True
+    one_size: bool = True
 
 
 class DecodeProgress(_Message):
@@ -66,6 +70,37 @@ class DecodedFrames(_Message):
     digest: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class DecodedPicture(_Message):
+    """A picture, whose bytes follow.
+
+    Attributes:
+        shape: (H, W, 3).
+    """
+
+    kind: Literal["picture"] = "picture"
+    shape: tuple[Annotated[int, Field(ge=1, le=2**16)], Annotated[int, Field(ge=1, le=2**16)], Literal[3]]
+
+
+class PicturesEnd(_Message):
+    """All pictures were given; see :class:`steerseg.video.streaming.PictureStream`."""
+
+    kind: Literal["end"] = "end"
+    pts: list[float]
+    fps: float = Field(gt=0)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class FoundKind(_Message):
+    """What a file is.
+
+    Attributes:
+        found: Container and codec.
+    """
+
+    kind: Literal["kind"] = "kind"
+    found: FileKind
+
+
 class FrameTimes(_Message):
     """The times of the frames; see :class:`steerseg.video.player.PlayerTimeline`."""
 
@@ -91,7 +126,9 @@ class DecodeFailure(_Message):
     message: str
 
 
-DecoderReport = DecodeProgress | DecodedFrames | FrameTimes | DecodeFailure
+DecoderReport = (
+    DecodeProgress | DecodedFrames | DecodedPicture | PicturesEnd | FrameTimes | FoundKind | DecodeFailure
+)
 _REPORT: TypeAdapter[DecoderReport] = TypeAdapter(Annotated[DecoderReport, Field(discriminator="kind")])
 
 

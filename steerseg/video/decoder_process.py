@@ -1,32 +1,41 @@
-"""The program of a process that decodes one file of a stranger, within limits of memory and of files, and ends.
+"""The program of a process that decodes files of strangers, within limits of memory and of files.
 
-It is started with two descriptors for the frames, reads one request from its standard input, and writes reports to
-its standard output. It ends at once when its input closes.
+It is started with two descriptors for the frames, reads requests from its standard input, and writes reports to its
+standard output. It ends at once when its input closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import resource
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
 
 from steerseg.errors import ArtefactError, VideoError
 from steerseg.video.decoder_messages import (
     DecodedFrames,
+    DecodedPicture,
     DecodeFailure,
     DecodeProgress,
     DecodeRequest,
     DecoderReport,
+    FoundKind,
     FrameTimes,
+    PicturesEnd,
 )
+from steerseg.video.decoding import file_kind
 from steerseg.video.loading import load_path
 from steerseg.video.player import read_timeline
 from steerseg.video.shared_frames import SharedFrameWriter
+from steerseg.video.streaming import open_stream
 
 _NICENESS = 5
 _MOST_OPEN_FILES = 64
@@ -34,33 +43,39 @@ _USUALLY_HELD = 2**28  # bytes, where the system does not say
 _INTERVAL = 0.05  # seconds between two reports of progress
 
 
-def main(memory: int, disk: int) -> None:
-    """Answer one request.
+def main(memory: int, disk: int) -> NoReturn:
+    """Answer requests, within the limits of the first one.
 
     Args:
         memory: Descriptor of the file in memory for the frames.
         disk: Descriptor of the file on disk for the frames.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides when this ends
-    line = sys.stdin.buffer.readline()
-    if not line:
-        return  # nobody wants anything any more
-    request = DecodeRequest.model_validate_json(line)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(lines,), daemon=True).start()
+    request = DecodeRequest.model_validate_json(lines.get())
     confine(request)
+    while True:
+        _send(_report(request, SharedFrameWriter(memory, disk)))
+        request = DecodeRequest.model_validate_json(lines.get())
+
+
+def _report(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
+    """The last report of an answer."""
     try:
-        report = _answer(request, SharedFrameWriter(memory, disk))
+        return _answer(request, frames)
     except MemoryError:
-        report = DecodeFailure(
+        return DecodeFailure(
             error="VideoError",
             message=f"{request.path} needs more than the limit of {request.memory >> 20} MiB of memory to be decoded. "
             "Scale it down, or convert it to MP4 (H.264).",
         )
     except VideoError as error:
-        report = DecodeFailure(error="VideoError", message=str(error))
+        return DecodeFailure(error="VideoError", message=str(error))
     except ArtefactError as error:
-        report = DecodeFailure(error="ArtefactError", message=str(error))
-    _send(report)
+        return DecodeFailure(error="ArtefactError", message=str(error))
+    except OSError as error:
+        return DecodeFailure(error="VideoError", message=f"{request.path} cannot be read ({error.strerror}).")
 
 
 def confine(request: DecodeRequest) -> None:
@@ -90,7 +105,11 @@ def data_bytes() -> int:
 
 
 def _answer(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
-    if request.times_only:
+    if request.wanted == "kind":
+        return FoundKind(found=file_kind(request.path))
+    if request.wanted == "pictures":
+        return _give_pictures(request)
+    if request.wanted == "times":
         timeline = read_timeline(request.path, bare_streams=request.limits.bare_streams)
         return FrameTimes(
             times=timeline.times.tolist(),
@@ -117,6 +136,23 @@ def _answer(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
     )
 
 
+def _give_pictures(request: DecodeRequest) -> PicturesEnd:
+    """Write the pictures one after the other; whoever reads slowly makes this wait."""
+    stream = open_stream(
+        request.path,
+        fps=request.fps,
+        limits=request.limits,
+        stride=request.stride,
+        square=request.square,
+        one_size=request.one_size,
+    )
+    for picture in stream:
+        _send(DecodedPicture(shape=picture.shape))  # type: ignore[arg-type]
+        sys.stdout.buffer.write(np.ascontiguousarray(picture).data)
+        sys.stdout.buffer.flush()
+    return PicturesEnd(pts=stream.pts.tolist(), fps=stream.fps, digest=stream.digest)
+
+
 class _Throttled:
     """Reports progress now and then."""
 
@@ -135,11 +171,11 @@ def _send(report: DecoderReport) -> None:
     sys.stdout.buffer.flush()
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
+def _read_requests(lines: queue.SimpleQueue[bytes]) -> None:
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)  # nobody wants anything any more; whatever a codec still does is not waited for
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
-    os._exit(0)  # whatever a codec still does is not waited for

@@ -285,17 +285,6 @@ class FrameStream:
         return frames_a_second(self.pts, fallback=self._rate / self._stride)
 
 
-def stream_frames(
-    path: Path, *, name: str, limits: VideoLimits, square: bool = True
-) -> Iterator[NDArray[np.uint8]]:
-    """The pictures of a video file, one in memory at a time; see :class:`FrameStream`.
-
-    Raises:
-        VideoError: Not a video, no frame that can be decoded, or beyond a limit.
-    """
-    return iter(FrameStream(path, name=name, limits=limits, square=square))
-
-
 def _pictures(stream: Any, name: str, limits: VideoLimits, *, square: bool = True) -> FramePictures:
     """What makes pictures of a stream's frames."""
     return FramePictures(

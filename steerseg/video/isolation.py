@@ -1,6 +1,6 @@
 """Files of strangers, decoded in a process of their own, within limits of memory, time and files.
 
-Decoders are large programs that read hostile bytes. Here one works on one file, and nothing but its frames and a few
+Decoders are large programs that read hostile bytes. Here a process works on it, and nothing but its frames and a few
 numbers comes back. A file that takes too much ends its own process alone, and a caller who has waited enough ends it
 at any moment.
 """
@@ -8,81 +8,32 @@ at any moment.
 from __future__ import annotations
 
 import contextlib
-import os
-import selectors
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-import steerseg
-from steerseg.errors import ArtefactError, VideoError
+from steerseg.errors import VideoError
+from steerseg.video.decoder_child import DecoderChild, Reports, start_child
 from steerseg.video.decoder_messages import (
     DecodedFrames,
-    DecodeFailure,
-    DecodeProgress,
+    DecodedPicture,
     DecodeRequest,
-    DecoderReport,
+    FoundKind,
     FrameTimes,
-    read_report,
+    PicturesEnd,
 )
-from steerseg.video.decoding import VideoLimits
+from steerseg.video.decoding import FileKind, VideoLimits
 from steerseg.video.loading import Progress, Video
 from steerseg.video.player import PlayerTimeline
-from steerseg.video.shared_frames import SharedFrames
 
 MEMORY = 400 * 2**20
 """Bytes of memory that decoding may take, besides the frames themselves (our choice): 4096 x 2304 in 10 bits needs
 about 300 MiB."""
 DECODE_SECONDS = 900.0
 TIMES_SECONDS = 60.0
-_POLL = 0.1
-_LONGEST_REPORT = 64 * 2**20
-_INHERITED = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "TMPDIR",
-    "LANG",
-    "LC_ALL",
-    "VIRTUAL_ENV",
-    "PYTHONPATH",
-)
-"""Variables that the process keeps; the others may be secrets."""
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-
-
-@dataclass
-class _Child:
-    """A process that waits for its one request, and the files for its frames."""
-
-    process: subprocess.Popen[bytes]
-    frames: SharedFrames
-
-    def stop(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> None:
-        """End the process and close the files."""
-        self.stop()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not sent is not wanted any more
-                    pipe.close()
-        self.frames.close()
 
 
 class IsolatedDecoder:
@@ -95,15 +46,26 @@ class IsolatedDecoder:
         limits: Limits of the videos.
         memory: Bytes of memory that decoding one may take, besides the frames themselves.
         seconds: That decoding one may take.
+        lasting: Whether one process does file after file, for programs of the person whose files they are. It saves
+            half a second a file. What a file makes of the process then lasts as well.
     """
 
-    def __init__(self, limits: VideoLimits, *, memory: int = MEMORY, seconds: float = DECODE_SECONDS) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        limits: VideoLimits,
+        *,
+        memory: int = MEMORY,
+        seconds: float = DECODE_SECONDS,
+        lasting: bool = False,
+    ) -> None:
+        self.limits = limits
+        self._lasting = lasting
         self._memory = memory
         self._seconds = seconds
+        self._looking_seconds = seconds if lasting else min(seconds, TIMES_SECONDS)
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
-        self._waiting: _Child | None = None
+        self._waiting: DecoderChild | None = None
 
     def start(self) -> None:
         """Have a process waiting for the first file already.
@@ -114,7 +76,7 @@ class IsolatedDecoder:
         """
         with self._lock:
             if self._waiting is None:
-                self._waiting = _start()
+                self._waiting = start_child()
 
     def load_video(
         self, path: Path, *, stride: int = 1, fps: float | None = None, progress: Progress | None = None
@@ -132,12 +94,13 @@ class IsolatedDecoder:
             ArtefactError: See there.
         """
         request = DecodeRequest(
-            path=path.absolute(), limits=self._limits, memory=self._memory, stride=stride, fps=fps
+            path=path.absolute(), limits=self.limits, memory=self._memory, stride=stride, fps=fps
         )
         with self._child() as child:
-            report = _ask(child, request, self._seconds, progress)
+            report = Reports(child, request, self._seconds, progress).next()
             if not isinstance(report, DecodedFrames):
                 raise VideoError(f"{path} could not be decoded: the decoder gave another answer.")
+            child.is_done = False  # its files are taken
             child.stop()  # nothing writes into the frames any more
             frames = child.frames.read(report.shape, on_disk=report.on_disk)
         if len(report.pts) != len(frames):
@@ -150,11 +113,9 @@ class IsolatedDecoder:
         Raises:
             VideoError: See there; also where it takes too much memory or time, or crashes.
         """
-        request = DecodeRequest(
-            path=path.absolute(), limits=self._limits, memory=self._memory, times_only=True
-        )
+        request = DecodeRequest(path=path.absolute(), limits=self.limits, memory=self._memory, wanted="times")
         with self._one_at_a_time, self._child() as child:
-            report = _ask(child, request, min(self._seconds, TIMES_SECONDS), None)
+            report = Reports(child, request, self._looking_seconds, None).next()
         if not isinstance(report, FrameTimes) or len(report.entries) != len(report.entry_frames):
             raise VideoError(f"{path} could not be read: the decoder gave another answer.")
         return PlayerTimeline(
@@ -166,6 +127,50 @@ class IsolatedDecoder:
             entry_frames=np.clip(np.array(report.entry_frames, dtype=np.int64), 0, len(report.times) - 1),
         )
 
+    def file_kind(self, path: Path) -> FileKind:
+        """Look at a file; see :func:`steerseg.video.file_kind`.
+
+        Raises:
+            VideoError: See there; also where it takes too much memory or time, or crashes.
+        """
+        request = DecodeRequest(path=path.absolute(), limits=self.limits, memory=self._memory, wanted="kind")
+        with self._one_at_a_time, self._child() as child:
+            report = Reports(child, request, self._looking_seconds, None).next()
+        if not isinstance(report, FoundKind):
+            raise VideoError(f"{path} could not be read: the decoder gave another answer.")
+        return report.found
+
+    def stream(
+        self,
+        path: Path,
+        *,
+        stride: int = 1,
+        fps: float | None = None,
+        square: bool = True,
+        one_size: bool = True,
+    ) -> IsolatedStream:
+        """The pictures of a file or a folder; see :func:`steerseg.video.streaming.open_stream`.
+
+        A video may be as long as it likes: the time that decoding may take counts from picture to picture.
+        """
+        request = DecodeRequest(
+            path=path.absolute(),
+            limits=self.limits,
+            memory=self._memory,
+            stride=stride,
+            fps=fps,
+            wanted="pictures",
+            square=square,
+            one_size=one_size,
+        )
+
+        @contextlib.contextmanager
+        def reports() -> Iterator[Reports]:
+            with self._child() as child:
+                yield Reports(child, request, self._seconds, None)
+
+        return IsolatedStream(reports)
+
     def close(self) -> None:
         """End the process that waits. May be repeated."""
         with self._lock:
@@ -174,123 +179,69 @@ class IsolatedDecoder:
             child.end()
 
     @contextlib.contextmanager
-    def _child(self) -> Iterator[_Child]:
-        """A process for one file; the next one is started meanwhile."""
+    def _child(self) -> Iterator[DecoderChild]:
+        """A process for one file; the next one is started meanwhile, where it is not to do the next one too."""
         with self._lock:
             child, self._waiting = self._waiting, None
         if child is None or child.process.poll() is not None:
             if child is not None:
                 child.end()
-            child = _start()
+            child = start_child()
+        child.is_done = False
         try:
-            self.start()
+            if not self._lasting:
+                self.start()
             yield child
         finally:
-            child.end()
+            with self._lock:
+                if self._lasting and child.is_done and self._waiting is None:
+                    self._waiting, child = child, None
+            if child is not None:
+                child.end()
 
 
-def _start() -> _Child:
-    """Start a process.
-
-    Raises:
-        VideoError: The machine has no room for one.
-        ArtefactError: There is no folder for temporary files.
-    """
-    try:
-        frames = SharedFrames()
-    except OSError as error:
-        raise ArtefactError(
-            f"no temporary file can be made ({error.strerror}); name a folder by TMPDIR"
-        ) from error
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ENVIRONMENT
-    root = str(Path(steerseg.__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "steerseg.video.decoder_process", *map(str, frames.descriptors)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            pass_fds=frames.descriptors,
-        )
-    except OSError as error:
-        frames.close()
-        raise VideoError(
-            f"no process could be started to decode the video ({error.strerror}); the machine is short of memory, "
-            "processes or open files"
-        ) from error
-    return _Child(process, frames)
-
-
-def _ask(child: _Child, request: DecodeRequest, seconds: float, progress: Progress | None) -> DecoderReport:
-    """Send a request and wait for its answer."""
-    assert child.process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # reading finds out why
-        child.process.stdin.write(request.model_dump_json().encode() + b"\n")
-        child.process.stdin.flush()
-    last = DecodeProgress(stage="decode", fraction=0.0)
-
-    def go_on() -> None:
-        if progress is not None:
-            progress(last.stage, last.fraction)
-
-    for line in _lines(child, request.path, seconds, go_on):
-        try:
-            report = read_report(line)
-        except ValueError:
-            break
-        if isinstance(report, DecodeFailure):
-            kinds = {"VideoError": VideoError, "ArtefactError": ArtefactError}
-            raise kinds[report.error](report.message)
-        if not isinstance(report, DecodeProgress):
-            return report
-        last = report
-        go_on()
-    raise VideoError(f"{request.path} could not be decoded: {_end_of(child.process)}.")
-
-
-def _lines(child: _Child, path: Path, seconds: float, go_on: Callable[[], None]) -> Iterator[bytes]:
-    """The lines that a process writes.
+class IsolatedStream:
+    """A :class:`~steerseg.video.streaming.PictureStream` whose pictures come from a process.
 
     Args:
-        child: The process.
-        path: What it works on.
-        seconds: That it has in all.
-        go_on: Called now and then; may raise to stop.
-
-    Raises:
-        VideoError: It takes too long.
+        reports: Asks for them, when they are iterated.
     """
-    assert child.process.stdout is not None
-    deadline = time.monotonic() + seconds
-    pending = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.process.stdout, selectors.EVENT_READ)
-        while len(pending) < _LONGEST_REPORT:
-            if time.monotonic() > deadline:
-                raise VideoError(
-                    f"{path} takes longer than the limit of {seconds:g} s to be decoded. Use a shorter or smaller "
-                    "clip, or convert it to MP4 (H.264)."
-                )
-            if not selector.select(_POLL):
-                go_on()
-                continue
-            data = os.read(child.process.stdout.fileno(), 2**16)
-            if not data:
-                return
-            pending += data
-            *complete, rest = pending.split(b"\n") if b"\n" in data else (pending,)
-            pending = rest
-            yield from map(bytes, complete)
 
+    def __init__(self, reports: Callable[[], contextlib.AbstractContextManager[Reports]]) -> None:
+        self._reports = reports
+        self._end: PicturesEnd | None = None
 
-def _end_of(process: subprocess.Popen[bytes]) -> str:
-    """How a process ended, for a person."""
-    try:
-        code = process.wait(1.0)
-    except subprocess.TimeoutExpired:
-        return "its decoder gave an answer that cannot be read"
-    if code < 0:
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        return f"its decoder was ended by {name}; the file may be damaged, or need too much memory"
-    return f"its decoder ended with status {code}; the file may be damaged"
+    def __iter__(self) -> Generator[NDArray[np.uint8], None, None]:
+        """(H, W, 3) uint8 RGB in order, one in memory at a time; iterated once.
+
+        Raises:
+            VideoError: See :meth:`IsolatedDecoder.load_video`.
+            ArtefactError: See there.
+        """
+        with self._reports() as reports:
+            while isinstance(report := reports.next(), DecodedPicture):
+                yield reports.picture(report.shape)
+        if not isinstance(report, PicturesEnd):
+            raise VideoError("the decoder gave another answer than pictures")
+        self._end = report
+
+    @property
+    def pts(self) -> NDArray[np.float64]:
+        """(T,) seconds of the pictures, strictly increasing; known after the last one."""
+        return np.array(self._known.pts)
+
+    @property
+    def fps(self) -> float:
+        """Pictures a second; known after the last one."""
+        return self._known.fps
+
+    @property
+    def digest(self) -> str:
+        """See :class:`~steerseg.video.streaming.PictureStream`; known after the last picture."""
+        return self._known.digest
+
+    @property
+    def _known(self) -> PicturesEnd:
+        if self._end is None:
+            raise RuntimeError("the pictures were not all taken")
+        return self._end

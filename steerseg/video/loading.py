@@ -392,6 +392,16 @@ def picture_size(file: Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else image.size
 
 
+def is_upright_jpeg(file: Path) -> bool:
+    """Whether a picture is a JPEG that browsers show as it is stored, without decoding it.
+
+    Raises:
+        VideoError: See :func:`picture_size`.
+    """
+    with _open_image(file) as image:
+        return image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
 @contextlib.contextmanager
 def _open_image(file: Path) -> Iterator[Image.Image]:
     try:

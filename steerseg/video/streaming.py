@@ -43,11 +43,14 @@ class FolderStream:
         fps: Frames a second before the stride.
         limits: Limits of each picture.
         stride: Every ``stride``-th frame is given, beginning with the first.
+        one_size: Whether all must have one size.
     """
 
-    def __init__(self, folder: Path, *, fps: float, limits: VideoLimits, stride: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, fps: float, limits: VideoLimits, stride: int = 1, one_size: bool = True
+    ) -> None:
         self._files = frame_files(folder)[::stride]
-        self._limits = limits
+        self._limits, self._one_size = limits, one_size
         self._stride, self._rate = stride, fps
         self._count = 0
         self.fps = fps / stride
@@ -62,7 +65,7 @@ class FolderStream:
         for file in self._files:
             image = read_image(file, self._limits)
             first = first or image.shape
-            if image.shape != first:
+            if self._one_size and image.shape != first:
                 raise VideoError(
                     f"{file} is {image.shape[1]}x{image.shape[0]}, but {self._files[0].name} is "
                     f"{first[1]}x{first[0]}; all frames of a video must have one size."
@@ -84,7 +87,15 @@ class FolderStream:
         return digest.hexdigest()
 
 
-def open_stream(source: Path, *, fps: float | None, limits: VideoLimits, stride: int = 1) -> PictureStream:
+def open_stream(
+    source: Path,
+    *,
+    fps: float | None,
+    limits: VideoLimits,
+    stride: int = 1,
+    square: bool = True,
+    one_size: bool = True,
+) -> PictureStream:
     """The pictures of a video file or a folder of frames.
 
     Args:
@@ -92,7 +103,10 @@ def open_stream(source: Path, *, fps: float | None, limits: VideoLimits, stride:
         fps: Frames a second of a folder; 25 if not given. Files have their own.
         limits: Limits of each picture; as nothing is kept, the video may be as long as it likes.
         stride: Every ``stride``-th frame is given, beginning with the first.
+        square: Of a file: see :class:`~steerseg.video.decoding.FrameStream`.
+        one_size: Whether the frames of a folder must have one size.
     """
     if source.is_dir():
-        return FolderStream(source, fps=fps or DEFAULT_FPS, limits=limits, stride=stride)
-    return FrameStream(source, name=str(source), limits=replace(limits, max_duration=math.inf), stride=stride)
+        return FolderStream(source, fps=fps or DEFAULT_FPS, limits=limits, stride=stride, one_size=one_size)
+    endless = replace(limits, max_duration=math.inf)
+    return FrameStream(source, name=str(source), limits=endless, stride=stride, square=square)

@@ -21,10 +21,11 @@ from ml_backend.label_studio import region_masks
 from ml_backend.label_studio.region_masks import RegionError, masks_by_page, page_masks
 from steerseg.errors import Cancelled, VideoError
 from steerseg.masks import mask_area
-from steerseg.video import VideoLimits, load_video
+from steerseg.video import VideoLimits, file_kind, load_video
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.video.loading import picture_size, read_image
 from steerseg.video.player import read_timeline
+from steerseg.video.streaming import open_stream
 
 MOST = 600 * 2**20
 LIMITS = VideoLimits(bare_streams=False, max_frames=500)
@@ -106,6 +107,42 @@ def test_a_long_video_comes_by_way_of_the_disk(decoder: IsolatedDecoder, tmp_pat
     video = decoder.load_video(path)
     assert video.frames.shape == (50, 720, 1280, 3)
     assert (video.frames == load_video(path).frames).all()
+
+
+def test_pictures_come_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    bombs.black_video(path, 9, (320, 180))
+    before = children()
+    with contextlib.closing(IsolatedDecoder(LIMITS, lasting=True)) as decoder:
+        assert decoder.file_kind(path) == file_kind(path)
+        (child,) = children() - before
+        stream, here = decoder.stream(path, stride=2), open_stream(path, fps=None, limits=LIMITS, stride=2)
+        for one, other in zip(stream, here, strict=True):
+            assert (one == other).all()
+        assert (stream.digest, stream.fps, stream.pts.tolist()) == (here.digest, here.fps, here.pts.tolist())
+        assert children() - before == {child}, "one process does file after file"
+        with contextlib.closing(iter(decoder.stream(path))) as abandoned:
+            next(abandoned)
+        assert not children() - before, "and ends where its pictures are not all taken"
+        with pytest.raises(VideoError, match="not a video"):
+            decoder.file_kind(Path(__file__))
+
+
+@pytest.mark.parametrize("kind", ["video", "pages"])
+def test_what_export_and_import_read_takes_bounded_memory(kind: str, tmp_path: Path) -> None:
+    if kind == "video":
+        path = tmp_path / "bomb.ts"
+        bombs.transport_stream(path, 100_000)
+    else:
+        (tmp_path / "one").mkdir()
+        bombs.progressive_jpeg(tmp_path / "one" / "page.jpg", 4000, 1)
+        path = bombs.frames_folder(tmp_path / "pages", [tmp_path / "one" / "page.jpg"])
+    idle = decoded_alone(tmp_path / "small.mp4")
+    with contextlib.closing(IsolatedDecoder(LIMITS, lasting=True)) as decoder:
+        with pytest.raises(VideoError, match=r"memory|more than the limit"):
+            list(decoder.stream(path))
+        assert len(list(decoder.stream(tmp_path / "small.mp4"))) == 3, "the next file is decoded"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 - idle < MOST
 
 
 VIDEO_BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -59,6 +59,7 @@ def test_with_64_descriptors_every_promise_is_kept(tmp_path: Path, label_studio:
     assert {label_studio.counts()[task] for task in owed.tasks} == {2}
 
 
+@pytest.mark.timeout(1800)
 def test_a_clock_that_jumps_delays_no_promise(
     tmp_path: Path, label_studio: IllLabelStudio, request: pytest.FixtureRequest
 ) -> None:

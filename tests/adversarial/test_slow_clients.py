@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -175,6 +176,47 @@ def test_the_longest_waiting_connection_makes_room(server: Listener) -> None:
     assert len(server.active_channels) < len(clients)
     for client in clients:
         client.close()
+
+
+def test_of_requests_in_a_row_the_first_is_answered_and_the_connection_closed(server: Listener) -> None:
+    asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(server, asked * 1000) as client:
+        received = b""
+        while block := client.recv(2**16):
+            received += block
+    assert received.count(b"HTTP/1.1 401") == 1
+    assert b"Connection: close" in received
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.effective_port), timeout=PATIENCE)
+    with contextlib.closing(connection):
+        sockets = set()
+        for _ in range(3):  # one after the other, they keep the connection
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            sockets.add(connection.sock)
+    assert len(sockets) == 1
+    assert None not in sockets
+
+
+def test_health_waits_behind_no_other_request() -> None:
+    leave = threading.Event()
+    entered = threading.Semaphore(0)
+
+    def slow(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] != "/health":
+            entered.release()
+            leave.wait(PATIENCE)
+        return silent(environ, start)
+
+    with (
+        listening(slow, Intake(Settings()), threads=4) as listener,
+        contextlib.ExitStack() as clients,
+    ):
+        for _ in range(9):
+            clients.enter_context(connect(listener, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        for _ in range(4):
+            entered.acquire(timeout=PATIENCE)
+        assert ask(url_of(listener), PATIENCE) < PATIENCE
+        leave.set()
 
 
 def test_what_is_being_answered_is_answered_before_the_end() -> None:

@@ -136,7 +136,12 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
                 self._answer({"tasks": fake.tasks, "total": len(fake.tasks)})
             elif path.startswith("/api/tasks/"):
                 task = int(path.split("/")[3])
-                self._answer([a for a in fake.annotations if a["task"] == task and not a["was_cancelled"]])
+                if path.rstrip("/").endswith("annotations"):
+                    self._answer(
+                        [a for a in fake.annotations if a["task"] == task and not a["was_cancelled"]]
+                    )
+                else:
+                    self._one(fake.tasks, task)
             elif path.startswith("/api/annotations/"):
                 self._one(fake.annotations, int(path.split("/")[3]))
             elif path.startswith("/api/predictions/") and path != "/api/predictions/":

@@ -61,8 +61,26 @@ class Tasks:
                 return
             page += 1
 
-    def set_data(self, task: int, data: Mapping[str, Any]) -> None:
-        """Replace a task's data; its annotations and predictions stay."""
+    def set_value(self, task: int, key: str, value: Any) -> None:
+        """Set one value of a task's data, or remove it; the task's annotations and predictions stay.
+
+        Label Studio replaces a task's data as a whole. So they are read just before, and what somebody else changed a
+        while ago stays.
+
+        Args:
+            task: The task's id.
+            key: The key within its data.
+            value: The value; ``None`` removes it.
+
+        Raises:
+            LabelStudioError: It cannot be reached, or refuses.
+        """
+        known = self.get(task).get("data")
+        if not isinstance(known, dict):
+            raise LabelStudioError(f"could not change the data of task {task}: the answer holds none")
+        data = {name: kept for name, kept in known.items() if name != key}
+        if value is not None:
+            data[key] = value
         self._session.call(
             "PATCH", f"/api/tasks/{task}/", f"change the data of task {task}", json={"data": data}
         )

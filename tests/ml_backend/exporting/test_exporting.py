@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import itertools
 import json
 import subprocess
@@ -48,7 +49,8 @@ from steerseg.evaluation.metrics import score
 from steerseg.masks import decode_rle, encode_rle, iou
 from steerseg.presets import find_preset, load_preset
 from steerseg.tracking import Tracker
-from steerseg.video import write_video
+from steerseg.video import DEFAULT_LIMITS, write_video
+from steerseg.video.isolation import IsolatedDecoder
 from tests.support import mask_targets
 from tests.support.annotation_samples import (
     FRAMES_DATA,
@@ -430,11 +432,12 @@ def test_pictures_are_as_large_as_their_masks(tmp_path: Path) -> None:
         for _ in range(2):
             container.mux(stream.encode(av.VideoFrame(160, 120, "yuv420p")))
         container.mux(stream.encode(None))
-    for size in ((120, 320), (120, 160)):  # of square pixels, and as the frames are stored
-        assert [frame.shape[:2] for frame in pictures_at(path, size).frames()] == [size] * 2
-    assert next(pictures_at(path).frames()).shape[:2] == (120, 320)
-    with pytest.raises(VideoError, match="320 x 120"):
-        next(pictures_at(path, (60, 80)).frames())
+    with contextlib.closing(IsolatedDecoder(DEFAULT_LIMITS, lasting=True)) as decoder:
+        for size in ((120, 320), (120, 160)):  # of square pixels, and as the frames are stored
+            assert [frame.shape[:2] for frame in pictures_at(path, decoder, size).frames()] == [size] * 2
+        assert next(pictures_at(path, decoder).frames()).shape[:2] == (120, 320)
+        with pytest.raises(VideoError, match="320 x 120"):
+            next(pictures_at(path, decoder, (60, 80)).frames())
 
 
 # --- strides

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ from ml_backend.exporting.pictures import PagePictures
 from ml_backend.exporting.splits import TRAIN, VAL
 from ml_backend.label_studio.outlines import outlines_to_mask
 from steerseg.masks import encode_rle, iou
+from steerseg.video import DEFAULT_LIMITS
+from steerseg.video.isolation import IsolatedDecoder
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
 CONFIG = """<View><BrushLabels name="mask" toName="frames"><Label value="zebra"/><Label value="apple"/>
@@ -87,9 +89,9 @@ def sequence(task: int) -> LabelledSequence:
 
 
 @pytest.fixture
-def write_export(tmp_path: Path) -> WriteExport:
+def write_export(tmp_path: Path) -> Iterator[WriteExport]:
     """Write two tasks with a zebra and a moon each, and no apple."""
-    pages = tmp_path / "pages"
+    pages, decoder = tmp_path / "pages", IsolatedDecoder(DEFAULT_LIMITS, lasting=True)
     pages.mkdir()
     for page in range(FRAMES):
         Image.new("RGB", (WIDTH, HEIGHT), (40 * page, 90, 10)).save(pages / f"{page}.jpg")
@@ -100,7 +102,7 @@ def write_export(tmp_path: Path) -> WriteExport:
         export = Export(
             project_id=1,
             sequences=sequences,
-            pictures={one.name: PagePictures(pages) for one in sequences},
+            pictures={one.name: PagePictures(pages, decoder) for one in sequences},
             classes=configured_classes(CONFIG, ["moon", "zebra"]),
             parts={TRAIN: first, VAL: second} if is_split else {TRAIN: first | second},
             is_split=is_split,
@@ -110,7 +112,8 @@ def write_export(tmp_path: Path) -> WriteExport:
         assert FORMATS[format_].write(export, folder) == []
         return folder
 
-    return write
+    yield write
+    decoder.close()
 
 
 def needs(module: str) -> pytest.MarkDecorator:

@@ -32,7 +32,7 @@ from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.models.workers import with_import_advice
 from steerseg.errors import ConfigError, ExpressionError, VideoError
 from steerseg.video import VideoLimits, file_kind, load_video, write_video
-from steerseg.video.decoding import FrameStream
+from steerseg.video.isolation import IsolatedStream
 from steerseg.video.player import read_timeline
 from tests.support.counted_videos import KINDS, CountedVideo, number_of
 
@@ -364,14 +364,14 @@ def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path / "long.avi", "mpeg4", "yuv420p", list(range(120)))
     living: weakref.WeakSet[Any] = weakref.WeakSet()
     most = 0
-    original = FrameStream.__iter__
+    original = IsolatedStream.__iter__
 
     class Picture(np.ndarray):
         """An array that can be counted."""
 
         __hash__ = object.__hash__
 
-    def counted(stream: FrameStream) -> Iterator[NDArray[np.uint8]]:
+    def counted(stream: IsolatedStream) -> Iterator[NDArray[np.uint8]]:
         nonlocal most
         for picture in original(stream):
             held = picture.view(Picture)
@@ -380,7 +380,7 @@ def test_one_picture_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.
             yield held
             del held, picture
 
-    monkeypatch.setattr(FrameStream, "__iter__", counted)
+    monkeypatch.setattr(IsolatedStream, "__iter__", counted)
     prepare(tmp_path, BOTH, [tmp_path / "long.avi"], stride=2)
     assert 1 <= most <= 4
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ml_backend.label_studio.outlines import outlines_to_rle
 from ml_backend.models.geometry import MAX_CONDITIONING
 from ml_backend.models.messages import FramePrompt, SteerAnswer, SteerRequest
 from ml_backend.models.steer import CorrectedObjects, answer_steering, conditions_of
@@ -90,6 +91,14 @@ def test_a_click_off_the_object_needs_an_object(tracker: Tracker, encoded: Encod
     assert answer(tracker, encoded, prompts=off).unused == ()
     with pytest.raises(SteerSegError, match="need an object first"):
         answer(tracker, encoded, prompts=off, track=())
+
+
+@pytest.mark.parametrize("claim", ["painted", "track"])
+def test_what_a_mask_claims_decides_no_memory(tracker: Tracker, encoded: EncodedVideo, claim: str) -> None:
+    huge = outlines_to_rle([np.array([[0.0, 0.0], [40_000.0, 0.0], [0.0, 9.0]])], 40_000, 40_000)
+    given = {"painted": {2: huge}} if claim == "painted" else {"track": (None, None, huge)}
+    with pytest.raises(SteerSegError, match="page 3 is 40000 x 40000, but the page is"):
+        answer(tracker, encoded, **given)
 
 
 @pytest.mark.parametrize("correction", ["memory", "frame"])

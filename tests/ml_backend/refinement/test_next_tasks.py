@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import AnnotationRow, OrderMode, ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
+from ml_backend.label_studio.api.tasks import Tasks
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task import ORDER_KEY
 from ml_backend.refinement.labelling_order import CorrectedTask, OpenTask, order_tasks
@@ -122,6 +125,30 @@ def test_the_order_is_written_where_a_person_wants_it_and_removed_again(
     known = ProjectStore(database).find(1)
     assert known is not None
     assert known.labelling_order is OrderMode.OFF
+
+
+def test_what_others_wrote_meanwhile_stays(
+    database: Database, fake_label_studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_label_studio.tasks.append({"id": 1, "data": {"frames": ["a.jpg"]}, "total_predictions": 1})
+    propose(database, 1, 0.9)
+    settings = Settings(
+        data_dir=tmp_path, label_studio_url=fake_label_studio.url, label_studio_api_key="k" * 40
+    )
+    writer = OrderWriter(database, Connections(settings), NextTasks(database))
+    read = Tasks.of_project
+
+    def changed_meanwhile(*arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        for task in list(read(*arguments, **options)):
+            fake_label_studio.tasks[0]["data"] = {"frames": ["a.jpg"], "weather": "rain"}
+            yield task
+
+    monkeypatch.setattr(Tasks, "of_project", changed_meanwhile)
+    writer.switch(1, on=True)
+    writer._look()
+    data = fake_label_studio.tasks[0]["data"]
+    assert data.pop(ORDER_KEY).startswith("001")
+    assert data == {"frames": ["a.jpg"], "weather": "rain"}
 
 
 def test_why_an_order_was_not_written_is_said(database: Database, tmp_path: Path) -> None:

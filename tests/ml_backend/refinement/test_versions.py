@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -20,6 +22,7 @@ from ml_backend.refinement.version_store import PRESET, NewVersion, PromptVersio
 from ml_backend.refinement.versions import PromptLine
 from steerseg import soft_prompts
 from steerseg.errors import ConfigError
+from steerseg.runtime.artefacts import remove_partials
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.statistics import Interval
 
@@ -149,7 +152,25 @@ def test_an_exported_version_joins_another_line(line: PromptLine, tmp_path: Path
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(tmp_path / "folder")
     assert line.import_(2, tmp_path / "folder").digest == made.digest
-    assert not (tmp_path / "data" / "prompts" / ".importing").exists()
+    assert not list((tmp_path / "data" / "prompts").glob(".*"))
+
+
+def test_what_a_killed_import_left_goes_at_the_next_start(
+    line: PromptLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "version.zip"
+    archive.write_bytes(line.export(1, add(line, tmp_path, 1).name))
+    root = tmp_path / "data" / "prompts"
+    if (killed := os.fork()) == 0:
+        try:
+            monkeypatch.setattr(line, "keep", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            line.import_(2, archive)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == -signal.SIGKILL
+    assert list(root.glob(".*"))
+    remove_partials(root, below=True)  # as the server does for every folder of its data
+    assert not list(root.glob(".*"))
 
 
 def test_what_cannot_be_imported_is_said(line: PromptLine, database: Database, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -309,3 +310,14 @@ def test_what_cannot_be_compared_is_counted_and_what_is_gone_is_forgotten(desk: 
     desk.look()
     with desk.database.reading() as session:
         assert 999 not in session.scalars(select(ObservationRow.correction_id)).all()
+
+
+def test_a_look_at_nothing_new_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.correct(1, f"{BASE}+{promoted(desk)}", good=True)
+    desk.look()
+
+    def write(_: Database) -> NoReturn:
+        raise AssertionError("it would keep others from writing")
+
+    monkeypatch.setattr(Database, "writing", write)
+    desk.look()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from ml_backend.database.errors import StoreError
+from ml_backend.database.errors import DamagedValueError, StoreError, ValueRefusedError
 from ml_backend.predictions.deliveries import QueueFullError
 from ml_backend.requests import RequestError
 from ml_backend.web.errors import describe, status_of
@@ -18,6 +18,8 @@ ERRORS = [
     (VideoError("no frame"), 422),
     (ExpressionError("too long"), 422),
     (StoreError("the disk is full"), 503),
+    (ValueRefusedError("a number beyond 64 bits"), 422),
+    (DamagedValueError("it holds a damaged correction"), 500),
     (Cancelled("the server is stopping"), 503),
     (QueueFullError("the queue is full"), 503),
     (OverflowError("secret"), 500),

@@ -9,7 +9,7 @@ import pytest
 
 from steerseg.errors import VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits, load_video, write_video
-from steerseg.video.decoding import stream_frames
+from steerseg.video.decoding import FrameStream
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def clip(tmp_path: Path) -> Path:
 
 
 def test_a_stream_gives_the_same_frames(clip: Path) -> None:
-    streamed = np.stack(list(stream_frames(clip, name="clip", limits=DEFAULT_LIMITS)))
+    streamed = np.stack(list(FrameStream(clip, name="clip", limits=DEFAULT_LIMITS)))
     assert (streamed == load_video(clip).frames).all()
 
 
 def test_a_file_that_is_cut_off_gives_what_decodes(clip: Path, tmp_path: Path) -> None:
     part = tmp_path / "part.mp4"
     part.write_bytes(clip.read_bytes()[:-200])  # its index is in front
-    streamed = list(stream_frames(part, name="part", limits=DEFAULT_LIMITS))
+    streamed = list(FrameStream(part, name="part", limits=DEFAULT_LIMITS))
     assert len(streamed) == len(load_video(part))
 
 
@@ -36,6 +36,6 @@ def test_what_is_no_video_or_too_large_is_refused(clip: Path, tmp_path: Path) ->
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
     with pytest.raises(VideoError, match="not a video"):
-        next(iter(stream_frames(text, name="notes", limits=DEFAULT_LIMITS)))
+        next(iter(FrameStream(text, name="notes", limits=DEFAULT_LIMITS)))
     with pytest.raises(VideoError, match="pixels"):
-        next(iter(stream_frames(clip, name="clip", limits=VideoLimits(max_pixels=100))))
+        next(iter(FrameStream(clip, name="clip", limits=VideoLimits(max_pixels=100))))

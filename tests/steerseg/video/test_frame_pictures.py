@@ -11,7 +11,7 @@ import pytest
 
 from steerseg.errors import VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits, load_video
-from steerseg.video.decoding import stream_frames
+from steerseg.video.decoding import FrameStream
 from steerseg.video.frame_pictures import square_size
 
 RED = (200, 30, 30)
@@ -69,7 +69,7 @@ def test_colours_are_those_that_browsers_show(
     path = write(tmp_path / "clip.mp4", *size, matrix=matrix, tag=tag)
     for picture in (
         load_video(path).frames[0],
-        next(stream_frames(path, name="clip", limits=DEFAULT_LIMITS)),
+        next(iter(FrameStream(path, name="clip", limits=DEFAULT_LIMITS))),
     ):
         assert picture[8, 8].astype(int) == pytest.approx(RED, abs=3)
 
@@ -87,9 +87,9 @@ def test_pixels_are_square(tmp_path: Path, aspect: Fraction | None, size: tuple[
     path = write(tmp_path / "clip.mp4", 160, 120, aspect=aspect)
     video = load_video(path)
     assert (video.width, video.height) == size
-    streamed = next(stream_frames(path, name="clip", limits=DEFAULT_LIMITS))
+    streamed = next(iter(FrameStream(path, name="clip", limits=DEFAULT_LIMITS)))
     assert streamed.shape[:2] == size[::-1]
-    stored = next(stream_frames(path, name="clip", limits=DEFAULT_LIMITS, square=False))
+    stored = next(iter(FrameStream(path, name="clip", limits=DEFAULT_LIMITS, square=False)))
     assert stored.shape[:2] == (120, 160)
 
 
