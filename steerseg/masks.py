@@ -50,6 +50,14 @@ def mask_area(rle: RLE) -> int:
     return int(coco_mask.area({"size": rle["size"], "counts": rle["counts"].encode("ascii")}))
 
 
+def rle_iou(a: RLE, b: RLE) -> float:
+    """Intersection over union in [0, 1] of two encoded masks of one size, not decoded; 1 for two empty ones."""
+    if mask_area(a) == mask_area(b) == 0:
+        return 1.0
+    first, second = ({"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in (a, b))
+    return float(coco_mask.iou([first], [second], [0])[0, 0])
+
+
 def mask_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
     """The tight box of an (H, W) mask as (x, y, width, height) in pixels; ``None`` where it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))

@@ -23,7 +23,7 @@ from ml_backend.database.tables import (
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.connections import Connections
-from ml_backend.label_studio.task import ORDER_KEY, own_data
+from ml_backend.label_studio.task import ORDER_KEY, with_written
 from ml_backend.refinement.labelling_order import CorrectedTask, NextTask, OpenTask, order_tasks
 from steerseg.errors import SteerSegError
 
@@ -190,6 +190,6 @@ class OrderWriter:
             text = wanted.get(number)
             if data.get(ORDER_KEY) == text:
                 continue
-            client.tasks.set_data(number, own_data(data) | ({} if text is None else {ORDER_KEY: text}))
+            client.tasks.set_data(number, with_written(data, ORDER_KEY, text))
             changed += 1
         return changed
