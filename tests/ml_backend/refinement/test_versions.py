@@ -176,7 +176,7 @@ def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path
     header, preset, row = describe_versions(line.versions.versions(1))
     assert header.split() == ["version", "status", "from", "corrections", "gain", "reason"]
     assert preset.split()[:2] == ["preset", "champion"]
-    assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+0.050"]
+    assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+5.0"]
     line.versions.promote(1, made.name, by="test")
     assert "champion" not in describe_versions(line.versions.versions(1))[1]
 
