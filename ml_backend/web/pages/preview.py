@@ -55,7 +55,11 @@ def add_preview(blueprint: Blueprint, service: Service) -> None:
         asked = {
             int(task) for task in request.args.getlist("task")[:_MOST] if task.isascii() and task.isdigit()
         }
-        shown = [one for one in every if one.task_id in asked] if asked else spread(every, SHOWN)
+        shown = (
+            [one for one in every if one.task_id in asked]
+            if asked
+            else [every[index] for index in spread(range(len(every)), SHOWN)]
+        )
         return render_template(
             "preview.html",
             project=known,
