@@ -28,9 +28,9 @@ async function refresh() {
 // Times are shown in the reader's own time zone, which the server learns from a cookie.
 async function useOwnZone() {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const told = () => decodeURIComponent(/(?:^|; )steerseg_zone=([^;]*)/.exec(document.cookie)?.[1] ?? "UTC");
+  const told = () => /(?:^|; )steerseg_zone=([^;]*)/.exec(document.cookie)?.[1] ?? "UTC";
   if (!zone || told() === zone) return;
-  document.cookie = `steerseg_zone=${encodeURIComponent(zone)}; path=/; max-age=31536000; samesite=strict`;
+  document.cookie = `steerseg_zone=${zone}; path=/; max-age=31536000; samesite=strict`;
   if (told() !== zone) return; // this browser keeps no cookies
   const fresh = await readAgain();
   if (fresh === null) return;
