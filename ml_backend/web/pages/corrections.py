@@ -18,7 +18,7 @@ from ml_backend.label_studio.task_media import media_limits
 from ml_backend.proposals import ProposalFiles, StoredTracklet
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
-from ml_backend.web.pages.drawings import with_masks
+from ml_backend.web.pages.drawings import cut_around, with_masks
 from ml_backend.web.pages.paging import (
     ROWS,
     Pager,
@@ -97,14 +97,17 @@ def _add_pictures(blueprint: Blueprint, service: Service, thumbnails: Thumbnails
         if not found or what not in ("proposed", "accepted"):
             raise RequestError(404, f"there is no picture {what} of correction {correction}", "")
         (one,) = found
-        tracklet = None
-        if what == "proposed" or not one.frames:
-            tracklet = _proposed(files, one)
+        tracklet = _proposed(files, one)
+        if tracklet is None and what == "proposed":
+            raise RequestError(404, f"no proposal of correction {correction} is known", "")
         frame = shown_frame(one, tracklet)
-        rle = one.masks.get(frame) if what == "accepted" else _mask_at(tracklet, frame)
+        masks = {"accepted": one.masks.get(frame), "proposed": _mask_at(tracklet, frame)}
         media = partial(service.media.load_corrected, known, one)
         picture = thumbnails.frame(media, one.media_digest, frame)
-        response = Response(jpeg(with_masks(picture, [rle] if rle else [])), mimetype="image/jpeg")
+        rle = masks[what]
+        shown = with_masks(picture, [] if rle is None else [rle])
+        part = cut_around(picture, shown, [one for one in masks.values() if one is not None])
+        response = Response(jpeg(part), mimetype="image/jpeg")
         response.headers["Cache-Control"] = "private, max-age=600"
         return response
 
@@ -161,7 +164,6 @@ class ListedCorrection:
         changed: How many frames the annotator changed.
         propagated: How many frames SAM 2 filled.
         unsure: Of these, how many are too uncertain for exports and training.
-        frame: The frame of its pictures, from 0; ``None`` where only the proposal knows.
     """
 
     correction: Correction
@@ -170,7 +172,6 @@ class ListedCorrection:
     changed: int
     propagated: int
     unsure: int
-    frame: int | None
 
     @classmethod
     def of(cls, correction: Correction, confidence: float) -> ListedCorrection:
@@ -191,26 +192,25 @@ class ListedCorrection:
             changed=sum(frame.touched for frame in correction.frames.values()),
             propagated=len(correction.propagated),
             unsure=sum(frame.confidence < confidence for frame in correction.propagated.values()),
-            frame=shown_frame(correction, None) if correction.frames else None,
         )
 
 
 def shown_frame(correction: Correction, tracklet: StoredTracklet | None) -> int:
-    """The frame that tells most of a correction: the one that was changed most, or the one with the largest mask.
+    """The frame that tells most of a correction: where most was changed, or else where the mask is largest.
 
     Args:
         correction: The correction.
-        tracklet: What was proposed, for a correction without frames of its own.
+        tracklet: What was proposed, where it is known.
     """
     if correction.frames:
-        return min(
-            correction.frames,
-            key=lambda index: (
-                1.0 if (overlap := correction.frames[index].iou) is None else round(overlap, 2),
-                -_area(correction.frames[index].rle),
-                index,
-            ),
-        )
+
+        def worth(index: int) -> tuple[float, int, int]:
+            frame = correction.frames[index]
+            # An erased mask has no area of its own; the picture of what was proposed shows it.
+            area = _area(frame.rle) or _area(_mask_at(tracklet, index))
+            return (0.0 if frame.iou is None else round((1.0 - frame.iou) * area)), area, -index
+
+        return max(correction.frames, key=worth)
     if tracklet is None:
         return 0
     return max(range(len(tracklet.rles)), key=lambda index: (_area(tracklet.rles[index]), -index))
@@ -220,18 +220,15 @@ def _area(rle: RLE | None) -> int:
     return 0 if rle is None else mask_area(rle)
 
 
-def _proposed(files: ProposalFiles, correction: Correction) -> StoredTracklet:
-    """The tracklet that a correction began from.
+def _proposed(files: ProposalFiles, correction: Correction) -> StoredTracklet | None:
+    """The tracklet that a correction began from; ``None`` where it is not known.
 
     Raises:
-        RequestError: It is not known.
         StoreError: Its file is missing or damaged.
     """
     proposed = correction.proposed
     tracklets = () if proposed is None else files.load(proposed.path).tracklets
-    if proposed is None or proposed.rank >= len(tracklets):
-        raise RequestError(404, f"no proposal of correction {correction.id} is known", "")
-    return tracklets[proposed.rank]
+    return None if proposed is None or proposed.rank >= len(tracklets) else tracklets[proposed.rank]
 
 
 def _mask_at(tracklet: StoredTracklet | None, frame: int) -> RLE | None:

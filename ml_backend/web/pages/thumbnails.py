@@ -22,9 +22,9 @@ from steerseg.video.isolation import IsolatedDecoder
 
 Image3 = NDArray[np.uint8]
 
-SIDE = 320
+SIDE = 480
 """Pixels of the longer side."""
-_KEPT = 4000  # files: about 20 KiB each
+_KEPT = 3000  # files: about 40 KiB each
 _QUALITY = 90
 
 
