@@ -182,6 +182,7 @@ def throughput(database: Database, project_id: int, zone: tzinfo) -> list[Day]:
         ).all()
     days: dict[date, list[float | None]] = defaultdict(list)
     for created_at, seconds in rows:
+        assert created_at is not None, "the query leaves these out"
         days[created_at.astimezone(zone).date()].append(seconds)
     return [
         Day(day, len(times), median(known) if (known := [one for one in times if one is not None]) else None)
@@ -213,10 +214,11 @@ def _of_several(database: Database, project_id: int) -> list[tuple[int, Correcti
             for number, annotator in session.execute(
                 select(CorrectionRow.id, AnnotationRow.annotator)
                 .join(AnnotationRow, joined)
-                .where(*usable, CorrectionRow.task_id.in_(several), AnnotationRow.annotator.is_not(None))
+                .where(*usable, CorrectionRow.task_id.in_(several))
                 .order_by(CorrectionRow.id.desc())
                 .limit(MOST_COMPARED)
             )
+            if annotator is not None
         }
     return [(found[one.id], one) for one in CorrectionStore(database).of_numbers(found)]
 

@@ -187,7 +187,9 @@ def read_effort(annotation: Mapping[str, Any]) -> Effort:
     by = by.get("id") if isinstance(by, Mapping) else by
     annotator = by if isinstance(by, int) and not isinstance(by, bool) and 0 < by < 2**63 else None
     seconds = annotation.get("lead_time")
-    counted = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _CENTURY
+    lead_time = None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _CENTURY:
+        lead_time = float(seconds)
     created_at = read_time(annotation.get("created_at"))
     # Label Studio writes "Ann Example ann@example.org, 3": of it the name, or the address where there is none.
     said = annotation.get("created_username")
@@ -196,7 +198,7 @@ def read_effort(annotation: Mapping[str, Any]) -> Effort:
     return Effort(
         annotator=annotator,
         name=name,
-        lead_time=float(seconds) if counted else None,
+        lead_time=lead_time,
         # Years at the ends of the calendar are not in every time zone.
         created_at=created_at if created_at is not None and 1970 <= created_at.year < 9999 else None,
     )

@@ -20,7 +20,7 @@ from ml_backend.web.pages.corrections import add_corrections, media_thumbnails
 from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
 from ml_backend.web.pages.next_tasks import add_next_tasks
 from ml_backend.web.pages.overview import add_overview
-from ml_backend.web.pages.paging import page_arguments
+from ml_backend.web.pages.paging import asked_for, page_arguments
 from ml_backend.web.pages.preview import add_preview
 from ml_backend.web.pages.projects import add_projects
 from ml_backend.web.pages.proposals import add_proposals
@@ -67,6 +67,7 @@ def _add_common(blueprint: Blueprint) -> None:
             "name_of_refinement": name_of_refinement,
             "zone_name": zone_name,
             "page_arguments": page_arguments,
+            "asked_for": asked_for,
         }
 
     filters: dict[str, Callable[..., str]] = {

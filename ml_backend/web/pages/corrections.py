@@ -22,6 +22,7 @@ from ml_backend.web.pages.drawings import cut_around, with_masks
 from ml_backend.web.pages.paging import (
     ROWS,
     Pager,
+    asked_for,
     requested_choice,
     requested_number,
     requested_offset,
@@ -49,7 +50,7 @@ def add_corrections(blueprint: Blueprint, service: Service, thumbnails: Thumbnai
         offset, chosen = requested_offset(), requested_corrections()
         newest = store.newest(number, limit=ROWS, offset=offset, chosen=chosen)
         set_aside = store.list_set_aside(number)
-        annotations = {one.annotation_id for one in (*newest, *set_aside)}
+        annotations = {one.annotation_id for one in newest} | {one.annotation_id for one in set_aside}
         with service.database.reading() as session:
             names = annotator_names(session, number)
         made_by = annotators_of(service.database, annotations)
@@ -82,7 +83,7 @@ def add_corrections(blueprint: Blueprint, service: Service, thumbnails: Thumbnai
                 "It may be deleted; load the page again.",
             )
         _review(service, known, task, annotation)
-        return redirect(url_for(".corrections", number=number, **request.args.to_dict()), 303)
+        return redirect(url_for(".corrections", number=number, **asked_for()), 303)
 
     _add_pictures(blueprint, service, thumbnails)
 

@@ -45,10 +45,13 @@ def cut_around(image: Image3, shown: Image3, rles: Sequence[RLE]) -> Image3:
         rles: The masks, of any size; the whole picture is shown where all are empty.
     """
     height, width = image.shape[:2]
-    rows, columns = np.nonzero(np.any([_mask(rle, image) for rle in rles], axis=0)) if rles else ([], [])
-    if not len(rows):
+    taken = np.zeros((height, width), dtype=bool)
+    for rle in rles:
+        taken |= _mask(rle, image)
+    if not taken.any():
         return shown
-    top, bottom, left, right = min(rows), max(rows) + 1, min(columns), max(columns) + 1
+    rows, columns = np.flatnonzero(taken.any(axis=1)), np.flatnonzero(taken.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     share = min(1.0, max(_LEAST_PART, _MARGIN * max((bottom - top) / height, (right - left) / width)))
     high, wide = round(share * height), round(share * width)
     y = int(np.clip((top + bottom - high) // 2, 0, height - high))

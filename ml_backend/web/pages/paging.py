@@ -11,6 +11,7 @@ from flask import request
 ROWS = 50
 """Rows of a list on a page."""
 _LONGEST = 200
+_ASKED = frozenset({"q", "found", "version", "newest", "standing", "annotator", "review", "from"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def page_arguments(number: int, offset: int) -> dict[str, Any]:
         number: The project.
         offset: Where the page begins, from 0.
     """
-    return request.args.to_dict() | {"number": number, "from": offset}
+    return asked_for() | {"number": number, "from": offset}
+
+
+def asked_for() -> dict[str, Any]:
+    """What the requested list was asked for, for links to it; nothing else of the query."""
+    return {name: value for name, value in request.args.items() if name in _ASKED}
 
 
 def requested_text(name: str) -> str:

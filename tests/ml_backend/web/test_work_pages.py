@@ -140,6 +140,7 @@ def test_corrections_are_searched_and_filtered(desk: Backend) -> None:
     assert shown("q=red&standing=corrected") == {"1"}
     assert shown("q=%25") == shown("annotator=3") == set()
     assert "No correction is like that" in text_of(desk.client, f"{CORRECTIONS}?q=blue")
+    assert shown("number=9&endpoint=x&_external=1&annotation=3") == {"1", "2"}, "links keep what they know"
     assert shown("standing=odd&annotator=x") == {"1", "2"}, "what is no choice chooses all"
 
 
