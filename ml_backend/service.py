@@ -11,6 +11,7 @@ from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.report import CorrectionsReport
+from ml_backend.corrections.reviewer import Reviewer
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.events import EventStore
@@ -97,6 +98,7 @@ class Service:
         watcher: Watches promoted versions in use.
         next_tasks: Computes labelling orders.
         order_writer: Writes them into Label Studio.
+        reviewer: Carries reviews of annotations out.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Service:
         watcher: PromotionWatcher,
         next_tasks: NextTasks,
         order_writer: OrderWriter,
+        reviewer: Reviewer,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -142,6 +145,7 @@ class Service:
         self.watcher = watcher
         self.next_tasks = next_tasks
         self.order_writer = order_writer
+        self.reviewer = reviewer
         self.proposer = proposer
         self.deliverer = deliverer
         self._versions = versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,51 @@ from tqdm import tqdm
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, positive, read_settings
 from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.task import task_value
+from ml_backend.models.geometry import spread
 from steerseg.errors import SteerSegError
+
+_NAMED = 20  # tasks that are named
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What predicting a project would ask for.
+
+    Attributes:
+        version: The version that would predict.
+        label_config: The project's labelling configuration.
+        wanted: Tasks without a prediction of this version.
+        skipped: How many tasks have one.
+        annotated: How many of the wanted tasks are annotated already.
+    """
+
+    version: str
+    label_config: str
+    wanted: tuple[dict[str, Any], ...]
+    skipped: int
+    annotated: int
+
+    def describe(self, expression_key: str) -> str:
+        """The plan for a person.
+
+        Args:
+            expression_key: Key of a task's data that holds its expression.
+        """
+        wordless = [int(task["id"]) for task in self.wanted if not task_value(task["data"], expression_key)]
+        lines = [
+            f"{len(self.wanted)} tasks would be predicted by {self.version}, {self.skipped} have a prediction of it "
+            "already; nothing was asked for"
+        ]
+        if self.annotated:
+            lines.append(f"  {self.annotated} of them are annotated already")
+        if wordless:
+            numbers = ", ".join(map(str, wordless[:_NAMED])) + (", …" if len(wordless) > _NAMED else "")
+            lines.append(
+                f"  {len(wordless)} of them have no {expression_key!r} in their data, and need a default expression: "
+                f"{numbers}"
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -24,12 +69,14 @@ class Summary:
         skipped: Tasks that had a prediction of this version already.
         failures: Task number and reason of the others.
         version: The version that was asked for.
+        below: Task number and score of those whose best score was below the least.
     """
 
     predicted: int
     skipped: int
     failures: tuple[tuple[int, str], ...]
     version: str
+    below: tuple[tuple[int, float], ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -37,23 +84,24 @@ class Summary:
             f"already, {len(self.failures)} are without one"
         ]
         lines += [f"  task {task}: {reason}" for task, reason in self.failures]
+        if self.below:
+            lines.append(
+                f"{len(self.below)} predictions were not stored, since their score is below the least:"
+            )
+            lines += [f"  task {task}: score {score:.2f}" for task, score in self.below]
         return "\n".join(lines)
 
 
-def predict_project(
-    client: LabelStudioClient, backend: BackendClient, project: int, *, concurrency: int = 2
-) -> Summary:
-    """Ask for a prediction of every task that has none of the present version, and store them.
+def plan_project(client: LabelStudioClient, backend: BackendClient, project: int) -> Plan:
+    """Find out which tasks have no prediction of the present version.
 
     Args:
         client: Connection to Label Studio.
         backend: Connection to the running backend.
         project: The project's number.
-        concurrency: Tasks that are asked for at the same time.
 
     Raises:
-        SteerSegError: Label Studio or the backend cannot be used at all. What goes wrong with single tasks
-            stands in the summary.
+        SteerSegError: Label Studio or the backend cannot be used.
     """
     version = backend.version(project)
     label_config = str(client.projects.get(project)["label_config"])
@@ -63,19 +111,84 @@ def predict_project(
             skipped += 1
         else:
             wanted.append(task)
+    annotated = sum(bool(task.get("total_annotations")) for task in wanted)
+    return Plan(version, label_config, tuple(wanted), skipped, annotated)
+
+
+def predict_project(
+    client: LabelStudioClient,
+    backend: BackendClient,
+    project: int,
+    *,
+    concurrency: int = 2,
+    least_score: float = 0.0,
+) -> Summary:
+    """Ask for a prediction of every task that has none of the present version, and store them.
+
+    Args:
+        client: Connection to Label Studio.
+        backend: Connection to the running backend.
+        project: The project's number.
+        concurrency: Tasks that are asked for at the same time.
+        least_score: In [0, 1]; a task whose best score is below gets nothing stored.
+
+    Raises:
+        SteerSegError: Label Studio or the backend cannot be used at all. What goes wrong with single tasks
+            stands in the summary.
+    """
+    plan = plan_project(client, backend, project)
+    scores, failures = ask_for(backend, project, plan, plan.wanted, concurrency, client, least_score)
+    below = {task: score for task, score in scores.items() if score < least_score}
+    return Summary(
+        predicted=len(scores) - len(below),
+        skipped=plan.skipped,
+        failures=failures,
+        version=plan.version,
+        below=tuple(sorted(below.items())),
+    )
+
+
+def ask_for(
+    backend: BackendClient,
+    project: int,
+    plan: Plan,
+    tasks: Sequence[dict[str, Any]],
+    concurrency: int,
+    client: LabelStudioClient | None = None,
+    least_score: float = 0.0,
+) -> tuple[dict[int, float], tuple[tuple[int, str], ...]]:
+    """Ask for predictions of tasks.
+
+    Args:
+        backend: Connection to the running backend.
+        project: The project's number.
+        plan: The version and the labelling configuration.
+        tasks: The tasks.
+        concurrency: Tasks that are asked for at the same time.
+        client: Where the predictions are stored; ``None`` stores none.
+        least_score: Least score of a task's best prediction, for its predictions to be stored.
+
+    Returns:
+        The best score by task, and number and reason of those that have no prediction.
+    """
+    scores: dict[int, float] = {}
 
     def predict(task: dict[str, Any]) -> None:
-        for prediction in backend.predict(project, label_config, task):
-            client.predictions.create(
-                int(task["id"]),
-                prediction["result"],
-                score=prediction["score"],
-                model_version=prediction["model_version"],
-            )
+        predictions = backend.predict(project, plan.label_config, task)
+        best = max(float(prediction["score"]) for prediction in predictions)
+        if client is not None and best >= least_score:
+            for prediction in predictions:
+                client.predictions.create(
+                    int(task["id"]),
+                    prediction["result"],
+                    score=prediction["score"],
+                    model_version=prediction["model_version"],
+                )
+        scores[int(task["id"])] = best
 
     failures: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(concurrency) as pool, tqdm(total=len(wanted), unit="task") as bar:
-        futures = {pool.submit(predict, task): int(task["id"]) for task in wanted}
+    with ThreadPoolExecutor(concurrency) as pool, tqdm(total=len(tasks), unit="task") as bar:
+        futures = {pool.submit(predict, task): int(task["id"]) for task in tasks}
         try:
             for future in as_completed(futures):
                 bar.update()
@@ -86,12 +199,36 @@ def predict_project(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return Summary(
-        predicted=len(wanted) - len(failures),
-        skipped=skipped,
-        failures=tuple(sorted(failures)),
-        version=version,
-    )
+    return scores, tuple(sorted(failures))
+
+
+def preview_project(
+    backend: BackendClient, project: int, plan: Plan, count: int, concurrency: int, url: str
+) -> tuple[str, bool]:
+    """Have some tasks predicted, spread over the project, and store nothing in Label Studio.
+
+    Args:
+        backend: Connection to the running backend.
+        project: The project's number.
+        plan: What would be asked for.
+        count: Most tasks.
+        concurrency: Tasks that are asked for at the same time.
+        url: Address of the backend, for its page.
+
+    Returns:
+        What became of them for a person, and whether all have a prediction.
+    """
+    chosen = [plan.wanted[index] for index in spread(range(len(plan.wanted)), count)]
+    scores, failures = ask_for(backend, project, plan, chosen, concurrency)
+    lines = [
+        f"{len(scores)} of {len(plan.wanted)} tasks predicted by {plan.version} for a look, {len(failures)} are "
+        "without a prediction; nothing was stored in Label Studio"
+    ]
+    lines += [f"  task {task}: score {score:.2f}" for task, score in sorted(scores.items())]
+    lines += [f"  task {task}: {reason}" for task, reason in failures]
+    query = "&".join(f"task={int(task['id'])}" for task in chosen)
+    lines.append(f"Look at them on {url}/pages/projects/{project}/preview" + (f"?{query}" if query else ""))
+    return "\n".join(lines), not failures
 
 
 def _has_prediction(client: LabelStudioClient, task: dict[str, Any], version: str) -> bool:
@@ -107,8 +244,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=positive, default=2, help="tasks asked for at the same time (default: %(default)s)"
     )
+    parser.add_argument(
+        "--least-score",
+        type=_share,
+        default=0.0,
+        metavar="SCORE",
+        help="store predictions only of tasks whose best score is at least this, from 0 to 1; others are named",
+    )
+    first = parser.add_mutually_exclusive_group()
+    first.add_argument("--dry-run", action="store_true", help="count the tasks, and ask for nothing")
+    first.add_argument(
+        "--preview",
+        type=positive,
+        metavar="N",
+        help="predict N tasks, spread over the project, for a look at them on a page; store nothing in Label Studio",
+    )
     for name in ("host", "port", "label_studio_url"):
         add_setting(parser, name)
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1, as a type of arguments."""
+    number = float(text)
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,11 +278,19 @@ def run(options: argparse.Namespace) -> int:
         SteerSegError: Label Studio or the backend cannot be used at all.
     """
     settings = read_settings(options)
+    client, url = label_studio_client(settings), backend_address(options, settings)
+    backend = BackendClient(url, settings)
+    if options.dry_run:
+        print(plan_project(client, backend, options.project).describe(settings.expression_key))
+        return 0
+    if options.preview is not None:
+        plan = plan_project(client, backend, options.project)
+        shown = settings.public_url or url.rstrip("/")
+        text, complete = preview_project(backend, options.project, plan, options.preview, options.jobs, shown)
+        print(text)
+        return 0 if complete else 1
     summary = predict_project(
-        label_studio_client(settings),
-        BackendClient(backend_address(options, settings), settings),
-        options.project,
-        concurrency=options.jobs,
+        client, backend, options.project, concurrency=options.jobs, least_score=options.least_score
     )
     print(summary)
     return 1 if summary.failures else 0

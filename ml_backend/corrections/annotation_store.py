@@ -11,6 +11,7 @@ from functools import partial
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from ml_backend.corrections.efforts import UNKNOWN_EFFORT, Effort, note_name
 from ml_backend.corrections.records import Decision, Problem
 from ml_backend.corrections.serialization import DecisionDocument
 from ml_backend.database.database import Database
@@ -41,6 +42,7 @@ class AnnotationState:
         cancelled: Whether its annotator skipped the task: then nothing in it counts.
         ground_truth: Whether it carries Label Studio's star.
         content: Hash of its results, whoever made them; empty where it was skipped.
+        effort: Who made it, and how long it took.
     """
 
     id: int
@@ -52,6 +54,7 @@ class AnnotationState:
     decisions: tuple[Decision, ...]
     ground_truth: bool = False
     content: str = ""
+    effort: Effort = UNKNOWN_EFFORT
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class ListedAnnotation:
         cancelled: Whether its annotator skipped the task.
         ground_truth: Whether it carries Label Studio's star.
         content: Hash of what it shows, whoever made it: the same for a copy; empty where that is not known.
+        effort: Who made it, and how long it took.
     """
 
     id: int
@@ -71,6 +75,7 @@ class ListedAnnotation:
     cancelled: bool
     ground_truth: bool
     content: str
+    effort: Effort = UNKNOWN_EFFORT
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class AnnotationStore:
                     cancelled=row.cancelled,
                     ground_truth=row.ground_truth,
                     content=row.content,
+                    effort=Effort(row.annotator, "", row.lead_time, row.created_at),
                 )
                 for row in rows
             ]
@@ -330,8 +336,10 @@ def _apply(
     row.updated_at, row.digest = state.updated_at, state.digest
     row.cancelled, row.deleted = state.cancelled, task_gone is not None
     row.ground_truth, row.content = state.ground_truth, state.content
+    row.annotator, row.lead_time, row.created_at = state.effort.columns
     row.seen_at = datetime.now(UTC)
     session.flush()
+    note_name(session, state.project_id, state.effort)
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)
     return True
 

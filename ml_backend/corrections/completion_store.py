@@ -120,7 +120,12 @@ class CompletionStore:
         with self._database.writing() as session:
             result = session.execute(
                 update(CorrectionRow)
-                .where(CorrectionRow.id == pending.id, CorrectionRow.revision == pending.revision)
+                .where(
+                    CorrectionRow.id == pending.id,
+                    CorrectionRow.revision == pending.revision,
+                    # What a reviewer returned meanwhile stays out of use.
+                    CorrectionRow.problem.is_distinct_from(str(Problem.RETURNED)),
+                )
                 .values(**values)
                 .returning(CorrectionRow.id)
             )

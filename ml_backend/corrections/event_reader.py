@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_backend.corrections.annotation_store import AnnotationState, Changes
 from ml_backend.corrections.annotations import read_annotation, read_time
+from ml_backend.corrections.efforts import Effort
 from ml_backend.corrections.records import Decision
 from ml_backend.database.errors import describe_error, is_of_value
 from ml_backend.database.events import StoredEvent
@@ -24,6 +25,8 @@ _WRITTEN = frozenset(
 )
 _DELETED = frozenset({"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"})
 _TASKS_DELETED = frozenset({"TASK_DELETED", "TASKS_DELETED"})
+
+_CENTURY = 3_155_760_000.0  # seconds
 
 Fallback = Callable[[int | None, Mapping[str, Any]], str | None]
 """The expression of a task by its project and data, for where an annotation names none."""
@@ -174,7 +177,31 @@ class AnnotationReader:
             decisions=decisions,
             ground_truth=bool(annotation.get("ground_truth")),
             content="" if cancelled else content_digest(annotation),
+            effort=read_effort(annotation),
         )
+
+
+def read_effort(annotation: Mapping[str, Any]) -> Effort:
+    """Who completed an annotation, and how long it took; what is not said, or cannot be, is not known."""
+    by = annotation.get("completed_by")
+    by = by.get("id") if isinstance(by, Mapping) else by
+    annotator = by if isinstance(by, int) and not isinstance(by, bool) and 0 < by < 2**63 else None
+    seconds = annotation.get("lead_time")
+    lead_time = None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < _CENTURY:
+        lead_time = float(seconds)
+    created_at = read_time(annotation.get("created_at"))
+    # Label Studio writes "Ann Example ann@example.org, 3": of it the name, or the address where there is none.
+    said = annotation.get("created_username")
+    words = said.rpartition(",")[0].split() if isinstance(said, str) and said.isprintable() else []
+    name = " ".join(words[:-1]) or "".join(words)
+    return Effort(
+        annotator=annotator,
+        name=name,
+        lead_time=lead_time,
+        # Years at the ends of the calendar are not in every time zone.
+        created_at=created_at if created_at is not None and 1970 <= created_at.year < 9999 else None,
+    )
 
 
 def describe_unreadable(error: Exception, number: str) -> str:

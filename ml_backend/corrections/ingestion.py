@@ -24,6 +24,7 @@ from ml_backend.corrections.annotation_store import (
     ListedAnnotation,
 )
 from ml_backend.corrections.completion_store import CompletionStore
+from ml_backend.corrections.efforts import note_efforts
 from ml_backend.corrections.event_reader import AnnotationReader, Complete, EventContent, unchanged
 from ml_backend.corrections.project_reader import ProjectReader
 from ml_backend.corrections.records import Problem
@@ -91,6 +92,7 @@ class Ingestor:
         handlers: Sequence[EventHandler] = (),
     ) -> None:
         self._settings = settings
+        self._database = database
         self._project_store = ProjectStore(database)
         self._annotations = AnnotationStore(database)
         self._completions = CompletionStore(database)
@@ -236,6 +238,8 @@ class Ingestor:
             reconciled = self._annotations.reconcile(
                 project_id, content.present, content.changed, asked_at, content.unreadable
             )
+            note_efforts(self._database, project_id, {one.id: one.effort for one in content.listed})
+            self._project_store.note_title(project_id, content.title)
         self._read.add(project_id)
         for state in content.changed:
             _log_problems(state)

@@ -15,6 +15,7 @@ from ml_backend.corrections.event_reader import (
     content_digest,
     describe_unreadable,
     name_of,
+    read_effort,
 )
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.errors import LabelStudioError, LabelStudioNotFoundError
@@ -30,9 +31,11 @@ class ProjectContent:
         unreadable: Why an annotation could not be read, by its number as text.
         listed: What the project's list says of each annotation.
         label_config: The project's labelling configuration.
+        title: The project's title.
     """
 
     label_config: str
+    title: str = ""
     present: set[int] = field(default_factory=set)
     changed: list[AnnotationState] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -67,8 +70,7 @@ class ProjectReader:
         Raises:
             LabelStudioError: Label Studio cannot be asked.
         """
-        label_config = self._label_config()
-        content = ProjectContent(label_config)
+        content = self._described()
         tasks: dict[int, Mapping[str, Any]] = {}
         for task in self._client.tasks.of_project(self._project_id):
             number = task.get("id")
@@ -92,13 +94,14 @@ class ProjectReader:
                 self._take_in(content, annotation, tasks[of])
         return content
 
-    def _label_config(self) -> str:
-        label_config = self._client.projects.get(self._project_id).get("label_config")
+    def _described(self) -> ProjectContent:
+        described = self._client.projects.get(self._project_id)
+        label_config, title = described.get("label_config"), described.get("title")
         if not isinstance(label_config, str):
             raise LabelStudioError(
                 f"{self._client.url} does not say the labelling configuration of project {self._project_id}"
             )
-        return label_config
+        return ProjectContent(label_config, title if isinstance(title, str) else "")
 
     def _take_in(
         self,
@@ -123,6 +126,7 @@ class ProjectReader:
             cancelled=bool(annotation.get("was_cancelled")),
             ground_truth=bool(annotation.get("ground_truth")),
             content="",
+            effort=read_effort(annotation),
         )
         try:
             listed = replace(listed, content=content_digest(annotation))

@@ -56,6 +56,7 @@ class Problem(enum.StrEnum):
     MEDIA_GONE = "media gone"  # the video or its pages cannot be had any more; tried again later
     NO_MASK = "no mask"  # SAM 2 found nothing that fills the boxes
     MODEL = "model"  # the model failed; tried again later
+    RETURNED = "returned"  # by a reviewer, until it is changed or accepted
 
 
 @dataclass(frozen=True)

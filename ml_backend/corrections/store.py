@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
+from ml_backend.corrections.filters import ALL, CorrectionFilter
 from ml_backend.corrections.records import (
     DEFAULT_WEIGHTS,
     Correction,
@@ -81,7 +82,9 @@ class CorrectionStore:
             ).all()
         return read_rows(self._database, rows, lambda row: _correction(row, DEFAULT_WEIGHTS))
 
-    def newest(self, project_id: int, *, limit: int, offset: int = 0) -> list[Correction]:
+    def newest(
+        self, project_id: int, *, limit: int, offset: int = 0, chosen: CorrectionFilter = ALL
+    ) -> list[Correction]:
         """Some of the project's usable corrections, the one that changed last first.
 
         Raises:
@@ -90,12 +93,18 @@ class CorrectionStore:
         with self._database.reading() as session:
             rows = session.scalars(
                 select(CorrectionRow)
-                .where(CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
+                .where(*_usable(project_id), *chosen.conditions())
                 .order_by(CorrectionRow.changed_at.desc(), CorrectionRow.id.desc())
                 .limit(limit)
                 .offset(offset)
             ).all()
         return read_rows(self._database, rows, lambda row: _correction(row, DEFAULT_WEIGHTS))
+
+    def count(self, project_id: int, chosen: CorrectionFilter = ALL) -> int:
+        """How many usable corrections of the project are chosen."""
+        query = select(func.count()).select_from(CorrectionRow)
+        with self._database.reading() as session:
+            return session.scalar(query.where(*_usable(project_id), *chosen.conditions())) or 0
 
     def count_since(self, project_id: int, since: datetime | None) -> int:
         """How many annotations that can train came or changed after a time; all where it is ``None``."""
@@ -187,6 +196,10 @@ class CorrectionStore:
                 )
                 for row in rows
             ]
+
+
+def _usable(project_id: int) -> tuple[ColumnElement[bool], ...]:
+    return (CorrectionRow.project_id == project_id, CorrectionRow.state == CorrectionState.USABLE)
 
 
 _Read = TypeVar("_Read")

@@ -27,6 +27,7 @@ class Project:
         min_annotations: After how many annotations Label Studio's settings ask for training; ``None`` if unknown.
         repredicted: The version by which tasks without annotations were predicted anew last; ``None`` if none was.
         labelling_order: Whether the labelling order is written into the data of its tasks.
+        title: Its title in Label Studio; empty until the project was read.
     """
 
     id: int
@@ -38,6 +39,12 @@ class Project:
     min_annotations: int | None = None
     repredicted: str | None = None
     labelling_order: OrderMode = OrderMode.OFF
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its title, or its number where no title is known."""
+        return self.title or f"Project {self.id}"
 
 
 def project_of_row(row: ProjectRow) -> Project:
@@ -52,6 +59,7 @@ def project_of_row(row: ProjectRow) -> Project:
         min_annotations=row.min_annotations,
         repredicted=row.repredicted,
         labelling_order=OrderMode(row.labelling_order),
+        title=row.title,
     )
 
 
@@ -106,6 +114,15 @@ class ProjectStore:
                 update(ProjectRow)
                 .where(ProjectRow.id == project_id)
                 .values(min_annotations=number, last_seen=ProjectRow.last_seen)
+            )
+
+    def note_title(self, project_id: int, title: str) -> None:
+        """Note the project's title in Label Studio."""
+        with self._database.writing() as session:
+            session.execute(
+                update(ProjectRow)
+                .where(ProjectRow.id == project_id, ProjectRow.title != title)
+                .values(title=title, last_seen=ProjectRow.last_seen)
             )
 
     def note_repredicted(self, project_id: int, version: str) -> None:

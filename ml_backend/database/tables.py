@@ -160,6 +160,9 @@ class ProjectRow(Base):
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
     min_annotations: Mapped[int | None]  # Label Studio's `min_annotations_to_start_training`
     repredicted: Mapped[str | None]  # prompt version by which its tasks were predicted anew last
+    title: Mapped[str] = mapped_column(
+        default="", server_default=""
+    )  # in Label Studio; empty until it was read
     # Whether the labelling order is written into its tasks' data; see `OrderMode`.
     labelling_order: Mapped[str] = mapped_column(default=OrderMode.OFF, server_default=OrderMode.OFF)
 
@@ -227,7 +230,35 @@ class AnnotationRow(Base):
     content: Mapped[str] = mapped_column(
         default="", server_default=""
     )  # hash of its results; a copy has the same
+    annotator: Mapped[int | None]  # Label Studio's number of who completed it
+    lead_time: Mapped[float | None] = mapped_column(Double)  # seconds of work, where Label Studio tells
+    created_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # Label Studio's clock
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
+
+
+class AnnotatorRow(Base):
+    """The name of a person who annotates in a project."""
+
+    __tablename__ = "annotators"
+    # No foreign key: annotations may come from projects that this backend was never set up for.
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    annotator: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str]
+
+
+class ReviewRow(Base):
+    """What a reviewer said of an annotation last."""
+
+    __tablename__ = "reviews"
+    annotation_id: Mapped[int] = mapped_column(
+        ForeignKey("annotations.id"), primary_key=True, autoincrement=False
+    )
+    verdict: Mapped[str]
+    note: Mapped[str] = mapped_column(Text, default="")
+    digest: Mapped[str]  # of the annotation's content as it was reviewed
+    problem: Mapped[str] = mapped_column(Text, default="")  # why the note is not in Label Studio
+    made_by: Mapped[str]
+    made_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class DeletedTaskRow(Base):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, false, func, select
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import ACTIVE_REFINEMENTS, JobRow, JobState, RefinementRow, RefinementState
@@ -100,28 +101,84 @@ class JobList:
         }
 
 
-def list_jobs(database: Database, limit: int) -> list[ListedJob]:
+class JobKind(enum.StrEnum):
+    """The kinds of work."""
+
+    PROPOSE = "propose"
+    STEER = "steer"
+    MASKS = "masks"
+    REFINE = REFINE
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs are chosen; what is ``None`` chooses all.
+
+    Attributes:
+        state: Where they stand.
+        kind: What is done.
+        project: Whose they are.
+    """
+
+    state: JobState | None = None
+    kind: JobKind | None = None
+    project: int | None = None
+
+    def of_jobs(self) -> list[ColumnElement[bool]]:
+        """The conditions on :class:`~ml_backend.database.tables.JobRow`."""
+        chosen: list[ColumnElement[bool]] = []
+        if self.state is not None:
+            chosen.append(JobRow.state == self.state)
+        if self.kind is not None:
+            chosen.append(JobRow.kind == str(self.kind))
+        if self.project is not None:
+            chosen.append(JobRow.project_id == self.project)
+        return chosen
+
+    def of_refinements(self) -> list[ColumnElement[bool]]:
+        """The conditions on :class:`~ml_backend.database.tables.RefinementRow`."""
+        chosen: list[ColumnElement[bool]] = []
+        if self.kind not in (None, JobKind.REFINE):
+            chosen.append(false())
+        if self.state is not None:
+            chosen.append(RefinementRow.state.in_([own for own, of in _STANDING.items() if of is self.state]))
+        if self.project is not None:
+            chosen.append(RefinementRow.project_id == self.project)
+        return chosen
+
+
+ALL_JOBS = JobFilter()
+
+
+def list_jobs(database: Database, limit: int, chosen: JobFilter = ALL_JOBS) -> list[ListedJob]:
     """First what runs, and refinements that wait, however long ago they were asked for; then the newest.
 
     Args:
         database: The database.
         limit: Most of them.
+        chosen: Which of them.
 
     Raises:
         StoreError: The database cannot be read.
     """
+    of_jobs, of_refinements = chosen.of_jobs(), chosen.of_refinements()
     with database.reading() as session:
         jobs = [
-            *session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING)),
+            *session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING, *of_jobs)),
             *session.scalars(
-                select(JobRow).where(JobRow.state != JobState.RUNNING).order_by(JobRow.id.desc()).limit(limit)
+                select(JobRow)
+                .where(JobRow.state != JobState.RUNNING, *of_jobs)
+                .order_by(JobRow.id.desc())
+                .limit(limit)
             ),
         ]
         refinements = [
-            *session.scalars(select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS))),
+            *session.scalars(
+                select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS), *of_refinements)
+            ),
             *session.scalars(
                 select(RefinementRow)
-                .where(RefinementRow.state.not_in(ACTIVE_REFINEMENTS))
+                .where(RefinementRow.state.not_in(ACTIVE_REFINEMENTS), *of_refinements)
                 .order_by(RefinementRow.id.desc())
                 .limit(limit)
             ),

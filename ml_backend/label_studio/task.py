@@ -10,9 +10,15 @@ ORDER_KEY = "steerseg_next"
 """Key of a task's data under which the backend writes its place in the labelling order, where a project wants that."""
 
 
+REVIEW_KEY = "steerseg_review"
+"""Key of a task's data under which the backend writes why a reviewer returned an annotation of it."""
+
+_WRITTEN = frozenset({ORDER_KEY, REVIEW_KEY})
+
+
 def own_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """A task's data without what the backend writes into it."""
-    return {key: value for key, value in data.items() if key != ORDER_KEY}
+    return {key: value for key, value in data.items() if key not in _WRITTEN}
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def spread(frames: Sequence[int], count: int) -> list[int]:
     """At most ``count`` of the frames, evenly over their order, first and last included."""
     if len(frames) <= count:
         return list(frames)
+    if count == 1:
+        return [frames[len(frames) // 2]]
     return [frames[round(i * (len(frames) - 1) / (count - 1))] for i in range(count)]
 
 

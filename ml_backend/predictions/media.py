@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ml_backend.corrections.records import Correction
 from ml_backend.database.projects import Project
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.connections import Connections
@@ -55,4 +56,21 @@ class PredictionMedia:
         media = self.load(project, Task(task_id, data), parse_controls(project.label_config))
         if media.digest != digest:
             raise VideoError(f"the media of task {task_id} were replaced since this was proposed")
+        return media
+
+    def load_corrected(self, project: Project, correction: Correction) -> Media:
+        """The media of a correction.
+
+        Args:
+            project: The project.
+            correction: The correction.
+
+        Raises:
+            VideoError: The media are gone or were replaced.
+            ConfigError: The labelling configuration cannot hold proposals.
+        """
+        task = Task(correction.task_id, correction.task_data)
+        media = self.load(project, task, parse_controls(correction.label_config))
+        if media.digest != correction.media_digest:
+            raise VideoError(f"the media of task {task.id} were replaced since this was corrected")
         return media

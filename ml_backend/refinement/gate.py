@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from ml_backend.refinement.points import describe_gain, points, signed_points
 from steerseg.config import RefinementRecipe
 from steerseg.statistics import Interval, bootstrap_mean
 
@@ -68,11 +69,7 @@ class Comparison:
     gain: Interval
 
     def __str__(self) -> str:
-        gain = self.gain
-        return (
-            f"J&F {self.champion:.3f} → {self.candidate:.3f}, "
-            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        )
+        return f"J&F {points(self.champion)} → {points(self.candidate)}, {describe_gain(self.gain)}"
 
 
 class GateMetrics(BaseModel):
@@ -196,19 +193,17 @@ def judge(
     name = "held-out videos" if scheme is Scheme.HELD_OUT else "videos by cross-validation"
     gain = f"on {ours.videos} {name}: {ours} ({recipe.confidence:.0%} interval)"
     if expected is not None:
-        gain += (
-            f", of which {expected.mean:+.3f} [{expected.low:+.3f}, {expected.high:+.3f}] is expected in use"
-        )
+        gain += f", of which {describe_gain(expected)} is expected in use"
     loss = "without a replay set" if old is None else f"on {old.videos} replayed clips: {old}"
     faults = []
     decisive = expected or ours.gain
     if decisive.mean < recipe.min_gain:
-        faults.append(f"the gain is below {recipe.min_gain:.3f}")
+        faults.append(f"the gain is below {points(recipe.min_gain)} points")
     elif decisive.low <= (floor := min(0.0, recipe.min_gain)):
         chance = ", so that it may be chance" if floor == 0 else ""
-        faults.append(f"the interval of the gain reaches {floor:g}{chance}")
+        faults.append(f"the interval of the gain reaches {signed_points(floor)}{chance}")
     if old is not None and old.gain.mean < -recipe.max_regression and old.gain.high < 0:
-        faults.append(f"what was known before is lost by more than {recipe.max_regression:.3f}")
+        faults.append(f"what was known before is lost by more than {points(recipe.max_regression)} points")
     if faults:
         return Judgement(Outcome.KEPT_BACK, f"{' and '.join(faults)}. {upper_first(gain)}; {loss}", metrics)
     verdict = "better" if decisive.low > 0 else "as good as asked for"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from ml_backend.database.iso_time import IsoTime
 from ml_backend.database.tables import PromptStatus
 from ml_backend.refinement.gate import GateMetrics
+from ml_backend.refinement.points import signed_points
 from ml_backend.refinement.version_store import CorrectionRevision, PromptVersion
 
 _TEXT = 200  # characters of a name
@@ -152,11 +153,11 @@ def describe_versions(versions: Sequence[PromptVersion]) -> list[str]:
                 str(version.status),
                 version.parent or "preset",
                 f"{len(version.data)}",
-                "" if held_out is None else f"{held_out.gain.mean:+.3f}",
+                "" if held_out is None else signed_points(held_out.gain.mean),
                 version.reason,
             )
         )
-    header = ("version", "status", "from", "corrections", "gain", "reason")
+    header = ("version", "status", "from", "corrections", "points", "reason")
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()

@@ -16,6 +16,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.refinement.points import points_range, signed_points
+
 Values = NDArray[np.float64]
 
 
@@ -131,7 +133,7 @@ class Difference:
             if self.paired
             else f"{self.videos} videos after and {self.old_videos} before"
         )
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}] on {tasks}"
+        return f"{signed_points(self.mean)} points {points_range(self.low, self.high)} on {tasks}"
 
 
 @dataclass(frozen=True)

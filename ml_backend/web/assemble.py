@@ -11,6 +11,7 @@ from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.corrections.records import Weights
 from ml_backend.corrections.refresh import CorrectionRefresher
+from ml_backend.corrections.reviewer import Reviewer
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
@@ -364,5 +365,6 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         refinements=learning.refinements,
         next_tasks=next_tasks,
         order_writer=OrderWriter(common.database, common.connections, next_tasks),
+        reviewer=Reviewer(common.database, common.connections),
         watcher=PromotionWatcher(common.settings, common.database, common.line, common.versions.base),
     )

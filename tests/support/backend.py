@@ -18,7 +18,7 @@ from ml_backend.database.database import Database
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.label_studio.task import Task, task_value
-from ml_backend.label_studio.task_media import Media
+from ml_backend.label_studio.task_media import Loader, Media
 from ml_backend.models.executor import Executor
 from ml_backend.service import Service
 from ml_backend.settings import Settings
@@ -81,13 +81,13 @@ MakeBackend = Callable[..., Backend]
 def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
     made: list[Service] = []
 
-    def make(**settings: Any) -> Backend:
+    def make(*, loader: Loader | None = None, **settings: Any) -> Backend:
         given = {"data_dir": tmp_path / "data", "expression_key": "expr", **settings}
         chosen = Settings(**given)
         service = build_service(
             chosen,
             executor=Executor.local([proposal_targets.proposing], max_attempts=chosen.max_attempts),
-            loader=NamedMedia(),
+            loader=loader or NamedMedia(),
             base_version=VERSION,
             model="test-model",
         )
@@ -134,6 +134,8 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
                 self._answer(fake.project)
             elif path == "/api/tasks":
                 self._answer({"tasks": fake.tasks, "total": len(fake.tasks)})
+            elif path.startswith("/api/tasks/") and not path.endswith("/annotations/"):
+                self._one(fake.tasks, int(path.split("/")[3]))
             elif path.startswith("/api/tasks/"):
                 task = int(path.split("/")[3])
                 if path.rstrip("/").endswith("annotations"):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request
 
 from ml_backend.jobs.listing import name_of_refinement
+from ml_backend.refinement.points import points, signed_points
 from ml_backend.service import Service
 from ml_backend.web.errors import describe, log_error
+from ml_backend.web.pages import clock
+from ml_backend.web.pages.annotators import add_annotators
+from ml_backend.web.pages.checks import add_checks
+from ml_backend.web.pages.clock import zone_name
+from ml_backend.web.pages.corrections import add_corrections, media_thumbnails
 from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
 from ml_backend.web.pages.next_tasks import add_next_tasks
 from ml_backend.web.pages.overview import add_overview
+from ml_backend.web.pages.paging import asked_for, page_arguments
+from ml_backend.web.pages.preview import add_preview
 from ml_backend.web.pages.projects import add_projects
 from ml_backend.web.pages.proposals import add_proposals
 from ml_backend.web.pages.versions import add_versions
@@ -35,8 +44,13 @@ def create_pages(service: Service) -> Blueprint:
     blueprint = Blueprint("pages", __name__)
     _add_common(blueprint)
     _add_problems(blueprint)
+    thumbnails = media_thumbnails(service)
     add_overview(blueprint, service)
     add_projects(blueprint, service)
+    add_corrections(blueprint, service, thumbnails)
+    add_checks(blueprint, service, thumbnails)
+    add_annotators(blueprint, service)
+    add_preview(blueprint, service)
     add_versions(blueprint, service)
     add_words(blueprint, service)
     add_next_tasks(blueprint, service)
@@ -47,7 +61,25 @@ def create_pages(service: Service) -> Blueprint:
 def _add_common(blueprint: Blueprint) -> None:
     @blueprint.context_processor
     def everywhere() -> dict[str, Any]:
-        return {"csrf_field": FIELD, "csrf_token": form_token, "name_of_refinement": name_of_refinement}
+        return {
+            "csrf_field": FIELD,
+            "csrf_token": form_token,
+            "name_of_refinement": name_of_refinement,
+            "zone_name": zone_name,
+            "page_arguments": page_arguments,
+            "asked_for": asked_for,
+        }
+
+    filters: dict[str, Callable[..., str]] = {
+        "minute": clock.minute,
+        "second": clock.second,
+        "full_time": clock.full,
+        "span": clock.span,
+        "points": points,
+        "signed_points": signed_points,
+    }
+    for name, shown in filters.items():
+        blueprint.add_app_template_filter(shown, name)
 
     @blueprint.before_request
     def only_own_forms() -> None:

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import io
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from ml_backend.label_studio.task_media import Media
-from ml_backend.proposals import Grid, StoredPoint, StoredProposal, StoredTracklet
+from ml_backend.proposals import Grid, StoredPoint, StoredProposal
+from ml_backend.web.pages.drawings import Image3, scaled, with_masks
+from ml_backend.web.pages.thumbnails import jpeg
 from steerseg.errors import VideoError
-from steerseg.masks import RLE, decode_rle
-from steerseg.output.drawing import draw_tracklets, heat_overlay, rank_colour
+from steerseg.output.drawing import heat_overlay, rank_colour
 from steerseg.runtime.artefacts import explained, move_into_place
 from steerseg.runtime.lru import LruCache
 from steerseg.video import VideoLimits, write_video
 from steerseg.video.isolation import IsolatedDecoder
-
-Image3 = NDArray[np.uint8]
 
 _KEYFRAME_SIDE = 480  # pixels of the longer side of what is shown
 _OVERLAY_SIDE = 960
 _MOST_OVERLAY_FRAMES = 1500
 _KEPT_SHEETS = 4  # proposals whose keyframes stay in memory: a few MiB each
 _KEPT_OVERLAYS = 24
-_QUALITY = 85
 _INK = (20, 20, 24)
 
 
@@ -101,10 +96,8 @@ class ProposalPictures:
         if view is View.POINTS:
             picture = _with_points(picture, proposal, frame)
         elif view is View.MASKS:
-            picture = _with_masks(picture, proposal.tracklets, frame)
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY)
-        return buffer.getvalue()
+            picture = with_masks(picture, [one.rles[frame] for one in proposal.tracklets])
+        return jpeg(picture)
 
     def overlay(self, shown: ShownProposal) -> Path:
         """The video with the best tracklet tinted and the others outlined, as an MP4 that browsers play.
@@ -149,7 +142,7 @@ class ProposalPictures:
         wanted = shown.proposal.maps.keyframes
         if max(wanted, default=0) >= len(frames):
             raise VideoError("the task's media have fewer frames than the proposal; predict the task again")
-        return {index: _scaled(frames[index], _KEYFRAME_SIDE) for index in sorted(set(wanted))}
+        return {index: scaled(frames[index], _KEYFRAME_SIDE) for index in sorted(set(wanted))}
 
 
 def map_of(proposal: StoredProposal, view: View) -> Grid | None:
@@ -182,32 +175,9 @@ def _age(path: Path) -> float:
     return -path.stat().st_mtime
 
 
-def _scaled(image: Image3, side: int) -> Image3:
-    """The image with its longer side at most so long, and even sides."""
-    height, width = image.shape[:2]
-    factor = min(1.0, side / max(height, width))
-    size = (max(2, round(width * factor)), max(2, round(height * factor)))
-    if size == (width, height):
-        return image
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _mask(rle: RLE, image: Image3) -> NDArray[np.bool_]:
-    """A mask at the size of a picture."""
-    mask = decode_rle(rle)
-    if mask.shape == image.shape[:2]:
-        return mask
-    size = (image.shape[1], image.shape[0])
-    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), dtype=bool)
-
-
-def _with_masks(image: Image3, tracklets: Sequence[StoredTracklet], frame: int) -> Image3:
-    return draw_tracklets(image, [_mask(tracklet.rles[frame], image) for tracklet in tracklets])
-
-
 def _overlaid(frames: Iterator[Image3], proposal: StoredProposal) -> Iterator[Image3]:
     for index, frame in enumerate(frames):
-        yield _with_masks(_scaled(frame, _OVERLAY_SIDE), proposal.tracklets, index)
+        yield with_masks(scaled(frame, _OVERLAY_SIDE), [one.rles[index] for one in proposal.tracklets])
 
 
 def _with_points(image: Image3, proposal: StoredProposal, frame: int) -> Image3:

@@ -1,26 +1,22 @@
-"""The pages of one project: its proposals and its corrections."""
+"""The page of one project: its proposals, and what waits or could not be read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from flask import Blueprint, redirect, render_template, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from ml_backend.corrections.completion_store import CompletionStore
-from ml_backend.corrections.records import Correction
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.set_aside import SetAsideStore
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
-from ml_backend.web.pages.paging import ROWS, Pager, requested_offset
-from ml_backend.web.pages.queries import count_proposals, list_proposals
+from ml_backend.web.pages.paging import ROWS, Pager, requested_choice, requested_offset, requested_text
+from ml_backend.web.pages.queries import Finds, ProposalFilter, count_proposals, list_proposals
 from steerseg.errors import ConfigError
 
 
 def add_projects(blueprint: Blueprint, service: Service) -> None:
-    """Add the routes of a project's proposals and corrections.
+    """Add the routes of a project's proposals.
 
     Args:
         blueprint: The pages.
@@ -31,18 +27,24 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
     @blueprint.get("/pages/projects/<int:number>")
     def project(number: int) -> str:
         known = known_project(service, number)
-        offset = requested_offset()
+        offset, chosen = requested_offset(), requested_proposals()
         return render_template(
             "project.html",
             project=known,
+            chosen=chosen,
+            finds=Finds,
             notes=configuration_notes(known.label_config),
             counts=service.corrections.counts(number),
             refinement=service.refinement(str(number)),
             watched=service.watcher.standing(number),
             promotions=service.line.versions.promotions(number),
             version=service.versions(str(number)).current,
-            proposals=list_proposals(database, number, limit=ROWS, offset=offset),
-            pager=Pager.at(offset, count_proposals(database, number)),
+            proposals=list_proposals(database, number, limit=ROWS, offset=offset, chosen=chosen),
+            pager=Pager.at(offset, count_proposals(database, number, chosen)),
+            versions=[
+                (name, name.partition("+")[2] or "preset")
+                for name in reversed(service.versions(str(number)).names)
+            ],
             waiting=service.deliverer.list_waiting(number)[:ROWS],
             unread=SetAsideStore(database).listed(number),
         )
@@ -59,55 +61,15 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
         service.ingestor.take_again(number)
         return redirect(url_for(".project", number=number), 303)
 
-    @blueprint.get("/pages/projects/<int:number>/corrections")
-    def corrections(number: int) -> str:
-        known = known_project(service, number)
-        offset = requested_offset()
-        counts = service.corrections.counts(number)
-        newest = service.corrections.newest(number, limit=ROWS, offset=offset)
-        return render_template(
-            "corrections.html",
-            project=known,
-            counts=counts,
-            corrections=[ListedCorrection.of(correction) for correction in newest],
-            set_aside=service.corrections.list_set_aside(number),
-            pending=CompletionStore(service.database).pending(number)[:ROWS],
-            pager=Pager.at(offset, counts.usable),
-        )
 
-
-@dataclass(frozen=True)
-class ListedCorrection:
-    """What a list shows of a correction, which has no use for its masks.
-
-    Attributes:
-        correction: The correction.
-        standing: ``corrected``, ``accepted`` or ``rejected``.
-        iou: Mean overlap in [0, 1] with what was proposed, over the decided frames; ``None`` without a proposal.
-        changed: How many frames the annotator changed.
-        propagated: How many frames SAM 2 filled.
-    """
-
-    correction: Correction
-    standing: str
-    iou: float | None
-    changed: int
-    propagated: int
-
-    @classmethod
-    def of(cls, correction: Correction) -> ListedCorrection:
-        """What the list shows of this correction."""
-        if correction.rejected:
-            standing = "rejected"
-        else:
-            standing = "corrected" if correction.touched else "accepted"
-        return cls(
-            correction=correction,
-            standing=standing,
-            iou=correction.iou,
-            changed=sum(frame.touched for frame in correction.frames.values()),
-            propagated=len(correction.propagated),
-        )
+def requested_proposals() -> ProposalFilter:
+    """Which proposals the requested page shows."""
+    return ProposalFilter(
+        text=requested_text("q"),
+        version=requested_text("version"),
+        found=requested_choice("found", Finds),
+        newest=request.args.get("newest") == "on",
+    )
 
 
 def configuration_notes(label_config: str) -> tuple[str, ...]:

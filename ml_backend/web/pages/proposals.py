@@ -8,6 +8,7 @@ from typing import TypeVar
 from flask import Blueprint, Response, render_template, send_file
 
 from ml_backend.label_studio.task_media import media_limits
+from ml_backend.predictions.frame_checks import doubtful_frames
 from ml_backend.predictions.messages import describe_proposal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
@@ -57,6 +58,7 @@ def add_proposals(blueprint: Blueprint, service: Service) -> None:
             description=describe_proposal(stored, guidance=service.guidance),
             tracklets=[(tracklet, presence_of(tracklet)) for tracklet in stored.tracklets],
             keyframes=keyframes,
+            doubtful=doubtful_frames(stored),
             views=[(view, *_VIEW_TITLES[view]) for view in views(stored)],
         )
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, String, cast, func, or_, select
 
 from ml_backend.database.database import Database
-from ml_backend.database.tables import ProposalKey, ProposalRow
+from ml_backend.database.tables import (
+    AnnotationRow,
+    DeletedTaskRow,
+    PromotionRow,
+    PromptVersionRow,
+    ProposalKey,
+    ProposalRow,
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,74 @@ class ListedProposal:
     margin: float | None
     created_at: datetime
 
+    @property
+    def certainty(self) -> float:
+        """How sure it is: the score, or its distance to the second if smaller; -1 where nothing was found."""
+        if self.score is None:
+            return -1.0
+        return self.score if self.margin is None else min(self.score, self.margin)
+
+
+class Finds(enum.StrEnum):
+    """How sure a proposal is of what it found; certainty as :meth:`ProposalStore.certainties` defines it."""
+
+    NOTHING = "nothing found"
+    UNSURE = "unsure"  # a certainty below 0.3
+    SURE = "sure"
+
+
+_SURE = 0.3
+
+
+@dataclass(frozen=True)
+class ProposalFilter:
+    """Which proposals are chosen; what is left out chooses all.
+
+    Attributes:
+        text: In the expression, or the number of the task.
+        version: Full name of the version that proposed.
+        found: How sure they are.
+        newest: Whether of each task only the newest one is chosen.
+    """
+
+    text: str = ""
+    version: str = ""
+    found: Finds | None = None
+    newest: bool = False
+
+    def conditions(self, project_id: int) -> list[ColumnElement[bool]]:
+        """The conditions on :class:`~ml_backend.database.tables.ProposalRow`."""
+        row = ProposalRow
+        chosen: list[ColumnElement[bool]] = [row.project_id == project_id]
+        if self.text:
+            in_words = row.expression.icontains(self.text, autoescape=True)
+            chosen.append(or_(in_words, cast(row.task_id, String) == self.text))
+        if self.version:
+            chosen.append(row.version == self.version)
+        unsure = or_(row.score < _SURE, row.margin < _SURE)
+        match self.found:
+            case Finds.NOTHING:
+                chosen.append(row.score.is_(None))
+            case Finds.UNSURE:
+                chosen += [row.score.is_not(None), unsure]
+            case Finds.SURE:
+                chosen += [row.score >= _SURE, or_(row.margin.is_(None), row.margin >= _SURE)]
+        if self.newest:
+            newest = select(func.max(row.id)).where(row.project_id == project_id).group_by(row.task_id)
+            chosen.append(row.id.in_(newest))
+        return chosen
+
+
+ALL_PROPOSALS = ProposalFilter()
+
 
 def list_proposals(
-    database: Database, project_id: int, *, limit: int, offset: int = 0
+    database: Database,
+    project_id: int,
+    *,
+    limit: int,
+    offset: int = 0,
+    chosen: ProposalFilter = ALL_PROPOSALS,
 ) -> list[ListedProposal]:
     """A project's proposals, newest first.
 
@@ -45,7 +118,7 @@ def list_proposals(
     with database.reading() as session:
         rows = session.scalars(
             select(ProposalRow)
-            .where(ProposalRow.project_id == project_id)
+            .where(*chosen.conditions(project_id))
             .order_by(ProposalRow.created_at.desc(), ProposalRow.id.desc())
             .limit(limit)
             .offset(offset)
@@ -53,15 +126,15 @@ def list_proposals(
         return [_listed(row) for row in rows]
 
 
-def count_proposals(database: Database, project_id: int) -> int:
-    """How many proposals a project has.
+def count_proposals(database: Database, project_id: int, chosen: ProposalFilter = ALL_PROPOSALS) -> int:
+    """How many proposals of a project are chosen.
 
     Raises:
         StoreError: The database cannot be read.
     """
     with database.reading() as session:
-        query = select(func.count()).select_from(ProposalRow).where(ProposalRow.project_id == project_id)
-        return session.scalar(query) or 0
+        query = select(func.count()).select_from(ProposalRow)
+        return session.scalar(query.where(*chosen.conditions(project_id))) or 0
 
 
 def find_proposal(database: Database, number: int) -> ListedProposal | None:
@@ -88,6 +161,79 @@ def newest_proposals(database: Database, tasks: Collection[tuple[int, int]]) -> 
             .group_by(ProposalRow.project_id, ProposalRow.task_id)
         )
         return {(project, task): number for project, task, number in rows if (project, task) in tasks}
+
+
+def newest_of_tasks(
+    database: Database, project_id: int, tasks: Collection[int] | None = None
+) -> list[ListedProposal]:
+    """The newest proposal of each task, the least certain first.
+
+    Args:
+        database: The database.
+        project_id: The project.
+        tasks: The tasks; ``None`` for all of the project.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    conditions = ALL_PROPOSALS.conditions(project_id)
+    newest = select(func.max(ProposalRow.id)).where(*conditions).group_by(ProposalRow.task_id)
+    query = select(ProposalRow).where(ProposalRow.id.in_(newest))
+    if tasks is not None:
+        query = query.where(ProposalRow.task_id.in_(tasks))
+    with database.reading() as session:
+        listed = [_listed(row) for row in session.scalars(query)]
+    return sorted(listed, key=lambda one: (one.certainty, one.task_id))
+
+
+def promoted_by_hand(database: Database, refinements: Collection[int]) -> dict[int, datetime]:
+    """When a person promoted what these refinements had made, by refinement; the others are missing.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    with database.reading() as session:
+        rows = session.execute(
+            select(PromptVersionRow.refinement_id, func.max(PromotionRow.created_at))
+            .join(PromotionRow, PromotionRow.version_id == PromptVersionRow.id)
+            .where(
+                PromptVersionRow.refinement_id.in_(refinements), PromotionRow.made_by.not_like("refinement %")
+            )
+            .group_by(PromptVersionRow.refinement_id)
+        )
+        return {number: when for number, when in rows if number is not None}
+
+
+def annotators_of(database: Database, annotations: Collection[int]) -> dict[int, int]:
+    """Label Studio's number of who completed these annotations; those of whom it is not known are missing.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    with database.reading() as session:
+        rows = session.execute(
+            select(AnnotationRow.id, AnnotationRow.annotator).where(AnnotationRow.id.in_(annotations))
+        )
+        return {number: annotator for number, annotator in rows if annotator is not None}
+
+
+def annotated_tasks(database: Database, project_id: int) -> set[int]:
+    """The tasks of a project that have an annotation, a skipped one included, and those that were deleted.
+
+    Raises:
+        StoreError: The database cannot be read.
+    """
+    with database.reading() as session:
+        annotated = session.scalars(
+            select(AnnotationRow.task_id).where(
+                AnnotationRow.project_id == project_id,
+                AnnotationRow.deleted.is_(False),
+                AnnotationRow.task_id.is_not(None),
+            )
+        )
+        return {task for task in annotated if task is not None} | set(
+            session.scalars(select(DeletedTaskRow.id))
+        )
 
 
 def _listed(row: ProposalRow) -> ListedProposal:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from ml_backend.refinement.version_store import PRESET, VersionError
+from ml_backend.refinement.version_store import PRESET, Promotion, VersionError
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.pages.curves import curve_of
@@ -31,6 +32,7 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
     def versions(number: int) -> str:
         known = known_project(service, number)
         newest_first = reversed(line.versions.versions(number))
+        promotions = line.versions.promotions(number)
         return render_template(
             "versions.html",
             project=known,
@@ -42,7 +44,8 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
             can_roll_back=line.versions.can_roll_back(number),
             refinement=service.refinement(str(number)),
             watched=service.watcher.standing(number),
-            promotions=line.versions.promotions(number),
+            promotions=promotions,
+            hands=promoted_by_people(promotions),
             preset=PRESET,
         )
 
@@ -68,6 +71,19 @@ def add_versions(blueprint: Blueprint, service: Service) -> None:
     def refine(number: int) -> Response:
         service.refine(str(number))
         return redirect(url_for(".versions", number=number), 303)
+
+
+def promoted_by_people(promotions: Sequence[Promotion]) -> dict[str, Promotion]:
+    """The newest promotion of each version that a person made, by the version's name.
+
+    Args:
+        promotions: Newest first.
+    """
+    return {
+        one.version: one
+        for one in reversed(promotions)
+        if one.version is not None and not one.made_by.startswith("refinement ")
+    }
 
 
 def _promote(service: Service, number: int, name: str) -> None:

@@ -99,3 +99,58 @@ def test_what_is_missing_is_said_in_a_line(
     monkeypatch.delenv("STEERSEG_LABEL_STUDIO_API_KEY")
     assert main(["predict", str(PROJECT)]) == 2
     assert "STEERSEG_LABEL_STUDIO_API_KEY" in capsys.readouterr().err
+
+
+# --- before a batch
+
+
+def test_a_dry_run_counts_and_asks_for_nothing(
+    served: Backend, fake_label_studio: FakeLabelStudio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    introduce(served)
+    fake_label_studio.tasks[1]["total_annotations"] = 1
+    assert main(["predict", str(PROJECT), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert f"3 tasks would be predicted by {VERSION}, 0 have a prediction of it already" in output
+    assert "1 of them are annotated already" in output
+    assert "have no 'expression' in their data" in output
+    assert fake_label_studio.predictions == []
+    assert served.service.jobs().jobs == ()
+
+
+def test_a_preview_predicts_a_few_and_names_their_page(
+    served: Backend, fake_label_studio: FakeLabelStudio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    introduce(served)
+    assert main(["predict", str(PROJECT), "--preview", "2"]) == 1
+    output = capsys.readouterr().out
+    assert f"1 of 3 tasks predicted by {VERSION} for a look, 1 are without a prediction" in output
+    assert "task 3: score 0.80" in output
+    assert f"/pages/projects/{PROJECT}/preview?task=1&task=3" in output
+    assert fake_label_studio.predictions == []
+    path = output.rpartition(f":{served_port(output)}")[2].strip()
+    page = served.client.get(path, auth=("ann", "pass")).get_data(as_text=True)
+    assert "of the 1 below" in page
+    assert "task 1." in page, "the task without a proposal is named"
+    # What was looked at is not predicted again.
+    before = len(served.service.jobs().jobs)
+    main(["predict", str(PROJECT)])
+    assert len(served.service.jobs().jobs) == before + 1
+
+
+def served_port(output: str) -> str:
+    return output.rpartition("http://127.0.0.1:")[2].partition("/")[0]
+
+
+def test_what_is_below_the_least_score_is_named_and_not_stored(
+    served: Backend, fake_label_studio: FakeLabelStudio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    introduce(served)
+    fake_label_studio.tasks[1]["data"]["expr"] = "unlike anything"
+    assert main(["predict", str(PROJECT), "--least-score", "0.5"]) == 1
+    output = capsys.readouterr().out
+    assert "1 tasks predicted" in output
+    assert "1 predictions were not stored, since their score is below the least:\n  task 2: score" in output
+    assert {prediction["task"] for prediction in fake_label_studio.predictions} == {3}
+    with pytest.raises(SystemExit):
+        main(["predict", str(PROJECT), "--least-score", "1.5"])

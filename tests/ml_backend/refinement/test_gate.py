@@ -25,18 +25,22 @@ def outcome(held_out: list[PairedScore], regression: list[PairedScore] | None = 
 def test_a_clear_gain_without_loss_is_promoted() -> None:
     result, reason = outcome(compared([0.1, 0.2, 0.15, 0.12]), compared([0.0, 0.01, -0.01]))
     assert result is Outcome.PROMOTED
-    assert "on 4 held-out videos: J&F 0.500 → 0.642" in reason
+    assert "on 4 held-out videos: J&F 50.0 → 64.2" in reason
     assert "90% interval" in reason
-    assert "on 3 replayed clips: J&F 0.500 → 0.500" in reason
+    assert "on 3 replayed clips: J&F 50.0 → 50.0" in reason
 
 
 @pytest.mark.parametrize(
     ("gains", "replayed", "reason"),
     [
-        ([0.001, 0.002, 0.003, 0.001], [], "the gain is below 0.010"),
-        ([-0.1, -0.2, -0.3, 0.0], [], "the gain is below 0.010"),
-        ([0.5, -0.3, 0.4, -0.2], [], "the interval of the gain reaches 0"),
-        ([0.1, 0.2, 0.15, 0.12], [-0.05, -0.02, 0.0], "what was known before is lost by more than 0.010"),
+        ([0.001, 0.002, 0.003, 0.001], [], "the gain is below 1.0 points"),
+        ([-0.1, -0.2, -0.3, 0.0], [], "the gain is below 1.0 points"),
+        ([0.5, -0.3, 0.4, -0.2], [], "the interval of the gain reaches 0.0"),
+        (
+            [0.1, 0.2, 0.15, 0.12],
+            [-0.05, -0.02, 0.0],
+            "what was known before is lost by more than 1.0 points",
+        ),
     ],
 )
 def test_what_keeps_a_candidate_back_is_said(gains: list[float], replayed: list[float], reason: str) -> None:
@@ -50,7 +54,7 @@ def test_a_loss_that_may_be_chance_keeps_nothing_back() -> None:
     scattered = [0.0] * 9 + [-0.8, 0.3, 0.1]  # -0.033 in the mean, by one clip that turned out otherwise
     result, reason = outcome(compared([0.1, 0.2, 0.15, 0.12]), compared(scattered, name="replayed"))
     assert result is Outcome.PROMOTED
-    assert "on 12 replayed clips: J&F 0.500 → 0.467, -0.033" in reason
+    assert "on 12 replayed clips: J&F 50.0 → 46.7, −3.3 points" in reason
 
 
 def test_a_negative_least_gain_allows_for_a_loss() -> None:
@@ -60,7 +64,7 @@ def test_a_negative_least_gain_allows_for_a_loss() -> None:
     assert slight.reason.startswith("as good as asked for on 4 held-out videos")
     unsure = judge(compared([0.3, -0.3, 0.2, -0.4]), [], recipe, Scheme.HELD_OUT)
     assert unsure.outcome is Outcome.KEPT_BACK
-    assert "the interval of the gain reaches -0.1." in unsure.reason
+    assert "the interval of the gain reaches −10.0." in unsure.reason
 
 
 def test_one_video_is_not_enough_whatever_it_shows() -> None:

@@ -69,7 +69,7 @@ def test_five_corrections_are_cross_validated_and_a_better_candidate_is_promoted
     ended = driver.run(driver.refinements.request(1, "test"), ask=ask, refresh=refreshed.append)
     assert refreshed == [1]
     assert ended.state is RefinementState.PROMOTED
-    assert "on 5 videos by cross-validation: J&F 0.600 → 0.800" in ended.reason
+    assert "on 5 videos by cross-validation: J&F 60.0 → 80.0" in ended.reason
     assert "on 2 replayed clips" in ended.reason
     champion = driver.line.champion(1)
     assert champion is not None

@@ -195,9 +195,9 @@ def test_what_cannot_be_imported_is_said(line: PromptLine, database: Database, t
 def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path: Path) -> None:
     made = add(line, tmp_path, 1)
     header, preset, row = describe_versions(line.versions.versions(1))
-    assert header.split() == ["version", "status", "from", "corrections", "gain", "reason"]
+    assert header.split() == ["version", "status", "from", "corrections", "points", "reason"]
     assert preset.split()[:2] == ["preset", "champion"]
-    assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+0.050"]
+    assert row.split()[:5] == [made.name, "candidate", "preset", "1", "+5.0"]
     line.versions.promote(1, made.name, by="test")
     assert "champion" not in describe_versions(line.versions.versions(1))[1]
 
@@ -218,6 +218,12 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
             ALTER TABLE projects DROP COLUMN min_annotations;
             ALTER TABLE projects DROP COLUMN repredicted;
             ALTER TABLE projects DROP COLUMN labelling_order;
+            ALTER TABLE projects DROP COLUMN title;
+            ALTER TABLE annotations DROP COLUMN annotator;
+            ALTER TABLE annotations DROP COLUMN lead_time;
+            ALTER TABLE annotations DROP COLUMN created_at;
+            DROP TABLE annotators;
+            DROP TABLE reviews;
             DROP TABLE observations;
             ALTER TABLE jobs DROP COLUMN expression;
             ALTER TABLE jobs DROP COLUMN version;

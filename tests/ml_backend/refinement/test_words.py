@@ -67,7 +67,7 @@ def test_words_that_gain_are_used(tmp_path: Path) -> None:
 def test_words_that_do_not_gain_are_kept_back(tmp_path: Path) -> None:
     judged = lesson(tmp_path, 5, -0.1)
     assert not judged.accepted
-    assert "not used: the gain is below 0.005" in judged.reason
+    assert "not used: the gain is below 0.5 points" in judged.reason
 
 
 def test_a_word_that_many_videos_teach_needs_no_certain_gain(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from flask.testing import FlaskClient
 from PIL import Image
 from sqlalchemy import select
 
@@ -30,11 +29,11 @@ from steerseg.masks import encode_rle
 from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
 from steerseg.words.glossary import Entry, Glossary
-from tests.support.backend import Backend, MakeBackend, NamedMedia, recorded
+from tests.support.backend import Backend, MakeBackend, recorded
+from tests.support.pages import FRAMES, HEIGHT, WIDTH, FilmedMedia, project_of, text_of, token_in
 from tests.support.requests import introduce, wait_until, with_expression
 
 PROJECT = 1
-FRAMES, HEIGHT, WIDTH = 12, 36, 64  # of what `proposal_targets` proposes
 
 
 @pytest.fixture
@@ -42,24 +41,6 @@ def predicted(backend: Backend) -> Backend:
     """A backend that has predicted the tasks of a recorded request."""
     backend.post("/predict", introduce(backend))
     return backend
-
-
-def project_of(backend: Backend) -> int:
-    (known,) = ProjectStore(backend.database).all()
-    return known.id
-
-
-def text_of(client: FlaskClient, path: str, status: int = 200, **options: Any) -> str:
-    response = client.get(path, **options)
-    assert response.status_code == status, response.get_data(as_text=True)
-    assert response.mimetype == "text/html"
-    return response.get_data(as_text=True)
-
-
-def token_in(page: str) -> str:
-    found = re.search(r'name="csrf_token" value="([^"]+)"', page)
-    assert found is not None, page
-    return found[1]
 
 
 def add_version(backend: Backend, number: int = 1, model: str = "test-model") -> str:
@@ -175,20 +156,6 @@ def test_what_is_not_there_is_told_as_a_page(backend: Backend, path: str) -> Non
 # --- a proposal as pictures
 
 
-class FilmedMedia(NamedMedia):
-    """The same, with pages on disk that one can look at."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def load(self, *arguments: Any) -> Media:
-        media = super().load(*arguments)
-        self._folder.mkdir(exist_ok=True)
-        for index in range(FRAMES):
-            Image.new("RGB", (WIDTH, HEIGHT), (10 * index, 90, 60)).save(self._folder / f"{index:05d}.png")
-        return replace(media, path=self._folder)
-
-
 @pytest.fixture
 def filmed(predicted: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, int]:
     """A backend whose media can be looked at, and a proposal on pages."""
@@ -277,7 +244,7 @@ def test_versions_are_promoted_and_rolled_back_by_forms(predicted: Backend) -> N
     name = add_version(predicted)
     path = f"/pages/projects/{number}/versions"
     page = text_of(predicted.client, path)
-    assert "0.650 → 0.710" in page
+    assert "J&amp;F 65.0 → 71.0: +6.0 points" in page
     assert "loss over 40 steps" in page
     assert 'class="curve"' in page
     assert "Roll back" not in page

@@ -1,0 +1,113 @@
+"""Frames of a proposal that a person should look at first, each with the reason.
+
+Three signs show in what a proposal stores (our choice): the segmenter was not certain whether the object is there, the
+mask jumped from one frame to the next, or the object came or went for a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.language.expressions import instances_meant
+from ml_backend.proposals import StoredProposal, StoredTracklet
+from steerseg.masks import mask_area, rle_iou
+
+MOST_FRAMES = 8
+"""Frames of one proposal that are named, the most doubtful ones."""
+_UNSURE = 0.4  # doubt of a score from which on a frame is named: scores from 0.3 to 0.7
+_DIP = 0.2  # by which a score lies below the median of the frames that show the object
+_JUMP = 0.5  # share of the usual overlap of neighbouring masks below which a mask has jumped
+_MOMENT = 3  # frames
+
+
+@dataclass(frozen=True)
+class DoubtfulFrame:
+    """A frame to check.
+
+    Attributes:
+        frame: Its decode index.
+        seconds: Its time in the media.
+        doubt: In [0, 1].
+        reasons: Why, for a person; the weightiest first.
+    """
+
+    frame: int
+    seconds: float
+    doubt: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Sign:
+    frame: int
+    doubt: float
+    reason: str
+
+
+def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple[DoubtfulFrame, ...]:
+    """The frames of a proposal to look at first, in their order.
+
+    Of the tracklets, those count that the expression means: the best one, or all of them.
+
+    Args:
+        proposal: The proposal.
+        limit: Most frames.
+    """
+    several = instances_meant(proposal.expression) is not None
+    signs: dict[int, list[_Sign]] = {}
+    for tracklet in proposal.tracklets if several else proposal.tracklets[:1]:
+        for sign in _signs(tracklet):
+            signs.setdefault(sign.frame, []).append(sign)
+    found = []
+    for frame, there in signs.items():
+        there.sort(key=lambda sign: -sign.doubt)
+        reasons = tuple(dict.fromkeys(sign.reason for sign in there))
+        found.append(DoubtfulFrame(frame, float(proposal.pts[frame]), there[0].doubt, reasons))
+    found.sort(key=lambda one: (-one.doubt, one.frame))
+    return tuple(sorted(found[:limit], key=lambda one: one.frame))
+
+
+def doubt_of_task(frames: Sequence[DoubtfulFrame]) -> float:
+    """How doubtful a proposal is as a whole: the sum over its frames, so that many doubts weigh more than one."""
+    return sum(one.doubt for one in frames)
+
+
+def _signs(tracklet: StoredTracklet) -> Iterator[_Sign]:
+    shown = np.array([mask_area(rle) > 0 for rle in tracklet.rles], dtype=bool)
+    yield from _of_scores(np.asarray(tracklet.frame_scores, dtype=np.float64), shown)
+    yield from _of_jumps(tracklet, shown)
+    yield from _of_moments(shown)
+
+
+def _of_scores(scores: NDArray[np.float64], shown: NDArray[np.bool_]) -> Iterator[_Sign]:
+    usual = float(np.median(scores[shown])) if shown.any() else 1.0
+    for frame, score in enumerate(scores):
+        doubt = 1.0 - abs(2.0 * float(np.clip(score, 0.0, 1.0)) - 1.0)
+        dip = usual - float(score) if shown[frame] else 0.0
+        if doubt >= _UNSURE or dip >= _DIP:
+            yield _Sign(frame, min(1.0, max(doubt, dip)), f"certainty {score:.2f} that the object is there")
+
+
+def _of_jumps(tracklet: StoredTracklet, shown: NDArray[np.bool_]) -> Iterator[_Sign]:
+    """A fast object overlaps little from frame to frame all the time: what counts is how much less than usual."""
+    later = [frame for frame in range(1, len(shown)) if shown[frame] and shown[frame - 1]]
+    overlaps = {frame: rle_iou(tracklet.rles[frame - 1], tracklet.rles[frame]) for frame in later}
+    usual = float(np.median(list(overlaps.values()))) if overlaps else 0.0
+    for frame, overlap in overlaps.items():
+        if overlap < _JUMP * usual:
+            doubt = 1.0 - overlap / usual
+            yield _Sign(frame, doubt, f"the mask jumps: overlap {overlap:.2f}, usually {usual:.2f}")
+
+
+def _of_moments(shown: NDArray[np.bool_]) -> Iterator[_Sign]:
+    edges = np.flatnonzero(np.diff(shown)) + 1
+    for start, end in pairwise(edges):
+        if end - start <= _MOMENT:
+            frames = f"{end - start} frame{'' if end - start == 1 else 's'}"
+            reason = f"shown for {frames} alone" if shown[start] else f"not shown for {frames}"
+            yield _Sign(int(start), 0.6, reason)
