@@ -122,6 +122,7 @@ class Exporter:
     ) -> None:
         self._settings = settings
         self._database = database
+        self._project_store = ProjectStore(database)
         self._media = media
         self._refresher = refresher
         self._tracker = tracker
@@ -177,7 +178,7 @@ class Exporter:
         self, wanted: Sequence[LabelledSequence], options: ExportOptions, report_line: ReportLine
     ) -> Gathered:
         connections = Connections(self._settings)
-        projects = ProjectStore(self._database)
+        projects = self._project_store
         try:
             return Gatherer(self._settings, projects, self._media, connections, self._tracker).gather(
                 wanted,
