@@ -36,31 +36,47 @@ NEGATIONS = (
 
 OTHER_LANGUAGES = {
     "develop": (
-        *("der hund", "das rote auto", "die katze auf der linken seite", "das größte tier", "verfolge den ball"),
-        *("le chien", "la voiture rouge", "le chat à gauche", "l'objet qui bouge", "trouve le plus grand"),
-        *("el perro", "el coche rojo", "el animal de la izquierda", "la cosa que se mueve", "sigue la pelota"),
-        *("il cane", "la macchina rossa", "o cachorro", "a flor amarela", "de rode auto", "den röda bilen"),
-        *("红色的汽车", "左边的狗", "赤い車", "左の犬", "красная машина", "собака слева", "السيارة الحمراء", "빨간 자동차"),
+        *("der hund", "das rote auto", "die katze auf der linken seite"),
+        *("das größte tier", "verfolge den ball"),
+        *("le chien", "la voiture rouge", "le chat à gauche"),
+        *("l'objet qui bouge", "trouve le plus grand"),
+        *("el perro", "el coche rojo", "el animal de la izquierda"),
+        *("la cosa que se mueve", "sigue la pelota"),
+        *("il cane", "la macchina rossa", "o cachorro"),
+        *("a flor amarela", "de rode auto", "den röda bilen"),
+        *("红色的汽车", "左边的狗", "赤い車", "左の犬"),
+        *("красная машина", "собака слева", "السيارة الحمراء", "빨간 자동차"),
     ),
     "measure": (
-        *("die blume", "der gelbe vogel", "das ding, das nach oben geht", "der kleinste fisch", "zeig mir den hut"),
-        *("la fleur", "l'oiseau jaune", "le plus petit poisson", "le chapeau à droite", "suis la bicyclette"),
-        *("la flor", "el pájaro amarillo", "el pez más pequeño", "el sombrero de la derecha", "busca el libro"),
-        *("il pesce azzurro", "la bicicletta", "o pássaro azul", "a casa verde", "het kleinste dier", "den gula fågeln"),
-        *("黄色的花", "右边的鸟", "青い魚", "一番大きい動物", "жёлтая птица", "самая маленькая рыба", "الطائر الأصفر", "노란 새"),
+        *("die blume", "der gelbe vogel", "das ding, das nach oben geht"),
+        *("der kleinste fisch", "zeig mir den hut"),
+        *("la fleur", "l'oiseau jaune", "le plus petit poisson"),
+        *("le chapeau à droite", "suis la bicyclette"),
+        *("la flor", "el pájaro amarillo", "el pez más pequeño"),
+        *("el sombrero de la derecha", "busca el libro"),
+        *("il pesce azzurro", "la bicicletta", "o pássaro azul"),
+        *("a casa verde", "het kleinste dier", "den gula fågeln"),
+        *("黄色的花", "右边的鸟", "青い魚", "一番大きい動物"),
+        *("жёлтая птица", "самая маленькая рыба", "الطائر الأصفر", "노란 새"),
     ),
 }  # fmt: skip
 
 GIBBERISH = {
     "develop": (
-        *("asdf", "qwertz uiop", "xxxxxx", "test", "foo bar baz", "hello", "???", "12345", "dfgh jkl dfgh", "blorp"),
-        *("the flurb", "the quaxly snorp", "lorem ipsum dolor", "what time do we eat", "ok thanks", "i am so tired"),
-        *("please call me back tomorrow", "aaaaaaa", "hjkl;", "wugs that zorp", "meeting moved to monday"),
+        *("asdf", "qwertz uiop", "xxxxxx", "test", "foo bar baz"),
+        *("hello", "???", "12345", "dfgh jkl dfgh", "blorp"),
+        *("the flurb", "the quaxly snorp", "lorem ipsum dolor"),
+        *("what time do we eat", "ok thanks", "i am so tired"),
+        *("please call me back tomorrow", "aaaaaaa", "hjkl;"),
+        *("wugs that zorp", "meeting moved to monday"),
     ),
     "measure": (
-        *("jklö", "poiuy trewq", "zzz", "testing testing", "spam eggs", "good morning", "...", "98765 43", "nmbv cxy nmbv"),
-        *("grumf", "the wibblet", "the mimsy borogove", "consectetur adipiscing elit", "how was your weekend", "no idea"),
-        *("send me the invoice", "oooooooo", "asd;lkj", "the toves that gimble", "lunch is at noon"),
+        *("jklö", "poiuy trewq", "zzz", "testing testing", "spam eggs"),
+        *("good morning", "...", "98765 43", "nmbv cxy nmbv"),
+        *("grumf", "the wibblet", "the mimsy borogove"),
+        *("consectetur adipiscing elit", "how was your weekend", "no idea"),
+        *("send me the invoice", "oooooooo", "asd;lkj"),
+        *("the toves that gimble", "lunch is at noon"),
     ),
 }  # fmt: skip
 
