@@ -28,7 +28,7 @@ from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
-from steerseg.verification import look_at, look_of
+from steerseg.verification import Expectation, look_at, look_of
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 from steerseg.words.wording import mend_spelling, plain_wording
@@ -193,6 +193,7 @@ class SteerSeg:
         self.texts = preset.texts
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
+        self._expectation = Expectation(lvlm, preset)
         self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
         if max(self.layers) >= lvlm.num_layers:
             raise ConfigError(
@@ -523,6 +524,7 @@ class SteerSeg:
         look = look_of(
             reasoning.said,
             found,
+            self._expectation.log_ratio(expression, found.name),
             best.score,
             candidates.on_keyframes,
             best.index,

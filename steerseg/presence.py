@@ -21,6 +21,7 @@ from steerseg.words.learning import Lexicon
 _COLOURS = frozenset(
     ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "grey", "gray", "black")
 )
+_MOST_NATS = 8.0
 _NEGATION = re.compile(
     r"\b(?:not|no|nothing|without|except|but|neither|nor|never|none|\w+n't)\b", re.IGNORECASE
 )
@@ -64,7 +65,10 @@ class PresenceSignals:
             no known noun.
         named_as_read: The same for the name that reasoning read the expression as.
         read: Whether reasoning read the expression as what its noun covers: 1 or -1; 0 without a known noun.
-        coloured: Whether what was found has the colour of the expression, in [-1, 1]; 0 without a colour.
+        coloured: Whether what was found has the colour of the expression: 1, or -1 for another one, or -0.5 where no
+            colour is said; 0 where the expression has none.
+        expected: How much more likely the name of what was found is for the expression than for any other, in [-1, 1]:
+            the log of the ratio in the LVLM's answers about a grey picture, divided by 8 nats and clipped.
         certainty: Probability in [0, 1] of the name that reasoning began with.
         known: Share in [0, 1] of the expression's words that the model was taught.
         nameless: 1 where the expression has no known noun, else 0.
@@ -79,6 +83,7 @@ class PresenceSignals:
     named_as_read: float
     read: float
     coloured: float
+    expected: float
     certainty: float
     known: float
     nameless: float
@@ -144,11 +149,13 @@ class Look:
     Attributes:
         read: What reasoning read the expression as.
         found: What the LVLM says that the best candidate is, seen alone.
+        log_ratio: Of the probability of its name for the expression to that for any, about a grey picture, in nats.
         score: See :class:`PresenceSignals`; so for the others.
     """
 
     read: Said
     found: Said
+    log_ratio: float
     score: float
     agreement: float
     predicted_iou: float
@@ -171,6 +178,7 @@ def signals_of(expression: str, look: Look, lexicon: Lexicon) -> PresenceSignals
         named_as_read=_signed(look.found, read),
         read=0.0 if not asked else 1.0 if look.read.name in asked or read & asked else -1.0,
         coloured=_coloured(expression, look.found),
+        expected=min(max(look.log_ratio / _MOST_NATS, -1.0), 1.0),
         certainty=look.read.certainty,
         known=known_share(expression, lexicon),
         nameless=float(not asked),
@@ -232,6 +240,6 @@ def _signed(said: Said, meant: Collection[str]) -> float:
 def _coloured(expression: str, found: Said) -> float:
     asked = {word for word in _WORD.findall(expression.lower()) if word in _COLOURS}
     shown = {word for phrase in found.phrases[1:] for word in phrase.lower().split() if word in _COLOURS}
-    if not asked or not shown:
+    if not asked:
         return 0.0
-    return 1.0 if asked & shown else -1.0
+    return -0.5 if not shown else 1.0 if asked & shown else -1.0

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, Manifest, clips
-from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg, VideoFeatures
+from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
 from steerseg.presence import Look, Said
-from steerseg.verification import look_at, look_of
+from steerseg.verification import Expectation, look_at, look_of
 from steerseg.video import Video, keyframe_indices, video_from_frames
 
 Masks = NDArray[np.bool_]
@@ -79,7 +79,7 @@ class Asker:
 
     def __init__(self, steerseg: SteerSeg) -> None:
         self._steerseg = steerseg
-        self._features: dict[str, VideoFeatures] = {}
+        self._expectation = Expectation(steerseg.lvlm, steerseg.preset)
 
     def ask(self, video: Video, expression: str, config: PipelineConfig, *, look: bool = False) -> Found:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
@@ -94,8 +94,9 @@ class Asker:
         if look and ranking:
             best, on_keyframes = ranking[0], candidates.on_keyframes
             found = look_at(steerseg.lvlm, steerseg.preset, video, on_keyframes, best.index)
+            ratio = self._expectation.log_ratio(wording, found.name)
             merge = steerseg.lvlm.family.temporal_merge
-            looked = look_of(reasoning.said, found, best.score, on_keyframes, best.index, maps, merge)
+            looked = look_of(reasoning.said, found, ratio, best.score, on_keyframes, best.index, maps, merge)
         return Found(wording, reasoning.said, candidates, ranking, looked)
 
 

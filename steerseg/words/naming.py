@@ -91,7 +91,11 @@ def crop_vision(
     lvlm: LVLM, preset: Preset, frames: NDArray[np.uint8], masks: NDArray[np.bool_], margin: float
 ) -> VisionFeatures:
     """Visual tokens of an object's crops, as a video of its own; see :func:`object_crops`."""
-    crops = object_crops(frames, masks, margin)
+    return crops_vision(lvlm, preset, object_crops(frames, masks, margin))
+
+
+def crops_vision(lvlm: LVLM, preset: Preset, crops: NDArray[np.uint8]) -> VisionFeatures:
+    """Visual tokens of (N, side, side, 3) uint8 crops, as a video of its own."""
     height, width = lvlm.family.sizes(
         SIDE,
         SIDE,
