@@ -65,8 +65,8 @@ class PresenceSignals:
             no known noun.
         named_as_read: The same for the name that reasoning read the expression as.
         read: Whether reasoning read the expression as what its noun covers: 1 or -1; 0 without a known noun.
-        coloured: Whether what was found has the colour of the expression: 1, or -1 for another one, or -0.5 where no
-            colour is said; 0 where the expression has none.
+        coloured: -1 where what was found has another colour than the expression says, -0.7 where the LVLM names no
+            colour of it; 0 where the colour is right, or none is asked for.
         expected: How much more likely the name of what was found is for the expression than for any other, in [-1, 1]:
             the log of the ratio in the LVLM's answers about a grey picture, divided by 8 nats and clipped.
         certainty: Probability in [0, 1] of the name that reasoning began with.
@@ -240,6 +240,6 @@ def _signed(said: Said, meant: Collection[str]) -> float:
 def _coloured(expression: str, found: Said) -> float:
     asked = {word for word in _WORD.findall(expression.lower()) if word in _COLOURS}
     shown = {word for phrase in found.phrases[1:] for word in phrase.lower().split() if word in _COLOURS}
-    if not asked:
+    if not asked or asked & shown:
         return 0.0
-    return -0.5 if not shown else 1.0 if asked & shown else -1.0
+    return -1.0 if shown else -0.7

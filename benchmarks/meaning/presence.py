@@ -120,7 +120,7 @@ def describe_presence(
 
 
 def fit(
-    rows: Sequence[PresenceRow], lexicon: Lexicon, *, refused: float, ridge: float = 0.02
+    rows: Sequence[PresenceRow], lexicon: Lexicon, *, refused: float, ridge: float = 0.005
 ) -> PresenceCalibration:
     """A logistic regression by Newton's method, on standardised signals, and the threshold for a share of refusals.
 
