@@ -84,6 +84,7 @@ class StoredProposal:
             calibrated, or it was not judged.
         refused: Whether that is so unlikely that nothing is shown; the tracklets are there to choose from.
         found: What the language model calls the best tracklet; empty where it was not asked.
+        understood: Whether the models know all words of the expression, and it denies nothing.
     """
 
     expression: str
@@ -100,6 +101,7 @@ class StoredProposal:
     presence: float | None = None
     refused: bool = False
     found: str = ""
+    understood: bool = True
 
 
 _ADAPTER = TypeAdapter(StoredProposal)

@@ -70,8 +70,8 @@ class Proposal:
             read the expression.
         presence: How likely the expression is of anything in the video. Where it is refused, the tracklets are
             candidates for a person to choose from, and none is shown.
-        instances: Ranks of the tracklets that are the instances of the expression, the best first; one, unless the
-            expression means several. Empty where nothing was found, or presence is refused.
+        several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
+            means one.
     """
 
     expression: str
@@ -87,7 +87,14 @@ class Proposal:
     video: Video | None = field(default=None, repr=False, compare=False)
     read_as: str = ""
     presence: Presence = NOT_JUDGED
-    instances: tuple[int, ...] = ()
+    several: tuple[int, ...] = ()
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Ranks of the tracklets that are the instances of the expression; none where presence is refused."""
+        if self.presence.refused or not self.tracklets:
+            return ()
+        return self.several or (0,)
 
     @property
     def best(self) -> Tracklet:
@@ -338,7 +345,7 @@ class SteerSeg:
             video=video,
             read_as="" if wording == expression else wording,
             presence=presence,
-            instances=() if presence.refused else tuple(choose_candidates(tracklets, several)),
+            several=() if several is None else tuple(choose_candidates(tracklets, several)),
         )
 
     def forget(self) -> None:
@@ -531,8 +538,10 @@ class SteerSeg:
             maps,
             self.lvlm.family.temporal_merge,
         )
-        value = calibration.presence(signals_of(expression, look, self.lexicon))
-        return Presence(value, config.presence == "refuse" and value < calibration.threshold, found.name)
+        signals = signals_of(expression, look, self.lexicon)
+        value = calibration.presence(signals)
+        refused = config.presence == "refuse" and value < calibration.threshold
+        return Presence(value, refused, found.name, understood=signals.known == 1 and not signals.negated)
 
     def track(
         self,

@@ -131,11 +131,13 @@ class Presence:
         value: The probability in [0, 1]; ``None`` where it was not judged, or the preset is not calibrated.
         refused: Whether it is below the preset's threshold, so that nothing is shown.
         found: What the LVLM calls the best candidate; empty where it was not asked.
+        understood: Whether the models know all words of the expression, and it denies nothing.
     """
 
     value: float | None = None
     refused: bool = False
     found: str = ""
+    understood: bool = True
 
 
 NOT_JUDGED = Presence()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ml_backend.interactive.request import InteractiveRequest
-from ml_backend.label_studio.controls import FramesSide, VideoSide
-from ml_backend.label_studio.results import Result, ResultItem, verdict_result
+from ml_backend.label_studio.controls import FramesSide, VideoSide, verdict_word
+from ml_backend.label_studio.results import Result, ResultItem
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.predictions.messages import Guidance, describe_refusal
@@ -81,7 +81,6 @@ class Answer:
         score: Score of the best region, in [0, 1].
         late: Whether it was not ready in time, so that the annotator has to ask again.
         settles_text: Whether the expressions in force take the place of the texts that were typed.
-        verdict: A verdict of the whole task that is chosen for the annotator to accept; empty where none is.
     """
 
     result: tuple[Result, ...] = field(default=(), repr=False)
@@ -89,23 +88,14 @@ class Answer:
     score: float = 0.0
     late: bool = False
     settles_text: bool = False
-    verdict: str = ""
 
 
-def refusal(
-    proposal: StoredProposal, guidance: Guidance, side: FramesSide | VideoSide, *, is_empty: bool
-) -> Answer:
-    """The answer to an expression that is hardly of anything in the video: no mask, and a verdict to accept.
-
-    Args:
-        proposal: The proposal.
-        guidance: The preset's notes on its answers.
-        side: The side of the task.
-        is_empty: Whether the annotation shows nothing yet; a verdict beside masks would contradict them.
-    """
-    ready = is_empty and verdict_result(side, NOT_VISIBLE) is not None
-    verdict = NOT_VISIBLE if ready else ""
-    return Answer(message=describe_refusal(proposal, guidance, verdict=verdict), verdict=verdict)
+def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | VideoSide) -> Answer:
+    """The answer to an expression that is hardly of anything in the video: no mask, and the verdict to choose."""
+    control = side.task.verdict
+    choices = () if control is None else control.choices
+    verdict = next((choice for choice in choices if verdict_word(choice) == NOT_VISIBLE), "")
+    return Answer(message=describe_refusal(proposal, guidance, verdict=verdict))
 
 
 def late_answer(progress: str) -> Answer:

@@ -11,14 +11,14 @@ from typing import Any
 
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.database.projects import Project
-from ml_backend.interactive.answer import NOT_VISIBLE, Answer, Call
+from ml_backend.interactive.answer import Answer, Call
 from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.interactive.video_answer import answer_video, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.results import Result, chosen_verdict, status_result, verdict_result
+from ml_backend.label_studio.results import status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.language.expressions import task_expression
 from ml_backend.metrics import Metrics
@@ -125,22 +125,11 @@ class InteractiveCalls:
         answer = self._answer(self._call(request, content, task_request), side)
         if answer.result:
             answer = self._unless_submitted(answer, request, side, started)
-        result = [*answer.result, *self._verdict(answer, request, side)]
+        result = list(answer.result)
         if answer.message is not None:
             status = status_result(side, answer.message, interactive=True)
             result += [] if status is None else [status]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
-
-    @staticmethod
-    def _verdict(answer: Answer, request: CallRequest, side: FramesSide | VideoSide) -> list[Result]:
-        """The verdict of an answer; where masks come after all, “not visible” is taken back."""
-        if answer.verdict:
-            verdict = verdict_result(side, answer.verdict)
-        elif answer.result and chosen_verdict(side, request.context) == NOT_VISIBLE:
-            verdict = verdict_result(side, None)
-        else:
-            return []
-        return [] if verdict is None else [verdict]
 
     def _unless_submitted(
         self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float

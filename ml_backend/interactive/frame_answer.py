@@ -154,9 +154,7 @@ class _FrameCall(PagesCall):
         if not proposal.tracklets:
             return Answer(message=describe_answer(proposal, 0, self._guidance))
         if proposal.refused and typed.pick is None:
-            return refusal(
-                proposal, self._guidance, self._side, is_empty=not self._shows_anything(update.task)
-            )
+            return refusal(proposal, self._guidance, self._side)
         several = None if typed.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, instance, typed.pick, several)
         ranks = ranks[: max(1, len(self._names) - update.index)]
@@ -169,11 +167,6 @@ class _FrameCall(PagesCall):
         return self._answer_proposal(
             proposal, dict(zip(before, ranks, strict=True)), before, several, {**gone, **before}
         )
-
-    def _shows_anything(self, task: TaskState) -> bool:
-        """Whether any instance has a mask, in the state or in the draft."""
-        drawn = self._draft is not None and any(self._draft.instances.values())
-        return drawn or any(is_visible(one) for one in task.instances.values())
 
     def _answer_proposal(
         self,

@@ -71,7 +71,7 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
     if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
         return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
     if proposal.refused and typed.pick is None:
-        return refusal(proposal, guidance, side, is_empty=not _shows_tracks(call))
+        return refusal(proposal, guidance, side)
     return _answer_candidates(call, side, guidance, proposal, work, typed, first)
 
 
@@ -102,13 +102,6 @@ def _answer_candidates(
         message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
     return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
-
-
-def _shows_tracks(call: Call) -> bool:
-    """Whether the annotation has a box track."""
-    draft = call.task.draft
-    known = [*(() if draft is None else draft.results), *call.context]
-    return any(ResultItem(result).type == "videorectangle" for result in known)
 
 
 def video_beside(controls: Controls, task: Task) -> VideoSide | None:

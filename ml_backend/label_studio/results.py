@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_backend.label_studio.controls import FramesSide, VideoSide, verdict_word
+from ml_backend.label_studio.controls import FramesSide, VideoSide
 
 Result = dict[str, Any]
 """One item of the ``result`` of a prediction or annotation, as Label Studio writes it."""
@@ -110,40 +110,6 @@ def status_result(side: FramesSide | VideoSide, text: str, *, interactive: bool 
     if result is not None and interactive and isinstance(side, VideoSide):
         result["value"]["ranges"] = [{"start": 1, "end": 1}]
     return result
-
-
-def verdict_result(side: FramesSide | VideoSide, verdict: str | None) -> Result | None:
-    """A verdict of the whole task, chosen for the annotator; ``None`` where the configuration does not ask for it.
-
-    Args:
-        side: The side of the task.
-        verdict: A key of :data:`~ml_backend.label_studio.controls.VERDICT_WORDS`; ``None`` to take the choice back.
-    """
-    control = side.task.verdict
-    if control is None or control.per_item:
-        return None
-    chosen = (
-        []
-        if verdict is None
-        else [choice for choice in control.choices if verdict_word(choice) == verdict][:1]
-    )
-    if verdict is not None and not chosen:
-        return None
-    return {
-        "id": _text_id(side, control.name),
-        "from_name": control.name,
-        "to_name": side.name,
-        "type": "choices",
-        "value": {"choices": chosen},
-    }
-
-
-def chosen_verdict(side: FramesSide | VideoSide, results: Iterable[Mapping[str, Any]]) -> str | None:
-    """The verdict of the whole task that was chosen last; ``None`` where there is none."""
-    control = side.task.verdict
-    items = [item for item in map(ResultItem, results) if control is not None and item.is_from(control.name)]
-    words = [word for item in items for choice in item.labels("choices") if (word := verdict_word(choice))]
-    return words[-1] if words else None
 
 
 def expression_result(side: FramesSide | VideoSide, expression: str) -> Result | None:

@@ -41,6 +41,7 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
         presence=proposal.presence.value,
         refused=proposal.presence.refused,
         found=proposal.presence.found,
+        understood=proposal.presence.understood,
     )
 
 

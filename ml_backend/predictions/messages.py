@@ -108,13 +108,20 @@ def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: s
     Args:
         proposal: The proposal.
         guidance: The preset's notes on its answers.
-        verdict: The verdict that is chosen for the annotator to accept; empty where none is.
+        verdict: The verdict that says so, as the annotator's tool calls it; empty where it has none.
     """
-    looks_like = f" What comes closest looks like “{proposal.found}”." if proposal.found else ""
-    accept = f" The verdict “{verdict}” is chosen; submit to accept it." if verdict else ""
+    named = _named(proposal).rstrip(",")
     likely = f" (presence {proposal.presence:.2f})" if proposal.presence is not None else ""
+    if proposal.understood:
+        begin = f"{named} is hardly in the video{likely}, so nothing is shown."
+        accept = f"If it is not there, choose the verdict “{verdict}” and submit." if verdict else ""
+    else:
+        begin = f"{named} is hardly understood{likely}, so nothing is shown: it has words that the models do not know."
+        accept = ""
     parts = (
-        f"{_named(proposal).rstrip(',')} is hardly in the video{likely}, so nothing is shown.{looks_like}{accept}",
+        begin,
+        f"What comes closest looks like “{proposal.found}”." if proposal.found else "",
+        accept,
         "To take the best candidate anyway, type #1.",
         _ADVICE,
         guidance.hint,
