@@ -58,7 +58,7 @@ class PipelineConfig:
             was typed, as the method does (our choice otherwise); see :mod:`steerseg.words.wording`.
         presence: Whether a proposal says how likely its expression is of anything in the video, and whether nothing is
             shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
-            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence`.
+            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets

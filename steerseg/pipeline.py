@@ -20,7 +20,8 @@ from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
-from steerseg.presence import NOT_JUDGED, Presence, signals_of
+from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.signals import NOT_JUDGED, Presence, signals_of
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
@@ -28,7 +29,6 @@ from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
-from steerseg.verification import Expectation, look_at, look_of
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 from steerseg.words.wording import mend_spelling, plain_wording
@@ -518,7 +518,7 @@ class SteerSeg:
         ranking: Sequence[RankedCandidate],
         config: PipelineConfig,
     ) -> Presence:
-        """How likely an expression is of anything in the video; see :mod:`steerseg.presence`.
+        """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
         signals need, and where nothing was found anyway.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes, probabilities
 from steerseg.errors import ConfigError, ExpressionError
-from steerseg.presence import UNSAID, Said
+from steerseg.presence.signals import UNSAID, Said
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
     from steerseg.config import ExpressionForm, PipelineConfig

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, Manifest, clips
 from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
-from steerseg.presence import Look, Said
-from steerseg.verification import Expectation, look_at, look_of
+from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.signals import Look, Said
 from steerseg.video import Video, keyframe_indices, video_from_frames
 
 Masks = NDArray[np.bool_]

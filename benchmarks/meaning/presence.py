@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyframes
 from steerseg.pipeline import SteerSeg
-from steerseg.presence import Look, PresenceCalibration, PresenceSignals, signals_of
+from steerseg.presence.signals import Look, PresenceCalibration, PresenceSignals, signals_of
 from steerseg.statistics import Interval, bootstrap_mean
 from steerseg.words.learning import Lexicon
 

@@ -42,7 +42,7 @@ from steerseg.output.drawing import draw_tracklets
 from steerseg.output.figure import save_maps
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
-from steerseg.presence import Presence
+from steerseg.presence.signals import Presence
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, write_video
 

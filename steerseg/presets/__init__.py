@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
 from steerseg.errors import ConfigError
-from steerseg.presence import PresenceCalibration
+from steerseg.presence.signals import PresenceCalibration
 from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
 

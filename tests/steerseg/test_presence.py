@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from steerseg.demo.dataset import clips, load_manifest
 from steerseg.pipeline import SteerSeg
-from steerseg.presence import (
+from steerseg.presence.signals import (
     Look,
     PresenceCalibration,
     Said,

@@ -10,7 +10,7 @@ import torch
 from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import GroundingMaps, spread_video_map
 from steerseg.lvlm.base import LVLM, VisionFeatures
-from steerseg.presence import Look, Said
+from steerseg.presence.signals import Look, Said
 from steerseg.presets import Preset
 from steerseg.ranking import pearson
 from steerseg.reasoning import expression_as, said_by
