@@ -39,7 +39,7 @@ _BEGINNINGS = tuple(
         r"(?:is|are) there",
         r"there(?:'s| is| are)",
         _WHERE,
-        r"(?:the )?(?:mask|outline|position|track|location|movement|path)s? (?:of|for)",
+        r"(?:(?:the|a|an) )?(?:mask|outline|position|track|location|movement|path)s? (?:of|for)",
     )
 )
 _QUESTION = re.compile(
@@ -56,7 +56,7 @@ _ENDS = tuple(
         r"(?:if )?possible",
         r"(?:and )?(?:track|follow|mark|segment|select) (?:it|them|that)",
         r"(?:through(?:out)?|over|in|during|for) the (?:whole |entire )?(?:video|clip|film|movie|footage|scene)",
-        r"in (?:this|here|all frames|every frame)",
+        r"in (?:here|all frames|every frame|this(?: (?:video|clip|film|movie|footage|scene))?)",
         r"(?:right )?(?:there|here)",
     )
 )
@@ -66,6 +66,7 @@ _ENDS_OF_QUESTIONS = re.compile(
 )
 _POINTING = re.compile(r"^(?:that|this|my|our|ur|your|teh|hte)\s+(?=\w)", re.IGNORECASE)
 _POINTING_AT_SEVERAL = re.compile(r"^(?:those|these)\s+(?=\w)", re.IGNORECASE)
+_BEHAVIOUR = re.compile(r"\w+ing(?=\s|$)", re.IGNORECASE)
 _MARKS = ".?!,;:… "
 _CHAT = {
     "u": "you",
@@ -102,6 +103,8 @@ def plain_wording(expression: str) -> str:
     text = _stripped(text, asks=asks)
     if not text:
         return expression
+    if asks and _BEHAVIOUR.match(text):
+        text = f"the one that is {text}"
     text = _POINTING_AT_SEVERAL.sub("the ", _POINTING.sub("the ", text))
     return expression if text == expression.replace("’", "'").strip(_MARKS) else text
 

@@ -33,6 +33,8 @@ WORDS = (
         ("i need to track all the dogs please", "all the dogs"),
         ("where is the dog going left", "the dog going left"),
         ("get the ball for me", "the ball"),
+        ("which one is spinning", "the one that is spinning"),
+        ("I need a mask of the dolphin in this video", "the dolphin"),
         # Nothing stands around the object.
         ("the dog that is going left", "the dog that is going left"),
         ("the watch", "the watch"),
