@@ -69,7 +69,7 @@ def test_published_presets_are_not_calibrated() -> None:
     assert {name for name, folder in BUILT_IN.items() if load_preset(folder).presence} == {"demo"}
 
 
-def test_the_demo_refuses_what_is_not_there() -> None:
+def test_the_demo_refuses_what_it_does_not_understand() -> None:
     steerseg = SteerSeg.from_pretrained("demo", device="cpu")
     clip = next(clips(load_manifest("presence-val")))
     video = video_from_frames(clip.frames, fps=clip.fps)
@@ -77,8 +77,9 @@ def test_the_demo_refuses_what_is_not_there() -> None:
     assert there.read_as == "the green truck"
     assert there.shown == (0,)
     assert not there.presence.refused
-    absent = steerseg.propose(video, "the giraffe")
+    absent = steerseg.propose(video, "das rote auto")
     assert absent.presence.refused
+    assert not absent.presence.understood
     assert absent.shown == ()
     assert absent.tracklets  # to choose from, all the same
     assert absent.presence.value is not None
