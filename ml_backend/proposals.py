@@ -80,6 +80,11 @@ class StoredProposal:
         pts: (T,) presentation times in seconds.
         read_as: What the models read in the expression's place, by the project's glossary; empty where that is the
             expression.
+        presence: How likely the expression is of anything in the video, in [0, 1]; ``None`` where the preset is not
+            calibrated, or it was not judged.
+        refused: Whether that is so unlikely that nothing is shown; the tracklets are there to choose from.
+        found: What the language model calls the best tracklet; empty where it was not asked.
+        understood: Whether the models know all words of the expression, and it denies nothing.
     """
 
     expression: str
@@ -93,6 +98,10 @@ class StoredProposal:
     width: int
     versions: dict[str, str]
     read_as: str = ""
+    presence: float | None = None
+    refused: bool = False
+    found: str = ""
+    understood: bool = True
 
 
 _ADAPTER = TypeAdapter(StoredProposal)

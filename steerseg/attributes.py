@@ -190,10 +190,23 @@ def confident_attributes(
         tokens: The answer's tokens, as text, each with the probability in [0, 1] that the model gave it.
         least: Least probability of an attribute and all before it.
     """
+    for index, probability in enumerate(probabilities(attributes, tokens)):
+        if probability < least:
+            return tuple(attributes[:index])
+    return tuple(attributes)
+
+
+def probabilities(attributes: Sequence[str], tokens: Sequence[tuple[str, float]]) -> Iterator[float]:
+    """For each attribute in turn, the probability in [0, 1] of it and all before it.
+
+    Args:
+        attributes: As read from the answer, in its order.
+        tokens: The answer's tokens, as text, each with the probability in [0, 1] that the model gave it.
+    """
     answer = "".join(text for text, _ in tokens)
     ends = list(accumulate(len(text) for text, _ in tokens))
     probability, position = 1.0, 0
-    for index, attribute in enumerate(attributes):
+    for attribute in attributes:
         start = answer.find(attribute, position)
         if start < 0:  # written otherwise in the answer, which then counts up to its end
             start, position = position, len(answer)
@@ -202,6 +215,4 @@ def confident_attributes(
         for (text, of_token), end in zip(tokens, ends, strict=True):
             if end > start and end - len(text) < position:
                 probability *= of_token
-        if probability < least:
-            return tuple(attributes[:index])
-    return tuple(attributes)
+        yield probability

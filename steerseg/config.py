@@ -13,6 +13,8 @@ Placement = Literal["before_vision", "start", "after_vision"]
 Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
 GlossaryUse = Literal["replace", "explain", "off"]
+Wording = Literal["plain", "typed"]
+PresenceUse = Literal["refuse", "judge", "off"]
 Correction = Literal["memory", "frame"]
 Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
@@ -52,6 +54,11 @@ class PipelineConfig:
             Off in the method.
         glossary: Whether the meanings of a glossary take the place of its terms before the models read an expression,
             are put in brackets behind it, or are left out, as the method does (our choice otherwise).
+        wording: Whether the models read the object of a request alone, with slips of the pen mended, or the text as it
+            was typed, as the method does (our choice otherwise); see :mod:`steerseg.words.wording`.
+        presence: Whether a proposal says how likely its expression is of anything in the video, and whether nothing is
+            shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
+            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
@@ -87,6 +94,8 @@ class PipelineConfig:
     attribute_confidence: float = 0.0
     background: bool = False
     glossary: GlossaryUse = "replace"
+    wording: Wording = "plain"
+    presence: PresenceUse = "refuse"
     correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"
@@ -132,6 +141,8 @@ PUBLISHED = Settings(
         conditioning="mask",
         correction="memory",
         glossary="off",
+        wording="typed",
+        presence="off",
     ),
     SegmenterConfig(resampling="bicubic", clicks="shifted"),
 )

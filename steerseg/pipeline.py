@@ -20,14 +20,18 @@ from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
+from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.signals import NOT_JUDGED, Presence, signals_of
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
-from steerseg.reasoning import attributes_of, check_expression, expression_as
+from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
+from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
+from steerseg.words.wording import mend_spelling, plain_wording
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
@@ -62,7 +66,12 @@ class Proposal:
         width: Of the frames, in pixels.
         versions: Versions of packages, preset, models and soft prompts.
         video: The video itself, for pictures; left out when a proposal crosses a process border.
-        read_as: What the models read in the expression's place, by a glossary; empty where they read the expression.
+        read_as: What the models read in the expression's place, in plain wording and by a glossary; empty where they
+            read the expression.
+        presence: How likely the expression is of anything in the video. Where it is refused, the tracklets are
+            candidates for a person to choose from, and none is shown.
+        several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
+            means one.
     """
 
     expression: str
@@ -77,6 +86,15 @@ class Proposal:
     versions: dict[str, str]
     video: Video | None = field(default=None, repr=False, compare=False)
     read_as: str = ""
+    presence: Presence = NOT_JUDGED
+    several: tuple[int, ...] = ()
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Ranks of the tracklets that are the instances of the expression; none where presence is refused."""
+        if self.presence.refused or not self.tracklets:
+            return ()
+        return self.several or (0,)
 
     @property
     def best(self) -> Tracklet:
@@ -181,6 +199,8 @@ class SteerSeg:
         self.preset = preset
         self.texts = preset.texts
         self.config = preset.config
+        self.lexicon = preset.load_lexicon()
+        self._expectation = Expectation(lvlm, preset)
         self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
         if max(self.layers) >= lvlm.num_layers:
             raise ConfigError(
@@ -299,18 +319,21 @@ class SteerSeg:
         config = config or self.config
         steering = self.steering(config, soft_prompts)
         wording = self.wording(expression, config, soft_prompts)
+        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
 
         with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             features = self.encode(video, config, report)
-            attributes = self.reason(features, wording, config, report)
-            maps = self.ground(features, wording, attributes, config, steering, report)
+            reasoning = self.consider(features, wording, config, report)
+            maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         candidates = self.find_candidates(features, maps, config, report)
         ranking = self.rank(candidates, maps, config)
+        presence = self.judge_presence(video, wording, reasoning, maps, candidates, ranking, config)
         tracklets = self.track(features, candidates, ranking, report)
+        several = instances_meant(wording)
         return Proposal(
             expression=expression,
-            attributes=attributes,
+            attributes=reasoning.attributes,
             tracklets=tracklets,
             maps=maps,
             points=candidates.points,
@@ -321,6 +344,8 @@ class SteerSeg:
             versions=self.versions(steering),
             video=video,
             read_as="" if wording == expression else wording,
+            presence=presence,
+            several=() if several is None else tuple(choose_candidates(tracklets, several)),
         )
 
     def forget(self) -> None:
@@ -357,9 +382,12 @@ class SteerSeg:
     def wording(
         self, expression: str, config: PipelineConfig, soft_prompts: SoftPrompts | None = None
     ) -> str:
-        """What the models read for an expression: the glossary's meanings stand for its terms."""
+        """What the models read for an expression: the glossary's meanings stand for its terms, in plain wording."""
         prompts = soft_prompts or self.soft_prompts
-        return expression if prompts is None else prompts.glossary.rewrite(expression, config.glossary)
+        text = expression if prompts is None else prompts.glossary.rewrite(expression, config.glossary)
+        if config.wording == "typed":
+            return text
+        return mend_spelling(plain_wording(text), self.lexicon.words)
 
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""
@@ -406,10 +434,16 @@ class SteerSeg:
         self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
     ) -> tuple[str, ...]:
         """Attributes that tell the object apart; none where ``config`` leaves the step out."""
+        return self.consider(features, expression, config, report).attributes
+
+    def consider(
+        self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
+    ) -> Reasoning:
+        """The chain-of-thought step with all that its answer says; empty where ``config`` leaves the step out."""
         if not config.reasoning:
-            return ()
+            return Reasoning()
         report("reasoning", 0.0)
-        attributes = attributes_of(
+        reasoning = reason_about(
             self.lvlm,
             features.context.video,
             expression,
@@ -418,7 +452,7 @@ class SteerSeg:
             prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
         )
         report("reasoning", 1.0)
-        return attributes
+        return reasoning
 
     def ground(
         self,
@@ -473,6 +507,41 @@ class SteerSeg:
         )
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
         return tuple(RankedCandidate(i, float(scores[i])) for i in order)
+
+    def judge_presence(
+        self,
+        video: Video,
+        expression: str,
+        reasoning: Reasoning,
+        maps: GroundingMaps,
+        candidates: Candidates,
+        ranking: Sequence[RankedCandidate],
+        config: PipelineConfig,
+    ) -> Presence:
+        """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
+
+        Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
+        signals need, and where nothing was found anyway.
+        """
+        calibration = self.preset.presence
+        if calibration is None or config.presence == "off" or not config.reasoning or not ranking:
+            return NOT_JUDGED
+        best = ranking[0]
+        found = look_at(self.lvlm, self.preset, video, candidates.on_keyframes, best.index)
+        look = look_of(
+            reasoning.said,
+            found,
+            self._expectation.log_ratio(expression, found.name),
+            best.score,
+            candidates.on_keyframes,
+            best.index,
+            maps,
+            self.lvlm.family.temporal_merge,
+        )
+        signals = signals_of(expression, look, self.lexicon)
+        value = calibration.presence(signals)
+        refused = config.presence == "refuse" and value < calibration.threshold
+        return Presence(value, refused, found.name, understood=signals.known == 1 and not signals.negated)
 
     def track(
         self,

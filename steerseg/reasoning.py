@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes
+from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes, probabilities
 from steerseg.errors import ConfigError, ExpressionError
+from steerseg.presence.signals import UNSAID, Said
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
     from steerseg.config import ExpressionForm, PipelineConfig
@@ -129,6 +131,29 @@ def expression_as(form: ExpressionForm, expression: str) -> str:
     return expression.lower() + ("" if expression.endswith(("?", ".")) else ".")
 
 
+@dataclass(frozen=True)
+class Reasoning:
+    """The result of the chain-of-thought step.
+
+    Attributes:
+        attributes: At most eight short phrases; empty where the answer holds none that the model is sure of.
+        said: All phrases of the answer, sure or not.
+    """
+
+    attributes: tuple[str, ...] = ()
+    said: Said = UNSAID
+
+
+def said_by(phrases: tuple[str, ...], tokens: Sequence[tuple[str, float]]) -> Said:
+    """Phrases of an answer, with the probability of the first.
+
+    Args:
+        phrases: As read from the answer, in its order.
+        tokens: The answer's tokens, each with its probability in [0, 1].
+    """
+    return Said(phrases, next(iter(probabilities(phrases[:1], tokens)), 0.0))
+
+
 def attributes_of(
     lvlm: LVLM,
     video: VisionFeatures,
@@ -138,6 +163,19 @@ def attributes_of(
     *,
     prefix: PrefixSlot | None = None,
 ) -> tuple[str, ...]:
+    """The attributes of :func:`reason_about` alone."""
+    return reason_about(lvlm, video, expression, texts, config, prefix=prefix).attributes
+
+
+def reason_about(
+    lvlm: LVLM,
+    video: VisionFeatures,
+    expression: str,
+    texts: PromptTexts,
+    config: PipelineConfig,
+    *,
+    prefix: PrefixSlot | None = None,
+) -> Reasoning:
     """Ask the frozen model for what tells the object apart (chain-of-thought step of the paper).
 
     Args:
@@ -147,9 +185,6 @@ def attributes_of(
         texts: The questions.
         config: Length limit of the answer, and the least confidence of an attribute.
         prefix: Keeps what does not depend on the expression; nothing is kept where left out.
-
-    Returns:
-        At most eight short phrases; empty where the answer holds none that the model is sure of.
     """
     answer = lvlm.answer(
         texts.reasoning_question(expression_as(config.expression_form, expression)),
@@ -158,4 +193,8 @@ def attributes_of(
         prefix=prefix,
         complete=holds_attributes,
     )
-    return confident_attributes(parse_attributes(answer.text), answer.tokens, config.attribute_confidence)
+    phrases = parse_attributes(answer.text)
+    return Reasoning(
+        confident_attributes(phrases, answer.tokens, config.attribute_confidence),
+        said_by(phrases, answer.tokens),
+    )

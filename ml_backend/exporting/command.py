@@ -124,6 +124,7 @@ class Exporter:
     ) -> None:
         self._settings = settings
         self._database = database
+        self._project_store = ProjectStore(database)
         self._media = media
         self._refresher = refresher
         self._tracker = tracker
@@ -189,7 +190,7 @@ class Exporter:
         decoder: IsolatedDecoder,
     ) -> Gathered:
         connections = Connections(self._settings)
-        projects = ProjectStore(self._database)
+        projects = self._project_store
         try:
             gatherer = Gatherer(self._settings, projects, self._media, connections, self._tracker, decoder)
             return gatherer.gather(

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ml_backend.interactive.request import InteractiveRequest
-from ml_backend.label_studio.controls import VideoSide
+from ml_backend.label_studio.controls import FramesSide, VideoSide, verdict_word
 from ml_backend.label_studio.results import Result, ResultItem
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
+from ml_backend.predictions.messages import Guidance, describe_refusal
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
+
+NOT_VISIBLE = "not visible"
+"""The verdict that what the expression asks for is not in the video."""
 
 
 class ProposalWork(Protocol):
@@ -84,6 +88,14 @@ class Answer:
     score: float = 0.0
     late: bool = False
     settles_text: bool = False
+
+
+def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | VideoSide) -> Answer:
+    """The answer to an expression that is hardly of anything in the video: no mask, and the verdict to choose."""
+    control = side.task.verdict
+    choices = () if control is None else control.choices
+    verdict = next((choice for choice in choices if verdict_word(choice) == NOT_VISIBLE), "")
+    return Answer(message=describe_refusal(proposal, guidance, verdict=verdict))
 
 
 def late_answer(progress: str) -> Answer:

@@ -10,6 +10,7 @@ from ml_backend.interactive.answer import (
     Call,
     expression_of_candidate,
     late_answer,
+    refusal,
 )
 from ml_backend.interactive.in_force import is_visible, made_together, texts_in_force
 from ml_backend.interactive.instance_edits import Edit, apply_command, cleared
@@ -35,16 +36,14 @@ from ml_backend.label_studio.controls import FramesSide, choose_label
 from ml_backend.label_studio.results import expressions_result
 from ml_backend.language.commands import Action, is_command, is_go, read_command
 from ml_backend.language.expressions import (
-    InstanceCount,
     TypedText,
-    choose_candidates,
-    instances_meant,
     read_typed_text,
     typed_expressions,
 )
 from ml_backend.predictions.messages import Guidance, capitalised, describe_answer, describe_instances
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
+from steerseg.words.counting import InstanceCount, choose_candidates, instances_meant
 
 
 class FrameCalls:
@@ -154,6 +153,8 @@ class _FrameCall(PagesCall):
             return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
         if not proposal.tracklets:
             return Answer(message=describe_answer(proposal, 0, self._guidance))
+        if proposal.refused and typed.pick is None:
+            return refusal(proposal, self._guidance, self._side)
         several = None if typed.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, instance, typed.pick, several)
         ranks = ranks[: max(1, len(self._names) - update.index)]
@@ -284,7 +285,7 @@ class _FrameCall(PagesCall):
         same = instance.expression.casefold() == proposal.expression.casefold()
         if several is None and same and instance.prompts and instance.rank < len(proposal.tracklets):
             return [instance.rank]  # the clicks were about this candidate
-        return choose_candidates(proposal, several)
+        return choose_candidates(proposal.tracklets, several)
 
     def _proposed(
         self, before: InstanceState, proposal: StoredProposal, rank: int, *, alone: bool

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ml_backend.interactive.state import EMPTY_MASK, InstanceState, TaskState, mask_digest
-from ml_backend.language.expressions import instances_meant
+from steerseg.words.counting import instances_meant
 
 
 def texts_in_force(task: TaskState, names: Sequence[str]) -> tuple[str, ...]:

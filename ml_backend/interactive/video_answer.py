@@ -9,9 +9,11 @@ from typing import Any
 from ml_backend.interactive.answer import (
     Answer,
     Call,
+    ProposalWork,
     clipped_score,
     expression_of_candidate,
     late_answer,
+    refusal,
     texts_beside,
 )
 from ml_backend.interactive.messages import describe_missing_candidate
@@ -23,8 +25,6 @@ from ml_backend.label_studio.task import Task, task_value
 from ml_backend.language.commands import is_command, numbered_titles
 from ml_backend.language.expressions import (
     TypedText,
-    choose_candidates,
-    instances_meant,
     read_typed_text,
     typed_expressions,
 )
@@ -32,6 +32,7 @@ from ml_backend.predictions.messages import Guidance, describe_answer, describe_
 from ml_backend.predictions.results import video_numbers
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
+from steerseg.words.counting import choose_candidates, instances_meant
 
 
 def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
@@ -69,10 +70,25 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         return Answer(message=describe_answer(proposal, 0, guidance))
     if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
         return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
+    if proposal.refused and typed.pick is None:
+        return refusal(proposal, guidance, side)
+    return _answer_candidates(call, side, guidance, proposal, work, typed, first)
+
+
+def _answer_candidates(
+    call: Call,
+    side: VideoSide,
+    guidance: Guidance,
+    proposal: StoredProposal,
+    work: ProposalWork,
+    typed: TypedText,
+    first: int,
+) -> Answer:
+    """Answer with the candidates that a text means, as instances from an index on."""
     several = None
-    if typed.pick is None and not request.track_id:
+    if typed.pick is None and not call.request.track_id:
         several = instances_meant(proposal.expression)
-    ranks = [typed.pick - 1] if typed.pick is not None else choose_candidates(proposal, several)
+    ranks = [typed.pick - 1] if typed.pick is not None else choose_candidates(proposal.tracklets, several)
     media = work.media
     assert media is not None
     numbers = video_numbers(media, side, call.task.data, proposal)

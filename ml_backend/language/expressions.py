@@ -1,4 +1,4 @@
-"""Expressions: a task's own, those that annotators type, and the candidates that they mean."""
+"""Expressions: a task's own, and those that annotators type."""
 
 from __future__ import annotations
 
@@ -9,29 +9,11 @@ from typing import Any
 
 from ml_backend.label_studio.task import task_value
 from ml_backend.language.commands import is_command, numbered_titles
-from ml_backend.proposals import StoredProposal, StoredTracklet
 from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
-from steerseg.masks import mask_area, rle_iou
 from steerseg.reasoning import check_expression
+from steerseg.words.counting import MOST_INSTANCES
 
-MOST_INSTANCES = 8
-"""An expression without a number, such as "all dogs", means at most so many instances."""
-
-MAX_OVERLAP = 0.5
-"""Candidates that share more of the smaller one's visible area than this are one object."""
-
-MIN_RELATIVE_SCORE = 0.5
-"""Of an expression without a number, candidates below this fraction of the best score do not count."""
-
-_NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
-_LEAD = r"(?:(?:please|find|show me|track|segment|select|follow|i want|where are)\s+)*"
-_COUNT = re.compile(
-    rf"^{_LEAD}(?:all\s+|both\s+)?(?:of\s+)?(?:the\s+|these\s+|those\s+)?"
-    rf"(?P<count>{'|'.join(_NUMBERS)}|[2-8])\s+(?!of\b)\w",
-    re.IGNORECASE,
-)
-_ALL = re.compile(rf"^{_LEAD}(?P<word>all|both|every|each)\b(?!\s+over\b)", re.IGNORECASE)
 _PICK = re.compile(r"^#\s*(\d{1,2})$")
 
 
@@ -73,19 +55,6 @@ class TypedText:
     pick: int | None = None
 
 
-@dataclass(frozen=True)
-class InstanceCount:
-    """How many instances an expression means.
-
-    Attributes:
-        most: At most this many.
-        exact: Whether exactly this many are meant, rather than all that match.
-    """
-
-    most: int
-    exact: bool
-
-
 def read_typed_text(text: str, labels: Sequence[str]) -> TypedText:
     """Read a typed text.
 
@@ -110,62 +79,3 @@ def typed_expressions(texts: Sequence[str], labels: Sequence[str]) -> Iterator[s
     names = (*labels, *numbered_titles(MOST_INSTANCES))
     read = (read_typed_text(text, names) for text in reversed(texts) if not is_command(text, names))
     return (typed.expression for typed in read if typed.expression)
-
-
-def instances_meant(expression: str) -> InstanceCount | None:
-    """How many instances an expression means; ``None`` for one.
-
-    Only an expression that begins with a number or with "all", "both", "every" or "each" means several: a plural such
-    as "the glasses" may be one object, and "the larger of the two dogs" is one.
-    """
-    text = " ".join(expression.split())
-    counted = _COUNT.match(text)
-    if counted:
-        word = counted.group("count").casefold()
-        return InstanceCount(_NUMBERS[word] if word in _NUMBERS else int(word), exact=True)
-    every = _ALL.match(text)
-    if every:
-        return (
-            InstanceCount(2, exact=True)
-            if every.group("word").casefold() == "both"
-            else InstanceCount(MOST_INSTANCES, False)
-        )
-    return None
-
-
-def alternatives_for(expression: str, alternatives: int) -> int:
-    """How many candidates a proposal has to hold, so that all instances can be chosen from them."""
-    several = instances_meant(expression)
-    return alternatives if several is None else max(alternatives, several.most)
-
-
-def choose_candidates(proposal: StoredProposal, several: InstanceCount | None) -> list[int]:
-    """Ranks of the candidates that the expression means, best first.
-
-    Args:
-        proposal: The proposal; its best candidate is always chosen.
-        several: How many instances are meant; ``None`` for one.
-    """
-    chosen: list[int] = []
-    best = proposal.tracklets[0].score if proposal.tracklets else 0.0
-    for rank, tracklet in enumerate(proposal.tracklets):
-        if len(chosen) >= (1 if several is None else several.most):
-            break
-        all_that_match = several is not None and not several.exact
-        if chosen and all_that_match and tracklet.score < MIN_RELATIVE_SCORE * best:
-            continue
-        if all(_are_distinct(tracklet, proposal.tracklets[other]) for other in chosen):
-            chosen.append(rank)
-    return chosen
-
-
-def _are_distinct(a: StoredTracklet, b: StoredTracklet) -> bool:
-    """Whether two candidates are different objects: where both are visible, neither lies mostly on the other."""
-    shared, least = 0, 0
-    for one, other in zip(a.rles, b.rles, strict=True):
-        areas = mask_area(one), mask_area(other)
-        if min(areas) > 0:
-            overlap = rle_iou(one, other)
-            shared += round(overlap / (1 + overlap) * sum(areas))
-            least += min(areas)
-    return least == 0 or shared / least <= MAX_OVERLAP

@@ -38,6 +38,10 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
         width=proposal.width,
         versions={name: str(version) for name, version in proposal.versions.items()},
         read_as=proposal.read_as,
+        presence=proposal.presence.value,
+        refused=proposal.presence.refused,
+        found=proposal.presence.found,
+        understood=proposal.presence.understood,
     )
 
 

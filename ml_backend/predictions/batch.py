@@ -17,7 +17,7 @@ from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import Deliveries, Delivery
 from ml_backend.predictions.late import Deliverer
-from ml_backend.predictions.messages import Guidance
+from ml_backend.predictions.messages import Guidance, describe_absence
 from ml_backend.predictions.model_versions import ModelVersion, ModelVersions
 from ml_backend.predictions.results import Prediction, predictions_of
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
@@ -202,7 +202,7 @@ class BatchPredictor:
             return TaskOutcome(work, Ending.FAILED, error=error, message=message)
         if predictions:
             return TaskOutcome(work, Ending.ANSWERED, predictions)
-        return TaskOutcome(work, Ending.EMPTY, message=f"nothing in the video matches {work.expression!r}")
+        return TaskOutcome(work, Ending.EMPTY, message=describe_absence(proposal, self._guidance))
 
     def _settle(self, outcomes: Sequence[TaskOutcome], *, deliver_late: bool) -> None:
         """Count the outcomes, have late predictions delivered, and end the deliveries of all others."""

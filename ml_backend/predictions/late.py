@@ -30,7 +30,7 @@ from ml_backend.label_studio.task import Task
 from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import Deliveries, Delivery, DeliveryKey, WaitingDelivery
-from ml_backend.predictions.messages import Guidance
+from ml_backend.predictions.messages import Guidance, describe_absence
 from ml_backend.predictions.model_versions import ModelVersion, ModelVersions
 from ml_backend.predictions.results import Prediction, predictions_of
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
@@ -254,7 +254,7 @@ class Deliverer:
         predictions = predictions_of(proposal, task, work.media, version, self._guidance)
         client = self._connections.client(work.request.project)
         if not predictions:
-            log.info("task %d: nothing in the video matches %r", task.id, work.expression)
+            log.info("task %d: %s", task.id, describe_absence(proposal, self._guidance))
             self._metrics.predictions.labels("empty").inc()
             return
         if not self._settings.push_predictions:

@@ -95,6 +95,40 @@ def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance, tit
     return " ".join(part for part in parts if part)
 
 
+def describe_absence(proposal: StoredProposal, guidance: Guidance) -> str:
+    """Why there is no prediction: presence is refused, or nothing was found."""
+    if proposal.refused:
+        return describe_refusal(proposal, guidance)
+    return f"nothing in the video matches {proposal.expression!r}"
+
+
+def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: str = "") -> str:
+    """Describe a proposal of which nothing is shown, since its expression is hardly of anything in the video.
+
+    Args:
+        proposal: The proposal.
+        guidance: The preset's notes on its answers.
+        verdict: The verdict that says so, as the annotator's tool calls it; empty where it has none.
+    """
+    named = _named(proposal).rstrip(",")
+    likely = f" (presence {proposal.presence:.2f})" if proposal.presence is not None else ""
+    if proposal.understood:
+        begin = f"{named} is hardly in the video{likely}, so nothing is shown."
+        accept = f"If it is not there, choose the verdict “{verdict}” and submit." if verdict else ""
+    else:
+        begin = f"{named} is hardly understood{likely}, so nothing is shown: it has words that the models do not know."
+        accept = ""
+    parts = (
+        begin,
+        f"What comes closest looks like “{proposal.found}”." if proposal.found else "",
+        accept,
+        "To take the best candidate anyway, type #1.",
+        _ADVICE,
+        guidance.hint,
+    )
+    return " ".join(part for part in parts if part)
+
+
 def describe_instances(
     proposal: StoredProposal, ranks: Sequence[int], labels: Sequence[str], meant: int | None
 ) -> str:

@@ -15,7 +15,7 @@ from ml_backend.jobs.proposals import PendingProposal, Proposer
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
-from ml_backend.language.expressions import alternatives_for, task_expression
+from ml_backend.language.expressions import task_expression
 from ml_backend.metrics import Metrics
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.queue import Priority
@@ -27,6 +27,7 @@ from ml_backend.proposals import StoredProposal
 from ml_backend.settings import Settings
 from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.reasoning import check_expression
+from steerseg.words.counting import alternatives_for
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.tables import CorrectionRow, CorrectionState, ObservationRow, ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
-from ml_backend.language.expressions import instances_meant
 from ml_backend.models.geometry import mask_iou
 from ml_backend.proposals import ProposalFiles, StoredTracklet
 from ml_backend.refinement.watching import Observation
 from steerseg.masks import RLE
+from steerseg.words.counting import instances_meant
 
 _AT_ONCE = 50  # corrections that are looked at between two looks at the clock
 _UNKNOWN = ""  # the version of a correction whose proposal is not known

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from ml_backend.corrections.records import Correction
 from ml_backend.database.errors import StoreError
-from ml_backend.language.expressions import instances_meant
 from ml_backend.models.examples import CorrectionExample, Masks, Pool, ReplayExample, TaskRef, shows_object
 from ml_backend.models.geometry import mask_iou
 from ml_backend.proposals import StoredProposal
@@ -22,6 +21,7 @@ from ml_backend.refinement.version_store import CorrectionRevision
 from steerseg.config import RefinementRecipe
 from steerseg.presets import ReplaySpec
 from steerseg.replay import Part
+from steerseg.words.counting import instances_meant
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,25 +95,43 @@ def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> s
 
     total = len(proposal.pts)
     visible = [sum(mask_area(rle) > 0 for rle in tracklet.rles) for tracklet in proposal.tracklets]
-    if proposal.tracklets:
-        score = f"score {proposal.best.score:.2f}"
-        lines = [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
-    else:
-        lines = [f'nothing found for "{proposal.expression}"; maps.png shows where the model looked']
+    lines = _findings(proposal, visible)
     if preset is not None:
         lines += _doubts(proposal, preset)
     if proposal.attributes:
         lines.append(f"  attributes    {', '.join(proposal.attributes)}")
-    for rank, tracklet in enumerate(proposal.tracklets[1:], start=2):
-        label = "alternatives" if rank == 2 else ""
-        lines.append(
-            f"  {label:<12}  #{rank} on {visible[rank - 1]} of {total} frames (score {tracklet.score:.2f})"
-        )
+    shown = proposal.shown or (0,)
+    others = [rank for rank in range(len(proposal.tracklets)) if rank not in shown]
+    for rank in others:
+        label = "alternatives" if rank == others[0] else ""
+        score = proposal.tracklets[rank].score
+        lines.append(f"  {label:<12}  #{rank + 1} on {visible[rank]} of {total} frames (score {score:.2f})")
     names = ["proposal.json", "maps.png"]
-    if proposal.tracklets:
+    if proposal.shown:
         names[1:1] = ["overlay.mp4", f"masks{os.sep} ({total} pictures)"]
     lines += [f"  {'files' if i == 0 else '':<12}  {folder / name}" for i, name in enumerate(names)]
     return "\n".join(lines)
+
+
+def _findings(proposal: Proposal, visible: Sequence[int]) -> list[str]:
+    """Lines about what is shown; ``visible`` has the number of frames that show each tracklet."""
+    total = len(proposal.pts)
+    if not proposal.tracklets:
+        return [f'nothing found for "{proposal.expression}"; maps.png shows where the model looked']
+    if proposal.presence.refused:
+        likely = f"presence {proposal.presence.value:.2f}"
+        found = (
+            f"; what comes closest looks like {proposal.presence.found!r}" if proposal.presence.found else ""
+        )
+        return [f'"{proposal.expression}" is hardly in the video ({likely}), so no masks are written{found}']
+    if len(proposal.shown) == 1:
+        score = f"score {proposal.best.score:.2f}"
+        return [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
+    return [f'found {len(proposal.shown)} objects for "{proposal.expression}"'] + [
+        f"  object {number:<6} #{rank + 1} on {visible[rank]} of {total} frames"
+        f" (score {proposal.tracklets[rank].score:.2f})"
+        for number, rank in enumerate(proposal.shown, start=1)
+    ]
 
 
 def _doubts(proposal: Proposal, preset: Preset) -> list[str]:

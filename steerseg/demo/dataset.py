@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,10 +30,11 @@ from PIL import Image
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
+from steerseg.demo.absence import ABSENT_KINDS, Absences, Half
 from steerseg.demo.language import Phrasing, Referral, referrals
 from steerseg.demo.scene import Scene
 from steerseg.demo.sheet import ASSETS
-from steerseg.demo.sprites import FETCHED, Atlas, load_atlas, load_catalogue
+from steerseg.demo.sprites import FETCHED, Atlas, Catalogue, load_atlas, load_catalogue
 from steerseg.demo.world import VARIED_SIZES, WorldSpec, collate, render, sample_scene, unseen_pair
 from steerseg.errors import ConfigError
 
@@ -44,6 +46,8 @@ ENTROPY = 20_260_514
 @dataclass(frozen=True)
 class Expression:
     """One expression of a clip. ``targets`` are the scene's object indices; ids in annotations are one more.
+
+    An expression of nothing in the clip has no target.
 
     ``twin`` tells that another object of the scene has the same name as the target: they differ only in tint,
     size, position or motion.
@@ -99,6 +103,8 @@ class _Recipe:
     expressions: int
     phrasing: Phrasing = "train"
     twins: float = 0.0  # share of clips that begin with a twin told apart by motion or position
+    about_what: Literal["one", "several", "one or none"] = "one"
+    half: Half = "measure"  # of the fixed texts that name nothing
 
 
 _TEST = WorldSpec(sizes=VARIED_SIZES, frames=(24, 96), pairs="any", photos=0.3, photo_half="heldout")
@@ -131,6 +137,18 @@ RECIPES: dict[str, _Recipe] = {
         2,
         twins=0.3,
     ),
+    "presence-val": _Recipe(
+        "for fitting presence: per clip three expressions of an object, three of none",
+        replace(_TEST, sizes=((270, 480),), frames=(24, 48)),
+        60,
+        6,
+        about_what="one or none",
+        half="develop",
+    ),
+    "test-presence": _Recipe(
+        "per clip three expressions of an object, three of none", _TEST, 100, 6, about_what="one or none"
+    ),
+    "test-plurals": _Recipe("expressions of several objects", _TEST, 60, 1, about_what="several"),
 }
 
 
@@ -166,6 +184,37 @@ def _choose(
     return chosen
 
 
+def _possible(
+    scene: Scene, rng: np.random.Generator, recipe: _Recipe, catalogue: Catalogue
+) -> list[Referral]:
+    """The referrals of a scene whose targets are those that a recipe is about."""
+    possible = referrals(scene, rng, phrasing=recipe.phrasing, catalogue=catalogue)
+    if recipe.world.split == "heldout":
+        possible = [r for r in possible if catalogue.heldout[scene.sprite[r.targets[0]]]]
+    if recipe.world.pairs == "unseen":
+        unseen = unseen_pair(scene.sprite, scene.tint)
+        possible = [r for r in possible if unseen[r.targets[0]]]
+    return possible
+
+
+def _absent(
+    scene: Scene, rng: np.random.Generator, recipe: _Recipe, catalogue: Catalogue, clip: int
+) -> list[Referral]:
+    """Expressions of nothing in the scene, of kinds that take turns."""
+    absences = Absences(scene, sample_scene(rng, recipe.world, catalogue), rng, catalogue, recipe.half)
+    count = recipe.expressions - recipe.expressions // 2
+    kinds = [ABSENT_KINDS[(clip * count + k) % len(ABSENT_KINDS)] for k in range(count)]
+    drawn = [absences.draw(kind) for kind in kinds]
+    return [referral for referral in drawn if referral is not None]
+
+
+def _expression(referral: Referral, names: Sequence[str]) -> Expression:
+    twin = bool(referral.targets) and names.count(names[referral.targets[0]]) > 1
+    return Expression(
+        referral.expression, referral.targets, referral.kind, referral.name, referral.attributes, twin
+    )
+
+
 def build_manifest(split: str) -> Manifest:
     """Draw the seeds and expressions of a split anew.
 
@@ -182,23 +231,20 @@ def build_manifest(split: str) -> Manifest:
         seed += 1
         rng = np.random.default_rng((ENTROPY, seed))
         scene = sample_scene(rng, recipe.world, catalogue)
-        possible = referrals(scene, rng, phrasing=recipe.phrasing, catalogue=catalogue)
         names = [catalogue.names[i] for i in scene.sprite]
-        if recipe.world.split == "heldout":
-            possible = [r for r in possible if catalogue.heldout[scene.sprite[r.targets[0]]]]
-        if recipe.world.pairs == "unseen":
-            unseen = unseen_pair(scene.sprite, scene.tint)
-            possible = [r for r in possible if unseen[r.targets[0]]]
-        want_twin = int((len(clips) + 1) * recipe.twins) > int(len(clips) * recipe.twins)
-        chosen = _choose(possible, recipe.expressions, names, want_twin)
+        possible = _possible(scene, rng, recipe, catalogue)
+        if recipe.about_what == "several":
+            chosen = [r for r in possible if r.kind == "plural"][: recipe.expressions]
+        elif recipe.about_what == "one or none":
+            present = _choose(possible, recipe.expressions // 2, names, want_twin=False)
+            absent = _absent(scene, rng, recipe, catalogue, len(clips))
+            chosen = [*present, *absent]
+        else:
+            want_twin = int((len(clips) + 1) * recipe.twins) > int(len(clips) * recipe.twins)
+            chosen = _choose(possible, recipe.expressions, names, want_twin)
         if len(chosen) < recipe.expressions:
             continue
-        expressions = tuple(
-            Expression(
-                r.expression, r.targets, r.kind, r.name, r.attributes, names.count(names[r.targets[0]]) > 1
-            )
-            for r in chosen
-        )
+        expressions = tuple(_expression(referral, names) for referral in chosen)
         clips.append(ClipEntry(f"{split}-{len(clips):04d}", seed, expressions))
     return Manifest(split, recipe.about, recipe.world, recipe.phrasing, tuple(clips))
 
@@ -335,7 +381,7 @@ def write_split(manifest: Manifest, root: Path, workers: int = 1) -> Path:
             "expressions": {
                 str(k): {
                     "exp": expression.text,
-                    "obj_id": str(expression.targets[0] + 1),
+                    **({"obj_id": str(expression.targets[0] + 1)} if expression.targets else {}),
                     "obj_ids": [target + 1 for target in expression.targets],
                     "kind": expression.kind,
                     "name": expression.name,

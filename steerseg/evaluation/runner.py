@@ -99,7 +99,8 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     # What plays no part is left out: results from before there was such a setting keep their identity.
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
         del config["attribute_confidence"]
-    del config["correction"], config["seconds_per_slice"]  # of annotators' clicks; told under "grounding"
+    # Of annotators' clicks and requests, which datasets have none of; and told under "grounding".
+    del config["correction"], config["wording"], config["presence"], config["seconds_per_slice"]
     for name in ("grid", "enlarge", "borders", "expression_form", "conditioning"):
         if config[name] == getattr(PipelineConfig(), name):
             del config[name]

@@ -8,8 +8,9 @@
 ``maps.safetensors``
     The grounding maps: ``fused``, and ``frame`` and ``video`` where they were used.
 ``masks/00000.png`` ...
-    The best tracklet, one 8-bit picture a frame (0 background, 255 object), numbered from 0. Absent when
-    nothing was found.
+    The best tracklet, one 8-bit picture a frame (0 background, 255 object), numbered from 0. Where the expression
+    means several objects, each has its number from 1 in place of 255. Absent when nothing was found, or presence is
+    refused.
 ``overlay.mp4``
     The video with the best tracklet tinted and the alternatives outlined; H.264, plays in a browser, with the
     video's own timing.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from steerseg.output.drawing import draw_tracklets
 from steerseg.output.figure import save_maps
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.presence.signals import Presence
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, write_video
 
@@ -73,10 +75,10 @@ def save_proposal(proposal: Proposal, directory: str | Path, *, video: Video | N
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_earlier(folder)
-        if proposal.tracklets:
-            _write_masks(proposal.best, folder / "masks")
+        if proposal.shown:
+            _write_masks([proposal.tracklets[rank] for rank in proposal.shown], folder / "masks")
         if video is not None:
-            if proposal.tracklets:
+            if proposal.shown:
                 write_video(folder / "overlay.mp4", _overlay(proposal, video), video.fps, pts=video.pts)
             save_maps(proposal, video, folder / "maps.png")
         maps = {"fused": proposal.maps.fused, "frame": proposal.maps.frame, "video": proposal.maps.video}
@@ -232,7 +234,11 @@ class ProposalRecord(BaseModel):
         keyframes: Indices of the frames that the LVLM sees.
         points: Every point prompt.
         tracklets: Best first.
-        read_as: What the models read in the expression's place, by a glossary; left out where that is the expression.
+        read_as: What the models read in the expression's place, in plain wording and by a glossary; left out where that
+            is the expression.
+        presence: How likely the expression is of anything in the video, in [0, 1]; left out where it was not judged.
+        refused: Whether that is so unlikely that no mask is written; left out otherwise.
+        several: Ranks from 1 of the tracklets that an expression of several objects means; left out otherwise.
     """
 
     schema_version: int = Field(alias="schema")
@@ -244,6 +250,9 @@ class ProposalRecord(BaseModel):
     points: list[PointRecord]
     tracklets: list[TrackletRecord]
     read_as: str = ""
+    presence: float | None = None
+    refused: bool = False
+    several: list[int] = []
 
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
@@ -268,7 +277,14 @@ class ProposalRecord(BaseModel):
             points=[PointRecord.of(point) for point in proposal.points],
             tracklets=[TrackletRecord.of(rank, one) for rank, one in enumerate(proposal.tracklets, start=1)],
         )
-        return record.model_copy(update={"read_as": proposal.read_as}) if proposal.read_as else record
+        told: dict[str, Any] = {"read_as": proposal.read_as} if proposal.read_as else {}
+        if proposal.presence.value is not None:
+            told["presence"] = round(proposal.presence.value, 4)
+        if proposal.presence.refused:
+            told["refused"] = True
+        if proposal.several:
+            told["several"] = [rank + 1 for rank in proposal.several]
+        return record.model_copy(update=told) if told else record
 
     def proposal(self, maps: Mapping[str, torch.Tensor]) -> Proposal:
         """The proposal of the record, with the maps of its ``maps.safetensors``."""
@@ -289,6 +305,8 @@ class ProposalRecord(BaseModel):
             width=self.video.width,
             versions=self.versions,
             read_as=self.read_as,
+            presence=Presence(self.presence, self.refused),
+            several=tuple(rank - 1 for rank in self.several),
         )
 
 
@@ -297,11 +315,15 @@ def proposal_to_json(proposal: Proposal, video: Video | None = None) -> dict[str
     return ProposalRecord.of(proposal, video).model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _write_masks(tracklet: Tracklet, folder: Path) -> None:
-    """Write a tracklet's masks, one picture a frame."""
+def _write_masks(instances: Sequence[Tracklet], folder: Path) -> None:
+    """Write the masks of the instances, one picture a frame: 255 for one object, else the number of each."""
     folder.mkdir(exist_ok=True)
-    for index, rle in enumerate(tracklet.rles):
-        Image.fromarray(decode_rle(rle).astype(np.uint8) * 255).save(folder / f"{index:05d}.png")
+    values = [255] if len(instances) == 1 else list(range(1, len(instances) + 1))
+    for index in range(len(instances[0].rles)):
+        picture = np.zeros(instances[0].rles[index]["size"], dtype=np.uint8)
+        for value, tracklet in reversed(list(zip(values, instances, strict=True))):
+            picture[decode_rle(tracklet.rles[index])] = value
+        Image.fromarray(picture).save(folder / f"{index:05d}.png")
 
 
 def _overlay(proposal: Proposal, video: Video) -> Iterator[NDArray[np.uint8]]:

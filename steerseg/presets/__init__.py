@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
 from steerseg.errors import ConfigError
+from steerseg.presence.signals import PresenceCalibration
 from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
 
@@ -70,6 +71,8 @@ class Preset(BaseModel):
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         lexicon: JSON file beside the preset file of the nouns that the model knows, as
             :class:`steerseg.words.learning.Lexicon`; where left out, the model itself says what kinds things are.
+        presence: How likely an expression is of anything in the video, by signals of a proposal; presence is not
+            calibrated, and nothing is refused, where left out.
         prompts: The questions, where they differ from the defaults.
         pipeline: Further defaults of :class:`steerseg.config.PipelineConfig`.
         segmenter_settings: Further defaults of :class:`steerseg.config.SegmenterConfig`; ``segmenter`` in older files.
@@ -95,6 +98,7 @@ class Preset(BaseModel):
     seconds_per_slice: float | None = Field(default=None, gt=0)
     soft_prompts: str | None = None
     lexicon: str | None = None
+    presence: PresenceCalibration | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
     segmenter_settings: dict[str, Any] = {}

@@ -173,6 +173,12 @@ def plural_of(noun: str) -> str:
     return noun if _english().singular_noun(noun) else _english().plural(noun)
 
 
+@functools.lru_cache(maxsize=4096)
+def singular_of(noun: str) -> str:
+    """The English singular of a noun, or the noun itself where it is none other's plural."""
+    return _english().singular_noun(noun) or noun
+
+
 @functools.lru_cache(maxsize=512)
 def _any_of(terms: tuple[str, ...]) -> re.Pattern[str]:
     """Finds each term or its plural as whole words, with an indefinite article before it."""

@@ -42,11 +42,15 @@ class Lexicon(BaseModel):
 
     Attributes:
         nouns: Noun -> the names of objects that it may stand for. A name stands for itself and needs no entry.
+        called: Noun, synonyms included -> all names of objects that people may call so, also arguable ones.
+        words: All words that the model was taught, in lower case; empty where that is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nouns: Mapping[str, tuple[str, ...]] = {}
+    called: Mapping[str, tuple[str, ...]] = {}
+    words: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -87,6 +87,25 @@ def frames_to_show(shown: Sequence[int], preset: Preset) -> list[int]:
     return [shown[i] for i in np.linspace(0, len(shown) - 1, preset.keyframes).round().astype(int)]
 
 
+def crop_vision(
+    lvlm: LVLM, preset: Preset, frames: NDArray[np.uint8], masks: NDArray[np.bool_], margin: float
+) -> VisionFeatures:
+    """Visual tokens of an object's crops, as a video of its own; see :func:`object_crops`."""
+    return crops_vision(lvlm, preset, object_crops(frames, masks, margin))
+
+
+def crops_vision(lvlm: LVLM, preset: Preset, crops: NDArray[np.uint8]) -> VisionFeatures:
+    """Visual tokens of (N, side, side, 3) uint8 crops, as a video of its own."""
+    height, width = lvlm.family.sizes(
+        SIDE,
+        SIDE,
+        video_tokens=preset.video_tokens,
+        frame_tokens=preset.frame_tokens or 4 * preset.video_tokens,
+    ).video
+    pixels = resize_frames(crops, height, width, lvlm.device)
+    return lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.config.seconds_per_slice or 1.0)
+
+
 def name_object(
     lvlm: LVLM, preset: Preset, lexicon: Lexicon, frames: NDArray[np.uint8], masks: NDArray[np.bool_]
 ) -> Naming:
@@ -105,15 +124,7 @@ def name_object(
     said: dict[str, float] = defaultdict(float)
     kinds: dict[str, tuple[str, ...]] = {}
     for margin in MARGINS:
-        crops = object_crops(frames, masks, margin)
-        height, width = lvlm.family.sizes(
-            SIDE,
-            SIDE,
-            video_tokens=preset.video_tokens,
-            frame_tokens=preset.frame_tokens or 4 * preset.video_tokens,
-        ).video
-        pixels = resize_frames(crops, height, width, lvlm.device)
-        vision = lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.config.seconds_per_slice or 1.0)
+        vision = crop_vision(lvlm, preset, frames, masks, margin)
         if nouns:
             names = choose(lvlm, question, vision, BEGINNING, nouns)
         else:

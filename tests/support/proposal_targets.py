@@ -55,6 +55,9 @@ def propose(request: ProposeRequest, reporter: Reporter) -> StoredProposal:
         height=HEIGHT,
         width=WIDTH,
         versions={"preset": "test"},
+        presence=0.07 if word == "absent" else None,
+        refused=word == "absent",
+        found="penguin" if word == "absent" else "",
     )
 
 

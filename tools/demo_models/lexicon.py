@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from steerseg.demo.catalogue import GROUP_NOUNS, KIND_OF
+from steerseg.demo.language import vocabulary
+from steerseg.demo.phrases import GENERIC_NOUNS
 from steerseg.demo.sprites import load_catalogue
-from steerseg.demo.verdicts import YES, noun_table
+from steerseg.demo.verdicts import NO, YES, noun_table
 from steerseg.presets import BUILT_IN
 from steerseg.runtime.artefacts import write_json
 from steerseg.words.learning import Lexicon
@@ -15,7 +17,10 @@ FILE = BUILT_IN["demo"] / "lexicon.json"
 
 
 def demo_lexicon() -> Lexicon:
-    """Names of objects, the kinds that objects are named by, and the nouns of groups, with what each covers."""
+    """Names of objects, the kinds that objects are named by, and the nouns of groups, with what each covers.
+
+    Beside them, all nouns with all that they may stand for, and the words of expressions.
+    """
     catalogue = load_catalogue()
     names = tuple(catalogue.names)
     table = noun_table(names, tuple(catalogue.groups))
@@ -26,7 +31,16 @@ def demo_lexicon() -> Lexicon:
         noun: tuple(sorted(name for name, verdict in zip(names, table[noun], strict=True) if verdict == YES))
         for noun in nouns
     }
-    return Lexicon(nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun})
+    called = {
+        noun: tuple(sorted(name for name, verdict in zip(names, verdicts, strict=True) if verdict != NO))
+        for noun, verdicts in sorted(table.items())
+        if noun not in GENERIC_NOUNS
+    }
+    return Lexicon(
+        nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun},
+        called=called,
+        words=tuple(vocabulary(catalogue)),
+    )
 
 
 def main(file: Path = FILE) -> None:

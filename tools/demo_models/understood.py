@@ -33,6 +33,10 @@ An expression should be true of one object, nearly all the time that it is seen:
 stays there, and "the leftmost" of what is always further left than the others of its kind. Leave out what does
 not tell the object apart. *Not* understood: negations ("not red"), numbers and ordinals beyond "first from the left",
 parts of objects, and writing on them; of real films only what looks much like these pictograms.
+
+Where an expression is hardly of anything in the video, nothing is shown, and the status says what comes closest. So it
+is with objects that are not there, negations, other languages and words that the demo was not taught. To take the best
+candidate anyway, type `#1`.
 """
 
 
@@ -167,8 +171,13 @@ def page() -> str:
         f"The bare words, or a sentence around them: {_code(_inflected(text) for text in phrases.WRAPPERS[0])}. "
         "Articles may be `the`, `a` or left out.",
         "",
+        "Politeness and questions around an object are left out before the models read it: `pls track the dog`, "
+        "`where's that car going`, `can u find me the red car plz`. A word that is one slip away from a single known "
+        "word is mended: `the umberlla`, `teh dgo`. The status says what was read.",
+        "",
         f"Several objects: {_code(_sentence(text, '') for text in phrases.PLURALS[0])}. The words are "
-        "understood, but a proposal follows one object; its further candidates may be the others.",
+        "understood, and a prediction has an instance for each object that is found. The maps often point to one of "
+        "them only; the others have to be clicked then.",
         "",
         "These words take the plural: " + ", ".join(sorted(catalogue.PLURAL)) + ".",
         "",

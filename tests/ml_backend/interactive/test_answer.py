@@ -189,6 +189,14 @@ def test_an_expression_that_matches_nothing_leaves_the_pages_alone(annotator: An
     assert "The closest match was at the top left of frame 1" in annotator.status
 
 
+def test_what_is_hardly_there_leaves_the_pages_alone_until_it_is_chosen(annotator: Annotator) -> None:
+    annotator.type("absent ball")
+    assert annotator.series() == {}
+    assert "is hardly in the video" in annotator.status
+    annotator.type("#1")
+    assert annotator.series()
+
+
 NUMBERS = '<Choices name="which" toName="frames"><Choice value="1"/><Choice value="2"/></Choices>'
 
 

@@ -170,6 +170,11 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
             "nothing here",
             "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
         ),
+        (
+            "absent ball",
+            "“absent ball” is hardly in the video (presence 0.07), so nothing is shown. What comes closest looks like "
+            "“penguin”. To take the best candidate anyway, type #1.",
+        ),
         ("unreadable", "the video holds no frame that can be decoded; export it again"),
         ("  ", "the expression is empty"),
         ("x" * 10_000, "at most 1000"),
@@ -283,6 +288,34 @@ def test_nothing_found_stores_nothing_but_is_remembered(backend: Backend) -> Non
         assert answer["results"] == [[]]
         assert "nothing in the video matches" in answer["errors"]["3"]
     assert len(JobStore(backend.database).newest()) == 1
+
+
+def test_what_is_hardly_there_is_not_stored_as_a_prediction(backend: Backend) -> None:
+    body = with_expression(introduce(backend), "absent ball")
+    answer = backend.post("/predict", body)
+    assert answer["results"] == [[]]
+    assert "is hardly in the video (presence 0.07)" in answer["errors"]["3"]
+
+
+@pytest.mark.parametrize("expression", ["the two balls", "both balls", "balls"])
+def test_an_expression_of_several_objects_gives_one_prediction_with_each(
+    backend: Backend, expression: str
+) -> None:
+    body = with_expression(introduce(backend), expression)
+    (prediction,) = as_list(backend.post("/predict", body)["results"][0])
+    tracks = [region for region in prediction["result"] if region["type"] == "videorectangle"]
+    assert len({track["id"] for track in tracks}) == len(tracks) == 2
+    assert prediction["score"] == 0.8
+    assert LabelInterface(body["label_config"]).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_masks_of_several_objects_are_instances_of_their_own(backend: Backend) -> None:
+    body = introduce(backend, "predict_interactive_text_frames")
+    body["params"]["context"] = None
+    body["tasks"][0]["data"]["expr"] = body["tasks"][0]["data"]["expression"] = "the two balls"
+    (best,) = as_list(backend.post("/predict", body)["results"][0])
+    names = {region["id"].rpartition("-f")[0] for region in best["result"] if region["type"] == "brushlabels"}
+    assert len(names) == 2
 
 
 def test_a_task_that_fails_does_not_harm_the_others(backend: Backend) -> None:

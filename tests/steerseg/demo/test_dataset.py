@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from steerseg.demo.absence import ABSENT_KINDS
 from steerseg.demo.dataset import (
     RECIPES,
     Manifest,
@@ -23,6 +24,7 @@ from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.world import unseen_pair
 from steerseg.errors import ConfigError
 from steerseg.evaluation import read_ref_youtube_vos
+from steerseg.words.counting import instances_meant
 
 
 def first_clips(split: str, count: int) -> Manifest:
@@ -38,12 +40,36 @@ def test_committed_manifests_still_draw_the_scenes_they_describe(split: str) -> 
     for entry in manifest.clips[:: max(1, len(manifest.clips) // 10)]:
         scene = scene_of(manifest, entry)
         for expression in entry.expressions:
+            if not expression.targets:
+                assert expression.kind in ABSENT_KINDS
+                continue
             target = expression.targets[0]
             assert catalogue.names[scene.sprite[target]] == expression.name
             if split == "test-objects":
                 assert catalogue.heldout[scene.sprite[target]]
             if split == "test-compositions":
                 assert unseen_pair(scene.sprite, scene.tint)[target]
+
+
+def test_half_of_the_presence_splits_is_not_there() -> None:
+    texts: dict[str, set[str]] = {}
+    for split in ("presence-val", "test-presence"):
+        expressions = [expression for clip in load_manifest(split).clips for expression in clip.expressions]
+        absent = Counter(expression.kind for expression in expressions if not expression.targets)
+        assert set(absent) == set(ABSENT_KINDS)
+        assert sum(absent.values()) * 2 == len(expressions)
+        fixed = ("other language", "gibberish")
+        texts[split] = {expression.text for expression in expressions if expression.kind in fixed}
+    assert not texts["presence-val"] & texts["test-presence"]  # nothing is tuned to what is measured
+
+
+def test_the_plural_split_is_of_several_objects() -> None:
+    expressions = [
+        expression for clip in load_manifest("test-plurals").clips for expression in clip.expressions
+    ]
+    assert {expression.kind for expression in expressions} == {"plural"}
+    assert min(len(expression.targets) for expression in expressions) == 2
+    assert all(instances_meant(expression.text) is not None for expression in expressions)
 
 
 def test_the_test_split_is_large_and_varied_enough() -> None:

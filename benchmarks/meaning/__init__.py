@@ -1,0 +1,1 @@
+"""Meaning: what is not there, several objects, and free wordings, on fixed manifests of the demo's world."""

@@ -1,0 +1,124 @@
+"""Answers of the pipeline on the keyframes of rendered clips, where presence is judged and candidates are ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerseg.config import PipelineConfig
+from steerseg.demo.dataset import Clip, Manifest, clips
+from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
+from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.signals import Look, Said
+from steerseg.video import Video, keyframe_indices, video_from_frames
+
+Masks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClipQuestions:
+    """A rendered clip that is asked about.
+
+    Attributes:
+        clip: The clip with its expressions.
+        video: Its frames.
+    """
+
+    clip: Clip
+    video: Video
+
+    @classmethod
+    def of(cls, manifest: Manifest, first: int, count: int) -> Iterator[ClipQuestions]:
+        """Some clips of a split, drawn one after the other."""
+        chosen = Manifest(
+            manifest.split,
+            manifest.about,
+            manifest.world,
+            manifest.phrasing,
+            manifest.clips[first : first + count],
+        )
+        for clip in clips(chosen):
+            yield cls(clip, video_from_frames(clip.frames, fps=clip.fps))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the pipeline found for an expression, on the keyframes.
+
+    Attributes:
+        wording: What the models read.
+        read: What reasoning read it as.
+        candidates: The candidates.
+        ranking: The best ones.
+        look: What presence follows from; ``None`` where nothing was found or nobody looked.
+    """
+
+    wording: str
+    read: Said
+    candidates: Candidates
+    ranking: tuple[RankedCandidate, ...]
+    look: Look | None
+
+    def masks(self, rank: int = 0) -> Masks:
+        """(K, H, W) masks of a ranked candidate; none of them set where there is no such candidate."""
+        on_keyframes = self.candidates.on_keyframes
+        if rank >= len(self.ranking):
+            return np.zeros((len(on_keyframes.frames), on_keyframes.height, on_keyframes.width), dtype=bool)
+        return on_keyframes.masks(self.ranking[rank].index)
+
+
+class Asker:
+    """Asks a pipeline about one clip after the other.
+
+    Args:
+        steerseg: The pipeline.
+    """
+
+    def __init__(self, steerseg: SteerSeg) -> None:
+        self._steerseg = steerseg
+        self._expectation = Expectation(steerseg.lvlm, steerseg.preset)
+
+    def ask(self, video: Video, expression: str, config: PipelineConfig, *, look: bool = False) -> Found:
+        """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
+        steerseg = self._steerseg
+        wording = steerseg.wording(expression, config)
+        features = steerseg.encode(video, config)
+        reasoning = steerseg.consider(features, wording, config)
+        maps = steerseg.ground(features, wording, reasoning.attributes, config, steerseg.steering(config))
+        candidates = steerseg.find_candidates(features, maps, config)
+        ranking = steerseg.rank(candidates, maps, config)
+        looked = None
+        if look and ranking:
+            best, on_keyframes = ranking[0], candidates.on_keyframes
+            found = look_at(steerseg.lvlm, steerseg.preset, video, on_keyframes, best.index)
+            ratio = self._expectation.log_ratio(wording, found.name)
+            merge = steerseg.lvlm.family.temporal_merge
+            looked = look_of(reasoning.said, found, ratio, best.score, on_keyframes, best.index, maps, merge)
+        return Found(wording, reasoning.said, candidates, ranking, looked)
+
+
+def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:
+    """The masks (T, H, W) of the keyframes alone."""
+    return masks[list(keyframe_indices(len(masks), config.keyframes))]
+
+
+def mean_iou(a: Masks, b: Masks) -> float:
+    """Mean IoU over frames (J); 1 on frames where both are empty."""
+    shared, all_of_both = (a & b).sum((1, 2)), (a | b).sum((1, 2))
+    return float(np.where(all_of_both > 0, shared / np.maximum(all_of_both, 1), 1.0).mean())
+
+
+def matched(found: Sequence[Masks], truth: Sequence[Masks], least: float = 0.5) -> int:
+    """How many true instances are found: pairs with a mean IoU of at least ``least``, one to one, the closest first."""
+    pairs = sorted(
+        ((mean_iou(one, other), i, j) for i, one in enumerate(found) for j, other in enumerate(truth)),
+        reverse=True,
+    )
+    used: set[tuple[str, int]] = set()
+    for overlap, i, j in pairs:
+        if overlap >= least and ("found", i) not in used and ("true", j) not in used:
+            used |= {("found", i), ("true", j)}
+    return len(used) // 2

@@ -1,0 +1,153 @@
+"""How many objects an expression means, and which tracklets of a proposal they are (our choice)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from steerseg.masks import RLE, mask_area, rle_iou
+from steerseg.words.glossary import singular_of
+from steerseg.words.wording import plain_wording
+
+MOST_INSTANCES = 8
+"""An expression without a number, such as "all dogs", means at most so many instances."""
+
+MAX_OVERLAP = 0.5
+"""Candidates that share more of the smaller one's visible area than this are one object."""
+
+MIN_RELATIVE_SCORE = 0.5
+"""Of an expression without a number, candidates below this fraction of the best score do not count."""
+
+_NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
+_COUNT = re.compile(
+    r"^(?:all\s+|both\s+)?(?:of\s+)?(?:the\s+|these\s+|those\s+)?"
+    rf"(?P<count>{'|'.join(_NUMBERS)}|[2-8])\s+(?!of\b)\w",
+    re.IGNORECASE,
+)
+_ALL = re.compile(r"^(?P<word>all|both|every|each)\b(?!\s+over\b)", re.IGNORECASE)
+_HEAD = re.compile(
+    r"^(?:the\s+|some\s+)?(?P<head>[^\W\d_][\w' -]*?)(?=\s+(?:that|which|who|whose|with|without|on|in|at|of"
+    r"|to|from|by|for|near|next|beside|behind|above|below|under|over|around|between|closest|nearest|furthest|\w+ing)\b|[,.;:]|$)",
+    re.IGNORECASE,
+)
+_NO_HEADS = frozenset(
+    {"what", "something", "anything", "a", "an", "one", "this", "that", "where", "who", "which"}
+)
+# Nouns of one object that look like plurals, or may be one object.
+# fmt: off
+_ONE_OBJECT = frozenset({
+    *("atlas", "berries", "binoculars", "blueberries", "bowling pins", "canvas", "cherries", "chopsticks"),
+    *("christmas", "clothes", "cymbals", "dice", "earphones", "fries", "gas", "glasses", "gloves"),
+    *("goggles", "grapes", "headphones", "jeans", "leggings", "lens", "maracas", "news", "noodles"),
+    *("pajamas", "pancakes", "pants", "peanuts", "pins", "pliers", "pyjamas", "raspberries", "scales"),
+    *("scissors", "series", "shorts", "skis", "socks", "spaghetti", "species", "spectacles", "stairs"),
+    *("strawberries", "sunglasses", "surroundings", "tights", "tongs", "trousers", "tweezers", "weights"),
+})
+# fmt: on
+_NO_PLURAL_ENDING = re.compile(r"(?:ss|us|is|as)$")
+
+
+class RankedMasks(Protocol):
+    """A tracklet, as far as it counts here."""
+
+    @property
+    def rles(self) -> tuple[RLE, ...]:
+        """One encoded (H, W) mask a frame."""
+
+    @property
+    def score(self) -> float:
+        """Rank score in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class InstanceCount:
+    """How many instances an expression means.
+
+    Attributes:
+        most: At most this many.
+        exact: Whether exactly this many are meant, rather than all that match.
+    """
+
+    most: int
+    exact: bool
+
+
+def instances_meant(expression: str) -> InstanceCount | None:
+    """How many instances an expression means; ``None`` for one.
+
+    It means several where it begins with a number or with "all", "both", "every" or "each", or where its noun is a
+    plain plural. Some plurals are one object, such as "the glasses"; and "the larger of the two dogs" is one.
+
+    Example:
+        >>> instances_meant("pls track the two dogs")
+        InstanceCount(most=2, exact=True)
+        >>> instances_meant("the backpacks on the left")
+        InstanceCount(most=8, exact=False)
+    """
+    text = plain_wording(" ".join(expression.split()))
+    counted = _COUNT.match(text)
+    if counted:
+        word = counted.group("count").casefold()
+        return InstanceCount(_NUMBERS[word] if word in _NUMBERS else int(word), exact=True)
+    every = _ALL.match(text)
+    if every:
+        both = every.group("word").casefold() == "both"
+        return InstanceCount(2, exact=True) if both else InstanceCount(MOST_INSTANCES, exact=False)
+    return InstanceCount(MOST_INSTANCES, exact=False) if _is_plural(text) else None
+
+
+def _is_plural(text: str) -> bool:
+    """Whether the noun of an expression is a plural that means several objects."""
+    head = _HEAD.match(text)
+    words = head.group("head").casefold().split() if head else []
+    if not words or words[0] in _NO_HEADS:
+        return False
+    noun = words[-1]
+    if (
+        len(noun) < 4
+        or noun in _ONE_OBJECT
+        or " ".join(words[-2:]) in _ONE_OBJECT
+        or _NO_PLURAL_ENDING.search(noun)
+    ):
+        return False
+    return singular_of(noun) != noun
+
+
+def alternatives_for(expression: str, alternatives: int) -> int:
+    """How many candidates a proposal has to hold, so that all instances can be chosen from them."""
+    several = instances_meant(expression)
+    return alternatives if several is None else max(alternatives, several.most)
+
+
+def choose_candidates(tracklets: Sequence[RankedMasks], several: InstanceCount | None) -> list[int]:
+    """Ranks of the candidates that an expression means, best first; the best candidate is always chosen.
+
+    Args:
+        tracklets: The candidates, best first.
+        several: How many instances are meant; ``None`` for one.
+    """
+    chosen: list[int] = []
+    best = tracklets[0].score if tracklets else 0.0
+    for rank, tracklet in enumerate(tracklets):
+        if len(chosen) >= (1 if several is None else several.most):
+            break
+        all_that_match = several is not None and not several.exact
+        if chosen and all_that_match and tracklet.score < MIN_RELATIVE_SCORE * best:
+            continue
+        if all(_are_distinct(tracklet, tracklets[other]) for other in chosen):
+            chosen.append(rank)
+    return chosen
+
+
+def _are_distinct(a: RankedMasks, b: RankedMasks) -> bool:
+    """Whether two candidates are different objects: where both are visible, neither lies mostly on the other."""
+    shared, least = 0, 0
+    for one, other in zip(a.rles, b.rles, strict=True):
+        areas = mask_area(one), mask_area(other)
+        if min(areas) > 0:
+            overlap = rle_iou(one, other)
+            shared += round(overlap / (1 + overlap) * sum(areas))
+            least += min(areas)
+    return least == 0 or shared / least <= MAX_OVERLAP

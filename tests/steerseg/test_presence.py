@@ -1,0 +1,87 @@
+import pytest
+from pydantic import ValidationError
+
+from steerseg.demo.dataset import clips, load_manifest
+from steerseg.pipeline import SteerSeg
+from steerseg.presence.signals import (
+    Look,
+    PresenceCalibration,
+    Said,
+    head_noun,
+    is_negated,
+    known_share,
+    signals_of,
+)
+from steerseg.presets import BUILT_IN, load_preset
+from steerseg.video import video_from_frames
+from steerseg.words.learning import Lexicon
+
+LEXICON = Lexicon(
+    called={"dog": ("dog",), "animal": ("cat", "dog"), "bell pepper": ("bell pepper",), "bell": ("bell",)},
+    words=("the", "red", "dog", "animal", "not", "moving", "that", "is", "left"),
+)
+
+
+def look(found: Said, read: Said) -> Look:
+    return Look(read, found, log_ratio=4.0, score=0.6, agreement=0.4, predicted_iou=0.9, visible=1.0)
+
+
+@pytest.mark.parametrize(
+    ("expression", "noun"),
+    [
+        ("the red dogs that chase an animal", "dog"),
+        ("the bell pepper on the left", "bell pepper"),
+        ("what a dog would eat", ""),
+        ("something that an animal eats", ""),
+        ("the giraffe", ""),
+    ],
+)
+def test_the_noun_that_an_expression_is_about(expression: str, noun: str) -> None:
+    assert head_noun(expression, LEXICON) == noun
+
+
+def test_signals_say_what_speaks_for_the_object_and_against_it() -> None:
+    right = signals_of("the red dog", look(Said(("dog", "red"), 0.9), Said(("dog",), 0.8)), LEXICON)
+    assert (right.named, right.read, right.coloured, right.known) == (0.9, 1.0, 0.0, 1.0)
+    wrong = signals_of("the red dog", look(Said(("bell", "blue"), 0.9), Said(("dog",), 0.8)), LEXICON)
+    assert (wrong.named, wrong.named_as_read, wrong.coloured) == (-0.9, -0.9, -1.0)
+    assert wrong.expected == 0.5
+    strange = signals_of("der hund", look(Said(("bell",), 0.9), Said(("bell",), 0.8)), LEXICON)
+    assert (strange.named, strange.nameless, strange.known) == (0.0, 1.0, 0.0)
+
+
+def test_only_what_denies_something_is_a_negation() -> None:
+    assert is_negated("the dog that isn't red")
+    assert not is_negated("the dog that is not moving")
+    assert not is_negated("the knot")
+
+
+def test_where_no_words_are_known_all_are_taken_for_known() -> None:
+    assert known_share("das rote auto", Lexicon()) == 1.0
+
+
+def test_a_calibration_names_signals_that_there_are() -> None:
+    with pytest.raises(ValidationError, match="tail"):
+        PresenceCalibration(weights={"tail": 1.0}, bias=0.0, threshold=0.5)
+
+
+def test_published_presets_are_not_calibrated() -> None:
+    assert {name for name, folder in BUILT_IN.items() if load_preset(folder).presence} == {"demo"}
+
+
+def test_the_demo_refuses_what_it_does_not_understand() -> None:
+    steerseg = SteerSeg.from_pretrained("demo", device="cpu")
+    clip = next(clips(load_manifest("presence-val")))
+    video = video_from_frames(clip.frames, fps=clip.fps)
+    there = steerseg.propose(video, "pls track the green truck")
+    assert there.read_as == "the green truck"
+    assert there.shown == (0,)
+    assert not there.presence.refused
+    absent = steerseg.propose(video, "das rote auto")
+    assert absent.presence.refused
+    assert not absent.presence.understood
+    assert absent.shown == ()
+    assert absent.tracklets  # to choose from, all the same
+    assert absent.presence.value is not None
+    assert there.presence.value is not None
+    assert absent.presence.value < there.presence.value
