@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, positive, read_settings
 from ml_backend.label_studio.client import LabelStudioClient
+from steerseg.cli.progress import ProgressBar
 from steerseg.errors import SteerSegError
 
 
@@ -58,7 +57,7 @@ def predict_project(
     version = backend.version(project)
     label_config = str(client.projects.get(project)["label_config"])
     wanted, skipped = [], 0
-    for task in tqdm(client.tasks.of_project(project), unit="task", desc="listing"):
+    for task in client.tasks.of_project(project):
         if _has_prediction(client, task, version):
             skipped += 1
         else:
@@ -74,11 +73,13 @@ def predict_project(
             )
 
     failures: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(concurrency) as pool, tqdm(total=len(wanted), unit="task") as bar:
+    stage = f"predicting {len(wanted)} tasks"
+    with ThreadPoolExecutor(concurrency) as pool, ProgressBar() as progress:
         futures = {pool.submit(predict, task): int(task["id"]) for task in wanted}
+        progress(stage, 0.0)
         try:
-            for future in as_completed(futures):
-                bar.update()
+            for done, future in enumerate(as_completed(futures), 1):
+                progress(stage, done / len(wanted))
                 try:
                     future.result()
                 except SteerSegError as error:
