@@ -18,6 +18,7 @@ from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import VideoCalls
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.connections import Connections
@@ -314,13 +315,13 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
     calls = InteractiveCalls(
         common.settings,
         frame_calls=FrameCalls(common.states, steering_jobs, common.guidance),
+        video_calls=VideoCalls(steering_jobs, common.guidance),
         task_proposer=predictions.task_proposer,
         media=predictions.media,
         versions=common.versions,
         ingestor=learning.ingestor,
         pages=learning.pages,
         metrics=common.metrics,
-        guidance=common.guidance,
     )
     next_tasks = NextTasks(common.database)
     return Service(
