@@ -210,6 +210,16 @@ def _video_side(
         return None
     labels = _first(tag for tag in mine if tag.kind == "labels" and tag.children("label"))
     rate = video.get("framerate")
+    task = _task_controls(mine, labels.children("label") if labels else (), beside, where, notes)
+    if task.status is not None and task.status_target is None:
+        notes.append(
+            f"{where}: Label Studio lists the messages of {task.status!r} as a region of the video; let that control "
+            'point to a <Text name="message" value="$video"/>, as label_config/video.xml does'
+        )
+    if labels is not None and not (labels.flag("smart", default=True) or labels.flag("smartonly")):
+        notes.append(
+            f'{where}: drawn boxes are not tracked when they get a label of {labels.name!r}; give it smart="true"'
+        )
     return VideoSide(
         name=video.name,
         data_key=data_key,
@@ -218,7 +228,7 @@ def _video_side(
         labels_name=labels.name if labels else None,
         frame_rate=None if rate.startswith("$") else frame_rate(rate),
         frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
-        task=_task_controls(mine, labels.children("label") if labels else (), beside, where, notes),
+        task=task,
     )
 
 
