@@ -146,9 +146,9 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
         f"\n  user           {account.user}"
         f"\n  password       {account.password}"
         f"\n  backend        {backend.url}\n"
-        f"\nOpen the project {PROJECTS[0][0]!r} and its first task. Switch on Auto-Annotation and Auto-Accept Suggestions"
-        "\nbelow the picture: Label Studio keeps both in your browser, and a project cannot preset them. Then type, for"
-        f"\nexample, “{samples[0].expression}”, and press Enter.\n"
+        f"\nOpen the project {PROJECTS[0][0]!r} and its first task. Switch on Auto-Annotation and Auto-Accept"
+        "\nSuggestions below the picture: Label Studio keeps both in your browser, no project can preset them."
+        f"\nThen type, for example, “{samples[0].expression}”, and press Enter.\n"
     )
     if not options.stop_when_done:
         print("Ctrl-C stops both servers.")
