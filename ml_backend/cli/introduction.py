@@ -19,7 +19,10 @@ def switches(controls: Controls) -> str:
     """What annotators switch on once, as a sentence; empty where nothing has to be."""
     if controls.frames is None:
         return ""
-    return f"Switch on {_TOGGLES} below the picture. Label Studio keeps both in your browser: a project cannot preset them."
+    return (
+        f"Switch on {_TOGGLES} below the picture. "
+        "Label Studio keeps both in your browser: no project can preset them."
+    )
 
 
 def description(controls: Controls) -> str:
