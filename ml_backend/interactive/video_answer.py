@@ -115,7 +115,8 @@ def _answer_expression(call: Call, side: VideoSide, guidance: Guidance, text: st
     if several is None:
         message = describe_answer(proposal, ranks[0], guidance, writer.labels[0])
     else:
-        message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
+        meant = several.most if several.exact else None
+        message = describe_instances(proposal, ranks, writer.labels, meant, guidance)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
     return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
 

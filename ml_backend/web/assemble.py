@@ -47,6 +47,7 @@ from ml_backend.refinement.versions import PromptLine
 from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
+from ml_backend.web.understands import page_of_words
 from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.artefacts import remove_partials
 
@@ -106,7 +107,7 @@ def create_service(settings: Settings) -> Service:
         loader=MediaLoader(settings),
         base_version=preset_version(settings.preset),
         model=model_fingerprint(settings.preset),
-        guidance=Guidance.of(load_preset(find_preset(settings.preset))),
+        guidance=Guidance.of(load_preset(find_preset(settings.preset)), page_of_words(settings)),
         width=model_width(settings.preset),
     )
     service.start()

@@ -1,10 +1,11 @@
-"""The nouns that the demo's models know, for the preset: ``python -m tools.demo_models.lexicon``."""
+"""The nouns and words that the demo's models know, for the preset: ``python -m tools.demo_models.lexicon``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from steerseg.demo.catalogue import GROUP_NOUNS, KIND_OF
+from steerseg.demo.language import vocabulary
 from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.verdicts import YES, noun_table
 from steerseg.presets import BUILT_IN
@@ -26,13 +27,15 @@ def demo_lexicon() -> Lexicon:
         noun: tuple(sorted(name for name, verdict in zip(names, table[noun], strict=True) if verdict == YES))
         for noun in nouns
     }
-    return Lexicon(nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun})
+    nouns_of = {noun: of_noun for noun, of_noun in covered.items() if of_noun}
+    return Lexicon(nouns=nouns_of, words=frozenset(vocabulary()))
 
 
 def main(file: Path = FILE) -> None:
     """Write the file."""
-    write_json(file, demo_lexicon().model_dump(mode="json"))
-    print(f"{file}: {len(demo_lexicon().nouns)} nouns")
+    lexicon = demo_lexicon()
+    write_json(file, {**lexicon.model_dump(mode="json"), "words": sorted(lexicon.words)})
+    print(f"{file}: {len(lexicon.nouns)} nouns, {len(lexicon.words)} words")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The world of the demo's models as a page for a person: ``python -m tools.demo_models.understood``.
+"""The world of the demo's models as a page for a person, in Markdown: ``python -m steerseg.demo.understood``.
 
 The page is ``docs/what-the-demo-understands.md``; a test holds it equal to what is written here from the
 catalogue and the wordings. Wordings that training leaves out, to measure how well others work, are not listed.
