@@ -118,7 +118,9 @@ def test_a_video_takes_drawn_boxes_and_further_objects(
     labeling: LabelingPage, video_project: Project, client: LabelStudioClient
 ) -> None:
     known = client.tasks.get(video_project.first_task)["data"]
-    (task,) = client.tasks.create(video_project.id, [{"data": {"video": known["video"], "fps": known["fps"]}}])
+    (task,) = client.tasks.create(
+        video_project.id, [{"data": {"video": known["video"], "fps": known["fps"]}}]
+    )
     labeling.open(video_project.id, task, predicted=False)
     labeling.page.get_by_text(re.compile(r"of \d+$")).first.wait_for()  # the player is there
     labeling.page.wait_for_timeout(1000)
@@ -137,4 +139,6 @@ def test_a_video_takes_drawn_boxes_and_further_objects(
     assert labeling.listed() == len(tracks), "the message is no region of the video"
     labeling.page.screenshot(path=ARTEFACTS / "desk-video-objects.png")
     annotation = labeling.submit()
-    assert {result["to_name"] for result in annotation["result"] if result["from_name"] == "status"} == {"message"}
+    assert {result["to_name"] for result in annotation["result"] if result["from_name"] == "status"} == {
+        "message"
+    }
