@@ -82,7 +82,7 @@ def _answer_expression(call: Call, side: VideoSide, guidance: Guidance, text: st
         SteerSegError: It cannot be answered; the message is for the annotator.
     """
     request = call.request
-    if is_command(text, _names(side)):
+    if text.strip() and is_command(text, _names(side)):
         raise ExpressionError(
             f"“{text}” is for masks on frames; on a video, change or delete the box track in the list of regions, and "
             "type “go” beside a box that you drew"
