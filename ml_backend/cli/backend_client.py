@@ -21,6 +21,10 @@ class BackendUnreachableError(BackendError):
     """Nothing answers at the backend's address."""
 
 
+class BackendBusyError(BackendError):
+    """The backend answers, but not to the question: it starts, stops, or its database is in use."""
+
+
 class BackendClient:
     """A running backend, asked as Label Studio asks it.
 
@@ -116,7 +120,8 @@ class BackendClient:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise BackendError(f"{self._url} answered {response.status_code} without JSON; is it one?")
+            kind = BackendBusyError if response.status_code >= 500 else BackendError
+            raise kind(f"{self._url} answered {response.status_code} without JSON; is it one?")
         if response.status_code == 401:
             raise BackendError(
                 f"the backend at {self._url} asks for another user name and password; set "
@@ -124,5 +129,6 @@ class BackendClient:
             )
         if not response.ok:
             parts = (str(answer.get("error", f"status {response.status_code}")), str(answer.get("hint", "")))
-            raise BackendError(". ".join(part for part in parts if part))
+            kind = BackendBusyError if response.status_code >= 500 else BackendError
+            raise kind(". ".join(part for part in parts if part))
         return answer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ml_backend.cli.introduction import description, instructions, switches, task_list
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings
 from ml_backend.importing.text_files import read_text
 from ml_backend.label_studio.client import MEASURED_VERSION, LabelStudioClient
@@ -102,6 +103,7 @@ def connect(
         _storage(client, identity, storage_path, log)
     _backend(client, identity, backend_url, interactive, basic_auth, extra_params, log)
     _webhook(client, identity, backend_url, webhook_secret, log)
+    _introduce(client, found, controls, log)
     return Connection(
         project=identity,
         title=str(found["title"]),
@@ -131,9 +133,11 @@ def _warn_of(controls: Controls, log: _Log) -> None:
             "the configuration has KeyPointLabels but no RectangleLabels on its frames: every export of "
             "Label Studio 1.23 then fails. Add a RectangleLabels control"
         )
-    click = None if controls.frames is None else controls.frames.click
-    if click is not None and not click.smart:
-        log.warn(f'clicks of {click.name!r} ask nothing; give it smart="true"')
+    prompts = () if controls.frames is None else (controls.frames.click, controls.frames.box)
+    for prompt in prompts:
+        if prompt is not None and not prompt.smart:
+            kind = "clicks" if prompt.kind == "keypoint" else "boxes"
+            log.warn(f'{kind} of {prompt.name!r} ask nothing; give it smart="true"')
     for note in controls.notes:
         log.warn(note)
 
@@ -182,6 +186,21 @@ def _project(
 
 def _same_text(a: str, b: str) -> bool:
     return a.split() == b.split()
+
+
+def _introduce(client: LabelStudioClient, project: Mapping[str, Any], controls: Controls, log: _Log) -> None:
+    """Give the project texts and a list of tasks, where nobody has made any."""
+    texts = {"description": description(controls), "expert_instruction": instructions(controls)}
+    missing = {name: text for name, text in texts.items() if not project.get(name)}
+    if missing:
+        client.projects.update(project["id"], **missing)
+        log.did("wrote the project's " + " and ".join(name.replace("expert_", "") for name in missing))
+    if not client.views.of_project(project["id"]):
+        client.views.create(project["id"], task_list(controls, client.views.columns(project["id"])))
+        log.did("made a list of tasks that shows a picture of each")
+    toggles = switches(controls)
+    if toggles:
+        log.did(f"annotators: {toggles}")
 
 
 def _storage(client: LabelStudioClient, project: int, path: str, log: _Log) -> None:

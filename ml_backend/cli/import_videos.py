@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ml_backend.cli.options import add_setting, label_studio_client, positive, read_settings
 from ml_backend.importing.strides import Cut, Stride, read_stride
 from ml_backend.importing.tasks import MAX_PAGES, import_videos
 from ml_backend.settings import ENV_PREFIX
+from steerseg.cli.progress import ProgressBar
 from steerseg.errors import ConfigError
 
 
@@ -88,12 +87,7 @@ def run(options: argparse.Namespace) -> int:
             f"{root} is no folder; expected Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT as this machine "
             "sees it (--document-root, STEERSEG_LOCAL_FILES_ROOT)"
         )
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {postfix}") as bar:
-
-        def show(name: str, fraction: float) -> None:
-            bar.set_postfix_str(name)
-            bar.update(round(fraction * 100) - bar.n)
-
+    with ProgressBar() as progress:
         report = import_videos(
             label_studio_client(settings),
             options.project,
@@ -106,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
             cut=Cut(options.stride, options.max_pages, options.split_pages),
             fps=options.fps,
             expression_key=settings.expression_key,
-            progress=show,
+            progress=progress,
         )
     print("\n".join(report.lines()))
     for file in report.passed_over:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_backend.database.database import Database
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.settings import ENV_PREFIX, Settings, load_settings
+from ml_backend.web.understands import own_address
 from steerseg.errors import ConfigError
 
 # Secrets would show in the list of processes: these come from the environment only.
@@ -111,5 +112,4 @@ def backend_address(options: argparse.Namespace, settings: Settings) -> str:
     """Where the backend is, seen from this machine."""
     if options.backend_url:
         return str(options.backend_url)
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    return own_address(settings)

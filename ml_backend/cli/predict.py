@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from ml_backend.cli.backend_client import BackendClient
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, positive, read_settings
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.task import task_value
 from ml_backend.models.geometry import spread
+from steerseg.cli.progress import ProgressBar
 from steerseg.errors import SteerSegError
 
 _NAMED = 20  # tasks that are named
@@ -106,7 +105,7 @@ def plan_project(client: LabelStudioClient, backend: BackendClient, project: int
     version = backend.version(project)
     label_config = str(client.projects.get(project)["label_config"])
     wanted, skipped = [], 0
-    for task in tqdm(client.tasks.of_project(project), unit="task", desc="listing"):
+    for task in client.tasks.of_project(project):
         if _has_prediction(client, task, version):
             skipped += 1
         else:
@@ -187,11 +186,13 @@ def ask_for(
         scores[int(task["id"])] = best
 
     failures: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(concurrency) as pool, tqdm(total=len(tasks), unit="task") as bar:
+    stage = f"predicting {len(tasks)} tasks"
+    with ThreadPoolExecutor(concurrency) as pool, ProgressBar() as progress:
         futures = {pool.submit(predict, task): int(task["id"]) for task in tasks}
+        progress(stage, 0.0)
         try:
-            for future in as_completed(futures):
-                bar.update()
+            for done, future in enumerate(as_completed(futures), 1):
+                progress(stage, done / len(tasks))
                 try:
                     future.result()
                 except SteerSegError as error:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ml_backend.cli.backend_client import BackendClient, BackendUnreachableError
+from ml_backend.cli.backend_client import BackendBusyError, BackendClient, BackendUnreachableError
 from ml_backend.cli.options import add_setting, backend_address, read_settings
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import create_service
 from steerseg.errors import ConfigError
 
 _POLL = 1.0
+_PATIENCE = 300
+"""Times that an answer may fail to come before the command gives up: a server takes a while to start again."""
 
 Status = Callable[[], dict[str, Any]]
 
@@ -89,7 +91,23 @@ def _follow(ask: Status, status: dict[str, Any], report: Callable[[str], None]) 
             last_line = line
             report(line)
         time.sleep(_POLL)
-        status = ask()
+        status = _ask_again(ask, report)
+
+
+def _ask_again(ask: Status, report: Callable[[str], None]) -> dict[str, Any]:
+    """Ask how it stands; an answer that fails to come says nothing of the refinement, so it is asked for again.
+
+    Raises:
+        BackendError: None came for a long time.
+    """
+    for attempt in range(_PATIENCE):
+        try:
+            return ask()
+        except (BackendUnreachableError, BackendBusyError) as error:
+            if attempt == 0:
+                report(f"{error}; asking again")
+            time.sleep(_POLL)
+    return ask()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

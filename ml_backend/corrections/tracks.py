@@ -16,6 +16,7 @@ from ml_backend.label_studio.controls import VideoSide, frame_rate
 from ml_backend.label_studio.frame_numbers import rate_beside_pages
 from ml_backend.label_studio.region_masks import RegionError, track_boxes
 from ml_backend.label_studio.results import ResultItem, region_labels
+from ml_backend.language.commands import is_go
 from ml_backend.models.geometry import TrackBox
 
 MAX_FRAMES = 50_000
@@ -126,7 +127,7 @@ def tracked_instances(
 
 def _texts(results: Iterable[Mapping[str, Any]], side: VideoSide) -> dict[str, str]:
     items = [item for item in map(ResultItem, results) if item.is_from(side.task.region_text)]
-    return {item.id: text for item in items for text in item.texts if text.strip()}
+    return {item.id: text for item in items for text in item.texts if text.strip() and not is_go(text)}
 
 
 def _labels(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -123,6 +124,7 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
         preset=options.preset,
         webhook_secret=account.webhook_secret,
     )
+    earlier = backend.log.stat().st_size if backend.log.is_file() else 0
     servers = (backend.process(), label_studio.process())
     for server, note in zip(
         servers, ("", " (the first start makes a database and takes a minute)"), strict=True
@@ -135,7 +137,7 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
     client = LabelStudioClient(label_studio.url, account.token)
     stack.callback(client.close)
     projects = {title: _project(client, backend, title, config, samples) for title, config in PROJECTS}
-    problems = _pre_annotate(client, backend, projects)
+    problems = [*_pre_annotate(client, backend, projects), *warnings_in(backend.log, earlier)]
     print()
     if problems:
         print("\n".join(("The demo is up, but not all is well:", *(f"  {problem}" for problem in problems))))
@@ -146,6 +148,9 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
         f"\n  user           {account.user}"
         f"\n  password       {account.password}"
         f"\n  backend        {backend.url}\n"
+        f"\nOpen the project {PROJECTS[0][0]!r} and its first task. Switch on Auto-Annotation and Auto-Accept"
+        "\nSuggestions below the picture: Label Studio keeps both in your browser, no project can preset them."
+        f"\nThen type, for example, “{samples[0].expression}”, and press Enter.\n"
     )
     if not options.stop_when_done:
         print("Ctrl-C stops both servers.")
@@ -221,6 +226,19 @@ def _pre_annotate(
             for problem in verify_project(client, project, model_version=summary.version, without=failed)
         ]
     return problems
+
+
+def warnings_in(log: Path, begin: int) -> list[str]:
+    """The warnings and errors in a server's log.
+
+    Args:
+        log: The log.
+        begin: Bytes of it that are older.
+    """
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return [f"{log.name}: {line}" for line in lines if re.search(r" (WARNING|ERROR|CRITICAL) ", line)]
 
 
 def _stay(servers: tuple[ServerProcess, ...]) -> None:

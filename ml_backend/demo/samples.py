@@ -16,13 +16,13 @@ SPLIT = "test"
 """The rendered clips come from this split of sprites-ref: no weight was trained on or chosen by them."""
 
 RENDERED: tuple[tuple[str, str, int], ...] = (
+    ("sailboat", "test-0016", 1),
     ("globe", "test-0009", 1),
     ("raccoon", "test-0036", 1),
     ("sushi", "test-0006", 0),
-    ("sailboat", "test-0016", 1),
 )
-"""Name of what is asked for, clip of the split, and the index of the clip's expression: one each by colour, by
-use, by motion and by place."""
+"""Name of what is asked for, clip of the split, and the index of the clip's expression: one each by place, by colour,
+by use and by motion. The first is the one that a person tries first, so it is the one that is answered best."""
 
 REAL_FILE = "opossum_snow.mp4"
 REAL_EXPRESSION = "the animal with a green sweater"

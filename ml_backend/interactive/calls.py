@@ -15,7 +15,7 @@ from ml_backend.interactive.answer import Answer, Call
 from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
 from ml_backend.interactive.submitted_pages import SubmittedPages
-from ml_backend.interactive.video_answer import answer_video, video_beside
+from ml_backend.interactive.video_answer import VideoCalls, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.results import status_result
@@ -24,7 +24,6 @@ from ml_backend.language.expressions import task_expression
 from ml_backend.metrics import Metrics
 from ml_backend.models.queue import Priority
 from ml_backend.predictions.media import PredictionMedia
-from ml_backend.predictions.messages import Guidance
 from ml_backend.predictions.model_versions import ModelVersions
 from ml_backend.predictions.results import Prediction
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
@@ -74,13 +73,13 @@ class InteractiveCalls:
     Args:
         settings: The key of a task's own expression, and the default.
         frame_calls: Answers calls about the pages of a task.
+        video_calls: Answers calls about the video of a task.
         task_proposer: Begins the proposals of tasks.
         media: Fetches the media of tasks.
         versions: The versions of predictions.
         ingestor: Dispatches submissions before and after a call is answered.
         pages: Takes answers whose task was submitted meanwhile.
         metrics: Counts calls by how they end.
-        guidance: The preset's notes on its answers.
     """
 
     def __init__(
@@ -88,23 +87,23 @@ class InteractiveCalls:
         settings: Settings,
         *,
         frame_calls: FrameCalls,
+        video_calls: VideoCalls,
         task_proposer: TaskProposer,
         media: PredictionMedia,
         versions: ModelVersions,
         ingestor: Ingestor,
         pages: SubmittedPages,
         metrics: Metrics,
-        guidance: Guidance,
     ) -> None:
         self._settings = settings
         self._frame_calls = frame_calls
+        self._video_calls = video_calls
         self._task_proposer = task_proposer
         self._media = media
         self._versions = versions
         self._ingestor = ingestor
         self._pages = pages
         self._metrics = metrics
-        self._guidance = guidance
 
     def answer(self, request: CallRequest) -> InteractiveAnswer:
         """Answer a call; an error is shown to the annotator in the status text.
@@ -165,7 +164,7 @@ class InteractiveCalls:
             if isinstance(side, FramesSide):
                 answer = self._frame_calls.answer(call, side)
             else:
-                answer = answer_video(call, side, self._guidance)
+                answer = self._video_calls.answer(call, side)
         except Exception as error:
             return Answer(message=report_error(self._metrics, call.project_id, call.task.id, error))
         ending = "late" if answer.late else "answered" if answer.result else "empty"

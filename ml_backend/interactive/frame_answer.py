@@ -316,7 +316,8 @@ class _FrameCall(PagesCall):
         names = [self._title(instance) for instance in instances]
         if several is None:
             return describe_answer(proposal, ranks[0], self._guidance, names[0])
-        return describe_instances(proposal, ranks, names, several.most if several.exact else None)
+        meant = several.most if several.exact else None
+        return describe_instances(proposal, ranks, names, meant, self._guidance)
 
     def _class_of(self, request: InteractiveRequest, instance: InstanceState) -> str:
         """The label of an instance; where labels are classes, a prompt's own label changes it."""

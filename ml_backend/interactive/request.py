@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ml_backend.label_studio.controls import FramesSide, VideoSide
 from ml_backend.label_studio.results import ResultItem, status_id
+from ml_backend.models.geometry import Box
 
 _OFF_THE_OBJECT = ("negative", "background", "exclude", "remove")
 """A click whose label holds one of these lies beside the object."""
@@ -39,6 +41,23 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class DrawnTrack:
+    """A box track as an annotator drew it; positions are fractions of the frame's width and height.
+
+    Attributes:
+        id: Label Studio's id of it.
+        label: Its label; ``None`` without one.
+        boxes: By Label Studio's frame number, from 1, left edge, upper edge, width and height of each keyframe.
+        count: Frames of the video, by the track.
+    """
+
+    id: str
+    label: str | None
+    boxes: Mapping[int, Box]
+    count: int
+
+
+@dataclass(frozen=True)
 class InteractiveRequest:
     """The content of an interactive call.
 
@@ -49,6 +68,7 @@ class InteractiveRequest:
         prompt_label: The instance, or the class, that a click or box carries as its label; ``None`` where it has none.
         track_id: The box track that a text was typed beside; ``None`` in all other calls.
         track_text: That text.
+        drawn: Box tracks that the call is about.
     """
 
     texts: tuple[str, ...] = ()
@@ -57,11 +77,12 @@ class InteractiveRequest:
     prompt_label: str | None = None
     track_id: str | None = None
     track_text: str = ""
+    drawn: tuple[DrawnTrack, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do, as after a submission."""
-        return not (self.texts or self.chosen_label or self.prompts or self.track_id)
+        return not (self.texts or self.chosen_label or self.prompts or self.track_id or self.drawn)
 
 
 def side_of(
@@ -92,7 +113,10 @@ def read_context(context: Sequence[Mapping[str, Any]], side: FramesSide | VideoS
         track_id, texts = None, (*texts, track_text)
     chosen = chosen_label(items, side)
     if not isinstance(side, FramesSide):
-        return InteractiveRequest(texts=texts, chosen_label=chosen, track_id=track_id, track_text=track_text)
+        drawn = tuple(track for item in items if (track := _read_track(item, side, items)) is not None)
+        return InteractiveRequest(
+            texts=texts, chosen_label=chosen, track_id=track_id, track_text=track_text, drawn=drawn
+        )
     prompts: list[Prompt] = []
     prompt_label = None
     known = {*side.mask.labels, *side.instance_names}
@@ -114,6 +138,25 @@ def chosen_label(items: Iterable[ResultItem], side: FramesSide | VideoSide) -> s
         if control is not None and item.is_from(control.name):
             chosen = next(iter(item.labels("choices")), chosen)
     return chosen
+
+
+def _read_track(item: ResultItem, side: VideoSide, items: Iterable[ResultItem]) -> DrawnTrack | None:
+    """A box track; ``None`` for any other result, and for one whose keyframes cannot be read."""
+    sequence, count = item.value.get("sequence"), item.value.get("framesCount")
+    if item.type != "videorectangle" or not item.is_from(side.box) or not isinstance(sequence, list):
+        return None
+    label = next((name for one in items if one.id == item.id for name in one.labels()), None)
+    try:
+        boxes = {
+            int(key["frame"]): tuple(float(key[edge]) / 100 for edge in ("x", "y", "width", "height"))
+            for key in sequence
+            if key.get("enabled", True)
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    usable = {number: box for number, box in boxes.items() if all(map(math.isfinite, box))}
+    length = count if isinstance(count, int) and count > 0 else max(usable, default=1)
+    return DrawnTrack(item.id, label, cast(Mapping[int, Box], usable), length) if usable else None
 
 
 def _read_prompt(item: ResultItem) -> Prompt | None:

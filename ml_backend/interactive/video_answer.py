@@ -16,13 +16,15 @@ from ml_backend.interactive.answer import (
     refusal,
     texts_beside,
 )
+from ml_backend.interactive.drawn_boxes import track_drawn
 from ml_backend.interactive.messages import describe_missing_candidate
+from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.controls import MOST_INSTANCES, Controls, VideoSide, are_numbered
 from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.label_studio.results import Result, ResultItem, instance_id
 from ml_backend.label_studio.task import Task, task_value
-from ml_backend.language.commands import is_command, numbered_titles
+from ml_backend.language.commands import is_command, is_go, numbered_titles
 from ml_backend.language.expressions import (
     TypedText,
     read_typed_text,
@@ -35,7 +37,38 @@ from steerseg.errors import ExpressionError
 from steerseg.words.counting import choose_candidates, instances_meant
 
 
-def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
+class VideoCalls:
+    """Answers calls about the video of a task.
+
+    Args:
+        jobs: Asks the segmenter.
+        guidance: The preset's notes on its answers.
+    """
+
+    def __init__(self, jobs: SteeringJobs, guidance: Guidance) -> None:
+        self._jobs = jobs
+        self._guidance = guidance
+
+    def answer(self, call: Call, side: VideoSide) -> Answer:
+        """Answer an expression, or track what an annotator drew.
+
+        Raises:
+            SteerSegError: It cannot be answered; the message is for the annotator.
+        """
+        request = call.request
+        text = request.track_text if request.track_id else request.texts[-1] if request.texts else ""
+        if text and not (request.track_id and is_go(text)):
+            return _answer_expression(call, side, self._guidance, text)
+        # A track with one keyframe was just drawn. One with more is left alone, unless its text asks for it.
+        drawn = [
+            track
+            for track in request.drawn
+            if (track.id == request.track_id if request.track_id else len(track.boxes) == 1)
+        ]
+        return track_drawn(call, side, drawn, self._jobs) if drawn else Answer()
+
+
+def _answer_expression(call: Call, side: VideoSide, guidance: Guidance, text: str) -> Answer:
     """Answer an expression for the video, or for one of its box tracks.
 
     The region that is replaced keeps its label and the text beside it, which Label Studio would drop.
@@ -44,17 +77,16 @@ def answer_video(call: Call, side: VideoSide, guidance: Guidance) -> Answer:
         call: The call.
         side: The video side of the project.
         guidance: The preset's notes on its answers.
+        text: The text that was typed last.
 
     Raises:
         SteerSegError: It cannot be answered; the message is for the annotator.
     """
     request = call.request
-    if request.track_id is None and not request.texts:
-        return Answer()
-    text = request.track_text if request.track_id else request.texts[-1]
-    if is_command(text, _names(side)):
+    if text.strip() and is_command(text, _names(side)):
         raise ExpressionError(
-            f"“{text}” is for masks on frames; on a video, change or delete the box track in the list of regions"
+            f"“{text}” is for masks on frames; on a video, change or delete the box track in the list of regions, and "
+            "type “go” beside a box that you drew"
         )
     typed, first = _read_text(text, side)
     expression = typed.expression
@@ -99,7 +131,8 @@ def _answer_candidates(
     if several is None:
         message = describe_answer(proposal, ranks[0], guidance, writer.labels[0])
     else:
-        message = describe_instances(proposal, ranks, writer.labels, several.most if several.exact else None)
+        meant = several.most if several.exact else None
+        message = describe_instances(proposal, ranks, writer.labels, meant, guidance)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
     return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ml_backend.label_studio.api.annotations import Annotations, Predictions
 from ml_backend.label_studio.api.integrations import Backends, Webhooks
-from ml_backend.label_studio.api.projects import LocalStorages, Projects
+from ml_backend.label_studio.api.projects import LocalStorages, Projects, Views
 from ml_backend.label_studio.api.session import DEFAULT_TIMEOUT, Session
 from ml_backend.label_studio.api.tasks import Tasks
 from ml_backend.label_studio.errors import LabelStudioError
@@ -45,6 +45,7 @@ class LabelStudioClient(Session):
     Attributes:
         projects: Projects.
         storages: Folders whose files are served.
+        views: Views of tasks in the Data Manager.
         tasks: Tasks.
         annotations: Annotations.
         predictions: Predictions.
@@ -59,6 +60,7 @@ class LabelStudioClient(Session):
         super().__init__(url, api_key, timeout)
         self.projects = Projects(self)
         self.storages = LocalStorages(self)
+        self.views = Views(self)
         self.tasks = Tasks(self)
         self.annotations = Annotations(self)
         self.predictions = Predictions(self)

@@ -59,8 +59,9 @@ def parse_controls(label_config: str) -> Controls:
     controls = ControlsByTarget(tag for tag in tags if tag.get("name") and tag.get("toname"))
     problems: list[str] = []
     notes: list[str] = []
-    frames = [_frames_side(tag, controls, problems, notes) for tag in tags if tag.kind == "image"]
-    videos = [_video_side(tag, controls, problems, notes) for tag in tags if tag.kind == "video"]
+    beside = _messages_beside(tags, controls)
+    frames = [_frames_side(tag, controls, beside, problems, notes) for tag in tags if tag.kind == "image"]
+    videos = [_video_side(tag, controls, beside, problems, notes) for tag in tags if tag.kind == "video"]
     frames_side = _only([side for side in frames if side is not None], "<Image valueList>")
     video_side = _only([side for side in videos if side is not None], "<Video>")
     if frames_side is None and video_side is None:
@@ -142,8 +143,23 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_SHOWN]) + rest
 
 
+def _messages_beside(tags: Iterable[Tag], controls: ControlsByTarget) -> tuple[str, str] | None:
+    """The control called *status* that points to a ``<Text>``, and that object; ``None`` without one."""
+    return _first(
+        (control.name, tag.name)
+        for tag in tags
+        if tag.kind in ("text", "hypertext")
+        for control in controls.of(tag.name)
+        if control.kind == "textarea" and _called(control, "status")
+    )
+
+
 def _frames_side(
-    image: Tag, controls: ControlsByTarget, problems: list[str], notes: list[str]
+    image: Tag,
+    controls: ControlsByTarget,
+    beside: tuple[str, str] | None,
+    problems: list[str],
+    notes: list[str],
 ) -> FramesSide | None:
     where = f'<Image name="{image.name}">'
     if not image.get("valuelist"):
@@ -169,12 +185,16 @@ def _frames_side(
         masks=masks,
         click=_prompt_control(mine, "keypoint"),
         box=_prompt_control(mine, "rectangle"),
-        task=_task_controls(mine, masks[0].labels, where, notes),
+        task=_task_controls(mine, masks[0].labels, beside, where, notes),
     )
 
 
 def _video_side(
-    video: Tag, controls: ControlsByTarget, problems: list[str], notes: list[str]
+    video: Tag,
+    controls: ControlsByTarget,
+    beside: tuple[str, str] | None,
+    problems: list[str],
+    notes: list[str],
 ) -> VideoSide | None:
     where = f'<Video name="{video.name}">'
     data_key = _data_key(video, "value", where, problems)
@@ -190,6 +210,16 @@ def _video_side(
         return None
     labels = _first(tag for tag in mine if tag.kind == "labels" and tag.children("label"))
     rate = video.get("framerate")
+    task = _task_controls(mine, labels.children("label") if labels else (), beside, where, notes)
+    if task.status is not None and task.status_target is None:
+        notes.append(
+            f"{where}: Label Studio lists the messages of {task.status!r} as a region of the video; let that control "
+            'point to a <Text name="message" value="$video"/>, as label_config/video.xml does'
+        )
+    if labels is not None and not (labels.flag("smart", default=True) or labels.flag("smartonly")):
+        notes.append(
+            f'{where}: drawn boxes are not tracked when they get a label of {labels.name!r}; give it smart="true"'
+        )
     return VideoSide(
         name=video.name,
         data_key=data_key,
@@ -198,7 +228,7 @@ def _video_side(
         labels_name=labels.name if labels else None,
         frame_rate=None if rate.startswith("$") else frame_rate(rate),
         frame_rate_key=rate[1:] if rate.startswith("$") and len(rate) > 1 else None,
-        task=_task_controls(mine, labels.children("label") if labels else (), where, notes),
+        task=task,
     )
 
 
@@ -242,19 +272,28 @@ def _prompt_control(mine: Iterable[Tag], kind: Literal["keypoint", "rectangle"])
     )
 
 
-def _task_controls(mine: Sequence[Tag], labels: Sequence[str], where: str, notes: list[str]) -> TaskControls:
+def _task_controls(
+    mine: Sequence[Tag],
+    labels: Sequence[str],
+    beside: tuple[str, str] | None,
+    where: str,
+    notes: list[str],
+) -> TaskControls:
     texts = [tag for tag in mine if tag.kind == "textarea"]
     whole = [tag for tag in texts if not tag.flag("perregion") and not tag.flag("peritem")]
     shown = [tag for tag in whole if _read_only(tag)]
     expression = _meant_for_expression([tag for tag in whole if not _read_only(tag)], where, notes)
     status = _first(tag for tag in shown if _called(tag, "status")) or _first(shown)
+    own = (status.name, None) if status else None
+    message, target = own or beside or (None, None)
     region_text = _meant_for_expression([tag for tag in texts if tag.flag("perregion")], where, notes)
     choices = [tag for tag in mine if tag.kind == "choices" and not tag.flag("perregion")]
     which = _first(tag for tag in choices if _chooses_object(tag, labels, where, notes))
     verdict = _verdict_control([tag for tag in choices if tag is not which], where, notes)
     return TaskControls(
         expression=expression.name if expression else None,
-        status=status.name if status else None,
+        status=message,
+        status_target=target,
         region_text=region_text.name if region_text else None,
         verdict=_choices_control(verdict),
         object=_choices_control(which),

@@ -85,6 +85,8 @@ class TaskControls:
     Attributes:
         expression: Name of the ``<TextArea>`` that annotators type the expression into.
         status: Name of the ``<TextArea>`` that shows the backend's messages to annotators.
+        status_target: The object that it points to; ``None`` for the side's own. Label Studio lists a message that
+            points to a ``<Video>`` as a region of the video, and none that points to a ``<Text>``.
         region_text: Name of the per-region ``<TextArea>``; its texts are echoed when a region is replaced.
         verdict: The choices that accept or reject, of the whole task or of each page.
         object: The choices that select the instance which a prompt is about.
@@ -92,6 +94,7 @@ class TaskControls:
 
     expression: str | None = None
     status: str | None = None
+    status_target: str | None = None
     region_text: str | None = None
     verdict: ChoicesControl | None = None
     object: ChoicesControl | None = None

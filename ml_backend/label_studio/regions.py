@@ -123,7 +123,7 @@ def tracklet_to_video_region(
         tracklet: T masks.
         side: The video side of the project.
         instance_id: From :func:`instance_id`; it becomes the region's id.
-        expression: For the note, and for choosing a label.
+        expression: For the note, and for choosing a label; empty where there is none.
         attributes: Likewise.
         numbers: Which frame of the video Label Studio shows at each of its numbers.
         label: The label to give; chosen by the expression if not given, and none where that names no class.
@@ -141,13 +141,14 @@ def tracklet_to_video_region(
     visible = ~np.isnan(boxes[:, 0])
     # A class that the expression does not name would be a guess: the track has none then.
     certain = are_numbered(side.labels) or len(side.labels) == 1
-    label = label or choose_label(side.labels, expression, attributes, default=certain)
+    if label is None and expression:
+        label = choose_label(side.labels, expression, attributes, default=certain)
     total = len(numbers.shown)
     geometry = {"framesCount": total, "duration": round(total / numbers.rate, 6), "sequence": sequence}
     base = {
         "id": instance_id,
         "to_name": side.name,
-        "meta": {"text": region_note(expression, attributes)},
+        **({"meta": {"text": region_note(expression, attributes)}} if expression else {}),
         "score": round(float(np.asarray(tracklet.frame_scores)[visible].mean()), 4),
     }
     value = {**geometry, "labels": [label]} if label is not None else geometry

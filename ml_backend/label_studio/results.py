@@ -106,38 +106,39 @@ def status_result(side: FramesSide | VideoSide, text: str, *, interactive: bool 
         interactive: Whether it belongs to an interactive answer. Label Studio's editor takes a text of one beside a
             video for a span of its timeline, and breaks when a span without frames is selected: so it gets one.
     """
-    result = _text_result(side, side.task.status, text)
-    if result is not None and interactive and isinstance(side, VideoSide):
+    target = side.task.status_target
+    result = _text_result(target or side.name, side.task.status, text)
+    if result is not None and interactive and target is None and isinstance(side, VideoSide):
         result["value"]["ranges"] = [{"start": 1, "end": 1}]
     return result
 
 
 def expression_result(side: FramesSide | VideoSide, expression: str) -> Result | None:
     """The expression, in the field that annotators type it into; ``None`` if the configuration has none."""
-    return _text_result(side, side.task.expression, expression)
+    return _text_result(side.name, side.task.expression, expression)
 
 
 def expressions_result(side: FramesSide, expressions: Sequence[str]) -> Result | None:
     """Several expressions in that field, in place of those that stand in it; ``None`` where there are none."""
-    return _text_result(side, side.task.expression, *expressions) if expressions else None
+    return _text_result(side.name, side.task.expression, *expressions) if expressions else None
 
 
 def status_id(side: FramesSide | VideoSide) -> str:
     """The id of messages beside a side of a task."""
-    return _text_id(side, side.task.status)
+    return _text_id(side.task.status_target or side.name, side.task.status)
 
 
-def _text_id(side: FramesSide | VideoSide, control: str | None) -> str:
-    return f"{control}-{side.name}"
+def _text_id(target: str, control: str | None) -> str:
+    return f"{control}-{target}"
 
 
-def _text_result(side: FramesSide | VideoSide, control: str | None, *texts: str) -> Result | None:
+def _text_result(target: str, control: str | None, *texts: str) -> Result | None:
     if control is None:
         return None
     return {
-        "id": _text_id(side, control),
+        "id": _text_id(target, control),
         "from_name": control,
-        "to_name": side.name,
+        "to_name": target,
         "type": "textarea",
         "value": {"text": list(texts)},
     }

@@ -10,7 +10,8 @@
     range   := "from" frame ["to" frame] | "to" frame | "on" frame ["to" frame]
     frame   := ["frame" | "page"] number
 
-The word "go" alone asks the other frames to follow what was painted, since Label Studio sends no empty text.
+The word "go" alone, or a space, asks the other frames to follow what was painted, since Label Studio sends no empty
+text.
 
 Instances have the names that the labelling configuration gives them. Frames are counted from 1, as Label Studio does.
 """
@@ -107,8 +108,9 @@ _FORMS: tuple[tuple[Action, re.Pattern[str]], ...] = tuple(
 )
 
 
-GO = frozenset({"go", "propagate"})
-"""Texts that ask the other frames to follow what was painted."""
+GO = frozenset({"go", "propagate", ""})
+"""Texts that ask the other frames to follow what was painted; a text of spaces is as near as Label Studio comes to
+Enter in the empty field."""
 
 
 def is_go(text: str) -> bool:

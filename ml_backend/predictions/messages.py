@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ml_backend.proposals import StoredProposal
 from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presets import Preset
+from steerseg.words.counting import NUMBERS
+from steerseg.words.learning import Lexicon
 
 _OTHER_SIZE = 1.4
 """Areas that differ by as much look different."""
@@ -24,15 +26,40 @@ class Guidance:
     Attributes:
         hint: What its models understand, for annotators; may be empty.
         unsure_below: A best score below it is called unsure.
+        lexicon: The words that its models know, where they can be listed.
+        page: Address of the page that lists them; empty where there is none.
     """
 
     hint: str = ""
     unsure_below: float = 0.2
+    lexicon: Lexicon = field(default_factory=Lexicon)
+    page: str = ""
 
     @classmethod
-    def of(cls, preset: Preset) -> Guidance:
-        """The guidance of a preset."""
-        return cls(preset.hint, preset.unsure_below)
+    def of(cls, preset: Preset, page: str = "") -> Guidance:
+        """The guidance of a preset.
+
+        Args:
+            preset: The preset.
+            page: Address of the page that lists words, where the preset knows which its models know.
+        """
+        lexicon = preset.load_lexicon()
+        return cls(preset.hint, preset.unsure_below, lexicon, page if lexicon.words else "")
+
+    def describe_unknown(self, expression: str) -> str:
+        """Name the words of an expression that the models were never taught; empty without such a word."""
+        words = [word for word in self.lexicon.unknown(expression) if word not in NUMBERS]
+        if not words:
+            return ""
+        named = joined([f"“{word}”" for word in words])
+        return f"I do not know {named}." + (f" My words: {self.page}" if self.page else "")
+
+    def shown_score(self, score: float) -> str:
+        """A score with two decimals, which lie on the same side of the bound as the score itself."""
+        text, bound = f"{score:.2f}", f"{self.unsure_below:.2f}"
+        if score < self.unsure_below and float(text) >= float(bound):
+            return f"{float(bound) - 0.01:.2f}"
+        return text
 
 
 DEFAULT_GUIDANCE = Guidance()
@@ -55,8 +82,10 @@ def describe_proposal(
         guidance: The preset's notes on its answers.
         title: The instance that it becomes, as annotators call it; empty in predictions.
     """
+    unknown = guidance.describe_unknown(proposal.read_as or proposal.expression)
     if not proposal.tracklets:
-        return f"Nothing in the video matches {_named(proposal)}. {_advice(proposal, guidance)}"
+        nothing = f"Nothing in the video matches {_named(proposal)}."
+        return " ".join(filter(None, (nothing, unknown, _advice(proposal, guidance))))
     tracklet = proposal.tracklets[rank]
     hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
     total = len(tracklet.rles)
@@ -65,8 +94,11 @@ def describe_proposal(
         if title
         else f"Tracked {_named(proposal)}"
     )
-    text = f"{begin} on {total - len(hidden)} of {total} frames (score {tracklet.score:.2f})"
+    text = (
+        f"{begin} on {total - len(hidden)} of {total} frames (score {guidance.shown_score(tracklet.score)})"
+    )
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
+    text = " ".join(filter(None, (text, unknown)))
     if rank > 0:
         return f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
     if tracklet.score < guidance.unsure_below:
@@ -91,7 +123,7 @@ def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance, tit
     parts = [describe_proposal(proposal, rank, guidance, title)]
     if rank > 0 or proposal.tracklets[rank].score >= guidance.unsure_below:  # else the advice names them
         parts.append(_describe_attributes(proposal))
-    parts.append(_describe_candidates(proposal, {rank}))
+    parts.append(_describe_candidates(proposal, {rank}, guidance))
     return " ".join(part for part in parts if part)
 
 
@@ -130,7 +162,11 @@ def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: s
 
 
 def describe_instances(
-    proposal: StoredProposal, ranks: Sequence[int], labels: Sequence[str], meant: int | None
+    proposal: StoredProposal,
+    ranks: Sequence[int],
+    labels: Sequence[str],
+    meant: int | None,
+    guidance: Guidance = DEFAULT_GUIDANCE,
 ) -> str:
     """Describe the answer to an expression that means several instances.
 
@@ -139,21 +175,23 @@ def describe_instances(
         ranks: The chosen candidates.
         labels: The label that each was given.
         meant: How many the expression means; ``None`` for all there are.
+        guidance: The preset's notes on its answers.
     """
     total = len(proposal.tracklets[ranks[0]].rles)
     each = []
     for rank, label in zip(ranks, labels, strict=True):
         tracklet = proposal.tracklets[rank]
         visible = sum(mask_area(rle) > 0 for rle in tracklet.rles)
-        each.append(f"{label} on {visible} of {total} frames (score {tracklet.score:.2f})")
+        each.append(f"{label} on {visible} of {total} frames (score {guidance.shown_score(tracklet.score)})")
     if meant is not None and meant > len(ranks):
         count = f"{len(ranks)} of {meant} objects"
     else:
         count = "1 object" if len(ranks) == 1 else f"{len(ranks)} objects"
     parts = [
         f"Tracked {count} for “{proposal.expression}”: {'; '.join(each)}.",
+        guidance.describe_unknown(proposal.read_as or proposal.expression),
         _describe_attributes(proposal),
-        _describe_candidates(proposal, ranks),
+        _describe_candidates(proposal, ranks, guidance),
     ]
     return " ".join(part for part in parts if part)
 
@@ -188,7 +226,8 @@ def frame_ranges(indices: Sequence[int], most: int = 4) -> str:
 def _advice(proposal: StoredProposal, guidance: Guidance) -> str:
     """The attributes that the expression was read as, and what to try."""
     read_as = ", ".join(proposal.attributes)
-    parts = (f"The expression was read as “{read_as}”." if read_as else "", _ADVICE, guidance.hint)
+    known = f"The page {guidance.page} lists its words." if guidance.page else ""
+    parts = (f"The expression was read as “{read_as}”." if read_as else "", _ADVICE, guidance.hint, known)
     return " ".join(part for part in parts if part)
 
 
@@ -197,16 +236,17 @@ def _describe_attributes(proposal: StoredProposal) -> str:
     return f"Read as: {', '.join(proposal.attributes)}." if proposal.attributes else ""
 
 
-def _describe_candidates(proposal: StoredProposal, shown: Collection[int]) -> str:
+def _describe_candidates(proposal: StoredProposal, shown: Collection[int], guidance: Guidance) -> str:
     """The other candidates by number, so that an annotator can choose one; empty where there are none.
 
     Args:
         proposal: The proposal.
         shown: Ranks of the candidates that are shown already.
+        guidance: The preset's notes on its answers.
     """
     places = _places(proposal)
     named = [
-        f"#{rank + 1} ({place}, score {proposal.tracklets[rank].score:.2f})"
+        f"#{rank + 1} ({place}, score {guidance.shown_score(proposal.tracklets[rank].score)})"
         for rank, place in places.items()
         if rank not in shown
     ]

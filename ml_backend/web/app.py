@@ -13,6 +13,7 @@ from ml_backend.web.door import guard_door
 from ml_backend.web.errors import answer_errors
 from ml_backend.web.pages.blueprint import create_pages
 from ml_backend.web.request_log import log_requests
+from ml_backend.web.understands import add_page_of_words
 
 
 def create_app(service: Service) -> Flask:
@@ -34,4 +35,5 @@ def create_app(service: Service) -> Flask:
     answer_errors(app)
     app.register_blueprint(create_api(service))
     app.register_blueprint(create_pages(service))
+    add_page_of_words(app, service)
     return app

@@ -20,6 +20,7 @@ from ml_backend.interactive.frame_answer import FrameCalls
 from ml_backend.interactive.lifecycle import StateLifecycle
 from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.interactive.video_answer import VideoCalls
 from ml_backend.jobs.proposals import Proposer
 from ml_backend.jobs.steering import SteeringJobs
 from ml_backend.label_studio.connections import Connections
@@ -49,6 +50,7 @@ from ml_backend.refinement.versions import PromptLine
 from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
+from ml_backend.web.understands import page_of_words
 from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.artefacts import remove_partials
 
@@ -108,7 +110,7 @@ def create_service(settings: Settings) -> Service:
         loader=MediaLoader(settings),
         base_version=preset_version(settings.preset),
         model=model_fingerprint(settings.preset),
-        guidance=Guidance.of(load_preset(find_preset(settings.preset))),
+        guidance=Guidance.of(load_preset(find_preset(settings.preset)), page_of_words(settings)),
         width=model_width(settings.preset),
     )
     service.start()
@@ -332,13 +334,13 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
     calls = InteractiveCalls(
         common.settings,
         frame_calls=FrameCalls(common.states, steering_jobs, common.guidance),
+        video_calls=VideoCalls(steering_jobs, common.guidance),
         task_proposer=predictions.task_proposer,
         media=predictions.media,
         versions=common.versions,
         ingestor=learning.ingestor,
         pages=learning.pages,
         metrics=common.metrics,
-        guidance=common.guidance,
     )
     next_tasks = NextTasks(common.database)
     return Service(

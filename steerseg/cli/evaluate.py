@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,8 @@ def _measure(options: argparse.Namespace, results: Path, ranks: Ranks) -> list[s
     work = in_this_process(models) if options.processes == 1 else in_processes(models, options.processes)
     with ProgressBar(shown=ranks.first) as progress, ranks.joined():
         split = _open_split(options, ranks)
+        if ranks.first:
+            print(_describe(options, split, variants, results), file=sys.stderr, flush=True)
         masks = MaskFolder(options.output / "masks") if options.masks or split.submitted else None
         measured = evaluate(
             split.measured,
@@ -161,6 +164,16 @@ def _measure(options: argparse.Namespace, results: Path, ranks: Ranks) -> list[s
         if example is not None:
             draw_example(models.steerseg, split.samples, variants, measured, example, options.output)
     return notes
+
+
+def _describe(options: argparse.Namespace, split: _Split, variants: Sequence[Variant], results: Path) -> str:
+    """What the command is about to do, as a line."""
+    clips = len({sample.video for sample in split.measured})
+    return (
+        f"measuring {', '.join(variant.name for variant in variants)} on {len(split.measured)} of "
+        f"{len(split.samples)} expressions, {clips} clips of {options.dataset} ({split.name}); results are kept in "
+        f"{results}"
+    )
 
 
 def _variants(options: argparse.Namespace, preset: Preset) -> tuple[list[Variant], list[str]]:

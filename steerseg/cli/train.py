@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -126,8 +127,17 @@ def run_train(options: argparse.Namespace) -> int:
     from steerseg.training import train, write_preset
 
     preset = preset_from(options)
-    samples = open_dataset(options.dataset, options.split, root=options.root)
+    samples = open_dataset(options.dataset, options.split, root=options.root)[: options.limit]
     ranks = Ranks.from_environment()
+    if ranks.first:
+        clips = len({sample.video for sample in samples})
+        print(
+            f"training soft prompts of {preset.name} on {len(samples)} expressions, {clips} clips of "
+            f"{options.dataset} ({options.split}), {options.epochs} times over; the state is kept in "
+            f"{options.output / 'training'}",
+            file=sys.stderr,
+            flush=True,
+        )
     device, dtype = resolve_device(ranks.device(options.device))
     with ProgressBar(shown=ranks.first) as progress, ranks.joined(str(device)):
         progress("load", 0.0)
@@ -136,7 +146,7 @@ def run_train(options: argparse.Namespace) -> int:
         prompts = train(
             lvlm,
             preset,
-            samples[: options.limit],
+            samples,
             _recipe(options),
             options.output,
             ranks=ranks,

@@ -223,7 +223,7 @@ def known_share(expression: str, lexicon: Lexicon) -> float:
         return 1.0
     if not words:
         return 0.0
-    taught = frozenset(lexicon.words)
+    taught = lexicon.words
     return sum(word in taught for word in words) / len(words)
 
 

@@ -20,10 +20,11 @@ MAX_OVERLAP = 0.5
 MIN_RELATIVE_SCORE = 0.5
 """Of an expression without a number, candidates below this fraction of the best score do not count."""
 
-_NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
+NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
+"""Words at the beginning of an expression that say how many objects are meant."""
 _COUNT = re.compile(
     r"^(?:all\s+|both\s+)?(?:of\s+)?(?:the\s+|these\s+|those\s+)?"
-    rf"(?P<count>{'|'.join(_NUMBERS)}|[2-8])\s+(?!of\b)\w",
+    rf"(?P<count>{'|'.join(NUMBERS)}|[2-8])\s+(?!of\b)\w",
     re.IGNORECASE,
 )
 _ALL = re.compile(r"^(?P<word>all|both|every|each)\b(?!\s+over\b)", re.IGNORECASE)
@@ -90,7 +91,7 @@ def instances_meant(expression: str) -> InstanceCount | None:
     counted = _COUNT.match(text)
     if counted:
         word = counted.group("count").casefold()
-        return InstanceCount(_NUMBERS[word] if word in _NUMBERS else int(word), exact=True)
+        return InstanceCount(NUMBERS[word] if word in NUMBERS else int(word), exact=True)
     every = _ALL.match(text)
     if every:
         both = every.group("word").casefold() == "both"

@@ -43,14 +43,24 @@ class Lexicon(BaseModel):
     Attributes:
         nouns: Noun -> the names of objects that it may stand for. A name stands for itself and needs no entry.
         called: Noun, synonyms included -> all names of objects that people may call so, also arguable ones.
-        words: All words that the model was taught, in lower case; empty where that is not known.
+        words: All words that the model was taught, in lower case; none where nobody can list them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nouns: Mapping[str, tuple[str, ...]] = {}
     called: Mapping[str, tuple[str, ...]] = {}
-    words: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+
+    def unknown(self, expression: str) -> tuple[str, ...]:
+        """The words of an expression that the model was never taught, in their order, each once.
+
+        Words that tell nothing about an object do not count. Where no words are listed, none is unknown.
+        """
+        if not self.words:
+            return ()
+        found = _WORD.findall(expression.lower().replace("’", "'"))
+        return tuple(dict.fromkeys(word for word in found if word not in FUNCTION_WORDS | self.words))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -90,9 +90,9 @@ def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
 
 @pytest.fixture(scope="session")
 def samples(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Two rendered clips and the real one, each with an expression."""
+    """Two rendered clips and the real one, each with an expression; in the first there are backpacks as well."""
     folder = tmp_path_factory.mktemp("samples")
-    return write_samples(folder, label_studio.command, print, rendered=RENDERED_CLIPS)
+    return write_samples(folder, label_studio.command, print, rendered=RENDERED_CLIPS + 1)[1:]
 
 
 Command = Callable[..., str]

@@ -1,4 +1,4 @@
-"""The nouns that the demo's models know, for the preset: ``python -m tools.demo_models.lexicon``."""
+"""The nouns and words that the demo's models know, for the preset: ``python -m tools.demo_models.lexicon``."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def demo_lexicon() -> Lexicon:
     return Lexicon(
         nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun},
         called=called,
-        words=tuple(vocabulary(catalogue)),
+        words=frozenset(vocabulary(catalogue)),
     )
 
 
 def main(file: Path = FILE) -> None:
     """Write the file."""
-    write_json(file, demo_lexicon().model_dump(mode="json"))
-    print(f"{file}: {len(demo_lexicon().nouns)} nouns")
+    lexicon = demo_lexicon()
+    write_json(file, {**lexicon.model_dump(mode="json"), "words": sorted(lexicon.words)})
+    print(f"{file}: {len(lexicon.nouns)} nouns, {len(lexicon.words)} words")
 
 
 if __name__ == "__main__":

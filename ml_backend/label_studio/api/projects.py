@@ -1,4 +1,4 @@
-"""Projects, and the folders whose files they serve."""
+"""Projects, the folders whose files they serve, and the views of their tasks."""
 
 from __future__ import annotations
 
@@ -88,3 +88,34 @@ class LocalStorages:
         """
         body = {"project": project, "path": path, "title": title, "use_blob_urls": True}
         return self._session.write("POST", "/api/storages/localfiles/", body, f"add the local folder {path}")
+
+
+class Views:
+    """The views (*tabs*) of projects in Label Studio's Data Manager.
+
+    Args:
+        session: Sends the requests.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def of_project(self, project: int) -> list[dict[str, Any]]:
+        """The views that somebody has saved; Label Studio shows one of its own where there are none."""
+        return self._session.get_items("/api/dm/views/", "list the views", project=project)
+
+    def columns(self, project: int) -> list[dict[str, Any]]:
+        """The columns that a view may show now."""
+        answer = self._session.get_object(f"/api/dm/columns/?project={project}", "list the columns")
+        return list(answer.get("columns", ()))
+
+    def create(self, project: int, data: dict[str, Any]) -> dict[str, Any]:
+        """Save a view.
+
+        Args:
+            project: The project's id.
+            data: Its title and columns, as the Data Manager writes them.
+        """
+        return self._session.write(
+            "POST", "/api/dm/views/", {"project": project, "data": data}, "save a view"
+        )

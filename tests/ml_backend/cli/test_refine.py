@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.cli.backend_client import BackendUnreachableError
+from ml_backend.cli.backend_client import BackendBusyError, BackendUnreachableError
 from ml_backend.cli.main import main
 from ml_backend.cli.refine import refine
 from ml_backend.database.database import Database
@@ -128,6 +128,27 @@ def test_the_servers_refinement_is_followed_to_its_end(
     backend = Backend(state)
     assert refine(1, backend, settings, wait=False, report=said.append)
     assert len(said) == 1
+
+
+def test_an_answer_that_fails_to_come_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Restarted(Backend):
+        """A server that is away for two looks."""
+
+        def refinement(self, project: int) -> dict[str, Any]:
+            if self._looks == 1:
+                self._looks += 1
+                raise BackendUnreachableError("nothing answers")
+            if self._looks == 2:
+                self._looks += 1
+                raise BackendBusyError("it answered 503")
+            return super().refinement(project)
+
+    monkeypatch.setattr("ml_backend.cli.refine._POLL", 0.0)
+    said: list[str] = []
+    backend: Any = Restarted("promoted")
+    assert refine(1, backend, Settings(data_dir=tmp_path), wait=True, report=said.append)
+    assert "nothing answers; asking again" in said
+    assert said[-2:] == ["promoted: by 0.05", "champion: r1-0"]
 
 
 class NoBackend:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,10 @@ from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.reporter import SilentReporter
 from ml_backend.predictions.messages import Guidance, describe_proposal
 from ml_backend.proposals import StoredProposal
+from steerseg.demo import understood
 from steerseg.presets import BUILT_IN, load_preset
 from tests.support.proposal_targets import propose
+from tools.demo_models.lexicon import demo_lexicon
 
 HINT = "It knows red balls."
 
@@ -46,11 +49,33 @@ def test_a_low_score_is_named_with_what_to_try() -> None:
     )
 
 
+def test_a_rounded_score_agrees_with_the_sentence() -> None:
+    one = proposal("the ball")
+    near = replace(one, tracklets=(replace(one.tracklets[0], score=0.4472), *one.tracklets[1:]))
+    text = describe_proposal(near, guidance=Guidance(unsure_below=0.45))
+    assert "(score 0.44)" in text
+    assert "Unsure" in text
+    assert "(score 0.45)" in describe_proposal(near, guidance=Guidance(unsure_below=0.4))
+
+
 @pytest.mark.parametrize("name", list(BUILT_IN))
-def test_only_the_demo_has_a_hint_and_it_leads_to_its_page(name: str) -> None:
-    guidance = Guidance.of(load_preset(BUILT_IN[name]))
+def test_only_the_demo_has_a_hint_and_a_page_of_words(name: str) -> None:
+    guidance = Guidance.of(load_preset(BUILT_IN[name]), "http://backend/understands")
     if name != "demo":
         assert guidance == Guidance()
         return
-    (page,) = [word for word in guidance.hint.split() if word.endswith(".md")]
-    assert (Path(__file__).parents[3] / page).is_file()
+    assert guidance.hint
+    text = describe_proposal(proposal("the ball"), guidance=guidance)
+    assert "know" not in text
+    text = describe_proposal(proposal("the wombat that levitates beside the ball"), guidance=guidance)
+    assert "I do not know “wombat” and “levitates”. My words: http://backend/understands" in text
+    read = replace(proposal("the wombat"), read_as="the horse")
+    assert "I do not know" not in describe_proposal(read, guidance=guidance)
+
+
+def test_all_that_the_demo_was_taught_is_known() -> None:
+    lexicon = Guidance.of(load_preset(BUILT_IN["demo"])).lexicon
+    assert lexicon == demo_lexicon(), "run `python -m tools.demo_models.lexicon`"
+    examples = [text for text in re.findall(r"`([^`]+)`", understood.page()) if text != "demo"]
+    assert len(examples) > 300
+    assert not [text for text in examples if "…" not in text and lexicon.unknown(text)]

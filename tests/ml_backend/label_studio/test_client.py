@@ -261,6 +261,13 @@ def test_uploads_name_their_address(server: LabelStudio, tmp_path: Path) -> None
 # --- connect -----------------------------------------------------------------------------------------------
 
 
+COLUMNS = [
+    {"id": "frames", "parent": "data", "visibility_defaults": {"explore": True, "labeling": False}},
+    {"id": "inner_id", "visibility_defaults": {"explore": False, "labeling": False}},
+    {"id": "data"},
+]
+
+
 @pytest.fixture
 def project(server: LabelStudio) -> LabelStudio:
     server.answer("GET", "/api/version", {"release": "1.23.2"})
@@ -270,6 +277,10 @@ def project(server: LabelStudio) -> LabelStudio:
     server.answer("GET", "/api/webhooks/", [])
     server.answer("POST", "/api/ml", {"id": 3, "state": "CO", "model_version": "v1"}, 201)
     server.answer("POST", "/api/webhooks/", {"id": 5}, 201)
+    server.answer("PATCH", "/api/projects/1/", {"id": 1})
+    server.answer("GET", "/api/dm/views/", [])
+    server.answer("GET", "/api/dm/columns/", {"columns": COLUMNS})
+    server.answer("POST", "/api/dm/views/", {"id": 7}, 201)
     return server
 
 
@@ -287,6 +298,31 @@ def test_connect_adds_what_is_missing_and_shows_no_secret(project: LabelStudio) 
     assert hook["headers"] == {"X-SteerSeg-Secret": "hush"}
     assert hook["actions"] == list(WEBHOOK_ACTIONS)
     assert hook["send_for_all_actions"] is False
+
+
+def test_connect_introduces_a_project_to_its_annotators(project: LabelStudio) -> None:
+    done = connect(LabelStudioClient(project.url, LEGACY), "http://backend:9090", project=1)
+    (texts,) = [
+        body for method, path, _, body in project.asked if (method, path) == ("PATCH", "/api/projects/1/")
+    ]
+    assert "Switch on Auto-Annotation and Auto-Accept Suggestions" in texts["description"]
+    assert "<li>Paint or erase" in texts["expert_instruction"]
+    (view,) = [
+        body for method, path, _, body in project.asked if (method, path) == ("POST", "/api/dm/views/")
+    ]
+    assert view["data"]["columnsDisplayType"] == {"tasks:data.frames": "Image"}
+    assert {"tasks:inner_id", "tasks:data.pts"} <= set(view["data"]["hiddenColumns"]["explore"])
+    assert any(step.startswith("annotators: Switch on") for step in done.steps)
+
+
+def test_connect_keeps_what_people_wrote(project: LabelStudio) -> None:
+    mine = {"description": "Our clips.", "expert_instruction": "Ask Ann."}
+    known = {"id": 1, "title": "clips", "label_config": FRAMES_EXAMPLE, **mine}
+    project.answer("GET", "/api/projects/1/", known)
+    project.answer("GET", "/api/dm/views/", [{"id": 4}])
+    connect(LabelStudioClient(project.url, LEGACY), "http://backend:9090", project=1)
+    written = {(method, path) for method, path, _, _ in project.asked if method != "GET"}
+    assert written == {("POST", "/api/ml"), ("POST", "/api/webhooks/")}
 
 
 def test_a_refused_backend_leaves_nothing_behind(project: LabelStudio) -> None:

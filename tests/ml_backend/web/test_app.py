@@ -176,7 +176,7 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
             "“penguin”. To take the best candidate anyway, type #1.",
         ),
         ("unreadable", "the video holds no frame that can be decoded; export it again"),
-        ("  ", "the expression is empty"),
+        ("  ", "No painted frame has arrived yet."),  # as near as it comes to Enter in the empty field
         ("x" * 10_000, "at most 1000"),
     ],
 )

@@ -220,3 +220,21 @@ def test_progress_bar_takes_any_order_of_stages() -> None:
             ("decode", 1),
         ]:
             progress(stage, fraction)
+
+
+def test_progress_is_written_as_lines_where_nobody_sees_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter((0.0, 1.0, 12.0, 13.0, 14.0))
+    with ProgressBar(clock=lambda: next(seconds)) as progress:
+        for stage, fraction in [
+            ("load", 0.0),
+            ("load", 0.5),
+            ("load", 0.8),
+            ("evaluate", 0.0),
+            ("evaluate", 0.1),
+        ]:
+            progress(stage, fraction)
+    assert capsys.readouterr().err.splitlines() == [
+        "loading models",
+        "loading models: 80% after 12 s",
+        "evaluating",
+    ]

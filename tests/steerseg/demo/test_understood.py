@@ -3,14 +3,14 @@ from pathlib import Path
 
 from steerseg.demo import catalogue
 from steerseg.demo.language import vocabulary
-from tools.demo_models.understood import INTRODUCTION, page
+from steerseg.demo.understood import INTRODUCTION, page
 
 PAGE = Path(__file__).parents[3] / "docs" / "what-the-demo-understands.md"
 
 
 def test_the_page_is_that_of_the_catalogue_and_the_wordings() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), (
-        "run `python -m tools.demo_models.understood > docs/what-the-demo-understands.md`"
+        "run `python -m steerseg.demo.understood > docs/what-the-demo-understands.md`"
     )
 
 

@@ -1,4 +1,4 @@
-"""The world of the demo's models as a page for a person: ``python -m tools.demo_models.understood``.
+"""The world of the demo's models as a page for a person, in Markdown: ``python -m steerseg.demo.understood``.
 
 The page is ``docs/what-the-demo-understands.md``; a test holds it equal to what is written here from the
 catalogue and the wordings. Wordings that training leaves out, to measure how well others work, are not listed.
@@ -75,6 +75,28 @@ def _sentence(text: str, after: str) -> str:
     return _inflected(f"{after} {text}".strip())
 
 
+def _places() -> Iterator[str]:
+    """The tables of places."""
+    yield from _table(
+        ("place", "after the object: `the dog …`, `the dog that is …`"),
+        ((position, _code(wordings[0])) for position, wordings in phrases.POSITIONS.items()),
+    )
+    yield from _table(
+        ("furthest", "wordings"),
+        (
+            (way, _code(_sentence(text, "the") for text in wordings[0]))
+            for way, wordings in phrases.FURTHEST.items()
+        ),
+    )
+    yield from _table(
+        ("beside another", "wordings"),
+        (
+            (relation, _code(_sentence(text, "the dog") for text in wordings[0]))
+            for relation, wordings in phrases.RELATIONS.items()
+        ),
+    )
+
+
 def _motions() -> Iterator[tuple[str, ...]]:
     for motion in (*MOTIONS, "overtakes"):
         participles = phrases.PARTICIPLES.get(motion, ((), ()))[0]
@@ -129,24 +151,7 @@ def page() -> str:
         "",
         "## Places",
         "",
-        *_table(
-            ("place", "after the object: `the dog …`, `the dog that is …`"),
-            ((position, _code(wordings[0])) for position, wordings in phrases.POSITIONS.items()),
-        ),
-        *_table(
-            ("furthest", "wordings"),
-            (
-                (way, _code(_sentence(text, "the") for text in wordings[0]))
-                for way, wordings in phrases.FURTHEST.items()
-            ),
-        ),
-        *_table(
-            ("beside another", "wordings"),
-            (
-                (relation, _code(_sentence(text, "the dog") for text in wordings[0]))
-                for relation, wordings in phrases.RELATIONS.items()
-            ),
-        ),
+        *_places(),
         "The other object must be the only one of its name.",
         "",
         "## Motions",
