@@ -47,8 +47,9 @@ def measure_plurals(steerseg: SteerSeg, questions: Iterator[ClipQuestions]) -> I
                 for each, candidate in zip(masks, found.ranking, strict=True)
             ]
             chosen = [masks[rank] for rank in choose_candidates(ranked, several)]
-            ids = on_keyframes(one.clip.ids, steerseg.config)
-            truth = [ids == target + 1 for target in expression.targets]
+            truth = [
+                on_keyframes(one.clip.ids == target + 1, steerseg.config) for target in expression.targets
+            ]
             yield PluralRow(
                 video=one.clip.entry.video,
                 text=expression.text,

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.language.expressions import instances_meant
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import mask_area, rle_iou
+from steerseg.words.counting import instances_meant
 
 MOST_FRAMES = 8
 """Frames of one proposal that are named, the most doubtful ones."""
