@@ -56,7 +56,12 @@ class _Reader(HTMLParser):
         if tag == "form":
             confirmed = "data-confirm" in given
             page.forms.append(
-                {"action": given["action"], "method": given["method"], "fields": {}, "confirmed": confirmed}
+                {
+                    "action": given.get("action", ""),
+                    "method": given.get("method", "get"),
+                    "fields": {},
+                    "confirmed": confirmed,
+                }
             )
         elif tag in _FIELDS:
             value = given.get("value", "")
