@@ -64,6 +64,7 @@ _ENDS_OF_QUESTIONS = re.compile(
     r"\s+(?:(?:going|heading|moving|headed|driving|walking|running|flying)(?: to)?|goes|doing|is|are|at|up to)\s*$",
     re.IGNORECASE,
 )
+_RELATIVE = re.compile(r"\s(?:that|which|who)\s", re.IGNORECASE)
 _POINTING = re.compile(r"^(?:that|this|my|our|ur|your|teh|hte)\s+(?=\w)", re.IGNORECASE)
 _POINTING_AT_SEVERAL = re.compile(r"^(?:those|these)\s+(?=\w)", re.IGNORECASE)
 _BEHAVIOUR = re.compile(r"\w+ing(?=\s|$)", re.IGNORECASE)
@@ -117,7 +118,7 @@ def _stripped(text: str, *, asks: bool) -> str:
             shorter = beginning.sub("", shorter, count=1)
         for end in _ENDS:
             shorter = end.sub("", shorter).strip(_MARKS)
-        if asks:
+        if asks and not _RELATIVE.search(shorter):  # "that starts moving" tells the object apart
             shorter = _ENDS_OF_QUESTIONS.sub("", shorter).strip(_MARKS)
         if shorter == text:
             return text

@@ -25,6 +25,7 @@ WORDS = (
     [
         ("pls track the dog", "the dog"),
         ("where's that car going?", "the car"),
+        ("where is the violin that starts moving", "the violin that starts moving"),
         ("can u find me the red car plz", "the red car"),
         ("where are those two cats heading", "the two cats"),
         ("hey, could you please highlight the tree on the left", "the tree on the left"),
