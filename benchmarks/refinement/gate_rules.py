@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.refinement.gate_study import Case, Condition
 from ml_backend.refinement.gate import Outcome, PairedScore, Scheme, judge
+from ml_backend.refinement.words import judge_word
 from steerseg.config import RefinementRecipe
 from steerseg.presets import open_preset
 
@@ -40,6 +41,7 @@ class Trial:
         gain: True mean gain in J&F over what it would replace, on the tasks of its condition.
         old: True mean gain on the old domain.
         gained: Gain on each of the tasks.
+        using: Keys of the scores that use each learned word.
     """
 
     case: Case
@@ -50,6 +52,7 @@ class Trial:
     gain: float
     old: float
     gained: NDArray[np.float64]
+    using: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,23 @@ class Rule:
         recipe: The limits.
         prior: As of :func:`ml_backend.refinement.gate.judge`.
         weighted: Whether a corrected proposal counts twice an accepted one, as gates did once.
+        by_word: Whether each word is judged alone, as refinements do now; see
+            :func:`ml_backend.refinement.words.judge_word`.
     """
 
     name: str
     recipe: RefinementRecipe
     prior: float | None = None
     weighted: bool = False
+    by_word: bool = False
 
     def promotes(self, trial: Trial) -> bool:
         """The decision."""
+        if self.by_word:
+            return any(
+                judge_word([one for one in trial.scores if one.key in keys], len(keys), self.recipe).accepted
+                for keys in trial.using.values()
+            )
         # A score that counts twice is there twice, on the same video.
         twice = [one for one, weight in zip(trial.scores, trial.weights, strict=True) if weight == 1.0]
         scores = [*trial.scores, *(twice if self.weighted else [])]
@@ -86,6 +97,12 @@ def rules(recipe: RefinementRecipe) -> list[Rule]:
         made += [
             Rule(f"equal weights, {confidence:.0%}, prior ±{prior}", limits, prior) for prior in (0.05, 0.1)
         ]
+    made += [
+        Rule(
+            f"each word alone, {videos} videos teach it", replace(recipe, taught_videos=videos), by_word=True
+        )
+        for videos in (4, 6, 8)
+    ]
     return made
 
 
@@ -98,7 +115,9 @@ def trials(folder: Path) -> Iterator[Trial]:
         words, trained = f"{case.key}/words", f"{case.key}/trained"
         accepted = record["words"]["accepted"]
         if record["words"]["trials"]:
-            yield _trial(case, "words", record["words"]["trials"], (), truth, words, "as typed")
+            trial = _trial(case, "words", record["words"]["trials"], (), truth, words, "as typed")
+            using = {term: frozenset(keys) for term, keys in record["words"]["using"].items()}
+            yield replace(trial, using=using)
         if "held_out" not in record:  # words alone were learned
             continue
         yield _trial(
@@ -189,7 +208,8 @@ def tables(folder: Path) -> str:
     for kind in ("words", "trained"):
         of_kind = [one for one in found if one.kind == kind]
         if of_kind:
-            parts.append(f"{kind}:\n\n" + table(of_kind, compared))
+            fit = [rule for rule in compared if kind == "words" or not rule.by_word]
+            parts.append(f"{kind}:\n\n" + table(of_kind, fit))
     return "\n".join(parts)
 
 

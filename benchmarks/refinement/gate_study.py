@@ -59,7 +59,7 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.replay import open_replay
 from steerseg.video import Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
-from steerseg.words.glossary import Glossary
+from steerseg.words.glossary import Entry, Glossary
 
 _OLD_TASKS = 40
 _CHUNK = 5  # tasks of a piece of work of the truth
@@ -290,7 +290,8 @@ class _Refinement:
         record = {
             **asdict(self._case),
             "words": {
-                "learned": {entry.term: entry.meaning for entry in words.glossary.entries},
+                "learned": {entry.term: entry.meaning for entry in words.changed},
+                "using": {entry.term: self._using(entry) for entry in words.changed},
                 "accepted": words.accepted,
                 "trials": [{**asdict(one), "weight": weights[one.key]} for one in words.metrics.examples],
             },
@@ -317,6 +318,11 @@ class _Refinement:
             ]
             replayed = [self._replayed(example.index, candidate, champion) for example in plan.regression]
         return {"scheme": plan.scheme, "held_out": held_out, "replayed": replayed}
+
+    def _using(self, entry: Entry) -> list[str]:
+        """Keys of the examples whose expression has a word."""
+        alone = Glossary(entries=(entry,))
+        return [example.key for example in self._examples if alone.terms_of(example.expression)]
 
     def _name(self, example: CorrectionExample) -> NamedObject:
         return name_of(self._bench.steerseg, self._samples[example.key])

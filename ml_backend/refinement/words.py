@@ -96,7 +96,8 @@ class WordLessons:
         for entry in changed:
             using = {example.key for example in tried if _uses(entry, example.expression)}
             taught = len({one.video for one in lessons.values() if _uses(entry, one.expression)})
-            verdict = self._judge([score for score in scores if score.key in using], taught)
+            of_word = [score for score in scores if score.key in using]
+            verdict = judge_word(of_word, taught, self._recipe)
             accepted += [entry] if verdict.accepted else []
             said.append(
                 f"“{entry.term}” means “{entry.meaning}” (from {entry.corrections} corrections): {verdict.reason}"
@@ -113,30 +114,6 @@ class WordLessons:
         for entry in accepted:
             served = served.with_entry(entry)
         return WordsJudgement(served, changed, True, ". ".join(said), metrics)
-
-    def _judge(self, scores: Sequence[PairedScore], taught: int) -> _Verdict:
-        """Whether a word is used.
-
-        Few videos say little of what proposals gain, and much of what a word means. So a word that many videos teach
-        is used unless its trial shows a loss; one that few teach has to gain with certainty.
-
-        Args:
-            scores: Its trial, on videos that use it.
-            taught: Videos that teach it.
-        """
-        videos = len({score.video for score in scores})
-        judgement = judge(scores, (), self._recipe, Scheme.CROSS_VALIDATION)
-        found = judgement.metrics.held_out
-        if taught >= self._recipe.taught_videos and found is not None:
-            seen = f"on {videos} videos by cross-validation: {found} ({self._recipe.confidence:.0%} interval)"
-            if found.gain.high < 0 and found.gain.mean < -self._recipe.max_regression:
-                return _Verdict(False, f"not used: worse {seen}")
-            return _Verdict(True, f"used, since {taught} videos teach it and its trial shows no loss, {seen}")
-        if videos < _FEWEST:
-            return _Verdict(False, "too few videos use it to try that, a person may promote it")
-        if judgement.outcome is Outcome.PROMOTED:
-            return _Verdict(True, judgement.reason)
-        return _Verdict(False, f"not used: {judgement.reason}")
 
     def version(self, glossary: Glossary) -> SoftPromptsRef:
         """The champion's soft prompts with a glossary."""
@@ -195,9 +172,42 @@ class WordLessons:
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class WordVerdict:
+    """Whether a word is used.
+
+    Attributes:
+        accepted: Whether it is.
+        reason: Why, in text and numbers.
+    """
+
     accepted: bool
     reason: str
+
+
+def judge_word(scores: Sequence[PairedScore], taught: int, recipe: RefinementRecipe) -> WordVerdict:
+    """Decide whether a word is used.
+
+    Few videos say little of what proposals gain, and much of what a word means. So a word that many videos teach is
+    used unless its trial shows a loss; one that few teach has to gain with certainty (our choice, measured).
+
+    Args:
+        scores: Its trial, on videos that use it.
+        taught: Videos that teach it.
+        recipe: The limits.
+    """
+    videos = len({score.video for score in scores})
+    judgement = judge(scores, (), recipe, Scheme.CROSS_VALIDATION)
+    found = judgement.metrics.held_out
+    if taught >= recipe.taught_videos and found is not None:
+        seen = f"on {videos} videos by cross-validation: {found} ({recipe.confidence:.0%} interval)"
+        if found.gain.high < 0 and found.gain.mean < -recipe.max_regression:
+            return WordVerdict(False, f"not used: worse {seen}")
+        return WordVerdict(True, f"used, since {taught} videos teach it and its trial shows no loss, {seen}")
+    if videos < _FEWEST:
+        return WordVerdict(False, "too few videos use it to try that, a person may promote it")
+    if judgement.outcome is Outcome.PROMOTED:
+        return WordVerdict(True, judgement.reason)
+    return WordVerdict(False, f"not used: {judgement.reason}")
 
 
 def _uses(entry: Entry, expression: str) -> bool:

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 
 from ml_backend.demo.__main__ import warnings_in
 from ml_backend.demo.samples import RENDERED, SPLIT
-from ml_backend.language.expressions import alternatives_for, choose_candidates, instances_meant
 from ml_backend.models.propose import stored_proposal
 from steerseg import SteerSeg, load_video
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
 from steerseg.demo.sprites import load_atlas
 from steerseg.masks import decode_rle
 from steerseg.video import write_video
+from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 from tests.support.obvious import obvious_expressions
 
 
@@ -42,7 +42,7 @@ def test_the_obvious_expressions_of_the_first_sample_come_out_right(tmp_path: Pa
     for text in (own.text, *FIRST_TRIED):
         config = replace(steerseg.config, alternatives=alternatives_for(text, steerseg.config.alternatives))
         proposal = stored_proposal(steerseg.propose(video, text, config=config))
-        ranks = choose_candidates(proposal, instances_meant(text))
+        ranks = choose_candidates(proposal.tracklets, instances_meant(text))
         masks = [np.stack([decode_rle(rle) for rle in proposal.tracklets[rank].rles]) for rank in ranks]
         assert len(masks) == len(wanted[text]), text
         for target in wanted[text]:
