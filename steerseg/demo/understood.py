@@ -34,9 +34,9 @@ stays there, and "the leftmost" of what is always further left than the others o
 not tell the object apart. *Not* understood: negations ("not red"), numbers and ordinals beyond "first from the left",
 parts of objects, and writing on them; of real films only what looks much like these pictograms.
 
-Where an expression is hardly of anything in the video, nothing is shown, and the status says what comes closest. So it
-is with objects that are not there, negations, other languages and words that the demo was not taught. To take the best
-candidate anyway, type `#1`.
+The demo also judges how likely an expression is of anything in the video: `presence` in `proposal.json`. It shows its
+best candidate all the same, since a word that it was not taught may be a team's own, which corrections teach it.
+`"presence": "refuse"` in the `pipeline` of a preset shows nothing where presence is low.
 """
 
 
