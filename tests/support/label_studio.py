@@ -203,6 +203,7 @@ class LabelingPage:
 
     def ask(self, text: str) -> None:
         """Type an expression, and again while the backend says that it is still working on it."""
+        expression = text.partition(": ")[2] or text  # behind the name of an object
         for _ in range(5):
             with self.page.expect_response(
                 lambda response: "interactive-annotating" in response.url, timeout=2 * WAIT
@@ -212,13 +213,13 @@ class LabelingPage:
             told = until(
                 lambda: (
                     (status := self.status())
-                    and (f"“{text}”" in status or status.startswith("Still working"))
+                    and (f"“{expression}”" in status or status.startswith("Still working"))
                     and status
                 ),
                 f"a status about “{text}”",
                 limit=30,
             )
-            if f"“{text}”" in str(told):
+            if f"“{expression}”" in str(told):
                 return
         raise AssertionError(f"the backend still works on “{text}”: {self.status()}")
 
