@@ -85,8 +85,9 @@ def test_whatever_a_turn_raises_is_logged_counted_and_shown_and_the_loop_goes_on
     with caplog.at_level(logging.ERROR), running(turns) as loop:
         metrics = Metrics()
         metrics.watch(
-            queue_length=lambda: 0,
-            restarts=lambda: 0,
+            queue_lengths=dict,
+            workers=tuple,
+            refinements=dict,
             loops=[loop],
             set_aside=lambda: 0,
             deliveries=lambda: 0,
