@@ -282,7 +282,7 @@ def test_every_page_reads_well(reader: Reader) -> None:
     expect(page.locator("#state")).to_contain_text("3 proposals")
     reader.keep("overview")
 
-    page.get_by_role("link", name=f"Project {PROJECT}").click()
+    page.get_by_role("cell", name=f"Project {PROJECT}", exact=True).get_by_role("link").click()
     expect(page.locator("tbody tr")).to_have_count(TASKS)
     reader.keep("project")
 
