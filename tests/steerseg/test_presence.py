@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
@@ -69,15 +71,17 @@ def test_published_presets_are_not_calibrated() -> None:
     assert {name for name, folder in BUILT_IN.items() if load_preset(folder).presence} == {"demo"}
 
 
-def test_the_demo_refuses_what_it_does_not_understand() -> None:
+def test_the_demo_tells_what_it_does_not_understand_and_refuses_it_by_option() -> None:
     steerseg = SteerSeg.from_pretrained("demo", device="cpu")
+    assert steerseg.config.presence == "judge"
+    strict = replace(steerseg.config, presence="refuse")
     clip = next(clips(load_manifest("presence-val")))
     video = video_from_frames(clip.frames, fps=clip.fps)
-    there = steerseg.propose(video, "pls track the green truck")
+    there = steerseg.propose(video, "pls track the green truck", config=strict)
     assert there.read_as == "the green truck"
     assert there.shown == (0,)
     assert not there.presence.refused
-    absent = steerseg.propose(video, "das rote auto")
+    absent = steerseg.propose(video, "das rote auto", config=strict)
     assert absent.presence.refused
     assert not absent.presence.understood
     assert absent.shown == ()
