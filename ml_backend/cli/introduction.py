@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_backend.label_studio.controls import Controls
-from ml_backend.label_studio.task import ORDER_KEY
 from ml_backend.label_studio.task_media import FIRST_FRAME_KEY, STRIDE_KEY
 
-_NUMBERS = ("fps", "pts", STRIDE_KEY, FIRST_FRAME_KEY, ORDER_KEY)
+_NUMBERS = ("fps", "pts", STRIDE_KEY, FIRST_FRAME_KEY)
 """Data of tasks that says nothing to a person who looks for one."""
 
 _TOGGLES = "Auto-Annotation and Auto-Accept Suggestions"
