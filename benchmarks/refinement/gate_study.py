@@ -59,7 +59,7 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.replay import open_replay
 from steerseg.video import Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
-from steerseg.words.glossary import Entry, Glossary
+from steerseg.words.glossary import Glossary
 
 _OLD_TASKS = 40
 _CHUNK = 5  # tasks of a piece of work of the truth
@@ -291,7 +291,10 @@ class _Refinement:
             **asdict(self._case),
             "words": {
                 "learned": {entry.term: entry.meaning for entry in words.changed},
-                "using": {entry.term: self._using(entry) for entry in words.changed},
+                "using": {
+                    entry.term: [one.key for one in self._examples if entry.occurs_in(one.expression)]
+                    for entry in words.changed
+                },
                 "accepted": words.accepted,
                 "trials": [{**asdict(one), "weight": weights[one.key]} for one in words.metrics.examples],
             },
@@ -318,11 +321,6 @@ class _Refinement:
             ]
             replayed = [self._replayed(example.index, candidate, champion) for example in plan.regression]
         return {"scheme": plan.scheme, "held_out": held_out, "replayed": replayed}
-
-    def _using(self, entry: Entry) -> list[str]:
-        """Keys of the examples whose expression has a word."""
-        alone = Glossary(entries=(entry,))
-        return [example.key for example in self._examples if alone.terms_of(example.expression)]
 
     def _name(self, example: CorrectionExample) -> NamedObject:
         return name_of(self._bench.steerseg, self._samples[example.key])

@@ -94,8 +94,8 @@ class WordLessons:
         scores = [PairedScore(example.key, example.video, *measured[example.key]) for example in tried]
         accepted, said = [], []
         for entry in changed:
-            using = {example.key for example in tried if _uses(entry, example.expression)}
-            taught = len({one.video for one in lessons.values() if _uses(entry, one.expression)})
+            using = {example.key for example in tried if entry.occurs_in(example.expression)}
+            taught = len({one.video for one in lessons.values() if entry.occurs_in(one.expression)})
             of_word = [score for score in scores if score.key in using]
             verdict = judge_word(of_word, taught, self._recipe)
             accepted += [entry] if verdict.accepted else []
@@ -208,7 +208,3 @@ def judge_word(scores: Sequence[PairedScore], taught: int, recipe: RefinementRec
     if judgement.outcome is Outcome.PROMOTED:
         return WordVerdict(True, judgement.reason)
     return WordVerdict(False, f"not used: {judgement.reason}")
-
-
-def _uses(entry: Entry, expression: str) -> bool:
-    return bool(Glossary(entries=(entry,)).terms_of(expression))

@@ -66,6 +66,10 @@ class Entry(BaseModel):
             raise ValueError(f"{self.term!r} cannot stand for itself; leave the entry out")
         return self
 
+    def occurs_in(self, expression: str) -> bool:
+        """Whether an expression has the term, or its plural."""
+        return _pattern(self.term).search(expression) is not None
+
 
 class Glossary(BaseModel):
     """The entries of a project; see the module.
@@ -100,9 +104,7 @@ class Glossary(BaseModel):
 
     def terms_of(self, expression: str) -> tuple[str, ...]:
         """The terms that an expression uses."""
-        return tuple(
-            entry.term for entry in self.entries if _pattern(entry.term).search(expression) is not None
-        )
+        return tuple(entry.term for entry in self.entries if entry.occurs_in(expression))
 
     def rewrite(self, expression: str, use: GlossaryUse = "replace") -> str:
         """What the models read in place of an expression.
