@@ -1,5 +1,6 @@
-"""``python -m benchmarks.meaning presence|wordings|plurals -o FILE``: ask, keep each answer as a line, print tables.
+"""``python -m benchmarks.meaning presence|wordings|readings|plurals -o FILE``: ask, keep each answer, print tables.
 
+``wordings`` asks what people type; ``readings`` asks the expressions of a split that plain wording changes.
 ``--read FILE`` prints the table of answers that are kept already.
 """
 
@@ -7,22 +8,34 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 
-from benchmarks.meaning.answers import ClipQuestions
 from benchmarks.meaning.plurals import PluralRow, describe_plurals, measure_plurals
 from benchmarks.meaning.presence import PresenceRow, describe_presence, fit, measure_presence
-from benchmarks.meaning.wordings import WordingRow, describe_wordings, load_wordings, measure_wordings
-from steerseg.demo.dataset import load_manifest
+from benchmarks.meaning.sharing import Measure, measure_clips
+from benchmarks.meaning.wordings import (
+    WordingRow,
+    clips_of,
+    clips_read_otherwise,
+    describe_wordings,
+    load_wordings,
+    measure_readings,
+    measure_wordings,
+)
+from steerseg.demo.dataset import ClipEntry, Manifest, load_manifest
 from steerseg.errors import ConfigError
-from steerseg.pipeline import SteerSeg
 from steerseg.presets import find_preset, load_preset
 
-ROWS: dict[str, type[BaseModel]] = {"presence": PresenceRow, "plurals": PluralRow, "wordings": WordingRow}
-SPLITS = {"presence": "test-presence", "plurals": "test-plurals", "wordings": "measured"}
+ROWS: dict[str, type[BaseModel]] = {
+    "presence": PresenceRow,
+    "plurals": PluralRow,
+    "wordings": WordingRow,
+    "readings": WordingRow,
+}
+SPLITS = {"presence": "test-presence", "plurals": "test-plurals", "wordings": "measured", "readings": "test"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=list(ROWS))
     parser.add_argument("--split", help="a split, or which wordings: develop, measured")
     parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, auto or cuda:N (default: cpu)")
+    parser.add_argument("--processes", type=int, default=1, help="processes; with cuda they share the GPUs")
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--read", type=Path)
     parser.add_argument(
@@ -41,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.read = options.output
         if options.output is None:
             parser.error("give a file with -o, or one that is there with --read")
-        torch.set_num_threads(1)
         options.output.parent.mkdir(parents=True, exist_ok=True)
+        measure, manifest, entries = _work(options.what, options.split or SPLITS[options.what], options.clips)
         with options.output.open("w", encoding="utf-8") as file:
-            for row in _measured(options.what, options.split or SPLITS[options.what], options.clips):
+            for row in measure_clips(measure, manifest, entries, options.device, options.processes):
                 file.write(row.model_dump_json() + "\n")
                 file.flush()
     kind = ROWS[options.what]
@@ -52,13 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(_table(rows, options.fit)))
 
 
-def _measured(what: str, split: str, count: int) -> Iterator[BaseModel]:
-    steerseg = SteerSeg.from_pretrained("demo", device="cpu")
+def _work(what: str, split: str, count: int) -> tuple[Measure, Manifest, Sequence[ClipEntry]]:
+    """What is measured about a clip, the split, and its clips."""
     if what == "wordings":
-        yield from measure_wordings(steerseg, load_wordings(split), count)
-        return
-    questions = ClipQuestions.of(load_manifest(split), 0, count)
-    yield from (measure_presence if what == "presence" else measure_plurals)(steerseg, questions)
+        wordings = load_wordings(split)
+        manifest = load_manifest(wordings.split)
+        return partial(measure_wordings, wordings), manifest, clips_of(wordings, manifest, count)
+    manifest = load_manifest(split)
+    if what == "readings":
+        return measure_readings, manifest, clips_read_otherwise(manifest, count)
+    return (measure_presence if what == "presence" else measure_plurals), manifest, manifest.clips[:count]
 
 
 def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:

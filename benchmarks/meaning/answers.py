@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
-from steerseg.demo.dataset import Clip, Manifest, clips
+from steerseg.demo.dataset import Clip, ClipEntry, Manifest, clips
 from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
 from steerseg.presence.look import Expectation, look_at, look_of
 from steerseg.presence.signals import Look, Said
@@ -31,17 +31,10 @@ class ClipQuestions:
     video: Video
 
     @classmethod
-    def of(cls, manifest: Manifest, first: int, count: int) -> Iterator[ClipQuestions]:
-        """Some clips of a split, drawn one after the other."""
-        chosen = Manifest(
-            manifest.split,
-            manifest.about,
-            manifest.world,
-            manifest.phrasing,
-            manifest.clips[first : first + count],
-        )
-        for clip in clips(chosen):
-            yield cls(clip, video_from_frames(clip.frames, fps=clip.fps))
+    def of(cls, manifest: Manifest, entry: ClipEntry) -> ClipQuestions:
+        """A clip of a split, drawn again."""
+        clip = next(clips(replace(manifest, clips=(entry,))))
+        return cls(clip, video_from_frames(clip.frames, fps=clip.fps))
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Found:
 
 
 class Asker:
-    """Asks a pipeline about one clip after the other.
+    """Asks a pipeline about clips.
 
     Args:
         steerseg: The pipeline.

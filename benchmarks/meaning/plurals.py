@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, matched, on_keyframes
+from steerseg.demo.dataset import Expression
 from steerseg.masks import RLE, encode_rle
 from steerseg.pipeline import SteerSeg
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
@@ -31,34 +32,31 @@ class _Ranked:
     score: float
 
 
-def measure_plurals(steerseg: SteerSeg, questions: Iterator[ClipQuestions]) -> Iterator[PluralRow]:
-    """Ask every expression of the clips."""
-    asker = Asker(steerseg)
-    for one in questions:
-        for expression in one.clip.entry.expressions:
-            several = instances_meant(expression.text)
-            config = replace(
-                steerseg.config, alternatives=alternatives_for(expression.text, steerseg.config.alternatives)
-            )
-            found = asker.ask(one.video, expression.text, config)
-            masks = [found.masks(rank) for rank in range(len(found.ranking))]
-            ranked = [
-                _Ranked(tuple(encode_rle(frame) for frame in each), candidate.score)
-                for each, candidate in zip(masks, found.ranking, strict=True)
-            ]
-            chosen = [masks[rank] for rank in choose_candidates(ranked, several)]
-            truth = [
-                on_keyframes(one.clip.ids == target + 1, steerseg.config) for target in expression.targets
-            ]
-            yield PluralRow(
-                video=one.clip.entry.video,
-                text=expression.text,
-                true=len(truth),
-                shown=len(chosen),
-                right=matched(chosen, truth),
-                right_of_one=matched(masks[:1], truth),
-            )
-        steerseg.forget()
+def measure_plurals(steerseg: SteerSeg, one: ClipQuestions) -> list[PluralRow]:
+    """Ask every expression of a clip."""
+    return [_measured(steerseg, one, expression) for expression in one.clip.entry.expressions]
+
+
+def _measured(steerseg: SteerSeg, one: ClipQuestions, expression: Expression) -> PluralRow:
+    config = steerseg.config
+    several = instances_meant(expression.text)
+    config = replace(config, alternatives=alternatives_for(expression.text, config.alternatives))
+    found = Asker(steerseg).ask(one.video, expression.text, config)
+    masks = [found.masks(rank) for rank in range(len(found.ranking))]
+    ranked = [
+        _Ranked(tuple(encode_rle(frame) for frame in each), candidate.score)
+        for each, candidate in zip(masks, found.ranking, strict=True)
+    ]
+    chosen = [masks[rank] for rank in choose_candidates(ranked, several)]
+    truth = [on_keyframes(one.clip.ids == target + 1, config) for target in expression.targets]
+    return PluralRow(
+        video=one.clip.entry.video,
+        text=expression.text,
+        true=len(truth),
+        shown=len(chosen),
+        right=matched(chosen, truth),
+        right_of_one=matched(masks[:1], truth),
+    )
 
 
 def f1(rows: Sequence[PluralRow]) -> float:

@@ -38,23 +38,24 @@ class PresenceRow(BaseModel):
     j: float
 
 
-def measure_presence(steerseg: SteerSeg, questions: Iterator[ClipQuestions]) -> Iterator[PresenceRow]:
-    """Ask every expression of the clips."""
+def measure_presence(steerseg: SteerSeg, one: ClipQuestions) -> list[PresenceRow]:
+    """Ask every expression of a clip."""
     asker = Asker(steerseg)
-    for one in questions:
-        for expression in one.clip.entry.expressions:
-            found = asker.ask(one.video, expression.text, steerseg.config, look=True)
-            truth = on_keyframes(one.clip.masks(expression), steerseg.config)
-            yield PresenceRow(
-                video=one.clip.entry.video,
-                kind=expression.kind,
-                text=expression.text,
-                there=bool(expression.targets),
-                wording=found.wording,
-                look=found.look,
-                j=mean_iou(found.masks(), truth) if expression.targets else 0.0,
-            )
-        steerseg.forget()
+    rows = []
+    for expression in one.clip.entry.expressions:
+        found = asker.ask(one.video, expression.text, steerseg.config, look=True)
+        truth = on_keyframes(one.clip.masks(expression), steerseg.config)
+        row = PresenceRow(
+            video=one.clip.entry.video,
+            kind=expression.kind,
+            text=expression.text,
+            there=bool(expression.targets),
+            wording=found.wording,
+            look=found.look,
+            j=mean_iou(found.masks(), truth) if expression.targets else 0.0,
+        )
+        rows.append(row)
+    return rows
 
 
 def presences(

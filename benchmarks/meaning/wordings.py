@@ -10,9 +10,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyframes
-from steerseg.demo.dataset import load_manifest
+from steerseg.config import PipelineConfig
+from steerseg.demo.dataset import ClipEntry, Expression, Manifest
 from steerseg.pipeline import SteerSeg
+from steerseg.presets import find_preset, load_preset
 from steerseg.statistics import bootstrap_mean
+from steerseg.words.wording import mend_spelling, plain_wording
 
 FOLDER = Path(__file__).parent
 
@@ -62,31 +65,61 @@ def load_wordings(name: str) -> Wordings:
     return Wordings.model_validate_json((FOLDER / f"wordings-{name}.json").read_bytes())
 
 
-def measure_wordings(steerseg: SteerSeg, wordings: Wordings, count: int) -> Iterator[WordingRow]:
-    """Ask each wording as typed and in plain wording, and the manifest's own expression."""
-    asker = Asker(steerseg)
-    by_clip = {one.video: one for one in wordings.wordings}
-    typed, plain = (replace(steerseg.config, wording=wording) for wording in ("typed", "plain"))
-    for one in ClipQuestions.of(load_manifest(wordings.split), 0, count):
-        free = by_clip.get(one.clip.entry.video)
-        if free is None:
-            continue
-        expression = one.clip.entry.expressions[free.expression]
-        truth = on_keyframes(one.clip.masks(expression), steerseg.config)
-        found = [
-            asker.ask(one.video, text, config)
-            for text, config in ((free.text, typed), (free.text, plain), (expression.text, typed))
-        ]
-        overlaps = [mean_iou(each.masks(), truth) for each in found]
-        yield WordingRow(
-            video=free.video,
-            text=free.text,
-            wording=found[1].wording,
-            typed=overlaps[0],
-            plain=overlaps[1],
-            written=overlaps[2],
+def clips_of(wordings: Wordings, manifest: Manifest, count: int) -> list[ClipEntry]:
+    """The first clips of a split that a wording is about."""
+    about = {one.video for one in wordings.wordings}
+    return [entry for entry in manifest.clips[:count] if entry.video in about]
+
+
+def measure_wordings(wordings: Wordings, steerseg: SteerSeg, one: ClipQuestions) -> list[WordingRow]:
+    """Ask each wording of a clip as typed and in plain wording, and the manifest's own expression."""
+    entry = one.clip.entry
+    return [
+        _measured(steerseg, one, free.text, entry.expressions[free.expression])
+        for free in wordings.wordings
+        if free.video == entry.video
+    ]
+
+
+def clips_read_otherwise(manifest: Manifest, count: int) -> list[ClipEntry]:
+    """Clips, each with those of its expressions alone that plain wording changes."""
+    words = load_preset(find_preset("demo")).load_lexicon().words
+    changed = [
+        replace(
+            entry,
+            expressions=tuple(
+                one for one in entry.expressions if mend_spelling(plain_wording(one.text), words) != one.text
+            ),
         )
-        steerseg.forget()
+        for entry in manifest.clips[:count]
+    ]
+    return [entry for entry in changed if entry.expressions]
+
+
+def measure_readings(steerseg: SteerSeg, one: ClipQuestions) -> list[WordingRow]:
+    """Ask each expression of a clip as it stands and in plain wording."""
+    return [
+        _measured(steerseg, one, expression.text, expression) for expression in one.clip.entry.expressions
+    ]
+
+
+def _measured(steerseg: SteerSeg, one: ClipQuestions, text: str, expression: Expression) -> WordingRow:
+    asker = Asker(steerseg)
+    typed, plain = (replace(steerseg.config, wording=wording) for wording in ("typed", "plain"))
+    truth = on_keyframes(one.clip.masks(expression), steerseg.config)
+
+    def j(text: str, config: PipelineConfig) -> float:
+        return mean_iou(asker.ask(one.video, text, config).masks(), truth)
+
+    as_typed = j(text, typed)
+    return WordingRow(
+        video=one.clip.entry.video,
+        text=text,
+        wording=steerseg.wording(text, plain),
+        typed=as_typed,
+        plain=j(text, plain),
+        written=as_typed if text == expression.text else j(expression.text, typed),
+    )
 
 
 def describe_wordings(rows: Sequence[WordingRow]) -> Iterator[str]:

@@ -1,0 +1,73 @@
+"""Clips that are shared among processes: each has a pipeline of its own, and the GPUs of a machine take turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from benchmarks.meaning.answers import ClipQuestions
+from steerseg.demo.dataset import ClipEntry, Manifest
+from steerseg.evaluation.runner import cores
+from steerseg.pipeline import SteerSeg
+
+Measure = Callable[[SteerSeg, ClipQuestions], Sequence[BaseModel]]
+"""What is measured about one clip: the pipeline and the clip -> its rows."""
+
+
+def measure_clips(
+    measure: Measure,
+    manifest: Manifest,
+    entries: Sequence[ClipEntry],
+    device: str = "cpu",
+    processes: int = 1,
+) -> Iterator[BaseModel]:
+    """The rows of clips, in the clips' order.
+
+    Args:
+        measure: What is measured; a function of a module, so that another process can import it.
+        manifest: The split that the clips are of.
+        entries: The clips.
+        device: ``cpu``, ``cuda``, ``auto`` or ``cuda:N``. With ``cuda`` the processes take the GPUs by turns.
+        processes: Processes that work at once.
+    """
+    count = min(processes, len(entries))
+    if count <= 1:
+        torch.set_num_threads(1)
+        steerseg = SteerSeg.from_pretrained("demo", device=device)
+        for entry in entries:
+            yield from _rows(measure, manifest, steerseg, entry)
+        return
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    for i in range(count):
+        devices.put(f"cuda:{i % gpus}" if gpus else device)
+    with ProcessPoolExecutor(count, context, _begin, (devices, max(1, cores() // count))) as pool:
+        for rows in pool.map(partial(_work, measure, manifest), entries):
+            yield from rows
+
+
+_steerseg: SteerSeg | None = None  # a worker process's own
+
+
+def _begin(devices: Any, threads: int) -> None:
+    global _steerseg
+    torch.set_num_threads(threads)
+    _steerseg = SteerSeg.from_pretrained("demo", device=devices.get())
+
+
+def _work(measure: Measure, manifest: Manifest, entry: ClipEntry) -> list[BaseModel]:
+    assert _steerseg is not None
+    return _rows(measure, manifest, _steerseg, entry)
+
+
+def _rows(measure: Measure, manifest: Manifest, steerseg: SteerSeg, entry: ClipEntry) -> list[BaseModel]:
+    rows = list(measure(steerseg, ClipQuestions.of(manifest, entry)))
+    steerseg.forget()
+    return rows
