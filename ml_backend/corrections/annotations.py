@@ -310,7 +310,7 @@ def _unread(
     drawn = (*MASK_TYPES, "videorectangle")
     read = {side.name for side in (frames, video) if side is not None}
     items = [item for item in map(ResultItem, results) if item.type.lower() in drawn and "value" in item.raw]
-    unread = Counter(str(item.side) for item in items if item.side is not None and item.side not in read)
+    unread = Counter(item.side for item in items if item.side is not None and item.side not in read)
     return tuple(
         f"{number} regions on {name!r} are not read: the task shows no such media"
         for name, number in sorted(unread.items())
@@ -353,7 +353,7 @@ def _verdicts(results: Iterable[Mapping[str, Any]], controls: Controls) -> _Verd
     whole: Verdict | None = None
     pages: dict[int, Verdict] = {}
     for item in map(ResultItem, results):
-        control = asked.get(str(item.control)) if item.type == "choices" else None
+        control = asked.get(item.control or "") if item.type == "choices" else None
         chosen = [word for choice in item.labels("choices") if (word := verdict_word(choice)) is not None]
         if control is None or not chosen:
             continue

@@ -13,6 +13,10 @@ Result = dict[str, Any]
 """One item of the ``result`` of a prediction or annotation, as Label Studio writes it."""
 
 
+def _name(content: object) -> str | None:
+    return None if content is None else str(content)
+
+
 @dataclass(frozen=True)
 class ResultItem:
     """One item of a ``result``, read tolerantly: a part that is missing or malformed reads as an empty one.
@@ -34,14 +38,14 @@ class ResultItem:
         return str(self.raw.get("type", ""))
 
     @property
-    def side(self) -> object:
-        """Name of the object that the item points to."""
-        return self.raw.get("to_name")
+    def side(self) -> str | None:
+        """Name of the object that the item points to; other content, such as a list, as text that names none."""
+        return _name(self.raw.get("to_name"))
 
     @property
-    def control(self) -> object:
-        """Name of the control that the item belongs to."""
-        return self.raw.get("from_name")
+    def control(self) -> str | None:
+        """Name of the control that the item belongs to; other content as text that names none."""
+        return _name(self.raw.get("from_name"))
 
     @property
     def page(self) -> Any:

@@ -216,6 +216,7 @@ class StormServer:
         first = 0 if quiet else 1000 + 3 * promises.lines
         self._promises = promises
         self.log = world / "server.log"
+        path = os.pathsep.join((str(ROOT), *sys.path[1:]))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.storm_driver", str(world), url, str(first)],
@@ -223,7 +224,12 @@ class StormServer:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    "OMP_NUM_THREADS": "1",
+                    **(environment or {}),
+                },
                 start_new_session=True,
                 preexec_fn=limit,
             )
