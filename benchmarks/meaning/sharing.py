@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from benchmarks.meaning.answers import ClipQuestions
 from steerseg.demo.dataset import ClipEntry, Manifest
-from steerseg.evaluation.runner import cores
 from steerseg.pipeline import SteerSeg
+from steerseg.runtime.cores import usable_cores
 
 Measure = Callable[[SteerSeg, ClipQuestions], Sequence[BaseModel]]
 """What is measured about one clip: the pipeline and the clip -> its rows."""
@@ -48,7 +48,7 @@ def measure_clips(
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     for i in range(count):
         devices.put(f"cuda:{i % gpus}" if gpus else device)
-    with ProcessPoolExecutor(count, context, _begin, (devices, max(1, cores() // count))) as pool:
+    with ProcessPoolExecutor(count, context, _begin, (devices, max(1, usable_cores() // count))) as pool:
         for rows in pool.map(partial(_work, measure, manifest), entries):
             yield from rows
 

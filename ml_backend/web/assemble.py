@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -53,6 +52,7 @@ from ml_backend.settings import Schedule, Settings
 from ml_backend.web.understands import page_of_words
 from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.artefacts import remove_partials
+from steerseg.runtime.cores import usable_cores
 
 _ABANDONED = 600.0
 """Seconds after which a partial file was left by a process that died; the command line may be writing others."""
@@ -183,7 +183,7 @@ def _build_executor(settings: Settings) -> ModelExecutor:
                 settings.video_memory_bytes,
                 prefix_bytes=settings.prefix_bytes,
                 compiled=settings.compile_models,
-                threads=max(1, len(os.sched_getaffinity(0)) // on_cpu) if on_cpu > 1 else None,
+                threads=max(1, usable_cores() // on_cpu) if on_cpu > 1 else None,
             ),
             stall_timeout=settings.stall_timeout,
             logging_setup=replace(

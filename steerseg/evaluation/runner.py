@@ -29,6 +29,7 @@ from steerseg.evaluation.sample import Sample, split_digest
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.presets import Preset
+from steerseg.runtime.cores import usable_cores
 from steerseg.runtime.distributed import Ranks
 
 if TYPE_CHECKING:  # jobs are made and tables are written without loading torch's models
@@ -104,6 +105,10 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     for name in ("grid", "enlarge", "borders", "expression_form", "conditioning"):
         if config[name] == getattr(PipelineConfig(), name):
             del config[name]
+    if config["localisation"]:
+        config["localisation"] = preset.texts.localisation
+    else:
+        del config["localisation"], config["localisation_weight"]
     if config["background"]:
         config["background"] = preset.texts.background
     else:
@@ -130,12 +135,7 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{usable_cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def clip_jobs(
@@ -311,7 +311,7 @@ def in_processes(models: Models, processes: int) -> JobRunner:
         devices = context.Queue()
         for device in _devices(models.device, count):
             devices.put(device)
-        threads = max(1, cores() // count)
+        threads = max(1, usable_cores() // count)
         pool = ProcessPoolExecutor(count, context, _begin, (models.preset, devices, threads))
         try:
             for future in as_completed([pool.submit(_work, job) for job in jobs]):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerseg.errors import VideoError
+from steerseg.runtime.cores import usable_cores
 from steerseg.video.frame_file import FrameFile
 from steerseg.video.frame_pictures import FramePictures
 
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY = 512 * 2**20
 """Bytes of decoded frames that are held in memory; a video with more of them is held on disk."""
+
+_MOST_THREADS = 4
+"""Threads of a decoder. FFmpeg takes one a core: on a large server their stacks and frames alone exceed the memory that
+a decoder is given."""
 
 DEFAULT_FPS = 25.0
 """Frame rate of a folder of frames, or of a single frame, which have none of their own."""
@@ -366,6 +371,7 @@ def check_size(name: str, width: int, height: int, limits: VideoLimits) -> None:
 def _decode(container: Any, stream: Any) -> Iterator[tuple[int, Any] | av.FFmpegError]:
     """Yield (end of the packet in the file, frame) in display order, and errors where frames are lost."""
     stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = min(_MOST_THREADS, usable_cores())
     packets = container.demux(stream)
     end = 0
     while True:
