@@ -59,6 +59,11 @@ class PipelineConfig:
         presence: Whether a proposal says how likely its expression is of anything in the video, and whether nothing is
             shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
             calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`.
+        localisation: Whether the LVLM is asked where the object is, and tracklets that are elsewhere lose rank. The
+            method does not (our choice otherwise); it takes one more answer of the LVLM. See
+            :mod:`steerseg.presence.localisation`.
+        localisation_weight: Weight in [0, 1] of that agreement in a tracklet's score; the correlation with the maps has
+            the rest.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
@@ -96,6 +101,8 @@ class PipelineConfig:
     glossary: GlossaryUse = "replace"
     wording: Wording = "plain"
     presence: PresenceUse = "refuse"
+    localisation: bool = False
+    localisation_weight: float = 0.5
     correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"

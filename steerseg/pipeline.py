@@ -20,6 +20,7 @@ from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
+from steerseg.presence.localisation import Positions, agreement, locate
 from steerseg.presence.look import Expectation, look_at, look_of
 from steerseg.presence.signals import NOT_JUDGED, Presence, signals_of
 from steerseg.presets import Preset, open_preset
@@ -72,6 +73,7 @@ class Proposal:
             candidates for a person to choose from, and none is shown.
         several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
             means one.
+        positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
     """
 
     expression: str
@@ -88,6 +90,7 @@ class Proposal:
     read_as: str = ""
     presence: Presence = NOT_JUDGED
     several: tuple[int, ...] = ()
+    positions: Positions | None = None
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -151,11 +154,13 @@ class RankedCandidate:
 
     Attributes:
         index: Of the candidate, in :class:`Candidates`.
-        score: In [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
+        score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions.
+        correlation: With the maps, in [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
     """
 
     index: int
     score: float
+    correlation: float
 
 
 class SteerSeg:
@@ -326,8 +331,9 @@ class SteerSeg:
             features = self.encode(video, config, report)
             reasoning = self.consider(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
+        positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report)
-        ranking = self.rank(candidates, maps, config)
+        ranking = self.rank(candidates, maps, config, positions)
         presence = self.judge_presence(video, wording, reasoning, maps, candidates, ranking, config)
         tracklets = self.track(features, candidates, ranking, report)
         several = instances_meant(wording)
@@ -346,6 +352,7 @@ class SteerSeg:
             read_as="" if wording == expression else wording,
             presence=presence,
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
+            positions=positions,
         )
 
     def forget(self) -> None:
@@ -478,6 +485,31 @@ class SteerSeg:
             tick=lambda fraction: report("grounding", fraction),
         )
 
+    def locate(
+        self,
+        features: VideoFeatures,
+        expression: str,
+        attributes: tuple[str, ...],
+        config: PipelineConfig,
+        report: Progress = _ignore,
+    ) -> Positions | None:
+        """Where the LVLM says that the object is; ``None`` where ``config`` leaves the step out."""
+        if not config.localisation:
+            return None
+        report("localisation", 0.0)
+        positions = locate(
+            self.lvlm,
+            features.context.video,
+            expression,
+            attributes,
+            self.texts,
+            config,
+            moments=-(-len(features.context.keyframes) // self.lvlm.family.temporal_merge),
+            prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
+        )
+        report("localisation", 1.0)
+        return positions
+
     def find_candidates(
         self, features: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, report: Progress = _ignore
     ) -> Candidates:
@@ -494,19 +526,22 @@ class SteerSeg:
         return Candidates(tuple(points), on_keyframes)
 
     def rank(
-        self, candidates: Candidates, maps: GroundingMaps, config: PipelineConfig
+        self,
+        candidates: Candidates,
+        maps: GroundingMaps,
+        config: PipelineConfig,
+        positions: Positions | None = None,
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
         if not len(candidates):
             return ()
-        scores = rank_scores(
-            candidates.on_keyframes.soft_masks(),
-            maps,
-            frame_weight=config.frame_weight,
-            temporal_merge=self.lvlm.family.temporal_merge,
-        )
+        masks, merge = candidates.on_keyframes.soft_masks(), self.lvlm.family.temporal_merge
+        correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=merge)
+        scores = correlations
+        if positions is not None:
+            scores = torch.lerp(correlations, agreement(masks, positions, merge), config.localisation_weight)
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(RankedCandidate(i, float(scores[i])) for i in order)
+        return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
 
     def judge_presence(
         self,
@@ -532,7 +567,7 @@ class SteerSeg:
             reasoning.said,
             found,
             self._expectation.log_ratio(expression, found.name),
-            best.score,
+            best.correlation,
             candidates.on_keyframes,
             best.index,
             maps,

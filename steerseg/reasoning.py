@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes, probabilities
 from steerseg.errors import ConfigError, ExpressionError
@@ -30,6 +30,9 @@ class PromptTexts:
         grounding_without_attributes: The same where there are none.
         background: Asks for what is not the object of ``{expression}``, for maps without the background.
         naming: Asks what the one object of a cut-out is: its name, then its kinds (our choice).
+        localisation: Asks where the object is, given ``{expression}``, ``{attributes}`` and the number ``{moments}`` of
+            slices of the video pass (our choice).
+        localisation_without_attributes: The same where there are none.
 
     Raises:
         ConfigError: A question cannot be filled in.
@@ -60,12 +63,28 @@ class PromptTexts:
         "two words.\n"
         'Answer with JSON only: {{"attributes": ["...", "...", "..."]}}'
     )
+    localisation: str = (
+        'Expression: "{expression}"\n'
+        "Attributes: {attributes}\n"
+        "Where is the object mentioned in the given expression at {moments} moments, evenly spread from the first to "
+        "the last frame?\n"
+        "Answer with JSON only: {moments} centres as percentages of width and height, null where it is hidden, for "
+        "example [[10, 35], null]"
+    )
+    localisation_without_attributes: str = (
+        'Expression: "{expression}"\n'
+        "Where is the object mentioned in the given expression at {moments} moments, evenly spread from the first to "
+        "the last frame?\n"
+        "Answer with JSON only: {moments} centres as percentages of width and height, null where it is hidden, for "
+        "example [[10, 35], null]"
+    )
 
     def __post_init__(self) -> None:
         """Fill each question in once, so that a mistake shows before the first video."""
         for field in fields(self):
-            given = {} if field.name == "naming" else {"expression": ""}
-            given |= {"attributes": ""} if field.name == "grounding" else {}
+            given: dict[str, Any] = {} if field.name == "naming" else {"expression": ""}
+            given |= {"attributes": ""} if field.name in ("grounding", "localisation") else {}
+            given |= {"moments": 1} if field.name.startswith("localisation") else {}
             try:
                 getattr(self, field.name).format(**given)
             except (AttributeError, IndexError, KeyError, ValueError) as error:
@@ -85,6 +104,14 @@ class PromptTexts:
             return self.grounding_without_attributes.format(expression=expression)
         return self.grounding.format(expression=expression, attributes=", ".join(attributes))
 
+    def localisation_question(self, expression: str, attributes: tuple[str, ...], moments: int) -> str:
+        """The question where the object is."""
+        if not attributes:
+            return self.localisation_without_attributes.format(expression=expression, moments=moments)
+        return self.localisation.format(
+            expression=expression, attributes=", ".join(attributes), moments=moments
+        )
+
     def naming_question(self) -> str:
         """The question about a cut-out."""
         return self.naming.format()
@@ -93,10 +120,12 @@ class PromptTexts:
         """The question whose attention is taken away from that of the grounding question."""
         return self.background.format(expression=expression)
 
-    def described(self, *, background: bool) -> dict[str, str]:
-        """The questions of a proposal by name; that about the background only where it is asked."""
-        left_out = {"naming"} if background else {"naming", "background"}
-        return {name: text for name, text in asdict(self).items() if name not in left_out}
+    def described(self, *, background: bool, localisation: bool = False) -> dict[str, str]:
+        """The questions of a proposal by name; those about the background and positions only where they are asked."""
+        asked = {"reasoning", "grounding", "grounding_without_attributes"}
+        asked |= {"background"} if background else set()
+        asked |= {"localisation", "localisation_without_attributes"} if localisation else set()
+        return {name: text for name, text in asdict(self).items() if name in asked}
 
 
 def check_expression(expression: str | None) -> str:

@@ -81,15 +81,18 @@ class Asker:
         features = steerseg.encode(video, config)
         reasoning = steerseg.consider(features, wording, config)
         maps = steerseg.ground(features, wording, reasoning.attributes, config, steerseg.steering(config))
+        positions = steerseg.locate(features, wording, reasoning.attributes, config)
         candidates = steerseg.find_candidates(features, maps, config)
-        ranking = steerseg.rank(candidates, maps, config)
+        ranking = steerseg.rank(candidates, maps, config, positions)
         looked = None
         if look and ranking:
             best, on_keyframes = ranking[0], candidates.on_keyframes
             found = look_at(steerseg.lvlm, steerseg.preset, video, on_keyframes, best.index)
             ratio = self._expectation.log_ratio(wording, found.name)
             merge = steerseg.lvlm.family.temporal_merge
-            looked = look_of(reasoning.said, found, ratio, best.score, on_keyframes, best.index, maps, merge)
+            looked = look_of(
+                reasoning.said, found, ratio, best.correlation, on_keyframes, best.index, maps, merge
+            )
         return Found(wording, reasoning.said, candidates, ranking, looked)
 
 

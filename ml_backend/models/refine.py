@@ -320,7 +320,8 @@ class Refiner:
         steering = steerseg.steering(config, prompts)
         maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
         candidates = steerseg.find_candidates(features, maps, config, progress)
-        ranking = steerseg.rank(candidates, maps, config)
+        positions = steerseg.locate(features, wording, attributes[wording], config, progress)
+        ranking = steerseg.rank(candidates, maps, config, positions)
         tracklets = steerseg.track(features, candidates, ranking, progress)
         truth = example.truth(example.judged)
         if tracklets:

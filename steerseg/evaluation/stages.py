@@ -192,7 +192,9 @@ class ClipStages:
         attributes: tuple[str, ...] = reasoned.value
         # The next stages depend on the attributes and prompts themselves, not on how they came about, and up to
         # the ranking not on the weight of the maps.
-        same = replace(config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0)
+        same = replace(
+            config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0, localisation=False
+        )
         key = (sample.id, attributes, None if steering is None else steering.digest, same)
         grounded = self._once(
             ("ground", key), lambda: steerseg.ground(features, expression, attributes, config, steering)
@@ -200,7 +202,11 @@ class ClipStages:
         maps: GroundingMaps = grounded.value
         searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
         candidates: Candidates = searched.value
-        ranking = steerseg.rank(candidates, maps, config)
+        located = self._once(
+            ("locate", sample.id, attributes, config.localisation),
+            lambda: steerseg.locate(features, expression, attributes, config),
+        )
+        ranking = steerseg.rank(candidates, maps, config, located.value)
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
         empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
@@ -209,7 +215,7 @@ class ClipStages:
             masks=tracked.value[0].masks if chosen else empty,
             seconds=replace(
                 seconds,
-                reasoning=reasoned.seconds,
+                reasoning=reasoned.seconds + located.seconds,
                 grounding=grounded.seconds,
                 candidates=searched.seconds,
                 tracking=tracked.seconds,

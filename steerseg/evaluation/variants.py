@@ -44,7 +44,7 @@ class Variant:
 
 
 def _parts(reasoning: bool, soft_prompts: bool) -> dict[str, bool]:
-    return {"reasoning": reasoning, "soft_prompts": soft_prompts}
+    return {"reasoning": reasoning, "soft_prompts": soft_prompts, "localisation": False}
 
 
 _FULL = _parts(reasoning=True, soft_prompts=True)
@@ -55,7 +55,9 @@ COT = Variant("cot", "+ CoT", changes=_parts(True, False))
 SOFT = Variant("soft", "+ soft prompts", changes=_parts(False, True))
 STEERSEG = Variant("steerseg", "+ both (SteerSeg)", changes=_FULL)
 
-MAIN = (CLICK, RAW, COT, SOFT, STEERSEG)
+LOCALISED = Variant("localised", "+ stated positions (ours)", changes={**_FULL, "localisation": True})
+
+MAIN = (CLICK, RAW, COT, SOFT, STEERSEG, LOCALISED)
 
 # Each changes one thing of the whole method.
 ABLATIONS = (

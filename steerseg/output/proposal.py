@@ -42,6 +42,7 @@ from steerseg.output.drawing import draw_tracklets
 from steerseg.output.figure import save_maps
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.presence.localisation import Positions
 from steerseg.presence.signals import Presence
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, write_video
@@ -239,6 +240,8 @@ class ProposalRecord(BaseModel):
         presence: How likely the expression is of anything in the video, in [0, 1]; left out where it was not judged.
         refused: Whether that is so unlikely that no mask is written; left out otherwise.
         several: Ranks from 1 of the tracklets that an expression of several objects means; left out otherwise.
+        positions: Where the LVLM says that the object is, as in :class:`steerseg.presence.localisation.Positions`;
+            left out where it does not.
     """
 
     schema_version: int = Field(alias="schema")
@@ -253,6 +256,7 @@ class ProposalRecord(BaseModel):
     presence: float | None = None
     refused: bool = False
     several: list[int] = []
+    positions: list[tuple[float, float] | None] | None = None
 
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
@@ -284,6 +288,8 @@ class ProposalRecord(BaseModel):
             told["refused"] = True
         if proposal.several:
             told["several"] = [rank + 1 for rank in proposal.several]
+        if proposal.positions is not None:
+            told["positions"] = list(proposal.positions.centres)
         return record.model_copy(update=told) if told else record
 
     def proposal(self, maps: Mapping[str, torch.Tensor]) -> Proposal:
@@ -307,6 +313,7 @@ class ProposalRecord(BaseModel):
             read_as=self.read_as,
             presence=Presence(self.presence, self.refused),
             several=tuple(rank - 1 for rank in self.several),
+            positions=None if self.positions is None else Positions(tuple(self.positions)),
         )
 
 

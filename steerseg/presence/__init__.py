@@ -1,1 +1,1 @@
-"""Whether an expression is of anything in the video: signals of a proposal, and a look at what was found."""
+"""Checks on a proposal that the LVLM itself makes: whether an expression is of anything in the video, and where."""
