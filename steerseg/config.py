@@ -14,7 +14,7 @@ Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
 GlossaryUse = Literal["replace", "explain", "off"]
 Wording = Literal["plain", "typed"]
-PresenceUse = Literal["refuse", "judge", "off"]
+PresenceUse = Literal["refuse", "refuse-known", "judge", "off"]
 Correction = Literal["memory", "frame"]
 Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
@@ -58,7 +58,9 @@ class PipelineConfig:
             was typed, as the method does (our choice otherwise); see :mod:`steerseg.words.wording`.
         presence: Whether a proposal says how likely its expression is of anything in the video, and whether nothing is
             shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
-            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`.
+            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`. ``"refuse-known"`` refuses
+            only expressions whose words are all known: a team's new word is never refused, so that it can be
+            corrected and learned.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets

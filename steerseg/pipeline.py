@@ -31,7 +31,8 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
-from steerseg.words.wording import mend_spelling, plain_wording
+from steerseg.words.glossary import Glossary
+from steerseg.words.reading import Reading, read_expression
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
@@ -318,7 +319,8 @@ class SteerSeg:
         expression = check_expression(expression)
         config = config or self.config
         steering = self.steering(config, soft_prompts)
-        wording = self.wording(expression, config, soft_prompts)
+        reading = self.read(expression, config, soft_prompts)
+        wording = reading.text
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
 
@@ -328,7 +330,7 @@ class SteerSeg:
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         candidates = self.find_candidates(features, maps, config, report)
         ranking = self.rank(candidates, maps, config)
-        presence = self.judge_presence(video, wording, reasoning, maps, candidates, ranking, config)
+        presence = self.judge_presence(video, reading, reasoning, maps, candidates, ranking, config)
         tracklets = self.track(features, candidates, ranking, report)
         several = instances_meant(wording)
         return Proposal(
@@ -379,15 +381,19 @@ class SteerSeg:
         pair = (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
         return None if pair is None or not len(pair.frame) else pair
 
+    def read(
+        self, expression: str, config: PipelineConfig, soft_prompts: SoftPrompts | None = None
+    ) -> Reading:
+        """What the models read for an expression: the glossary's meanings stand for its terms, in plain wording."""
+        prompts = soft_prompts or self.soft_prompts
+        glossary = Glossary() if prompts is None else prompts.glossary
+        return read_expression(expression, config, glossary, self.lexicon)
+
     def wording(
         self, expression: str, config: PipelineConfig, soft_prompts: SoftPrompts | None = None
     ) -> str:
-        """What the models read for an expression: the glossary's meanings stand for its terms, in plain wording."""
-        prompts = soft_prompts or self.soft_prompts
-        text = expression if prompts is None else prompts.glossary.rewrite(expression, config.glossary)
-        if config.wording == "typed":
-            return text
-        return mend_spelling(plain_wording(text), self.lexicon.words)
+        """The text of :meth:`read`."""
+        return self.read(expression, config, soft_prompts).text
 
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""
@@ -511,7 +517,7 @@ class SteerSeg:
     def judge_presence(
         self,
         video: Video,
-        expression: str,
+        reading: Reading,
         reasoning: Reasoning,
         maps: GroundingMaps,
         candidates: Candidates,
@@ -531,17 +537,18 @@ class SteerSeg:
         look = look_of(
             reasoning.said,
             found,
-            self._expectation.log_ratio(expression, found.name),
+            self._expectation.log_ratio(reading.text, found.name),
             best.score,
             candidates.on_keyframes,
             best.index,
             maps,
             self.lvlm.family.temporal_merge,
         )
-        signals = signals_of(expression, look, self.lexicon)
+        signals = signals_of(reading.text, look, self.lexicon)
         value = calibration.presence(signals)
-        refused = config.presence == "refuse" and value < calibration.threshold
-        return Presence(value, refused, found.name, understood=signals.known == 1 and not signals.negated)
+        refuses = config.presence == "refuse" or (config.presence == "refuse-known" and not reading.new_words)
+        understood = signals.known == 1 and not signals.negated
+        return Presence(value, refuses and value < calibration.threshold, found.name, understood=understood)
 
     def track(
         self,

@@ -24,6 +24,7 @@ from ml_backend.label_studio.task_media import Media
 from ml_backend.models.affinity import Sighting
 from ml_backend.models.job_observer import SilentObserver
 from ml_backend.models.queue import ModelJob
+from ml_backend.web.pages.queries import list_proposals
 from tests.support.backend import (
     FIXTURES,
     VERSION,
@@ -295,6 +296,14 @@ def test_what_is_hardly_there_is_not_stored_as_a_prediction(backend: Backend) ->
     answer = backend.post("/predict", body)
     assert answer["results"] == [[]]
     assert "is hardly in the video (presence 0.07)" in answer["errors"]["3"]
+    assert (answer["not_there"], answer["presence"]) == ([3], {"3": 0.07})
+    (listed,) = list_proposals(backend.database, 1, limit=1)
+    assert listed.score is None, "the lists of proposals do not count it as found"
+    page = backend.client.get(f"/pages/proposals/{listed.id}").get_data(as_text=True)
+    assert "is hardly in the video (presence 0.07)" in page
+    preview = backend.client.get("/pages/projects/1/preview").get_data(as_text=True)
+    assert "hardly in the video (presence 0.07): nothing is stored" in preview
+    assert "data-kept-all>0</b> of all 1 tasks" in preview
 
 
 @pytest.mark.parametrize("expression", ["the two balls", "both balls", "balls"])
