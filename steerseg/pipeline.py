@@ -20,8 +20,8 @@ from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
-from steerseg.presence.look import Expectation, look_at, look_of
-from steerseg.presence.signals import NOT_JUDGED, Presence, signals_of
+from steerseg.presence.judge import Case, Judge
+from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
@@ -29,6 +29,7 @@ from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
+from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 from steerseg.words.glossary import Glossary
@@ -153,10 +154,12 @@ class RankedCandidate:
     Attributes:
         index: Of the candidate, in :class:`Candidates`.
         score: In [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
+        opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
     """
 
     index: int
     score: float
+    opinion: Opinion | None = None
 
 
 class SteerSeg:
@@ -201,7 +204,7 @@ class SteerSeg:
         self.texts = preset.texts
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
-        self._expectation = Expectation(lvlm, preset)
+        self.judge = Judge(lvlm, preset, self.lexicon)
         self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
         if max(self.layers) >= lvlm.num_layers:
             raise ConfigError(
@@ -329,8 +332,9 @@ class SteerSeg:
             reasoning = self.consider(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         candidates = self.find_candidates(features, maps, config, report)
-        ranking = self.rank(candidates, maps, config)
-        presence = self.judge_presence(video, reading, reasoning, maps, candidates, ranking, config)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        ranking = self.verify(case, self.rank(candidates, maps, config), config)
+        presence = self.judge_presence(case, ranking, config)
         tracklets = self.track(features, candidates, ranking, report)
         several = instances_meant(wording)
         return Proposal(
@@ -514,41 +518,43 @@ class SteerSeg:
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
         return tuple(RankedCandidate(i, float(scores[i])) for i in order)
 
+    def verify(
+        self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
+    ) -> tuple[RankedCandidate, ...]:
+        """The ranked candidates in the order of what the LVLM thinks of each; see :mod:`steerseg.verification`.
+
+        As they were ranked where ``config`` leaves the step out, or has it look without a calibration.
+        """
+        if not ranking or config.verification == "off":
+            return ranking
+        opinions: Sequence[Opinion | None]
+        if config.verification == "ask":
+            frames = case.video.frames[list(case.on_keyframes.frames)]
+            masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
+            asked = expression_as(config.expression_form, case.reading.text)
+            opinions = verify(
+                self.lvlm, self.preset, config, frames, masks, asked, case.seconds(self.lvlm, config)
+            )
+        elif self.judge.can_judge(config):
+            looks = [self.judge.look(case, ranked.index, ranked.score) for ranked in ranking]
+            opinions = self.judge.opinions(case, looks)
+        else:
+            return ranking
+        judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
+        return tuple(judged[i] for i in order_by_opinion(opinions))
+
     def judge_presence(
-        self,
-        video: Video,
-        reading: Reading,
-        reasoning: Reasoning,
-        maps: GroundingMaps,
-        candidates: Candidates,
-        ranking: Sequence[RankedCandidate],
-        config: PipelineConfig,
+        self, case: Case, ranking: Sequence[RankedCandidate], config: PipelineConfig
     ) -> Presence:
         """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
         signals need, and where nothing was found anyway.
         """
-        calibration = self.preset.presence
-        if calibration is None or config.presence == "off" or not config.reasoning or not ranking:
+        if config.presence == "off" or not ranking or not self.judge.can_judge(config):
             return NOT_JUDGED
-        best = ranking[0]
-        found = look_at(self.lvlm, self.preset, video, candidates.on_keyframes, best.index)
-        look = look_of(
-            reasoning.said,
-            found,
-            self._expectation.log_ratio(reading.text, found.name),
-            best.score,
-            candidates.on_keyframes,
-            best.index,
-            maps,
-            self.lvlm.family.temporal_merge,
-        )
-        signals = signals_of(reading.text, look, self.lexicon)
-        value = calibration.presence(signals)
-        refuses = config.presence == "refuse" or (config.presence == "refuse-known" and not reading.new_words)
-        understood = signals.known == 1 and not signals.negated
-        return Presence(value, refuses and value < calibration.threshold, found.name, understood=understood)
+        look = self.judge.look(case, ranking[0].index, ranking[0].score)
+        return self.judge.presence(case, look, config)
 
     def track(
         self,
@@ -566,5 +572,6 @@ class SteerSeg:
             progress=lambda fraction: report("tracking", fraction),
         )
         return tuple(
-            replace(tracklet, score=ranked.score) for tracklet, ranked in zip(whole, ranking, strict=True)
+            replace(tracklet, score=ranked.score, opinion=ranked.opinion)
+            for tracklet, ranked in zip(whole, ranking, strict=True)
         )

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, ClipEntry, Manifest, clips
 from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
-from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.judge import Case
 from steerseg.presence.signals import Look, Said
 from steerseg.video import Video, keyframe_indices, video_from_frames
+from steerseg.words.reading import Reading
 
 Masks = NDArray[np.bool_]
 
@@ -42,14 +43,14 @@ class Found:
     """What the pipeline found for an expression, on the keyframes.
 
     Attributes:
-        wording: What the models read.
+        reading: What the models read.
         read: What reasoning read it as.
         candidates: The candidates.
         ranking: The best ones.
         look: What presence follows from; ``None`` where nothing was found or nobody looked.
     """
 
-    wording: str
+    reading: Reading
     read: Said
     candidates: Candidates
     ranking: tuple[RankedCandidate, ...]
@@ -72,25 +73,21 @@ class Asker:
 
     def __init__(self, steerseg: SteerSeg) -> None:
         self._steerseg = steerseg
-        self._expectation = Expectation(steerseg.lvlm, steerseg.preset)
 
     def ask(self, video: Video, expression: str, config: PipelineConfig, *, look: bool = False) -> Found:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
         steerseg = self._steerseg
-        wording = steerseg.wording(expression, config)
+        reading = steerseg.read(expression, config)
         features = steerseg.encode(video, config)
-        reasoning = steerseg.consider(features, wording, config)
-        maps = steerseg.ground(features, wording, reasoning.attributes, config, steerseg.steering(config))
+        reasoning = steerseg.consider(features, reading.text, config)
+        maps = steerseg.ground(
+            features, reading.text, reasoning.attributes, config, steerseg.steering(config)
+        )
         candidates = steerseg.find_candidates(features, maps, config)
-        ranking = steerseg.rank(candidates, maps, config)
-        looked = None
-        if look and ranking:
-            best, on_keyframes = ranking[0], candidates.on_keyframes
-            found = look_at(steerseg.lvlm, steerseg.preset, video, on_keyframes, best.index)
-            ratio = self._expectation.log_ratio(wording, found.name)
-            merge = steerseg.lvlm.family.temporal_merge
-            looked = look_of(reasoning.said, found, ratio, best.score, on_keyframes, best.index, maps, merge)
-        return Found(wording, reasoning.said, candidates, ranking, looked)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config), config)
+        looked = steerseg.judge.look(case, ranking[0].index, ranking[0].score) if look and ranking else None
+        return Found(reading, reasoning.said, candidates, ranking, looked)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ml_backend.proposals import StoredProposal
+from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presence.signals import is_negated
 from steerseg.presets import Preset
@@ -97,6 +97,7 @@ def describe_proposal(
     )
     figures = f"score {guidance.shown_score(tracklet.score)}"
     figures += f", {described_presence(proposal)}" if rank == 0 and proposal.presence is not None else ""
+    figures += _described_opinion(tracklet)
     text = f"{begin} on {total - len(hidden)} of {total} frames ({figures})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
     text = " ".join(filter(None, (text, unknown)))
@@ -263,13 +264,19 @@ def _describe_candidates(proposal: StoredProposal, shown: Collection[int], guida
     """
     places = _places(proposal)
     named = [
-        f"#{rank + 1} ({place}, score {guidance.shown_score(proposal.tracklets[rank].score)})"
+        f"#{rank + 1} ({place}, score {guidance.shown_score(proposal.tracklets[rank].score)}"
+        f"{_described_opinion(proposal.tracklets[rank])})"
         for rank, place in places.items()
         if rank not in shown
     ]
     if not named:
         return ""
     return f"Other candidates: {', '.join(named)}. To choose one, type its number, such as {named[0].split()[0]}."
+
+
+def _described_opinion(tracklet: StoredTracklet) -> str:
+    """What the language model thinks of a candidate, such as ``, rejected: a cat``; empty where it was not asked."""
+    return "" if tracklet.opinion is None else f", {tracklet.opinion}"
 
 
 def _places(proposal: StoredProposal) -> dict[int, str]:

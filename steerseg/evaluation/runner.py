@@ -104,6 +104,14 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     for name in ("grid", "enlarge", "borders", "expression_form", "conditioning"):
         if config[name] == getattr(PipelineConfig(), name):
             del config[name]
+    if config["reasoning_steps"] == 1:
+        del config["reasoning_steps"]
+    else:
+        config["whereabouts"] = preset.texts.whereabouts
+    if config["verification"] == "off":
+        del config["verification"]
+    elif config["verification"] == "ask":
+        config["verification"] = preset.texts.verification
     if config["background"]:
         config["background"] = preset.texts.background
     else:

@@ -21,10 +21,12 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Candidates, SteerSeg, VideoFeatures
+from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg, VideoFeatures
+from steerseg.presence.judge import Case
 from steerseg.reasoning import check_expression, expression_as
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
+from steerseg.words.reading import Reading
 
 Mask = NDArray[np.bool_]
 
@@ -178,21 +180,23 @@ class ClipStages:
         expression = check_expression(sample.expression)
         features, seconds = self._encode(config)
 
+        limits = (config.keyframes, config.max_new_tokens, config.attribute_confidence)
         reasoned = self._once(
-            (
-                "reason",
-                sample.id,
-                config.reasoning,
-                config.keyframes,
-                config.max_new_tokens,
-                config.attribute_confidence,
-            ),
-            lambda: steerseg.reason(features, expression, config),
+            ("reason", sample.id, config.reasoning, config.reasoning_steps, limits),
+            lambda: steerseg.consider(features, expression, config),
         )
-        attributes: tuple[str, ...] = reasoned.value
+        attributes: tuple[str, ...] = reasoned.value.attributes
         # The next stages depend on the attributes and prompts themselves, not on how they came about, and up to
         # the ranking not on the weight of the maps.
-        same = replace(config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0)
+        same = replace(
+            config,
+            reasoning=True,
+            soft_prompts=True,
+            max_new_tokens=0,
+            frame_weight=0.0,
+            verification="off",
+            reasoning_steps=1,
+        )
         key = (sample.id, attributes, None if steering is None else steering.digest, same)
         grounded = self._once(
             ("ground", key), lambda: steerseg.ground(features, expression, attributes, config, steering)
@@ -200,7 +204,12 @@ class ClipStages:
         maps: GroundingMaps = grounded.value
         searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
         candidates: Candidates = searched.value
-        ranking = steerseg.rank(candidates, maps, config)
+        case = Case(self.video, Reading(expression), reasoned.value.said, maps, candidates.on_keyframes)
+        ranked = steerseg.rank(candidates, maps, config)
+        verified = self._once(
+            ("verify", key, config.verification, ranked), lambda: steerseg.verify(case, ranked, config)
+        )
+        ranking: tuple[RankedCandidate, ...] = verified.value
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
         empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
@@ -211,7 +220,7 @@ class ClipStages:
                 seconds,
                 reasoning=reasoned.seconds,
                 grounding=grounded.seconds,
-                candidates=searched.seconds,
+                candidates=searched.seconds + verified.seconds,
                 tracking=tracked.seconds,
             ),
             attributes=attributes,

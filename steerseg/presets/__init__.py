@@ -137,7 +137,7 @@ class Preset(BaseModel):
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding, "
-                "grounding_without_attributes, background and naming."
+                "grounding_without_attributes, background, naming, verification and whereabouts."
             ) from None
 
     @property
