@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, ClipEntry, Manifest, clips
-from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
+from steerseg.pipeline import RankedCandidate, SteerSeg
 from steerseg.presence.judge import Case
-from steerseg.presence.signals import Look, Said
+from steerseg.presence.signals import Look
 from steerseg.video import Video, keyframe_indices, video_from_frames
-from steerseg.words.reading import Reading
 
 Masks = NDArray[np.bool_]
 
@@ -43,22 +42,18 @@ class Found:
     """What the pipeline found for an expression, on the keyframes.
 
     Attributes:
-        reading: What the models read.
-        read: What reasoning read it as.
-        candidates: The candidates.
+        case: The expression as the models read it, and its candidates.
         ranking: The best ones.
         look: What presence follows from; ``None`` where nothing was found or nobody looked.
     """
 
-    reading: Reading
-    read: Said
-    candidates: Candidates
+    case: Case
     ranking: tuple[RankedCandidate, ...]
-    look: Look | None
+    look: Look | None = None
 
     def masks(self, rank: int = 0) -> Masks:
         """(K, H, W) masks of a ranked candidate; none of them set where there is no such candidate."""
-        on_keyframes = self.candidates.on_keyframes
+        on_keyframes = self.case.on_keyframes
         if rank >= len(self.ranking):
             return np.zeros((len(on_keyframes.frames), on_keyframes.height, on_keyframes.width), dtype=bool)
         return on_keyframes.masks(self.ranking[rank].index)
@@ -87,7 +82,7 @@ class Asker:
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
         ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config), config)
         looked = steerseg.judge.look(case, ranking[0].index, ranking[0].score) if look and ranking else None
-        return Found(reading, reasoning.said, candidates, ranking, looked)
+        return Found(case, ranking, looked)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

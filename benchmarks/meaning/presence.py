@@ -52,8 +52,8 @@ def measure_presence(steerseg: SteerSeg, one: ClipQuestions) -> list[PresenceRow
             kind=expression.kind,
             text=expression.text,
             there=bool(expression.targets),
-            wording=found.reading.text,
-            new_words=found.reading.new_words,
+            wording=found.case.reading.text,
+            new_words=found.case.reading.new_words,
             look=found.look,
             j=mean_iou(found.masks(), truth) if expression.targets else 0.0,
         )
