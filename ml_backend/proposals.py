@@ -106,6 +106,11 @@ class StoredProposal:
     found: str = ""
     understood: bool = True
 
+    @property
+    def offered(self) -> tuple[StoredTracklet, ...]:
+        """The tracklets, the best first; none where presence is refused, so that none was shown."""
+        return () if self.refused else self.tracklets
+
 
 _ADAPTER = TypeAdapter(StoredProposal)
 
