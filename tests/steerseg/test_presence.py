@@ -1,10 +1,15 @@
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from steerseg.demo.dataset import clips, load_manifest
+from steerseg.lvlm.base import LVLM
 from steerseg.pipeline import SteerSeg
+from steerseg.presence.look import Expectation
 from steerseg.presence.signals import (
     Look,
     PresenceCalibration,
@@ -17,6 +22,7 @@ from steerseg.presence.signals import (
 from steerseg.presets import BUILT_IN, load_preset
 from steerseg.video import video_from_frames
 from steerseg.words.learning import Lexicon
+from steerseg.words.naming import BEGINNING, GREY, SIDE, crops_vision
 
 LEXICON = Lexicon(
     called={"dog": ("dog",), "animal": ("cat", "dog"), "bell pepper": ("bell pepper",), "bell": ("bell",)},
@@ -69,6 +75,27 @@ def test_a_calibration_names_signals_that_there_are() -> None:
 
 def test_published_presets_are_not_calibrated() -> None:
     assert {name for name, folder in BUILT_IN.items() if load_preset(folder).presence} == {"demo"}
+
+
+@torch.no_grad()
+def test_what_is_expected_is_the_models_own_probability(preset: Path) -> None:
+    small = load_preset(preset)
+    lvlm = LVLM.from_pretrained(small.lvlm, device=torch.device("cpu"), dtype=torch.float32)
+    grey = np.full((small.keyframes, SIDE, SIDE, 3), GREY, dtype=np.uint8)
+    vision = crops_vision(lvlm, small, grey)
+
+    def probability(expression: str, name: str) -> float:
+        chat = lvlm.chats.write(small.texts.reasoning_question(expression), vision) + BEGINNING
+        inputs = lvlm.chats.with_positions(lvlm.chats.inputs([chat + name], vision))
+        count = len(name)  # the tokenizer knows single bytes
+        logits = lvlm.model(**lvlm.reader.on_device(inputs)).logits[0, -count - 1 : -1].log_softmax(dim=-1)
+        return float(logits.gather(1, inputs["input_ids"][0, -count:, None]).sum())
+
+    expectation = Expectation(lvlm, small)
+    for expression, name in (("the dog", "dog"), ("a cat on the left", "dog"), ("the dog", "bell")):
+        expected = probability(expression, name) - probability("the thing", name)
+        assert expectation.log_ratio(expression, name) == pytest.approx(expected, abs=1e-4)
+    assert expectation.log_ratio("the dog", "") == 0.0
 
 
 def test_the_demo_refuses_what_is_not_there_and_no_word_that_may_be_a_teams_own() -> None:
