@@ -19,6 +19,7 @@ from ml_backend.database.tables import ProposalKey
 from steerseg.errors import ArtefactError
 from steerseg.masks import RLE
 from steerseg.runtime.artefacts import write_bytes
+from steerseg.verification import Opinion
 
 FORMAT = 1
 Grid = list[list[list[float]]]
@@ -53,12 +54,14 @@ class StoredTracklet:
         frame_scores: (T,) float32 in [0, 1].
         prompt: The point that started it.
         score: Rank score in [-1, 1].
+        opinion: What the language model thinks of it; ``None`` where it was not asked, or said nothing.
     """
 
     rles: tuple[RLE, ...] = field(repr=False)
     frame_scores: FrameScores = field(repr=False)
     prompt: StoredPoint
     score: float
+    opinion: Opinion | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class StoredProposal:
     refused: bool = False
     found: str = ""
     understood: bool = True
+
+    @property
+    def offered(self) -> tuple[StoredTracklet, ...]:
+        """The tracklets, the best first; none where presence is refused, so that none was shown."""
+        return () if self.refused else self.tracklets
 
 
 _ADAPTER = TypeAdapter(StoredProposal)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from steerseg.lenient_json import OPENING, QUOTES, Reading, Value, read_value, skip_separators
+from steerseg.words.lenient_json import OPENING, QUOTES, Reading, Value, read_value, skip_separators
 
 MAX_ATTRIBUTES = 8
 MAX_ATTRIBUTE_LENGTH = 80

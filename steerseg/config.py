@@ -14,7 +14,8 @@ Quantisation = Literal["8bit", "4bit"]
 Beginning = Literal["line-breaks", "words"]
 GlossaryUse = Literal["replace", "explain", "off"]
 Wording = Literal["plain", "typed"]
-PresenceUse = Literal["refuse", "judge", "off"]
+PresenceUse = Literal["refuse", "refuse-known", "judge", "off"]
+Verification = Literal["ask", "look", "off"]
 Correction = Literal["memory", "frame"]
 Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
@@ -34,6 +35,9 @@ class PipelineConfig:
     Attributes:
         keyframes: Number of frames that the LVLM sees, spread evenly over the video.
         reasoning: Whether a chain-of-thought step names discriminating attributes first.
+        reasoning_steps: 1, as in the method; or 2: given the attributes, a second question asks when and where each
+            object that may be meant is seen, and its phrases are added to them. Reasoning in several steps is the
+            paper's future work (our choice otherwise); what it brings is not measured with real weights.
         soft_prompts: Whether the soft prompts steer the grounding passes.
         granularity: Grounding maps that are used.
         heads: Average of the attention heads: plain, or weighted by their largest attention to a
@@ -58,12 +62,18 @@ class PipelineConfig:
             was typed, as the method does (our choice otherwise); see :mod:`steerseg.words.wording`.
         presence: Whether a proposal says how likely its expression is of anything in the video, and whether nothing is
             shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
-            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`.
+            calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`. ``"refuse-known"`` refuses
+            only expressions whose words are all known: a team's new word is never refused, so that it can be
+            corrected and learned.
         localisation: Whether the LVLM is asked where the object is, and tracklets that are elsewhere lose rank. The
             method does not (our choice otherwise); it takes one more answer of the LVLM. See
             :mod:`steerseg.presence.localisation`.
         localisation_weight: Weight in [0, 1] of that agreement in a tracklet's score; the correlation with the maps has
             the rest.
+        verification: Whether the LVLM accepts, doubts or rejects each ranked candidate, which re-ranks them. The method
+            has no such step (our choice otherwise). ``"ask"``: it is asked about all of them, outlined and numbered in
+            the keyframes, in one pass more. ``"look"``: it names each, seen alone, and the preset's calibration of
+            presence judges the names.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
@@ -86,6 +96,7 @@ class PipelineConfig:
 
     keyframes: int = 16
     reasoning: bool = True
+    reasoning_steps: int = 1
     soft_prompts: bool = True
     granularity: Granularity = "both"
     heads: Heads = "visual_max"
@@ -103,6 +114,7 @@ class PipelineConfig:
     presence: PresenceUse = "refuse"
     localisation: bool = False
     localisation_weight: float = 0.5
+    verification: Verification = "off"
     correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"
@@ -110,6 +122,15 @@ class PipelineConfig:
     borders: Borders = "normalised"
     expression_form: ExpressionForm = "typed"
     conditioning: Conditioning = "click"
+
+    def __post_init__(self) -> None:
+        """Check the number of steps.
+
+        Raises:
+            ConfigError: It is neither 1 nor 2.
+        """
+        if self.reasoning_steps not in (1, 2):
+            raise ConfigError(f"reasoning_steps is {self.reasoning_steps}; expected 1 or 2.")
 
 
 @dataclass(frozen=True)

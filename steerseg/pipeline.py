@@ -20,9 +20,9 @@ from steerseg.keyframes import show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
+from steerseg.presence.judge import Case, Judge
 from steerseg.presence.localisation import Positions, agreement, locate
-from steerseg.presence.look import Expectation, look_at, look_of
-from steerseg.presence.signals import NOT_JUDGED, Presence, signals_of
+from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
 from steerseg.ranking import rank_scores
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
@@ -30,9 +30,11 @@ from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
+from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
-from steerseg.words.wording import mend_spelling, plain_wording
+from steerseg.words.glossary import Glossary
+from steerseg.words.reading import Reading, read_expression
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
@@ -156,11 +158,14 @@ class RankedCandidate:
         index: Of the candidate, in :class:`Candidates`.
         score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions.
         correlation: With the maps, in [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
+        score: In [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
+        opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
     """
 
     index: int
     score: float
     correlation: float
+    opinion: Opinion | None = None
 
 
 class SteerSeg:
@@ -205,7 +210,7 @@ class SteerSeg:
         self.texts = preset.texts
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
-        self._expectation = Expectation(lvlm, preset)
+        self.judge = Judge(lvlm, preset, self.lexicon)
         self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
         if max(self.layers) >= lvlm.num_layers:
             raise ConfigError(
@@ -323,20 +328,20 @@ class SteerSeg:
         expression = check_expression(expression)
         config = config or self.config
         steering = self.steering(config, soft_prompts)
-        wording = self.wording(expression, config, soft_prompts)
+        reading = self.read(expression, config, soft_prompts)
+        wording, several = reading.text, instances_meant(reading.text)
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
 
         with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
             features = self.encode(video, config, report)
-            reasoning = self.consider(features, wording, config, report)
+            reasoning = self.reason(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report)
-        ranking = self.rank(candidates, maps, config, positions)
-        presence = self.judge_presence(video, wording, reasoning, maps, candidates, ranking, config)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
         tracklets = self.track(features, candidates, ranking, report)
-        several = instances_meant(wording)
         return Proposal(
             expression=expression,
             attributes=reasoning.attributes,
@@ -350,7 +355,7 @@ class SteerSeg:
             versions=self.versions(steering),
             video=video,
             read_as="" if wording == expression else wording,
-            presence=presence,
+            presence=self.judge_presence(case, ranking, config),
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
             positions=positions,
         )
@@ -386,15 +391,13 @@ class SteerSeg:
         pair = (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
         return None if pair is None or not len(pair.frame) else pair
 
-    def wording(
+    def read(
         self, expression: str, config: PipelineConfig, soft_prompts: SoftPrompts | None = None
-    ) -> str:
+    ) -> Reading:
         """What the models read for an expression: the glossary's meanings stand for its terms, in plain wording."""
         prompts = soft_prompts or self.soft_prompts
-        text = expression if prompts is None else prompts.glossary.rewrite(expression, config.glossary)
-        if config.wording == "typed":
-            return text
-        return mend_spelling(plain_wording(text), self.lexicon.words)
+        glossary = Glossary() if prompts is None else prompts.glossary
+        return read_expression(expression, config, glossary, self.lexicon)
 
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""
@@ -438,12 +441,6 @@ class SteerSeg:
         )
 
     def reason(
-        self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
-    ) -> tuple[str, ...]:
-        """Attributes that tell the object apart; none where ``config`` leaves the step out."""
-        return self.consider(features, expression, config, report).attributes
-
-    def consider(
         self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
     ) -> Reasoning:
         """The chain-of-thought step with all that its answer says; empty where ``config`` leaves the step out."""
@@ -543,40 +540,43 @@ class SteerSeg:
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
         return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
 
+    def verify(
+        self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
+    ) -> tuple[RankedCandidate, ...]:
+        """The ranked candidates in the order of what the LVLM thinks of each; see :mod:`steerseg.verification`.
+
+        As they were ranked where ``config`` leaves the step out, or has it look without a calibration.
+        """
+        if not ranking or config.verification == "off":
+            return ranking
+        opinions: Sequence[Opinion | None]
+        if config.verification == "ask":
+            frames = case.video.frames[list(case.on_keyframes.frames)]
+            masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
+            asked = expression_as(config.expression_form, case.reading.text)
+            opinions = verify(
+                self.lvlm, self.preset, config, frames, masks, asked, case.seconds(self.lvlm, config)
+            )
+        elif self.judge.can_judge(config):
+            looks = [self.judge.look(case, ranked.index, ranked.correlation) for ranked in ranking]
+            opinions = self.judge.opinions(case, looks)
+        else:
+            return ranking
+        judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
+        return tuple(judged[i] for i in order_by_opinion(opinions))
+
     def judge_presence(
-        self,
-        video: Video,
-        expression: str,
-        reasoning: Reasoning,
-        maps: GroundingMaps,
-        candidates: Candidates,
-        ranking: Sequence[RankedCandidate],
-        config: PipelineConfig,
+        self, case: Case, ranking: Sequence[RankedCandidate], config: PipelineConfig
     ) -> Presence:
         """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
         signals need, and where nothing was found anyway.
         """
-        calibration = self.preset.presence
-        if calibration is None or config.presence == "off" or not config.reasoning or not ranking:
+        if config.presence == "off" or not ranking or not self.judge.can_judge(config):
             return NOT_JUDGED
-        best = ranking[0]
-        found = look_at(self.lvlm, self.preset, video, candidates.on_keyframes, best.index)
-        look = look_of(
-            reasoning.said,
-            found,
-            self._expectation.log_ratio(expression, found.name),
-            best.correlation,
-            candidates.on_keyframes,
-            best.index,
-            maps,
-            self.lvlm.family.temporal_merge,
-        )
-        signals = signals_of(expression, look, self.lexicon)
-        value = calibration.presence(signals)
-        refused = config.presence == "refuse" and value < calibration.threshold
-        return Presence(value, refused, found.name, understood=signals.known == 1 and not signals.negated)
+        look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
+        return self.judge.presence(case, look, config)
 
     def track(
         self,
@@ -594,5 +594,6 @@ class SteerSeg:
             progress=lambda fraction: report("tracking", fraction),
         )
         return tuple(
-            replace(tracklet, score=ranked.score) for tracklet, ranked in zip(whole, ranking, strict=True)
+            replace(tracklet, score=ranked.score, opinion=ranked.opinion)
+            for tracklet, ranked in zip(whole, ranking, strict=True)
         )

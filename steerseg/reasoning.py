@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes, probabilities
+from steerseg.attributes import (
+    MAX_ATTRIBUTES,
+    confident_attributes,
+    holds_attributes,
+    parse_attributes,
+    probabilities,
+)
 from steerseg.errors import ConfigError, ExpressionError
 from steerseg.presence.signals import UNSAID, Said
 
@@ -26,6 +32,8 @@ class PromptTexts:
 
     Attributes:
         reasoning: Asks for attributes; ``{expression}`` is filled in.
+        whereabouts: The second step of two: asks when and where what may be meant is seen, given ``{expression}`` and
+            ``{attributes}`` (our choice).
         grounding: Asks for the main object given ``{expression}`` and ``{attributes}``.
         grounding_without_attributes: The same where there are none.
         background: Asks for what is not the object of ``{expression}``, for maps without the background.
@@ -33,6 +41,7 @@ class PromptTexts:
         localisation: Asks where the object is, given ``{expression}``, ``{attributes}`` and the number ``{moments}`` of
             slices of the video pass (our choice).
         localisation_without_attributes: The same where there are none.
+        verification: Asks whether each of ``{count}`` numbered objects is that of ``{expression}`` (our choice).
 
     Raises:
         ConfigError: A question cannot be filled in.
@@ -43,6 +52,14 @@ class PromptTexts:
         'Expression: "{expression}"\n'
         "Think about which object it is, then name short visual attributes that tell it apart from everything "
         "else in the video: what it is, its colour or appearance, its position, its motion.\n"
+        'Answer with JSON only: {{"attributes": ["...", "..."], "reasons": "..."}}'
+    )
+    whereabouts: str = (
+        'Expression: "{expression}"\n'
+        "Attributes: {attributes}\n"
+        "Go through every object in this video that may be meant: when is it seen, and where? Decide which one the "
+        "expression means. Then name short phrases for when and where that one is seen, such as its side of the "
+        "picture, what it is next to, and whether it comes, goes or stays.\n"
         'Answer with JSON only: {{"attributes": ["...", "..."], "reasons": "..."}}'
     )
     grounding: str = (
@@ -78,12 +95,20 @@ class PromptTexts:
         "Answer with JSON only: {moments} centres as percentages of width and height, null where it is hidden, for "
         "example [[10, 35], null]"
     )
+    verification: str = (
+        "In this video {count} objects are outlined and numbered from 1.\n"
+        'Expression: "{expression}"\n'
+        "Decide for each number whether that object is the one that the expression means: accept it, reject it, or "
+        "doubt it where you cannot tell. Compare their look, position and motion. Say why in a few words.\n"
+        'Answer with JSON only: {{"1": {{"verdict": "accept, doubt or reject", "reason": "..."}}, ...}}'
+    )
 
     def __post_init__(self) -> None:
         """Fill each question in once, so that a mistake shows before the first video."""
         for field in fields(self):
             given: dict[str, Any] = {} if field.name == "naming" else {"expression": ""}
-            given |= {"attributes": ""} if field.name in ("grounding", "localisation") else {}
+            given |= {"attributes": ""} if field.name in ("grounding", "whereabouts", "localisation") else {}
+            given |= {"count": ""} if field.name == "verification" else {}
             given |= {"moments": 1} if field.name.startswith("localisation") else {}
             try:
                 getattr(self, field.name).format(**given)
@@ -97,6 +122,10 @@ class PromptTexts:
     def reasoning_question(self, expression: str) -> str:
         """The chain-of-thought question."""
         return self.reasoning.format(expression=expression)
+
+    def whereabouts_question(self, expression: str, attributes: tuple[str, ...]) -> str:
+        """The second question of a chain of thought in two steps."""
+        return self.whereabouts.format(expression=expression, attributes=", ".join(attributes) or "unknown")
 
     def grounding_question(self, expression: str, attributes: tuple[str, ...]) -> str:
         """The grounding question; its answer is where attention is read."""
@@ -116,15 +145,19 @@ class PromptTexts:
         """The question about a cut-out."""
         return self.naming.format()
 
+    def verification_question(self, expression: str, count: int) -> str:
+        """The question about ``count`` candidates that are outlined and numbered."""
+        return self.verification.format(expression=expression, count=count)
+
     def background_question(self, expression: str) -> str:
         """The question whose attention is taken away from that of the grounding question."""
         return self.background.format(expression=expression)
 
-    def described(self, *, background: bool, localisation: bool = False) -> dict[str, str]:
-        """The questions of a proposal by name; those about the background and positions only where they are asked."""
-        asked = {"reasoning", "grounding", "grounding_without_attributes"}
-        asked |= {"background"} if background else set()
-        asked |= {"localisation", "localisation_without_attributes"} if localisation else set()
+    def described(self, *, background: bool) -> dict[str, str]:
+        """The questions of every proposal by name; that about the background only where it is asked."""
+        asked = {"reasoning", "grounding", "grounding_without_attributes"} | (
+            {"background"} if background else set()
+        )
         return {name: text for name, text in asdict(self).items() if name in asked}
 
 
@@ -212,18 +245,24 @@ def reason_about(
         video: The keyframes as one video, as its vision tower encoded them.
         expression: The annotator's text.
         texts: The questions.
-        config: Length limit of the answer, and the least confidence of an attribute.
+        config: One step or two, length limit of each answer, and the least confidence of an attribute.
         prefix: Keeps what does not depend on the expression; nothing is kept where left out.
     """
-    answer = lvlm.answer(
-        texts.reasoning_question(expression_as(config.expression_form, expression)),
-        video,
-        max_new_tokens=config.max_new_tokens,
-        prefix=prefix,
-        complete=holds_attributes,
-    )
-    phrases = parse_attributes(answer.text)
-    return Reasoning(
-        confident_attributes(phrases, answer.tokens, config.attribute_confidence),
-        said_by(phrases, answer.tokens),
-    )
+    asked = expression_as(config.expression_form, expression)
+
+    def ask(question: str) -> Reasoning:
+        answer = lvlm.answer(
+            question, video, max_new_tokens=config.max_new_tokens, prefix=prefix, complete=holds_attributes
+        )
+        phrases = parse_attributes(answer.text)
+        return Reasoning(
+            confident_attributes(phrases, answer.tokens, config.attribute_confidence),
+            said_by(phrases, answer.tokens),
+        )
+
+    first = ask(texts.reasoning_question(asked))
+    if config.reasoning_steps == 1:
+        return first
+    second = ask(texts.whereabouts_question(asked, first.attributes))
+    both = tuple(dict.fromkeys((*first.attributes, *second.attributes)))
+    return replace(first, attributes=both[:MAX_ATTRIBUTES])

@@ -91,7 +91,7 @@ class _Clip:
         steerseg = self._pipelines[choice.segmenter]
         features = steerseg.encode(question.video, config)
         if seen not in self._attributes:
-            self._attributes[seen] = steerseg.reason(features, question.expression, config)
+            self._attributes[seen] = steerseg.reason(features, question.expression, config).attributes
         mapped = seen, config.borders
         if mapped not in self._maps:
             self._maps[mapped] = steerseg.ground(

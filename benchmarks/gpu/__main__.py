@@ -233,7 +233,7 @@ class Bench:
         text = len(steerseg.texts.reasoning_question(expression)) + 40
         _, second = timed(
             f"{state}: reason",
-            lambda: steerseg.reason(seen, expression, config),
+            lambda: steerseg.reason(seen, expression, config).attributes,
             floor=floors.read(1, tokens + text, known=known) + floors.speak(config.max_new_tokens),
         )
         soft = 0 if steerseg.soft_prompts is None else len(steerseg.soft_prompts.frame)

@@ -187,7 +187,7 @@ def _timed(records: Records, stage: str, way: str, work: Callable[[], Any], **mo
 
 
 def _reason(steerseg: SteerSeg, seen: VideoFeatures, expression: str) -> Any:
-    return steerseg.reason(seen, expression, dataclasses.replace(steerseg.config, reasoning=True))
+    return steerseg.reason(seen, expression, dataclasses.replace(steerseg.config, reasoning=True)).attributes
 
 
 def _ground(steerseg: SteerSeg, seen: VideoFeatures, expression: str) -> Any:

@@ -1,4 +1,6 @@
-"""``python -m benchmarks.meaning presence|wordings|readings|plurals -o FILE``: ask, keep each answer, print tables.
+"""``python -m benchmarks.meaning KIND -o FILE``: ask, keep each answer as a line, print tables.
+
+Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``.
 
 ``wordings`` asks what people type; ``readings`` asks the expressions of a split that plain wording changes.
 ``--read FILE`` prints the table of answers that are kept already.
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 from benchmarks.meaning.plurals import PluralRow, describe_plurals, measure_plurals
 from benchmarks.meaning.presence import PresenceRow, describe_presence, fit, measure_presence
 from benchmarks.meaning.sharing import Measure, measure_clips
+from benchmarks.meaning.verification import VerificationRow, describe_verification, measure_verification
 from benchmarks.meaning.wordings import (
     WordingRow,
     clips_of,
@@ -34,8 +37,20 @@ ROWS: dict[str, type[BaseModel]] = {
     "plurals": PluralRow,
     "wordings": WordingRow,
     "readings": WordingRow,
+    "verification": VerificationRow,
 }
-SPLITS = {"presence": "test-presence", "plurals": "test-plurals", "wordings": "measured", "readings": "test"}
+SPLITS = {
+    "presence": "test-presence",
+    "plurals": "test-plurals",
+    "wordings": "measured",
+    "readings": "test",
+    "verification": "val",
+}
+MEASURES: dict[str, Measure] = {
+    "presence": measure_presence,
+    "plurals": measure_plurals,
+    "verification": measure_verification,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +91,7 @@ def _work(what: str, split: str, count: int) -> tuple[Measure, Manifest, Sequenc
     manifest = load_manifest(split)
     if what == "readings":
         return measure_readings, manifest, clips_read_otherwise(manifest, count)
-    return (measure_presence if what == "presence" else measure_plurals), manifest, manifest.clips[:count]
+    return MEASURES[what], manifest, manifest.clips[:count]
 
 
 def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:
@@ -84,6 +99,8 @@ def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:
         return describe_wordings([row for row in rows if isinstance(row, WordingRow)])
     if rows and isinstance(rows[0], PluralRow):
         return describe_plurals([row for row in rows if isinstance(row, PluralRow)])
+    if rows and isinstance(rows[0], VerificationRow):
+        return describe_verification([row for row in rows if isinstance(row, VerificationRow)])
     preset = load_preset(find_preset("demo"))
     lexicon = preset.load_lexicon()
     known = [row for row in rows if isinstance(row, PresenceRow)]

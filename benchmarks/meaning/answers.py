@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, ClipEntry, Manifest, clips
-from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg
-from steerseg.presence.look import Expectation, look_at, look_of
-from steerseg.presence.signals import Look, Said
+from steerseg.pipeline import RankedCandidate, SteerSeg
+from steerseg.presence.judge import Case
+from steerseg.presence.signals import Look
 from steerseg.video import Video, keyframe_indices, video_from_frames
 
 Masks = NDArray[np.bool_]
@@ -42,22 +42,18 @@ class Found:
     """What the pipeline found for an expression, on the keyframes.
 
     Attributes:
-        wording: What the models read.
-        read: What reasoning read it as.
-        candidates: The candidates.
+        case: The expression as the models read it, and its candidates.
         ranking: The best ones.
         look: What presence follows from; ``None`` where nothing was found or nobody looked.
     """
 
-    wording: str
-    read: Said
-    candidates: Candidates
+    case: Case
     ranking: tuple[RankedCandidate, ...]
-    look: Look | None
+    look: Look | None = None
 
     def masks(self, rank: int = 0) -> Masks:
         """(K, H, W) masks of a ranked candidate; none of them set where there is no such candidate."""
-        on_keyframes = self.candidates.on_keyframes
+        on_keyframes = self.case.on_keyframes
         if rank >= len(self.ranking):
             return np.zeros((len(on_keyframes.frames), on_keyframes.height, on_keyframes.width), dtype=bool)
         return on_keyframes.masks(self.ranking[rank].index)
@@ -72,28 +68,24 @@ class Asker:
 
     def __init__(self, steerseg: SteerSeg) -> None:
         self._steerseg = steerseg
-        self._expectation = Expectation(steerseg.lvlm, steerseg.preset)
 
     def ask(self, video: Video, expression: str, config: PipelineConfig, *, look: bool = False) -> Found:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
         steerseg = self._steerseg
-        wording = steerseg.wording(expression, config)
+        reading = steerseg.read(expression, config)
         features = steerseg.encode(video, config)
-        reasoning = steerseg.consider(features, wording, config)
-        maps = steerseg.ground(features, wording, reasoning.attributes, config, steerseg.steering(config))
-        positions = steerseg.locate(features, wording, reasoning.attributes, config)
+        reasoning = steerseg.reason(features, reading.text, config)
+        maps = steerseg.ground(
+            features, reading.text, reasoning.attributes, config, steerseg.steering(config)
+        )
+        positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
         candidates = steerseg.find_candidates(features, maps, config)
-        ranking = steerseg.rank(candidates, maps, config, positions)
-        looked = None
-        if look and ranking:
-            best, on_keyframes = ranking[0], candidates.on_keyframes
-            found = look_at(steerseg.lvlm, steerseg.preset, video, on_keyframes, best.index)
-            ratio = self._expectation.log_ratio(wording, found.name)
-            merge = steerseg.lvlm.family.temporal_merge
-            looked = look_of(
-                reasoning.said, found, ratio, best.correlation, on_keyframes, best.index, maps, merge
-            )
-        return Found(wording, reasoning.said, candidates, ranking, looked)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
+        looked = (
+            steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None
+        )
+        return Found(case, ranking, looked)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

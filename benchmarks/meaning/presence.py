@@ -25,6 +25,7 @@ class PresenceRow(BaseModel):
         text: The expression.
         there: Whether it has a target.
         wording: What the models read.
+        new_words: Its words that nobody taught, which ``"refuse-known"`` never refuses.
         look: What presence follows from; ``None`` where nothing was found.
         j: Mean IoU in [0, 1] of the best candidate with the target on the keyframes.
     """
@@ -34,6 +35,7 @@ class PresenceRow(BaseModel):
     text: str
     there: bool
     wording: str
+    new_words: tuple[str, ...] = ()
     look: Look | None
     j: float
 
@@ -50,7 +52,8 @@ def measure_presence(steerseg: SteerSeg, one: ClipQuestions) -> list[PresenceRow
             kind=expression.kind,
             text=expression.text,
             there=bool(expression.targets),
-            wording=found.wording,
+            wording=found.case.reading.text,
+            new_words=found.case.reading.new_words,
             look=found.look,
             j=mean_iou(found.masks(), truth) if expression.targets else 0.0,
         )
@@ -101,14 +104,15 @@ def describe_presence(
     there = np.array([row.there for row in rows])
     clips = [row.video for row in rows]
     refused = (values < calibration.threshold).astype(np.float64)
+    known = np.array([not row.new_words for row in rows])
     yield f"AUROC of what is there against what is not: {auroc_interval(values, there, clips)}"
     good = np.array([row.j > 0.5 for row in rows])
     clips_there = [clip for clip, shown in zip(clips, there, strict=True) if shown]
     right = auroc_interval(values[there], good[there], clips_there)
     yield f"AUROC of presence for J > 0.5, among what is there: {right}"
     yield ""
-    yield "| expressions | refused | 95 % over clips | number |"
-    yield "|---|---|---|---|"
+    yield "| expressions | refused | 95 % over clips | of known words | by refuse-known | number |"
+    yield "|---|---|---|---|---|---|"
     groups: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         groups["**there**" if row.there else "**not there**"].append(i)
@@ -117,7 +121,11 @@ def describe_presence(
             groups["there, and J > 0.5" if row.j > 0.5 else "there, and J ≤ 0.5"].append(i)
     for name, members in sorted(groups.items(), key=lambda item: (rows[item[1][0]].there, item[0])):
         share = bootstrap_mean(refused[members], [clips[i] for i in members])
-        yield f"| {name} | {share.mean:.3f} | {share.low:.3f} to {share.high:.3f} | {share.count} |"
+        by_known = float((refused * known)[members].mean())
+        yield (
+            f"| {name} | {share.mean:.3f} | {share.low:.3f} to {share.high:.3f} | {int(known[members].sum())} "
+            f"| {by_known:.3f} | {share.count} |"
+        )
 
 
 def fit(

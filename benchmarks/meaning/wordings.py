@@ -115,7 +115,7 @@ def _measured(steerseg: SteerSeg, one: ClipQuestions, text: str, expression: Exp
     return WordingRow(
         video=one.clip.entry.video,
         text=text,
-        wording=steerseg.wording(text, plain),
+        wording=steerseg.read(text, plain).text,
         typed=as_typed,
         plain=j(text, plain),
         written=as_typed if text == expression.text else j(expression.text, typed),

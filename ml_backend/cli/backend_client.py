@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -23,6 +24,36 @@ class BackendUnreachableError(BackendError):
 
 class BackendBusyError(BackendError):
     """The backend answers, but not to the question: it starts, stops, or its database is in use."""
+
+
+class NotThereError(BackendError):
+    """What a task asks for is so unlikely in its video that it has no prediction.
+
+    Attributes:
+        presence: How likely it is, in [0, 1].
+    """
+
+    def __init__(self, message: str, presence: float) -> None:
+        super().__init__(message)
+        self.presence = presence
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """The predictions of a task.
+
+    Attributes:
+        predictions: As Label Studio takes them, the best one last.
+        presence: How likely the expression is of anything in the video, in [0, 1]; ``None`` where nobody judged.
+    """
+
+    predictions: tuple[dict[str, Any], ...] = field(repr=False)
+    presence: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The best score, in [0, 1]."""
+        return max(float(prediction["score"]) for prediction in self.predictions)
 
 
 class BackendClient:
@@ -81,10 +112,11 @@ class BackendClient:
         """
         return self._ask("GET", f"/projects/{project}/corrections")
 
-    def predict(self, project: int, label_config: str, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def predict(self, project: int, label_config: str, task: dict[str, Any]) -> TaskPredictions:
         """Wait for the predictions of one task, however long they take.
 
         Raises:
+            NotThereError: There is none, since what is asked for is hardly in the video.
             BackendError: There is none; the message says why.
         """
         body = {
@@ -98,10 +130,13 @@ class BackendClient:
             answer = self._ask("POST", "/predict", json=body)
             if not answer["pending"]:
                 break
+        presence = answer["presence"].get(str(task["id"]))
+        if answer["not_there"]:
+            raise NotThereError("; ".join(answer["errors"].values()), presence)
         if answer["errors"]:
             raise BackendError("; ".join(answer["errors"].values()))
         item = answer["results"][0]
-        return [item] if isinstance(item, dict) else list(item)
+        return TaskPredictions((item,) if isinstance(item, dict) else tuple(item), presence)
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:

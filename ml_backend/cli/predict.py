@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ml_backend.cli.backend_client import BackendClient
+from ml_backend.cli.backend_client import BackendClient, NotThereError
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, positive, read_settings
 from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.task import task_value
@@ -69,6 +69,8 @@ class Summary:
         failures: Task number and reason of the others.
         version: The version that was asked for.
         below: Task number and score of those whose best score was below the least.
+        presence: How likely what is asked for is in the video, in [0, 1], by number of the judged tasks.
+        not_there: Numbers of the tasks without a prediction since that is so unlikely.
     """
 
     predicted: int
@@ -76,6 +78,8 @@ class Summary:
     failures: tuple[tuple[int, str], ...]
     version: str
     below: tuple[tuple[int, float], ...] = ()
+    presence: Mapping[int, float] = field(default_factory=dict)
+    not_there: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -83,12 +87,46 @@ class Summary:
             f"already, {len(self.failures)} are without one"
         ]
         lines += [f"  task {task}: {reason}" for task, reason in self.failures]
+        lines += _describe_presence(self.presence, self.not_there)
         if self.below:
             lines.append(
                 f"{len(self.below)} predictions were not stored, since their score is below the least:"
             )
             lines += [f"  task {task}: score {score:.2f}" for task, score in self.below]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the backend answered about tasks.
+
+    Attributes:
+        scores: The best score by task.
+        presence: How likely what is asked for is in the video, in [0, 1], by number of the judged tasks.
+        not_there: Numbers of the tasks without a prediction since that is so unlikely.
+        failures: Task number and reason of the others without a prediction.
+    """
+
+    scores: Mapping[int, float]
+    presence: Mapping[int, float]
+    not_there: tuple[int, ...]
+    failures: tuple[tuple[int, str], ...]
+
+
+def _describe_presence(presence: Mapping[int, float], not_there: Sequence[int]) -> list[str]:
+    """Lines about what was judged: the tasks without a prediction, and how sure the others are."""
+    lines = []
+    if not_there:
+        lines.append(
+            f"{len(not_there)} tasks ask for what is hardly in their video, so nothing was stored; their pages show "
+            "what comes closest:"
+        )
+        lines += [f"  task {task}: presence {presence[task]:.2f}" for task in not_there]
+    shown = sorted((value, task) for task, value in presence.items() if task not in not_there)
+    if shown:
+        (least, task), (most, _) = shown[0], shown[-1]
+        lines.append(f"presence of what was found: {least:.2f} (task {task}) to {most:.2f}")
+    return lines
 
 
 def plan_project(client: LabelStudioClient, backend: BackendClient, project: int) -> Plan:
@@ -136,14 +174,16 @@ def predict_project(
             stands in the summary.
     """
     plan = plan_project(client, backend, project)
-    scores, failures = ask_for(backend, project, plan, plan.wanted, concurrency, client, least_score)
-    below = {task: score for task, score in scores.items() if score < least_score}
+    asked = ask_for(backend, project, plan, plan.wanted, concurrency, client, least_score)
+    below = {task: score for task, score in asked.scores.items() if score < least_score}
     return Summary(
-        predicted=len(scores) - len(below),
+        predicted=len(asked.scores) - len(below),
         skipped=plan.skipped,
-        failures=failures,
+        failures=asked.failures,
         version=plan.version,
         below=tuple(sorted(below.items())),
+        presence=asked.presence,
+        not_there=asked.not_there,
     )
 
 
@@ -155,7 +195,7 @@ def ask_for(
     concurrency: int,
     client: LabelStudioClient | None = None,
     least_score: float = 0.0,
-) -> tuple[dict[int, float], tuple[tuple[int, str], ...]]:
+) -> Asked:
     """Ask for predictions of tasks.
 
     Args:
@@ -166,26 +206,26 @@ def ask_for(
         concurrency: Tasks that are asked for at the same time.
         client: Where the predictions are stored; ``None`` stores none.
         least_score: Least score of a task's best prediction, for its predictions to be stored.
-
-    Returns:
-        The best score by task, and number and reason of those that have no prediction.
     """
     scores: dict[int, float] = {}
+    presence: dict[int, float] = {}
 
     def predict(task: dict[str, Any]) -> None:
-        predictions = backend.predict(project, plan.label_config, task)
-        best = max(float(prediction["score"]) for prediction in predictions)
-        if client is not None and best >= least_score:
-            for prediction in predictions:
+        found = backend.predict(project, plan.label_config, task)
+        if client is not None and found.score >= least_score:
+            for prediction in found.predictions:
                 client.predictions.create(
                     int(task["id"]),
                     prediction["result"],
                     score=prediction["score"],
                     model_version=prediction["model_version"],
                 )
-        scores[int(task["id"])] = best
+        scores[int(task["id"])] = found.score
+        if found.presence is not None:
+            presence[int(task["id"])] = found.presence
 
     failures: list[tuple[int, str]] = []
+    not_there: list[int] = []
     stage = f"predicting {len(tasks)} tasks"
     with ThreadPoolExecutor(concurrency) as pool, ProgressBar() as progress:
         futures = {pool.submit(predict, task): int(task["id"]) for task in tasks}
@@ -195,12 +235,15 @@ def ask_for(
                 progress(stage, done / len(tasks))
                 try:
                     future.result()
+                except NotThereError as error:
+                    not_there.append(futures[future])
+                    presence[futures[future]] = error.presence
                 except SteerSegError as error:
                     failures.append((futures[future], str(error)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return scores, tuple(sorted(failures))
+    return Asked(scores, presence, tuple(sorted(not_there)), tuple(sorted(failures)))
 
 
 def preview_project(
@@ -220,16 +263,19 @@ def preview_project(
         What became of them for a person, and whether all have a prediction.
     """
     chosen = [plan.wanted[index] for index in spread(range(len(plan.wanted)), count)]
-    scores, failures = ask_for(backend, project, plan, chosen, concurrency)
+    asked = ask_for(backend, project, plan, chosen, concurrency)
     lines = [
-        f"{len(scores)} of {len(plan.wanted)} tasks predicted by {plan.version} for a look, {len(failures)} are "
-        "without a prediction; nothing was stored in Label Studio"
+        f"{len(asked.scores)} of {len(plan.wanted)} tasks predicted by {plan.version} for a look, "
+        f"{len(asked.failures)} are without a prediction; nothing was stored in Label Studio"
     ]
-    lines += [f"  task {task}: score {score:.2f}" for task, score in sorted(scores.items())]
-    lines += [f"  task {task}: {reason}" for task, reason in failures]
+    for task, score in sorted(asked.scores.items()):
+        judged = f", presence {asked.presence[task]:.2f}" if task in asked.presence else ""
+        lines.append(f"  task {task}: score {score:.2f}{judged}")
+    lines += [f"  task {task}: {reason}" for task, reason in asked.failures]
+    lines += _describe_presence(asked.presence, asked.not_there)
     query = "&".join(f"task={int(task['id'])}" for task in chosen)
     lines.append(f"Look at them on {url}/pages/projects/{project}/preview" + (f"?{query}" if query else ""))
-    return "\n".join(lines), not failures
+    return "\n".join(lines), not asked.failures
 
 
 def _has_prediction(client: LabelStudioClient, task: dict[str, Any], version: str) -> bool:

@@ -206,7 +206,7 @@ class ProposalRow(Base):
     expression: Mapped[str] = mapped_column(Text)
     version: Mapped[str]
     path: Mapped[str]  # relative to the data folder
-    score: Mapped[float | None] = mapped_column(Double)  # of the best tracklet; NULL where nothing was found
+    score: Mapped[float | None] = mapped_column(Double)  # of the best tracklet; NULL where nothing is shown
     # Of the best tracklet's score over the second's; NULL where there is no second.
     margin: Mapped[float | None] = mapped_column(Double)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -69,7 +69,7 @@ class ProposalStore:
             project_id: The project; it must be known.
             task_id: The task.
             path: The proposal's file, relative to the data folder.
-            score: Of the best tracklet; ``None`` where there is none.
+            score: Of the best tracklet; ``None`` where there is none, or none is shown.
             margin: Of its score over the second's; ``None`` where there is no second.
         """
         subject = {"project_id": project_id, "task_id": task_id, **asdict(key)}

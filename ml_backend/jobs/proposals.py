@@ -323,7 +323,7 @@ class Proposer:
             self._job_store.finish(job.id, JobState.CANCELLED, error=str(error))
 
     def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
-        scores = [tracklet.score for tracklet in proposal.tracklets]
+        scores = [tracklet.score for tracklet in proposal.offered]
         self._proposal_store.add(
             key,
             project_id=owner[0],

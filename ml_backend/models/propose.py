@@ -22,6 +22,7 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
                 frame_scores=np.asarray(tracklet.frame_scores, dtype=np.float32),
                 prompt=_point(tracklet.prompt),
                 score=float(tracklet.score),
+                opinion=tracklet.opinion,
             )
             for tracklet in proposal.tracklets
         ),

@@ -130,7 +130,9 @@ class Refiner:
                 path, self._steerseg.encode_keyframes(example.video, config, progress, pictures=pictures)
             )
         context = self._reader.context(path)
-        wording = self._steerseg.wording(example.expression, config, self._soft_prompts.load(request.prompts))
+        wording = self._steerseg.read(
+            example.expression, config, self._soft_prompts.load(request.prompts)
+        ).text
         question = self._question(context, wording, progress)
         sample = self._sample(context, question, example, pictures, request.example.weight)
         write_sample(sample_path(request.folder, request.example.key), sample, path.name)
@@ -314,9 +316,9 @@ class Refiner:
         steerseg = self._steerseg
         config = replace(self._config if version else steerseg.config, alternatives=1)
         prompts = self._soft_prompts.load(version)
-        wording = steerseg.wording(example.expression, config, prompts)
+        wording = steerseg.read(example.expression, config, prompts).text
         if wording not in attributes:
-            attributes[wording] = steerseg.reason(features, wording, config, progress)
+            attributes[wording] = steerseg.reason(features, wording, config, progress).attributes
         steering = steerseg.steering(config, prompts)
         maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
         candidates = steerseg.find_candidates(features, maps, config, progress)

@@ -64,6 +64,8 @@ class TaskOutcome:
         predictions: The best one last.
         error: What went wrong, if anything.
         message: The same for a person, or why there is no prediction.
+        presence: How likely the expression is of anything in the video, in [0, 1]; ``None`` where nobody judged.
+        refused: Whether there is no prediction since that is so unlikely.
     """
 
     work: TaskWork
@@ -71,6 +73,8 @@ class TaskOutcome:
     predictions: tuple[Prediction, ...] = ()
     error: Exception | None = None
     message: str | None = None
+    presence: float | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,16 @@ class BatchAnswer:
         model_version: The version that made them.
         errors: Why a task has no prediction, by its number.
         pending: Numbers of the tasks that are still being worked on.
+        presence: How likely the expression is of anything in the video, in [0, 1], by number of the judged tasks.
+        not_there: Numbers of the tasks without a prediction since that is so unlikely.
     """
 
     results: tuple[tuple[Prediction, ...], ...] = field(repr=False)
     model_version: str
     errors: dict[int, str]
     pending: tuple[int, ...]
+    presence: dict[int, float] = field(default_factory=dict)
+    not_there: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, outcomes: Sequence[TaskOutcome], version: str) -> BatchAnswer:
@@ -103,12 +111,18 @@ class BatchAnswer:
             pending=tuple(
                 outcome.work.request.task.id for outcome in outcomes if outcome.ending is Ending.LATE
             ),
+            presence={
+                outcome.work.request.task.id: outcome.presence
+                for outcome in outcomes
+                if outcome.presence is not None
+            },
+            not_there=tuple(outcome.work.request.task.id for outcome in outcomes if outcome.refused),
         )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: an item of ``results`` is a prediction, or a list of them, or an empty list.
 
-        An empty list makes Label Studio store nothing and ask again later. It passes over ``errors`` and ``pending``.
+        An empty list makes Label Studio store nothing and ask again later. It passes over all but ``results``.
         """
         items = [[prediction.to_json() for prediction in predictions] for predictions in self.results]
         return {
@@ -116,6 +130,8 @@ class BatchAnswer:
             "model_version": self.model_version,
             "errors": {str(task_id): message for task_id, message in self.errors.items()},
             "pending": list(self.pending),
+            "presence": {str(task_id): round(value, 4) for task_id, value in self.presence.items()},
+            "not_there": list(self.not_there),
         }
 
 
@@ -201,8 +217,14 @@ class BatchPredictor:
             message = report_error(self._metrics, request.project.id, request.task.id, error)
             return TaskOutcome(work, Ending.FAILED, error=error, message=message)
         if predictions:
-            return TaskOutcome(work, Ending.ANSWERED, predictions)
-        return TaskOutcome(work, Ending.EMPTY, message=describe_absence(proposal, self._guidance))
+            return TaskOutcome(work, Ending.ANSWERED, predictions, presence=proposal.presence)
+        return TaskOutcome(
+            work,
+            Ending.EMPTY,
+            message=describe_absence(proposal, self._guidance),
+            presence=proposal.presence,
+            refused=proposal.refused,
+        )
 
     def _settle(self, outcomes: Sequence[TaskOutcome], *, deliver_late: bool) -> None:
         """Count the outcomes, have late predictions delivered, and end the deliveries of all others."""

@@ -52,7 +52,8 @@ class _Sign:
 def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple[DoubtfulFrame, ...]:
     """The frames of a proposal to look at first, in their order.
 
-    Of the tracklets, those count that the expression means: the best one, or all of them.
+    Of the tracklets, those count that the expression means: the best one, or all of them. None does where presence is
+    refused, since nobody was shown any.
 
     Args:
         proposal: The proposal.
@@ -60,7 +61,7 @@ def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple
     """
     several = instances_meant(proposal.expression) is not None
     signs: dict[int, list[_Sign]] = {}
-    for tracklet in proposal.tracklets if several else proposal.tracklets[:1]:
+    for tracklet in proposal.offered if several else proposal.offered[:1]:
         for sign in _signs(tracklet):
             signs.setdefault(sign.frame, []).append(sign)
     found = []

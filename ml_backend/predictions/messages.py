@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ml_backend.proposals import StoredProposal
+from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE, decode_rle, mask_area
+from steerseg.presence.signals import is_negated
 from steerseg.presets import Preset
 from steerseg.words.counting import NUMBERS
 from steerseg.words.learning import Lexicon
@@ -94,9 +95,10 @@ def describe_proposal(
         if title
         else f"Tracked {_named(proposal)}"
     )
-    text = (
-        f"{begin} on {total - len(hidden)} of {total} frames (score {guidance.shown_score(tracklet.score)})"
-    )
+    figures = f"score {guidance.shown_score(tracklet.score)}"
+    figures += f", {described_presence(proposal)}" if rank == 0 and proposal.presence is not None else ""
+    figures += _described_opinion(tracklet)
+    text = f"{begin} on {total - len(hidden)} of {total} frames ({figures})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
     text = " ".join(filter(None, (text, unknown)))
     if rank > 0:
@@ -134,22 +136,37 @@ def describe_absence(proposal: StoredProposal, guidance: Guidance) -> str:
     return f"nothing in the video matches {proposal.expression!r}"
 
 
-def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: str = "") -> str:
+def described_presence(proposal: StoredProposal) -> str:
+    """How likely the expression is of anything in the video, such as ``presence 0.07``; empty where nobody judged."""
+    return "" if proposal.presence is None else f"presence {proposal.presence:.2f}"
+
+
+def describe_refusal(
+    proposal: StoredProposal, guidance: Guidance, *, verdict: str = "", chosen: bool = False
+) -> str:
     """Describe a proposal of which nothing is shown, since its expression is hardly of anything in the video.
 
     Args:
         proposal: The proposal.
         guidance: The preset's notes on its answers.
         verdict: The verdict that says so, as the annotator's tool calls it; empty where it has none.
+        chosen: Whether it is chosen already.
     """
     named = _named(proposal).rstrip(",")
-    likely = f" (presence {proposal.presence:.2f})" if proposal.presence is not None else ""
+    likely = f" ({described_presence(proposal)})" if proposal.presence is not None else ""
+    accept = ""
     if proposal.understood:
         begin = f"{named} is hardly in the video{likely}, so nothing is shown."
-        accept = f"If it is not there, choose the verdict “{verdict}” and submit." if verdict else ""
+        how = (
+            f"submit: the verdict “{verdict}” is chosen"
+            if chosen
+            else f"choose the verdict “{verdict}” and submit"
+        )
+        accept = f"If it is not there, {how}." if verdict else ""
+    elif is_negated(proposal.read_as or proposal.expression):
+        begin = f"{named} is hardly understood{likely}, so nothing is shown: it says what the object is not."
     else:
         begin = f"{named} is hardly understood{likely}, so nothing is shown: it has words that the models do not know."
-        accept = ""
     parts = (
         begin,
         f"What comes closest looks like “{proposal.found}”." if proposal.found else "",
@@ -187,8 +204,9 @@ def describe_instances(
         count = f"{len(ranks)} of {meant} objects"
     else:
         count = "1 object" if len(ranks) == 1 else f"{len(ranks)} objects"
+    likely = f" ({described_presence(proposal)})" if proposal.presence is not None else ""
     parts = [
-        f"Tracked {count} for “{proposal.expression}”: {'; '.join(each)}.",
+        f"Tracked {count} for “{proposal.expression}”{likely}: {'; '.join(each)}.",
         guidance.describe_unknown(proposal.read_as or proposal.expression),
         _describe_attributes(proposal),
         _describe_candidates(proposal, ranks, guidance),
@@ -246,13 +264,19 @@ def _describe_candidates(proposal: StoredProposal, shown: Collection[int], guida
     """
     places = _places(proposal)
     named = [
-        f"#{rank + 1} ({place}, score {guidance.shown_score(proposal.tracklets[rank].score)})"
+        f"#{rank + 1} ({place}, score {guidance.shown_score(proposal.tracklets[rank].score)}"
+        f"{_described_opinion(proposal.tracklets[rank])})"
         for rank, place in places.items()
         if rank not in shown
     ]
     if not named:
         return ""
     return f"Other candidates: {', '.join(named)}. To choose one, type its number, such as {named[0].split()[0]}."
+
+
+def _described_opinion(tracklet: StoredTracklet) -> str:
+    """What the language model thinks of a candidate, such as ``, rejected: a cat``; empty where it was not asked."""
+    return "" if tracklet.opinion is None else f", {tracklet.opinion}"
 
 
 def _places(proposal: StoredProposal) -> dict[int, str]:

@@ -155,6 +155,8 @@ class Observer:
     def _overlap(self, correction: Correction, path: str) -> float | None:
         """Mean IoU of a proposal's best tracklet with the decided frames; ``None`` where its file is gone.
 
+        Where presence was refused nothing was shown, which is right where the object is on none of the frames.
+
         An expression that means several objects has a tracklet for each: then the one that fits best counts.
         """
         try:
@@ -163,7 +165,7 @@ class Observer:
             return None
         if correction.rejected or not correction.masks:
             return 0.0
-        if not stored.tracklets:
+        if not stored.offered:
             return _mean_iou(correction.masks, None)
         if (stored.height, stored.width) != (correction.height, correction.width):
             return None

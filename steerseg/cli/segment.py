@@ -22,6 +22,7 @@ from steerseg.cli.progress import ProgressBar
 if TYPE_CHECKING:  # with torch, which --help does not need
     from steerseg.pipeline import Proposal
     from steerseg.presets import Preset
+    from steerseg.tracking import Tracklet
 
 
 def add_segment(commands: Any) -> None:
@@ -105,7 +106,8 @@ def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> s
     for rank in others:
         label = "alternatives" if rank == others[0] else ""
         score = proposal.tracklets[rank].score
-        lines.append(f"  {label:<12}  #{rank + 1} on {visible[rank]} of {total} frames (score {score:.2f})")
+        figures = f"score {score:.2f}{_opinion(proposal.tracklets[rank])}"
+        lines.append(f"  {label:<12}  #{rank + 1} on {visible[rank]} of {total} frames ({figures})")
     names = ["proposal.json", "maps.png"]
     if proposal.shown:
         names[1:1] = ["overlay.mp4", f"masks{os.sep} ({total} pictures)"]
@@ -125,13 +127,18 @@ def _findings(proposal: Proposal, visible: Sequence[int]) -> list[str]:
         )
         return [f'"{proposal.expression}" is hardly in the video ({likely}), so no masks are written{found}']
     if len(proposal.shown) == 1:
-        score = f"score {proposal.best.score:.2f}"
+        score = f"score {proposal.best.score:.2f}{_opinion(proposal.best)}"
         return [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
     return [f'found {len(proposal.shown)} objects for "{proposal.expression}"'] + [
         f"  object {number:<6} #{rank + 1} on {visible[rank]} of {total} frames"
-        f" (score {proposal.tracklets[rank].score:.2f})"
+        f" (score {proposal.tracklets[rank].score:.2f}{_opinion(proposal.tracklets[rank])})"
         for number, rank in enumerate(proposal.shown, start=1)
     ]
+
+
+def _opinion(tracklet: Tracklet) -> str:
+    """What the model thinks of a candidate, such as ``, rejected: a cat``; empty where it was not asked."""
+    return "" if tracklet.opinion is None else f", {tracklet.opinion}"
 
 
 def _doubts(proposal: Proposal, preset: Preset) -> list[str]:

@@ -34,8 +34,9 @@ stays there, and "the leftmost" of what is always further left than the others o
 not tell the object apart. *Not* understood: negations ("not red"), numbers and ordinals beyond "first from the left",
 parts of objects, and writing on them; of real films only what looks much like these pictograms.
 
-The demo also judges how likely an expression is of anything in the video: its *presence*, from 0 to 1. It shows its
-best candidate all the same. A word that it was not taught may be a team's own, which corrections teach it.
+The demo also judges how likely an expression is of anything in the video: its *presence*, from 0 to 1. Where that is
+below 0.36 it shows nothing and says so; `#1` shows its best candidate all the same. It never refuses an expression with
+a word that it was not taught: the word may be a team's own, which corrections teach it.
 """
 
 

@@ -109,6 +109,14 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
         config["localisation"] = preset.texts.localisation
     else:
         del config["localisation"], config["localisation_weight"]
+    if config["reasoning_steps"] == 1:
+        del config["reasoning_steps"]
+    else:
+        config["whereabouts"] = preset.texts.whereabouts
+    if config["verification"] == "off":
+        del config["verification"]
+    elif config["verification"] == "ask":
+        config["verification"] = preset.texts.verification
     if config["background"]:
         config["background"] = preset.texts.background
     else:

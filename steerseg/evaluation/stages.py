@@ -21,10 +21,12 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Candidates, SteerSeg, VideoFeatures
+from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg, VideoFeatures
+from steerseg.presence.judge import Case
 from steerseg.reasoning import check_expression, expression_as
 from steerseg.tracking import Prompt
 from steerseg.video import Video, keyframe_indices
+from steerseg.words.reading import Reading
 
 Mask = NDArray[np.bool_]
 
@@ -178,22 +180,23 @@ class ClipStages:
         expression = check_expression(sample.expression)
         features, seconds = self._encode(config)
 
+        limits = (config.keyframes, config.max_new_tokens, config.attribute_confidence)
         reasoned = self._once(
-            (
-                "reason",
-                sample.id,
-                config.reasoning,
-                config.keyframes,
-                config.max_new_tokens,
-                config.attribute_confidence,
-            ),
+            ("reason", sample.id, config.reasoning, config.reasoning_steps, limits),
             lambda: steerseg.reason(features, expression, config),
         )
-        attributes: tuple[str, ...] = reasoned.value
+        attributes: tuple[str, ...] = reasoned.value.attributes
         # The next stages depend on the attributes and prompts themselves, not on how they came about, and up to
         # the ranking not on the weight of the maps.
         same = replace(
-            config, reasoning=True, soft_prompts=True, max_new_tokens=0, frame_weight=0.0, localisation=False
+            config,
+            reasoning=True,
+            soft_prompts=True,
+            max_new_tokens=0,
+            frame_weight=0.0,
+            localisation=False,
+            verification="off",
+            reasoning_steps=1,
         )
         key = (sample.id, attributes, None if steering is None else steering.digest, same)
         grounded = self._once(
@@ -206,7 +209,12 @@ class ClipStages:
             ("locate", sample.id, attributes, config.localisation),
             lambda: steerseg.locate(features, expression, attributes, config),
         )
-        ranking = steerseg.rank(candidates, maps, config, located.value)
+        case = Case(self.video, Reading(expression), reasoned.value.said, maps, candidates.on_keyframes)
+        ranked = steerseg.rank(candidates, maps, config, located.value)
+        verified = self._once(
+            ("verify", key, config.verification, ranked), lambda: steerseg.verify(case, ranked, config)
+        )
+        ranking: tuple[RankedCandidate, ...] = verified.value
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
         empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
@@ -217,7 +225,7 @@ class ClipStages:
                 seconds,
                 reasoning=reasoned.seconds + located.seconds,
                 grounding=grounded.seconds,
-                candidates=searched.seconds,
+                candidates=searched.seconds + verified.seconds,
                 tracking=tracked.seconds,
             ),
             attributes=attributes,

@@ -57,6 +57,25 @@ class ChatReader:
         Returns:
             Keys and values of each layer; the text model's output (1, d) at the last token.
         """
+        past, output = self._read(inputs, prefix_length, slot)
+        return past, output[:, -1]
+
+    def read_outputs(
+        self, inputs: Mapping[str, Any], prefix_length: int, count: int, slot: PrefixSlot | None
+    ) -> torch.Tensor:
+        """The text model's output (1, count, d) at the last tokens of one chat; arguments as above.
+
+        Args:
+            inputs: Of the chat, with positions.
+            prefix_length: Tokens up to the last visual one.
+            count: How many tokens, all of them after the prefix.
+            slot: Where the prefix is kept.
+        """
+        return self._read(inputs, prefix_length, slot)[1][:, -count:]
+
+    def _read(
+        self, inputs: Mapping[str, Any], prefix_length: int, slot: PrefixSlot | None
+    ) -> tuple[Past, torch.Tensor]:
         there = self.on_device(inputs)
         prefix = None
         if slot is not None:
@@ -66,10 +85,10 @@ class ChatReader:
             cache = DynamicCache()
             inner = self._model.model
             output = inner(**there, **cached(inner, cache), use_cache=True).last_hidden_state
-            return [(layer.keys, layer.values) for layer in cache.layers], output[:, -1]
+            return [(layer.keys, layer.values) for layer in cache.layers], output
         embeds = self._embeddings(there["input_ids"][:, prefix_length:])
         read, output = self.prefix_reader.output(prefix, embeds, there["position_ids"][..., prefix_length:])
-        return list(zip(read.keys, read.values, strict=True)), output[:, -1]
+        return list(zip(read.keys, read.values, strict=True)), output
 
     def read_queries(self, inputs: Mapping[str, Any], layers: Sequence[int]) -> QueryKeyTap:
         """Read whole chats up to the last of some layers, and record queries and keys.

@@ -45,6 +45,7 @@ from steerseg.points import PointPrompt
 from steerseg.presence.localisation import Positions
 from steerseg.presence.signals import Presence
 from steerseg.tracking import Tracklet
+from steerseg.verification import Opinion
 from steerseg.video import Video, write_video
 
 SCHEMA = 1
@@ -168,6 +169,7 @@ class TrackletRecord(BaseModel):
         boxes: One a frame, [x, y, width, height] in pixels, null where the object is not visible.
         scores: One a frame, probability in [0, 1] that the object is there.
         masks: One a frame.
+        opinion: What the LVLM thinks of it; left out where it was not asked, or said nothing.
     """
 
     rank: int
@@ -176,6 +178,7 @@ class TrackletRecord(BaseModel):
     boxes: list[tuple[float, float, float, float] | None]
     scores: list[float]
     masks: list[MaskRecord]
+    opinion: Opinion | None = None
 
     @classmethod
     def of(cls, rank: int, tracklet: Tracklet) -> TrackletRecord:
@@ -187,6 +190,7 @@ class TrackletRecord(BaseModel):
             boxes=[mask_box(decode_rle(rle)) for rle in tracklet.rles],
             scores=[round(float(score), 6) for score in tracklet.frame_scores],
             masks=[MaskRecord(**rle) for rle in tracklet.rles],
+            **({} if tracklet.opinion is None else {"opinion": tracklet.opinion}),
         )
 
     def tracklet(self) -> Tracklet:
@@ -196,6 +200,7 @@ class TrackletRecord(BaseModel):
             frame_scores=np.array(self.scores, dtype=np.float32),
             prompt=self.prompt.prompt(),
             score=self.score,
+            opinion=self.opinion,
         )
 
 

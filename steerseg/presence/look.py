@@ -10,6 +10,7 @@ import torch
 from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import GroundingMaps, spread_video_map
 from steerseg.lvlm.base import LVLM, VisionFeatures
+from steerseg.lvlm.prefix import PrefixSlot, PrefixStore
 from steerseg.presence.signals import Look, Said
 from steerseg.presets import Preset
 from steerseg.ranking import pearson
@@ -19,6 +20,7 @@ from steerseg.video import Video
 from steerseg.words.naming import BEGINNING, GREY, MARGINS, SIDE, crop_vision, crops_vision, frames_to_show
 
 _ANY = "the thing"
+_KEPT_BYTES = 64 << 20
 
 
 def look_at(lvlm: LVLM, preset: Preset, video: Video, on_keyframes: Propagation, index: int) -> Said:
@@ -64,6 +66,11 @@ class Expectation:
         frames = np.full((self._preset.keyframes, SIDE, SIDE, 3), GREY, dtype=np.uint8)
         return crops_vision(self._lvlm, self._preset, frames)
 
+    @cached_property
+    def _slot(self) -> PrefixSlot:
+        """Where the part of the chats about the grey picture is kept: it is the same for all expressions."""
+        return PrefixSlot(PrefixStore(_KEPT_BYTES), "grey", "video")
+
     def log_ratio(self, expression: str, name: str) -> float:
         """The log of the probability of a name for an expression to that for "the thing", in nats; 0 without a name."""
         if not name:
@@ -79,12 +86,14 @@ class Expectation:
             expression_as(self._preset.config.expression_form, expression)
         )
         chat = lvlm.chats.write(question, self._grey) + BEGINNING
-        inputs = lvlm.chats.inputs([chat + name], self._grey)
-        inputs = lvlm.reader.on_device(lvlm.chats.with_positions(inputs))
+        inputs = lvlm.chats.with_positions(lvlm.chats.inputs([chat + name], self._grey))
         length = len(lvlm.processor.tokenizer(chat + name, add_special_tokens=False)["input_ids"])
         length -= len(lvlm.processor.tokenizer(chat, add_special_tokens=False)["input_ids"])
-        logits = lvlm.model(**inputs, logits_to_keep=length + 1).logits[0, :-1].float().log_softmax(dim=-1)
-        said = inputs["input_ids"][0, -length:, None]
+        ids = inputs["input_ids"]
+        seen = int(lvlm.chats.vision_indices(ids, self._grey.kind)[0, -1]) + 1
+        hidden = lvlm.reader.read_outputs(inputs, seen, length + 1, self._slot)
+        logits = lvlm.model.lm_head(hidden)[0, :-1].float().log_softmax(dim=-1)
+        said = ids[0, -length:, None].to(logits.device)
         return float(logits.gather(1, said).sum())
 
 

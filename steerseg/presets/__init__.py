@@ -137,7 +137,8 @@ class Preset(BaseModel):
         except TypeError as error:
             raise ConfigError(
                 f"preset {self.name!r}: {error}; 'prompts' takes reasoning, grounding, "
-                "grounding_without_attributes, background, naming, localisation and localisation_without_attributes."
+                "grounding_without_attributes, background, naming, whereabouts, verification, localisation and "
+                "localisation_without_attributes."
             ) from None
 
     @property

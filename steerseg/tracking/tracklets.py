@@ -14,6 +14,7 @@ from steerseg.masks import RLE, decode_rle, encode_rle
 from steerseg.points import PointPrompt
 from steerseg.segmenters.base import DecodedMask, ObjectMemory
 from steerseg.tracking.packed_masks import mask_at_size
+from steerseg.verification import Opinion
 
 StageProgress = Callable[[float], None]
 """Called with the fraction in [0, 1] of a stage that is done. May raise :class:`steerseg.errors.Cancelled`."""
@@ -28,12 +29,14 @@ class Tracklet:
         frame_scores: (T,) float32, the segmenter's object score as a probability in [0, 1] per frame.
         prompt: The point at which it started.
         score: Rank score (Pearson correlation with the grounding maps) in [-1, 1].
+        opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
     """
 
     rles: tuple[RLE, ...] = field(repr=False)
     frame_scores: NDArray[np.float32] = field(repr=False)
     prompt: PointPrompt
     score: float
+    opinion: Opinion | None = None
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:

@@ -303,15 +303,15 @@ def same_masks(found: Mapping[int, NDArray[np.bool_]], expected: Mapping[int, ND
 def test_a_bad_expression_is_explained_and_a_better_one_replaces_the_masks(
     labeling: LabelingPage, frames_project: Project, samples: list[Sample]
 ) -> None:
-    labeling.open(frames_project.id, max(frames_project.predictions))
+    labeling.open(frames_project.id, frames_project.first_task)
     before = {region["id"] for region in labeling.of_type("brushlabels")}
     labeling.switch_on_auto_annotation()
     labeling.type_expression("dog " * 400)
     until(lambda: "characters" in labeling.status(), "a status that says what is wrong", limit=60)
     assert {region["id"] for region in labeling.of_type("brushlabels")} == before
 
-    labeling.ask("the green thing")
+    labeling.ask("the backpack")
     masks = labeling.of_type("brushlabels")
     pages = [region["item_index"] for region in masks]
     assert len(pages) == len(set(pages)), "the new masks took the place of the old ones"
-    assert "the green thing" in {text for region in masks for text in region["meta"]["text"]}
+    assert "the backpack" in {text for region in masks for text in region["meta"]["text"]}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerseg.attributes import MAX_ATTRIBUTES, confident_attributes, holds_attributes, parse_attributes
-from steerseg.lenient_json import read_value
+from steerseg.words.lenient_json import read_value
 
 
 @pytest.mark.parametrize(

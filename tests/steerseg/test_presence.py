@@ -1,10 +1,15 @@
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from steerseg.demo.dataset import clips, load_manifest
+from steerseg.lvlm.base import LVLM
 from steerseg.pipeline import SteerSeg
+from steerseg.presence.look import Expectation
 from steerseg.presence.signals import (
     Look,
     PresenceCalibration,
@@ -17,6 +22,7 @@ from steerseg.presence.signals import (
 from steerseg.presets import BUILT_IN, load_preset
 from steerseg.video import video_from_frames
 from steerseg.words.learning import Lexicon
+from steerseg.words.naming import BEGINNING, GREY, SIDE, crops_vision
 
 LEXICON = Lexicon(
     called={"dog": ("dog",), "animal": ("cat", "dog"), "bell pepper": ("bell pepper",), "bell": ("bell",)},
@@ -71,21 +77,48 @@ def test_published_presets_are_not_calibrated() -> None:
     assert {name for name, folder in BUILT_IN.items() if load_preset(folder).presence} == {"demo"}
 
 
-def test_the_demo_tells_what_it_does_not_understand_and_refuses_it_by_option() -> None:
+@torch.no_grad()
+def test_what_is_expected_is_the_models_own_probability(preset: Path) -> None:
+    small = load_preset(preset)
+    lvlm = LVLM.from_pretrained(small.lvlm, device=torch.device("cpu"), dtype=torch.float32)
+    grey = np.full((small.keyframes, SIDE, SIDE, 3), GREY, dtype=np.uint8)
+    vision = crops_vision(lvlm, small, grey)
+
+    def probability(expression: str, name: str) -> float:
+        chat = lvlm.chats.write(small.texts.reasoning_question(expression), vision) + BEGINNING
+        inputs = lvlm.chats.with_positions(lvlm.chats.inputs([chat + name], vision))
+        count = len(name)  # the tokenizer knows single bytes
+        logits = lvlm.model(**lvlm.reader.on_device(inputs)).logits[0, -count - 1 : -1].log_softmax(dim=-1)
+        return float(logits.gather(1, inputs["input_ids"][0, -count:, None]).sum())
+
+    expectation = Expectation(lvlm, small)
+    for expression, name in (("the dog", "dog"), ("a cat on the left", "dog"), ("the dog", "bell")):
+        expected = probability(expression, name) - probability("the thing", name)
+        assert expectation.log_ratio(expression, name) == pytest.approx(expected, abs=1e-4)
+    assert expectation.log_ratio("the dog", "") == 0.0
+
+
+def test_the_demo_refuses_what_is_not_there_and_no_word_that_may_be_a_teams_own() -> None:
     steerseg = SteerSeg.from_pretrained("demo", device="cpu")
-    assert steerseg.config.presence == "judge"
-    strict = replace(steerseg.config, presence="refuse")
+    assert steerseg.config.presence == "refuse-known"
     clip = next(clips(load_manifest("presence-val")))
     video = video_from_frames(clip.frames, fps=clip.fps)
-    there = steerseg.propose(video, "pls track the green truck", config=strict)
+    there = steerseg.propose(video, "pls track the green truck")
     assert there.read_as == "the green truck"
     assert there.shown == (0,)
     assert not there.presence.refused
-    absent = steerseg.propose(video, "das rote auto", config=strict)
+    absent = steerseg.propose(video, "the purple giraffe")
     assert absent.presence.refused
-    assert not absent.presence.understood
+    assert absent.presence.understood
     assert absent.shown == ()
     assert absent.tracklets  # to choose from, all the same
-    assert absent.presence.value is not None
-    assert there.presence.value is not None
-    assert absent.presence.value < there.presence.value
+    strange = steerseg.propose(video, "das rote auto")
+    assert not strange.presence.refused
+    assert not strange.presence.understood
+    assert strange.shown == (0,)
+    values = [one.presence.value or 0.0 for one in (there, absent, strange)]
+    assert min(values[0] - value for value in values[1:]) > 0.3
+    assert (
+        steerseg.propose(video, "das rote auto", config=replace(steerseg.config, presence="refuse")).shown
+        == ()
+    )

@@ -55,7 +55,7 @@ def propose(request: ProposeRequest, reporter: Reporter) -> StoredProposal:
         height=HEIGHT,
         width=WIDTH,
         versions={"preset": "test"},
-        presence=0.07 if word == "absent" else None,
+        presence={"absent": 0.07, "judged": 0.93}.get(word),
         refused=word == "absent",
         found="penguin" if word == "absent" else "",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Blueprint, render_template, request
 
 from ml_backend.models.geometry import spread
+from ml_backend.predictions.messages import described_presence
 from ml_backend.predictions.results import label_studio_score
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from ml_backend.service import Service
@@ -25,7 +26,9 @@ class PreviewedProposal:
 
     Attributes:
         listed: The proposal.
-        score: As Label Studio is given it, in [0, 1]; ``None`` where nothing was found.
+        score: As Label Studio is given it, in [0, 1]; ``None`` where it is given nothing.
+        presence: How likely the expression is of anything in the video, for a person; empty where nobody judged.
+        refused: Whether that is so unlikely that Label Studio is given nothing.
         frame: The frame of its picture: where the object is largest.
         visible: On how many frames the object is.
         frames: Of how many.
@@ -33,6 +36,8 @@ class PreviewedProposal:
 
     listed: ListedProposal
     score: float | None
+    presence: str
+    refused: bool
     frame: int
     visible: int
     frames: int
@@ -82,13 +87,20 @@ def requested_threshold() -> float:
 
 def preview_of(listed: ListedProposal, stored: StoredProposal) -> PreviewedProposal:
     """A proposal as the page shows it."""
+    presence = described_presence(stored)
     if not stored.tracklets:
-        return PreviewedProposal(listed, None, 0, 0, len(stored.pts))
+        return PreviewedProposal(listed, None, presence, stored.refused, 0, 0, len(stored.pts))
     best = stored.tracklets[0]
     areas = [mask_area(rle) for rle in best.rles]
     frame = max(range(len(areas)), key=lambda index: (areas[index], -index))
     return PreviewedProposal(
-        listed, label_studio_score(best), frame, sum(area > 0 for area in areas), len(areas)
+        listed=listed,
+        score=None if stored.refused else label_studio_score(best),
+        presence=presence,
+        refused=stored.refused,
+        frame=frame,
+        visible=sum(area > 0 for area in areas),
+        frames=len(areas),
     )
 
 

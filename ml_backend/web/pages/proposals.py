@@ -9,7 +9,7 @@ from flask import Blueprint, Response, render_template, send_file
 
 from ml_backend.label_studio.task_media import media_limits
 from ml_backend.predictions.frame_checks import doubtful_frames
-from ml_backend.predictions.messages import describe_proposal
+from ml_backend.predictions.messages import describe_proposal, describe_refusal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
@@ -49,13 +49,14 @@ def add_proposals(blueprint: Blueprint, service: Service) -> None:
     def proposal(number: int) -> str:
         listed, shown = load(number)
         stored = shown.proposal
+        describe = describe_refusal if stored.refused else describe_proposal
         keyframes = [(index, frame, stored.pts[frame]) for index, frame in enumerate(stored.maps.keyframes)]
         return render_template(
             "proposal.html",
             listed=listed,
             project=known_project(service, listed.project_id),
             proposal=stored,
-            description=describe_proposal(stored, guidance=service.guidance),
+            description=describe(stored, guidance=service.guidance),
             tracklets=[(tracklet, presence_of(tracklet)) for tracklet in stored.tracklets],
             keyframes=keyframes,
             doubtful=doubtful_frames(stored),

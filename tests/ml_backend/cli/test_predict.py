@@ -138,6 +138,25 @@ def test_a_preview_predicts_a_few_and_names_their_page(
     assert len(served.service.jobs().jobs) == before + 1
 
 
+def test_what_is_hardly_there_is_counted_and_named(
+    served: Backend, fake_label_studio: FakeLabelStudio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    introduce(served)
+    fake_label_studio.tasks = fake_label_studio.tasks[1:]
+    first, second = fake_label_studio.tasks
+    first["data"]["expr"], second["data"]["expr"] = "absent ball", "judged ball"
+    assert main(["predict", str(PROJECT), "--preview", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "task 3: score 0.80, presence 0.93" in output
+    assert main(["predict", str(PROJECT)]) == 0
+    output = capsys.readouterr().out
+    assert "1 tasks predicted" in output
+    assert "1 tasks ask for what is hardly in their video, so nothing was stored" in output
+    assert "task 2: presence 0.07" in output
+    assert "presence of what was found: 0.93 (task 3) to 0.93" in output
+    assert {prediction["task"] for prediction in fake_label_studio.predictions} == {3}
+
+
 def served_port(output: str) -> str:
     return output.rpartition("http://127.0.0.1:")[2].partition("/")[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,9 @@ STEADY = [2 * t for t in range(COUNT)]
 def test_a_steady_object_has_no_frame_to_check() -> None:
     assert doubtful_frames(proposal(tracklet(STEADY))) == ()
     assert doubtful_frames(proposal()) == ()
+    unsure = proposal(tracklet(STEADY, [0.5] * COUNT))
+    assert doubtful_frames(unsure)
+    assert doubtful_frames(replace(unsure, refused=True)) == (), "nobody was shown any"
     # A fast one jumps all the time, as is usual for it.
     assert doubtful_frames(proposal(tracklet([abs(7 * t - 49) for t in range(15)]))) == ()
 

@@ -24,6 +24,7 @@ from ml_backend.label_studio.task_media import Media
 from ml_backend.models.affinity import Sighting
 from ml_backend.models.job_observer import SilentObserver
 from ml_backend.models.queue import ModelJob
+from ml_backend.web.pages.queries import list_proposals
 from tests.support.backend import (
     FIXTURES,
     VERSION,
@@ -191,6 +192,34 @@ def test_the_status_text_says_what_happened(backend: Backend, expression: str, w
     assert words in status["value"]["text"][0]
 
 
+VERDICT = '<Choices name="verdict" toName="frames"{}><Choice value="Accept"/><Choice value="Not visible"/></Choices>'
+
+
+def verdicts_after(backend: Backend, config: str, *texts: str) -> list[list[str] | None]:
+    """The verdict in the answer to each text; ``None`` where the answer leaves it alone."""
+    body = recorded("predict_interactive_text_frames")
+    body["label_config"] = body["label_config"].replace("</View>", STATUS + config + "</View>")
+    backend.post("/setup", {**recorded("setup"), "project": body["project"], "schema": body["label_config"]})
+    found: list[list[str] | None] = []
+    for text in texts:
+        body["params"]["context"]["result"][0]["value"]["text"] = [text]
+        result = backend.post("/predict", body)["results"][0]["result"]
+        chosen = [item["value"]["choices"] for item in result if item["from_name"] == "verdict"]
+        found.append(chosen[0] if chosen else None)
+    return found
+
+
+def test_the_verdict_for_what_is_not_there_is_chosen_and_taken_back(backend: Backend) -> None:
+    texts = ("absent ball", "the ball", "the ball", "absent ball")
+    # Beside masks that are there the verdict is the annotator's to choose.
+    assert verdicts_after(backend, VERDICT.format(""), *texts) == [["Not visible"], [], None, None]
+
+
+def test_a_verdict_of_each_page_is_the_annotators_to_choose(backend: Backend) -> None:
+    assert verdicts_after(backend, VERDICT.format(' perItem="true"'), "absent ball") == [None]
+    assert verdicts_after(backend, "", "absent ball") == [None]
+
+
 def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend, tmp_path: Path) -> None:
     backend = make_backend(predict_timeout=0.3)
     body = recorded("predict_interactive_text_frames")
@@ -295,6 +324,14 @@ def test_what_is_hardly_there_is_not_stored_as_a_prediction(backend: Backend) ->
     answer = backend.post("/predict", body)
     assert answer["results"] == [[]]
     assert "is hardly in the video (presence 0.07)" in answer["errors"]["3"]
+    assert (answer["not_there"], answer["presence"]) == ([3], {"3": 0.07})
+    (listed,) = list_proposals(backend.database, 1, limit=1)
+    assert listed.score is None, "the lists of proposals do not count it as found"
+    page = backend.client.get(f"/pages/proposals/{listed.id}").get_data(as_text=True)
+    assert "is hardly in the video (presence 0.07)" in page
+    preview = backend.client.get("/pages/projects/1/preview").get_data(as_text=True)
+    assert "hardly in the video (presence 0.07): nothing is stored" in preview
+    assert "data-kept-all>0</b> of all 1 tasks" in preview
 
 
 @pytest.mark.parametrize("expression", ["the two balls", "both balls", "balls"])

@@ -36,8 +36,8 @@ def test_it_names_and_tracks_what_held_out_expressions_refer_to() -> None:
         named.append(expression.name in proposal.attributes)
         seen = steerseg.encode(video, steerseg.config)
         for word, text in (("known", expression.text), ("never met", "the rig")):
-            said[word][0] += len(steerseg.reason(seen, text, steerseg.config))
-            said[word][1] += len(steerseg.reason(seen, text, all_kept))
+            said[word][0] += len(steerseg.reason(seen, text, steerseg.config).attributes)
+            said[word][1] += len(steerseg.reason(seen, text, all_kept).attributes)
     assert np.mean(tracked) >= 0.5, tracked
     assert np.mean(named) >= 0.5, named
     kept = {word: sure / everything for word, (sure, everything) in said.items()}

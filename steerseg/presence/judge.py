@@ -1,0 +1,105 @@
+"""The judge of presence: looks at candidates, and says how likely an expression is of anything in the video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steerseg.config import PipelineConfig
+from steerseg.grounding import GroundingMaps, slice_seconds
+from steerseg.lvlm.base import LVLM
+from steerseg.presence.look import Expectation, look_at, look_of
+from steerseg.presence.signals import NOT_JUDGED, Look, Presence, Said, signals_of
+from steerseg.presets import Preset
+from steerseg.tracking import Propagation
+from steerseg.verification import Opinion, Stance
+from steerseg.video import Video
+from steerseg.words.learning import Lexicon
+from steerseg.words.reading import Reading
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of an expression and its candidates before one of them is looked at.
+
+    Attributes:
+        video: The video.
+        reading: The expression as the models read it.
+        said: What reasoning read it as.
+        maps: The grounding maps.
+        on_keyframes: The candidates on the keyframes.
+    """
+
+    video: Video
+    reading: Reading
+    said: Said
+    maps: GroundingMaps
+    on_keyframes: Propagation
+
+    def seconds(self, lvlm: LVLM, config: PipelineConfig) -> float:
+        """Seconds between two slices of the keyframes, as the LVLM is told."""
+        if config.seconds_per_slice is not None:
+            return config.seconds_per_slice
+        duration = float(self.video.pts[-1] - self.video.pts[0])
+        return slice_seconds(duration, len(self.on_keyframes.frames), lvlm.family.temporal_merge)
+
+
+class Judge:
+    """Judges proposals of one preset.
+
+    Args:
+        lvlm: The model.
+        preset: Its questions, its calibration and its budget of visual tokens.
+        lexicon: The model's words.
+    """
+
+    def __init__(self, lvlm: LVLM, preset: Preset, lexicon: Lexicon) -> None:
+        self._lvlm = lvlm
+        self._preset = preset
+        self._lexicon = lexicon
+        self._expectation = Expectation(lvlm, preset)
+
+    def can_judge(self, config: PipelineConfig) -> bool:
+        """Whether the preset is calibrated, and there is reasoning, which the signals need."""
+        return self._preset.presence is not None and config.reasoning
+
+    def look(self, case: Case, index: int, score: float) -> Look:
+        """Look at a candidate, alone.
+
+        Args:
+            case: The expression and its candidates.
+            index: Of the candidate.
+            score: Its rank score.
+        """
+        found = look_at(self._lvlm, self._preset, case.video, case.on_keyframes, index)
+        ratio = self._expectation.log_ratio(case.reading.text, found.name)
+        merge = self._lvlm.family.temporal_merge
+        return look_of(case.said, found, ratio, score, case.on_keyframes, index, case.maps, merge)
+
+    def presence(self, case: Case, look: Look, config: PipelineConfig) -> Presence:
+        """How likely the expression is of anything, by the look at the best candidate."""
+        calibration = self._preset.presence
+        if calibration is None:
+            return NOT_JUDGED
+        signals = signals_of(case.reading.text, look, self._lexicon)
+        value = calibration.presence(signals)
+        refuses = config.presence == "refuse" or (
+            config.presence == "refuse-known" and not case.reading.new_words
+        )
+        understood = signals.known == 1 and not signals.negated
+        return Presence(
+            value, refuses and value < calibration.threshold, look.found.name, understood=understood
+        )
+
+    def opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
+        """What the judge thinks of candidates: rejected below the threshold, doubted within as much of 1."""
+        calibration = self._preset.presence
+        assert calibration is not None
+        least = calibration.threshold
+
+        def stance(value: float) -> Stance:
+            return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
+
+        values = [calibration.presence(signals_of(case.reading.text, look, self._lexicon)) for look in looks]
+        names = [f"looks like “{look.found.name}”" if look.found.name else "" for look in looks]
+        return [Opinion(stance(value), name) for value, name in zip(values, names, strict=True)]
