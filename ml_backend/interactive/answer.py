@@ -81,7 +81,6 @@ class Answer:
         score: Score of the best region, in [0, 1].
         late: Whether it was not ready in time, so that the annotator has to ask again.
         settles_text: Whether the expressions in force take the place of the texts that were typed.
-        verdict: The verdict that is chosen for the annotator; empty to take it back, ``None`` to leave it alone.
     """
 
     result: tuple[Result, ...] = field(default=(), repr=False)
@@ -89,27 +88,14 @@ class Answer:
     score: float = 0.0
     late: bool = False
     settles_text: bool = False
-    verdict: str | None = None
 
 
-def refusal(
-    proposal: StoredProposal, guidance: Guidance, side: FramesSide | VideoSide, *, choose: bool = False
-) -> Answer:
-    """The answer to an expression that is hardly of anything in the video: no mask, and the verdict for it.
-
-    Args:
-        proposal: The proposal.
-        guidance: The preset's notes on its answers.
-        side: The side of the task.
-        choose: Whether the verdict is chosen, so that the annotator has only to submit it. It is not where words of the
-            expression are not understood, nor where each page has a verdict of its own.
-    """
+def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | VideoSide) -> Answer:
+    """The answer to an expression that is hardly of anything in the video: no mask, and the verdict to choose."""
     control = side.task.verdict
     choices = () if control is None else control.choices
     verdict = next((choice for choice in choices if verdict_word(choice) == NOT_VISIBLE), "")
-    chosen = choose and proposal.understood and control is not None and not control.per_item
-    message = describe_refusal(proposal, guidance, verdict=verdict, chosen=chosen)
-    return Answer(message=message, verdict=verdict if chosen and verdict else None)
+    return Answer(message=describe_refusal(proposal, guidance, verdict=verdict))
 
 
 def late_answer(progress: str) -> Answer:

@@ -18,7 +18,7 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.interactive.video_answer import VideoCalls, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.results import status_result, verdict_result
+from ml_backend.label_studio.results import status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.language.expressions import task_expression
 from ml_backend.metrics import Metrics
@@ -128,9 +128,6 @@ class InteractiveCalls:
         if answer.message is not None:
             status = status_result(side, answer.message, interactive=True)
             result += [] if status is None else [status]
-        if answer.verdict is not None:
-            verdict = verdict_result(side, answer.verdict)
-            result += [] if verdict is None else [verdict]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
 
     def _unless_submitted(

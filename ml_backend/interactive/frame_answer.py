@@ -92,10 +92,7 @@ class _FrameCall(PagesCall):
         message = answer.message
         if message is None:
             return answer
-        if answer.verdict is None and answer.result and self._known.absent:
-            answer = replace(answer, verdict="")
-        absent = self._known.absent if answer.verdict is None else bool(answer.verdict)
-        task = self._states.change(self._key, lambda task: replace(task, message=message, absent=absent))
+        task = self._states.change(self._key, lambda task: replace(task, message=message))
         return self._with_settled_text(answer, task) if answer.settles_text else answer
 
     def _with_settled_text(self, answer: Answer, task: TaskState) -> Answer:
@@ -157,7 +154,7 @@ class _FrameCall(PagesCall):
         if not proposal.tracklets:
             return Answer(message=describe_answer(proposal, 0, self._guidance))
         if proposal.refused and typed.pick is None:
-            return refusal(proposal, self._guidance, self._side, choose=not self._used(update.task))
+            return refusal(proposal, self._guidance, self._side)
         several = None if typed.pick is not None else instances_meant(proposal.expression)
         ranks = self._ranks(proposal, instance, typed.pick, several)
         ranks = ranks[: max(1, len(self._names) - update.index)]
@@ -268,18 +265,13 @@ class _FrameCall(PagesCall):
 
     def _free_index(self, task: TaskState) -> int:
         """The first instance that has no mask yet."""
-        used = self._used(task)
+        used = {index for index, instance in task.instances.items() if is_visible(instance)}
+        if self._draft is not None:
+            used |= self._draft.instances.keys() - task.instances.keys()
         free = next((index for index in range(len(self._names)) if index not in used), None)
         if free is None:
             raise ExpressionError("all objects are in use; delete one, or name the one to split into")
         return free
-
-    def _used(self, task: TaskState) -> set[int]:
-        """The instances that have a mask."""
-        used = {index for index, instance in task.instances.items() if is_visible(instance)}
-        if self._draft is not None:
-            used |= self._draft.instances.keys() - task.instances.keys()
-        return used
 
     def _ranks(
         self,

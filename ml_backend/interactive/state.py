@@ -179,14 +179,12 @@ class TaskState:
         instances: The instances by index.
         chosen_label: The label of the instance that was chosen at the last call; empty where none was.
         message: The message of the last answer; a draft that shows it is younger than that answer.
-        absent: Whether the verdict that nothing is there was chosen for the annotator, and is not taken back.
     """
 
     active_index: Annotated[int, Field(alias="active")] = 0
     instances: Annotated[Mapping[int, InstanceState], Field(alias="objects")] = field(default_factory=dict)
     chosen_label: Annotated[str, Field(alias="chosen")] = ""
     message: str = ""
-    absent: bool = False
 
     def with_instance(self, instance: InstanceState) -> TaskState:
         """The task with an instance put at its index."""

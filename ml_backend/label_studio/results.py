@@ -127,20 +127,6 @@ def expressions_result(side: FramesSide, expressions: Sequence[str]) -> Result |
     return _text_result(side.name, side.task.expression, *expressions) if expressions else None
 
 
-def verdict_result(side: FramesSide | VideoSide, choice: str) -> Result | None:
-    """A verdict on the whole task, chosen; taken back where it is empty. ``None`` if the configuration has none."""
-    control = side.task.verdict
-    if control is None:
-        return None
-    return {
-        "id": _text_id(side.name, control.name),
-        "from_name": control.name,
-        "to_name": side.name,
-        "type": "choices",
-        "value": {"choices": [choice] if choice else []},
-    }
-
-
 def status_id(side: FramesSide | VideoSide) -> str:
     """The id of messages beside a side of a task."""
     return _text_id(side.task.status_target or side.name, side.task.status)

@@ -141,28 +141,20 @@ def described_presence(proposal: StoredProposal) -> str:
     return "" if proposal.presence is None else f"presence {proposal.presence:.2f}"
 
 
-def describe_refusal(
-    proposal: StoredProposal, guidance: Guidance, *, verdict: str = "", chosen: bool = False
-) -> str:
+def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: str = "") -> str:
     """Describe a proposal of which nothing is shown, since its expression is hardly of anything in the video.
 
     Args:
         proposal: The proposal.
         guidance: The preset's notes on its answers.
         verdict: The verdict that says so, as the annotator's tool calls it; empty where it has none.
-        chosen: Whether it is chosen already.
     """
     named = _named(proposal).rstrip(",")
     likely = f" ({described_presence(proposal)})" if proposal.presence is not None else ""
     accept = ""
     if proposal.understood:
         begin = f"{named} is hardly in the video{likely}, so nothing is shown."
-        how = (
-            f"submit: the verdict “{verdict}” is chosen"
-            if chosen
-            else f"choose the verdict “{verdict}” and submit"
-        )
-        accept = f"If it is not there, {how}." if verdict else ""
+        accept = f"If it is not there, choose the verdict “{verdict}” and submit." if verdict else ""
     elif is_negated(proposal.read_as or proposal.expression):
         begin = f"{named} is hardly understood{likely}, so nothing is shown: it says what the object is not."
     else:

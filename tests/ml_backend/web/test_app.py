@@ -192,32 +192,15 @@ def test_the_status_text_says_what_happened(backend: Backend, expression: str, w
     assert words in status["value"]["text"][0]
 
 
-VERDICT = '<Choices name="verdict" toName="frames"{}><Choice value="Accept"/><Choice value="Not visible"/></Choices>'
-
-
-def verdicts_after(backend: Backend, config: str, *texts: str) -> list[list[str] | None]:
-    """The verdict in the answer to each text; ``None`` where the answer leaves it alone."""
+def test_what_is_not_there_gives_no_mask_and_names_the_verdict(backend: Backend) -> None:
+    verdict = '<Choices name="verdict" toName="frames"><Choice value="Accept"/><Choice value="Not visible"/></Choices>'
     body = recorded("predict_interactive_text_frames")
-    body["label_config"] = body["label_config"].replace("</View>", STATUS + config + "</View>")
+    body["label_config"] = body["label_config"].replace("</View>", STATUS + verdict + "</View>")
     backend.post("/setup", {**recorded("setup"), "project": body["project"], "schema": body["label_config"]})
-    found: list[list[str] | None] = []
-    for text in texts:
-        body["params"]["context"]["result"][0]["value"]["text"] = [text]
-        result = backend.post("/predict", body)["results"][0]["result"]
-        chosen = [item["value"]["choices"] for item in result if item["from_name"] == "verdict"]
-        found.append(chosen[0] if chosen else None)
-    return found
-
-
-def test_the_verdict_for_what_is_not_there_is_chosen_and_taken_back(backend: Backend) -> None:
-    texts = ("absent ball", "the ball", "the ball", "absent ball")
-    # Beside masks that are there the verdict is the annotator's to choose.
-    assert verdicts_after(backend, VERDICT.format(""), *texts) == [["Not visible"], [], None, None]
-
-
-def test_a_verdict_of_each_page_is_the_annotators_to_choose(backend: Backend) -> None:
-    assert verdicts_after(backend, VERDICT.format(' perItem="true"'), "absent ball") == [None]
-    assert verdicts_after(backend, "", "absent ball") == [None]
+    body["params"]["context"]["result"][0]["value"]["text"] = ["absent ball"]
+    (status,) = backend.post("/predict", body)["results"][0]["result"]
+    assert status["from_name"] == "status"
+    assert "choose the verdict “Not visible” and submit" in status["value"]["text"][0]
 
 
 def test_an_interactive_answer_that_takes_long_says_so(make_backend: MakeBackend, tmp_path: Path) -> None:
