@@ -5,6 +5,7 @@
 #   TORCH, TORCHVISION, LABEL_STUDIO               requirements, in pip's notation
 #   PIP_ARGS                                       further arguments of every `pip install`
 #   PYTEST_ARGS                                    arguments of pytest, for example PYTEST_ARGS="-k video -x"
+#   TEST_PROCESSES=2                               processes that share the tests
 #   LABEL_STUDIO_PORT=8080 BACKEND_PORT=9090       ports of the demo
 #   DEMO_EXIT=1                                    verify the demo and stop
 
@@ -35,8 +36,20 @@ help: ## List the targets
 demo: $(VENV_READY) $(LS_VENV_READY) ## Start Label Studio and the backend with pre-annotated sample videos
 	@$(VENV)/bin/python -m ml_backend.demo
 
+# Two processes take the files by turns. Those that need the machine for themselves come last, one by one: a real Label
+# Studio in a browser, and campaigns against the server. With PYTEST_ARGS one process runs what they choose.
+TEST_PROCESSES ?= 2
+ALONE := tests/e2e tests/adversarial
+
 test: $(VENV_READY) $(LS_VENV_READY) ## Run all tests, the last ones against a real Label Studio in a browser
+ifeq ($(PYTEST_ARGS),)
+	@status=0; \
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ALONE:%=--ignore=%) || status=$$?; \
+	$(VENV)/bin/python -m pytest $(ALONE) || status=$$?; \
+	exit $$status
+else
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+endif
 
 lint: $(VENV_READY) docs ## Check style, types, layers, sizes and the documents
 	$(VENV)/bin/ruff check .
