@@ -133,7 +133,7 @@ def test_predictions_in_between_change_nothing(pair: Pair) -> None:
         request = ProposeRequest(pair.root / "film0", "the square", 5.0, 1)
         for _ in range(1 + step % 2):
             job = pair.executor.submit(request, priority=Priority.INTERACTIVE)
-            job.future.add_done_callback(lambda done: answered.append(done.result().num_frames))
+            job.future.add_done_callback(lambda done: answered.append(len(done.result().pts)))
 
     together, _ = pair.train(propose)
     wait_until(lambda: len(answered) == STEPS + STEPS // 2)
