@@ -33,7 +33,8 @@ RUN index="$TORCH_INDEX" \
     && grep -E '^(torch|torchvision)==' image.lock > torch.txt \
     && pip install --no-deps ${index:+--index-url "$index"} -r torch.txt
 # These layers are kept while only our own code changes.
-RUN pip install "setuptools==80.9.0" "wheel==0.45.1" \
+RUN grep '^setuptools==' image.lock > setuptools.txt \
+    && pip install --no-deps -r setuptools.txt \
     && SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation -r image.lock
 
 COPY pyproject.toml LICENSE NOTICE README.md ./
@@ -41,7 +42,7 @@ COPY steerseg steerseg
 COPY ml_backend ml_backend
 RUN pip install --no-build-isolation --no-deps . \
     && pip check \
-    && pip uninstall --yes wheel pip
+    && pip uninstall --yes pip
 
 
 # What differs between the variants in use. Triton compiles its launchers with a C compiler when a GPU is first used.

@@ -102,10 +102,8 @@ def test_every_package_has_its_locked_version(dockerfile: list[Instruction]) -> 
         if one.name == "RUN"
     ]
     assert len(installs) == 4
-    for install in installs:
-        named = re.findall(r'"([^"$]+)"', install)
-        assert all("==" in name for name in named)
-        assert named or "--no-deps" in install
+    assert all("--no-deps" in install for install in installs), "what a package needs is in the lock"
+    assert all(".txt" in install or "image.lock" in install for install in installs[:-1])
     assert "COPY requirements/image-${VARIANT}.lock image.lock" in [
         f"{one.name} {one.text}" for one in dockerfile
     ]
@@ -315,7 +313,7 @@ def test_secrets_come_from_the_environment_and_the_head_says_which(name: str) ->
     compose = yaml.safe_load(text)
     for service in compose["services"].values():
         for key, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|_TOKEN$|API_KEY$", key):
+            if re.search(r"PASSWORD|SECRET|_TOKEN$|API_KEY$", key) and value not in ("true", "false"):
                 assert re.search(r"\$\{\w+:\?", value), f"{key} of {name} is written out"
     head = text.split("\nservices:")[0].split("\nx-")[0]
     for variable in set(re.findall(r"\$\{(\w+):\?", text)):

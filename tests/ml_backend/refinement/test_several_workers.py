@@ -50,7 +50,7 @@ class Pair:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        schedule = {"steps": 4000, "warmup": 1, "learning_rate": 0.05, "anchor": 0.1}
+        schedule = {"steps": 4000, "warmup": 1, "learning_rate": 0.005, "anchor": 0.1}
         self.preset = save_preset(
             root / "preset",
             replay=None,
