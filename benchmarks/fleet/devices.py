@@ -98,7 +98,8 @@ def workers(models: Models, devices: Sequence[str], folder: Path) -> Iterator[Mo
     """The server's dispatcher with a ready model process for each device, as ``serve --device`` starts them."""
     executor: ModelExecutor
     if models == "demo":
-        executor = _build_executor(Settings(data_dir=folder, preset="demo", device=",".join(devices)))
+        given = {"data_dir": folder, "preset": "demo", "device": ",".join(devices)}
+        executor = _build_executor(Settings.model_validate(given))
     else:
         processes: list[ProcessWorker[ModelRequest, ModelAnswer]] = [
             ProcessWorker(RandomFactory(models, device), device=device) for device in devices

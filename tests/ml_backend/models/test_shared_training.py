@@ -138,14 +138,14 @@ def handler_of(root: Path, **refinement: Any) -> ModelHandler:
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ModelHandler, TrainRequest, SoftPrompts]:
-    """A handler, a training, and what one worker makes of it; 12 steps at five times the usual rate."""
+    """A handler, a training, and what one worker makes of it; 12 steps at the usual rate."""
     root = tmp_path_factory.mktemp("trained")
     torch.set_num_threads(1)
     handler = handler_of(
         root / "preset",
         batch=request.param,
         frames_per_sample=2,
-        training={"steps": 12, "warmup": 1, "learning_rate": 0.005, "anchor": 0.1},
+        training={"steps": 12, "warmup": 1, "learning_rate": 1e-3, "anchor": 0.1},
     )
     training = prepare(lambda asked: handler(asked, SilentReporter()), root)
     handler(training, SilentReporter())
@@ -180,7 +180,7 @@ def test_any_shares_give_the_prompts_of_one_worker(
     assert len(progress.losses) == progress.steps == 12
     assert (workers.given_back > 0) is (making_way > 0)
     assert distance(together, alone) < TOLERANCE
-    assert distance(together, handler._trainings._start(None)) > 0.01, "it learned something"
+    assert distance(together, handler._trainings._start(None)) > 0.003, "it learned something"
 
 
 def test_one_worker_goes_on_where_several_were_and_the_other_way_round(

@@ -29,8 +29,6 @@ from steerseg.training.trainer import STATE_FILE
 from tests.support.prepared_training import prepare
 from tests.support.refinement_world import LABEL_CONFIG, FilmLoader, add_corrections, save_preset
 
-pytestmark = pytest.mark.timeout(300)
-
 STEPS = 12
 
 
@@ -50,7 +48,7 @@ class Pair:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        schedule = {"steps": 4000, "warmup": 1, "learning_rate": 0.005, "anchor": 0.1}
+        schedule = {"steps": 4000, "warmup": 1, "learning_rate": 1e-3, "anchor": 0.1}
         self.preset = save_preset(
             root / "preset",
             replay=None,
