@@ -1,42 +1,60 @@
 # The backend with its default models. It listens on port 9090 and keeps its data in /data.
 #
-#   docker build -t steerseg .
+#   docker build -t steerseg:cpu .                               # or, without Docker: make image
+#   docker build -t steerseg:gpu --build-arg VARIANT=gpu .       # or: make image VARIANT=gpu
 #   docker run -p 127.0.0.1:9090:9090 -v steerseg-data:/data \
-#     -e STEERSEG_LABEL_STUDIO_URL=http://label-studio.example.org -e STEERSEG_LABEL_STUDIO_API_KEY steerseg
+#     -e STEERSEG_LABEL_STUDIO_URL=http://label-studio.example.org -e STEERSEG_LABEL_STUDIO_API_KEY steerseg:cpu
 #
 # Inside, it listens on every interface. So it starts only where Label Studio's address, a user and a password
 # (STEERSEG_BASIC_AUTH_...), or STEERSEG_WEBHOOK_SECRET are set. STEERSEG_SERVER_NAMES adds names that others call it by.
 #
-# The image holds torch for GPUs; with --gpus all it uses one. For a much smaller CPU image:
-#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t steerseg:cpu .
+# Every package has the version of requirements/image-VARIANT.lock. With --gpus all, the variant gpu uses GPUs.
 
-FROM python:3.11-slim AS build
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG VARIANT=cpu
 
-ARG TORCH_INDEX=https://pypi.org/simple
+
+FROM ${BASE} AS build
+
+ARG VARIANT
+# Where torch and torchvision come from; left out, PyTorch's index of CPU wheels for cpu, and PyPI for gpu.
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 RUN python -m venv /opt/steerseg
 ENV PATH=/opt/steerseg/bin:$PATH
 
-# sam2 builds only where torch is installed already, and its CUDA extension is not needed.
-RUN pip install --index-url "$TORCH_INDEX" "torch>=2.9" "torchvision>=0.24"
-RUN pip install "setuptools>=77" wheel
-
 WORKDIR /src
-COPY pyproject.toml ./
-# The dependencies alone first: this layer is kept while only our own code changes.
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > /tmp/requirements.txt \
-    && SAM2_BUILD_CUDA=0 pip install --no-build-isolation -r /tmp/requirements.txt
+COPY requirements/image-${VARIANT}.lock image.lock
+# torch first, since sam2 is built from source against it. Its CUDA extension is not needed.
+RUN index="$TORCH_INDEX" \
+    && if [ -z "$index" ] && [ "$VARIANT" = cpu ]; then index=https://download.pytorch.org/whl/cpu; fi \
+    && grep -E '^(torch|torchvision)==' image.lock > torch.txt \
+    && pip install --no-deps ${index:+--index-url "$index"} -r torch.txt
+# These layers are kept while only our own code changes.
+RUN grep '^setuptools==' image.lock > setuptools.txt \
+    && pip install --no-deps -r setuptools.txt \
+    && SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation -r image.lock
 
-COPY LICENSE NOTICE README.md ./
+COPY pyproject.toml LICENSE NOTICE README.md ./
 COPY steerseg steerseg
 COPY ml_backend ml_backend
-RUN pip install --no-build-isolation --no-deps .
+RUN pip install --no-build-isolation --no-deps . \
+    && pip check \
+    && pip uninstall --yes pip
 
 
-FROM python:3.11-slim
+# What differs between the variants in use. Triton compiles its launchers with a C compiler when a GPU is first used.
+FROM ${BASE} AS runtime-cpu
+
+FROM ${BASE} AS runtime-gpu
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
+
+FROM runtime-${VARIANT}
 
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin steerseg \
     && mkdir /data \
@@ -59,5 +77,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, sys, urllib.error, urllib.request\ntry:\n    urllib.request.urlopen('http://127.0.0.1:' + os.environ['STEERSEG_PORT'] + '/health', timeout=4)\nexcept urllib.error.HTTPError as error:\n    sys.exit(error.code != 401)"]
 
-# One server process of many threads, and the model process beside it.
+# One server process of many threads, and the model processes beside it.
 CMD ["steerseg-backend", "serve"]

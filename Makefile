@@ -8,6 +8,9 @@
 #   TEST_PROCESSES=2                               processes that share the tests
 #   LABEL_STUDIO_PORT=8080 BACKEND_PORT=9090       ports of the demo
 #   DEMO_EXIT=1                                    verify the demo and stop
+#   VARIANT=cpu                                    the container image: for a CPU, or for NVIDIA GPUs (gpu)
+#   BUILDAH="buildah --storage-driver vfs"         what builds it; no Docker engine is needed
+#   IMAGE_ARGS                                     further arguments of `buildah build`
 
 PYTHON ?= python3
 TORCH ?= torch==2.14.1
@@ -16,6 +19,9 @@ TORCH_INDEX ?=
 LABEL_STUDIO ?= label-studio==1.23.2
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+VARIANT ?= cpu
+BUILDAH ?= buildah --storage-driver vfs
+IMAGE_ARGS ?=
 
 # Threads that wait sleep: on shared cores, spinning ones cost torch a factor of four to six.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -28,10 +34,10 @@ LS_VENV_READY := $(LS_VENV)/.installed
 PIP := -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv $(VENV) $(LS_VENV) demo test lint docs format clean distclean check-python
+.PHONY: help venv $(VENV) $(LS_VENV) demo test lint docs format image image-test image-lock clean distclean check-python
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV_READY) $(LS_VENV_READY) ## Start Label Studio and the backend with pre-annotated sample videos
 	@$(VENV)/bin/python -m ml_backend.demo
@@ -64,6 +70,18 @@ docs: $(VENV_READY) ## Build the documents in build/docs/
 format: $(VENV_READY) ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+image: ## Build the container image steerseg:cpu, or steerseg:gpu with VARIANT=gpu
+	@command -v $(firstword $(BUILDAH)) > /dev/null || { \
+	  echo "There is no '$(firstword $(BUILDAH))'. On Debian and Ubuntu: apt-get install buildah" >&2; exit 1; }
+	$(BUILDAH) bud --layers=false --isolation chroot --format docker --build-arg VARIANT=$(VARIANT) \
+	  $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(IMAGE_ARGS) --tag steerseg:$(VARIANT) .
+
+image-test: image ## Build the image, run it, and check what is in it
+	$(PYTHON) tools/check_image.py --buildah "$(BUILDAH)" steerseg:$(VARIANT)
+
+image-lock: $(VENV_READY) ## Resolve the image's packages anew and write requirements/image-*.lock
+	$(VENV)/bin/python tools/lock_image.py --constraint '$(TORCH)' --constraint '$(TORCHVISION)'
 
 clean: ## Remove caches, builds and the demo's data
 	rm -rf .demo artefacts build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -3,10 +3,12 @@
     python -m benchmarks.fleet simulate
     python -m benchmarks.fleet simulate --tasks 20000 --patience 0 1 2
     python -m benchmarks.fleet saturate
+    python -m benchmarks.fleet devices --devices cuda:0,cuda:1 --models full
 
 ``simulate`` runs the server's queue under a clock that jumps; see :mod:`benchmarks.fleet.simulation`. ``saturate`` runs
 the server's dispatcher in real time, with workers that take no time at all: first the dispatcher alone, then with the
-database, where each proposal is noted, saved and found again as in the server.
+database, where each proposal is noted, saved and found again as in the server. ``devices`` compares one
+device at a time with all that are named, in the server's own model processes; see :mod:`benchmarks.fleet.devices`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fleet.devices import compare
 from benchmarks.fleet.saturation import dispatched, proposed
 from benchmarks.fleet.simulation import Outcome, Simulation, Team
 from ml_backend.models.affinity import Sighting
@@ -36,11 +39,13 @@ def main() -> None:
     saturate = commands.add_parser("saturate")
     saturate.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8, 64])
     saturate.add_argument("--jobs", type=int, default=2000)
+    several = commands.add_parser("devices")
+    several.add_argument("--devices", default="cpu,cpu")
+    several.add_argument("--models", choices=("demo", "full", "tiny"), default="demo")
+    several.add_argument("--count", type=int, default=8, help="videos that are proposed for in each way")
+    several.add_argument("--seconds", type=float, default=30.0, help="of each of the two trainings")
     options = parser.parse_args()
-    if options.command == "simulate":
-        _simulate(options)
-    else:
-        _saturate(options)
+    {"simulate": _simulate, "saturate": _saturate, "devices": _devices}[options.command](options)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -89,6 +94,18 @@ def _saturate(options: argparse.Namespace) -> None:
             noted = proposed(workers, options.jobs // 10, Path(folder))
         rates = " | ".join(f"{rate.per_second:.0f} | {rate.cpu_ms:.1f}" for rate in (alone, noted))
         print(f"| {workers} | {rates} |", flush=True)
+
+
+def _devices(options: argparse.Namespace) -> None:
+    devices = options.devices.split(",")
+    print(f"| an hour, {options.models} on {options.devices} | one device at a time | all | ratio |")
+    print("|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"count": options.count, "seconds": options.seconds}
+        for found in compare(options.models, devices, Path(folder), **given):
+            print(
+                f"| {found.what} | {found.alone:.0f} | {found.together:.0f} | {found.ratio:.2f} |", flush=True
+            )
 
 
 if __name__ == "__main__":

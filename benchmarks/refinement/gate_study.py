@@ -46,7 +46,9 @@ from ml_backend.models.messages import (
 )
 from ml_backend.models.refine import Refiner
 from ml_backend.models.reporter import SilentReporter
+from ml_backend.models.sample_files import SampleReader
 from ml_backend.models.soft_prompts import SoftPromptCache
+from ml_backend.models.trainings import Trainings
 from ml_backend.refinement.plan import InsufficientData, Plan, split_examples
 from ml_backend.refinement.words import WordLessons
 from steerseg.errors import ConfigError
@@ -137,7 +139,9 @@ class _Bench:
         self.steerseg = SteerSeg.from_pretrained("demo", device=device, remembered_bytes=1 << 30)
         self.preset = self.steerseg.preset
         self.lexicon = self.preset.load_lexicon()
-        self.refiner = Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), SoftPromptCache())
+        samples, prompts = SampleReader(), SoftPromptCache()
+        self.refiner = Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), prompts, samples)
+        self.trainings = Trainings(self.steerseg, prompts, samples)
         if self.preset.replay is None or self.steerseg.soft_prompts is None:
             raise ConfigError("the study needs a preset with soft prompts and a replay set")
         self.replay = open_replay(self.preset.replay)
@@ -405,7 +409,7 @@ class _Refinement:
             seconds=float("inf"),
         )
         with self._clock.measure("training"):
-            self._bench.refiner.train(request, _SILENT)
+            self._bench.trainings.train(request, _SILENT)
         return SoftPrompts.load(self._folder / name)
 
     def _keep(self, kind: str, prompts: SoftPrompts) -> None:

@@ -138,6 +138,12 @@ class Executor(Generic[RequestT, ResultT]):
         """How many jobs of each priority wait."""
         return self._queue.lengths
 
+    def free_for(self, priority: Priority) -> int:
+        """How many workers would begin a new job of a priority at once: idle, and not awaited by one as urgent."""
+        idle = sum(dispatcher.idle for dispatcher in self._dispatchers)
+        before = sum(count for urgency, count in self._queue.lengths.items() if urgency <= priority)
+        return max(0, idle - before)
+
     @property
     def statuses(self) -> list[WorkerStatus]:
         """Each worker's state, without waiting for any of them."""

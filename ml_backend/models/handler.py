@@ -25,6 +25,7 @@ from ml_backend.models.messages import (
     ProposeRequest,
     SteerAnswer,
     SteerRequest,
+    StepRequest,
     TrainRequest,
     TrialRequest,
     Yielded,
@@ -33,8 +34,11 @@ from ml_backend.models.process import ProcessLostError
 from ml_backend.models.propose import stored_proposal
 from ml_backend.models.refine import Refiner
 from ml_backend.models.reporter import Reporter, YieldRequested
+from ml_backend.models.sample_files import SampleReader
 from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.models.steer import CorrectedObjects, answer_steering
+from ml_backend.models.step_messages import GradientRequest
+from ml_backend.models.trainings import Trainings
 from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import SteerSegError
@@ -61,7 +65,9 @@ class ModelHandler:
         self._videos = RecentVideos(self._decoder, frame_bytes)
         self._soft_prompts = SoftPromptCache()
         self._corrected: tuple[str, CorrectedObjects] | None = None
-        self._refiner = Refiner(steerseg, self._decoder, self._soft_prompts)
+        samples = SampleReader()
+        self._refiner = Refiner(steerseg, self._decoder, self._soft_prompts, samples)
+        self._trainings = Trainings(steerseg, self._soft_prompts, samples)
 
     def warm_up(self, *, compiled: bool) -> None:
         """Have a decoder waiting, and make one proposal where the first one compiles what the models need.
@@ -110,7 +116,11 @@ class ModelHandler:
             case PrepareRequest():
                 return self._refiner.prepare(request, reporter)
             case TrainRequest():
-                return self._refiner.train(request, reporter)
+                return self._trainings.train(request, reporter)
+            case StepRequest():
+                return self._trainings.step(request, reporter)
+            case GradientRequest():
+                return self._trainings.gradients(request, reporter)
             case TrialRequest():
                 return self._refiner.compare(request, reporter)
 

@@ -13,6 +13,13 @@ from typing import Generic, TypeVar
 
 from ml_backend.models.examples import CorrectionExample, Example, Pool
 from ml_backend.models.geometry import Box, TrackBox
+from ml_backend.models.step_messages import (
+    GradientRequest,
+    GradientShare,
+    PromptMatrices,
+    StepGradients,
+    StepRow,
+)
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE
 
@@ -278,12 +285,46 @@ class TrainingProgress:
         steps: Steps in all.
         digest: Digest of the result, once all are done.
         losses: The loss of each step, once all are done.
+        workers: How many workers took part in the slice.
     """
 
     step: int
     steps: int
     digest: str | None
     losses: tuple[float, ...] = field(repr=False)
+    workers: int = 1
+
+
+# --- a step of a training that several workers share; :mod:`ml_backend.models.step_messages` has what it consists of
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """Take a training one step further, once; then say what its next step needs.
+
+    Attributes:
+        training: The training; its seconds do not matter.
+        gradients: Those of its next step; ``None`` to ask only. Gradients of another step are of no use any more,
+            and change nothing.
+    """
+
+    training: TrainRequest
+    gradients: StepGradients | None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """What the next step of a training needs.
+
+    Attributes:
+        progress: How far the training is.
+        prompts: The soft prompts as they are; ``None`` once all steps are done.
+        rows: The passes of the step, in their order; none once all steps are done.
+    """
+
+    progress: TrainingProgress
+    prompts: PromptMatrices | None
+    rows: tuple[StepRow, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -317,7 +358,15 @@ class Yielded:
 
 
 ModelRequest = (
-    ProposeRequest | SteerRequest | MaskRequest | NameRequest | PrepareRequest | TrainRequest | TrialRequest
+    ProposeRequest
+    | SteerRequest
+    | MaskRequest
+    | NameRequest
+    | PrepareRequest
+    | TrainRequest
+    | StepRequest
+    | GradientRequest
+    | TrialRequest
 )
 ModelAnswer = (
     StoredProposal
@@ -326,6 +375,8 @@ ModelAnswer = (
     | NamedObject
     | PreparedExample
     | TrainingProgress
+    | TrainingStep
+    | GradientShare
     | TrialResult
     | Yielded
 )
@@ -337,6 +388,8 @@ JOB_KINDS: Mapping[type[ModelRequest], str] = {
     NameRequest: "name",
     PrepareRequest: "prepare",
     TrainRequest: "train",
+    StepRequest: "step",
+    GradientRequest: "gradients",
     TrialRequest: "trial",
 }
 """What the work on each kind of request is called, in metrics."""
@@ -349,7 +402,7 @@ def video_of(request: ModelRequest) -> Path | None:
             return media
         case NameRequest(media=file) | PrepareRequest(media=file) | TrialRequest(media=file):
             return None if file is None else file.path
-        case TrainRequest():
+        case TrainRequest() | StepRequest() | GradientRequest():
             return None
 
 

@@ -1,4 +1,4 @@
-"""In the model process: examples are prepared, soft prompts trained a few steps at a time, candidates tried.
+"""In the model process: corrected objects are named, examples prepared, and candidates tried.
 
 Each request is a slice of a refinement that ends soon, or yields when something more urgent waits. Whatever a slice
 achieves is on disk when it ends, and none depends on what this process remembers: after a kill, the next process
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
-from ml_backend.models.batches import batch_of
 from ml_backend.models.decode import DecodedExample, ExampleDecoder
 from ml_backend.models.examples import shows_object
 from ml_backend.models.messages import (
@@ -27,8 +23,6 @@ from ml_backend.models.messages import (
     PreparedExample,
     PrepareRequest,
     SoftPromptsRef,
-    TrainingProgress,
-    TrainRequest,
     TrialRequest,
     TrialResult,
 )
@@ -42,30 +36,15 @@ from ml_backend.models.sample_files import (
 )
 from ml_backend.models.soft_prompts import SoftPromptCache
 from steerseg.config import PipelineConfig, RefinementRecipe
-from steerseg.errors import ModelError
 from steerseg.evaluation.metrics import score
 from steerseg.grounding import VisionContext
 from steerseg.masks import decode_rle
 from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.reasoning import attributes_of, expression_as
-from steerseg.runtime.devices import native_products
-from steerseg.runtime.lru import LruCache
-from steerseg.soft_prompts import SoftPrompts
-from steerseg.training.trainer import STATE_FILE, SoftPromptTrainer, TrainingSample
+from steerseg.training.trainer import TrainingSample
 from steerseg.video import Progress, Video, keyframe_indices
 from steerseg.video.isolation import IsolatedDecoder
-from steerseg.words.glossary import Glossary
 from steerseg.words.naming import frames_to_show, name_object
-
-_TRAINERS = 4  # trainings whose state stays in memory between slices
-
-
-@dataclass(frozen=True)
-class _KeptTrainer:
-    """A trainer in memory, and the time of the state file that it agrees with."""
-
-    state_ns: int
-    trainer: SoftPromptTrainer
 
 
 class Refiner:
@@ -75,16 +54,22 @@ class Refiner:
         steerseg: The frozen models.
         decoder: Decodes media.
         soft_prompts: Soft prompts that are loaded already.
+        reader: Reads prepared examples.
     """
 
-    def __init__(self, steerseg: SteerSeg, decoder: IsolatedDecoder, soft_prompts: SoftPromptCache) -> None:
+    def __init__(
+        self,
+        steerseg: SteerSeg,
+        decoder: IsolatedDecoder,
+        soft_prompts: SoftPromptCache,
+        reader: SampleReader,
+    ) -> None:
         self._steerseg = steerseg
         self._recipe: RefinementRecipe = steerseg.preset.recipe
         self._lexicon = steerseg.preset.load_lexicon()
         self._decoder = ExampleDecoder(steerseg.preset, decoder)
         self._soft_prompts = soft_prompts
-        self._trainers: LruCache[Path, _KeptTrainer] = LruCache(_TRAINERS)
-        self._reader = SampleReader()
+        self._reader = reader
 
     # --- naming
 
@@ -204,79 +189,6 @@ class Refiner:
             ]
         )
         return f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.safetensors"
-
-    # --- training
-
-    def train(self, request: TrainRequest, reporter: Reporter) -> TrainingProgress:
-        """Train until the slice ends, all steps are done, or something more urgent waits.
-
-        Raises:
-            ModelError: The loss is not a number.
-            ArtefactError: The disk is full; the state of the slice before is still there.
-        """
-        folder = request.folder / request.name
-        end = time.monotonic() + request.seconds
-        trainer = self._trainer(folder, request.start)
-        steps = trainer.config.steps
-        try:
-            with native_products():
-                while trainer.step_count < steps:
-                    reporter.progress("training", trainer.step_count / steps)
-                    self._step(trainer, request)
-                    if reporter.should_yield or time.monotonic() >= end:
-                        break
-            trainer.save_state(folder)
-        except BaseException:
-            self._trainers.pop(folder)  # what is in memory is not what is on disk
-            raise
-        self._trainers.put(folder, _KeptTrainer((folder / STATE_FILE).stat().st_mtime_ns, trainer))
-        if trainer.step_count < steps:
-            return TrainingProgress(trainer.step_count, steps, None, ())
-        prompts = trainer.prompts.averaged(self._start(request.start), self._recipe.champion_share)
-        prompts.save(folder)
-        return TrainingProgress(
-            steps, steps, prompts.digest, tuple(round(loss, 6) for loss in trainer.losses)
-        )
-
-    def _step(self, trainer: SoftPromptTrainer, request: TrainRequest) -> None:
-        step = trainer.step_count
-        seed = (self._recipe.seed, int.from_bytes(hashlib.sha256(request.name.encode()).digest()[:4], "big"))
-        keys = batch_of(request.pools, step, self._recipe, seed)
-        samples = [self._reader.sample(sample_path(request.folder, key), request.features) for key in keys]
-        # By seed and step, so that a training that was interrupted draws what it would have drawn.
-        rng = np.random.default_rng((*seed, step))
-        loss = trainer.step(samples, rng, frames_per_sample=self._recipe.frames_per_sample)
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"the loss of step {step + 1} is not a number; lower the learning rate of the preset's "
-                "'refinement'"
-            )
-
-    def _trainer(self, folder: Path, start: SoftPromptsRef | None) -> SoftPromptTrainer:
-        """The trainer of a folder: from memory where it agrees with the state on disk, else from that state."""
-        state = folder / STATE_FILE
-        kept = self._trainers.get(folder)
-        if kept is not None and state.is_file() and kept.state_ns == state.stat().st_mtime_ns:
-            return kept.trainer
-        trainer = SoftPromptTrainer(
-            self._steerseg.lvlm, self._steerseg.layers, self._start(start), self._recipe.training
-        )
-        if state.is_file():
-            trainer.load_state(folder)
-        return trainer
-
-    def _start(self, start: SoftPromptsRef | None) -> SoftPrompts:
-        """The soft prompts that a training begins from."""
-        steerseg = self._steerseg
-        prompts = self._soft_prompts.load(start) or steerseg.soft_prompts
-        if prompts is None or not len(prompts.frame):
-            neutral = steerseg.lvlm.line_break
-            glossary = Glossary() if prompts is None else prompts.glossary
-            begun = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
-            prompts = replace(begun, glossary=glossary)
-        checked = steerseg.prepare_prompts(prompts)
-        assert checked is not None
-        return checked
 
     # --- trying
 

@@ -325,7 +325,8 @@ class RefinementRun:
                 seconds=self._settings.slice_seconds,
             )
             answer = self._ask(request, TrainingProgress)
-            self._report(phase, answer.step, answer.steps)
+            shared = f" on {answer.workers} workers" if answer.workers > 1 else ""
+            self._report(phase + shared, answer.step, answer.steps)
             if answer.digest is not None:
                 return answer.digest, answer.losses
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,8 +15,9 @@ from ml_backend.database.errors import StoreError
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Loader
 from ml_backend.models.executor import ModelExecutor
-from ml_backend.models.messages import ModelAnswer, ModelRequest
+from ml_backend.models.messages import ModelAnswer, ModelRequest, TrainRequest
 from ml_backend.models.queue import ModelJob, Priority
+from ml_backend.models.shared_training import RowCosts, SharedTraining
 from ml_backend.refinement.folders import FEATURES, FOLDER, evict_features
 from ml_backend.refinement.media import MediaPendingError
 from ml_backend.refinement.run import RefinementRun, RefinementSettings
@@ -40,7 +41,7 @@ class _ActiveRun:
 
     Attributes:
         thread: The thread; ``None`` before the first.
-        model_job: The slice that it waits for.
+        model_jobs: What it waits for: a slice, or the shares of a step.
         ended: Whether nothing more is to be asked for it.
         not_before: When the next thread may begin, by this process's clock.
         waits: How often its media could not be had.
@@ -49,7 +50,7 @@ class _ActiveRun:
     """
 
     thread: threading.Thread | None = None
-    model_job: ModelJob[ModelRequest, ModelAnswer] | None = None
+    model_jobs: Sequence[ModelJob[ModelRequest, ModelAnswer]] = ()
     ended: bool = False
     not_before: float = 0.0
     waits: int = 0
@@ -96,6 +97,7 @@ class RefinementThreads:
         self._refresh = refresh
         self._on_end = on_end
         self._refinements = RefinementStore(database)
+        self._costs = RowCosts()
         self._folder = settings.data_dir / FOLDER
         self._lock = threading.Lock()
         self._runs: dict[int, _ActiveRun] = {}
@@ -149,8 +151,8 @@ class RefinementThreads:
             if run is None:
                 return
             run.ended = True
-            model_job = run.model_job
-        if model_job is not None:
+            model_jobs = list(run.model_jobs)
+        for model_job in model_jobs:
             self._executor.cancel(model_job)
 
     def stop(self) -> None:
@@ -205,18 +207,33 @@ class RefinementThreads:
         self._on_end()
 
     def _ask(self, active: _ActiveRun, request: ModelRequest) -> ModelAnswer:
+        """Have a slice answered; one of a training by all workers that are idle."""
+        if isinstance(request, TrainRequest) and self._idle() > 1:
+            return SharedTraining(partial(self._ask_all, active), self._idle, self._costs).train(request)
+        return self._ask_all(active, [request])[0]
+
+    def _idle(self) -> int:
+        return self._executor.free_for(Priority.REFINEMENT)
+
+    def _ask_all(self, active: _ActiveRun, requests: Sequence[ModelRequest]) -> list[ModelAnswer]:
+        """Have requests answered side by side; where one fails or is cancelled, so are the others."""
         with self._lock:
             if self._closing:
                 raise Cancelled("the server is stopping; it is carried on at the next start")
             if active.ended:
                 raise Cancelled("it was cancelled")
-        model_job = self._executor.submit(request, priority=Priority.REFINEMENT)
+        jobs = [self._executor.submit(request, priority=Priority.REFINEMENT) for request in requests]
         with self._lock:
-            active.model_job = model_job
+            active.model_jobs = jobs
             ended = active.ended  # between the look above and now
-        if ended:
-            self._executor.cancel(model_job)
-        return model_job.result()
+        try:
+            if ended:
+                raise Cancelled("it was cancelled")
+            return [job.result() for job in jobs]
+        except SteerSegError:
+            for job in jobs:
+                self._executor.cancel(job)
+            raise
 
     def _count_failures(self, refinement: Refinement, active: _ActiveRun) -> int:
         """How often the model process has failed in a row without any progress of the refinement."""

@@ -131,6 +131,11 @@ class Row:
     weight: float
 
     @property
+    def is_video(self) -> bool:
+        """Whether it is about a whole video."""
+        return self.vision.kind == "video"
+
+    @property
     def visible(self) -> bool:
         """Whether the truth shows anything: min-max forces a peak, so an empty target teaches nothing."""
         return bool((self.target.amax(dim=(1, 2)) * self.share).amax() > 0)
@@ -166,6 +171,42 @@ def image_row(sample: TrainingSample, index: int) -> Row:
         None if wrong is None else wrong[:, part],
         sample.weight,
     )
+
+
+@dataclass(frozen=True)
+class ChosenRow:
+    """A row of a step, by where it comes from.
+
+    Attributes:
+        sample: Index of its sample in the batch.
+        image: Index of the image among the sample's; ``None`` for the video pass.
+    """
+
+    sample: int
+    image: int | None
+
+    def row(self, batch: Sequence[TrainingSample]) -> Row:
+        """The row itself."""
+        sample = batch[self.sample]
+        return video_row(sample) if self.image is None else image_row(sample, self.image)
+
+
+def choose_rows(
+    batch: Sequence[TrainingSample], rng: np.random.Generator, frames_per_sample: int
+) -> list[ChosenRow]:
+    """The rows of a step that have something to learn from, first those of videos.
+
+    Args:
+        batch: The samples of the step.
+        rng: Chooses the images.
+        frames_per_sample: Most images of each sample.
+    """
+    chosen = [ChosenRow(number, None) for number, sample in enumerate(batch) if video_row(sample).teaches]
+    for number, sample in enumerate(batch):
+        teaching = [index for index in range(len(sample.frame_target)) if image_row(sample, index).teaches]
+        drawn = sorted(rng.permutation(len(teaching))[:frames_per_sample].tolist())
+        chosen += [ChosenRow(number, teaching[index]) for index in drawn]
+    return chosen
 
 
 def passes(rows: Sequence[Row], most: int, fitting: Callable[[int], int]) -> Iterator[list[Row]]:

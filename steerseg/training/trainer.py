@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,41 @@ from steerseg.runtime.artefacts import write_tensors
 from steerseg.runtime.memory import to_device
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.training.losses import map_loss, ranking_loss
-from steerseg.training.sample import Row, TrainingSample, image_row, passes, video_row
+from steerseg.training.sample import Row, TrainingSample, choose_rows, passes
 
 __all__ = ["SoftPromptTrainer", "TrainingSample", "map_loss", "ranking_loss"]
 
 STATE_FILE = "training_state.safetensors"
+
+NOTHING_VISIBLE = "every mask of the batch is empty; soft prompts learn from visible objects only."
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """How many rows a step has, over which its losses are means.
+
+    Attributes:
+        videos: Of whole videos.
+        images: Of single images.
+    """
+
+    videos: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a step.
+
+    Attributes:
+        frame: (n, d) of the frame prompt; ``None`` where no row is of an image.
+        video: (n, d) of the video prompt; ``None`` where no row is of a video.
+        loss: The loss before the step, without the anchor's.
+    """
+
+    frame: torch.Tensor | None
+    video: torch.Tensor | None
+    loss: float
 
 
 class SoftPromptTrainer:
@@ -99,7 +129,7 @@ class SoftPromptTrainer:
     def _row_losses(self, rows: Sequence[Row]) -> torch.Tensor:
         """Weighted losses (B,) of rows that go through the model together."""
         device = self.lvlm.device
-        is_video = rows[0].vision.kind == "video"
+        is_video = rows[0].is_video
         vision = VisionFeatures.join([row.vision for row in rows]).to(device)
         recompute = self._checkpointing
         if recompute is None:
@@ -163,24 +193,51 @@ class SoftPromptTrainer:
         Raises:
             ConfigError: No mask of the batch shows anything.
         """
-        videos = [row for row in map(video_row, batch) if row.teaches]
-        images = _choose_images(batch, rng, frames_per_sample)
-        counts = torch.tensor([len(videos), len(images)], device=self.lvlm.device)
-        self._add_up(counts)  # means are over the whole batch, whoever has which part of it
-        if not counts.any():
-            raise ConfigError(
-                "every mask of the batch is empty; soft prompts learn from visible objects only."
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+        rows = [chosen.row(batch) for chosen in choose_rows(batch, rng, frames_per_sample)]
+        videos = sum(row.is_video for row in rows)
+        counted = torch.tensor([videos, len(rows) - videos], device=self.lvlm.device)
+        self._add_up(counted)  # means are over the whole batch, whoever has which part of it
+        counts = RowCounts(*counted.tolist())
+        if not (counts.videos or counts.images):
+            raise ConfigError(NOTHING_VISIBLE)
         self.optimizer.zero_grad(set_to_none=True)
-        losses: list[torch.Tensor] = []  # read at the end: each reading waits for the device
-        for rows, count in zip((videos, images), counts.tolist(), strict=True):
-            for part in passes(rows, self.config.rows, self.lvlm.activations.training_rows):
+        losses = [loss for _, loss in self.backward(rows, counts)]
+        self._share_gradients(counts)
+        return self._update(losses)
+
+    def backward(self, rows: Sequence[Row], counts: RowCounts) -> Iterator[tuple[list[Row], torch.Tensor]]:
+        """Add the gradients of a step's rows to those of the matrices, one pass through the model after the other.
+
+        Args:
+            rows: Some rows of the step, or all.
+            counts: How many rows the whole step has.
+
+        Yields:
+            The rows of each pass, and their share of the step's loss: a scalar on the device.
+        """
+        for kind, count in ((True, counts.videos), (False, counts.images)):
+            same = [row for row in rows if row.is_video is kind]
+            for part in passes(same, self.config.rows, self.lvlm.activations.training_rows):
                 loss = self._row_losses(part).sum() / count
                 torch.autograd.backward(loss)
-                losses.append(loss.detach())
-        self._share_gradients(counts.tolist())
+                yield part, loss.detach()
+
+    def apply(self, gradients: Gradients) -> float:
+        """Take a step along gradients that were computed elsewhere, of all rows of the step.
+
+        Returns:
+            The loss before the step, as :meth:`step` does.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        for matrix, gradient in ((self.frame, gradients.frame), (self.video, gradients.video)):
+            if gradient is not None:
+                matrix.grad = gradient.to(matrix.device, matrix.dtype)
+        return self._update([torch.tensor(gradients.loss)])
+
+    def _update(self, losses: Sequence[torch.Tensor]) -> float:
+        """Step along the gradients as they are; the losses are read last, since that waits for the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
         anchor = self.config.anchor * self._anchor_loss() if self.config.anchor > 0 else None
         if anchor is not None:
             torch.autograd.backward(anchor)
@@ -189,14 +246,14 @@ class SoftPromptTrainer:
                 torch.nn.utils.clip_grad_norm_([matrix], self.config.clip)
         self.optimizer.step()
         self.step_count += 1
-        own = torch.stack(losses).sum().item() if losses else 0.0
+        own = torch.stack(list(losses)).sum().item() if losses else 0.0
         total = self._sum_of(own) + (0.0 if anchor is None else anchor.item())
         self.losses.append(total)
         return total
 
-    def _share_gradients(self, counts: Sequence[int]) -> None:
+    def _share_gradients(self, counts: RowCounts) -> None:
         """Add up this process's share of the gradients with the others'."""
-        for matrix, count in zip((self.video, self.frame), counts, strict=True):
+        for matrix, count in ((self.video, counts.videos), (self.frame, counts.images)):
             if count:
                 if matrix.grad is None:  # none of its rows was this process's
                     matrix.grad = torch.zeros_like(matrix)
@@ -266,17 +323,3 @@ class SoftPromptTrainer:
             }
             if state:
                 self.optimizer.state[matrix] = state
-
-
-def _choose_images(
-    batch: Sequence[TrainingSample], rng: np.random.Generator, frames_per_sample: int
-) -> list[Row]:
-    """At most ``frames_per_sample`` frame passes of each sample, drawn among those with something to learn from."""
-    chosen = []
-    for sample in batch:
-        rows = [image_row(sample, index) for index in range(len(sample.frame_target))]
-        teaching = [row for row in rows if row.teaches]
-        chosen += [
-            teaching[index] for index in sorted(rng.permutation(len(teaching))[:frames_per_sample].tolist())
-        ]
-    return chosen

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ml_backend.models.batches import batch_of
 from ml_backend.models.examples import CorrectionExample, Pool, ReplayExample
 from ml_backend.models.messages import (
     MediaFile,
@@ -22,9 +23,11 @@ from ml_backend.models.messages import (
     TrialRequest,
     TrialResult,
 )
-from ml_backend.models.refine import Refiner, batch_of
+from ml_backend.models.refine import Refiner
 from ml_backend.models.reporter import SilentReporter, YieldRequested
+from ml_backend.models.sample_files import SampleReader
 from ml_backend.models.soft_prompts import SoftPromptCache
+from ml_backend.models.trainings import Trainings
 from steerseg.config import RefinementRecipe
 from steerseg.errors import ModelError, VideoError
 from steerseg.masks import encode_rle
@@ -67,10 +70,15 @@ class World:
         self.films = {f"c{n}": root / f"film{n}" for n in range(3)}
         self.examples = {f"c{n}": example(n, save_film(root / f"film{n}", n)) for n in range(3)}
         self.refiner = self.fresh()
+        self.trainings = self.fresh_trainings()
 
     def fresh(self) -> Refiner:
         """A refiner that remembers nothing, as after a kill."""
-        return Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), SoftPromptCache())
+        return Refiner(self.steerseg, IsolatedDecoder(VideoLimits()), SoftPromptCache(), SampleReader())
+
+    def fresh_trainings(self) -> Trainings:
+        """Trainings that remember nothing, as after a kill."""
+        return Trainings(self.steerseg, SoftPromptCache(), SampleReader())
 
     def prepare(self, made: CorrectionExample | ReplayExample, reporter: Recorder | None = None) -> bool:
         media = None
@@ -89,7 +97,7 @@ class World:
         request = TrainRequest(
             name, self.folder, self.features, {Pool.NEW: tuple(self.examples)}, None, seconds
         )
-        return self.refiner.train(request, reporter or Recorder())
+        return self.trainings.train(request, reporter or Recorder())
 
 
 @pytest.fixture
@@ -141,7 +149,7 @@ def test_a_candidate_keeps_the_champions_share(
     champion = world.steerseg.soft_prompts
     assert champion is not None
     other = World(world.steerseg, tmp_path / "other")
-    monkeypatch.setattr(other.refiner, "_recipe", replace(other.refiner._recipe, champion_share=0.25))
+    monkeypatch.setattr(other.trainings, "_recipe", replace(other.trainings._recipe, champion_share=0.25))
     other.prepare_all()
     trained = other.train(seconds=0.0)
     while trained.digest is None:  # also of a training that goes on from its state
@@ -184,7 +192,7 @@ def test_slices_of_any_length_and_kills_give_the_training_that_one_slice_gives(
         if sliced.digest is not None:
             break
         if sliced.step % 2:
-            again.refiner = again.fresh()
+            again.trainings = again.fresh_trainings()
     assert steps == [1, 2, 3, 4, 5, 6]
     assert sliced == whole
     assert again.train() == whole  # a slice that was answered to nobody
@@ -213,7 +221,7 @@ def test_a_slice_that_fails_leaves_the_state_of_the_slice_before(
         "candidate", world.folder, world.features, {Pool.NEW: tuple(world.examples)}, None, 1000.0
     )
     with pytest.raises(RuntimeError):
-        world.refiner.train(request, Cancelling())
+        world.trainings.train(request, Cancelling())
     assert world.train(seconds=0.0).step == 2
 
 

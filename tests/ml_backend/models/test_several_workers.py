@@ -85,6 +85,24 @@ def ready(executor: Executor[Any, Any]) -> None:
     wait_until(lambda: all(status.state is WorkerState.READY for status in executor.statuses))
 
 
+def test_free_are_the_workers_that_would_begin_a_new_job_at_once(make: Make, tmp_path: Path) -> None:
+    executor = make()
+    assert executor.free_for(Priority.BATCH) == 0, "none has loaded its models"
+    executor = make(warm=True)
+    ready(executor)
+    assert executor.free_for(Priority.REFINEMENT) == 2
+    release = tmp_path / "release"
+    held = [executor.submit(("hold", video, tmp_path / video, release)) for video in ("a", "b")]
+    wait_until((tmp_path / "a").exists)
+    wait_until((tmp_path / "b").exists)
+    assert executor.free_for(Priority.INTERACTIVE) == 0
+    waiting = executor.submit(("who", "c"), priority=Priority.REFINEMENT)
+    release.touch()
+    for job in [*held, waiting]:
+        job.result()
+    wait_until(lambda: executor.free_for(Priority.REFINEMENT) == 2)
+
+
 def test_a_job_goes_to_the_worker_that_has_its_video(make: Make, tmp_path: Path) -> None:
     executor = make(video_of=about_video, patience=60.0, warm=True)
     ready(executor)
