@@ -161,7 +161,7 @@ def build_service(
     executor.observe(common.metrics.jobs)
     common.metrics.watch(
         queue_lengths=lambda: executor.queue_lengths,
-        workers=lambda: executor.statuses,
+        workers=lambda: executor.numbered_statuses,
         refinements=lambda: service.refinements.counts,
         loops=service.loops,
         set_aside=lambda: service.ingestor.set_aside,
