@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.ray_cluster import LocalCluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LocalCluster]:
+    """A head and two nodes with a worker each; one for all tests, since it takes seconds to start."""
+    made = LocalCluster(2)
+    yield made
+    made.close()
