@@ -306,7 +306,9 @@ class Settings(BaseSettings):
     @field_validator("cluster")
     @classmethod
     def _is_cluster(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"auto|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+", value):
+        if value is not None and not re.fullmatch(
+            r"auto|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+", value
+        ):
             raise ValueError("expected auto, host:port, or ray://host:port")
         return value
 

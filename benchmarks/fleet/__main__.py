@@ -3,10 +3,12 @@
     python -m benchmarks.fleet simulate
     python -m benchmarks.fleet simulate --tasks 20000 --patience 0 1 2
     python -m benchmarks.fleet saturate
+    python -m benchmarks.fleet cluster
 
 ``simulate`` runs the server's queue under a clock that jumps; see :mod:`benchmarks.fleet.simulation`. ``saturate`` runs
 the server's dispatcher in real time, with workers that take no time at all: first the dispatcher alone, then with the
-database, where each proposal is noted, saved and found again as in the server.
+database, where each proposal is noted, saved and found again as in the server. ``cluster`` starts a Ray cluster on this
+machine and runs a batch on one worker and on several, which take a known time.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fleet.cluster import batch_seconds
 from benchmarks.fleet.saturation import dispatched, proposed
 from benchmarks.fleet.simulation import Outcome, Simulation, Team
 from ml_backend.models.affinity import Sighting
@@ -36,11 +39,12 @@ def main() -> None:
     saturate = commands.add_parser("saturate")
     saturate.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8, 64])
     saturate.add_argument("--jobs", type=int, default=2000)
+    cluster = commands.add_parser("cluster")
+    cluster.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    cluster.add_argument("--jobs", type=int, default=200)
+    cluster.add_argument("--seconds", type=float, default=0.2)
     options = parser.parse_args()
-    if options.command == "simulate":
-        _simulate(options)
-    else:
-        _saturate(options)
+    {"simulate": _simulate, "saturate": _saturate, "cluster": _cluster}[options.command](options)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -89,6 +93,16 @@ def _saturate(options: argparse.Namespace) -> None:
             noted = proposed(workers, options.jobs // 10, Path(folder))
         rates = " | ".join(f"{rate.per_second:.0f} | {rate.cpu_ms:.1f}" for rate in (alone, noted))
         print(f"| {workers} | {rates} |", flush=True)
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    first = 0.0
+    print("| workers | jobs | s | times one worker |")
+    print("|---|---|---|---|")
+    for workers in options.workers:
+        seconds = batch_seconds(workers, options.jobs, options.seconds)
+        first = first or seconds
+        print(f"| {workers} | {options.jobs} | {seconds:.1f} | {first / seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

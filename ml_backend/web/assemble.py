@@ -27,8 +27,8 @@ from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader, media_limits
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
-from ml_backend.models.fleet.fleet import Fleet
 from ml_backend.models.fingerprint import model_fingerprint, model_width, preset_version
+from ml_backend.models.fleet.fleet import Fleet
 from ml_backend.models.messages import video_of
 from ml_backend.models.workers import ModelFactory, ProcessWorker
 from ml_backend.predictions.batch import BatchPredictor

@@ -155,7 +155,11 @@ def fleet_on(
         return worker
 
     fleet = Fleet(
-        plan_for(cluster), executor, make, logging_setup=LoggingSetup("WARNING", process="cluster"), silence=silence
+        plan_for(cluster),
+        executor,
+        make,
+        logging_setup=LoggingSetup("WARNING", process="cluster"),
+        silence=silence,
     )
     fleet.start()
     try:

@@ -75,7 +75,11 @@ class FleetStatus:
         amiss = [f"{node.host}: {node.problem}" for node in self.nodes if node.problem]
         if amiss:
             return "; ".join(amiss)
-        if self.state is ClusterState.CONNECTED and self.nodes and not any(node.wanted for node in self.nodes):
+        if (
+            self.state is ClusterState.CONNECTED
+            and self.nodes
+            and not any(node.wanted for node in self.nodes)
+        ):
             return (
                 f"no node of the cluster {self.address} has a GPU, so none has a worker; STEERSEG_CLUSTER_WORKER_CPUS "
                 "asks for workers on cores"
@@ -150,7 +154,10 @@ class Fleet:
         """Begin a link and take in what it tells, until it ends; return why."""
         here, there = self._context.Pipe()
         process = self._context.Process(
-            target=run_link, args=(there, self._plan, self._logging_setup), name="steerseg-cluster", daemon=True
+            target=run_link,
+            args=(there, self._plan, self._logging_setup),
+            name="steerseg-cluster",
+            daemon=True,
         )
         process.start()
         there.close()

@@ -206,7 +206,14 @@ class ClusterLink:
         joined = sum(hand.joined for hand in present)
         problem = next((hand.problem for hand in present if hand.problem), "")
         return NodeStatus(
-            number, node["NodeManagerHostname"], node["NodeManagerAddress"], gpus, cpus, joined, wanted, problem
+            number,
+            node["NodeManagerHostname"],
+            node["NodeManagerAddress"],
+            gpus,
+            cpus,
+            joined,
+            wanted,
+            problem,
         )
 
     def _engage(self, node: dict[str, Any], *, on_gpu: bool) -> _Hand:
@@ -245,13 +252,13 @@ class ClusterLink:
             return
         hand.facts, hand.problem = None, facts.error
         if not facts.error and facts.version != self._plan.version:
-            hand.problem = f"the host has {facts.version}, the server {self._plan.version}: install the same there"
+            hand.problem = (
+                f"the host has {facts.version}, the server {self._plan.version}: install the same there"
+            )
         if hand.problem:
             return
         place = hand.place
-        hand.place = WorkerPlace(
-            place.id, place.node, place.host, place.device, place.cpus, facts.sees_data
-        )
+        hand.place = WorkerPlace(place.id, place.node, place.host, place.device, place.cpus, facts.sees_data)
         hand.joined = True
         self._tell(JoinedEvent(hand.place))
 

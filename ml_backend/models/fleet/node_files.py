@@ -81,7 +81,9 @@ class NodeFiles:
 
     def _fetch_part(self, part: MediaPart, go_on: Callable[[], None]) -> Path:
         if part.size > self._source.max_bytes:
-            raise VideoError(f"the video has {part.size} bytes, at most {self._source.max_bytes} are accepted")
+            raise VideoError(
+                f"the video has {part.size} bytes, at most {self._source.max_bytes} are accepted"
+            )
         with self._cache.temporary() as temporary:
             digest = hashlib.sha256()
             size = 0
@@ -165,7 +167,9 @@ class NodeFiles:
     def _keep_prompts(self, digest: str, files: Mapping[str, bytes]) -> Path:
         """The folder of soft prompts; their digest is checked when they are loaded."""
         if not set(files) <= set(FILES) or not digest.isalnum():
-            raise ConfigError("soft prompts came with names that none have; is the server of another version?")
+            raise ConfigError(
+                "soft prompts came with names that none have; is the server of another version?"
+            )
         folder = self._folder / "prompts" / digest
         if not folder.is_dir():
             with building_folder(folder) as building:

@@ -19,7 +19,9 @@ import pytest
     ],
 )
 def test_the_server_loads_no_torch(module: str) -> None:
-    script = f"import sys, {module}; print(*sorted({{'torch', 'transformers', 'sam2', 'ray'}} & set(sys.modules)))"
+    script = (
+        f"import sys, {module}; print(*sorted({{'torch', 'transformers', 'sam2', 'ray'}} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )

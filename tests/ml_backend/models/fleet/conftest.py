@@ -7,6 +7,12 @@ import pytest
 from tests.support.ray_cluster import LocalCluster
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ray-kills", type=int, default=3, help="actors and nodes of a Ray cluster that are killed"
+    )
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """A head and two nodes with a worker each; one for all tests, since it takes seconds to start."""

@@ -1,4 +1,4 @@
-"""Media and soft prompts reach another host by digest, and its cache keeps to its budget without losing what is read."""
+"""Media and soft prompts reach another host by digest; its cache keeps to a budget and loses nothing that is read."""
 
 from __future__ import annotations
 
