@@ -1,7 +1,7 @@
 """The actor on a host of the cluster: it owns a model process, and has media and soft prompts there before it works.
 
-It holds no model itself: to cancel a job, and to end one that hangs, it must be able to listen. Ray calls its methods in
-two threads, one for the work and one for what is said about it meanwhile.
+It holds no model itself: to cancel a job, and to end one that hangs, it must be able to listen. Ray calls its methods
+in two threads, one for the work and one for what is said about it meanwhile.
 """
 
 from __future__ import annotations

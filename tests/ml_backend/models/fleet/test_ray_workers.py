@@ -56,7 +56,7 @@ class BorrowedWorker(RayWorker[Any, Any]):
 
     def stop(self) -> None:
         super().stop()
-        if self._slot.worker is self and not self._interrupted.is_set():
+        if self._slot.worker is self:
             self._slot.worker = None
             self._slots.free.put(self._slot)
 
