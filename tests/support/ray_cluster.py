@@ -24,6 +24,17 @@ from ml_backend.models.fleet.ray_worker import Line, RayWorker
 _ROOT = Path(__file__).parents[2]
 _MEMORY = 80 * 2**20  # of each node's object store; Ray takes no less
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": str(_ROOT),  # of the actors
+    # A killed node is noticed after three looks that are refused, a second apart; a busy one has time to answer.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_raylet_start_wait_time_s": "120",
+}
+
 
 def require_ray() -> Any:
     """Ray, or a skipped test where it is not installed."""
@@ -42,8 +53,7 @@ class LocalCluster:
         # Ray's sockets have long names, and a socket's may have 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self._port = _free_port()
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ["PYTHONPATH"] = str(_ROOT)  # of the actors
+        os.environ.update(_ENVIRONMENT)
         self._cluster: Any = None
         self.nodes: list[Any] = []
         self.start_head()

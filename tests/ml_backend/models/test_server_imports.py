@@ -16,6 +16,7 @@ import pytest
         "ml_backend.service",
         "ml_backend.models.messages",
         "ml_backend.models.workers",
+        "ml_backend.models.fleet.fleet",
     ],
 )
 def test_the_server_loads_no_torch(module: str) -> None:

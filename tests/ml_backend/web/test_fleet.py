@@ -45,7 +45,12 @@ def test_the_page_and_the_report_show_what_runs_where(backend: Backend) -> None:
 
 def test_the_command_shows_nodes_devices_work_and_throughput() -> None:
     shown = "\n".join(describe_fleet(FleetReport((BUSY,), {"interactive": 0, "batch": 4}, UP).to_json()))
-    for words in ("cluster auto: connected", "gpu-1", "2 GPUs, 32 cores, 2 of 2 workers", "propose, tracking"):
+    for words in (
+        "cluster auto: connected",
+        "gpu-1",
+        "2 GPUs, 32 cores, 2 of 2 workers",
+        "propose, tracking",
+    ):
         assert words in shown
     assert "75%" in shown
     assert "4 batch" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,18 +77,25 @@ def test_killed_actors_and_nodes_cost_no_job_and_double_none(
         assert {activity.status.device for activity in executor.activities} == {"cpu"}
 
 
-def test_a_lost_head_is_said_and_found_again(cluster: LocalCluster, executor: Executor[Any, Any]) -> None:
+def test_a_lost_head_is_said_and_found_again(
+    cluster: LocalCluster, executor: Executor[Any, Any], tmp_path: Path
+) -> None:
     with fleet_on(cluster, executor, targets.commands, silence=5.0) as fleet:
         wait_until(lambda: ready(executor, 2))
-        ends = Ends(executor, 60)
-        wait_until(lambda: len(ends.numbers) >= 5)
+        started, release = [tmp_path / "0", tmp_path / "1"], tmp_path / "release"
+        held = [executor.submit(("wait_for", path, release)) for path in started]
+        wait_until(lambda: all(path.exists() for path in started))
+        ends = Ends(executor, 20)
         cluster.kill_head()
         wait_until(lambda: fleet.status.state is ClusterState.LOST)
         assert "out of reach" in fleet.status.problem
         assert executor.statuses == []
-        assert not all(job.future.done() for job in ends.jobs)
+        assert not any(job.future.done() for job in held)
         cluster.kill_orphans()
+        release.touch()
         cluster.start_head()
-        cluster.add_node(wait=False)
+        for _ in range(2):
+            cluster.add_node(wait=False)
+        assert [job.result() for job in held] == ["released"] * 2
         ends.check()
         assert fleet.status.state is ClusterState.CONNECTED
