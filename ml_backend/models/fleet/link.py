@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _TURN = 1.0  # seconds between two looks at the nodes
 _RESTART = 30.0  # seconds that Ray has to begin a lost actor anew, before its loss is told
+_ASK_AGAIN = 60.0  # seconds after which a host that lacked something is looked at again
+_STARTING = 60.0  # seconds in which an actor comes up where its device is free
 _PAUSE = 0.5  # seconds between two attempts meanwhile
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
@@ -56,6 +58,9 @@ class _Hand:
     facts: Any  # where what it says of its host arrives
     joined: bool = False
     problem: str = ""
+    engaged_at: float = field(default_factory=time.monotonic)
+    refused_at: float | None = None  # when its host turned out to lack something
+    died: str = ""  # how, where Ray begins it anew no more
     gone: threading.Event = field(default_factory=threading.Event)
 
 
@@ -147,7 +152,7 @@ class ClusterLink:
                 restarting = isinstance(error, self._ray.exceptions.ActorUnavailableError)
                 if restarting and time.monotonic() < deadline and not hand.gone.wait(_PAUSE):
                     continue
-                self._tell(LostEvent(hand.place.id, call.call, _describe_loss(hand, error)))
+                self._tell_loss(hand, call, error)
             else:
                 self._tell(ReportEvent(hand.place.id, call.call, report))
             return
@@ -158,7 +163,13 @@ class ClusterLink:
             for report in stream:
                 self._tell(ReportEvent(hand.place.id, call.call, self._ray.get(report)))
         except Exception as error:
-            self._tell(LostEvent(hand.place.id, call.call, _describe_loss(hand, error)))
+            self._tell_loss(hand, call, error)
+
+    def _tell_loss(self, hand: _Hand, call: StartCall | RunCall, error: Exception) -> None:
+        reason = f"the worker on {hand.place.host} was lost ({_first_line(error)})"
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
+            hand.died = reason
+        self._tell(LostEvent(hand.place.id, call.call, reason))
 
     def _tell(self, event: LinkEvent) -> None:
         with self._send_lock:
@@ -173,8 +184,14 @@ class ClusterLink:
         try:
             while True:
                 nodes = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
-                for hand in [hand for hand in self._hands.values() if hand.place.node not in nodes]:
-                    self._bury(hand)
+                for hand in list(self._hands.values()):
+                    if hand.place.node not in nodes:
+                        self._bury(hand, f"the node {hand.place.host} has left the cluster")
+                    elif hand.died:
+                        self._bury(hand, hand.died)
+                    elif hand.refused_at is not None and time.monotonic() > hand.refused_at + _ASK_AGAIN:
+                        self._ray.kill(hand.actor)
+                        self._bury(hand, "its host was refused")
                 statuses = [self._tend(node) for node in nodes.values()]
                 self._tell(NodesEvent(tuple(statuses)))
                 time.sleep(_TURN)
@@ -183,11 +200,12 @@ class ClusterLink:
             self._tell(RefusedEvent(_first_line(error)))
             os._exit(1)
 
-    def _bury(self, hand: _Hand) -> None:
+    def _bury(self, hand: _Hand, reason: str) -> None:
+        """Forget an actor; another one takes its place where its node is there."""
         del self._hands[hand.place.id]
         hand.gone.set()
         if hand.joined:
-            self._tell(LeftEvent(hand.place.id, f"the node {hand.place.host} has left the cluster"))
+            self._tell(LeftEvent(hand.place.id, reason))
 
     def _tend(self, node: dict[str, Any]) -> NodeStatus:
         """Have the node's workers there."""
@@ -242,13 +260,15 @@ class ClusterLink:
             return
         ready, _ = self._ray.wait([hand.facts], timeout=0)
         if not ready:
-            hand.problem = "the worker is being started, or waits for its device"
+            if time.monotonic() > hand.engaged_at + _STARTING:
+                hand.problem = "a worker has not come up; other work on the cluster may have its device"
             return
         try:
             facts: ActorFacts = self._ray.get(hand.facts)
         except Exception as error:
             log.error("a worker on %s could not be started: %s", hand.place.host, _first_line(error))
             hand.problem, hand.facts = f"the worker could not be started: {_first_line(error)}", None
+            hand.refused_at = time.monotonic()
             return
         hand.facts, hand.problem = None, facts.error
         if not facts.error and facts.version != self._plan.version:
@@ -256,6 +276,7 @@ class ClusterLink:
                 f"the host has {facts.version}, the server {self._plan.version}: install the same there"
             )
         if hand.problem:
+            hand.refused_at = time.monotonic()
             return
         place = hand.place
         hand.place = WorkerPlace(place.id, place.node, place.host, place.device, place.cpus, facts.sees_data)
@@ -266,10 +287,6 @@ class ClusterLink:
 def _control(method: Any) -> Any:
     """An actor's method, to be called in the thread that does not work."""
     return method.options(concurrency_group="control")
-
-
-def _describe_loss(hand: _Hand, error: Exception) -> str:
-    return f"the worker on {hand.place.host} was lost ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:
