@@ -119,9 +119,9 @@ class Settings(BaseSettings):
     )
     cluster: str | None = Field(
         None,
-        description="Ray cluster whose hosts work too: `auto` for the one that this machine is a host of, "
-        "`host:port` of its head, or `ray://host:port`; needs the extra `fleet`. With it, this machine itself works "
-        "only on devices that STEERSEG_DEVICE names.",
+        description="Ray cluster whose hosts work too, of which this machine is a host: `auto`, or `host:port` of its "
+        "head; needs the extra `fleet`. With it, this machine itself works only on devices that STEERSEG_DEVICE "
+        "names.",
     )
     cluster_worker_cpus: int = Field(
         0,
@@ -306,10 +306,14 @@ class Settings(BaseSettings):
     @field_validator("cluster")
     @classmethod
     def _is_cluster(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(
-            r"auto|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+", value
-        ):
-            raise ValueError("expected auto, host:port, or ray://host:port")
+        if value is not None and value.startswith("ray://"):
+            # A Ray client of that kind cannot call what streams its reports.
+            raise ValueError(
+                "expected auto or host:port: let this machine join the cluster (ray start --address=host:port "
+                "--num-cpus=0), since ray:// addresses bring no progress"
+            )
+        if value is not None and not re.fullmatch(r"auto|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+", value):
+            raise ValueError("expected auto, or host:port of the cluster's head")
         return value
 
     @field_validator("cluster_media")

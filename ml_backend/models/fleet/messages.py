@@ -83,7 +83,7 @@ class ClusterPlan:
     """Which cluster, and which workers on it.
 
     Attributes:
-        address: ``auto``, ``host:port`` of its head, or ``ray://host:port``.
+        address: ``auto``, or ``host:port`` of its head.
         worker_cpus: Cores of a worker on hosts without a GPU; 0 for no workers there.
         version: Version of the package and preset that each host must have; empty for no check.
         preset: The preset that it is of.

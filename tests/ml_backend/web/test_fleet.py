@@ -107,13 +107,14 @@ def test_throughput_counts_the_last_ten_minutes() -> None:
 
 def test_a_cluster_takes_the_place_of_this_machines_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(cluster="auto").devices == ()
-    assert Settings(cluster="ray://head:10001", device="cuda:0").devices == ("cuda:0",)
+    assert Settings(cluster="head:6379", device="cuda:0").devices == ("cuda:0",)
     assert Settings(cluster_media="http://backend:9090").cluster_media == "http://backend:9090"
     assert "backend" in server_names(Settings(cluster_media="http://backend:9090"))
     assert "videos" not in server_names(Settings(cluster_media="s3://videos"))
     for name, value in [
         ("cluster", "head"),
         ("cluster", "http://head:1"),
+        ("cluster", "ray://head:10001"),
         ("cluster_media", "shared/videos"),
         ("cluster_media", "http://user@backend:9090"),
     ]:
