@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ml_backend.background import LoopStatus
@@ -11,6 +11,8 @@ from ml_backend.corrections.records import CorrectionCounts, SetAsideCorrection
 from ml_backend.database.projects import Project
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import ListedJob
+from ml_backend.models.activity import WINDOW, WorkerActivity
+from ml_backend.models.fleet.fleet import FleetStatus
 from ml_backend.models.workers import WorkerState, WorkerStatus
 from ml_backend.refinement.store import Refinement
 
@@ -25,6 +27,7 @@ class Health:
         queued: How many requests wait for a model.
         loops: The background loops that were begun.
         set_aside: How many events and annotations could not be taken in.
+        cluster: The cluster whose hosts work too; ``None`` for this machine alone.
     """
 
     model_version: str
@@ -32,11 +35,13 @@ class Health:
     queued: int
     loops: tuple[LoopStatus, ...]
     set_aside: int = 0
+    cluster: FleetStatus | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What does not go on as it should, for a person; requests are answered all the same."""
-        return tuple(loop.problem for loop in self.loops if loop.problem)
+        of_cluster = () if self.cluster is None or not self.cluster.problem else (self.cluster.problem,)
+        return (*(loop.problem for loop in self.loops if loop.problem), *of_cluster)
 
     @property
     def ready(self) -> bool:
@@ -55,15 +60,68 @@ class Health:
                     "device": worker.device,
                     "restarts": worker.restarts,
                     "error": worker.error,
+                    **({"host": worker.host} if worker.host else {}),
                 }
                 for worker in self.workers
             ],
+            **({} if self.cluster is None else {"cluster": _cluster_json(self.cluster)}),
             "ready": self.ready,
             "queued": self.queued,
             "loops": [loop.to_json() for loop in self.loops],
             "problems": list(self.problems),
             "set_aside": self.set_aside,
         }
+
+
+@dataclass(frozen=True)
+class FleetReport:
+    """The workers of this machine and of a cluster.
+
+    Attributes:
+        workers: Each with its work.
+        waiting: How many jobs of each priority wait.
+        cluster: The cluster; ``None`` for this machine alone.
+    """
+
+    workers: tuple[WorkerActivity, ...]
+    waiting: Mapping[str, int]
+    cluster: FleetStatus | None
+
+    @property
+    def per_minute(self) -> float:
+        """Jobs that all workers have answered a minute, over the last ten minutes."""
+        return 60 * sum(worker.done for worker in self.workers) / WINDOW
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "cluster": None if self.cluster is None else _cluster_json(self.cluster),
+            "waiting": dict(self.waiting),
+            "per_minute": round(self.per_minute, 2),
+            "workers": [
+                {
+                    "worker": one.index,
+                    "host": one.status.host,
+                    "device": one.status.device,
+                    "state": str(one.status.state),
+                    "error": one.status.error,
+                    "restarts": one.status.restarts,
+                    "job": None if one.job is None else asdict(one.job),
+                    "done": one.done,
+                    "busy": round(one.busy, 3),
+                }
+                for one in self.workers
+            ],
+        }
+
+
+def _cluster_json(cluster: FleetStatus) -> dict[str, Any]:
+    return {
+        "address": cluster.address,
+        "state": str(cluster.state),
+        "reason": cluster.reason,
+        "nodes": [asdict(node) for node in cluster.nodes],
+    }
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Metrics:
         self,
         *,
         queue_lengths: Callable[[], Mapping[Priority, int]],
-        workers: Callable[[], Sequence[WorkerStatus]],
+        workers: Callable[[], Mapping[int, WorkerStatus]],
         refinements: Callable[[], Mapping[RefinementState, int]],
         loops: Sequence[BackgroundLoop],
         set_aside: Callable[[], int],
@@ -148,14 +148,14 @@ class _WorkCollector(Collector):
 
     Args:
         queue_lengths: How many jobs of each priority wait.
-        workers: How the workers stand.
+        workers: How the workers stand, by index.
         refinements: How many refinements are in each state.
     """
 
     def __init__(
         self,
         queue_lengths: Callable[[], Mapping[Priority, int]],
-        workers: Callable[[], Sequence[WorkerStatus]],
+        workers: Callable[[], Mapping[int, WorkerStatus]],
         refinements: Callable[[], Mapping[RefinementState, int]],
     ) -> None:
         self._queue_lengths = queue_lengths
@@ -178,7 +178,7 @@ class _WorkCollector(Collector):
         restarts = GaugeMetricFamily(
             "steerseg_worker_restarts", "How often a worker was replaced after it died.", labels=["worker"]
         )
-        for index, worker in enumerate(self._workers()):
+        for index, worker in self._workers().items():
             for one in WorkerState:
                 state.add_metric([str(index), worker.device, one], worker.state is one)
             restarts.add_metric([str(index)], worker.restarts)

@@ -6,7 +6,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from ml_backend.answers import Health, Overview, ProjectSummary, Versions
+from ml_backend.answers import FleetReport, Health, Overview, ProjectSummary, Versions
 from ml_backend.background import BackgroundLoop
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor
@@ -26,6 +26,7 @@ from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task_media import Media
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import ModelExecutor
+from ml_backend.models.fleet.fleet import Fleet
 from ml_backend.predictions.batch import BatchAnswer, BatchPredictor, BatchRequest
 from ml_backend.predictions.late import Deliverer
 from ml_backend.predictions.media import PredictionMedia
@@ -80,6 +81,7 @@ class Service:
         database: The database.
         connections: Connections to Label Studio.
         executor: What runs the models.
+        fleet: The cluster whose workers it uses; ``None`` for this machine alone.
         line: The prompt versions.
         versions: The versions of predictions.
         media: What fetches the media of tasks.
@@ -110,6 +112,7 @@ class Service:
         database: Database,
         connections: Connections,
         executor: ModelExecutor,
+        fleet: Fleet | None,
         line: PromptLine,
         versions: ModelVersions,
         media: PredictionMedia,
@@ -136,6 +139,7 @@ class Service:
         self.database = database
         self.connections = connections
         self.executor = executor
+        self.fleet = fleet
         self.line = line
         self.media = media
         self.corrections = corrections
@@ -174,6 +178,8 @@ class Service:
 
     def start(self) -> None:
         """Begin the work that no request asks for: from annotations to corrections to better prompts."""
+        if self.fleet is not None:
+            self.fleet.start()
         self.ingestor.start()
         self._completer.start()
         self.refinements.start()
@@ -189,6 +195,8 @@ class Service:
         self.proposer.stop()
         self.ingestor.close()
         self.executor.close()
+        if self.fleet is not None:
+            self.fleet.close()
         self._completer.close()
         self.refinements.close()
         self.watcher.close()
@@ -335,6 +343,15 @@ class Service:
             queued=self.executor.queue_length,
             loops=tuple(loop.status for loop in self.loops if loop.started),
             set_aside=self.ingestor.set_aside,
+            cluster=None if self.fleet is None else self.fleet.status,
+        )
+
+    def fleet_report(self) -> FleetReport:
+        """The workers with their work, and the cluster that they are of."""
+        return FleetReport(
+            workers=tuple(self.executor.activities),
+            waiting={priority.name.lower(): count for priority, count in self.executor.queue_lengths.items()},
+            cluster=None if self.fleet is None else self.fleet.status,
         )
 
     def overview(self) -> Overview:

@@ -117,6 +117,29 @@ class Settings(BaseSettings):
         description="`auto`, `cpu`, `cuda` or `cuda:N`; or several, such as `cuda:0,cuda:1`, each of which gets a "
         "model process of its own.",
     )
+    cluster: str | None = Field(
+        None,
+        description="Ray cluster whose hosts work too, of which this machine is a host: `auto`, or `host:port` of its "
+        "head; needs the extra `fleet`. With it, this machine itself works only on devices that STEERSEG_DEVICE "
+        "names.",
+    )
+    cluster_worker_cpus: int = Field(
+        0,
+        ge=0,
+        description="Cores of a worker on hosts of the cluster that have no GPU; 0 for no workers there. Each GPU has "
+        "a worker in any case.",
+    )
+    cluster_media: str | None = Field(
+        None,
+        description="Where hosts of the cluster get media: a folder that every host sees, a bucket such as "
+        "`s3://videos/cache`, or this server as they reach it (`http://backend:9090`). Unset: this server at "
+        "STEERSEG_HOST, which other machines do not reach at 127.0.0.1.",
+    )
+    cluster_cache_dir: Path = Field(
+        Path("~/.cache/steerseg/media"),
+        description="Folder on each host of the cluster where media are kept, below STEERSEG_MEDIA_CACHE_MIB; `~` is "
+        "the home of whoever runs Ray there.",
+    )
     warm: bool = Field(True, description="Load the models when the server starts, not at the first request.")
     compile_models: bool = Field(
         False,
@@ -280,6 +303,26 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("cluster")
+    @classmethod
+    def _is_cluster(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("ray://"):
+            # A Ray client of that kind cannot call what streams its reports.
+            raise ValueError(
+                "expected auto or host:port: let this machine join the cluster (ray start --address=host:port "
+                "--num-cpus=0), since ray:// addresses bring no progress"
+            )
+        if value is not None and not re.fullmatch(r"auto|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+", value):
+            raise ValueError("expected auto, or host:port of the cluster's head")
+        return value
+
+    @field_validator("cluster_media")
+    @classmethod
+    def _is_media_location(cls, value: str | None) -> str | None:
+        if value is None or value.startswith("/") or re.fullmatch(r"[a-z][a-z0-9+-]*://[^?#@]+", value):
+            return value
+        raise ValueError("expected an absolute path, a bucket such as s3://videos, or http://host:port")
+
     @field_validator("label_studio_url", "public_url")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
@@ -342,7 +385,9 @@ class Settings(BaseSettings):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The device of each model process."""
+        """The device of each model process on this machine."""
+        if self.cluster is not None and self.device == "auto":
+            return ()
         return tuple(self.device.split(","))
 
     @property

@@ -4,11 +4,13 @@
     python -m benchmarks.fleet simulate --tasks 20000 --patience 0 1 2
     python -m benchmarks.fleet saturate
     python -m benchmarks.fleet devices --devices cuda:0,cuda:1 --models full
+    python -m benchmarks.fleet cluster
 
 ``simulate`` runs the server's queue under a clock that jumps; see :mod:`benchmarks.fleet.simulation`. ``saturate`` runs
 the server's dispatcher in real time, with workers that take no time at all: first the dispatcher alone, then with the
-database, where each proposal is noted, saved and found again as in the server. ``devices`` compares one
-device at a time with all that are named, in the server's own model processes; see :mod:`benchmarks.fleet.devices`.
+database, where each proposal is noted, saved and found again as in the server. ``devices`` compares one device at a
+time with all that are named, in the server's own model processes; see :mod:`benchmarks.fleet.devices`. ``cluster``
+starts a Ray cluster on this machine and runs a batch on one worker and on several, which take a known time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fleet.cluster import batch_seconds
 from benchmarks.fleet.devices import compare
 from benchmarks.fleet.saturation import dispatched, proposed
 from benchmarks.fleet.simulation import Outcome, Simulation, Team
@@ -44,8 +47,13 @@ def main() -> None:
     several.add_argument("--models", choices=("demo", "full", "tiny"), default="demo")
     several.add_argument("--count", type=int, default=8, help="videos that are proposed for in each way")
     several.add_argument("--seconds", type=float, default=30.0, help="of each of the two trainings")
+    cluster = commands.add_parser("cluster")
+    cluster.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    cluster.add_argument("--jobs", type=int, default=200)
+    cluster.add_argument("--seconds", type=float, default=0.2)
     options = parser.parse_args()
-    {"simulate": _simulate, "saturate": _saturate, "devices": _devices}[options.command](options)
+    run = {"simulate": _simulate, "saturate": _saturate, "devices": _devices, "cluster": _cluster}
+    run[options.command](options)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -106,6 +114,16 @@ def _devices(options: argparse.Namespace) -> None:
             print(
                 f"| {found.what} | {found.alone:.0f} | {found.together:.0f} | {found.ratio:.2f} |", flush=True
             )
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    first = 0.0
+    print("| workers | jobs | s | times one worker |")
+    print("|---|---|---|---|")
+    for workers in options.workers:
+        seconds = batch_seconds(workers, options.jobs, options.seconds)
+        first = first or seconds
+        print(f"| {workers} | {options.jobs} | {seconds:.1f} | {first / seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

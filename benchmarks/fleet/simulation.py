@@ -97,7 +97,7 @@ class Simulation:
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._affinity = VideoAffinity(team.workers)
+        self._affinity = VideoAffinity()
         self._queue: JobQueue[str, None] = JobQueue(
             self._affinity, patience=team.patience, clock=lambda: self._now
         )

@@ -112,6 +112,14 @@ class BackendClient:
         """
         return self._ask("GET", f"/projects/{project}/corrections")
 
+    def fleet(self) -> dict[str, Any]:
+        """The server's workers with their work, and its cluster.
+
+        Raises:
+            BackendError: The backend cannot be reached.
+        """
+        return self._ask("GET", "/fleet")
+
     def predict(self, project: int, label_config: str, task: dict[str, Any]) -> TaskPredictions:
         """Wait for the predictions of one task, however long they take.
 

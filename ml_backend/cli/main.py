@@ -36,6 +36,7 @@ _COMMANDS = {
     "refine": _Command("refine", "refine a project's soft prompts with its corrections"),
     "versions": _Command("versions", "a project's prompt versions: look, promote, roll back"),
     "corrections": _Command("corrections", "list what annotators corrected, and what is amiss"),
+    "fleet": _Command("fleet", "the workers of a server and its cluster: what runs where"),
     "export": _Command("export", "write a project's accepted annotations as a dataset"),
 }
 

@@ -23,7 +23,7 @@ from steerseg.video.download import FetchResult
 log = logging.getLogger(__name__)
 
 _GRACE = 15 * 60.0
-"""Seconds after its last use in which a file is never evicted, since somebody may be about to open it."""
+"""See :class:`MediaCache`, whose server fetches media long before a worker opens them."""
 _FRESH = 60.0
 """Seconds in which a cached file is used without asking the server whether it changed."""
 _FRESH_UNVALIDATED = 3600.0
@@ -74,15 +74,17 @@ class MediaCache:
     """Files by their content, URLs that lead to them, and folders made of them.
 
     ``objects/`` holds each content once, named by its SHA-256; ``urls/`` says which content a URL had;
-    ``folders/`` holds hard links. A file's or folder's time of modification is its last use. Processes
-    may share a directory: every change is one atomic step.
+    ``folders/`` holds hard links. A file's or folder's time of access is its last use; its time of modification
+    stays, by which others know it again. Processes may share a directory: every change is one atomic step.
 
     Args:
         directory: Made if missing.
-        limit: Bytes that the cache is kept below; files used in the last 15 minutes stay nevertheless.
+        limit: Bytes that the cache is kept below; files used lately, or held, stay nevertheless.
+        grace: Seconds after its last use in which a file is never evicted, since somebody may be about to open it.
     """
 
-    def __init__(self, directory: Path, limit: int) -> None:
+    def __init__(self, directory: Path, limit: int, *, grace: float = _GRACE) -> None:
+        self._grace = grace
         self._objects = directory / "objects"
         self._urls = directory / "urls"
         self._folders = directory / "folders"
@@ -93,8 +95,10 @@ class MediaCache:
         for folder in (self._objects, self._urls, self._folders, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
         for left in self._temporary.iterdir():
-            if _used(left) < time.time() - _ABANDONED and not _is_locked(left):
-                log.info("an unfinished download of %d bytes was removed", _remove(left))
+            if _modified(left) < time.time() - _ABANDONED:
+                with _alone_with(left) as alone:
+                    if alone:
+                        log.info("an unfinished download of %d bytes was removed", _remove(left))
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
@@ -129,11 +133,7 @@ class MediaCache:
         Raises:
             ArtefactError: The disk is full or not writable.
         """
-        path = self._objects / file_digest(temporary)
-        if not path.exists():
-            size = temporary.stat().st_size
-            move_into_place(temporary, path)
-            self._grew(size)
+        path = self.keep_content(temporary, file_digest(temporary))
         return self.remember(url, path, answer)
 
     def remember(self, url: str, path: Path, answer: FetchResult) -> CachedFile:
@@ -160,8 +160,50 @@ class MediaCache:
 
     def use(self, known: CachedFile) -> Path:
         """Mark a file as used now."""
-        os.utime(known.path)
+        _touch(known.path)
         return known.path
+
+    def content(self, digest: str) -> Path | None:
+        """The file of a content, marked as used now; ``None`` where it is not here.
+
+        Args:
+            digest: SHA-256, as 64 hexadecimal digits.
+        """
+        path = self._objects / digest
+        try:
+            _touch(path)
+        except FileNotFoundError:
+            return None
+        return path
+
+    def keep_content(self, temporary: Path, digest: str) -> Path:
+        """Move a complete file, whose digest was checked, to its place.
+
+        Raises:
+            ArtefactError: The disk is full or not writable.
+        """
+        path = self._objects / digest
+        if not path.exists():
+            size = temporary.stat().st_size
+            move_into_place(temporary, path)
+            self._grew(size)
+        return path
+
+    @contextlib.contextmanager
+    def hold(self, path: Path) -> Iterator[None]:
+        """Inside, no process evicts a file or folder of the cache.
+
+        Raises:
+            FileNotFoundError: It was evicted before.
+        """
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            if not os.path.samestat(os.fstat(handle), path.stat()):
+                raise FileNotFoundError(f"{path} was evicted, and came again meanwhile")
+            yield
+        finally:
+            os.close(handle)
 
     def folder(self, files: Sequence[Path], names: Sequence[str]) -> Path:
         """Give the folder that holds these files under these names.
@@ -177,7 +219,7 @@ class MediaCache:
         with explained(self._folders):
             if not folder.is_dir():
                 self._build(folder, files, names)
-            os.utime(folder)
+            _touch(folder)
         return folder
 
     def _build(self, folder: Path, files: Sequence[Path], names: Sequence[str]) -> None:
@@ -220,7 +262,7 @@ class MediaCache:
 
     def _evict(self) -> None:
         """Remove what was used longest ago until the cache is below its limit, if it can be."""
-        before = time.time() - _GRACE
+        before = time.time() - self._grace
         entries = sorted(
             ((_used(path), path) for path in (*self._folders.iterdir(), *self._objects.iterdir())),
             key=lambda entry: (entry[0], entry[1].name),
@@ -231,30 +273,47 @@ class MediaCache:
         for used, path in (*entries, *entries):
             if self._size <= target or used > before:
                 continue
-            if path.parent == self._folders or _links(path) == 1:
-                self._size -= _remove(path)
+            with _alone_with(path) as alone:
+                if alone and (path.parent == self._folders or _links(path) == 1):
+                    self._size -= _remove(path)
         for note in self._urls.iterdir():
             if self._read(note) is None:
                 note.unlink(missing_ok=True)
         log.info("media cache: %.0f MiB after eviction", self._size / 2**20)
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a living process works on a file or folder."""
+@contextlib.contextmanager
+def _alone_with(path: Path) -> Iterator[bool]:
+    """Inside, no living process holds a file or folder; gives whether that is so."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return True
+        yield False
+        return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(handle)
-    return False
+
+
+def _touch(path: Path) -> None:
+    """Note that a file or folder is used now."""
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _used(path: Path) -> float:
+    try:
+        return path.stat().st_atime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

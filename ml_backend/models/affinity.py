@@ -21,15 +21,11 @@ class Sighting(enum.StrEnum):
 
 
 class VideoAffinity:
-    """Remembers the latest videos of each worker. Safe to share between threads.
+    """Remembers the latest videos of each worker, by its index. Safe to share between threads."""
 
-    Args:
-        workers: How many there are.
-    """
-
-    def __init__(self, workers: int) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(workers)]
+        self._seen: dict[int, OrderedDict[Hashable, None]] = {}
         self._holders: dict[Hashable, set[int]] = {}
 
     def note(self, worker: int, video: Hashable | None) -> Sighting:
@@ -40,7 +36,7 @@ class VideoAffinity:
             holders = self._holders.setdefault(video, set())
             known, held = bool(holders), worker in holders
             holders.add(worker)
-            seen = self._seen[worker]
+            seen = self._seen.setdefault(worker, OrderedDict())
             seen[video] = None
             seen.move_to_end(video)
             if len(seen) > _KEPT:
@@ -52,9 +48,8 @@ class VideoAffinity:
     def forget(self, worker: int) -> None:
         """Forget the videos of a worker whose process is gone."""
         with self._lock:
-            for video in self._seen[worker]:
+            for video in self._seen.pop(worker, ()):
                 self._drop(worker, video)
-            self._seen[worker].clear()
 
     def holders(self, video: Hashable | None) -> frozenset[int]:
         """The workers that have seen a video lately."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Generic
 
 from ml_backend.logs import request_scope
+from ml_backend.models.activity import WorkerActivity, WorkLog
 from ml_backend.models.affinity import VideoAffinity
 from ml_backend.models.job_observer import JobEnd, JobObserver, SilentObserver
 from ml_backend.models.messages import JobReport, ProgressReport, RequestT, ResultT
@@ -22,8 +23,14 @@ log = logging.getLogger(__name__)
 # How often an idle dispatcher looks up for a shutdown or the death of its worker, in seconds.
 _POLL = 0.25
 
+_MOST_LOSSES = 20
+"""How often a job may lose its worker through no fault of its own, before that counts as its fault (our choice)."""
+
 # How long a worker that could not load its models waits, without a request, to try again, in seconds.
 _RETRY_WARM_UP = 60.0
+
+# The same for one that was lost and that its cluster is to bring back, in seconds.
+_RETRY_LOST = 2.0
 
 
 class Dispatcher(Generic[RequestT, ResultT]):
@@ -38,6 +45,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         max_attempts: How often a job is begun in all when its worker dies under it.
         make_way: Called when the worker has begun a job: something more urgent may wait.
         others_fit: Whether a worker other than that of an index may be able to work.
+        others_accept: Whether a worker other than that of an index may be able to work on a request.
 
     Attributes:
         observer: Learns what becomes of each job.
@@ -55,6 +63,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         max_attempts: int,
         make_way: Callable[[], None],
         others_fit: Callable[[int], bool],
+        others_accept: Callable[[int, RequestT], bool],
     ) -> None:
         self._queue = queue
         self._worker = worker
@@ -64,6 +73,9 @@ class Dispatcher(Generic[RequestT, ResultT]):
         self._max_attempts = max_attempts
         self._make_way = make_way
         self._others_fit = others_fit
+        self._others_accept = others_accept
+        self._retired = threading.Event()
+        self._log = WorkLog()
         self._lock = threading.Lock()
         self._current: ModelJob[RequestT, ResultT] | None = None  # what the worker has begun
         self._asked_to_yield = False  # whether that was asked to
@@ -77,6 +89,11 @@ class Dispatcher(Generic[RequestT, ResultT]):
     def status(self) -> WorkerStatus:
         """How the worker stands."""
         return self._worker.status
+
+    @property
+    def activity(self) -> WorkerActivity:
+        """What the worker does, and what it has done lately."""
+        return self._log.activity(self._index, self._worker.status, self._current)
 
     @property
     def fit(self) -> bool:
@@ -93,6 +110,10 @@ class Dispatcher(Generic[RequestT, ResultT]):
     def current(self) -> ModelJob[RequestT, ResultT] | None:
         """The job that the worker has begun."""
         return self._current
+
+    def accepts(self, request: RequestT) -> bool:
+        """Whether the worker may be able to work on a request."""
+        return self.fit and self._worker.accepts(request)
 
     def yields(self, job: ModelJob[RequestT, ResultT]) -> bool:
         """Whether a job is the worker's and was asked to yield."""
@@ -116,13 +137,19 @@ class Dispatcher(Generic[RequestT, ResultT]):
         """Let the thread leave whatever it waits for: the executor is closing."""
         self._worker.interrupt()
 
+    def retire(self) -> None:
+        """Let the thread end: the worker is gone, and takes no further job."""
+        self._retired.set()
+        self._worker.interrupt()
+
     # --- the thread
 
     def _run(self) -> None:
         try:
-            while not self._queue.closed:
+            while not self._queue.closed and not self._retired.is_set():
                 self._take_turn()
         finally:
+            self._affinity.forget(self._index)
             self._worker.stop()
 
     def _take_turn(self) -> None:
@@ -134,7 +161,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         if unfit:
             self._queue.wait(_POLL)  # the others take the jobs
             return
-        job = self._queue.take(self._index, _POLL)
+        job = self._queue.take(self._index, _POLL, self._may_take)
         if job is None:
             self._worker.check()
         else:
@@ -146,13 +173,19 @@ class Dispatcher(Generic[RequestT, ResultT]):
                 self._taken = False
         self._forget_lost_videos()
 
+    def _may_take(self, request: RequestT) -> bool:
+        """Whether a request is for this worker: one that no worker can work on is refused by any of them."""
+        if self._retired.is_set():
+            return False
+        return self._worker.accepts(request) or not self._others_accept(self._index, request)
+
     def _warm_up(self) -> None:
         if self._worker.status.state not in (WorkerState.STOPPED, WorkerState.FAILED):
             return
         try:
             self._worker.start()
         except (SteerSegError, WorkerLostError) as error:
-            if not self._queue.closed:
+            if not self._queue.closed and not self._retired.is_set():
                 log.error("the models could not be loaded: %s", error)
         except Exception:  # this thread feeds every later job
             log.exception("the models could not be loaded")
@@ -169,15 +202,17 @@ class Dispatcher(Generic[RequestT, ResultT]):
 
     def _serve(self, job: ModelJob[RequestT, ResultT]) -> None:
         """Have the worker answer a job, and end it or put it back."""
+        begun = False
         try:
             if not self._start_for(job):
                 return
             job.attempts += 1
+            begun = True
             job.succeed(self._answer(job))
         except SteerSegError as error:
             job.fail(error)
         except WorkerLostError as loss:
-            self._retry(job, loss)
+            self._retry(job, loss, begun=begun)
         except Exception as error:
             # This thread feeds every later job too, so that nothing may end it.
             log.exception("a request could not be handed to the model process")
@@ -192,10 +227,11 @@ class Dispatcher(Generic[RequestT, ResultT]):
         try:
             self._worker.start()
         except (SteerSegError, WorkerLostError) as error:
-            if self._queue.closed or not self._others_fit(self._index):
+            lost = isinstance(error, WorkerLostError) and error.blameless
+            if self._queue.closed or (not lost and not self._others_fit(self._index)):
                 raise
-            log.error("worker %d could not load its models, the others go on: %s", self._index, error)
-            self._retry_warm_at = time.monotonic() + _RETRY_WARM_UP
+            log.error("worker %d could not be started, its job goes to another: %s", self._index, error)
+            self._retry_warm_at = time.monotonic() + (_RETRY_LOST if lost else _RETRY_WARM_UP)
             self._queue.put_back(job)
             return False
         return True
@@ -233,6 +269,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         """Tell the observer of a job's beginning, its stages and its end."""
         waited = self._queue.waited(job)
         self.observer.began(job, self._index, waited, self._affinity.note(self._index, job.video))
+        self._log.begin()
         began = time.monotonic()
         clock = _StageClock(lambda stage, seconds: self.observer.spent(job, stage, seconds))
         end = JobEnd.FAILED
@@ -247,13 +284,26 @@ class Dispatcher(Generic[RequestT, ResultT]):
             raise
         finally:
             clock.enter(None)
+            self._log.end(answered=end is JobEnd.DONE)
             self.observer.ended(job, self._index, end, time.monotonic() - began)
 
-    def _retry(self, job: ModelJob[RequestT, ResultT], loss: WorkerLostError) -> None:
-        """Let a job whose worker was lost wait again, or give it up."""
+    def _retry(self, job: ModelJob[RequestT, ResultT], loss: WorkerLostError, *, begun: bool) -> None:
+        """Let a job whose worker was lost wait again, or give it up.
+
+        Args:
+            job: The job.
+            loss: How the worker was lost.
+            begun: Whether that counts as one of the job's attempts so far.
+        """
         self._forget_lost_videos()  # before another worker may leave the job to this one
+        blameless = loss.blameless and job.losses < _MOST_LOSSES
         if self._queue.closed or job.cancelled:
             job.fail(Cancelled("cancelled while the model process was ending"))
+        elif blameless:
+            job.losses += 1
+            job.attempts = max(0, job.attempts - begun)
+            log.warning("%s; the request goes to another worker", loss)
+            self._queue.put_back(job)
         elif job.attempts < self._max_attempts:
             # Dying while loading is not the request's fault, but must not be retried forever either.
             job.attempts += self._worker.status.state is WorkerState.FAILED

@@ -6,15 +6,17 @@ worker is plain data; :mod:`ml_backend.models.messages` lists all of it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, Self
 
 from ml_backend.logs import LoggingSetup
+from ml_backend.models.activity import WorkerActivity
 from ml_backend.models.affinity import VideoAffinity
 from ml_backend.models.dispatcher import Dispatcher
-from ml_backend.models.job_observer import JobObserver
+from ml_backend.models.job_observer import JobObserver, SilentObserver
 from ml_backend.models.messages import ModelAnswer, ModelRequest, RequestT, ResultT
 from ml_backend.models.process import Handler
 from ml_backend.models.queue import PATIENCE, JobQueue, ModelJob, Priority
@@ -27,7 +29,7 @@ class Executor(Generic[RequestT, ResultT]):
     """Feeds jobs to workers, the most urgent first.
 
     Args:
-        workers: What works; each is fed by a thread of its own.
+        workers: What works; each is fed by a thread of its own. Others may come and go: see :meth:`add`.
         video_of: What a request is about: the job goes to a worker that has seen it lately, if one is free soon.
         patience: Seconds for which a job waits for that one while another one is free.
         warm: Start the workers at once and keep them started, instead of at the first job.
@@ -43,27 +45,19 @@ class Executor(Generic[RequestT, ResultT]):
         warm: bool = False,
         max_attempts: int = 2,
     ) -> None:
-        if not workers:
-            raise ValueError("an executor needs at least one worker, got none")
         self._video_of = video_of
-        self._affinity = VideoAffinity(len(workers))
+        self._warm = warm
+        self._max_attempts = max_attempts
+        self._affinity = VideoAffinity()
         self._queue: JobQueue[RequestT, ResultT] = JobQueue(self._affinity, patience=patience)
         self._lock = threading.Lock()  # one thread at a time decides who makes way
-        self._dispatchers = [
-            Dispatcher(
-                self._queue,
-                worker,
-                index,
-                affinity=self._affinity,
-                warm=warm,
-                max_attempts=max_attempts,
-                make_way=self._make_way,
-                others_fit=self._others_fit,
-            )
-            for index, worker in enumerate(workers)
-        ]
-        for dispatcher in self._dispatchers:
-            dispatcher.thread.start()
+        self._observer: JobObserver = SilentObserver()
+        self._indices = itertools.count()
+        # Replaced as a whole, under the lock of its own, so that others read it without one.
+        self._by_index: dict[int, Dispatcher[RequestT, ResultT]] = {}
+        self._members = threading.Lock()
+        for worker in workers:
+            self.add(worker)
 
     @classmethod
     def local(
@@ -91,8 +85,45 @@ class Executor(Generic[RequestT, ResultT]):
         ]
         return cls(workers, warm=warm, max_attempts=max_attempts)
 
+    @property
+    def _dispatchers(self) -> list[Dispatcher[RequestT, ResultT]]:
+        return list(self._by_index.values())
+
+    def add(self, worker: Worker[RequestT, ResultT]) -> int:
+        """Let a further worker take jobs.
+
+        Returns:
+            Its index, which no other worker has had.
+        """
+        with self._members:
+            index = next(self._indices)
+            dispatcher = Dispatcher(
+                self._queue,
+                worker,
+                index,
+                affinity=self._affinity,
+                warm=self._warm,
+                max_attempts=self._max_attempts,
+                make_way=self._make_way,
+                others_fit=self._others_fit,
+                others_accept=self._others_accept,
+            )
+            dispatcher.observer = self._observer
+            self._by_index = {**self._by_index, index: dispatcher}
+        dispatcher.thread.start()
+        return index
+
+    def remove(self, index: int) -> None:
+        """Let a worker that is gone take no further job; the one it has begun goes to another worker."""
+        with self._members:
+            dispatcher = self._by_index.get(index)
+            self._by_index = {other: one for other, one in self._by_index.items() if other != index}
+        if dispatcher is not None:
+            dispatcher.retire()
+
     def observe(self, observer: JobObserver) -> None:
         """Let somebody know what becomes of each job from now on, in place of who knew before."""
+        self._observer = observer
         for dispatcher in self._dispatchers:
             dispatcher.observer = observer
 
@@ -149,6 +180,16 @@ class Executor(Generic[RequestT, ResultT]):
         """Each worker's state, without waiting for any of them."""
         return [dispatcher.status for dispatcher in self._dispatchers]
 
+    @property
+    def numbered_statuses(self) -> dict[int, WorkerStatus]:
+        """Each worker's state by its index."""
+        return {index: dispatcher.status for index, dispatcher in self._by_index.items()}
+
+    @property
+    def activities(self) -> list[WorkerActivity]:
+        """What each worker does, and what it has done lately."""
+        return [dispatcher.activity for dispatcher in self._dispatchers]
+
     def close(self, timeout: float = 5.0) -> None:
         """Stop the workers and end the jobs that are left with :class:`Cancelled`. May be repeated."""
         self._queue.close()
@@ -174,7 +215,8 @@ class Executor(Generic[RequestT, ResultT]):
 
     def _call_for(self, job: ModelJob[RequestT, ResultT]) -> None:
         """Ask for a worker that has the video of a job that waits, where all of these do what is less urgent."""
-        holders = [self._dispatchers[index] for index in self._affinity.holders(job.video)]
+        by_index = self._by_index
+        holders = [by_index[index] for index in self._affinity.holders(job.video) if index in by_index]
         running = [(holder, holder.current) for holder in holders]
         if running and all(one is not None and one.priority > job.priority for _, one in running):
             holder, less_urgent = running[0]
@@ -183,7 +225,11 @@ class Executor(Generic[RequestT, ResultT]):
 
     def _others_fit(self, index: int) -> bool:
         """Whether a worker other than this one may be able to work."""
-        return any(one.fit for number, one in enumerate(self._dispatchers) if number != index)
+        return any(one.fit for number, one in self._by_index.items() if number != index)
+
+    def _others_accept(self, index: int, request: RequestT) -> bool:
+        """Whether a worker other than this one may be able to work on a request."""
+        return any(one.accepts(request) for number, one in self._by_index.items() if number != index)
 
 
 ModelExecutor = Executor[ModelRequest, ModelAnswer]

@@ -28,7 +28,6 @@ from ml_backend.models.messages import (
     ResultT,
     RunCommand,
     WorkerCommand,
-    WorkerReport,
     YieldCommand,
 )
 from ml_backend.models.reporter import Reporter
@@ -67,8 +66,8 @@ class Handler(Protocol[Request_contra, Result_co]):
         ...
 
 
-def send(pipe: Connection, message: WorkerCommand[Any] | WorkerReport[Any]) -> None:
-    """Send one message to the other end of the pipe.
+def send(pipe: Connection, message: object) -> None:
+    """Send one message, such as a command or a report, to the other end of the pipe.
 
     Raises:
         OSError: The other end is gone.

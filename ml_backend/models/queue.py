@@ -52,7 +52,8 @@ class ModelJob(Generic[RequestT, ResultT]):
         stage: Name of the stage it is in; empty before the first.
         fraction: Part of that stage that is done, in [0, 1].
         frames: How many frames the video has; ``None`` until the work has reported it.
-        attempts: How many times a worker has begun it.
+        attempts: How many times a worker has begun it, without those in :attr:`losses`.
+        losses: How many times a worker was lost under it through no fault of its own.
         cancelled: Whether somebody asked for its end.
     """
 
@@ -77,6 +78,7 @@ class ModelJob(Generic[RequestT, ResultT]):
         self.fraction = 0.0
         self.frames: int | None = None
         self.attempts = 0
+        self.losses = 0
         self.cancelled = False
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -224,17 +226,20 @@ class JobQueue(Generic[RequestT, ResultT]):
                 return
         job.fail(Cancelled("cancelled before it began anew" if job.cancelled else "the server is stopping"))
 
-    def take(self, worker: int, timeout: float) -> ModelJob[RequestT, ResultT] | None:
+    def take(
+        self, worker: int, timeout: float, accepts: Callable[[RequestT], bool] = lambda _: True
+    ) -> ModelJob[RequestT, ResultT] | None:
         """Take the most urgent job that is not left to another worker; ``None`` after ``timeout`` seconds.
 
         Args:
             worker: Index of the worker that is free.
             timeout: Seconds; 0 looks once.
+            accepts: Whether it may take a request at all; asked often, and with the queue locked.
         """
         with self._changed:
             end = self._clock() + timeout
             while not self._closed:
-                job, until = self._choose(worker)
+                job, until = self._choose(worker, accepts)
                 if job is not None:
                     return job
                 seconds = min(end, until) - self._clock()
@@ -276,10 +281,13 @@ class JobQueue(Generic[RequestT, ResultT]):
         for job in left.values():
             job.fail(Cancelled("the server is stopping"))
 
-    def _choose(self, worker: int) -> tuple[ModelJob[RequestT, ResultT] | None, float]:
+    def _choose(
+        self, worker: int, accepts: Callable[[RequestT], bool]
+    ) -> tuple[ModelJob[RequestT, ResultT] | None, float]:
         """The job that a free worker begins; without one, the time at which to look again."""
         looked_at: list[_Entry[RequestT, ResultT]] = []
-        chosen, until = self._pick(worker, self._look_ahead(looked_at))
+        jobs = (job for job in self._look_ahead(looked_at) if accepts(job.request))
+        chosen, until = self._pick(worker, jobs)
         for entry in looked_at:
             if entry[-1] is not chosen:
                 heapq.heappush(self._heap, entry)

@@ -13,6 +13,9 @@ from ml_backend.web.errors import Problem, to_response
 
 SECRET_HEADER = "X-SteerSeg-Secret"
 
+MEDIA_PATH = "/media/"
+"""Where hosts of a cluster fetch media, with a token of their own."""
+
 CREDENTIALS_HINT = (
     "Enter user name and password at Label Studio's model connection; for webhooks set the header "
     f"{SECRET_HEADER} (`steerseg-backend connect` does both)."
@@ -35,6 +38,8 @@ def restrict_access(app: Flask, settings: Settings) -> None:
     def check_access() -> Response | None:
         if request.path == "/webhook":
             allowed = _webhook_allowed(settings)
+        elif request.path.startswith(MEDIA_PATH):
+            return None  # which asks for the cluster's token; see :mod:`ml_backend.web.media`
         else:
             allowed = settings.basic_auth_username is None or is_user(settings, request.authorization)
         if allowed:

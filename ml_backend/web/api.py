@@ -80,6 +80,10 @@ def _add_server_routes(blueprint: Blueprint, service: Service) -> None:
     def health() -> Response:
         return jsonify(service.health().to_json())
 
+    @blueprint.get("/fleet")
+    def fleet() -> Response:
+        return jsonify(service.fleet_report().to_json())
+
     @blueprint.get("/jobs")
     def jobs() -> Response:
         return jsonify(service.jobs().to_json())

@@ -11,6 +11,7 @@ from ml_backend.web.access import restrict_access
 from ml_backend.web.api import create_api
 from ml_backend.web.door import guard_door
 from ml_backend.web.errors import answer_errors
+from ml_backend.web.media import add_media
 from ml_backend.web.pages.blueprint import create_pages
 from ml_backend.web.request_log import log_requests
 from ml_backend.web.understands import add_page_of_words
@@ -36,4 +37,5 @@ def create_app(service: Service) -> Flask:
     app.register_blueprint(create_api(service))
     app.register_blueprint(create_pages(service))
     add_page_of_words(app, service)
+    add_media(app, None if service.fleet is None else service.fleet.media)
     return app

@@ -27,6 +27,7 @@ from ml_backend.label_studio.task_media import MEDIA_FOLDER, Loader, MediaLoader
 from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, model_width, preset_version
+from ml_backend.models.fleet.fleet import Fleet
 from ml_backend.models.messages import video_of
 from ml_backend.models.workers import ModelFactory, ProcessWorker
 from ml_backend.predictions.batch import BatchPredictor
@@ -49,6 +50,7 @@ from ml_backend.refinement.versions import PromptLine
 from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.service import Service
 from ml_backend.settings import Schedule, Settings
+from ml_backend.web.assemble_fleet import build_fleet
 from ml_backend.web.understands import page_of_words
 from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.artefacts import remove_partials
@@ -104,9 +106,11 @@ def create_service(settings: Settings) -> Service:
     for folder in settings.data_dir.iterdir() if settings.data_dir.is_dir() else ():
         if folder.name != MEDIA_FOLDER:  # which looks after itself
             remove_partials(folder, below=True, older_than=_ABANDONED)
+    executor = _build_executor(settings)
     service = build_service(
         settings,
-        executor=_build_executor(settings),
+        executor=executor,
+        fleet=build_fleet(settings, executor),
         loader=MediaLoader(settings),
         base_version=preset_version(settings.preset),
         model=model_fingerprint(settings.preset),
@@ -126,6 +130,7 @@ def build_service(
     model: str,
     guidance: Guidance = DEFAULT_GUIDANCE,
     width: int | None = None,
+    fleet: Fleet | None = None,
 ) -> Service:
     """Build a service from what runs its models and fetches its media; its caller starts it.
 
@@ -137,6 +142,7 @@ def build_service(
         model: Fingerprint of the preset's vision-language model, which prompt versions are made for.
         guidance: The preset's notes on its answers, for annotators.
         width: Of that model's embeddings, where it is known.
+        fleet: The cluster whose workers the executor uses; the service starts and closes it.
 
     Raises:
         ConfigError: The preset cannot be used.
@@ -157,11 +163,11 @@ def build_service(
         versions=ModelVersions(line, base_version),
         states=TaskStateStore(database),
     )
-    service = _build_service(common, _build_predictions(common), _build_learning(common))
+    service = _build_service(common, _build_predictions(common), _build_learning(common), fleet)
     executor.observe(common.metrics.jobs)
     common.metrics.watch(
         queue_lengths=lambda: executor.queue_lengths,
-        workers=lambda: executor.statuses,
+        workers=lambda: executor.numbered_statuses,
         refinements=lambda: service.refinements.counts,
         loops=service.loops,
         set_aside=lambda: service.ingestor.set_aside,
@@ -171,7 +177,7 @@ def build_service(
 
 
 def _build_executor(settings: Settings) -> ModelExecutor:
-    """A model process for each device of the settings, fed from one queue."""
+    """A model process for each device of the settings on this machine, fed from one queue."""
     devices = settings.devices
     on_cpu = devices.count("cpu")
     workers = [
@@ -247,7 +253,7 @@ def correction_refresher(
         loader: What fetches media.
     """
     connections = Connections(settings)
-    executor = _build_executor(settings.model_copy(update={"warm": False}))
+    executor = _build_executor(settings.model_copy(update={"warm": False, "cluster": None}))
     states = TaskStateStore(database)
     try:
         reading = _build_reading(settings, database, loader, connections, executor, states)
@@ -329,7 +335,9 @@ def _refinement_settings(settings: Settings, base_version: str) -> RefinementSet
     )
 
 
-def _build_service(common: _Common, predictions: _Predictions, learning: _Learning) -> Service:
+def _build_service(
+    common: _Common, predictions: _Predictions, learning: _Learning, fleet: Fleet | None
+) -> Service:
     steering_jobs = SteeringJobs(common.database, common.executor, common.metrics)
     calls = InteractiveCalls(
         common.settings,
@@ -350,6 +358,7 @@ def _build_service(common: _Common, predictions: _Predictions, learning: _Learni
         database=common.database,
         connections=common.connections,
         executor=common.executor,
+        fleet=fleet,
         line=common.line,
         versions=common.versions,
         media=predictions.media,

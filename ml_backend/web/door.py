@@ -92,8 +92,9 @@ def server_names(settings: Settings) -> frozenset[str]:
         names.add(socket.gethostname().lower())
     else:
         names.add(settings.host.lower())
-    if settings.public_url is not None:
-        names.add(origin_of(settings.public_url)[1])
+    for address in (settings.public_url, settings.cluster_media):
+        if address is not None and address.startswith(("http://", "https://")):
+            names.add(origin_of(address)[1])
     return frozenset(names)
 
 

@@ -24,10 +24,10 @@ def metrics() -> Metrics:
     made = Metrics()
     made.watch(
         queue_lengths=lambda: {priority: 3 for priority in Priority},
-        workers=lambda: [
-            WorkerStatus(WorkerState.BUSY, 1, 2, None, "cuda:0"),
-            WorkerStatus(WorkerState.FAILED, None, 0, "no such device", "cuda:1"),
-        ],
+        workers=lambda: {
+            0: WorkerStatus(WorkerState.BUSY, 1, 2, None, "cuda:0"),
+            1: WorkerStatus(WorkerState.FAILED, None, 0, "no such device", "cuda:1"),
+        },
         refinements=lambda: {RefinementState.RUNNING: 1, RefinementState.KEPT_BACK: 4},
         loops=[],
         set_aside=lambda: 0,

@@ -9,7 +9,7 @@ from typing import Any
 from ml_backend.models.messages import FrameCountReport, JobReport, ProgressReport
 from ml_backend.models.process import Handler, ProcessLostError
 from ml_backend.models.workers import WorkerLostError, WorkerState, WorkerStatus
-from steerseg.errors import Cancelled, ModelError, SteerSegError
+from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError
 
 
 class _InterruptedError(Exception):
@@ -17,10 +17,16 @@ class _InterruptedError(Exception):
 
 
 class InlineWorker:
-    """For tests and simulations of what is above the workers. A handler that raises ``ProcessLostError`` dies."""
+    """For tests and simulations of what is above the workers. A handler that raises ``ProcessLostError`` dies.
 
-    def __init__(self, factory: Callable[[], Handler[Any, Any]], *, device: str = "") -> None:
+    One with ``refuses`` takes no request whose first word that is. To interrupt one is no fault of its job.
+    """
+
+    def __init__(
+        self, factory: Callable[[], Handler[Any, Any]], *, device: str = "", refuses: str = ""
+    ) -> None:
         self._factory = factory
+        self._refuses = refuses
         self._device = device
         self._handler: Handler[Any, Any] | None = None
         self._request: Any = None
@@ -35,6 +41,9 @@ class InlineWorker:
     def status(self) -> WorkerStatus:
         return WorkerStatus(self._state, None, self._restarts, self._error, self._device)
 
+    def accepts(self, request: Any) -> bool:
+        return not self._refuses or request[0] != self._refuses
+
     def start(self) -> None:
         if self._handler is not None:
             return
@@ -47,6 +56,8 @@ class InlineWorker:
         self._state = WorkerState.READY
 
     def begin(self, job: int, request: Any, request_id: str) -> None:
+        if not self.accepts(request):
+            raise ConfigError(f"it does not {self._refuses}")
         self._request = request
         self._state = WorkerState.BUSY
 
@@ -57,7 +68,8 @@ class InlineWorker:
         except (ProcessLostError, _InterruptedError) as error:
             self._handler = None
             self._restarts += 1
-            raise WorkerLostError(f"the worker was lost ({error})") from error
+            blameless = isinstance(error, _InterruptedError)
+            raise WorkerLostError(f"the worker was lost ({error})", blameless=blameless) from error
         except SteerSegError:
             raise
         except Exception as error:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic
@@ -92,6 +92,10 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             device=self._device,
         )
 
+    def accepts(self, request: RequestT) -> bool:
+        """Every request: it sees what the server sees."""
+        return True
+
     def start(self) -> None:
         """See :meth:`Worker.start`."""
         self.check()
@@ -118,16 +122,33 @@ class ProcessWorker(Generic[RequestT, ResultT]):
 
     def outcome(self, job: int, on_report: Callable[[JobReport], None]) -> ResultT:
         """See :meth:`Worker.outcome`."""
+        for report in self.follow(job):
+            match report:
+                case ProgressReport() | FrameCountReport():
+                    on_report(report)
+                case ResultReport(result=result):
+                    return result
+                case ErrorReport(error=error):
+                    raise rebuild_error(error)
+        raise AssertionError("a job's reports end with its result or its error")
+
+    def follow(self, job: int) -> Iterator[JobReport | ResultReport[ResultT] | ErrorReport]:
+        """The reports on the job that was begun, as they come; the last one is its result or its error.
+
+        Args:
+            job: Number of the job.
+
+        Raises:
+            WorkerLostError: See :meth:`Worker.outcome`.
+        """
         while True:
             match self._receive():
                 case ProgressReport() | FrameCountReport() as report if report.job == job:
-                    on_report(report)
-                case ResultReport(job=number, result=result) if number == job:
+                    yield report
+                case ResultReport() | ErrorReport() as end if end.job == job:
                     self._state = WorkerState.READY
-                    return result
-                case ErrorReport(job=number, error=error) if number == job:
-                    self._state = WorkerState.READY
-                    raise _rebuild(error)
+                    yield end
+                    return
 
     def cancel(self, job: int) -> None:
         """See :meth:`Worker.cancel`."""
@@ -202,7 +223,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
                 return
             case LoadFailureReport(error=details):
                 self.stop()
-                raise _rebuild(details)
+                raise rebuild_error(details)
             case report:
                 raise AssertionError(f"a starting worker sent {report!r}")
 
@@ -263,8 +284,8 @@ def _describe_exit(code: int | None) -> str:
     return f"signal {name}" + (", perhaps for lack of memory" if -code == signal.SIGKILL else "")
 
 
-def _rebuild(details: ErrorDetails) -> SteerSegError:
-    """The error that a process reported, as its type where it is one of the library's."""
+def rebuild_error(details: ErrorDetails) -> SteerSegError:
+    """The error that a worker reported, as its type where it is one of the library's."""
     kind = getattr(steerseg.errors, details.kind, None)
     if isinstance(kind, type) and issubclass(kind, SteerSegError):
         return kind(details.message)

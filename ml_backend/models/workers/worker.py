@@ -31,6 +31,7 @@ class WorkerStatus:
         restarts: How often it was replaced after it died.
         error: Why it could not load its models, in state ``failed``.
         device: Where its models run, as the settings name it.
+        host: The machine that it is on, where that is a host of a cluster; empty on the server's own.
     """
 
     state: WorkerState
@@ -38,10 +39,20 @@ class WorkerStatus:
     restarts: int
     error: str | None
     device: str = ""
+    host: str = ""
 
 
 class WorkerLostError(Exception):
-    """A worker ended without an answer. The message says how; a new one may answer the same request."""
+    """A worker ended without an answer. The message says how; a new one may answer the same request.
+
+    Args:
+        message: How it ended.
+        blameless: Whether the request had no part in it, as where a host left its cluster.
+    """
+
+    def __init__(self, message: str, *, blameless: bool = False) -> None:
+        super().__init__(message)
+        self.blameless = blameless
 
 
 class Worker(Protocol[Request_contra, Result_co]):
@@ -57,6 +68,10 @@ class Worker(Protocol[Request_contra, Result_co]):
     @property
     def status(self) -> WorkerStatus:
         """How it stands."""
+        ...
+
+    def accepts(self, request: Request_contra) -> bool:
+        """Whether it can work on a request; returns at once. One that cannot refuses it in ``begin``."""
         ...
 
     def start(self) -> None:
@@ -77,6 +92,7 @@ class Worker(Protocol[Request_contra, Result_co]):
             request_id: What the worker's log lines about the job carry; may be empty.
 
         Raises:
+            SteerSegError: It cannot work on the request.
             WorkerLostError: It has died.
         """
         ...

@@ -18,6 +18,7 @@ from ml_backend.web.pages.checks import add_checks
 from ml_backend.web.pages.clock import zone_name
 from ml_backend.web.pages.corrections import add_corrections, media_thumbnails
 from ml_backend.web.pages.csrf import FIELD, form_token, require_own_form
+from ml_backend.web.pages.fleet import add_fleet
 from ml_backend.web.pages.next_tasks import add_next_tasks
 from ml_backend.web.pages.overview import add_overview
 from ml_backend.web.pages.paging import asked_for, page_arguments
@@ -46,6 +47,7 @@ def create_pages(service: Service) -> Blueprint:
     _add_problems(blueprint)
     thumbnails = media_thumbnails(service)
     add_overview(blueprint, service)
+    add_fleet(blueprint, service)
     add_projects(blueprint, service)
     add_corrections(blueprint, service, thumbnails)
     add_checks(blueprint, service, thumbnails)

@@ -16,7 +16,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.affinity = VideoAffinity(3)
+        self.affinity = VideoAffinity()
         self.queue: JobQueue[str, str] = JobQueue(self.affinity, patience=1.0, clock=lambda: self.now)
 
     def add(

@@ -16,10 +16,13 @@ import pytest
         "ml_backend.service",
         "ml_backend.models.messages",
         "ml_backend.models.workers",
+        "ml_backend.models.fleet.fleet",
     ],
 )
 def test_the_server_loads_no_torch(module: str) -> None:
-    script = f"import sys, {module}; print(*sorted({{'torch', 'transformers', 'sam2'}} & set(sys.modules)))"
+    script = (
+        f"import sys, {module}; print(*sorted({{'torch', 'transformers', 'sam2', 'ray'}} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )

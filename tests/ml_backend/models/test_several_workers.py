@@ -67,7 +67,7 @@ def make() -> Iterator[Make]:
     made: list[Executor[Any, Any]] = []
 
     def build(factories: Sequence[Callable[[], Any]] | None = None, **given: Any) -> Executor[Any, Any]:
-        chosen = factories or [partial(Named, number) for number in range(2)]
+        chosen = factories if factories is not None else [partial(Named, number) for number in range(2)]
         executor: Executor[Any, Any] = Executor([InlineWorker(factory) for factory in chosen], **given)
         made.append(executor)
         return executor
@@ -216,6 +216,43 @@ def test_where_no_worker_can_load_its_models_the_reason_is_told(make: Make) -> N
     for _ in range(2):
         with pytest.raises(ConfigError, match="expected demo"):
             executor.submit(("echo", 1)).result()
+
+
+def test_a_request_goes_to_a_worker_that_accepts_it(make: Make) -> None:
+    executor = make([])
+    executor.add(InlineWorker(targets.commands, refuses="echo"))
+    executor.add(InlineWorker(targets.commands))
+    assert [executor.submit(("echo", number)).result() for number in range(20)] == list(range(20))
+    assert executor.submit(("counted",)).result() in (1, 21)
+
+
+def test_a_request_that_no_worker_accepts_is_refused(make: Make) -> None:
+    executor = make([])
+    for _ in range(2):
+        executor.add(InlineWorker(targets.commands, refuses="echo"))
+    with pytest.raises(ConfigError, match="does not echo"):
+        executor.submit(("echo", 1)).result()
+
+
+def test_jobs_wait_for_workers_that_come_and_outlive_those_that_go(make: Make, tmp_path: Path) -> None:
+    executor = make([], max_attempts=1)
+    job = executor.submit(("wait_for", tmp_path / "started", tmp_path / "release"))
+    assert executor.statuses == []
+    for _ in range(5):  # more often than it may be begun on workers that it kills
+        index = executor.add(InlineWorker(targets.commands))
+        wait_until((tmp_path / "started").exists)
+        executor.remove(index)
+        assert executor.statuses == []
+        wait_until(lambda: executor.queue_length == 1)
+        (tmp_path / "started").unlink()
+    (tmp_path / "release").touch()
+    executor.remove(executor.add(InlineWorker(targets.commands)))  # gone at once
+    last = executor.add(InlineWorker(targets.commands))
+    assert job.result() == "released"
+    assert last == 6
+    wait_until(lambda: executor.activities[0].job is None)
+    (activity,) = executor.activities
+    assert (activity.index, activity.job) == (last, None)
 
 
 def test_the_observer_learns_how_each_job_ended(make: Make, tmp_path: Path) -> None:
