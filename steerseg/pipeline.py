@@ -246,7 +246,9 @@ class SteerSeg:
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
         torch_device, dtype = resolve_device(device)
-        lvlm = LVLM.from_pretrained(loaded.language_model, device=torch_device, dtype=dtype, quantise=loaded.quantise)
+        lvlm = LVLM.from_pretrained(
+            loaded.language_model, device=torch_device, dtype=dtype, quantise=loaded.quantise
+        )
         tracker = Tracker.from_pretrained(
             loaded.segmenter_source, device=torch_device, dtype=dtype, config=loaded.segmenter_config
         )

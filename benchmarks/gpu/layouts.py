@@ -98,9 +98,7 @@ def _qwen2_5_vl(
     return build
 
 
-def _qwen3_vl(
-    width: int, inner: int, layers: int, heads: int, shared: int
-) -> Callable[[], tuple[Any, Any]]:
+def _qwen3_vl(width: int, inner: int, layers: int, heads: int, shared: int) -> Callable[[], tuple[Any, Any]]:
     def build() -> tuple[Any, Any]:
         tokenizer = byte_tokenizer()
         rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
@@ -124,9 +122,7 @@ def _qwen3_vl(
     return build
 
 
-def _internvl(
-    width: int, inner: int, layers: int, heads: int, shared: int
-) -> Callable[[], tuple[Any, Any]]:
+def _internvl(width: int, inner: int, layers: int, heads: int, shared: int) -> Callable[[], tuple[Any, Any]]:
     def build() -> tuple[Any, Any]:
         tokenizer = byte_tokenizer(
             INTERNVL_SPECIAL,

@@ -98,7 +98,9 @@ def measure_objects(records: Records, tracker: Tracker, size: Size, counts: Sequ
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 0 where nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.objects", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of results.jsonl and report.md")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder of results.jsonl and report.md"
+    )
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of objects")
     parser.add_argument("--segmenter", default=LARGE, help="hub id of a SAM 2, or edgetam")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
@@ -109,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records.put_environment(given.size, segmenter=given.segmenter)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tracker = make_tracker(given.size, device, dtype, given.segmenter)
-    measure_objects(records, tracker, given.size, given.counts or (COUNTS if given.size == "full" else _TINY_COUNTS))
+    measure_objects(
+        records, tracker, given.size, given.counts or (COUNTS if given.size == "full" else _TINY_COUNTS)
+    )
     write_report(given.output)
     return 1 if records.failures else 0
 

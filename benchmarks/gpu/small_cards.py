@@ -191,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of small-cards.md")
     parser.add_argument("--cards", type=float, nargs="+", default=CARDS, help="their memory in GB")
     parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
-    parser.add_argument("--bits", type=int, nargs="+", default=[16], choices=(4, 16), help="of the text model")
+    parser.add_argument(
+        "--bits", type=int, nargs="+", default=[16], choices=(4, 16), help="of the text model"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
     parser.add_argument("--here", action="store_true", help="one preset on one card, in this process")

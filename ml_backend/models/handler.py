@@ -1,6 +1,6 @@
 """The handlers of a model process: they answer requests for proposals, masks and slices of refinements.
 
-A process holds one loaded preset, with a language model or without. It imports torch, so that the server never imports it:
+A process holds one loaded preset, with a language model or without. It imports torch, so that the server never does:
 :class:`ml_backend.models.workers.ModelFactory` names it to the process.
 """
 
@@ -246,9 +246,7 @@ def load_handler(
     return ModelHandler(steerseg, limits, memory_bytes // 4)
 
 
-def _load_segmenter(
-    preset: Preset, device: str, limits: VideoLimits, memory_bytes: int
-) -> SegmenterHandler:
+def _load_segmenter(preset: Preset, device: str, limits: VideoLimits, memory_bytes: int) -> SegmenterHandler:
     """The segmenter of a preset without a language model.
 
     Raises:

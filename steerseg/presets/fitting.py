@@ -77,7 +77,9 @@ def advise(machine: Machine) -> Advice:
         machine: The machine.
     """
     gpu = max(machine.gpus, key=lambda gpu: gpu.total, default=None)
-    need = next(need for need in NEEDS if gpu is not None and need.gpu_gib * GIB <= gpu.total or not need.gpu_gib)
+    need = next(
+        need for need in NEEDS if (gpu is not None and need.gpu_gib * GIB <= gpu.total) or not need.gpu_gib
+    )
     device = "cpu" if gpu is None else gpu.device
     preset = load_preset(find_preset(need.preset))
     weights = weights_of(preset)
@@ -112,9 +114,7 @@ def _reason(need: Need, gpu: Gpu | None) -> str:
     return f"it runs on a GPU from {need.gpu_gib:g} GiB on, and this one has {gpu.total / GIB:.0f}"
 
 
-def _missing(
-    machine: Machine, need: Need, preset: Preset, weights: tuple[Weights, ...]
-) -> tuple[str, ...]:
+def _missing(machine: Machine, need: Need, preset: Preset, weights: tuple[Weights, ...]) -> tuple[str, ...]:
     missing = []
     if preset.segmenter_source == "edgetam" and not has_package("timm"):
         missing.append("EdgeTAM's image encoder takes the package timm: pip install '.[edgetam]'")

@@ -117,7 +117,9 @@ def test_a_batch_is_refused_for_each_of_its_tasks(served: Served) -> None:
     assert answer["results"] == [[]]
     assert answer["pending"] == []
     (reason,) = answer["errors"].values()
-    assert reason.startswith("predictions by text take a language model, and this server has none; open the task")
+    assert reason.startswith(
+        "predictions by text take a language model, and this server has none; open the task"
+    )
 
 
 def test_corrections_are_kept_and_a_refinement_says_why_it_trains_nothing(served: Served) -> None:
@@ -139,7 +141,10 @@ def test_corrections_are_kept_and_a_refinement_says_why_it_trains_nothing(served
 
         latest = wait_until(ended)[0]
         assert latest["state"] == "not enough data"
-        assert "nothing to train: soft prompts steer a language model, and this server has none" in latest["reason"]
+        assert (
+            "nothing to train: soft prompts steer a language model, and this server has none"
+            in latest["reason"]
+        )
 
 
 def test_the_library_names_what_it_lacks(preset: Path) -> None:

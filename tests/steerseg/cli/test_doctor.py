@@ -11,9 +11,8 @@ from huggingface_hub import constants
 
 from steerseg.cli.doctor import describe
 from steerseg.cli.main import main
-from steerseg.presets import fitting
+from steerseg.presets import find_preset, fitting, load_preset
 from steerseg.presets.fitting import NEEDS, advise, weights_of
-from steerseg.presets import find_preset, load_preset
 from steerseg.runtime.machine import GIB, Gpu, Machine, are_weights_here
 
 LAPTOP = Machine((), driver=False, cores=2, memory=16 * GIB, cache=Path("/cache"), disk_free=50 * 10**9)
@@ -88,4 +87,4 @@ def test_the_command_reports_this_machine(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("first    steerseg-backend serve --preset ")
     assert status == any(line.startswith("missing") for line in lines)
-    assert list(describe(LAPTOP, advise(LAPTOP)))[0] == "GPU      none that torch sees"
+    assert next(iter(describe(LAPTOP, advise(LAPTOP)))) == "GPU      none that torch sees"
