@@ -119,7 +119,8 @@ def measures_table(results: Sequence[dict[str, Any]]) -> str:
     whole = {kind: seconds.get(f"{kind}: propose") for kind in ("cold", "further")}
     lines = [
         f"Seconds that a proposal takes longer without a measure. Less than {_LEAST:.0%} of both is marked: it is not "
-        "worth its lines. Lines are those of the modules that are there for it alone; some serve two measures. Refinement is not counted.",
+        "worth its lines. Lines are those of the modules that are there for it alone; some serve two measures. "
+        "Refinement is not counted.",
         "",
         "| measure | lines | cold: saves (s) | of it | further: saves (s) | of it | |",
         "|---|---:|---:|---:|---:|---:|---|",

@@ -149,7 +149,7 @@ def summarise(folder: Path) -> str:
         known = {line["name"]: line for line in lines}
         first = lines[0]
         about = f"Measured on {first['device']}, torch {first['torch']}; random weights ({first['size']})."
-        peak = max((known[name]["peak_gb"] for name in _PROPOSALS if name in known), default=None)
+        peak = max((line["peak_gb"] for line in lines if line["name"] in _PROPOSALS), default=None)
         refinement = known.get("refinement, a sample", {})
         bits = "bfloat16" if first["bits"] == 16 else f"{first['bits']} bits"
         cells = [

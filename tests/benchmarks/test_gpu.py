@@ -10,8 +10,8 @@ import torch
 
 import benchmarks.clicks.__main__ as clicks
 from benchmarks.gpu import data_parallel, objects, peers, small_cards
-from benchmarks.gpu.layouts import LAYOUTS, build_layout
 from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.layouts import LAYOUTS, build_layout
 from steerseg.presets import find_preset, load_preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,9 +75,9 @@ def test_layouts_are_those_of_the_presets(name: str) -> None:
 
 
 def test_our_masks_are_those_of_the_sam2_package(tmp_path: Path) -> None:
-    options = ["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--only", "sam2", "--counts", "2"]
+    options = ["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--only", "sam2", "--counts", "1"]
     assert peers.main(options) == 0
-    beside = records(tmp_path)["sam2: 2 objects, ours beside its own"]
+    beside = records(tmp_path)["sam2: 1 objects, ours beside its own"]
     assert beside["mean_iou"] > 0.99
     assert beside["ratio"] > 0
 
@@ -95,8 +95,10 @@ def test_a_small_card_is_measured_and_what_failed_is_named(tmp_path: Path) -> No
     assert small_cards.main(["-o", str(folder), *options]) == 0
     table = small_cards.summarise(tmp_path)
     assert "| 8 GB | `qwen3-vl-2b` | bfloat16 |" in table
-    with (folder / "results.jsonl").open("a") as file:
-        file.write(json.dumps({"name": "cold: propose", "failed": "OutOfMemoryError: none left"}) + "\n")
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    failed = json.dumps({"name": "cold", "failed": "OutOfMemoryError: none left"})
+    kept = [failed if '"cold: propose"' in line else line for line in lines]
+    (folder / "results.jsonl").write_text("\n".join(kept) + "\n")
     assert "does not fit" in small_cards.summarise(tmp_path)
 
 
