@@ -17,6 +17,10 @@ class ConfigError(SteerSegError):
     """A preset, a setting or a labelling configuration cannot be used."""
 
 
+class NoLanguageModelError(SteerSegError):
+    """An expression or soft prompts are of no use, since the preset has no language model."""
+
+
 class ModelError(SteerSegError):
     """A model or its weights cannot be loaded or do not fit each other."""
 

@@ -29,7 +29,7 @@ from steerseg.reasoning import Reasoning, check_expression, expression_as, reaso
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.tracking import EncodedVideo, Propagation, Tracker, Tracklet
+from steerseg.tracking import EncodedVideo, OpenVideos, Propagation, Tracker, Tracklet
 from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
@@ -225,14 +225,12 @@ class SteerSeg:
             remembered_videos, on_evict=lambda key, _: prefixes.drop(key)
         )
 
-        def drop_video(digest: str, _: EncodedVideo) -> None:
+        def drop_video(digest: str) -> None:
             for key in [key for key in features if key[0] == digest]:
                 features.pop(key)
                 prefixes.drop(key)
 
-        self._videos = LruCache[str, EncodedVideo](
-            remembered_bytes, weigh=lambda encoded: encoded.size, on_evict=drop_video
-        )
+        self._videos = OpenVideos(tracker, remembered_bytes, drop_video)
 
     @classmethod
     def from_pretrained(
@@ -253,11 +251,14 @@ class SteerSeg:
 
         Raises:
             ConfigError: The preset cannot be used.
+            NoLanguageModelError: It has no language model; a :class:`~steerseg.tracking.Tracker` answers clicks.
             ModelError: Weights cannot be loaded.
         """
         loaded = preset if isinstance(preset, Preset) else open_preset(preset)
         torch_device, dtype = resolve_device(device)
-        lvlm = LVLM.from_pretrained(loaded.lvlm, device=torch_device, dtype=dtype, quantise=loaded.quantise)
+        lvlm = LVLM.from_pretrained(
+            loaded.language_model, device=torch_device, dtype=dtype, quantise=loaded.quantise
+        )
         tracker = Tracker.from_pretrained(
             loaded.segmenter_source, device=torch_device, dtype=dtype, config=loaded.segmenter_config
         )
@@ -371,14 +372,12 @@ class SteerSeg:
 
         All videos together are kept below ``remembered_bytes``, the least recently opened being dropped first.
         """
-        encoded = self._videos.get(video.digest) or self.tracker.open(video)
-        self._videos.put(video.digest, encoded)
-        return encoded
+        return self._videos.open(video)
 
     @property
     def remembered(self) -> int:
         """Bytes of opened videos and their features."""
-        return int(self._videos.weight)
+        return self._videos.size
 
     # ------------------------------------------------------------------ the stages of a proposal
 

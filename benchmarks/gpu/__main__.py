@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +48,7 @@ from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
-from steerseg.pipeline import VideoFeatures, installed_version
+from steerseg.pipeline import VideoFeatures
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
@@ -564,16 +563,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(given.device)
     seconds = given.seconds or (300.0 if given.quick else 1800.0)
     records = Records(given.output, device, seconds)
-    records.put(
-        "environment",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        torch=torch.__version__,
-        transformers=installed_version("transformers"),
-        triton=installed_version("triton"),
-        size=given.size,
-        quick=given.quick,
-        memory_gb=given.memory,
-    )
+    records.put_environment(given.size, quick=given.quick, memory_gb=given.memory)
     bench = Bench(records, given.size, device, quick=given.quick, memory=given.memory)
     for name in MEASUREMENTS:
         if name in given.only:

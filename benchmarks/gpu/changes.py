@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
+from steerseg.attention import rollout
 from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
@@ -127,7 +129,10 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         with way():
             _timed(records, "see", name, lambda: steerseg.encode_keyframes(video, config), repeat=2)
 
+    _measure_padding(records)
     seen = steerseg.encode(video, config)
+    _measure_cold_grounding(records, steerseg, seen)
+    _measure_answers(records, steerseg, seen)
     lengths = itertools.count(1)
     readings: dict[str, Callable[[], Any]] = {
         "": contextlib.nullcontext,
@@ -180,6 +185,58 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
             peak_gb=0.0,
             still_used=calls.enabled,
         )
+
+
+def _measure_padding(records: Records) -> None:
+    """The products of a vision tower's gated MLPs at Qwen2.5-VL's inner width, and at the padded one."""
+    dtype = torch.bfloat16 if records.device.type == "cuda" else torch.float32
+    tokens, layers = (16 * 1560, 32) if records.device.type == "cuda" else (64, 1)
+    for name, width in (("not padded", 3420), ("padded", 3456)):
+        inner = torch.zeros(width, 1280, device=records.device, dtype=dtype)
+        outer = torch.zeros(1280, width, device=records.device, dtype=dtype)
+        states = torch.zeros(tokens, 1280, device=records.device, dtype=dtype)
+
+        def multiply(
+            inner: torch.Tensor = inner, outer: torch.Tensor = outer, states: torch.Tensor = states
+        ) -> torch.Tensor:
+            for _ in range(layers):
+                gate = F.linear(states, inner)
+                F.linear(states, inner)
+                result = F.linear(gate, outer)
+            return result
+
+        multiply()
+        _timed(records, "products", name, multiply, repeat=3)
+
+
+def _measure_cold_grounding(records: Records, steerseg: SteerSeg, seen: VideoFeatures) -> None:
+    """Grounding where nothing is kept of a video, so that all layers read all tokens."""
+    ways: dict[str, Callable[[], Any]] = {
+        "": contextlib.nullcontext,
+        **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
+        "rollout by chunks": lambda: attribute(rollout, "kernels_work", lambda query: False),
+    }
+    with attribute(steerseg._prefixes, "budget", 0):
+        for name, way in ways.items():
+            with way():
+                work = functools.partial(_ground, steerseg, seen, _EXPRESSION)
+                work()
+                _timed(records, "cold ground", name, work, repeat=2)
+
+
+def _measure_answers(records: Records, steerseg: SteerSeg, seen: VideoFeatures) -> None:
+    """An answer by captured steps, and by the library's own way of generating."""
+    question = steerseg.texts.reasoning_question(_EXPRESSION)
+    for name, own in (("", True), ("by transformers", False)):
+        work = functools.partial(
+            steerseg.lvlm.answer,
+            question,
+            seen.context.video,
+            max_new_tokens=steerseg.config.max_new_tokens,
+            own_decoder=own,
+        )
+        work()
+        _timed(records, "answer", name, work, repeat=2)
 
 
 def _timed(records: Records, stage: str, way: str, work: Callable[[], Any], **more: Any) -> None:

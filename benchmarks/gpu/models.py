@@ -2,103 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import transformers
 
+from benchmarks.gpu.layouts import build_layout
+from benchmarks.gpu.segmenters import LARGE, build_segmenter
 from steerseg import SteerSeg
-from steerseg.config import TrainingConfig
+from steerseg.config import SegmenterConfig, TrainingConfig
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.quantised import keep_differentiable
-from steerseg.presets import Preset
+from steerseg.presets import Preset, find_preset, load_preset
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracker
 from steerseg.training.trainer import TrainingSample
 from steerseg.video import Video, video_from_frames
-from tests.support.tiny_lvlms import CHAT_TEMPLATE, TINY, byte_tokenizer
+from tests.support.tiny_lvlms import TINY
 from tests.support.tiny_sam2 import SMALL_SAM2
 
 Size = Literal["full", "tiny"]
+LAYOUT = "qwen2.5-vl-7b"
 _ANSWER_TOKENS = 64
 
 TRAINING = TrainingConfig(steps=20, warmup=2)
 """Of a training that is measured for a few steps."""
 
 
-@contextmanager
-def _made_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _qwen2_5_vl_7b(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The layout of Qwen2.5-VL-7B with the tests' tokenizer, which knows bytes only."""
-    tokenizer = byte_tokenizer()
-    number = tokenizer.convert_tokens_to_ids
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 128000,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [16, 24, 24],
-            },
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "pad_token_id": number("<|endoftext|>"),
-        },
-        vision_config={
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-            "out_hidden_size": 3584,
-            "tokens_per_second": 2,
-        },
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
-        tie_word_embeddings=False,
-    )
-    with _made_in(dtype, device):
-        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
-    processor = transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(),
-        video_processor=transformers.Qwen2VLVideoProcessor(cap_pixels_per_frame=False),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
-    return model, processor
-
-
-def make_lvlm(size: Size, device: torch.device, dtype: torch.dtype) -> LVLM:
-    """A random language model; greedy answers of it never end by themselves."""
+def make_lvlm(size: Size, device: torch.device, dtype: torch.dtype, layout: str = LAYOUT) -> LVLM:
+    """A random language model, of a preset's layout in full size; greedy answers of it never end by themselves."""
     torch.manual_seed(0)
     if size == "full":
-        model, processor = _qwen2_5_vl_7b(device, dtype)
+        model, processor = build_layout(layout, device, dtype)
     else:
         model, processor = TINY["qwen2_5_vl"].build(4)
         for name, parameter in model.named_parameters():
@@ -146,23 +82,31 @@ def limit_memory(device: torch.device, gigabytes: float) -> None:
     torch.cuda.mem_get_info = mem_get_info
 
 
-def make_tracker(size: Size, device: torch.device, dtype: torch.dtype) -> Tracker:
-    """A random SAM 2 that believes in every object."""
-    torch.manual_seed(1)
+def make_tracker(
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    segmenter: str = LARGE,
+    config: SegmenterConfig = SegmenterConfig(),  # noqa: B008 (frozen)
+) -> Tracker:
+    """A random segmenter that believes in every object; a small SAM 2 where the size is tiny."""
     if size == "full":
-        from sam2.build_sam import build_sam2_video_predictor
+        return Tracker(build_segmenter(segmenter, device, dtype, config))
+    from steerseg.demo.sam2 import build_sam2
 
-        model = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_l.yaml", None, device=str(device))
-    else:
-        from steerseg.demo.sam2 import build_sam2
-
-        model = build_sam2(SMALL_SAM2).to(device)
+    torch.manual_seed(1)
+    model = build_sam2(SMALL_SAM2).to(device)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(8.0)
     return Tracker(Sam2(model, version=f"random-{size}", dtype=dtype))
 
 
-def make_preset(size: Size) -> Preset:
+def make_preset(size: Size, layout: str = LAYOUT) -> Preset:
     """Keyframes, budgets and layers of the published preset, or small ones."""
+    if size == "full" and layout != LAYOUT:
+        shipped = load_preset(find_preset(layout))
+        return shipped.model_copy(
+            update={"name": "random", "pipeline": {**shipped.pipeline, "max_new_tokens": _ANSWER_TOKENS}}
+        )
     if size == "full":
         # Answers of random weights never end; a list of a few attributes, which ends one, is shorter than this.
         pipeline = {"max_new_tokens": _ANSWER_TOKENS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from steerseg.pipeline import installed_version
 
 _Result = TypeVar("_Result")
 
@@ -21,6 +24,9 @@ class Records:
         folder: Where the file goes; begun anew.
         device: What is measured.
         seconds: Time after which no further measurement is begun.
+
+    Attributes:
+        failures: How many measurements have failed.
     """
 
     def __init__(self, folder: Path, device: torch.device, seconds: float) -> None:
@@ -30,11 +36,25 @@ class Records:
         self.device = device
         self._begun = time.perf_counter()
         self._seconds = seconds
+        self.failures = 0
 
     @property
     def left(self) -> float:
         """Seconds until no further measurement is begun."""
         return self._seconds - (time.perf_counter() - self._begun)
+
+    def put_environment(self, size: str, **known: Any) -> None:
+        """The first line: the machine, the versions and what is measured."""
+        named = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        self.put(
+            "environment",
+            device=named or platform.processor() or "cpu",
+            torch=torch.__version__,
+            transformers=installed_version("transformers"),
+            triton=installed_version("triton"),
+            size=size,
+            **known,
+        )
 
     def put(self, name: str, **values: Any) -> None:
         """One line."""
@@ -74,6 +94,7 @@ class Records:
         try:
             work()
         except Exception as error:  # of whatever kind: the other measurements are worth having
+            self.failures += 1
             self.put(name, failed=f"{type(error).__name__}: {error}", where=traceback.format_exc()[-1500:])
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.measures import measures_table
+
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run."""
@@ -13,32 +15,39 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_report(folder: Path) -> None:
-    """Write ``report.md`` and, where scaling was measured, ``scaling.png``."""
+    """Write ``report.md`` and, where they were measured, ``measures.md`` and ``scaling.png``."""
     results = read_results(folder)
     (folder / "report.md").write_text(table(results))
+    if measures := measures_table(results):
+        (folder / "measures.md").write_text(f"{_about(results[0])}\n\n{measures}")
     draw_scaling(results, folder / "scaling.png")
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """One row a measurement; what failed or was not measured says so."""
-    about = results[0]
     lines = [
-        f"Measured on {about['device']}, torch {about['torch']}, transformers {about['transformers']}, "
-        f"triton {about['triton']}; random weights ({about['size']}).",
+        _about(results[0]),
         "",
         "| what | seconds | floor (s) | peak (GB) | held (GB) | more |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    if about.get("memory_gb"):
-        lines[0] += (
-            f" PyTorch was given {about['memory_gb']:g} GB of memory and was told that there is no more."
-        )
     shown = ("name", "seconds", "floor", "peak_gb", "held_gb", "where")
     for result in results[1:]:
         more = "; ".join(f"{key} {_short(value)}" for key, value in result.items() if key not in shown)
         cells = [_short(result.get(key, "")) for key in ("seconds", "floor", "peak_gb", "held_gb")]
         lines.append(f"| {result['name']} | {' | '.join(cells)} | {more.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
+
+
+def _about(first: dict[str, Any]) -> str:
+    """The machine, the versions and the models, from the first line of a run."""
+    about = (
+        f"Measured on {first['device']}, torch {first['torch']}, transformers {first['transformers']}, "
+        f"triton {first['triton']}; random weights ({first['size']})."
+    )
+    if first.get("memory_gb"):
+        about += f" PyTorch was given {first['memory_gb']:g} GB of memory and was told that there is no more."
+    return about
 
 
 def _short(value: object) -> str:

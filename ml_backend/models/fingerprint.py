@@ -31,12 +31,14 @@ def preset_version(name_or_folder: str) -> str:
 
 
 def model_fingerprint(preset: str) -> str:
-    """Name the vision-language model of a preset: its hub id, or a digest of its folder.
+    """Name the vision-language model of a preset: its hub id, a digest of its folder, or that there is none.
 
     Raises:
         ConfigError: The preset cannot be used.
     """
     name = load_preset(find_preset(preset)).lvlm
+    if name is None:
+        return "no language model"
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -46,12 +48,14 @@ def model_fingerprint(preset: str) -> str:
 def model_width(preset: str) -> int | None:
     """Width of the embeddings of a preset's vision-language model, which its soft prompts must have.
 
-    It is read from the model's configuration; ``None`` where that is not on this machine.
+    It is read from the model's configuration; ``None`` where that is not on this machine, or there is no model.
 
     Raises:
         ConfigError: The preset cannot be used.
     """
     name = load_preset(find_preset(preset)).lvlm
+    if name is None:
+        return None
     cached = Path(name) / "config.json"
     if not cached.is_file():
         from huggingface_hub import try_to_load_from_cache  # takes its time, and few need it

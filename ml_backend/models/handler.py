@@ -1,6 +1,6 @@
-"""The handler of a model process: it answers requests for proposals, masks and slices of refinements.
+"""The handlers of a model process: they answer requests for proposals, masks and slices of refinements.
 
-It holds one loaded preset. It imports torch, so that the server never imports it:
+A process holds one loaded preset, with a language model or without. It imports torch, so that the server never does:
 :class:`ml_backend.models.workers.ModelFactory` names it to the process.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -41,30 +42,121 @@ from ml_backend.models.step_messages import GradientRequest
 from ml_backend.models.trainings import Trainings
 from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
-from steerseg.errors import SteerSegError
+from steerseg.config import Correction
+from steerseg.errors import NoLanguageModelError, SteerSegError
 from steerseg.pipeline import SteerSeg
-from steerseg.video import VideoLimits
+from steerseg.presets import Preset, open_preset
+from steerseg.runtime.devices import resolve_device
+from steerseg.tracking import EncodedVideo, OpenVideos, Tracker
+from steerseg.video import Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
-from steerseg.warm_up import warm_up
+from steerseg.warm_up import compile_tracker, warm_up
 
 log = logging.getLogger(__name__)
 
 
-class ModelHandler:
-    """Answers requests with a loaded :class:`~steerseg.pipeline.SteerSeg`.
+class SegmenterHandler:
+    """Answers requests that take the segmenter alone: clicks, boxes and masks.
+
+    Args:
+        tracker: The tracker over the segmenter.
+        open_video: Opens a video for the tracker.
+        limits: Limits of the videos.
+        frame_bytes: Bytes of decoded videos that are kept for the next request, the least recently used first out.
+        correction: What prompts on a tracked frame go with.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        open_video: Callable[[Video], EncodedVideo],
+        limits: VideoLimits,
+        frame_bytes: int = 1 << 30,
+        *,
+        correction: Correction,
+    ) -> None:
+        self._tracker = tracker
+        self._open = open_video
+        self._correction: Correction = correction
+        self._decoder = IsolatedDecoder(limits)
+        self._videos = RecentVideos(self._decoder, frame_bytes)
+        self._corrected: tuple[str, CorrectedObjects] | None = None
+
+    def warm_up(self, *, compiled: bool) -> None:
+        """Have a decoder waiting, and on a GPU capture the steps of tracking.
+
+        Args:
+            compiled: Whether to compile the segmenter.
+        """
+        self._decoder.start()
+        if compiled:
+            compile_tracker(self._tracker)
+        self._tracker.warm()
+
+    def __call__(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
+        """Answer one request.
+
+        Raises:
+            SteerSegError: The media or the expression cannot be used, or the request was cancelled.
+            ProcessLostError: The GPU takes no more work from this process.
+        """
+        try:
+            return self._answer(request, reporter)
+        except YieldRequested:
+            return Yielded()
+        except SteerSegError:
+            raise
+        except Exception as error:
+            if _is_lost(self._tracker.device):
+                raise ProcessLostError("the GPU takes no more work from it") from error
+            raise
+
+    def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
+        match request:
+            case SteerRequest():
+                return self._steer(request, reporter)
+            case MaskRequest():
+                return self._masks(request, reporter)
+            case _:
+                raise NoLanguageModelError("the loaded preset has no language model, which this takes")
+
+    def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
+        video = self._videos.load(request.media, request.fps, reporter.progress)
+        return answer_steering(
+            self._tracker,
+            self._open(video),
+            request,
+            reporter.progress,
+            correction=self._correction,
+            corrected=self._corrected_objects(video.digest),
+        )
+
+    def _corrected_objects(self, digest: str) -> CorrectedObjects:
+        """The objects of the video that is corrected now; those of another one are dropped."""
+        if self._corrected is None or self._corrected[0] != digest:
+            self._corrected = (digest, CorrectedObjects())
+        return self._corrected[1]
+
+    def _masks(self, request: MaskRequest, reporter: Reporter) -> MaskAnswer:
+        video = self._videos.load(request.media, request.fps, reporter.progress)
+        return answer_masks(self._tracker, video, self._open(video), request, reporter)
+
+
+class ModelHandler(SegmenterHandler):
+    """Answers all requests, with a loaded :class:`~steerseg.pipeline.SteerSeg`.
 
     Args:
         steerseg: The models.
         limits: Limits of the videos.
-        frame_bytes: Bytes of decoded videos that are kept for the next request, the least recently used first out.
+        frame_bytes: See :class:`SegmenterHandler`.
     """
 
     def __init__(self, steerseg: SteerSeg, limits: VideoLimits, frame_bytes: int = 1 << 30) -> None:
+        super().__init__(
+            steerseg.tracker, steerseg.open, limits, frame_bytes, correction=steerseg.config.correction
+        )
         self._steerseg = steerseg
-        self._decoder = IsolatedDecoder(limits)
-        self._videos = RecentVideos(self._decoder, frame_bytes)
         self._soft_prompts = SoftPromptCache()
-        self._corrected: tuple[str, CorrectedObjects] | None = None
         samples = SampleReader()
         self._refiner = Refiner(steerseg, self._decoder, self._soft_prompts, samples)
         self._trainings = Trainings(steerseg, self._soft_prompts, samples)
@@ -85,32 +177,10 @@ class ModelHandler:
         )
         log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
 
-    def __call__(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
-        """Answer one request.
-
-        Raises:
-            SteerSegError: The media or the expression cannot be used, or the request was cancelled.
-            ProcessLostError: The GPU takes no more work from this process.
-        """
-        try:
-            return self._answer(request, reporter)
-        except YieldRequested:
-            return Yielded()
-        except SteerSegError:
-            raise
-        except Exception as error:
-            if _is_lost(self._steerseg.lvlm.device):
-                raise ProcessLostError("the GPU takes no more work from it") from error
-            raise
-
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:
             case ProposeRequest():
                 return self._propose(request, reporter)
-            case SteerRequest():
-                return self._steer(request, reporter)
-            case MaskRequest():
-                return self._masks(request, reporter)
             case NameRequest():
                 return self._refiner.name(request, reporter)
             case PrepareRequest():
@@ -123,6 +193,8 @@ class ModelHandler:
                 return self._trainings.gradients(request, reporter)
             case TrialRequest():
                 return self._refiner.compare(request, reporter)
+            case SteerRequest() | MaskRequest():
+                return super()._answer(request, reporter)
 
     def _propose(self, request: ProposeRequest, reporter: Reporter) -> StoredProposal:
         video = self._videos.load(request.media, request.fps, reporter.progress)
@@ -135,27 +207,6 @@ class ModelHandler:
             progress=reporter.progress,
         )
         return stored_proposal(proposal)
-
-    def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
-        video = self._videos.load(request.media, request.fps, reporter.progress)
-        return answer_steering(
-            self._steerseg.tracker,
-            self._steerseg.open(video),
-            request,
-            reporter.progress,
-            correction=self._steerseg.config.correction,
-            corrected=self._corrected_objects(video.digest),
-        )
-
-    def _corrected_objects(self, digest: str) -> CorrectedObjects:
-        """The objects of the video that is corrected now; those of another one are dropped."""
-        if self._corrected is None or self._corrected[0] != digest:
-            self._corrected = (digest, CorrectedObjects())
-        return self._corrected[1]
-
-    def _masks(self, request: MaskRequest, reporter: Reporter) -> MaskAnswer:
-        video = self._videos.load(request.media, request.fps, reporter.progress)
-        return answer_masks(self._steerseg.tracker, video, self._steerseg.open(video), request, reporter)
 
 
 def _is_lost(device: torch.device) -> bool:
@@ -177,7 +228,7 @@ def load_handler(
     memory_bytes: int,
     prefix_bytes: int | None,
     threads: int | None = None,
-) -> ModelHandler:
+) -> SegmenterHandler:
     """Load a preset in a process that does nothing else.
 
     Args:
@@ -196,7 +247,26 @@ def load_handler(
     transformers_logging.disable_progress_bar()  # a server's log is no terminal
     # In place of tqdm's lock between processes, whose semaphore would be left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
+    loaded = open_preset(preset)
+    if loaded.lvlm is None:
+        return _load_segmenter(loaded, device, limits, memory_bytes)
     steerseg = SteerSeg.from_pretrained(
-        preset, device=device, remembered_bytes=memory_bytes, prefix_bytes=prefix_bytes
+        loaded, device=device, remembered_bytes=memory_bytes, prefix_bytes=prefix_bytes
     )
     return ModelHandler(steerseg, limits, memory_bytes // 4)
+
+
+def _load_segmenter(preset: Preset, device: str, limits: VideoLimits, memory_bytes: int) -> SegmenterHandler:
+    """The segmenter of a preset without a language model.
+
+    Raises:
+        SteerSegError: Its weights cannot be used.
+    """
+    torch_device, dtype = resolve_device(device)
+    tracker = Tracker.from_pretrained(
+        preset.segmenter_source, device=torch_device, dtype=dtype, config=preset.segmenter_config
+    )
+    videos = OpenVideos(tracker, memory_bytes)
+    return SegmenterHandler(
+        tracker, videos.open, limits, memory_bytes // 4, correction=preset.config.correction
+    )

@@ -29,12 +29,14 @@ class Guidance:
         unsure_below: A best score below it is called unsure.
         lexicon: The words that its models know, where they can be listed.
         page: Address of the page that lists them; empty where there is none.
+        reads_expressions: Whether there is a language model; without one, only clicks and boxes are answered.
     """
 
     hint: str = ""
     unsure_below: float = 0.2
     lexicon: Lexicon = field(default_factory=Lexicon)
     page: str = ""
+    reads_expressions: bool = True
 
     @classmethod
     def of(cls, preset: Preset, page: str = "") -> Guidance:
@@ -45,7 +47,13 @@ class Guidance:
             page: Address of the page that lists words, where the preset knows which its models know.
         """
         lexicon = preset.load_lexicon()
-        return cls(preset.hint, preset.unsure_below, lexicon, page if lexicon.words else "")
+        return cls(
+            preset.hint,
+            preset.unsure_below,
+            lexicon,
+            page if lexicon.words else "",
+            reads_expressions=preset.lvlm is not None,
+        )
 
     def describe_unknown(self, expression: str) -> str:
         """Name the words of an expression that the models were never taught; empty without such a word."""

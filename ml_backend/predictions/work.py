@@ -25,11 +25,20 @@ from ml_backend.predictions.model_versions import ModelVersion
 from ml_backend.predictions.tasks import TaskStore
 from ml_backend.proposals import StoredProposal
 from ml_backend.settings import Settings
-from steerseg.errors import Cancelled, SteerSegError, VideoError
+from steerseg.errors import Cancelled, NoLanguageModelError, SteerSegError, VideoError
 from steerseg.reasoning import check_expression
 from steerseg.words.counting import alternatives_for
 
 log = logging.getLogger(__name__)
+
+NOT_READ = "this server has no language model: click the object, or draw a box around it"
+"""The answer to a typed expression, where the preset has no language model."""
+
+NOT_PREDICTED = (
+    "predictions by text take a language model, and this server has none; open the task, and click the object or draw "
+    "a box around it"
+)
+"""The answer to a batch there."""
 
 _PREPARERS = 4  # tasks whose media are fetched at the same time, for batches and for interactive calls each
 
@@ -92,15 +101,23 @@ class TaskProposer:
         media: What fetches the media of tasks.
         tasks: Where the data of predicted tasks is kept.
         proposer: What has proposals made.
+        reads_expressions: Whether there is a language model; without one, every request is refused.
     """
 
     def __init__(
-        self, settings: Settings, media: PredictionMedia, tasks: TaskStore, proposer: Proposer
+        self,
+        settings: Settings,
+        media: PredictionMedia,
+        tasks: TaskStore,
+        proposer: Proposer,
+        *,
+        reads_expressions: bool = True,
     ) -> None:
         self._settings = settings
         self._media = media
         self._tasks = tasks
         self._proposer = proposer
+        self._reads_expressions = reads_expressions
         self._preparers = {
             priority: ThreadPoolExecutor(_PREPARERS, thread_name_prefix=f"prepare-{priority.name.lower()}")
             for priority in (Priority.BATCH, Priority.INTERACTIVE)
@@ -109,7 +126,11 @@ class TaskProposer:
     def begin(self, request: TaskRequest) -> TaskWork:
         """Have a task's media fetched and its proposal made, without waiting for either."""
         work = TaskWork(request)
-        self._submit(work, again=False)
+        if self._reads_expressions:
+            self._submit(work, again=False)
+        else:
+            refusal = NOT_PREDICTED if request.typed is None else NOT_READ
+            work.outcome.set_exception(NoLanguageModelError(refusal))
         return work
 
     def close(self) -> None:

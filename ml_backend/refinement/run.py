@@ -64,6 +64,11 @@ _NOT_TRAINED = Judgement(
     GateMetrics(),
 )
 
+NOTHING_TO_TRAIN = (
+    "nothing to train: soft prompts steer a language model, and this server has none. The corrections are kept; a "
+    "server with a language model learns from them in the same data folder"
+)
+
 _PLAN = "plan.json.gz"
 _MEDIA = "media.json"
 
@@ -88,6 +93,7 @@ class RefinementSettings:
         slice_seconds: About how long a slice of training is.
         lexicon: The nouns that the model knows.
         preset_prompts: Folder of the preset's own soft prompts; ``None`` where it has none.
+        trainable: Whether the preset has a language model, which soft prompts are trained for.
     """
 
     recipe: RefinementRecipe
@@ -100,6 +106,7 @@ class RefinementSettings:
     slice_seconds: float = 3.0
     lexicon: Lexicon = field(default_factory=Lexicon)
     preset_prompts: Path | None = None
+    trainable: bool = True
 
 
 @dataclass
@@ -236,17 +243,7 @@ class RefinementRun:
             log.warning("refinement %d: the project could not be read: %s", self._refinement.id, error)
         begun_at = datetime.now(UTC)
         champion = self._line.champion(project)
-        corrections, left_out = teaching(self._corrections.corrections(project, self._settings.weights))
-        for note in left_out:
-            self._refinements.add_note(self._refinement.id, note)
-        plan = make_plan(
-            corrections,
-            used=() if champion is None else champion.data,
-            recipe=self._settings.recipe,
-            replay=self._settings.replay,
-            confidence=self._settings.confidence,
-            rejected=proposed_masks(ProposalFiles(self._settings.data_dir).load),
-        )
+        plan = self._make_plan(champion) if self._settings.trainable else InsufficientData(NOTHING_TO_TRAIN)
         if isinstance(plan, Plan):
             # Whatever lies there is of a beginning that was never noted.
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -258,6 +255,21 @@ class RefinementRun:
             at=begun_at,
         )
         return plan
+
+    def _make_plan(self, champion: PromptVersion | None) -> Plan | InsufficientData:
+        corrections, left_out = teaching(
+            self._corrections.corrections(self._refinement.project_id, self._settings.weights)
+        )
+        for note in left_out:
+            self._refinements.add_note(self._refinement.id, note)
+        return make_plan(
+            corrections,
+            used=() if champion is None else champion.data,
+            recipe=self._settings.recipe,
+            replay=self._settings.replay,
+            confidence=self._settings.confidence,
+            rejected=proposed_masks(ProposalFiles(self._settings.data_dir).load),
+        )
 
     # --- the slices
 

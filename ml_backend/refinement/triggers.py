@@ -19,10 +19,13 @@ class RefinementTriggers:
     Args:
         database: The database.
         refine_after: Accepted corrections after which a project is refined by itself; 0 for never.
+        trainable: Whether there is a language model to train soft prompts for; without one, no project is refined by
+            itself.
     """
 
-    def __init__(self, database: Database, refine_after: int) -> None:
+    def __init__(self, database: Database, refine_after: int, *, trainable: bool = True) -> None:
         self._refine_after = refine_after
+        self._trainable = trainable
         self._projects = ProjectStore(database)
         self._refinements = RefinementStore(database)
         self._corrections = CorrectionStore(database)
@@ -61,6 +64,8 @@ class RefinementTriggers:
         Raises:
             StoreError: The database cannot be read.
         """
+        if not self._trainable:
+            return 0
         project = self._projects.find(project_id)
         own = 0 if project is None else project.min_annotations or 0
         if own > 1:

@@ -215,7 +215,9 @@ def _build_predictions(common: _Common) -> _Predictions:
     proposer.recover({delivery.key for delivery in deliveries.unclaimed()}, 2 * settings.max_attempts)
     tasks = TaskStore(database)
     media = PredictionMedia(common.loader, common.connections, tasks)
-    task_proposer = TaskProposer(settings, media, tasks, proposer)
+    task_proposer = TaskProposer(
+        settings, media, tasks, proposer, reads_expressions=common.guidance.reads_expressions
+    )
     deliverer = Deliverer(
         settings,
         deliveries=deliveries,
@@ -279,7 +281,8 @@ def _build_reading(
     executor: ModelExecutor,
     states: TaskStateStore,
 ) -> _Reading:
-    triggers = RefinementTriggers(database, settings.refine_after)
+    preset = load_preset(find_preset(settings.preset))
+    triggers = RefinementTriggers(database, settings.refine_after, trainable=preset.lvlm is not None)
     completer = Completer(settings, database, loader, connections, executor, listeners=[triggers.corrected])
     pages = SubmittedPages(database, states, connections)
     ingestor = Ingestor(
@@ -302,7 +305,7 @@ def _build_learning(common: _Common) -> _Learning:
     refinements = RefinementManager(
         _refinement_settings(settings, common.versions.base),
         triggers=reading.triggers,
-        schedule=None if settings.refine_schedule is None else Schedule.parse(settings.refine_schedule),
+        schedule=_schedule(settings),
         database=database,
         line=common.line,
         media=common.loader,
@@ -320,6 +323,13 @@ def _build_learning(common: _Common) -> _Learning:
     )
 
 
+def _schedule(settings: Settings) -> Schedule | None:
+    """When projects are refined by the clock; never without a language model, which soft prompts are trained for."""
+    if settings.refine_schedule is None or load_preset(find_preset(settings.preset)).lvlm is None:
+        return None
+    return Schedule.parse(settings.refine_schedule)
+
+
 def _refinement_settings(settings: Settings, base_version: str) -> RefinementSettings:
     preset = load_preset(find_preset(settings.preset))
     return RefinementSettings(
@@ -332,6 +342,7 @@ def _refinement_settings(settings: Settings, base_version: str) -> RefinementSet
         weights=Weights.from_settings(settings),
         lexicon=preset.load_lexicon(),
         preset_prompts=preset.prompts_folder,
+        trainable=preset.lvlm is not None,
     )
 
 

@@ -39,6 +39,10 @@ def add_page_of_words(app: Flask, service: Service) -> None:
 
     @app.get(PATH)
     def understands() -> str:
+        if not service.guidance.reads_expressions:
+            raise RequestError(
+                404, "this server has no language model", "Click objects, or draw boxes around them."
+            )
         if not service.guidance.lexicon.words:
             raise RequestError(
                 404,

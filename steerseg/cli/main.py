@@ -1,4 +1,4 @@
-"""``steerseg``: segment a video, evaluate on a dataset, train soft prompts, measure attention sinks.
+"""``steerseg``: segment a video, evaluate on a dataset, train soft prompts, measure sinks, look at the machine.
 
 Each subcommand is a module with two functions: ``add_<name>`` declares its arguments, ``run_<name>`` runs it and
 returns the exit status. Heavy imports happen in the second, so that ``--help`` answers at once.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from steerseg import __version__
+from steerseg.cli.doctor import add_doctor
 from steerseg.cli.evaluate import add_evaluate
 from steerseg.cli.segment import add_segment
 from steerseg.cli.sinks import add_sinks
@@ -49,6 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"steerseg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in (add_segment, add_evaluate, add_train, add_sinks):
+    for add_command in (add_segment, add_evaluate, add_train, add_sinks, add_doctor):
         add_command(commands)
     return parser

@@ -57,7 +57,9 @@ def run_sinks(options: argparse.Namespace) -> int:
     measured: dict[str, dict[str, SinkShares]] = {}
     with ProgressBar() as progress:
         progress("load", 0.0)
-        lvlm = LVLM.from_pretrained(preset.lvlm, device=device, dtype=dtype, quantise=preset.quantise)
+        lvlm = LVLM.from_pretrained(
+            preset.language_model, device=device, dtype=dtype, quantise=preset.quantise
+        )
         progress("load", 1.0)
         meter = SinkMeter(lvlm, preset, steering, config)
         for index, clip in enumerate(options.clips):

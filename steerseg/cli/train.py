@@ -141,7 +141,9 @@ def run_train(options: argparse.Namespace) -> int:
     device, dtype = resolve_device(ranks.device(options.device))
     with ProgressBar(shown=ranks.first) as progress, ranks.joined(str(device)):
         progress("load", 0.0)
-        lvlm = LVLM.from_pretrained(preset.lvlm, device=device, dtype=dtype, quantise=preset.quantise)
+        lvlm = LVLM.from_pretrained(
+            preset.language_model, device=device, dtype=dtype, quantise=preset.quantise
+        )
         progress("load", 1.0)
         prompts = train(
             lvlm,

@@ -71,7 +71,7 @@ def describe_runs(
         "samples": len(samples),
         "content": split_digest(samples),
         "preset": preset.name,
-        "lvlm": fingerprint(preset.lvlm) or preset.lvlm,
+        "lvlm": fingerprint(preset.language_model) or preset.language_model,
         "sam2": fingerprint(preset.segmenter_source) or preset.segmenter_source,
         "grounding": {
             "layers": preset.layers,

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
-from steerseg.errors import ConfigError
+from steerseg.errors import ConfigError, NoLanguageModelError
 from steerseg.presence.signals import PresenceCalibration
 from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
@@ -22,7 +22,19 @@ _BESIDE = ("lvlm", "sam2", "segmenter", "soft_prompts", "lexicon")
 _NAMED_SEGMENTERS = ("sam2", "edgetam", "sam3")
 _HERE = Path(__file__).parent
 
-_PUBLISHED = ("qwen2.5-vl-7b", "qwen2-vl-7b", "llava-onevision-7b", "internvl3-8b", "qwen3-vl-8b")
+_PUBLISHED = (
+    "qwen2.5-vl-7b",
+    "qwen2-vl-7b",
+    "llava-onevision-7b",
+    "internvl3-8b",
+    "qwen3-vl-8b",
+    "qwen3-vl-4b",
+    "qwen3-vl-2b",
+    "qwen2.5-vl-3b",
+    "internvl3-2b",
+    "clicks-edgetam",
+    "clicks-sam2.1-tiny",
+)
 
 BUILT_IN = {"demo": _HERE.parent / "demo" / "weights", **{name: _HERE / name for name in _PUBLISHED}}
 
@@ -53,7 +65,8 @@ class Preset(BaseModel):
 
     Attributes:
         name: Name of the preset in versions.
-        lvlm: Hub id of the vision-language model, or a folder beside the preset file.
+        lvlm: Hub id of the vision-language model, or a folder beside the preset file; ``None`` for clicks and boxes
+            alone, which the segmenter answers.
         segmenter: ``"sam2"``, which takes its weights from ``sam2``; ``"edgetam"`` or ``"sam3"`` with their published
             weights; or the hub id or folder beside the preset file of such a model, as ``transformers`` saves it.
         sam2: Hub id of SAM 2, or a folder beside the preset file; needed where the segmenter is ``"sam2"``.
@@ -85,7 +98,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    lvlm: str
+    lvlm: str | None
     segmenter: str = "sam2"
     sam2: str = ""
     quantise: Quantisation | None = None
@@ -121,6 +134,20 @@ class Preset(BaseModel):
         if self.segmenter == "sam2" and not self.sam2:
             raise ValueError("'sam2' is missing: name SAM 2's weights there, or another model by 'segmenter'")
         return self
+
+    @property
+    def language_model(self) -> str:
+        """Hub id or folder of the vision-language model.
+
+        Raises:
+            NoLanguageModelError: The preset has none.
+        """
+        if self.lvlm is None:
+            raise NoLanguageModelError(
+                f"preset {self.name!r} has no language model: it answers clicks and boxes alone. Expressions and "
+                "soft prompts take a preset with one, such as qwen3-vl-2b."
+            )
+        return self.lvlm
 
     @property
     def segmenter_source(self) -> str:

@@ -42,6 +42,27 @@ def test_presets_name_the_papers_models_layers_and_budgets(
     assert name in BUILT_IN
 
 
+@pytest.mark.parametrize(
+    ("name", "lvlm", "sam2", "layers"),
+    [
+        ("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "facebook/sam2.1-hiera-base-plus", 36),
+        ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "facebook/sam2.1-hiera-small", 28),
+        ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "facebook/sam2.1-hiera-base-plus", 36),
+        ("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", "facebook/sam2.1-hiera-small", 28),
+    ],
+)
+def test_small_presets_take_the_choices_of_their_familys_large_one(
+    name: str, lvlm: str, sam2: str, layers: int
+) -> None:
+    preset = load_preset(find_preset(name))
+    assert (preset.lvlm, preset.sam2) == (lvlm, sam2)
+    assert preset.layers == tuple(range(layers // 2, layers))
+    large = load_preset(find_preset(f"{name.rsplit('-', 1)[0]}-{'7b' if 'qwen2.5' in name else '8b'}"))
+    assert preset.config == large.config
+    assert preset.segmenter_config == large.segmenter_config
+    assert (preset.video_tokens, preset.frame_tokens) == (large.video_tokens, large.frame_tokens)
+
+
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, qwen2\.5-vl-7b"):
         find_preset("nonsense")

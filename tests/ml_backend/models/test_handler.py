@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.models.handler import ModelHandler
+from ml_backend.models.handler import SegmenterHandler
 from ml_backend.models.process import ProcessLostError
 from ml_backend.models.reporter import SilentReporter
 from steerseg.errors import VideoError
 from steerseg.video import VideoLimits
 
 
-def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> ModelHandler:
+def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> SegmenterHandler:
     """One that fails at whatever it is asked."""
 
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(ModelHandler, "_answer", fail)
-    monkeypatch.setattr("ml_backend.models.handler.Refiner", lambda *_: None)
-    steerseg: Any = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device(device)))
-    return ModelHandler(steerseg, VideoLimits())
+    monkeypatch.setattr(SegmenterHandler, "_answer", fail)
+    tracker: Any = SimpleNamespace(device=torch.device(device))
+    return SegmenterHandler(tracker, lambda video: tracker, VideoLimits(), correction="frame")
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
+from tests.support.served import Served, command, free_port, serving, wait_until
+
 pytestmark = pytest.mark.timeout(240)
-
-
-@dataclass
-class Served:
-    """A server process without usable models: its preset names weights that are not there."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    def processes(self) -> set[int]:
-        """The process and everything below it."""
-        found, left = set(), [self.process.pid]
-        while left:
-            pid = left.pop()
-            found.add(pid)
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    left += [int(child) for child in (task / "children").read_text().split()]
-        return found
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    while not (value := condition()):
-        time.sleep(0.05)
-    return value
 
 
 def exists(pid: int) -> bool:
@@ -54,49 +24,16 @@ def exists(pid: int) -> bool:
         return False
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ml_backend.cli", *arguments]
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
+    """A server without usable models: its preset names weights that are not there."""
     preset = tmp_path / "preset"
     preset.mkdir()
     (preset / "preset.json").write_text(json.dumps({"name": "empty", "lvlm": "lvlm", "sam2": "sam2"}))
     for part in ("lvlm", "sam2"):
         (preset / part).mkdir()
-    port, log = free_port(), tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(
-                *("serve", "--port", str(port), "--data-dir", str(tmp_path / "data")),
-                *("--preset", str(preset), "--device", "cpu"),
-            ),
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    server = Served(process, f"http://127.0.0.1:{port}", log)
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            return requests.get(f"{server.url}/health", timeout=10).ok
-        except (requests.ConnectionError, requests.Timeout):
-            return False
-
-    wait_until(answers)
-    yield server
-    for pid in server.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+    with serving(preset, tmp_path) as server:
+        yield server
 
 
 def test_it_serves_without_models_says_so_and_ends_cleanly(served: Served) -> None:

@@ -118,6 +118,26 @@ def test_edgetams_own_image_encoder(tmp_path: Path) -> None:
     assert [level.shape[-1] for level in segmenter.encode_frames(film(1).frames)[0]] == [16, 8, 4]
 
 
+@pytest.mark.skipif(find_spec("timm") is None, reason="EdgeTAM's image encoder needs timm")
+def test_joined_branches_of_edgetams_image_encoder_give_the_same() -> None:
+    model = tiny_video_model("edgetam-repvit")
+    torch.manual_seed(0)
+    for module in model.vision_encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after a training
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.vision_encoder(pixels).fpn_hidden_states
+        blocks = sum(1 for _ in model.vision_encoder.modules())
+        EdgeTam(model, version="-")
+        given = model.vision_encoder(pixels).fpn_hidden_states
+    assert sum(1 for _ in model.vision_encoder.modules()) < blocks
+    for one, other in zip(given, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
 # --- presets
 
 

@@ -1,0 +1,1 @@
+"""Clicks alone on a CPU."""

@@ -1,0 +1,225 @@
+"""``python -m benchmarks.gpu.small_cards -o DIR [--cards 8 12 16] [--presets ...]``: small presets as on small cards.
+
+Each preset runs in a process of its own, which is given no more memory than the card has. Weights are random, in full
+size. A card of 8 GB leaves PyTorch 8e9 bytes of its 8 GiB; the rest is about what the driver takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.models import (
+    TRAINING,
+    Size,
+    limit_memory,
+    make_lvlm,
+    make_preset,
+    make_prompts,
+    make_sample,
+    make_tracker,
+    make_video,
+    quantise,
+)
+from benchmarks.gpu.records import Records
+from steerseg import SteerSeg
+from steerseg.lvlm import LVLM
+from steerseg.training.trainer import SoftPromptTrainer
+
+PRESETS = ("qwen3-vl-4b", "qwen3-vl-2b", "qwen2.5-vl-3b", "internvl3-2b")
+CARDS = (12.0, 8.0, 16.0)
+_COLD = "the block that stays behind"
+_FURTHER = ("the red one", "a small block that stays behind", "anything that moves")
+_SECONDS = 300.0  # of one process
+
+
+class SmallCard:
+    """One preset on one card.
+
+    Args:
+        records: Where the numbers go.
+        preset: Name of the preset.
+        gigabytes: The card's memory.
+        size: Of the models.
+        bits: 4 for a text model of 4 bits; 16 for weights as they are.
+    """
+
+    def __init__(self, records: Records, preset: str, gigabytes: float, size: Size, bits: int) -> None:
+        self.records, self.preset, self.gigabytes, self.size, self.bits = (
+            records,
+            preset,
+            gigabytes,
+            size,
+            bits,
+        )
+        self.device = records.device
+        self.on_gpu = self.device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
+        self.video = make_video(80 if size == "full" else 6, size)
+
+    def measure(self) -> None:
+        """Weights, warm-up, cold and further proposals, and a step of a refinement, each as far as it fits."""
+        made: list[SteerSeg] = []
+        self.records.attempt("weights", lambda: made.append(self._load()))
+        if not made:
+            return
+        (steerseg,) = made
+        timed = self.records.timed
+        self.records.attempt(
+            "warm-up", lambda: timed("warm-up: the first proposal", lambda: self._propose(steerseg, _COLD))
+        )
+
+        def cold() -> None:
+            steerseg.forget()
+            self._propose(steerseg, _COLD)
+
+        further = self._further()
+        self.records.attempt("cold", lambda: timed("cold: propose", cold, repeat=3))
+        self.records.attempt(
+            "further",
+            lambda: timed("further: propose", lambda: self._propose(steerseg, next(further)), repeat=3),
+        )
+        self.records.attempt("refinement", lambda: self._refine(steerseg))
+
+    def _propose(self, steerseg: SteerSeg, expression: str) -> None:
+        steerseg.propose(self.video, expression)
+
+    def _further(self) -> Iterator[str]:
+        yield from _FURTHER
+
+    def _load(self) -> SteerSeg:
+        if self.on_gpu and self.bits == 16:
+            limit_memory(self.device, self.gigabytes)
+        preset = make_preset(self.size, self.preset)
+        lvlm = self._lvlm()
+        if self.on_gpu and self.bits != 16:
+            gc.collect()
+            limit_memory(self.device, self.gigabytes)
+        tracker = make_tracker(
+            self.size,
+            self.device,
+            self.dtype,
+            preset.segmenter_source,
+            preset.segmenter_config,
+        )
+        if self.on_gpu:
+            self.records.put("weights", gb=torch.cuda.memory_allocated(self.device) / 1e9)
+        return SteerSeg(lvlm, tracker, preset, make_prompts(lvlm, self.size))
+
+    def _lvlm(self) -> LVLM:
+        lvlm = make_lvlm(self.size, self.device, self.dtype, self.preset)
+        if self.bits == 4:
+            quantise(lvlm)
+        return lvlm
+
+    def _refine(self, steerseg: SteerSeg) -> None:
+        steerseg.forget()
+        prompts = steerseg.soft_prompts
+        assert prompts is not None
+        sample = make_sample(steerseg, self.video)
+        trainer = SoftPromptTrainer(steerseg.lvlm, steerseg.layers, prompts, TRAINING)
+        rng = np.random.default_rng(0)
+        trainer.step([sample], rng, frames_per_sample=2)
+        self.records.timed(
+            "refinement, a sample", lambda: trainer.step([sample], rng, frames_per_sample=2), repeat=3
+        )
+
+
+def summarise(folder: Path) -> str:
+    """One row for each process: what fits, and what it takes."""
+    rows = [
+        "| card | preset | text model | weights (GB) | cold (s) | further (s) | peak (GB) | refinement (s, GB) |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    about = ""
+    for file in sorted(folder.glob("*/results.jsonl"), key=lambda path: _order(path.parent.name)):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        if not lines:
+            continue
+        known = {line["name"]: line for line in lines}
+        first = lines[0]
+        about = f"Measured on {first['device']}, torch {first['torch']}; random weights ({first['size']})."
+        peak = max((line["peak_gb"] for line in lines if line["name"] in _PROPOSALS), default=None)
+        refinement = known.get("refinement, a sample", {})
+        bits = "bfloat16" if first["bits"] == 16 else f"{first['bits']} bits"
+        cells = [
+            f"{first['memory_gb']:g} GB",
+            f"`{first['preset']}`",
+            bits,
+            _cell(known.get("weights"), "gb", "{:.1f}"),
+            _cell(known.get("cold: propose", known.get("cold")), "seconds", "{:.2f}"),
+            _cell(known.get("further: propose", known.get("further")), "seconds", "{:.2f}"),
+            "" if peak is None else f"{peak:.1f}",
+            f"{refinement['seconds']:.2f}, {refinement['peak_gb']:.1f}"
+            if refinement
+            else _cell(known.get("refinement"), "seconds", "{:.2f}"),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join([about, "", *rows]) + "\n"
+
+
+_PROPOSALS = ("warm-up: the first proposal", "cold: propose", "further: propose")
+
+
+def _cell(line: dict[str, Any] | None, key: str, form: str) -> str:
+    """A number; why there is none where it failed."""
+    if line is None:
+        return "not measured"
+    if "failed" in line:
+        return "does not fit" if "OutOfMemory" in line["failed"] else "failed"
+    return form.format(line[key]) if key in line else "not measured"
+
+
+def _order(name: str) -> tuple[float, str]:
+    preset, card, bits = name.rsplit("-", 2)
+    return float(card.removesuffix("GB")), f"{preset}-{bits}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every preset on every card; 0 where all processes ended by themselves."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.small_cards", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of small-cards.md")
+    parser.add_argument("--cards", type=float, nargs="+", default=CARDS, help="their memory in GB")
+    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
+    parser.add_argument(
+        "--bits", type=int, nargs="+", default=[16], choices=(4, 16), help="of the text model"
+    )
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
+    parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
+    parser.add_argument("--here", action="store_true", help="one preset on one card, in this process")
+    given = parser.parse_args(arguments)
+    if given.here:
+        records = Records(given.output, torch.device(given.device), _SECONDS)
+        (preset,), (card,), (bits,) = given.presets, given.cards, given.bits
+        records.put_environment(given.size, preset=preset, memory_gb=card, bits=bits)
+        SmallCard(records, preset, card, given.size, bits).measure()
+        return 0
+    failed = 0
+    for card in given.cards:
+        for preset in given.presets:
+            for bits in given.bits:
+                folder = given.output / f"{preset}-{card:g}GB-{bits}"
+                command = [sys.executable, "-m", "benchmarks.gpu.small_cards", "--here", "-o", str(folder)]
+                command += ["--cards", str(card), "--presets", preset, "--bits", str(bits)]
+                command += ["--device", given.device, "--size", given.size]
+                done = subprocess.run(
+                    command, env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+                )
+                failed += done.returncode != 0
+                (given.output / "small-cards.md").write_text(summarise(given.output))
+    print((given.output / "small-cards.md").read_text())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
