@@ -23,8 +23,9 @@ from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task import Task
 from ml_backend.predictions.deliveries import Deliveries, Delivery, QueueFullError
 from tests.support.backend import VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), EACH_DATABASE]
 ROOT = Path(__file__).parents[3]
 TASKS = 200
 
@@ -92,6 +93,7 @@ def worker_of(server: subprocess.Popen[str]) -> int | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the model process by /proc")
+@ONLY_SQLITE
 def test_a_batch_of_200_survives_the_death_of_server_and_worker(
     fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_batch_of_200_survives_the_death_of_server_and_worker(
         wait_until(lambda: database.execute(still_open).fetchone() == (0,))
 
 
+@ONLY_SQLITE
 def test_a_job_goes_on_under_its_own_number(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
