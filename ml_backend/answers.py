@@ -25,6 +25,7 @@ class Health:
         queued: How many requests wait for a model.
         loops: The background loops that were begun.
         set_aside: How many events and annotations could not be taken in.
+        database: ``sqlite`` or ``postgresql``.
     """
 
     model_version: str
@@ -32,6 +33,7 @@ class Health:
     queued: int
     loops: tuple[LoopStatus, ...]
     set_aside: int = 0
+    database: str = "sqlite"
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ class Health:
             "loops": [loop.to_json() for loop in self.loops],
             "problems": list(self.problems),
             "set_aside": self.set_aside,
+            "database": self.database,
         }
 
 

@@ -335,6 +335,7 @@ class Service:
             queued=self.executor.queue_length,
             loops=tuple(loop.status for loop in self.loops if loop.started),
             set_aside=self.ingestor.set_aside,
+            database=self.database.kind,
         )
 
     def overview(self) -> Overview:
