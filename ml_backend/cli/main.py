@@ -37,6 +37,7 @@ _COMMANDS = {
     "versions": _Command("versions", "a project's prompt versions: look, promote, roll back"),
     "corrections": _Command("corrections", "list what annotators corrected, and what is amiss"),
     "export": _Command("export", "write a project's accepted annotations as a dataset"),
+    "database": _Command("database", "move between SQLite and PostgreSQL, back up, migrate"),
 }
 
 
