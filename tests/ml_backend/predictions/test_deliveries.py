@@ -115,7 +115,6 @@ def test_a_batch_of_200_survives_the_death_of_server_and_worker(
         wait_until(lambda: database.execute(still_open).fetchone() == (0,))
 
 
-@ONLY_SQLITE
 def test_a_job_goes_on_under_its_own_number(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -141,6 +140,7 @@ def test_a_job_goes_on_under_its_own_number(
     assert job.attempts == 1, "an orderly end of the server is no failed attempt"
 
 
+@ONLY_SQLITE
 def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -169,6 +169,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     assert [job.state for job in JobStore(again.database).newest()] == [JobState.DONE, JobState.FAILED]
 
 
+@ONLY_SQLITE
 def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
 ) -> None:
