@@ -16,10 +16,9 @@ from ml_backend.label_studio.region_masks import page_masks
 from steerseg.masks import encode_rle
 from tests.support.annotator import TASK, Annotator, painted, top
 from tests.support.backend import Backend, MakeBackend, recorded
-from tests.support.databases import EACH_DATABASE
 from tests.support.requests import wait_until, with_expression
 
-pytestmark = [pytest.mark.timeout(120), EACH_DATABASE]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from ml_backend.web.app import create_app
 from ml_backend.web.assemble import build_service
 from tests.support import refinement_targets
 from tests.support.backend import FakeLabelStudio
-from tests.support.databases import EACH_DATABASE
 from tests.support.refinement_world import (
     LABEL_CONFIG,
     FilmLoader,
@@ -38,7 +37,7 @@ from tests.support.refinement_world import (
     save_preset,
 )
 
-pytestmark = [pytest.mark.timeout(300), EACH_DATABASE]
+pytestmark = pytest.mark.timeout(300)
 
 VERSION = "steerseg-test"
 
