@@ -28,6 +28,7 @@ class Health:
         loops: The background loops that were begun.
         set_aside: How many events and annotations could not be taken in.
         cluster: The cluster whose hosts work too; ``None`` for this machine alone.
+        database: ``sqlite`` or ``postgresql``.
     """
 
     model_version: str
@@ -36,6 +37,7 @@ class Health:
     loops: tuple[LoopStatus, ...]
     set_aside: int = 0
     cluster: FleetStatus | None = None
+    database: str = "sqlite"
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ class Health:
             "loops": [loop.to_json() for loop in self.loops],
             "problems": list(self.problems),
             "set_aside": self.set_aside,
+            "database": self.database,
         }
 
 

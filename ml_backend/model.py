@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ml_backend.database.folder_lock import FolderLock
 from ml_backend.database.json_values import check_json
+from ml_backend.database.server_lock import server_lock
 from ml_backend.service import Service
 from ml_backend.settings import load_settings
 from ml_backend.web.assemble import create_service
@@ -37,9 +37,14 @@ def shared_service() -> Service:
         ConfigError: Another server works with the data folder.
     """
     settings = load_settings()
-    if not FolderLock(settings.data_dir).acquire():  # it ends with this process
+    lock = server_lock(settings.database, settings.data_dir)
+    if not lock.lasting:
         raise ConfigError(
-            f"another server works with {settings.data_dir}; stop it, or name another folder by STEERSEG_DATA_DIR"
+            "the stock server cannot stand by; unset STEERSEG_DATABASE_URL, or run `steerseg-backend serve`"
+        )
+    if not lock.acquire():  # it ends with this process
+        raise ConfigError(
+            f"another server works with {lock.what}; stop it, or name another folder by STEERSEG_DATA_DIR"
         )
     return create_service(settings)
 

@@ -344,6 +344,7 @@ class Service:
             loops=tuple(loop.status for loop in self.loops if loop.started),
             set_aside=self.ingestor.set_aside,
             cluster=None if self.fleet is None else self.fleet.status,
+            database=self.database.kind,
         )
 
     def fleet_report(self) -> FleetReport:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from ml_backend.database.address import Address, ServerAddress
 from ml_backend.logs import JSON, TEXT, LoggingSetup
 from steerseg.errors import ConfigError
 
@@ -89,6 +90,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("steerseg-data"),
         description="Folder of the database, the cached media and the stored proposals. Made if missing.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="Address of a database of a PostgreSQL server, such as "
+        "`postgresql+psycopg://user:password@host:5432/steerseg`; needs the extra `postgresql`. Unset: a file of "
+        "SQLite in the data folder.",
     )
     threads: int = Field(32, ge=4, le=512, description="Requests that are answered at the same time.")
     max_request_mib: int = Field(
@@ -293,6 +300,13 @@ class Settings(BaseSettings):
         '(`["s3://videos/raw"]`); needs the extra `cloud`. Others are read through Label Studio.',
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            ServerAddress.parse(value.get_secret_value())
+        return value
+
     @field_validator("cloud_roots")
     @classmethod
     def _are_cloud_roots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -396,8 +410,15 @@ class Settings(BaseSettings):
         return LoggingSetup(self.log_level, self.log_format)
 
     @property
-    def database(self) -> Path:
-        """The database file."""
+    def database(self) -> Address:
+        """The database: that of ``database_url``, or the file in the data folder."""
+        if self.database_url is None:
+            return self.database_file
+        return ServerAddress.parse(self.database_url.get_secret_value())
+
+    @property
+    def database_file(self) -> Path:
+        """The file of SQLite in the data folder, whether it is used or not."""
         return self.data_dir / "steerseg.sqlite"
 
     @property

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from steerseg.lvlm import LVLM
+from tests.support.databases import each_database, postgresql
 from tests.support.requirements import missing
 from tests.support.tiny_lvlms import save_tiny_lvlm
 from tests.support.tiny_sam2 import SMALL_SAM2
@@ -17,7 +18,7 @@ from tests.support.tiny_sam2 import SMALL_SAM2
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-__all__ = ["SMALL_SAM2", "save_tiny_lvlm"]
+__all__ = ["SMALL_SAM2", "each_database", "postgresql", "save_tiny_lvlm"]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from ml_backend.database.address import Address
 from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import ProposalKey
@@ -65,15 +66,16 @@ def dispatched(workers: int, jobs: int) -> Rate:
     return clock.rate
 
 
-def proposed(workers: int, proposals: int, folder: Path) -> Rate:
+def proposed(workers: int, proposals: int, folder: Path, address: Address) -> Rate:
     """Proposals that are also noted as jobs, kept as files, and found by their key again.
 
     Args:
         workers: Workers.
         proposals: Proposals, each about a video of its own.
-        folder: Where the database and the files are.
+        folder: Where the files are.
+        address: The database.
     """
-    database = Database(folder / "steerseg.sqlite")
+    database = Database(address)
     ProjectStore(database).save(1, uid="1.1", label_config="<View/>", hostname="", extra_params={})
     metrics = Metrics()
     answer = propose(_request(0), SilentReporter())

@@ -38,6 +38,7 @@ _COMMANDS = {
     "corrections": _Command("corrections", "list what annotators corrected, and what is amiss"),
     "fleet": _Command("fleet", "the workers of a server and its cluster: what runs where"),
     "export": _Command("export", "write a project's accepted annotations as a dataset"),
+    "database": _Command("database", "move between SQLite and PostgreSQL, back up, migrate"),
 }
 
 

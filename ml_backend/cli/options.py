@@ -6,6 +6,7 @@ import argparse
 import json
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from ml_backend.database.database import Database
@@ -15,7 +16,7 @@ from ml_backend.web.understands import own_address
 from steerseg.errors import ConfigError
 
 # Secrets would show in the list of processes: these come from the environment only.
-SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key"})
+SECRETS = frozenset({"basic_auth_password", "webhook_secret", "label_studio_api_key", "database_url"})
 
 
 def add_setting(parser: argparse.ArgumentParser, name: str) -> None:
@@ -100,12 +101,22 @@ def open_database(settings: Settings) -> Database:
     Raises:
         ConfigError: There is none.
     """
-    if not settings.database.exists():
-        raise ConfigError(
-            f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
-            f"{ENV_PREFIX}DATA_DIR"
-        )
+    require_database(settings)
     return Database(settings.database)
+
+
+def require_database(settings: Settings) -> None:
+    """Make sure that there is a database, since a new one would say that nothing was ever learned.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    address = settings.database
+    if isinstance(address, Path) and not address.exists():
+        raise ConfigError(
+            f"there is no database at {address}; name the server's data folder by --data-dir or {ENV_PREFIX}DATA_DIR, "
+            f"or its database by {ENV_PREFIX}DATABASE_URL"
+        )
 
 
 def backend_address(options: argparse.Namespace, settings: Settings) -> str:

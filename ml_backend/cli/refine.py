@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ml_backend.cli.backend_client import BackendBusyError, BackendClient, BackendUnreachableError
-from ml_backend.cli.options import add_setting, backend_address, read_settings
+from ml_backend.cli.options import add_setting, backend_address, read_settings, require_database
+from ml_backend.database.server_lock import server_lock
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import create_service
 from steerseg.errors import ConfigError
@@ -48,12 +49,12 @@ def refine(
 
 
 def _here(project: int, settings: Settings, report: Callable[[str], None]) -> bool:
-    if not settings.database.exists():
-        raise ConfigError(
-            f"there is no database at {settings.database}; name the server's data folder by --data-dir or "
-            "STEERSEG_DATA_DIR, or start the server"
-        )
-    service = create_service(settings)
+    require_database(settings)
+    lock = server_lock(settings.database, settings.data_dir)
+    # Beside a server of the same folder, the lock of its refinements decides below.
+    if not lock.lasting and not lock.acquire():
+        raise ConfigError(f"another server works with {lock.what}; ask it by --backend-url")
+    service = create_service(settings, lock.term)
     try:
         requested = service.refine(str(project)).id
         time.sleep(_POLL)
@@ -68,6 +69,7 @@ def _here(project: int, settings: Settings, report: Callable[[str], None]) -> bo
         return _follow(ask, {"requested": requested, **ask()}, report)
     finally:
         service.close()
+        lock.release()
 
 
 def _follow(ask: Status, status: dict[str, Any], report: Callable[[str], None]) -> bool:

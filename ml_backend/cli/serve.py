@@ -6,7 +6,7 @@ import argparse
 
 from ml_backend.cli.options import SECRETS, add_setting, read_settings
 from ml_backend.database.database import Database
-from ml_backend.database.folder_lock import FolderLock
+from ml_backend.database.server_lock import server_lock
 from ml_backend.models.fingerprint import preset_version
 from ml_backend.settings import Settings
 from ml_backend.web.door import require_protection
@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> int:
     require_free_address(settings)
     require_protection(settings)
     preset_version(settings.preset)
-    lock = FolderLock(settings.data_dir)
+    lock = server_lock(settings.database, settings.data_dir)
     if lock.acquire():  # else this server stands by
         Database(settings.database).close()
-        lock.release()
+    lock.release()
     Server(settings).run()
     return 0

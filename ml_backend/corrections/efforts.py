@@ -84,5 +84,6 @@ def note_name(session: Session, project_id: int, effort: Effort) -> None:
 
 def annotator_names(session: Session, project_id: int) -> dict[int, str]:
     """The names of a project's annotators that are known, by Label Studio's number."""
-    rows = session.scalars(select(AnnotatorRow).where(AnnotatorRow.project_id == project_id))
+    query = select(AnnotatorRow).where(AnnotatorRow.project_id == project_id)
+    rows = session.scalars(query.order_by(AnnotatorRow.annotator))
     return {row.annotator: row.name for row in rows}

@@ -1,20 +1,18 @@
-"""The database of one backend (SQLite, WAL), which the stores of each subject read and write."""
+"""The database of one backend, which the stores of each subject read and write."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ml_backend.database.errors import BUSY_TIMEOUT_MS, typed
+from ml_backend.database.address import Address
+from ml_backend.database.errors import typed
+from ml_backend.database.kinds import kind_of
 from ml_backend.database.layout import LAYOUT, bring_up_to_date, read_layout
-from ml_backend.database.private_files import make_private_file, make_private_folder
 
 _MIGRATION_TIMEOUT_MS = 600_000  # how long the first use waits for another process that migrates
 
@@ -23,23 +21,31 @@ class Database:
     """The database of one backend. Safe to share between threads.
 
     Args:
-        path: The database file; it and its folder are made if missing.
+        address: A file of SQLite, made with its folder if it is missing; or a database of a PostgreSQL server.
+        term: The term of the server that works with it; once another server's has begun, nothing is written any more.
+            ``None`` for whoever works beside a server, and for a file.
+        migrate: Whether a person has asked that an older layout be brought up to date.
 
     Raises:
-        StoreError: The file is damaged, locked, on a full disk, not writable, or of a newer version.
+        StoreError: It is damaged, locked, on a full disk, not writable, not reachable, or of another release.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, address: Address, *, term: int | None = None, migrate: bool = False) -> None:
+        self.address = address
+        self._kind = kind_of(address)
         self._writing = threading.RLock()
         self._transaction = threading.local()
-        make_private_folder(path.parent)
-        make_private_file(path)
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
+        self._engine = self._kind.create_engine(term)
+        self._reading = (
+            self._engine.execution_options(**self._kind.reading) if self._kind.reading else self._engine
+        )
         with self._errors():
-            self._prepare()
+            self._prepare(asked=migrate)
+
+    @property
+    def kind(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._kind.name
 
     def close(self) -> None:
         """Close every connection."""
@@ -57,7 +63,7 @@ class Database:
             if outer is not None:
                 yield outer
                 return
-            with Session(self._engine) as session:
+            with Session(self._reading) as session:
                 yield session
 
     @contextmanager
@@ -81,8 +87,9 @@ class Database:
                 outer.flush()
             return
         engine = self._engine.execution_options(immediate=True, durable=durable)
-        # SQLite lets waiting writers look again from time to time, so under load some wait for seconds. A lock of
-        # this process wakes the next one at once.
+        # One writes at a time, so that what a transaction has read stays true until it is committed. SQLite lets those
+        # who wait look again from time to time, so under load some wait for seconds. A lock of this process wakes the
+        # next one at once.
         with self._errors(), self._writing, Session(engine) as session, session.begin():
             self._transaction.session, self._transaction.durable = session, durable
             try:
@@ -90,15 +97,16 @@ class Database:
             finally:
                 self._transaction.session = None
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, asked: bool) -> None:
         with self._engine.connect() as connection:
             up_to_date = read_layout(connection) == LAYOUT
+        if up_to_date:
+            return
         # Of several processes that start at once, one migrates, and the others wait for it.
-        patience = {} if up_to_date else {"busy_timeout": _MIGRATION_TIMEOUT_MS}
-        with self._engine.execution_options(immediate=True, **patience).begin() as connection:
-            bring_up_to_date(connection, self.path)
-        if not up_to_date:
-            self._engine.dispose()  # no other connection waits so long
+        options = {"immediate": True, "patience": _MIGRATION_TIMEOUT_MS}
+        with self._engine.execution_options(**options).begin() as connection:
+            bring_up_to_date(connection, self._kind, asked=asked)
+        self._engine.dispose()  # no other connection waits so long
 
     @property
     def _outer(self) -> Session | None:
@@ -111,26 +119,4 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
-            raise typed(error, self.path) from error
-
-
-def _configure(connection: Any, _record: object) -> None:
-    # Transactions are begun by `_begin`, not by the driver, which would begin them too late for `IMMEDIATE`.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if "busy_timeout" in options:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={options['busy_timeout']}")
-    if "durable" in options:
-        # FULL: a webhook that was acknowledged survives a power cut too.
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options['durable'] else 'NORMAL'}")
-    # A write takes its lock at the start: one that began by reading could not wait for another writer.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("immediate", False) else "BEGIN")
+            raise typed(error, self._kind) from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from steerseg.errors import SteerSegError
+
+if TYPE_CHECKING:
+    from ml_backend.database.kinds import Kind
 
 BUSY_TIMEOUT_MS = 5000
 
@@ -24,49 +27,32 @@ class DamagedValueError(ValueRefusedError):
 
 
 _SHOWN_CHARACTERS = 500
+_BEYOND_LIMITS = "54"  # class of PostgreSQL's codes: a text is too long for an index, for one
 
 
 def is_of_value(error: Exception) -> bool:
     """Whether an error is about what was read or written. Otherwise the database is ill, and all else fails too."""
     if isinstance(error, DBAPIError):
-        return isinstance(error, DataError | IntegrityError) or "binding parameter" in str(error.orig)
+        return (
+            isinstance(error, DataError | IntegrityError)
+            or "binding parameter" in str(error.orig)
+            or str(getattr(error.orig, "sqlstate", "")).startswith(_BEYOND_LIMITS)
+        )
     return not isinstance(error, StoreError) or isinstance(error, ValueRefusedError)
 
 
 def describe_error(error: Exception) -> str:
     """An error in a line that any database and page can hold: what was written for people, or its kind."""
     text = str(error) if isinstance(error, SteerSegError) else f"unexpected {type(error).__name__}: {error}"
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:_SHOWN_CHARACTERS]
+    kept = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return " ".join(kept.split())[:_SHOWN_CHARACTERS]
 
 
-def typed(error: SQLAlchemyError, path: Path) -> StoreError:
-    """What an error of SQLAlchemy means for the database at ``path``."""
+def typed(error: SQLAlchemyError, kind: Kind) -> StoreError:
+    """What an error of SQLAlchemy means for a database."""
     if isinstance(error, DBAPIError):
-        kind = ValueRefusedError if is_of_value(error) else StoreError
-        return kind(explain(str(error.orig), path))
+        meaning = ValueRefusedError if is_of_value(error) else StoreError
+        return meaning(kind.explain(error))
     if isinstance(error, StatementError):
-        return ValueRefusedError(f"the database {path} cannot hold a value: {error.orig}")
-    return StoreError(f"the database {path} refused a request: {type(error).__name__}")
-
-
-def explain(reason: str, path: Path) -> str:
-    """What SQLite's ``reason`` means for the database at ``path``, with advice.
-
-    Args:
-        reason: SQLite's own message.
-        path: The database file.
-    """
-    text = reason.lower()
-    if "malformed" in text or "not a database" in text:
-        advice = "is damaged; restore a backup, or move it away to start afresh"
-    elif "locked" in text or "busy" in text:
-        advice = f"was locked for over {BUSY_TIMEOUT_MS // 1000} s; check that no other program holds it open"
-    elif "full" in text:
-        advice = "cannot grow: the disk is full; free some space"
-    elif "readonly" in text or "unable to open" in text or "permission" in text:
-        advice = "cannot be opened for writing; check who owns it and its folder (STEERSEG_DATA_DIR)"
-    elif "disk i/o" in text:
-        advice = "cannot be read or written: the disk reports an error"
-    else:
-        return f"the database {path} refused a request: {reason}"
-    return f"the database {path} {advice} ({reason})"
+        return ValueRefusedError(f"the database {kind.address} cannot hold a value: {error.orig}")
+    return StoreError(f"the database {kind.address} refused a request: {type(error).__name__}")

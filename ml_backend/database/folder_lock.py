@@ -11,13 +11,19 @@ from ml_backend.database.private_files import make_private_folder
 
 
 class FolderLock:
-    """A lock on a data folder, which ends with the process that has it, however that ends.
+    """A lock on a data folder, which ends with the process that has it.
+
+    See :class:`~ml_backend.database.server_lock.ServerLock`.
 
     Args:
         folder: The data folder; made if missing.
     """
 
+    lasting = True
+    term: int | None = None
+
     def __init__(self, folder: Path) -> None:
+        self.what = str(folder)
         self._path = folder / "server.lock"
         self._descriptor: int | None = None
 
@@ -45,6 +51,10 @@ class FolderLock:
             raise self._unusable(error) from error
         self._descriptor = descriptor
         return True
+
+    def held(self) -> bool:
+        """Whether this one has it."""
+        return self._descriptor is not None
 
     def release(self) -> None:
         """Let another one have it. May be repeated."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sqlite3
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, func, insert, inspect, select
 
 from ml_backend.database.errors import StoreError
+from ml_backend.database.kinds import Kind
 from ml_backend.database.tables import Base, SchemaRow
 
 log = logging.getLogger(__name__)
@@ -37,7 +34,7 @@ def read_layout(connection: Connection) -> int | None:
         if revision is not None and not revision.isdigit():
             raise StoreError(
                 f"the database is at the migration {revision!r}, which no release of this backend has; "
-                "name another STEERSEG_DATA_DIR"
+                "name another STEERSEG_DATA_DIR or STEERSEG_DATABASE_URL"
             )
         return None if revision is None else int(revision)
     if SchemaRow.__tablename__ in tables:
@@ -45,15 +42,17 @@ def read_layout(connection: Connection) -> int | None:
     return None
 
 
-def bring_up_to_date(connection: Connection, path: Path) -> None:
+def bring_up_to_date(connection: Connection, kind: Kind, *, asked: bool = False) -> None:
     """Give a database today's layout: its tables, or the migrations that it lacks, after a backup.
 
     Args:
         connection: In a transaction that keeps others from writing; it holds all changes.
-        path: The database file. The backup is written beside it.
+        kind: The database.
+        asked: Whether a person has asked for it, and has a backup where this makes none.
 
     Raises:
-        StoreError: The database is of a newer release, or there is no room for the backup.
+        StoreError: The database is of a newer release, of an older one that a person has to migrate, or there is no
+            room for the backup.
     """
     layout = read_layout(connection)
     if layout == LAYOUT:
@@ -63,21 +62,30 @@ def bring_up_to_date(connection: Connection, path: Path) -> None:
         connection.execute(insert(SchemaRow).values(version=LAYOUT))
         _stamp(connection, LAYOUT)
         return
+    where = kind.address
     if layout > LAYOUT:
         raise StoreError(
-            f"the database {path} has layout {layout}, this release knows {LAYOUT}; "
-            "it was written by a newer release: install that one, or name another STEERSEG_DATA_DIR"
+            f"the database {where} has layout {layout}, this release knows {LAYOUT}; "
+            "it was written by a newer release: install that one, or name another STEERSEG_DATA_DIR or "
+            "STEERSEG_DATABASE_URL"
         )
-    backup = _back_up(path, layout)
-    log.info("the database %s has layout %d: a backup is at %s", path, layout, backup)
+    if not (asked or kind.migrates_by_itself):
+        raise StoreError(
+            f"the database {where} has layout {layout}, this release needs {LAYOUT}; stop every server of it, back it "
+            "up (pg_dump), and run `steerseg-backend database migrate`"
+        )
+    backup = kind.back_up(connection, layout)
+    if backup is not None:
+        log.info("the database %s has layout %d: a backup is at %s", where, layout, backup)
     try:
         if layout < _FIRST_WITH_ALEMBIC:
             _stamp(connection, layout)
         migrate(connection)
     except BaseException:
-        backup.unlink()  # nothing was changed
+        if backup is not None:
+            backup.unlink()  # nothing was changed
         raise
-    log.info("the database %s was brought from layout %d to %d", path, layout, LAYOUT)
+    log.info("the database %s was brought from layout %d to %d", where, layout, LAYOUT)
 
 
 def migrate(connection: Connection, layout: int = LAYOUT) -> None:
@@ -100,40 +108,3 @@ def migrate(connection: Connection, layout: int = LAYOUT) -> None:
 def _stamp(connection: Connection, layout: int) -> None:
     _ALEMBIC_VERSION.create(connection, checkfirst=True)
     connection.execute(insert(_ALEMBIC_VERSION).values(version_num=f"{layout:04d}"))
-
-
-def _back_up(path: Path, layout: int) -> Path:
-    """Copy the database as it was committed last, for its owner's eyes only.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    now = datetime.now(UTC)
-    backup = path.with_name(f"{path.stem}-layout-{layout}-{now:%Y%m%dT%H%M%S%fZ}{path.suffix}")
-    partial = path.with_name(f"{path.name}.backup-partial")
-    try:
-        os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
-        with (
-            contextlib.closing(sqlite3.connect(path)) as source,
-            contextlib.closing(sqlite3.connect(partial)) as target,
-        ):
-            source.backup(target)
-        _sync(partial)
-        partial.rename(backup)
-        _sync(backup.parent)
-    except (OSError, sqlite3.Error) as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(
-            f"the database {path} has the older layout {layout}, and its backup {backup.name} could not be written "
-            f"({error}); nothing was changed: free some space, and start again"
-        ) from error
-    return backup
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

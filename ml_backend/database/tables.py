@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Double,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     Text,
     TypeDecorator,
@@ -22,6 +25,7 @@ from sqlalchemy import (
     false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
 
 class JobState(enum.StrEnum):
@@ -95,6 +99,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class Json(TypeDecorator[Any]):
+    """JSON as Python writes it, in both databases: PostgreSQL's own type refuses numbers that are not finite."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text in PostgreSQL, which SQLite's JSON is as well."""
+        return Text() if dialect.name == "postgresql" else dialect.type_descriptor(JSON())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """What the database is given."""
+        return json.dumps(value) if dialect.name == "postgresql" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """The value; what is damaged raises a ``ValueError``."""
+        return json.loads(value) if dialect.name == "postgresql" and value is not None else value
+
+
+WIDE = BigInteger().with_variant(Integer(), "sqlite")
+"""Integers of 64 bits: Label Studio's numbers may be large. SQLite's have as many, and number rows by this type."""
+
+
 def utc_now() -> datetime:
     """Now, in UTC."""
     return datetime.now(UTC)
@@ -107,6 +134,8 @@ def _enum(kind: type[enum.StrEnum]) -> Enum:
 
 class Base(DeclarativeBase):
     """Base of the tables."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {int: WIDE}
 
 
 class SchemaRow(Base):
@@ -156,7 +185,7 @@ class ProjectRow(Base):
     uid: Mapped[str]
     label_config: Mapped[str] = mapped_column(Text)
     hostname: Mapped[str]
-    extra_params: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    extra_params: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, onupdate=utc_now)
     min_annotations: Mapped[int | None]  # Label Studio's `min_annotations_to_start_training`
     repredicted: Mapped[str | None]  # prompt version by which its tasks were predicted anew last
@@ -312,10 +341,10 @@ class PromptVersionRow(Base):
     origin: Mapped[str] = mapped_column(server_default="refined")
     refinement_id: Mapped[int | None] = mapped_column(ForeignKey("refinements.id"))
     data: Mapped[list[Any]] = mapped_column(
-        JSON, default=list
+        Json, default=list
     )  # corrections it was trained on, with revisions
-    curve: Mapped[list[float]] = mapped_column(JSON, default=list)  # the loss of each step
-    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    curve: Mapped[list[float]] = mapped_column(Json, default=list)  # the loss of each step
+    metrics: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     kept_back: Mapped[bool] = mapped_column(default=False, server_default=false())  # by the gate
@@ -362,17 +391,17 @@ class RefinementRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
     state: Mapped[RefinementState] = mapped_column(_enum(RefinementState), default=RefinementState.WAITING)
-    triggers: Mapped[list[str]] = mapped_column(JSON, default=list)
-    remembered: Mapped[list[str]] = mapped_column(JSON, default=list)  # triggers that came while it ran
+    triggers: Mapped[list[str]] = mapped_column(Json, default=list)
+    remembered: Mapped[list[str]] = mapped_column(Json, default=list)  # triggers that came while it ran
     champion_id: Mapped[int | None]  # whom it began from; NULL for the preset's own prompts
     base_version: Mapped[str] = mapped_column(default="")
     phase: Mapped[str] = mapped_column(default="")
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)
-    notes: Mapped[list[str]] = mapped_column(JSON, default=list)  # what was left out, and why
-    left_out: Mapped[list[str]] = mapped_column(JSON, default=list)  # keys of the examples that were left out
+    notes: Mapped[list[str]] = mapped_column(Json, default=list)  # what was left out, and why
+    left_out: Mapped[list[str]] = mapped_column(Json, default=list)  # keys of the examples that were left out
     reason: Mapped[str] = mapped_column(Text, default="")
-    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    metrics: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -410,7 +439,7 @@ class DeliveryRow(Base):
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(primary_key=True)
-    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    data: Mapped[dict[str, Any]] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # that failed
     error: Mapped[str | None] = mapped_column(Text)  # of the last attempt
@@ -427,7 +456,7 @@ class TaskRow(Base):
     # No foreign keys: what is shown must not keep a project from being forgotten.
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    data: Mapped[dict[str, Any]] = mapped_column(Json)
 
 
 class SteeringRow(Base):
@@ -438,7 +467,7 @@ class SteeringRow(Base):
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     annotator: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     side: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[dict[str, Any]] = mapped_column(Json)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
@@ -451,5 +480,5 @@ class SubmittedRow(Base):
     project_id: Mapped[int]
     task_id: Mapped[int]
     annotator: Mapped[int]
-    state: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[dict[str, Any]] = mapped_column(Json)
     submitted_at: Mapped[datetime] = mapped_column(UtcDateTime)

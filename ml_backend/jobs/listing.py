@@ -164,7 +164,9 @@ def list_jobs(database: Database, limit: int, chosen: JobFilter = ALL_JOBS) -> l
     of_jobs, of_refinements = chosen.of_jobs(), chosen.of_refinements()
     with database.reading() as session:
         jobs = [
-            *session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING, *of_jobs)),
+            *session.scalars(
+                select(JobRow).where(JobRow.state == JobState.RUNNING, *of_jobs).order_by(JobRow.id)
+            ),
             *session.scalars(
                 select(JobRow)
                 .where(JobRow.state != JobState.RUNNING, *of_jobs)
@@ -174,7 +176,9 @@ def list_jobs(database: Database, limit: int, chosen: JobFilter = ALL_JOBS) -> l
         ]
         refinements = [
             *session.scalars(
-                select(RefinementRow).where(RefinementRow.state.in_(ACTIVE_REFINEMENTS), *of_refinements)
+                select(RefinementRow)
+                .where(RefinementRow.state.in_(ACTIVE_REFINEMENTS), *of_refinements)
+                .order_by(RefinementRow.id)
             ),
             *session.scalars(
                 select(RefinementRow)

@@ -206,7 +206,11 @@ class Deliveries:
         Raises:
             StoreError: The database cannot be read.
         """
-        query = select(DeliveryRow).where(DeliveryRow.error.is_not(None)).order_by(DeliveryRow.created_at)
+        query = (
+            select(DeliveryRow)
+            .where(DeliveryRow.error.is_not(None))
+            .order_by(DeliveryRow.created_at, DeliveryRow.project_id, DeliveryRow.task_id)
+        )
         if project_id is not None:
             query = query.where(DeliveryRow.project_id == project_id)
         with self._database.reading() as session:

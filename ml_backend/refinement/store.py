@@ -215,7 +215,8 @@ class RefinementStore:
         """By example, J&F of candidate and champion, in [0, 1]."""
         with self._database.reading() as session:
             rows = session.scalars(select(TrialRow).where(TrialRow.refinement_id == refinement_id))
-            return {row.key: (row.candidate, row.champion) for row in rows}
+            # Sorted here: databases sort texts each in their own way.
+            return {row.key: (row.candidate, row.champion) for row in sorted(rows, key=lambda row: row.key)}
 
     def settle(
         self, refinement_id: int, judgement: Judgement, version: NewVersion | None = None

@@ -96,8 +96,12 @@ class _Learning:
     refinements: RefinementManager
 
 
-def create_service(settings: Settings) -> Service:
+def create_service(settings: Settings, term: int | None = None) -> Service:
     """Build and start the service that the settings describe.
+
+    Args:
+        settings: The settings in force.
+        term: The term of this server, where its database has terms.
 
     Raises:
         ConfigError: The preset cannot be used.
@@ -116,6 +120,7 @@ def create_service(settings: Settings) -> Service:
         model=model_fingerprint(settings.preset),
         guidance=Guidance.of(load_preset(find_preset(settings.preset)), page_of_words(settings)),
         width=model_width(settings.preset),
+        term=term,
     )
     service.start()
     return service
@@ -131,6 +136,7 @@ def build_service(
     guidance: Guidance = DEFAULT_GUIDANCE,
     width: int | None = None,
     fleet: Fleet | None = None,
+    term: int | None = None,
 ) -> Service:
     """Build a service from what runs its models and fetches its media; its caller starts it.
 
@@ -143,12 +149,13 @@ def build_service(
         guidance: The preset's notes on its answers, for annotators.
         width: Of that model's embeddings, where it is known.
         fleet: The cluster whose workers the executor uses; the service starts and closes it.
+        term: The term of this server, where its database has terms.
 
     Raises:
         ConfigError: The preset cannot be used.
         StoreError: The database cannot be used.
     """
-    database = Database(settings.database)
+    database = Database(settings.database, term=term)
     prompts = load_preset(find_preset(settings.preset)).prompts_folder
     line = PromptLine(VersionStore(database), settings.data_dir, model, prompts, width)
     common = _Common(

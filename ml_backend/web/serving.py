@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 
 from ml_backend.settings import Settings
 from ml_backend.web.assemble import create_service
@@ -45,7 +46,7 @@ class Server:
         self._settings.logging_setup.apply()
         sys.setswitchinterval(_SWITCH_SECONDS)
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for every request that waits
-        with contextlib.closing(StandbyApp(self._settings, lambda: create_service(self._settings))) as app:
+        with contextlib.closing(StandbyApp(self._settings, partial(create_service, self._settings))) as app:
             app.start()
             listener = Listener(
                 app,

@@ -18,6 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ml_backend.database.address import Address, ServerAddress
+from ml_backend.database.postgresql import connect_alone
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -233,6 +236,7 @@ class StormServer:
                 start_new_session=True,
                 preexec_fn=limit,
             )
+        self.waits = threading.Event()
         self.up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -240,7 +244,9 @@ class StormServer:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("up"):
+            if line.startswith("waits"):
+                self.waits.set()
+            elif line.startswith("up"):
                 self.up.set()
             else:
                 self._promises.take(line)
@@ -257,8 +263,11 @@ class StormServer:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
 
 
-def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
+def rows(database: Address, query: str) -> list[tuple[Any, ...]]:
     """Read a database from outside, while a server uses it."""
+    if isinstance(database, ServerAddress):
+        with connect_alone(database).connect() as reading:
+            return [tuple(row) for row in reading.exec_driver_sql(query)]
     with contextlib.closing(sqlite3.connect(database, timeout=30.0)) as connection:
         return connection.execute(query).fetchall()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from ml_backend.database import database as database_module
+from ml_backend.database import sqlite as sqlite_module
 from ml_backend.database.database import Database
 from ml_backend.database.errors import StoreError
 from ml_backend.database.events import EventStore
@@ -55,7 +55,7 @@ def void(_: object) -> None:
 
 @contextlib.contextmanager
 def full(backend: Backend) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(backend.database.path)) as connection:
+    with contextlib.closing(sqlite3.connect(backend.database.address)) as connection:
         # What is free within the file does not count.
         connection.execute("VACUUM")
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -71,7 +71,7 @@ def read_only(backend: Backend) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(backend: Backend) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(backend.database.path, isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(backend.database.address, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
@@ -100,7 +100,7 @@ def big(number: int) -> dict[str, Any]:
 def test_a_server_says_what_ails_its_database_and_goes_on_afterwards(
     make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, storm: Storm, said: str
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr(sqlite_module, "BUSY_TIMEOUT_MS", 100)
     backend = make_backend()
     backend.post("/setup", recorded("setup"))
     backend.post("/webhook", big(1))
@@ -143,7 +143,7 @@ def test_a_damaged_database_is_named_and_is_not_made_worse(
     backend.post("/setup", recorded("setup"))
     for number in range(20):
         backend.post("/webhook", big(number))
-    path = backend.database.path
+    path = backend.database.address
     backend.service.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -164,7 +164,7 @@ def test_a_database_that_is_damaged_under_a_running_server_loses_no_acknowledged
     for number in range(1, 9):
         backend.post("/webhook", big(number))
     backend.database.close()  # with the last connection, all is written to the file
-    path = backend.database.path
+    path = backend.database.address
     whole = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(4096)

@@ -517,8 +517,8 @@ def ask(app: StandbyApp, path: str) -> Asked:
 
 def test_a_second_server_stands_by_and_takes_over(make_backend: MakeBackend, tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
-    first = StandbyApp(settings, lambda: make_backend().service)
-    second = StandbyApp(settings, lambda: make_backend().service)
+    first = StandbyApp(settings, lambda _: make_backend().service)
+    second = StandbyApp(settings, lambda _: make_backend().service)
     first.start()
     assert ask(first, "/health").body["status"] == "UP"
     second.start()
@@ -543,7 +543,7 @@ def test_a_service_that_cannot_be_built_is_tried_again(
     assert other.acquire()
     failed = threading.Event()
 
-    def build() -> Any:
+    def build(_: object) -> Any:
         if not failed.is_set():
             failed.set()
             raise ConfigError("the preset is not there yet")

@@ -47,5 +47,5 @@ def test_the_same_seed_gives_the_same_day() -> None:
 
 def test_the_dispatcher_is_measured(tmp_path: Path) -> None:
     assert dispatched(2, 20).per_second > 0
-    assert proposed(2, 3, tmp_path).cpu_ms > 0
+    assert proposed(2, 3, tmp_path, tmp_path / "steerseg.sqlite").cpu_ms > 0
     assert len(list((tmp_path / "proposals").rglob("*.json.gz"))) == 3

@@ -31,7 +31,7 @@ def test_every_setting_but_secrets_is_an_option_of_serve(monkeypatch: pytest.Mon
     settings = load_settings(**{name: getattr(options, name, None) for name in Settings.model_fields})
     assert (settings.port, settings.warm) == (1234, False)
     assert settings.allowed_hosts == ("a.example", "b.example")
-    secrets = {"basic_auth_password", "webhook_secret", "label_studio_api_key"}
+    secrets = {"basic_auth_password", "webhook_secret", "label_studio_api_key", "database_url"}
     assert {name for name in Settings.model_fields if not hasattr(options, name)} == secrets
 
 

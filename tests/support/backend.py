@@ -81,7 +81,7 @@ MakeBackend = Callable[..., Backend]
 def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
     made: list[Service] = []
 
-    def make(*, loader: Loader | None = None, **settings: Any) -> Backend:
+    def make(*, loader: Loader | None = None, term: int | None = None, **settings: Any) -> Backend:
         given = {"data_dir": tmp_path / "data", "expression_key": "expr", **settings}
         chosen = Settings(**given)
         service = build_service(
@@ -90,6 +90,7 @@ def make_backend(tmp_path: Path) -> Iterator[MakeBackend]:
             loader=loader or NamedMedia(),
             base_version=VERSION,
             model="test-model",
+            term=term,
         )
         made.append(service)
         return Backend(service, service.database, create_app(service).test_client())

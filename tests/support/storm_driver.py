@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ml_backend.database.server_lock import server_lock
 from ml_backend.models.executor import Executor
 from ml_backend.predictions import deliveries, late
 from ml_backend.predictions.deliveries import Deliveries
@@ -48,7 +49,7 @@ if "faketime" in os.environ.get("LD_PRELOAD", ""):
     time.sleep = lambda seconds: void(threading.Event().wait(seconds))
 
 
-def build(world: Path, url: str) -> Service:
+def build(world: Path, url: str, term: int | None = None) -> Service:
     """The backend; its back-off takes fractions of a second."""
     late._INTERVAL, deliveries.FIRST_RETRY = 0.2, 0.2
     preset = world / "preset"
@@ -66,7 +67,12 @@ def build(world: Path, url: str) -> Service:
     target = partial(storming, preset) if given else proposal_targets.proposing
     loader = Films(world / "films") if given else NamedMedia()
     return build_service(
-        settings, executor=Executor.local([target]), loader=loader, base_version="tiny-preset", model=MODEL
+        settings,
+        executor=Executor.local([target]),
+        loader=loader,
+        base_version="tiny-preset",
+        model=MODEL,
+        term=term,
     )
 
 
@@ -87,7 +93,12 @@ def skipped(number: int) -> dict[str, Any]:
 
 
 def main(world: Path, url: str, first: int) -> None:
-    service = build(world, url)
+    settings = Settings(data_dir=world / "data")
+    lock = server_lock(settings.database, settings.data_dir)
+    print("waits", flush=True)
+    while not lock.acquire():
+        time.sleep(0.1)
+    service = build(world, url, lock.term)
     service.start()
     service.setup({"project": str(PROJECT), "schema": LABEL_CONFIG, "hostname": url})
     refining, rested = (world / "preset").exists(), 0.0

@@ -25,7 +25,10 @@ from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.settings import Settings
 from tests.support.backend import Backend
+from tests.support.databases import EACH_DATABASE
 from tests.support.killing import Watch, killed_at
+
+pytestmark = EACH_DATABASE
 
 TRAINING = "min_annotations_to_start_training"
 PROJECT = {"id": 1, TRAINING: 7}

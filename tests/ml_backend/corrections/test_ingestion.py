@@ -41,9 +41,12 @@ from tests.support.annotation_samples import (
     square,
 )
 from tests.support.backend import FakeLabelStudio, MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
 from tests.support.ingesting import Ingesting
 from tests.support.killing import Watch, killed_at
 from tests.support.requests import wait_until
+
+pytestmark = EACH_DATABASE
 
 FALLBACK = "the red ball"
 
@@ -343,13 +346,14 @@ def _killed_at(folder: Path, number: int) -> bool:
     return killed_at(number, process)
 
 
+@ONLY_SQLITE
 def test_on_a_full_disk_events_wait(ingesting: Ingesting) -> None:
     rng = np.random.default_rng(0)
     noise = {page: rng.random((HEIGHT, WIDTH)) > 0.5 for page in range(PAGES)}  # what cannot be compressed
     ingesting.receive([event_body("ANNOTATION_CREATED", annotation(mask_regions(noise)))])
     database = ingesting.database
     database.close()
-    with contextlib.closing(sqlite3.connect(database.path)) as connection:
+    with contextlib.closing(sqlite3.connect(database.address)) as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
 
     def limit(connection: Any, _: object) -> None:
@@ -365,6 +369,7 @@ def test_on_a_full_disk_events_wait(ingesting: Ingesting) -> None:
     assert ingesting.corrections.counts(1).pending == 1
 
 
+@ONLY_SQLITE
 def test_events_of_an_older_layout_are_processed(tmp_path: Path) -> None:
     layout = Path(__file__).parents[2] / "fixtures" / "store-layout-1.sql"
     path = Settings(data_dir=tmp_path).database

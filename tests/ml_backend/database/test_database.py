@@ -21,6 +21,9 @@ from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.jobs.store import JobStore
+from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
+
+pytestmark = EACH_DATABASE
 
 KEY = ProposalKey("digest", "the ball", "v1")
 
@@ -32,8 +35,9 @@ def database(tmp_path: Path) -> Database:
     return made
 
 
+@ONLY_SQLITE
 def test_it_is_in_wal_mode_and_checks_foreign_keys(database: Database) -> None:
-    assert sqlite3.connect(database.path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sqlite3.connect(database.address).execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with pytest.raises(StoreError, match="FOREIGN KEY"):
         ProposalStore(database).add(KEY, project_id=99, task_id=1, path="p", score=None)
 
@@ -93,6 +97,7 @@ def test_threads_write_without_losing_anything(database: Database) -> None:
     assert EventStore(database).count() == 160
 
 
+@ONLY_SQLITE
 def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     script = """
@@ -112,9 +117,10 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
 def test_it_opens_again_with_what_it_had(database: Database) -> None:
     EventStore(database).add("X", 1, {})
     database.close()
-    assert EventStore(Database(database.path)).count() == 1
+    assert EventStore(Database(database.address)).count() == 1
 
 
+@ONLY_SQLITE
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     path.write_bytes(b"not a database at all" * 500)
@@ -122,18 +128,20 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         Database(path)
 
 
+@ONLY_SQLITE
 def test_a_database_of_a_newer_release_is_refused(database: Database) -> None:
     database.close()
-    with sqlite3.connect(database.path) as connection:
+    with sqlite3.connect(database.address) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(StoreError, match="layout 99"):
-        Database(database.path)
+        Database(database.address)
 
 
+@ONLY_SQLITE
 def test_a_database_that_stays_locked_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     database.close()
     monkeypatch.setattr("ml_backend.database.errors.BUSY_TIMEOUT_MS", 50)
-    other = sqlite3.connect(database.path, isolation_level=None)
+    other = sqlite3.connect(database.address, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="was locked"):
         EventStore(database).add("X", None, {})
@@ -141,19 +149,21 @@ def test_a_database_that_stays_locked_says_so(database: Database, monkeypatch: p
     EventStore(database).add("X", None, {})
 
 
+@ONLY_SQLITE
 def test_a_full_disk_says_so_and_loses_nothing_older(database: Database) -> None:
     EventStore(database).add("X", None, {})
     database.close()
     # SQLite's own page limit gives the very error of a full disk.
     from sqlalchemy import event
 
-    pages = sqlite3.connect(database.path).execute("PRAGMA page_count").fetchone()[0]
+    pages = sqlite3.connect(database.address).execute("PRAGMA page_count").fetchone()[0]
     event.listen(database._engine, "connect", lambda c, _: c.execute(f"PRAGMA max_page_count={pages}"))
     with pytest.raises(StoreError, match="the disk is full"):
         EventStore(database).add("X", None, {"long": "x" * 1_000_000})
     assert EventStore(database).count() >= 1
 
 
+@ONLY_SQLITE
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -161,12 +171,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         Database(tmp_path / "data" / "store.sqlite")
 
 
+@ONLY_SQLITE
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="STEERSEG_DATA_DIR"):
         Database(tmp_path / "file" / "data" / "store.sqlite")
 
 
+@ONLY_SQLITE
 def test_what_need_not_last_waits_for_no_disk(tmp_path: Path) -> None:
     database = Database(tmp_path / "steerseg.sqlite")
 

@@ -17,8 +17,9 @@ from ml_backend.label_studio.region_masks import page_masks
 from steerseg.masks import encode_rle
 from tests.support.annotator import TASK, Annotator, painted
 from tests.support.backend import Backend
+from tests.support.databases import EACH_DATABASE
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), EACH_DATABASE]
 
 
 @pytest.fixture

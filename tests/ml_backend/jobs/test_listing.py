@@ -14,6 +14,9 @@ from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
 from ml_backend.jobs.store import JobStore
 from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome
 from ml_backend.refinement.store import RefinementStore
+from tests.support.databases import EACH_DATABASE
+
+pytestmark = EACH_DATABASE
 
 TIME = datetime(2026, 11, 22, tzinfo=UTC)
 

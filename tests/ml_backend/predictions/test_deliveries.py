@@ -23,8 +23,9 @@ from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.task import Task
 from ml_backend.predictions.deliveries import Deliveries, Delivery, QueueFullError
 from tests.support.backend import VERSION, Backend, FakeLabelStudio, MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), EACH_DATABASE]
 ROOT = Path(__file__).parents[3]
 TASKS = 200
 
@@ -92,6 +93,7 @@ def worker_of(server: subprocess.Popen[str]) -> int | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the model process by /proc")
+@ONLY_SQLITE
 def test_a_batch_of_200_survives_the_death_of_server_and_worker(
     fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_job_goes_on_under_its_own_number(
     assert job.attempts == 1, "an orderly end of the server is no failed attempt"
 
 
+@ONLY_SQLITE
 def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
     assert [job.state for job in JobStore(again.database).newest()] == [JobState.DONE, JobState.FAILED]
 
 
+@ONLY_SQLITE
 def test_a_job_that_had_its_proposal_when_the_server_died_is_done(
     make_backend: MakeBackend, fake_label_studio: FakeLabelStudio
 ) -> None:

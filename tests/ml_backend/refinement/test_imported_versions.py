@@ -25,6 +25,9 @@ from steerseg.runtime.artefacts import json_bytes
 from steerseg.statistics import Interval
 from steerseg.words.glossary import GLOSSARY_FILE, Entry, Glossary
 from tests.support.backend import MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE
+
+pytestmark = EACH_DATABASE
 
 WIDTH = 8
 WORDS = Glossary(entries=(Entry(term="blick", meaning="apple"),))

@@ -21,7 +21,10 @@ from ml_backend.refinement.labelling_order import CorrectedTask, OpenTask, order
 from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.settings import Settings
 from tests.support.backend import FakeLabelStudio
+from tests.support.databases import EACH_DATABASE
 from tests.support.refinement_world import correct, film
+
+pytestmark = EACH_DATABASE
 
 # --- the order
 

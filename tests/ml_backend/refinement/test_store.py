@@ -15,6 +15,9 @@ from ml_backend.database.tables import PromptStatus, RefinementState
 from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome, Scheme
 from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.version_store import NewVersion, VersionStore
+from tests.support.databases import EACH_DATABASE
+
+pytestmark = EACH_DATABASE
 
 TIME = datetime(2026, 11, 22, tzinfo=UTC)
 PROMOTE = Judgement(Outcome.PROMOTED, "better", GateMetrics(scheme=Scheme.HELD_OUT))

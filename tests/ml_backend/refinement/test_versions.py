@@ -25,6 +25,9 @@ from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import remove_partials
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.statistics import Interval
+from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
+
+pytestmark = EACH_DATABASE
 
 
 @pytest.fixture
@@ -202,6 +205,7 @@ def test_the_table_of_versions_begins_with_the_preset(line: PromptLine, tmp_path
     assert "champion" not in describe_versions(line.versions.versions(1))[1]
 
 
+@ONLY_SQLITE
 def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     Database(path).close()

@@ -27,7 +27,10 @@ from ml_backend.refinement.watcher import PromotionWatcher
 from ml_backend.refinement.watching import RULE, Observation, WatchState, watch
 from ml_backend.settings import Settings
 from steerseg.masks import encode_rle
+from tests.support.databases import EACH_DATABASE
 from tests.support.refinement_world import FRAMES, HEIGHT, WIDTH, correct, film
+
+pytestmark = EACH_DATABASE
 
 BASE = "base"
 EXPRESSION = "the bright square"

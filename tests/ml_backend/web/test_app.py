@@ -251,7 +251,7 @@ def test_an_event_is_committed_before_it_is_acknowledged(backend: Backend, name:
     assert response.status_code == 201
     assert EventStore(backend.database).count() == 1
     # Another connection sees it: it is not merely pending.
-    with contextlib.closing(sqlite3.connect(backend.database.path)) as connection:
+    with contextlib.closing(sqlite3.connect(backend.database.address)) as connection:
         ((action, project, payload),) = connection.execute("SELECT action, project_id, payload FROM events")
     assert (action, project) == (body["action"], body["project"]["id"])
     stored = json.loads(payload)

@@ -29,7 +29,10 @@ from ml_backend.web.pages.queries import Finds, ProposalFilter, count_proposals,
 from tests.support import proposal_targets
 from tests.support.annotation_samples import choice, event_body, frames_config, mask_regions, square
 from tests.support.backend import VERSION, Backend, FakeLabelStudio, MakeBackend
+from tests.support.databases import EACH_DATABASE
 from tests.support.pages import FRAMES, HEIGHT, FilmedMedia, text_of, token_in
+
+pytestmark = EACH_DATABASE
 
 PROJECT = 1
 CORRECTIONS = f"/pages/projects/{PROJECT}/corrections"

@@ -6,24 +6,26 @@ from alembic import op
 revision = "0010"
 down_revision = "0009"
 
+WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """What earlier releases did not keep is noted when their projects are read again."""
     op.add_column("projects", sa.Column("title", sa.String, nullable=False, server_default=""))
-    op.add_column("annotations", sa.Column("annotator", sa.Integer))
+    op.add_column("annotations", sa.Column("annotator", WIDE))
     op.add_column("annotations", sa.Column("lead_time", sa.Double))
     op.add_column("annotations", sa.Column("created_at", sa.DateTime))
     op.create_table(
         "annotators",
-        sa.Column("project_id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("annotator", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("project_id", WIDE, primary_key=True, autoincrement=False),
+        sa.Column("annotator", WIDE, primary_key=True, autoincrement=False),
         sa.Column("name", sa.String, nullable=False),
     )
     op.create_table(
         "reviews",
         sa.Column(
             "annotation_id",
-            sa.Integer,
+            WIDE,
             sa.ForeignKey("annotations.id"),
             primary_key=True,
             autoincrement=False,

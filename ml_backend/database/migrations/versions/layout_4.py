@@ -6,8 +6,10 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
+WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Neither is known of the projects so far."""
-    op.add_column("projects", sa.Column("min_annotations", sa.Integer))
+    op.add_column("projects", sa.Column("min_annotations", WIDE))
     op.add_column("projects", sa.Column("repredicted", sa.String))

@@ -6,17 +6,20 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
+WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+JSON = sa.JSON().with_variant(sa.Text(), "postgresql")
+
 
 def upgrade() -> None:
     """Events of before were dispatched when they came. Databases of layout 5 may lack a table."""
     op.create_table(
         "submitted_steering",
-        sa.Column("annotation_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("annotation_id", WIDE, primary_key=True, autoincrement=False),
         sa.Column("side", sa.String, primary_key=True),
-        sa.Column("project_id", sa.Integer, nullable=False),
-        sa.Column("task_id", sa.Integer, nullable=False),
-        sa.Column("annotator", sa.Integer, nullable=False),
-        sa.Column("state", sa.JSON, nullable=False),
+        sa.Column("project_id", WIDE, nullable=False),
+        sa.Column("task_id", WIDE, nullable=False),
+        sa.Column("annotator", WIDE, nullable=False),
+        sa.Column("state", JSON, nullable=False),
         sa.Column("submitted_at", sa.DateTime, nullable=False),
         if_not_exists=True,
     )

@@ -6,6 +6,8 @@ from alembic import op
 revision = "0009"
 down_revision = "0008"
 
+WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Promotions of before that name a refinement may be taken back by themselves; a person made the others."""
@@ -15,10 +17,10 @@ def upgrade() -> None:
     op.execute("UPDATE promotions SET revocable = true WHERE made_by LIKE 'refinement %'")
     op.create_table(
         "observations",
-        sa.Column("correction_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("correction_id", WIDE, primary_key=True, autoincrement=False),
         sa.Column("version", sa.String, primary_key=True),
         sa.Column("revision", sa.String, nullable=False),
-        sa.Column("project_id", sa.Integer, nullable=False),
+        sa.Column("project_id", WIDE, nullable=False),
         sa.Column("video", sa.String, nullable=False),
         sa.Column("shown", sa.Boolean, nullable=False),
         sa.Column("accepted", sa.Boolean, nullable=False),
