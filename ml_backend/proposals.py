@@ -45,6 +45,15 @@ class StoredPoint:
 
 
 @dataclass(frozen=True)
+class StoredBothWays:
+    """Whether an object is the same in both directions; see :class:`steerseg.tracking.both_ways.BothWays`."""
+
+    frames: tuple[int, ...]
+    forwards: FrameScores = field(repr=False)
+    backwards: FrameScores = field(repr=False)
+
+
+@dataclass(frozen=True)
 class StoredTracklet:
     """A tracklet; see :class:`steerseg.tracking.tracklets.Tracklet`.
 
@@ -53,12 +62,14 @@ class StoredTracklet:
         frame_scores: (T,) float32 in [0, 1].
         prompt: The point that started it.
         score: Rank score in [-1, 1].
+        both_ways: How it was tracked anew in both directions; ``None`` where it was not.
     """
 
     rles: tuple[RLE, ...] = field(repr=False)
     frame_scores: FrameScores = field(repr=False)
     prompt: StoredPoint
     score: float
+    both_ways: StoredBothWays | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

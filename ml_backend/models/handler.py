@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -38,7 +39,8 @@ from ml_backend.models.steer import CorrectedObjects, answer_steering
 from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import SteerSegError
-from steerseg.pipeline import SteerSeg
+from steerseg.pipeline import Proposal, SteerSeg
+from steerseg.tracking.both_ways import BothWays, track_both_ways
 from steerseg.video import VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.warm_up import warm_up
@@ -124,7 +126,21 @@ class ModelHandler:
             soft_prompts=self._soft_prompts.load(request.soft_prompts),
             progress=reporter.progress,
         )
-        return stored_proposal(proposal)
+        return stored_proposal(
+            proposal, self._track_both_ways(proposal, reporter) if request.both_ways else None
+        )
+
+    def _track_both_ways(self, proposal: Proposal, reporter: Reporter) -> dict[int, BothWays]:
+        """By rank, how the shown tracklets are tracked in both directions, over the keyframes alone."""
+        assert proposal.video is not None
+        found = track_both_ways(
+            self._steerseg.tracker,
+            self._steerseg.open(proposal.video),
+            [proposal.tracklets[rank] for rank in proposal.shown],
+            proposal.maps.keyframes,
+            partial(reporter.progress, "checking"),
+        )
+        return dict(zip(proposal.shown, found, strict=True))
 
     def _steer(self, request: SteerRequest, reporter: Reporter) -> SteerAnswer:
         video = self._videos.load(request.media, request.fps, reporter.progress)

@@ -1,21 +1,22 @@
 """Frames of a proposal that a person should look at first, each with the reason.
 
-Three signs show in what a proposal stores (our choice): the segmenter was not certain whether the object is there, the
-mask jumped from one frame to the next, or the object came or went for a moment.
+Four signs show in what a proposal stores (our choice): the segmenter was not certain whether the object is there, the
+mask jumped from one frame to the next, the object came or went for a moment, or it is another one when it is tracked
+in the other direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.proposals import StoredProposal, StoredTracklet
+from ml_backend.proposals import StoredBothWays, StoredProposal, StoredTracklet
 from steerseg.masks import mask_area, rle_iou
-from steerseg.words.counting import instances_meant
+from steerseg.words.counting import choose_candidates, instances_meant
 
 MOST_FRAMES = 8
 """Frames of one proposal that are named, the most doubtful ones."""
@@ -23,6 +24,7 @@ _UNSURE = 0.4  # doubt of a score from which on a frame is named: scores from 0.
 _DIP = 0.2  # by which a score lies below the median of the frames that show the object
 _JUMP = 0.5  # share of the usual overlap of neighbouring masks below which a mask has jumped
 _MOMENT = 3  # frames
+_SAME = 0.5  # overlap from which on two tracks follow one object
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,16 @@ class DoubtfulFrame:
         seconds: Its time in the media.
         doubt: In [0, 1].
         reasons: Why, for a person; the weightiest first.
+        instance: Index of the object that the weightiest reason is about, as in the prediction.
+        shown: The frame nearest to this one that has a mask of it; ``None`` where none has.
     """
 
     frame: int
     seconds: float
     doubt: float
     reasons: tuple[str, ...]
+    instance: int = 0
+    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class _Sign:
     frame: int
     doubt: float
     reason: str
+    instance: int = 0
 
 
 def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple[DoubtfulFrame, ...]:
@@ -58,18 +65,26 @@ def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple
         proposal: The proposal.
         limit: Most frames.
     """
-    several = instances_meant(proposal.expression) is not None
+    meant = choose_candidates(proposal.tracklets, instances_meant(proposal.expression))
     signs: dict[int, list[_Sign]] = {}
-    for tracklet in proposal.tracklets if several else proposal.tracklets[:1]:
-        for sign in _signs(tracklet):
-            signs.setdefault(sign.frame, []).append(sign)
+    for instance, rank in enumerate(meant):
+        for sign in _signs(proposal.tracklets[rank]):
+            signs.setdefault(sign.frame, []).append(replace(sign, instance=instance))
     found = []
     for frame, there in signs.items():
         there.sort(key=lambda sign: -sign.doubt)
         reasons = tuple(dict.fromkeys(sign.reason for sign in there))
-        found.append(DoubtfulFrame(frame, float(proposal.pts[frame]), there[0].doubt, reasons))
+        instance = there[0].instance
+        shown = _nearest_mask(proposal.tracklets[meant[instance]], frame)
+        seconds = float(proposal.pts[frame])
+        found.append(DoubtfulFrame(frame, seconds, there[0].doubt, reasons, instance, shown))
     found.sort(key=lambda one: (-one.doubt, one.frame))
     return tuple(sorted(found[:limit], key=lambda one: one.frame))
+
+
+def _nearest_mask(tracklet: StoredTracklet, frame: int) -> int | None:
+    shown = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle)]
+    return min(shown, key=lambda index: abs(index - frame), default=None)
 
 
 def doubt_of_task(frames: Sequence[DoubtfulFrame]) -> float:
@@ -82,6 +97,8 @@ def _signs(tracklet: StoredTracklet) -> Iterator[_Sign]:
     yield from _of_scores(np.asarray(tracklet.frame_scores, dtype=np.float64), shown)
     yield from _of_jumps(tracklet, shown)
     yield from _of_moments(shown)
+    if tracklet.both_ways is not None:
+        yield from _of_directions(tracklet.both_ways)
 
 
 def _of_scores(scores: NDArray[np.float64], shown: NDArray[np.bool_]) -> Iterator[_Sign]:
@@ -111,3 +128,13 @@ def _of_moments(shown: NDArray[np.bool_]) -> Iterator[_Sign]:
             frames = f"{end - start} frame{'' if end - start == 1 else 's'}"
             reason = f"shown for {frames} alone" if shown[start] else f"not shown for {frames}"
             yield _Sign(int(start), 0.6, reason)
+
+
+def _of_directions(both: StoredBothWays) -> Iterator[_Sign]:
+    """Where a track from the first or from the last mask begins to follow something else than the tracklet."""
+    ways = (("forwards", both.frames, both.forwards), ("backwards", both.frames[::-1], both.backwards[::-1]))
+    for way, frames, overlaps in ways:
+        for (_, before), (frame, overlap) in pairwise(zip(frames, overlaps, strict=True)):
+            if overlap < _SAME <= before:
+                reason = f"tracked {way} from frame {frames[0] + 1}, the object is elsewhere: overlap {overlap:.2f}"
+                yield _Sign(int(frame), 1.0 - float(overlap), reason)
