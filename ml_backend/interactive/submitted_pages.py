@@ -33,7 +33,7 @@ from ml_backend.label_studio.controls import FramesSide
 from ml_backend.label_studio.errors import LabelStudioError
 from ml_backend.label_studio.region_masks import MASK_TYPES
 from ml_backend.label_studio.regions import MaskTrack, tracklet_to_frames_regions
-from ml_backend.label_studio.results import Result, ResultItem, instance_id, mask_region_id
+from ml_backend.label_studio.results import Result, ResultItem, instance_id
 from ml_backend.models.geometry import mask_iou
 from steerseg.masks import RLE
 from steerseg.runtime.lru import LruCache
@@ -76,7 +76,7 @@ def with_last_answers(
         name = instance_id(task_id, "", index)
         for page, mask in masks.items():
             if _is_outdated(instance, page, mask):
-                outdated[mask_region_id(name, page)] = _page_regions(instance, page, side, name)
+                outdated[f"{name}-f{page}"] = _page_regions(instance, page, side, name)
     if not outdated:
         return None
     changed: list[Mapping[str, Any]] = []
@@ -136,7 +136,7 @@ def with_true_origins(
             name = instance_id(task_id, "", index)
             prompted = {prompt.frame for prompt in instance.prompts}
             origins |= {
-                mask_region_id(name, page): _certainty(instance, page)
+                f"{name}-f{page}": _certainty(instance, page)
                 for page, mask in masks.items()
                 if page not in prompted and _is_answer(instance, page, mask, exact=exact)
             }

@@ -18,7 +18,7 @@ from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.keyframes import Keyframe, thin_keyframes
 from ml_backend.label_studio.outlines import Outline, mask_to_outlines
 from ml_backend.label_studio.region_masks import PNG_URL
-from ml_backend.label_studio.results import Result, mask_region_id, region_note
+from ml_backend.label_studio.results import Result, region_note
 from steerseg.masks import RLE, decode_rle, mask_area, mask_box
 
 _DECIMALS = 3  # of percents; a thousandth of a percent is far below a pixel
@@ -94,7 +94,7 @@ def tracklet_to_frames_regions(
                 value,
                 control,
                 side.name,
-                region_id=mask_region_id(instance_id, page, part),
+                region_id=f"{instance_id}-f{page}" + (f"-{part}" if part else ""),
                 page=page,
                 size=mask.shape,
                 label=label,

@@ -87,11 +87,6 @@ def instance_id(task: int | str, expression: str, rank: int) -> str:
     return f"t{task}-{digest[:10]}"
 
 
-def mask_region_id(instance: str, page: int, part: int = 0) -> str:
-    """Name the region of an instance's mask on a page; outlines in several pieces have parts."""
-    return f"{instance}-f{page}" + (f"-{part}" if part else "")
-
-
 def region_note(expression: str, attributes: Sequence[str] = ()) -> list[str]:
     """The texts of ``meta.text``, the expression first; Label Studio shows them in a region's panel.
 

@@ -8,7 +8,7 @@ in the other direction.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -36,16 +36,12 @@ class DoubtfulFrame:
         seconds: Its time in the media.
         doubt: In [0, 1].
         reasons: Why, for a person; the weightiest first.
-        instance: Index of the object that the weightiest reason is about, as in the prediction.
-        shown: The frame nearest to this one that has a mask of it; ``None`` where none has.
     """
 
     frame: int
     seconds: float
     doubt: float
     reasons: tuple[str, ...]
-    instance: int = 0
-    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,6 @@ class _Sign:
     frame: int
     doubt: float
     reason: str
-    instance: int = 0
 
 
 def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple[DoubtfulFrame, ...]:
@@ -65,26 +60,17 @@ def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple
         proposal: The proposal.
         limit: Most frames.
     """
-    meant = choose_candidates(proposal.tracklets, instances_meant(proposal.expression))
     signs: dict[int, list[_Sign]] = {}
-    for instance, rank in enumerate(meant):
+    for rank in choose_candidates(proposal.tracklets, instances_meant(proposal.expression)):
         for sign in _signs(proposal.tracklets[rank]):
-            signs.setdefault(sign.frame, []).append(replace(sign, instance=instance))
+            signs.setdefault(sign.frame, []).append(sign)
     found = []
     for frame, there in signs.items():
         there.sort(key=lambda sign: -sign.doubt)
         reasons = tuple(dict.fromkeys(sign.reason for sign in there))
-        instance = there[0].instance
-        shown = _nearest_mask(proposal.tracklets[meant[instance]], frame)
-        seconds = float(proposal.pts[frame])
-        found.append(DoubtfulFrame(frame, seconds, there[0].doubt, reasons, instance, shown))
+        found.append(DoubtfulFrame(frame, float(proposal.pts[frame]), there[0].doubt, reasons))
     found.sort(key=lambda one: (-one.doubt, one.frame))
     return tuple(sorted(found[:limit], key=lambda one: one.frame))
-
-
-def _nearest_mask(tracklet: StoredTracklet, frame: int) -> int | None:
-    shown = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle)]
-    return min(shown, key=lambda index: abs(index - frame), default=None)
 
 
 def doubt_of_task(frames: Sequence[DoubtfulFrame]) -> float:

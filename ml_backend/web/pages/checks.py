@@ -10,8 +10,6 @@ from functools import partial
 from flask import Blueprint, Response, render_template
 
 from ml_backend.database.errors import StoreError
-from ml_backend.label_studio.config import parse_controls
-from ml_backend.label_studio.results import instance_id, mask_region_id
 from ml_backend.predictions.frame_checks import DoubtfulFrame, doubt_of_task, doubtful_frames
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
@@ -20,7 +18,6 @@ from ml_backend.web.pages.drawings import with_masks
 from ml_backend.web.pages.projects import known_project
 from ml_backend.web.pages.queries import ListedProposal, annotated_tasks, find_proposal, newest_of_tasks
 from ml_backend.web.pages.thumbnails import Thumbnails, jpeg
-from steerseg.errors import ConfigError
 from steerseg.runtime.lru import LruCache
 
 MOST_TASKS = 200
@@ -75,33 +72,6 @@ class FrameChecks:
         return sorted(wanted, key=lambda one: (-doubt_of_task(one.frames), one.listed.task_id))
 
 
-def has_masks(label_config: str) -> bool:
-    """Whether a project's tasks show frames with masks, each of which is a region of its own."""
-    try:
-        return parse_controls(label_config).frames is not None
-    except ConfigError:
-        return False
-
-
-def regions_to_open(label_config: str, task_id: int, frames: Sequence[DoubtfulFrame]) -> dict[int, str]:
-    """Frame → the mask that Label Studio selects, and with it the page that it goes to.
-
-    Label Studio has no address for a page, but one for a region: ``?task=…&region=…``. Frames of a video have none.
-
-    Args:
-        label_config: The project's labelling configuration.
-        task_id: The task.
-        frames: The frames; one without a mask opens at the nearest mask of its object.
-    """
-    if not has_masks(label_config):
-        return {}
-    return {
-        one.frame: mask_region_id(instance_id(task_id, "", one.instance), one.shown)
-        for one in frames
-        if one.shown is not None
-    }
-
-
 def add_checks(blueprint: Blueprint, service: Service, thumbnails: Thumbnails) -> None:
     """Add the routes of a project's frames to check.
 
@@ -124,9 +94,8 @@ def add_checks(blueprint: Blueprint, service: Service, thumbnails: Thumbnails) -
             tasks=checks.ordered(proposals[:MOST_TASKS]),
             read=min(len(proposals), MOST_TASKS),
             left=max(0, len(proposals) - MOST_TASKS),
+            annotated=len(done),
             both_ways=service.settings.check_both_ways,
-            masks=has_masks(known.label_config),
-            regions_of=lambda one: regions_to_open(known.label_config, one.listed.task_id, one.frames),
         )
 
     @blueprint.get("/pages/proposals/<int:number>/frames/<int:frame>.jpg")

@@ -13,7 +13,6 @@ from ml_backend.predictions.messages import describe_proposal
 from ml_backend.proposals import ProposalFiles
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
-from ml_backend.web.pages.checks import regions_to_open
 from ml_backend.web.pages.curves import presence_of
 from ml_backend.web.pages.pictures import ProposalPictures, ShownProposal, View, views
 from ml_backend.web.pages.projects import known_project
@@ -51,17 +50,15 @@ def add_proposals(blueprint: Blueprint, service: Service) -> None:
         listed, shown = load(number)
         stored = shown.proposal
         keyframes = [(index, frame, stored.pts[frame]) for index, frame in enumerate(stored.maps.keyframes)]
-        project, doubtful = known_project(service, listed.project_id), doubtful_frames(stored)
         return render_template(
             "proposal.html",
             listed=listed,
-            project=project,
+            project=known_project(service, listed.project_id),
             proposal=stored,
             description=describe_proposal(stored, guidance=service.guidance),
             tracklets=[(tracklet, presence_of(tracklet)) for tracklet in stored.tracklets],
             keyframes=keyframes,
-            doubtful=doubtful,
-            regions=regions_to_open(project.label_config, listed.task_id, doubtful),
+            doubtful=doubtful_frames(stored),
             views=[(view, *_VIEW_TITLES[view]) for view in views(stored)],
         )
 
