@@ -20,7 +20,7 @@ from ml_backend.label_studio.media_access import MediaHost
 from ml_backend.label_studio.task import Task, task_value
 from ml_backend.label_studio.task_media import MediaLoader, media_limits
 from ml_backend.settings import Settings
-from steerseg.errors import VideoError
+from steerseg.errors import ArtefactError, VideoError
 from steerseg.video.isolation import IsolatedDecoder
 
 _LISTED, _TASKS, _PAGES = 200, 6, 2
@@ -65,7 +65,7 @@ def compare_colours(
         return ColourReport(warnings=asked)
     try:
         pictures = _pictures(client, tasks, controls, settings)
-    except VideoError as error:
+    except (VideoError, ArtefactError) as error:
         return ColourReport(warnings=(f"the labels' colours were not compared with the pictures: {error}",))
     choice = choose_colours(config, controls.frames.mask.labels, pictures)
     if not write:
@@ -97,6 +97,7 @@ def _pictures(
 
     Raises:
         VideoError: They cannot be had.
+        ArtefactError: The disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="steerseg-colours-") as folder:
         loader = MediaLoader(settings.model_copy(update={"data_dir": Path(folder)}))
