@@ -11,6 +11,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -97,9 +98,9 @@ def choose_colours(
 
 def contrast(colour: str, pixels: NDArray[np.uint8]) -> float:
     """How far a fill stands out from (N, 3) RGB pixels, in CIELAB; a tenth of them is below."""
-    plain = pixels.astype(np.float32) / 255
-    filled = (1 - FILL) * plain + FILL * _rgb(colour)
-    return float(np.percentile(np.linalg.norm(_lab(filled) - _lab(plain), axis=1), 10))
+    plain = _unit(pixels)
+    filled = np.asarray((1 - FILL) * plain + FILL * _rgb(colour), dtype=np.float32)
+    return float(np.percentile(np.linalg.norm(np.subtract(_lab(filled), _lab(plain)), axis=1), 10))
 
 
 def with_colours(label_config: str, colours: Mapping[str, str]) -> str:
@@ -143,11 +144,17 @@ def _attribute(tag: str, name: str) -> str:
 
 
 def _apart(colour: str, taken: Sequence[str]) -> list[float]:
-    return [float(np.linalg.norm(_lab(_rgb(colour)[None]) - _lab(_rgb(one)[None]))) / 2 for one in taken]
+    own = _lab(_rgb(colour)[None])
+    return [float(np.linalg.norm(np.subtract(own, _lab(_rgb(one)[None])))) / 2 for one in taken]
 
 
 def _rgb(colour: str) -> NDArray[np.float32]:
-    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=np.float32) / 255
+    return _unit(np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]))
+
+
+def _unit(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Values from 0 to 255 as values in [0, 1]."""
+    return np.asarray(values / 255, dtype=np.float32)
 
 
 def _lab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
