@@ -46,6 +46,15 @@ class StoredPoint:
 
 
 @dataclass(frozen=True)
+class StoredBothWays:
+    """Whether an object is the same in both directions; see :class:`steerseg.tracking.both_ways.BothWays`."""
+
+    frames: tuple[int, ...]
+    forwards: FrameScores = field(repr=False)
+    backwards: FrameScores = field(repr=False)
+
+
+@dataclass(frozen=True)
 class StoredTracklet:
     """A tracklet; see :class:`steerseg.tracking.tracklets.Tracklet`.
 
@@ -55,6 +64,7 @@ class StoredTracklet:
         prompt: The point that started it.
         score: Rank score in [-1, 1].
         opinion: What the language model thinks of it; ``None`` where it was not asked, or said nothing.
+        both_ways: How it was tracked anew in both directions; ``None`` where it was not.
     """
 
     rles: tuple[RLE, ...] = field(repr=False)
@@ -62,6 +72,7 @@ class StoredTracklet:
     prompt: StoredPoint
     score: float
     opinion: Opinion | None = None
+    both_ways: StoredBothWays | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

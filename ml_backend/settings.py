@@ -156,6 +156,11 @@ class Settings(BaseSettings):
     alternatives: int = Field(
         3, ge=1, le=20, description="Most ranked tracklets per task; each becomes a prediction of its own."
     )
+    check_both_ways: bool = Field(
+        False,
+        description="Track each batch proposal anew over the keyframes, from its first mask forwards and from its last "
+        "one backwards: where these disagree is a frame to check.",
+    )
     max_attempts: int = Field(
         2,
         ge=1,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ml_backend.cli.colours import compare_colours
 from ml_backend.cli.introduction import description, instructions, switches, task_list
 from ml_backend.cli.options import add_setting, backend_address, label_studio_client, read_settings
 from ml_backend.importing.text_files import read_text
@@ -335,6 +336,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="whether annotators may ask the backend while they label",
     )
+    parser.add_argument(
+        "--colours",
+        action="store_true",
+        help="give the labels of masks the colours that stand out best from the pictures of the project's tasks",
+    )
     for name in ("host", "port", "label_studio_url", "basic_auth_username"):
         add_setting(parser, name)
 
@@ -350,8 +356,9 @@ def run(options: argparse.Namespace) -> int:
     if settings.basic_auth_username is not None and settings.basic_auth_password is not None:
         basic_auth = (settings.basic_auth_username, settings.basic_auth_password.get_secret_value())
     secret = settings.webhook_secret
+    client = label_studio_client(settings)
     connection = connect(
-        label_studio_client(settings),
+        client,
         backend_address(options, settings),
         project=options.project,
         title=options.title,
@@ -362,8 +369,9 @@ def run(options: argparse.Namespace) -> int:
         basic_auth=basic_auth,
         extra_params=None if options.expression is None else {"expression": options.expression},
     )
-    print("\n".join(connection.steps))
-    for warning in connection.warnings:
+    colours = compare_colours(client, connection.project, settings, write=options.colours)
+    print("\n".join((*connection.steps, *colours.steps)))
+    for warning in (*connection.warnings, *colours.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"project {connection.project} {connection.title!r}: {connection.url}")
     return 0

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from ml_backend.cli.backend_client import BackendClient
+from ml_backend.cli.colours import compare_colours
 from ml_backend.cli.connect import connect
 from ml_backend.cli.predict import predict_project
 from ml_backend.demo.samples import Sample, write_samples
@@ -207,6 +208,9 @@ def _project(
             document_root=backend.label_studio.files_root,
             expression=sample.expression,
         )
+    colours = compare_colours(client, connection.project, load_settings(), write=True)
+    for line in (*colours.steps, *colours.warnings):
+        _report(f"{title}: {line}")
     return connection.project
 
 

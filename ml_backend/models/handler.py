@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -44,10 +45,11 @@ from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.config import Correction
 from steerseg.errors import NoLanguageModelError, SteerSegError
-from steerseg.pipeline import SteerSeg
+from steerseg.pipeline import Proposal, SteerSeg
 from steerseg.presets import Preset, open_preset
 from steerseg.runtime.devices import resolve_device
 from steerseg.tracking import EncodedVideo, OpenVideos, Tracker
+from steerseg.tracking.both_ways import BothWays, track_both_ways
 from steerseg.video import Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.warm_up import compile_tracker, warm_up
@@ -206,7 +208,21 @@ class ModelHandler(SegmenterHandler):
             soft_prompts=self._soft_prompts.load(request.soft_prompts),
             progress=reporter.progress,
         )
-        return stored_proposal(proposal)
+        return stored_proposal(
+            proposal, self._track_both_ways(proposal, reporter) if request.both_ways else None
+        )
+
+    def _track_both_ways(self, proposal: Proposal, reporter: Reporter) -> dict[int, BothWays]:
+        """By rank, how the shown tracklets are tracked in both directions, over the keyframes alone."""
+        assert proposal.video is not None
+        found = track_both_ways(
+            self._steerseg.tracker,
+            self._steerseg.open(proposal.video),
+            [proposal.tracklets[rank] for rank in proposal.shown],
+            proposal.maps.keyframes,
+            partial(reporter.progress, "checking"),
+        )
+        return dict(zip(proposal.shown, found, strict=True))
 
 
 def _is_lost(device: torch.device) -> bool:

@@ -65,6 +65,7 @@ class ProposeRequest:
         fps: Frames per second of a folder of frames; files know their own.
         alternatives: Most tracklets wanted.
         soft_prompts: The project's; ``None`` for the preset's own.
+        both_ways: Whether the shown tracklets are tracked anew in both directions of time, to find frames to check.
     """
 
     media: Path
@@ -72,6 +73,7 @@ class ProposeRequest:
     fps: float | None
     alternatives: int
     soft_prompts: SoftPromptsRef | None = None
+    both_ways: bool = False
 
 
 # --- one object as its annotator means it

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
-from ml_backend.proposals import Grid, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
+from ml_backend.proposals import (
+    Grid,
+    StoredBothWays,
+    StoredMaps,
+    StoredPoint,
+    StoredProposal,
+    StoredTracklet,
+)
 from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.tracking.both_ways import BothWays
 
 
-def stored_proposal(proposal: Proposal) -> StoredProposal:
-    """Keep of a proposal what the server needs; nothing of the result belongs to torch."""
-    maps = proposal.maps
+def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None = None) -> StoredProposal:
+    """Keep of a proposal what the server needs; nothing of the result belongs to torch.
+
+    Args:
+        proposal: The proposal.
+        both_ways: Rank of a tracklet → how it was tracked in both directions; of the others nothing is known.
+    """
+    maps, compared = proposal.maps, both_ways or {}
     return StoredProposal(
         expression=proposal.expression,
         attributes=proposal.attributes,
@@ -23,8 +38,9 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
                 prompt=_point(tracklet.prompt),
                 score=float(tracklet.score),
                 opinion=tracklet.opinion,
+                both_ways=_both_ways(compared[rank]) if rank in compared else None,
             )
-            for tracklet in proposal.tracklets
+            for rank, tracklet in enumerate(proposal.tracklets)
         ),
         maps=StoredMaps(
             keyframes=tuple(maps.keyframes),
@@ -44,6 +60,10 @@ def stored_proposal(proposal: Proposal) -> StoredProposal:
         found=proposal.presence.found,
         understood=proposal.presence.understood,
     )
+
+
+def _both_ways(found: BothWays) -> StoredBothWays:
+    return StoredBothWays(found.frames, found.forwards, found.backwards)
 
 
 def _point(point: PointPrompt) -> StoredPoint:

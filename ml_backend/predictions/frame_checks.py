@@ -1,7 +1,8 @@
 """Frames of a proposal that a person should look at first, each with the reason.
 
-Three signs show in what a proposal stores (our choice): the segmenter was not certain whether the object is there, the
-mask jumped from one frame to the next, or the object came or went for a moment.
+Four signs show in what a proposal stores (our choice): the segmenter was not certain whether the object is there, the
+mask jumped from one frame to the next, the object came or went for a moment, or it is another one when it is tracked
+in the other direction.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.proposals import StoredProposal, StoredTracklet
+from ml_backend.proposals import StoredBothWays, StoredProposal, StoredTracklet
 from steerseg.masks import mask_area, rle_iou
-from steerseg.words.counting import instances_meant
+from steerseg.words.counting import choose_candidates, instances_meant
 
 MOST_FRAMES = 8
 """Frames of one proposal that are named, the most doubtful ones."""
@@ -23,6 +24,7 @@ _UNSURE = 0.4  # doubt of a score from which on a frame is named: scores from 0.
 _DIP = 0.2  # by which a score lies below the median of the frames that show the object
 _JUMP = 0.5  # share of the usual overlap of neighbouring masks below which a mask has jumped
 _MOMENT = 3  # frames
+_SAME = 0.5  # overlap from which on two tracks follow one object
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,9 @@ def doubtful_frames(proposal: StoredProposal, limit: int = MOST_FRAMES) -> tuple
         proposal: The proposal.
         limit: Most frames.
     """
-    several = instances_meant(proposal.expression) is not None
     signs: dict[int, list[_Sign]] = {}
-    for tracklet in proposal.offered if several else proposal.offered[:1]:
-        for sign in _signs(tracklet):
+    for rank in choose_candidates(proposal.offered, instances_meant(proposal.expression)):
+        for sign in _signs(proposal.offered[rank]):
             signs.setdefault(sign.frame, []).append(sign)
     found = []
     for frame, there in signs.items():
@@ -83,6 +84,8 @@ def _signs(tracklet: StoredTracklet) -> Iterator[_Sign]:
     yield from _of_scores(np.asarray(tracklet.frame_scores, dtype=np.float64), shown)
     yield from _of_jumps(tracklet, shown)
     yield from _of_moments(shown)
+    if tracklet.both_ways is not None:
+        yield from _of_directions(tracklet.both_ways)
 
 
 def _of_scores(scores: NDArray[np.float64], shown: NDArray[np.bool_]) -> Iterator[_Sign]:
@@ -112,3 +115,13 @@ def _of_moments(shown: NDArray[np.bool_]) -> Iterator[_Sign]:
             frames = f"{end - start} frame{'' if end - start == 1 else 's'}"
             reason = f"shown for {frames} alone" if shown[start] else f"not shown for {frames}"
             yield _Sign(int(start), 0.6, reason)
+
+
+def _of_directions(both: StoredBothWays) -> Iterator[_Sign]:
+    """Where a track from the first or from the last mask begins to follow something else than the tracklet."""
+    ways = (("forwards", both.frames, both.forwards), ("backwards", both.frames[::-1], both.backwards[::-1]))
+    for way, frames, overlaps in ways:
+        for (_, before), (frame, overlap) in pairwise(zip(frames, overlaps, strict=True)):
+            if overlap < _SAME <= before:
+                reason = f"tracked {way} from frame {frames[0] + 1}, the object is elsewhere: overlap {overlap:.2f}"
+                yield _Sign(int(frame), 1.0 - float(overlap), reason)

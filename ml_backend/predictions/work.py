@@ -170,6 +170,7 @@ class TaskProposer:
                 fps=media.fps,
                 alternatives=alternatives_for(work.expression, self._settings.alternatives),
                 soft_prompts=request.version.soft_prompts,
+                both_ways=self._settings.check_both_ways and request.typed is None,  # nobody waits for it
             ),
             owner=(project.id, task.id),
             priority=request.priority,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +14,19 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page
 
-from ml_backend.demo.samples import Sample, write_samples
+from ml_backend.demo.samples import Sample, write_real_clip
 from ml_backend.demo.servers import (
     BackendServer,
     LabelStudioServer,
+    ServerProcess,
     find_label_studio,
     free_port,
 )
 from ml_backend.label_studio.client import LabelStudioClient
+from steerseg.demo.dataset import load_manifest, render_scene, scene_of
+from steerseg.demo.sprites import load_atlas
 from steerseg.errors import ConfigError
-from steerseg.video import load_video
+from steerseg.video import load_video, write_video
 from tests.support.label_studio import (
     WAIT,
     LabelingPage,
@@ -37,7 +41,8 @@ REPOSITORY = Path(__file__).parents[2]
 LABEL_CONFIGS = REPOSITORY / "label_config"
 ARTEFACTS = REPOSITORY / "artefacts" / "e2e"
 """Screenshots end up here; git ignores it."""
-RENDERED_CLIPS = 2
+CLIPS = (("globe", "test-0009", 1), ("raccoon", "test-0036", 1))
+"""Name of what is asked for, clip of the split *test*, and index of the expression."""
 PROXY_SECONDS = 2
 """After so long Label Studio's proxy of a cloud storage ends an answer without an error; 20 where nobody sets it."""
 PRESET = os.environ.get("E2E_PRESET", "demo")
@@ -71,13 +76,37 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStud
 
 
 @pytest.fixture(scope="session")
-def backend(
+def serving(
     label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BackendServer]:
-    """``steerseg-backend serve --preset demo`` beside it."""
+) -> Iterator[tuple[BackendServer, ServerProcess]]:
+    """``steerseg-backend serve --preset demo`` beside it, and its process."""
     server = BackendServer(tmp_path_factory.mktemp("backend"), free_port(), label_studio, preset=PRESET)
-    with server.process():
-        yield server
+    with server.process() as process:
+        yield server, process
+
+
+@pytest.fixture(scope="session")
+def backend(serving: tuple[BackendServer, ServerProcess]) -> BackendServer:
+    """The running backend."""
+    return serving[0]
+
+
+@pytest.fixture
+def held_models(serving: tuple[BackendServer, ServerProcess]) -> Iterator[Callable[[], None]]:
+    """The model processes stand still; call it to let them go on."""
+    pid = serving[1].pid
+    children = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    models = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    assert models
+
+    def release() -> None:
+        for model in models:
+            os.kill(model, signal.SIGCONT)
+
+    for model in models:
+        os.kill(model, signal.SIGSTOP)
+    yield release
+    release()
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +121,19 @@ def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
 def samples(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Two rendered clips and the real one, each with an expression; in the first there are backpacks as well."""
     folder = tmp_path_factory.mktemp("samples")
-    return write_samples(folder, label_studio.command, print, rendered=RENDERED_CLIPS + 1)[1:]
+    samples = [_rendered(folder / f"{name}.mp4", video, index) for name, video, index in CLIPS]
+    real = write_real_clip(folder, label_studio.command, print)
+    return samples if real is None else [*samples, real]
+
+
+def _rendered(path: Path, video: str, index: int) -> Sample:
+    """A clip of the split *test*, and one of its expressions."""
+    manifest = load_manifest("test")
+    (entry,) = (clip for clip in manifest.clips if clip.video == video)
+    scene = scene_of(manifest, entry)
+    frames, _ = render_scene(scene, load_atlas(manifest.world.styles))
+    write_video(path, iter(frames), scene.fps)
+    return Sample(path, entry.expressions[index].text)
 
 
 Command = Callable[..., str]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.e2e.conftest import ARTEFACTS, Project
 from tests.support.label_studio import LabelingPage, until
 
 SIZES = ((1440, 900), (1280, 720))
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("dark", "light")
 PICTURES = {"frames.xml": ".lsf-image", "video.xml": ".lsf-video__main", "video_and_frames.xml": ".lsf-image"}
 
 
@@ -54,12 +57,16 @@ def test_the_picture_is_on_screen_and_does_not_move(
         assert not shows(labeling, re.compile("^Auto-Annotation is off"))
         before = picture(labeling, PICTURES[name])
         assert before[0] < 0.4 * height
-        assert before[1] <= bottom_of_the_desk(labeling)
-        labeling.page.screenshot(path=ARTEFACTS / f"desk-{name}-{width}.png")
-        if width == SIZES[0][0]:
-            for text in ("the backpack", samples[0].expression):
-                labeling.ask(text)
-                assert picture(labeling, PICTURES[name]) == before
+        assert before[1] <= min(bottom_of_the_desk(labeling), height)
+        for text in ("the backpack", samples[0].expression):
+            labeling.ask(text)
+            assert picture(labeling, PICTURES[name]) == before
+        for scheme in SCHEMES:
+            labeling.page.emulate_media(color_scheme=scheme)
+            labeling.page.evaluate(
+                "scheme => document.documentElement.setAttribute('data-color-scheme', scheme)", scheme
+            )
+            labeling.page.screenshot(path=ARTEFACTS / f"desk-{name}-{width}-{scheme}.png")
 
 
 def test_the_page_says_which_key_or_tool_a_click_lacks(
@@ -75,6 +82,58 @@ def test_the_page_says_which_key_or_tool_a_click_lacks(
     until(lambda: shows(labeling, re.compile("^Click: 5")), "no hint that anything lacks", limit=10)
     labeling.page.keyboard.press("5")  # the label is let go, as Label Studio does after each click
     until(lambda: shows(labeling, re.compile("^Before each click")), "the hint to choose a label", limit=10)
+
+
+def test_a_task_that_is_submitted_while_the_backend_works_gets_the_answer_afterwards(
+    labeling: LabelingPage,
+    frames_project: Project,
+    client: LabelStudioClient,
+    held_models: Callable[[], None],
+) -> None:
+    asked, known = "the backpack in the picture", client.tasks.get(frames_project.first_task)["data"]
+    (task,) = client.tasks.create(frames_project.id, [{"data": known}])
+
+    def pages_of_the_answer(results: list[dict[str, Any]]) -> set[int]:
+        masks = [one for one in results if one["type"] == "brushlabels" and one["meta"]["text"][0] == asked]
+        return {one["item_index"] for one in masks}
+
+    labeling.open(frames_project.id, task, predicted=False)
+    labeling.switch_on_auto_annotation()
+    with labeling.page.expect_request(lambda request: "interactive-annotating" in request.url):
+        labeling.type_expression(asked)
+    until(lambda: shows(labeling, re.compile("^Working on it")), "a sign of the work", limit=10)
+    labeling.page.screenshot(path=ARTEFACTS / "desk-working.png")
+    labeling.choose("Accept")
+    submitted = labeling.submit()
+    assert not pages_of_the_answer(submitted["result"])
+    held_models()
+    found = until(
+        lambda: pages_of_the_answer(client.annotations.get(submitted["id"])["result"]),
+        "the answer in the annotation",
+    )
+    assert len(found) > 0.8 * len(known["frames"])
+    stored = client.annotations.get(submitted["id"])["result"]
+    assert [one["value"]["choices"] for one in stored if one["type"] == "choices"] == [["accept"]]
+    assert [one["value"]["text"] for one in stored if one["from_name"] == "expression"] == [[asked]]
+
+
+def test_a_frame_is_reached_by_its_number_and_not_by_an_address(
+    labeling: LabelingPage, frames_project: Project
+) -> None:
+    """Label Studio reads ``region`` from an address, but makes the annotation anew behind the selection."""
+    task = frames_project.first_task
+    results = frames_project.predictions[task][-1]["result"]
+    (region, *_) = [one["id"] for one in results if one.get("item_index") == 7]
+    page = labeling.page
+    page.goto(f"{labeling.server.url}/projects/{frames_project.id}/data?task={task}&region={region}")
+    page.wait_for_function("window.Htx?.annotationStore?.selected?.regions?.length > 0")
+    page.wait_for_timeout(2000)
+    assert page.evaluate("window.Htx.annotationStore.selected.selectedRegions.length") == 0
+    page.locator(".lsf-pagination__page-indicator").first.click()
+    number = page.locator(".lsf-pagination input").first
+    number.fill("8")
+    number.press("Enter")
+    labeling.wait_for_page(7)
 
 
 def test_a_list_of_tasks_shows_their_pictures(labeling: LabelingPage, frames_project: Project) -> None:

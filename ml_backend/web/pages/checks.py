@@ -95,6 +95,7 @@ def add_checks(blueprint: Blueprint, service: Service, thumbnails: Thumbnails) -
             read=min(len(proposals), MOST_TASKS),
             left=max(0, len(proposals) - MOST_TASKS),
             annotated=len(done),
+            both_ways=service.settings.check_both_ways,
         )
 
     @blueprint.get("/pages/proposals/<int:number>/frames/<int:frame>.jpg")

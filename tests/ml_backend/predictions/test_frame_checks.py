@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ml_backend.predictions.frame_checks import doubtful_frames
-from ml_backend.proposals import StoredMaps, StoredPoint, StoredProposal, StoredTracklet
+from ml_backend.proposals import StoredBothWays, StoredMaps, StoredPoint, StoredProposal, StoredTracklet
 from steerseg.masks import encode_rle, iou, rle_iou
 from tests.support.annotation_samples import HEIGHT, WIDTH, square
 
@@ -84,10 +84,24 @@ def test_a_moment_away_and_a_moment_there_are_named() -> None:
     assert (shown.frame, shown.reasons) == (8, ("shown for 2 frames alone",))
 
 
+def test_where_the_other_direction_leads_elsewhere_is_named() -> None:
+    keyframes = (0, 5, 10, 15, 19)
+    ones, changed = np.ones(5, np.float32), np.array([0.1, 0.2, 0.9, 0.9, 1.0], np.float32)
+    steady = replace(tracklet(STEADY), both_ways=StoredBothWays(keyframes, ones, ones))
+    assert doubtful_frames(proposal(steady)) == ()
+    another = replace(steady, both_ways=StoredBothWays(keyframes, ones, changed))
+    (found,) = doubtful_frames(proposal(another))
+    assert (found.frame, found.doubt) == (5, pytest.approx(0.8))
+    assert found.reasons == ("tracked backwards from frame 20, the object is elsewhere: overlap 0.20",)
+    both = replace(steady, both_ways=StoredBothWays(keyframes, changed[::-1], changed))
+    assert [one.frame for one in doubtful_frames(proposal(both))] == [5, 15]
+
+
 def test_only_what_the_expression_means_counts() -> None:
-    jumping = tracklet([10] * 10 + [40] * 10, score=0.5)
-    assert doubtful_frames(proposal(tracklet(STEADY), jumping)) == ()
-    assert len(doubtful_frames(proposal(tracklet(STEADY), jumping, expression="the two balls"))) == 1
+    still, jumping = tracklet([30] * COUNT), tracklet([4] * 10 + [50] * 10, score=0.5)
+    assert doubtful_frames(proposal(still, jumping)) == ()
+    (found,) = doubtful_frames(proposal(still, jumping, expression="the two balls"))
+    assert found.frame == 10
 
 
 def test_the_most_doubtful_frames_are_named_in_their_order() -> None:

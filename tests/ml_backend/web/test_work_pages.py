@@ -269,6 +269,7 @@ def test_frames_to_check_are_shown_by_task(desk: Backend) -> None:
     assert tasks == ["6"]
     assert "certainty 0.50 that the object is there" in page
     assert "1 of 3 tasks with a proposal have such frames" in page
+    assert "STEERSEG_CHECK_BOTH_WAYS" in page, "what is not computed is said"
     (one,) = re.findall(r'<img [^>]*src="(/pages/[^"]+)"', page)
     assert picture(desk, one).shape == (36, 64, 3)
     submit(desk, 1, 6, masks(0, TASKS[6], 6))
