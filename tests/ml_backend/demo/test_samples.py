@@ -32,7 +32,8 @@ def test_a_sample_and_its_obvious_expressions_come_out_right(
     frames, ids = render_scene(scene, load_atlas(scene.styles))
     write_video(tmp_path / "sample.mp4", iter(frames), scene.fps)
     video = load_video(tmp_path / "sample.mp4")
-    config = replace(steerseg.config, alternatives=1)  # as many as an expression means all the same
+    # As many tracklets as an expression means come all the same; presence changes none of them.
+    config = replace(steerseg.config, alternatives=1, presence="off")
     asked = [Obvious(clip.expression, TARGETS[clip.name]), *obvious_expressions(scene)]
     assert set().union(*(one.targets for one in asked[1:])) == set(range(scene.num_objects))
     wrong = {}

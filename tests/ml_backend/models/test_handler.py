@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from ml_backend.models.handler import SegmenterHandler
+from ml_backend.database.tables import ProposalKey
+from ml_backend.models.handler import ModelHandler, SegmenterHandler
+from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.process import ProcessLostError
 from ml_backend.models.reporter import SilentReporter
+from ml_backend.proposals import ProposalFiles, StoredProposal
+from steerseg import SteerSeg
 from steerseg.errors import VideoError
-from steerseg.video import VideoLimits
+from steerseg.video import VideoLimits, write_video
 
 
 def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> SegmenterHandler:
@@ -41,3 +48,25 @@ def test_a_gpu_that_answers_no_more_ends_its_process(lost: bool, monkeypatch: py
         handler(monkeypatch, "cuda", VideoError("empty"))(request, SilentReporter())
     with pytest.raises(ZeroDivisionError):
         handler(monkeypatch, "cpu", ZeroDivisionError())(request, SilentReporter())
+
+
+def test_the_shown_tracklet_is_tracked_both_ways_where_that_is_asked_for(tmp_path: Path) -> None:
+    frames = np.full((10, 90, 160, 3), (200, 210, 190), dtype=np.uint8)
+    frames[:, 30:60, 50:90] = (220, 40, 40)
+    write_video(tmp_path / "clip.mp4", iter(frames), 10.0)
+    models = ModelHandler(SteerSeg.from_pretrained("demo", device="cpu"), VideoLimits())
+    request = ProposeRequest(tmp_path / "clip.mp4", "the red thing", None, 3, both_ways=True)
+    answer = models(request, SilentReporter())
+    assert isinstance(answer, StoredProposal)
+    best, *others = answer.tracklets
+    assert best.both_ways is not None
+    assert set(best.both_ways.frames) <= set(answer.maps.keyframes)
+    assert not any(one.both_ways for one in others), "only what is shown"
+    files = ProposalFiles(tmp_path)
+    kept = files.load(files.save(ProposalKey("digest", "the red thing", "v1"), answer))
+    assert kept.tracklets[0].both_ways is not None
+    assert kept.tracklets[0].both_ways.frames == best.both_ways.frames
+    np.testing.assert_allclose(kept.tracklets[0].both_ways.backwards, best.both_ways.backwards, atol=1e-5)
+    plain = models(replace(request, both_ways=False), SilentReporter())
+    assert isinstance(plain, StoredProposal)
+    assert plain.tracklets[0].both_ways is None
