@@ -14,10 +14,9 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.client import LabelStudioClient
 from tests.support.annotator import TASK, Annotator, decoded_pages, painted, top
 from tests.support.backend import Backend, FakeLabelStudio, recorded
-from tests.support.databases import EACH_DATABASE
 from tests.support.requests import wait_until
 
-pytestmark = [pytest.mark.timeout(120), EACH_DATABASE]
+pytestmark = pytest.mark.timeout(120)
 Result = dict[str, Any]
 SEEN = 3
 

@@ -30,11 +30,8 @@ from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
 from steerseg.words.glossary import Entry, Glossary
 from tests.support.backend import Backend, MakeBackend, recorded
-from tests.support.databases import EACH_DATABASE
 from tests.support.pages import FRAMES, HEIGHT, WIDTH, FilmedMedia, project_of, text_of, token_in
 from tests.support.requests import introduce, wait_until, with_expression
-
-pytestmark = EACH_DATABASE
 
 PROJECT = 1
 
