@@ -29,8 +29,8 @@ _MOST_LOSSES = 20
 # How long a worker that could not load its models waits, without a request, to try again, in seconds.
 _RETRY_WARM_UP = 60.0
 
-# The same for one that was lost and that its cluster is to bring back, in seconds.
-_RETRY_LOST = 2.0
+# How long one that was lost waits for its cluster, before it is started again, in seconds.
+_RETRY_LOST = 1.0
 
 
 class Dispatcher(Generic[RequestT, ResultT]):
@@ -231,8 +231,10 @@ class Dispatcher(Generic[RequestT, ResultT]):
             if self._queue.closed or (not lost and not self._others_fit(self._index)):
                 raise
             log.error("worker %d could not be started, its job goes to another: %s", self._index, error)
-            self._retry_warm_at = time.monotonic() + (_RETRY_LOST if lost else _RETRY_WARM_UP)
+            self._retry_warm_at = time.monotonic() + (0.0 if lost else _RETRY_WARM_UP)
             self._queue.put_back(job)
+            if lost:  # its cluster brings it back or takes it away; until then, not in a tight loop
+                self._retired.wait(_RETRY_LOST)
             return False
         return True
 

@@ -138,7 +138,7 @@ def _title(process: Any) -> str:
         return ""
 
 
-def setup_of(factory: Callable[[], Any], stall_timeout: float = 60.0) -> ActorSetup:
+def setup_of(factory: Callable[[], Any], stall_timeout: float = 300.0) -> ActorSetup:
     return ActorSetup(factory, None, stall_timeout, LoggingSetup("WARNING", process="models"))
 
 
