@@ -7,6 +7,7 @@ noise, which takes a host five times as long to encode as an object's. So the ho
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -85,14 +86,14 @@ def measure_objects(records: Records, tracker: Tracker, size: Size, counts: Sequ
             label = f"{count} objects, {name}"
             _, seconds = records.timed(
                 label,
-                lambda encode=encode: follow(prompts, encode=encode),
+                functools.partial(follow, prompts, encode=encode),
                 repeat=3 if count <= 16 else 2,
                 objects=count,
             )
             records.put(f"{label}, rate", frames_a_second=len(video) / seconds, objects=count)
 
     for count in counts:
-        records.attempt(f"{count} objects", lambda count=count: measured(count))
+        records.attempt(f"{count} objects", functools.partial(measured, count))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

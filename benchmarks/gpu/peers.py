@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records.put_environment(given.size)
     peers = Peers(records, given.size)
     for name in given.only:
-        records.attempt(name, lambda name=name: PEERS[name](peers, given.counts))
+        records.attempt(name, functools.partial(PEERS[name], peers, given.counts))
     write_report(given.output)
     return 1 if records.failures else 0
 

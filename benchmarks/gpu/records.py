@@ -86,7 +86,7 @@ class Records:
         self.put(name, seconds=middle, peak_gb=peak / 1e9, held_gb=held / 1e9, **known)
         return result, middle
 
-    def attempt(self, name: str, work: Callable[[], None]) -> None:
+    def attempt(self, name: str, work: Callable[[], object]) -> None:
         """Run a measurement; its failure is recorded, and the others go on."""
         if self.left <= 0:
             self.put(name, not_measured="no time was left")

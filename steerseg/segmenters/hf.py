@@ -298,7 +298,9 @@ class EdgeTam(VideoModel):
 def _join_branches(backbone: Any) -> None:
     """Let each block of a RepViT be one convolution in place of three and their norms: the same, a quarter faster."""
     if hasattr(backbone, "timm_model"):
-        from timm.utils import reparameterize_model  # only EdgeTAM's own image encoder needs the package
+        from timm.utils.model import (
+            reparameterize_model,
+        )  # only EdgeTAM's own image encoder needs the package
 
         reparameterize_model(backbone.timm_model, inplace=True)
 
