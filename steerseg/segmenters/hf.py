@@ -299,8 +299,8 @@ def _join_branches(backbone: Any) -> None:
     """Let each block of a RepViT be one convolution in place of three and their norms: the same, a quarter faster."""
     if hasattr(backbone, "timm_model"):
         from timm.utils.model import (
-            reparameterize_model,  # only EdgeTAM's own image encoder needs the package
-        )
+            reparameterize_model,
+        )  # only EdgeTAM's own image encoder needs the package
 
         reparameterize_model(backbone.timm_model, inplace=True)
 

@@ -224,7 +224,7 @@ def main() -> None:
     preset = load_preset(find_preset("demo"))
     # Single precision on a GPU too: the model is small, and it is what the product uses on a CPU.
     lvlm = LVLM.from_pretrained(
-        options.lvlm or str(preset.lvlm), device=torch.device(options.device), dtype=torch.float32
+        options.lvlm or preset.language_model, device=torch.device(options.device), dtype=torch.float32
     )
     options.out.mkdir(parents=True, exist_ok=True)
     prompts = train(
