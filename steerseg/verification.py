@@ -165,9 +165,9 @@ def parse_opinions(answer: str, count: int) -> tuple[Opinion | None, ...]:
                 read.setdefault(number, opinion)
     if not read:
         for line in _PLAIN.finditer(answer):
-            opinion = _opinion(line["said"], line["reason"])
-            if opinion is not None:
-                read.setdefault(int(line["number"]), opinion)
+            said = _opinion(line["said"], line["reason"])
+            if said is not None:
+                read.setdefault(int(line["number"]), said)
     return tuple(read.get(number) for number in range(1, count + 1))
 
 
