@@ -1,6 +1,6 @@
 """``python -m benchmarks.meaning KIND -o FILE``: ask, keep each answer as a line, print tables.
 
-Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``.
+Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, ``localisation``.
 
 ``wordings`` asks what people type; ``readings`` asks the expressions of a split that plain wording changes.
 ``--read FILE`` prints the table of answers that are kept already.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from benchmarks.meaning.localisation import LocalisationRow, describe_localisation, measure_localisation
 from benchmarks.meaning.plurals import PluralRow, describe_plurals, measure_plurals
 from benchmarks.meaning.presence import PresenceRow, describe_presence, fit, measure_presence
 from benchmarks.meaning.sharing import Measure, measure_clips
@@ -38,6 +39,7 @@ ROWS: dict[str, type[BaseModel]] = {
     "wordings": WordingRow,
     "readings": WordingRow,
     "verification": VerificationRow,
+    "localisation": LocalisationRow,
 }
 SPLITS = {
     "presence": "test-presence",
@@ -45,11 +47,13 @@ SPLITS = {
     "wordings": "measured",
     "readings": "test",
     "verification": "val",
+    "localisation": "val",
 }
 MEASURES: dict[str, Measure] = {
     "presence": measure_presence,
     "plurals": measure_plurals,
     "verification": measure_verification,
+    "localisation": measure_localisation,
 }
 
 
@@ -101,6 +105,8 @@ def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:
         return describe_plurals([row for row in rows if isinstance(row, PluralRow)])
     if rows and isinstance(rows[0], VerificationRow):
         return describe_verification([row for row in rows if isinstance(row, VerificationRow)])
+    if rows and isinstance(rows[0], LocalisationRow):
+        return describe_localisation([row for row in rows if isinstance(row, LocalisationRow)])
     preset = load_preset(find_preset("demo"))
     lexicon = preset.load_lexicon()
     known = [row for row in rows if isinstance(row, PresenceRow)]
