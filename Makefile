@@ -42,10 +42,10 @@ help: ## List the targets
 demo: $(VENV_READY) $(LS_VENV_READY) ## Start Label Studio and the backend with pre-annotated sample videos
 	@$(VENV)/bin/python -m ml_backend.demo
 
-# Two processes take the files by turns. Those that need the machine for themselves come last, one by one: a real Label
-# Studio in a browser, and campaigns against the server. With PYTEST_ARGS one process runs what they choose.
+# Two processes take the files by turns. Those that need the machine for themselves come last, one by one: a player and
+# a real Label Studio in a browser, and campaigns against the server. With PYTEST_ARGS one process runs what they choose.
 TEST_PROCESSES ?= 2
-ALONE := tests/e2e tests/adversarial
+ALONE := tests/ml_backend/label_studio/test_player.py tests/e2e tests/adversarial
 
 test: $(VENV_READY) $(LS_VENV_READY) ## Run all tests, the last ones against a real Label Studio in a browser
 ifeq ($(PYTEST_ARGS),)
