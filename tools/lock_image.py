@@ -62,13 +62,12 @@ def main() -> None:
     parser.add_argument("--constraint", action="append", default=[], help="for example torch==2.14.1")
     options = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = tuple(extra for extra in EXTRAS if extra in project["optional-dependencies"])
-    versions = resolve(requirements(project, extras), options.constraint)
+    versions = resolve(requirements(project, EXTRAS), options.constraint)
     cpu = {name: version for name, version in versions.items() if not name.startswith(GPU_ONLY)}
     for variant, chosen in (("cpu", cpu), ("gpu", versions)):
         path = ROOT / "requirements" / f"image-{variant}.lock"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(lock_text(chosen, extras, variant))
+        path.write_text(lock_text(chosen, EXTRAS, variant))
         print(f"{path.relative_to(ROOT)}: {len(chosen)} packages")
 
 
