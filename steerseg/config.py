@@ -66,8 +66,8 @@ class PipelineConfig:
             only expressions whose words are all known: a team's new word is never refused, so that it can be
             corrected and learned.
         localisation: Whether the LVLM is asked where the object is, and tracklets that are elsewhere lose rank. The
-            method does not (our choice otherwise); it takes one more answer of the LVLM. See
-            :mod:`steerseg.presence.localisation`.
+            method does not (our choice otherwise); it takes one more answer of the LVLM. Expressions of several objects
+            are left out. See :mod:`steerseg.presence.localisation`.
         localisation_weight: Weight in [0, 1] of that agreement in a tracklet's score; the correlation with the maps has
             the rest.
         verification: Whether the LVLM accepts, doubts or rejects each ranked candidate, which re-ranks them. The method

@@ -489,8 +489,8 @@ class SteerSeg:
         config: PipelineConfig,
         report: Progress = _ignore,
     ) -> Positions | None:
-        """Where the LVLM says that the object is; ``None`` where ``config`` leaves the step out."""
-        if not config.localisation:
+        """Where the LVLM says that the object is; ``None`` where ``config`` leaves it out, or several are meant."""
+        if not config.localisation or instances_meant(expression) is not None:
             return None
         report("localisation", 0.0)
         positions = locate(

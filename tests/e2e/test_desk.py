@@ -52,7 +52,7 @@ def test_the_picture_is_on_screen_and_does_not_move(
         labeling.open(made.id, task, predicted=False)
         labeling.page.locator(PICTURES[name]).first.wait_for()
         if (width, height) == SIZES[0] and name != "video.xml":  # a video needs no switch
-            assert shows(labeling, re.compile("^Auto-Annotation is off")), "the page says what to switch on"
+            labeling.page.get_by_text(re.compile("^Auto-Annotation is off")).first.wait_for()
         labeling.switch_on_auto_annotation()
         assert not shows(labeling, re.compile("^Auto-Annotation is off"))
         before = picture(labeling, PICTURES[name])

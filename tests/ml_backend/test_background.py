@@ -86,7 +86,7 @@ def test_whatever_a_turn_raises_is_logged_counted_and_shown_and_the_loop_goes_on
         metrics = Metrics()
         metrics.watch(
             queue_lengths=dict,
-            workers=tuple,
+            workers=dict,
             refinements=dict,
             loops=[loop],
             set_aside=lambda: 0,

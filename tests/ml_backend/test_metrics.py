@@ -84,4 +84,4 @@ def test_jobs_are_counted_by_worker(metrics: Metrics) -> None:
 
 
 def test_every_kind_of_request_has_a_name() -> None:
-    assert len(set(JOB_KINDS.values())) == len(JOB_KINDS) == 7
+    assert len(set(JOB_KINDS.values())) == len(JOB_KINDS) == 9

@@ -53,7 +53,8 @@ class LocalCluster:
         # Ray's sockets have long names, and a socket's may have 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self._port = _free_port()
-        os.environ.update(_ENVIRONMENT)
+        # Ray notes the address of a cluster in the default folder, which is this one then.
+        os.environ.update(_ENVIRONMENT, RAY_TMPDIR=self._folder)
         self._cluster: Any = None
         self.nodes: list[Any] = []
         self.start_head()
@@ -76,7 +77,7 @@ class LocalCluster:
                 "object_store_memory": _MEMORY,
                 "include_dashboard": False,
                 "gcs_server_port": self._port,
-                "temp_dir": self._folder,
+                "temp_dir": f"{self._folder}/ray",
             },
         )
 

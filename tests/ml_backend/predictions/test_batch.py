@@ -46,9 +46,18 @@ def test_every_task_has_its_item_in_order() -> None:
         "model_version": "v1",
         "errors": {"3": "the video is gone", "8": "nothing in the video matches 'the dog'"},
         "pending": [4],
+        "presence": {},
+        "not_there": [],
     }
 
 
 def test_a_batch_without_tasks_has_an_answer_as_well() -> None:
     answer = BatchAnswer.of([], "v1").to_json()
-    assert answer == {"results": [], "model_version": "v1", "errors": {}, "pending": []}
+    assert answer == {
+        "results": [],
+        "model_version": "v1",
+        "errors": {},
+        "pending": [],
+        "presence": {},
+        "not_there": [],
+    }
