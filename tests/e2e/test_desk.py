@@ -161,8 +161,12 @@ def test_masks_are_outlined_against_any_background(labeling: LabelingPage, frame
     labeling.page.screenshot(path=ARTEFACTS / "desk-outlines.png")
 
 
-def test_the_page_says_how_paint_spreads(labeling: LabelingPage, frames_project: Project) -> None:
-    labeling.open(frames_project.id, frames_project.first_task)
+def test_the_page_says_how_paint_spreads(
+    labeling: LabelingPage, frames_project: Project, client: LabelStudioClient
+) -> None:
+    known = client.tasks.get(frames_project.first_task)["data"]
+    (task,) = client.tasks.create(frames_project.id, [{"data": known}])  # its draft is nobody else's
+    labeling.open(frames_project.id, task, predicted=False)
     labeling.switch_on_auto_annotation()
     labeling.page.evaluate("document.activeElement.blur()")
     labeling.page.keyboard.press("1")
