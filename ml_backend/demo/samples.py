@@ -39,7 +39,7 @@ RENDERED = (
     RenderedClip("spools", 247, "the spool that stays still"),
     RenderedClip("globes", 10_049, "the big globe"),
     RenderedClip("pet", 7410, "a pet that people keep at home"),
-    RenderedClip("rabbit", 3500, "the one that goes away and comes back"),
+    RenderedClip("rabbit", 3500, "the rabbit that goes away and comes back"),
 )
 """They are a demonstration, and no evidence: of 134 scenes these were chosen because every obvious expression comes
 out right (:mod:`tests.support.obvious`), which few scenes with two objects of a kind do. `docs/demo-world.md` says what

@@ -44,6 +44,7 @@ def test_a_sample_and_its_obvious_expressions_come_out_right(
         if len(masks) != len(one.targets) or min(best) < 0.7:
             wrong[one.text] = (len(masks), best)
     assert not wrong
+    assert not steerseg.propose(video, clip.expression).presence.refused, "its task has a prediction"
 
 
 def test_the_samples_are_short_and_ask_for_different_things() -> None:
