@@ -340,7 +340,7 @@ class SteerSeg:
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report)
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
         tracklets = self.track(features, candidates, ranking, report)
         return Proposal(
@@ -500,7 +500,7 @@ class SteerSeg:
             attributes,
             self.texts,
             config,
-            moments=-(-len(features.context.keyframes) // self.lvlm.family.temporal_merge),
+            moments=features.context.video.grid[0],
             prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
         )
         report("localisation", 1.0)
@@ -553,9 +553,8 @@ class SteerSeg:
             frames = case.video.frames[list(case.on_keyframes.frames)]
             masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
             asked = expression_as(config.expression_form, case.reading.text)
-            opinions = verify(
-                self.lvlm, self.preset, config, frames, masks, asked, case.seconds(self.lvlm, config)
-            )
+            seconds = case.context.video.seconds_per_slice
+            opinions = verify(self.lvlm, self.preset, config, frames, masks, asked, seconds)
         elif self.judge.can_judge(config):
             looks = [self.judge.look(case, ranked.index, ranked.correlation) for ranked in ranking]
             opinions = self.judge.opinions(case, looks)

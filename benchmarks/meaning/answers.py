@@ -80,7 +80,7 @@ class Asker:
         )
         positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
         candidates = steerseg.find_candidates(features, maps, config)
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes)
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
         looked = (
             steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None

@@ -206,10 +206,11 @@ class ClipStages:
         searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
         candidates: Candidates = searched.value
         located = self._once(
-            ("locate", sample.id, attributes, config.localisation),
+            ("locate", sample.id, attributes, config.localisation, config.keyframes),
             lambda: steerseg.locate(features, expression, attributes, config),
         )
-        case = Case(self.video, Reading(expression), reasoned.value.said, maps, candidates.on_keyframes)
+        reading, said = Reading(expression), reasoned.value.said
+        case = Case(self.video, reading, said, maps, candidates.on_keyframes, features.context)
         ranked = steerseg.rank(candidates, maps, config, located.value)
         verified = self._once(
             ("verify", key, config.verification, ranked), lambda: steerseg.verify(case, ranked, config)
@@ -217,10 +218,9 @@ class ClipStages:
         ranking: tuple[RankedCandidate, ...] = verified.value
         chosen = tuple(ranked.index for ranked in ranking)
         tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
-        empty = np.zeros(self.video.frames.shape[:3], dtype=bool)
         return _Prediction(
             key=(key, chosen),
-            masks=tracked.value[0].masks if chosen else empty,
+            masks=tracked.value[0].masks if chosen else np.zeros(self.video.frames.shape[:3], dtype=bool),
             seconds=replace(
                 seconds,
                 reasoning=reasoned.seconds + located.seconds,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerseg.config import PipelineConfig
-from steerseg.grounding import GroundingMaps, slice_seconds
+from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.look import Expectation, look_at, look_of
 from steerseg.presence.signals import NOT_JUDGED, Look, Presence, Said, signals_of
@@ -28,6 +28,7 @@ class Case:
         said: What reasoning read it as.
         maps: The grounding maps.
         on_keyframes: The candidates on the keyframes.
+        context: Visual tokens of the keyframes.
     """
 
     video: Video
@@ -35,13 +36,7 @@ class Case:
     said: Said
     maps: GroundingMaps
     on_keyframes: Propagation
-
-    def seconds(self, lvlm: LVLM, config: PipelineConfig) -> float:
-        """Seconds between two slices of the keyframes, as the LVLM is told."""
-        if config.seconds_per_slice is not None:
-            return config.seconds_per_slice
-        duration = float(self.video.pts[-1] - self.video.pts[0])
-        return slice_seconds(duration, len(self.on_keyframes.frames), lvlm.family.temporal_merge)
+    context: VisionContext
 
 
 class Judge:
@@ -63,18 +58,18 @@ class Judge:
         """Whether the preset is calibrated, and there is reasoning, which the signals need."""
         return self._preset.presence is not None and config.reasoning
 
-    def look(self, case: Case, index: int, score: float) -> Look:
+    def look(self, case: Case, index: int, correlation: float) -> Look:
         """Look at a candidate, alone.
 
         Args:
             case: The expression and its candidates.
             index: Of the candidate.
-            score: Its rank score.
+            correlation: Its correlation with the maps.
         """
         found = look_at(self._lvlm, self._preset, case.video, case.on_keyframes, index)
         ratio = self._expectation.log_ratio(case.reading.text, found.name)
         merge = self._lvlm.family.temporal_merge
-        return look_of(case.said, found, ratio, score, case.on_keyframes, index, case.maps, merge)
+        return look_of(case.said, found, ratio, correlation, case.on_keyframes, index, case.maps, merge)
 
     def presence(self, case: Case, look: Look, config: PipelineConfig) -> Presence:
         """How likely the expression is of anything, by the look at the best candidate."""

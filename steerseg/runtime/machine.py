@@ -11,6 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
+from steerseg.runtime.cores import usable_cores
+
 GIB = 2**30
 _WEIGHTS = ("model.safetensors.index.json", "model.safetensors")
 
@@ -66,7 +68,7 @@ def look_at_machine() -> Machine:
     return Machine(
         gpus=tuple(gpus),
         driver=shutil.which("nvidia-smi") is not None,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory=_main_memory(),
         cache=cache,
         disk_free=shutil.disk_usage(there).free,
