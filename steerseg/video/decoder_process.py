@@ -39,6 +39,8 @@ from steerseg.video.streaming import open_stream
 
 _NICENESS = 5
 _MOST_OPEN_FILES = 64
+_MOST_THREADS = 8  # of the decoder and of what converts its pictures
+_USUAL_STACK = 8 * 2**20
 _USUALLY_HELD = 2**28  # bytes, where the system does not say
 _INTERVAL = 0.05  # seconds between two reports of progress
 
@@ -81,7 +83,7 @@ def _report(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
 def confine(request: DecodeRequest) -> None:
     """Take on the limits of a request, for good."""
     os.nice(max(0, _NICENESS - os.getpriority(os.PRIO_PROCESS, 0)))
-    held = data_bytes()
+    held = data_bytes() + _large_stacks()
     for kind, limit in (
         (resource.RLIMIT_DATA, held + request.memory),
         (resource.RLIMIT_FSIZE, request.limits.max_memory + 2**20),
@@ -102,6 +104,12 @@ def data_bytes() -> int:
         return _USUALLY_HELD
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return int(fields["VmData"].split()[0]) * 1024 if "VmData" in fields else _USUALLY_HELD
+
+
+def _large_stacks() -> int:
+    """Bytes that threads reserve for stacks beyond the usual ones, where the machine gives larger ones."""
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return 0 if stack == resource.RLIM_INFINITY else _MOST_THREADS * max(0, stack - _USUAL_STACK)
 
 
 def _answer(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:

@@ -26,6 +26,9 @@ from steerseg.video.frame_pictures import FramePictures
 
 log = logging.getLogger(__name__)
 
+SHORTAGES = (MemoryError, BlockingIOError)
+"""What FFmpeg raises where the machine, or a limit, gives it no memory or no thread: the file is not to blame."""
+
 IN_MEMORY = 512 * 2**20
 """Bytes of decoded frames that are held in memory; a video with more of them is held on disk."""
 
@@ -253,7 +256,7 @@ class FrameStream:
             pictures = self._pictures = _pictures(stream, self._name, self._limits, square=self._square)
             for item in _decode(container, stream):
                 if isinstance(item, av.FFmpegError):
-                    if isinstance(item, MemoryError):
+                    if isinstance(item, SHORTAGES):
                         raise item
                     damaged += 1
                     continue
@@ -331,7 +334,7 @@ def open_video(path: Path, name: str, *, bare_streams: bool = True) -> Any:
             metadata_errors="replace",
         )
     except av.FFmpegError as error:
-        if isinstance(error, MemoryError):
+        if isinstance(error, SHORTAGES):
             raise
         raise VideoError(
             f"{name} is not a video that can be read, or its index is cut off; expected {READABLE}. Convert "

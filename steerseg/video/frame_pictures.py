@@ -16,6 +16,9 @@ HD_LINES = 720
 does."""
 
 _UNTAGGED = 2  # FFmpeg's "unspecified"
+_THREADS = 2
+"""Threads that convert a picture. FFmpeg takes one a core: on a large server their stacks exceed the memory that a
+decoder is given."""
 _SQUARE = 0.01
 """Pixels whose sides differ by less are square: scaling would cost more sharpness than it sets right (our choice)."""
 
@@ -67,7 +70,9 @@ class FramePictures:
         if self._is_untagged_hd(frame):
             frame.colorspace = Colorspace.ITU709
         width, height = self._size
-        array: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height)
+        array: NDArray[np.uint8] = frame.to_ndarray(
+            format="rgb24", width=width, height=height, threads=_THREADS
+        )
         return _upright(array, self._matrix)
 
     def _is_untagged_hd(self, frame: Any) -> bool:

@@ -203,6 +203,11 @@ def load_path(
         if not path.is_file():
             raise VideoError(f"{path} is neither a file nor a folder; expected a video or a folder.")
         return _load_file(path, str(path), limits, stride, progress, store)
+    except BlockingIOError as error:
+        raise VideoError(
+            f"{path} was not decoded: its decoder may not start another thread. The machine, or a limit of its "
+            "processes or memory, has no room for one."
+        ) from error
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}.") from error
 
