@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from steerseg.ranking import rank_scores
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
+from steerseg.runtime.machine import installed_version
+from steerseg.runtime.room import makes_room
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, OpenVideos, Propagation, Tracker, Tracklet
 from steerseg.verification import Opinion, order_by_opinion, verify
@@ -43,14 +44,6 @@ Progress = Callable[[str, float], None]
 
 def _ignore(stage: str, fraction: float) -> None:
     """The report of callers that want no progress."""
-
-
-def installed_version(package: str) -> str:
-    """A package's version; "unknown" where it runs from a folder that was never installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -231,6 +224,9 @@ class SteerSeg:
                 prefixes.drop(key)
 
         self._videos = OpenVideos(tracker, remembered_bytes, drop_video)
+        self.room = tracker.room
+        for give in (prefixes.halve, lvlm.halve_memory, self._videos.move_to_host):
+            self.room.add(give)
 
     @classmethod
     def from_pretrained(
@@ -398,6 +394,7 @@ class SteerSeg:
         glossary = Glossary() if prompts is None else prompts.glossary
         return read_expression(expression, config, glossary, self.lexicon)
 
+    @makes_room("the encoding of keyframes")
     def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
         """Features of a video; they are kept, since a further expression needs the same ones."""
         keyframes = keyframe_indices(len(video), config.keyframes)
@@ -439,6 +436,7 @@ class SteerSeg:
             tick=lambda fraction: report("keyframes", fraction),
         )
 
+    @makes_room("the chain of thought")
     def reason(
         self, features: VideoFeatures, expression: str, config: PipelineConfig, report: Progress = _ignore
     ) -> Reasoning:
@@ -457,6 +455,7 @@ class SteerSeg:
         report("reasoning", 1.0)
         return reasoning
 
+    @makes_room("grounding")
     def ground(
         self,
         features: VideoFeatures,
@@ -481,6 +480,7 @@ class SteerSeg:
             tick=lambda fraction: report("grounding", fraction),
         )
 
+    @makes_room("localisation")
     def locate(
         self,
         features: VideoFeatures,
@@ -539,6 +539,7 @@ class SteerSeg:
         order = scores.argsort(descending=True).tolist()[: config.alternatives]
         return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
 
+    @makes_room("verification")
     def verify(
         self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
     ) -> tuple[RankedCandidate, ...]:
@@ -563,6 +564,7 @@ class SteerSeg:
         judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
         return tuple(judged[i] for i in order_by_opinion(opinions))
 
+    @makes_room("the judgement of presence")
     def judge_presence(
         self, case: Case, ranking: Sequence[RankedCandidate], config: PipelineConfig
     ) -> Presence:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from steerseg.pipeline import installed_version
+from steerseg.runtime.machine import installed_version
 
 _Result = TypeVar("_Result")
 

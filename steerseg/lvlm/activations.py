@@ -37,9 +37,18 @@ class ActivationMemory:
         self._config = model.config.get_text_config()
         self._device = device
         self._itemsize = dtype.itemsize
+        self._halvings = 0
+
+    def halve(self) -> None:
+        """Estimate by half of the memory from now on."""
+        self._halvings += 1
+
+    @property
+    def _working_bytes(self) -> int:
+        return self._first_working_bytes >> self._halvings
 
     @functools.cached_property
-    def _working_bytes(self) -> int:
+    def _first_working_bytes(self) -> int:
         """A quarter of what is free when first asked for: always the same, so that passes and prefixes keep fitting."""
         return free_bytes(self._device) // 4
 

@@ -115,6 +115,10 @@ class GreedyDecoder:
         self.captures = captures
         self.capture_seconds = 0.0
 
+    def forget(self) -> None:
+        """Drop the buffers, and the captured steps over them."""
+        self._buffers.clear()
+
     @property
     def supported(self) -> bool:
         """Whether the model's settings change greedy choices by a repetition penalty at most."""

@@ -235,6 +235,11 @@ class PrefixStore:
         """Drop everything."""
         self._kept.clear()
 
+    def halve(self) -> None:
+        """Drop everything, and keep half as much on the device from now on."""
+        self.clear()
+        self.budget //= 2
+
 
 @dataclass(frozen=True)
 class PrefixSlot:

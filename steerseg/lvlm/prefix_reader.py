@@ -134,6 +134,11 @@ class PrefixReader:
         """
         return self._read(prefix, embeds, positions, ())
 
+    def forget(self) -> None:
+        """Drop the buffer, and the captured passes over it."""
+        self.calls.forget()
+        self._buffer = None
+
     def _read(
         self, prefix: Prefix, embeds: Tensor, positions: Tensor, tapped_layers: tuple[int, ...]
     ) -> tuple[Continuation, Tensor]:
@@ -151,8 +156,7 @@ class PrefixReader:
             query_shape=(batch, len(tapped_layers), heads, padded, depth),
         )
         if self._buffer is None or self._buffer.numel() < form.size:
-            self.calls.forget()  # captured passes read the old buffer
-            self._buffer = None  # first, since both may not fit
+            self.forget()  # first: captured passes read the old buffer, and both may not fit
             self._buffer = like.new_empty(form.size)
         keys_and_values, queries = self._views(form)
         torch._foreach_copy_(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
@@ -85,6 +86,14 @@ def _main_memory() -> int:
 def has_package(name: str) -> bool:
     """Whether a package can be imported."""
     return importlib.util.find_spec(name) is not None
+
+
+def installed_version(package: str) -> str:
+    """A package's version; "unknown" where it runs from a folder that was never installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def are_weights_here(name: str, files: tuple[str, ...] = ()) -> bool:

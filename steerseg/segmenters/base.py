@@ -131,6 +131,10 @@ class Segmenter(Protocol):
         """How long memories count."""
         ...
 
+    def forget_steps(self) -> None:
+        """Drop captured steps, where there are any, with the memory that they hold."""
+        ...
+
     def encode_frames(self, frames: NDArray[np.uint8]) -> list[Features]:
         """Encode frames.
 

@@ -169,6 +169,11 @@ class FrozenSegmenter(ABC):
         call = self.captured_steps if self.captures and self.captured_steps is not None else step
         return StepOutput(*call(*step.arguments(attended, levels, spatial, pointers, distances)))
 
+    def forget_steps(self) -> None:
+        """Drop the captured steps, with the memory that they hold."""
+        if self.captured_steps is not None:
+            self.captured_steps.forget()
+
     @property
     def captures_steps(self) -> bool:
         """Whether steps are captured as CUDA graphs: on a GPU, unless that is switched off."""

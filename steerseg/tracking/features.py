@@ -84,6 +84,12 @@ class EncodedVideo:
                 return
             self._bytes -= _size(self._features.pop(oldest))
 
+    def move_to_host(self) -> None:
+        """Keep features in the host's memory from now on."""
+        self.device = torch.device("cpu")
+        for frame, features in self._features.items():
+            self._features[frame] = tuple(level.to(self.device) for level in features)
+
     def release_read(self, count: int) -> None:
         """Count ``count`` frames as read; now and then, release their memory where they lie in a file."""
         self._read += count * int(self.frames[0].nbytes)

@@ -24,11 +24,21 @@ class FrameEncoder:
     Args:
         segmenter: Encodes frames.
         feature_bytes: How many bytes of a video's features are kept.
+
+    Attributes:
+        batch: How many frames are encoded at once.
     """
 
     def __init__(self, segmenter: Segmenter, feature_bytes: int) -> None:
         self.segmenter = segmenter
         self.feature_bytes = feature_bytes
+        self.batch = ENCODE_BATCH
+        self._on_host = False
+
+    def halve(self) -> None:
+        """Encode half as many frames at once, and keep the features of videos to come in the host's memory."""
+        self.batch = max(1, self.batch // 2)
+        self._on_host = True
 
     def open(self, video: Video) -> EncodedVideo:
         """A video without features; its frames are encoded when they are first needed."""
@@ -39,6 +49,8 @@ class FrameEncoder:
         device = self.segmenter.device
         if device.type != "cuda":
             return device
+        if self._on_host:
+            return torch.device("cpu")
         wanted = min(len(video) * self.segmenter.frame_bytes, self.feature_bytes)
         return device if wanted < free_bytes(device) / 3 else torch.device("cpu")
 
@@ -61,7 +73,7 @@ class FrameEncoder:
         wanted = range(len(encoded)) if frames is None else frames
         missing = encoded.missing(wanted)
         done = 0
-        for part in batches(missing):
+        for part in self.batches(missing):
             features = self.segmenter.encode_frames(encoded.frames[part])
             self.store(encoded, part, features, wanted=[*part, *staying])
             done += len(part)
@@ -85,7 +97,7 @@ class FrameEncoder:
             return
         others = () if encoded.is_long else range(len(encoded))
         missing = [frame for frame in each_once((*first, *others)) if encoded.missing([frame])]
-        parts = batches(missing)
+        parts = self.batches(missing)
         thread = ThreadPoolExecutor(1, "encode")
         coming = [thread.submit(self._encode_part, encoded, part) for part in parts]
         try:
@@ -95,6 +107,10 @@ class FrameEncoder:
             for part, features in zip(parts, coming, strict=True):
                 if not features.cancelled():
                     self.store(encoded, part, features.result(), wanted=first)
+
+    def batches(self, frames: Sequence[int]) -> list[list[int]]:
+        """Frames in their order, as many at a time as are encoded at once."""
+        return [list(frames[start : start + self.batch]) for start in range(0, len(frames), self.batch)]
 
     def _encode_part(self, encoded: EncodedVideo, frames: list[int]) -> list[Features]:
         return self.segmenter.encode_frames(encoded.frames[frames])
@@ -154,12 +170,13 @@ class Lookahead:
         if not encoded.missing(now):
             return
         if self._thread is None:
-            soon = full_batches(encoded, paths, index, ENCODE_BATCH)
+            soon = full_batches(encoded, paths, index, self._encoder.batch)
             self._encoder.encode(encoded, soon, staying=now)
             return
+        batch = self._encoder.batch
         soon, later = (
-            each_once(frame for path in paths for frame in path[start : start + ENCODE_BATCH])
-            for start in (index, index + ENCODE_BATCH)
+            each_once(frame for path in paths for frame in path[start : start + batch])
+            for start in (index, index + batch)
         )
         for part, features in self._coming:
             self._encoder.store(encoded, part, features.result(), wanted=soon)
@@ -168,13 +185,8 @@ class Lookahead:
         missing = [frame for frame in later if encoded.missing([frame])]
         self._coming = [
             (part, self._thread.submit(self._encoder.segmenter.encode_frames, encoded.frames[part]))
-            for part in batches(missing)
+            for part in self._encoder.batches(missing)
         ]
-
-
-def batches(frames: Sequence[int]) -> list[list[int]]:
-    """Frames in their order, as many at a time as the encoder takes at once."""
-    return [list(frames[start : start + ENCODE_BATCH]) for start in range(0, len(frames), ENCODE_BATCH)]
 
 
 def each_once(frames: Iterable[int]) -> list[int]:

@@ -33,6 +33,13 @@ class OpenVideos:
         self._videos.put(video.digest, encoded)
         return encoded
 
+    def move_to_host(self) -> None:
+        """Keep features in the host's memory from now on."""
+        for digest in self._videos:
+            encoded = self._videos.peek(digest)
+            assert encoded is not None
+            encoded.move_to_host()
+
     def clear(self) -> None:
         """Drop all videos, without calling ``on_drop``."""
         self._videos.clear()

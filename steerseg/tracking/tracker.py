@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.points import PointPrompt
+from steerseg.runtime.room import Room, makes_room
 from steerseg.segmenters.base import ObjectMemory, Segmenter
 from steerseg.segmenters.choice import load_segmenter
 from steerseg.tracking.candidates import find_candidates
@@ -44,6 +45,7 @@ class Tracker:
         encoder: Encodes frames when they are needed.
         decoder: Decodes prompts.
         propagator: Tracks candidates.
+        room: The memory of the segmenter's device.
 
     Example:
         >>> from steerseg.presets import open_preset
@@ -59,6 +61,8 @@ class Tracker:
     def __init__(self, segmenter: Segmenter, *, feature_bytes: int = _FEATURE_BYTES) -> None:
         self.segmenter = segmenter
         self.encoder = FrameEncoder(segmenter, feature_bytes)
+        self.room = Room()
+        self.room.add(self._halve_memory)
         self.decoder = PromptDecoder(segmenter, self.encoder)
         self.propagator = Propagator(segmenter, self.encoder)
 
@@ -93,12 +97,18 @@ class Tracker:
         """Where the segmenter is."""
         return self.segmenter.device
 
+    def _halve_memory(self) -> None:
+        """Drop captured steps, and encode with half of the memory from now on."""
+        self.segmenter.forget_steps()
+        self.encoder.halve()
+
     # ------------------------------------------------------------------ frames
 
     def open(self, video: Video) -> EncodedVideo:
         """A video to track in; its frames are encoded when they are first needed."""
         return self.encoder.open(video)
 
+    @makes_room("the encoding of frames")
     def encode(
         self,
         encoded: EncodedVideo,
@@ -114,6 +124,7 @@ class Tracker:
 
     # ------------------------------------------------------------------ candidates
 
+    @makes_room("the search for candidates")
     def candidates(
         self,
         encoded: EncodedVideo,
@@ -156,6 +167,7 @@ class Tracker:
         report(1.0)
         return candidates
 
+    @makes_room("the decoding of prompts")
     def start(self, encoded: EncodedVideo, prompts: Sequence[Prompt]) -> Candidate:
         """One object from prompts on one or several frames, each of which conditions the tracking.
 
@@ -221,6 +233,7 @@ class Tracker:
 
     # ------------------------------------------------------------------ tracking
 
+    @makes_room("tracking")
     def propagate(
         self,
         encoded: EncodedVideo,
@@ -249,6 +262,7 @@ class Tracker:
             scores = np.stack([track.presence for track in tracks])
         return Propagation(tuple(tracked), wanted, logits, scores, encoded.height, encoded.width)
 
+    @makes_room("tracking")
     def track(
         self,
         encoded: EncodedVideo,
