@@ -330,7 +330,8 @@ class SteerSeg:
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
 
-        with self.tracker.encoding_ahead(self.open(video), keyframe_indices(len(video), config.keyframes)):
+        soon = keyframe_indices(len(video), config.keyframes)
+        with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
             features = self.encode(video, config, report)
             reasoning = self.reason(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)

@@ -49,6 +49,7 @@ from steerseg.grounding import GroundingMaps
 from steerseg.lvlm.base import VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
 from steerseg.pipeline import VideoFeatures
+from steerseg.runtime.room import Room
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker
 from steerseg.training.trainer import SoftPromptTrainer
@@ -86,6 +87,9 @@ class _NoTracker:
     """Stands where SAM 2 could not be made: what needs it fails, and the language model is measured all the same."""
 
     version = "none"
+
+    def __init__(self) -> None:
+        self.room = Room()
 
     def open(self, video: Video) -> None:
         """Nothing to track in."""

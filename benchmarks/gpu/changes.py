@@ -22,6 +22,7 @@ from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.pipeline import VideoFeatures
 from steerseg.segmenters.sam2 import Sam2
+from steerseg.tracking import frame_encoder
 from steerseg.video import Video
 
 _EXPRESSION = "the block that moves"
@@ -130,6 +131,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
             _timed(records, "see", name, lambda: steerseg.encode_keyframes(video, config), repeat=2)
 
     _measure_padding(records)
+    _measure_gaps(records, steerseg, video)
     seen = steerseg.encode(video, config)
     _measure_cold_grounding(records, steerseg, seen)
     _measure_answers(records, steerseg, seen)
@@ -155,7 +157,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         "": {},
         "the package's own passes": {"fused": False},
         "nothing captured": {"captures": False},
-        "nothing captured, each answer brought at once": {"captures": False, "in_blocks": False},
+        "each answer brought at once": {"in_blocks": False},
     }
     if records.device.type == "cuda":
         tracking_ways["memories by cuDNN"] = {"backend": BACKENDS["cuDNN"]}
@@ -187,6 +189,19 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         )
 
 
+def _measure_gaps(records: Records, steerseg: SteerSeg, video: Video) -> None:
+    """A cold proposal, with frames encoded in an answer's gaps and without."""
+
+    def cold() -> None:
+        steerseg.forget()
+        steerseg.propose(video, _EXPRESSION)
+
+    for name, batches in (("", frame_encoder._BATCHES_A_GAP), ("nothing in gaps", 0)):
+        with attribute(frame_encoder, "_BATCHES_A_GAP", batches):
+            cold()
+            _timed(records, "cold", name, cold, repeat=3)
+
+
 def _measure_padding(records: Records) -> None:
     """The products of a vision tower's gated MLPs at Qwen2.5-VL's inner width, and at the padded one."""
     dtype = torch.bfloat16 if records.device.type == "cuda" else torch.float32
@@ -216,6 +231,7 @@ def _measure_cold_grounding(records: Records, steerseg: SteerSeg, seen: VideoFea
         **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
         "rollout by chunks": lambda: attribute(rollout, "kernels_work", lambda query: False),
     }
+    steerseg._prefixes.clear()
     with attribute(steerseg._prefixes, "budget", 0):
         for name, way in ways.items():
             with way():

@@ -45,9 +45,8 @@ def _pass(name: str) -> tuple[Pair, ...]:
     )
 
 
-def _tracking(without: str, instead_of: str = "") -> tuple[Pair, ...]:
-    told = f": {instead_of}" if instead_of else ""
-    return tuple((f"changes, {stage}{told}", f"changes, {stage}: {without}") for stage in ("find", "track"))
+def _tracking(without: str) -> tuple[Pair, ...]:
+    return tuple((f"changes, {stage}", f"changes, {stage}: {without}") for stage in ("find", "track"))
 
 
 _FURTHER = ("changes, further reason: length*", "changes, further ground: length*")
@@ -71,6 +70,7 @@ _MEASURES = (
         ("lvlm/padding.py",),
         cold=(("changes, products: padded", "changes, products: not padded"),),
     ),
+    Measure("frames encoded in gaps", cold=(("changes, cold", "changes, cold: nothing in gaps"),)),
     Measure("pictures resized on the GPU", cold=_pass("resized on the host")[:1]),
     Measure(
         "kept prefixes",
@@ -106,7 +106,7 @@ _MEASURES = (
     Measure(
         "masks in blocks",
         ("tracking/host_transfer.py",),
-        both=_tracking("nothing captured, each answer brought at once", "nothing captured"),
+        both=_tracking("each answer brought at once"),
     ),
 )
 

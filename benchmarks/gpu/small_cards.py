@@ -89,10 +89,33 @@ class SmallCard:
             "further",
             lambda: timed("further: propose", lambda: self._propose(steerseg, next(further)), repeat=3),
         )
+        if self.on_gpu:
+            self.records.attempt("peaks", lambda: self._peaks(steerseg))
         self.records.attempt("refinement", lambda: self._refine(steerseg))
 
     def _propose(self, steerseg: SteerSeg, expression: str) -> None:
         steerseg.propose(self.video, expression)
+
+    def _peaks(self, steerseg: SteerSeg) -> None:
+        """The most memory of each stage of a cold proposal."""
+        steerseg.forget()
+        peaks: dict[str, float] = {}
+        stages = [""]
+
+        def note(stage: str, fraction: float) -> None:
+            if stage != stages[-1]:
+                peaks[stages[-1]] = torch.cuda.max_memory_allocated(self.device) / 1e9
+                torch.cuda.reset_peak_memory_stats(self.device)
+                stages.append(stage)
+
+        torch.cuda.reset_peak_memory_stats(self.device)
+        steerseg.propose(self.video, _COLD, progress=note)
+        note("", 1.0)
+        self.records.put(
+            "peak by stage",
+            halvings=steerseg.room.halvings,
+            **{f"{stage}_gb": peak for stage, peak in peaks.items() if stage},
+        )
 
     def _further(self) -> Iterator[str]:
         yield from _FURTHER

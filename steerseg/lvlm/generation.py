@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -106,6 +107,7 @@ class GreedyDecoder:
 
     Attributes:
         captures: The same.
+        meanwhile: Called while the device decodes the tokens between two checks; never waits for the device.
         capture_seconds: Seconds that capturing steps has taken so far.
     """
 
@@ -113,7 +115,17 @@ class GreedyDecoder:
         self._model = model
         self._buffers: LruCache[int, _Buffers] = LruCache(_MOST_BUFFERS)
         self.captures = captures
+        self.meanwhile: Callable[[], None] = lambda: None
         self.capture_seconds = 0.0
+
+    @contextmanager
+    def doing(self, meanwhile: Callable[[], None]) -> Iterator[None]:
+        """Inside, ``meanwhile`` is called while answers are decoded."""
+        before, self.meanwhile = self.meanwhile, meanwhile
+        try:
+            yield
+        finally:
+            self.meanwhile = before
 
     def forget(self) -> None:
         """Drop the buffers, and the captured steps over them."""
@@ -155,6 +167,7 @@ class GreedyDecoder:
         ends = self._end_tokens()
         for step in range(1, max_new_tokens):
             if step % _CHECK_INTERVAL == 0:
+                self.meanwhile()
                 so_far = [first[0], *buffers.answer[length + 1 : length + step].tolist()]
                 if not ends.isdisjoint(so_far) or (complete is not None and complete(so_far)):
                     break
@@ -215,14 +228,15 @@ class GreedyDecoder:
         return buffers
 
     def _capture(self, buffers: _Buffers) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Of its replays, too, small kernels go before the large ones of other work.
+        stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries make their work spaces outside of the capture
             for _ in range(2):
                 self._step(buffers)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._step(buffers)
         return graph
 

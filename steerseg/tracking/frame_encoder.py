@@ -1,9 +1,11 @@
-"""Frames encoded when tracking needs them: once each, in batches, and on a CPU a little ahead."""
+"""Frames encoded when tracking needs them: once each, in batches, and ahead while something else is done."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -16,6 +18,8 @@ from steerseg.tracking.tracklets import StageProgress
 from steerseg.video.loading import Video
 
 ENCODE_BATCH = 4
+_BATCHES_A_GAP = 3
+"""A GPU is given so many batches while it decodes eight tokens of an answer: 80 frames within one of 60 tokens."""
 
 
 class FrameEncoder:
@@ -81,27 +85,66 @@ class FrameEncoder:
                 progress(done / len(missing))
 
     @contextlib.contextmanager
-    def ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[None]:
-        """Inside, a CPU encodes frames in a thread of its own: ``first`` these, then the others.
+    def ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> Iterator[Callable[[], None]]:
+        """Inside, frames are encoded while something else is done: ``first`` these, then the others.
 
-        Two passes side by side fill two cores better than one pass that is spread over both. Features that are
-        complete when the block ends are kept, the rest is left to :meth:`encode`. Of a long video, only ``first`` is
-        encoded. On a GPU nothing is, since one pass fills it.
+        A CPU encodes in a thread of its own: two passes side by side fill two cores better than one pass that is spread
+        over both. A GPU does so where it is told that there is a gap: decoding an answer waits for its memory, and
+        encoding frames for its arithmetic.
+
+        What is begun when the block ends is kept, the rest is left to :meth:`encode`. Of a long video, only ``first``
+        is encoded.
 
         Args:
             encoded: The video. Inside, nobody else encodes frames.
             first: Indices of the frames that are needed soonest.
+
+        Yields:
+            To be called in a gap; it never waits for the device.
         """
-        if self.segmenter.device.type != "cpu":
-            yield
-            return
         others = () if encoded.is_long else range(len(encoded))
         missing = [frame for frame in each_once((*first, *others)) if encoded.missing([frame])]
-        parts = self.batches(missing)
+        way = self._in_a_thread if self.segmenter.device.type == "cpu" else self._in_gaps
+        with way(encoded, first, self.batches(missing)) as in_a_gap:
+            yield in_a_gap
+
+    @contextlib.contextmanager
+    def _in_gaps(
+        self, encoded: EncodedVideo, first: Sequence[int], parts: Sequence[list[int]]
+    ) -> Iterator[Callable[[], None]]:
+        """Inside, a GPU encodes on a stream of its own what is handed to it in gaps."""
+        device = self.segmenter.device
+        if encoded.device != device:  # there is no room for what comes early
+            yield lambda: None
+            return
+        side, main = _side_stream(device), torch.cuda.current_stream(device)
+        left = iter(parts)
+        begun: list[tuple[list[int], list[Features]]] = []
+
+        def encode_some() -> None:
+            with torch.cuda.stream(side):
+                for part in itertools.islice(left, _BATCHES_A_GAP):
+                    begun.append((part, self._encode_part(encoded, part)))
+
+        side.wait_stream(main)
+        try:
+            yield encode_some
+        finally:
+            main.wait_stream(side)
+            for part, features in begun:
+                for level in itertools.chain.from_iterable(features):
+                    level.record_stream(main)
+                self.store(encoded, part, features, wanted=first)
+
+    @contextlib.contextmanager
+    def _in_a_thread(
+        self, encoded: EncodedVideo, first: Sequence[int], parts: Sequence[list[int]]
+    ) -> Iterator[Callable[[], None]]:
+        """Inside, a CPU encodes in a thread of its own."""
         thread = ThreadPoolExecutor(1, "encode")
         coming = [thread.submit(self._encode_part, encoded, part) for part in parts]
         try:
-            yield
+            yield lambda: None
         finally:
             thread.shutdown(cancel_futures=True)
             for part, features in zip(parts, coming, strict=True):
@@ -134,6 +177,11 @@ class FrameEncoder:
             ]
         stored = [encoded.get(frame) for frame in frames]
         return [torch.stack(level).to(device) for level in zip(*stored, strict=True)]
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Lookahead:

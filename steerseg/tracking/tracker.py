@@ -6,7 +6,7 @@ attended to is kept. The segmenter (:mod:`steerseg.segmenters`) computes masks a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -118,8 +118,10 @@ class Tracker:
         """Encode those of ``frames`` (all where left out) that are not yet, in batches."""
         self.encoder.encode(encoded, frames, progress)
 
-    def encoding_ahead(self, encoded: EncodedVideo, first: Sequence[int]) -> AbstractContextManager[None]:
-        """Inside, a CPU encodes frames in a thread of its own; see :meth:`FrameEncoder.ahead`."""
+    def encoding_ahead(
+        self, encoded: EncodedVideo, first: Sequence[int]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Inside, frames are encoded while something else is done; see :meth:`FrameEncoder.ahead`."""
         return self.encoder.ahead(encoded, first)
 
     # ------------------------------------------------------------------ candidates

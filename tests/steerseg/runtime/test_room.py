@@ -61,7 +61,9 @@ def clip() -> Video:
     return video_from_frames(pixels, fps=10)
 
 
-@pytest.mark.parametrize("where", ["lvlm.encode_vision", "lvlm.answer", "lvlm.attend", "tracker.segmenter.step"])
+@pytest.mark.parametrize(
+    "where", ["lvlm.encode_vision", "lvlm.answer", "lvlm.attend", "tracker.segmenter.step"]
+)
 def test_a_proposal_is_the_same_though_memory_ran_out(
     preset: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -88,7 +90,9 @@ def test_a_proposal_is_the_same_though_memory_ran_out(
     assert steerseg._prefixes.budget == budget // 4
     assert steerseg.tracker.encoder.batch == 1
     assert [t.rles for t in again.tracklets] == [t.rles for t in expected.tracklets]
-    assert [t.score for t in again.tracklets] == pytest.approx([t.score for t in expected.tracklets], abs=1e-5)
+    assert [t.score for t in again.tracklets] == pytest.approx(
+        [t.score for t in expected.tracklets], abs=1e-5
+    )
 
 
 def test_frames_are_encoded_fewer_at_once_and_their_features_leave_the_device(preset: Path) -> None:
