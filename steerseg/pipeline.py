@@ -225,7 +225,7 @@ class SteerSeg:
 
         self._videos = OpenVideos(tracker, remembered_bytes, drop_video)
         self.room = tracker.room
-        for give in (prefixes.halve, lvlm.halve_memory, self._videos.move_to_host):
+        for give in (prefixes.halve, lvlm.give_memory, self._videos.give_memory):
             self.room.add(give)
 
     @classmethod

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,20 @@ class SmallCard:
         steerseg.propose(self.video, expression)
 
     def _peaks(self, steerseg: SteerSeg) -> None:
-        """The most memory of each stage of a cold proposal."""
+        """The most memory of each stage of a cold proposal, and its seconds."""
         steerseg.forget()
         peaks: dict[str, float] = {}
-        stages = [""]
+        seconds: dict[str, float] = {}
+        stages, begun = [""], [time.perf_counter()]
 
         def note(stage: str, fraction: float) -> None:
             if stage != stages[-1]:
+                torch.cuda.synchronize(self.device)
                 peaks[stages[-1]] = torch.cuda.max_memory_allocated(self.device) / 1e9
                 torch.cuda.reset_peak_memory_stats(self.device)
+                seconds[stages[-1]] = time.perf_counter() - begun[-1]
                 stages.append(stage)
+                begun.append(time.perf_counter())
 
         torch.cuda.reset_peak_memory_stats(self.device)
         steerseg.propose(self.video, _COLD, progress=note)
@@ -115,6 +120,7 @@ class SmallCard:
             "peak by stage",
             halvings=steerseg.room.halvings,
             **{f"{stage}_gb": peak for stage, peak in peaks.items() if stage},
+            **{f"{stage}_s": taken for stage, taken in seconds.items() if stage},
         )
 
     def _further(self) -> Iterator[str]:

@@ -40,7 +40,7 @@ class ActivationMemory:
         self._halvings = 0
 
     def halve(self) -> None:
-        """Estimate by half of the memory from now on."""
+        """Have half as many chats fit from now on."""
         self._halvings += 1
 
     @property
@@ -66,7 +66,7 @@ class ActivationMemory:
         passing = 8 * config.hidden_size + 3 * config.intermediate_size
         kept = layers * head_width(config) * (config.num_attention_heads + config.num_key_value_heads)
         fits = self._working_bytes // (tokens * (passing + kept) * self._itemsize)
-        return int(max(1, min(fits, -(-_FILLING_TOKENS // tokens))))
+        return int(max(1, min(fits, -(-_FILLING_TOKENS // tokens) >> self._halvings)))
 
     def training_rows(self, tokens: int) -> int:
         """How many chats of ``tokens`` tokens have room together in training, if text layers are recomputed."""

@@ -110,11 +110,12 @@ class LVLM:
         model, processor = load_model(name, device=device, dtype=dtype, quantise=quantise)
         return cls(model, processor, name, fuse_rotations=fuse_rotations)
 
-    def halve_memory(self) -> None:
-        """Drop buffers and captured passes, and read with half of the memory from now on."""
+    def give_memory(self, more: bool) -> None:
+        """Drop buffers and captured passes; where ``more`` is needed, read fewer chats at once from now on."""
         self.decoder.forget()
         self.reader.prefix_reader.forget()
-        self.activations.halve()
+        if more:
+            self.activations.halve()
 
     @property
     def device(self) -> torch.device:

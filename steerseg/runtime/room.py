@@ -30,10 +30,15 @@ class Room:
 
     def __init__(self) -> None:
         self.halvings = 0
-        self._givers: list[Callable[[], None]] = []
+        self._givers: list[Callable[[bool], None]] = []
 
-    def add(self, give: Callable[[], None]) -> None:
-        """Have ``give`` called where memory ran out: it drops what can be made again, and halves its budgets."""
+    def add(self, give: Callable[[bool], None]) -> None:
+        """Have ``give`` called where memory ran out.
+
+        Args:
+            give: Drops what can be made again, and halves what it keeps for later. Where that did not suffice before,
+                it is called with ``True``: then it works in smaller batches, too, or on the host.
+        """
         self._givers.append(give)
 
     def work(self, doing: str, work: Callable[[], _R]) -> _R:
@@ -58,7 +63,7 @@ class Room:
     def _make(self, doing: str) -> None:
         self.halvings += 1
         for give in self._givers:
-            give()
+            give(self.halvings > 1)
         gc.collect()
         torch.cuda.empty_cache()
         log.warning(

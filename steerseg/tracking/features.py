@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steerseg.runtime.memory import to_host
 from steerseg.segmenters.base import Features
 from steerseg.video.frame_file import release_memory
 from steerseg.video.loading import Video
@@ -88,7 +89,7 @@ class EncodedVideo:
         """Keep features in the host's memory from now on."""
         self.device = torch.device("cpu")
         for frame, features in self._features.items():
-            self._features[frame] = tuple(level.to(self.device) for level in features)
+            self._features[frame] = tuple(to_host(level) for level in features)
 
     def release_read(self, count: int) -> None:
         """Count ``count`` frames as read; now and then, release their memory where they lie in a file."""

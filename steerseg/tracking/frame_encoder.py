@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from steerseg.runtime.memory import free_bytes
+from steerseg.runtime.memory import free_bytes, to_device, to_host
 from steerseg.segmenters.base import Features, Segmenter
 from steerseg.tracking.features import EncodedVideo
 from steerseg.tracking.tracklets import StageProgress
@@ -164,7 +164,8 @@ class FrameEncoder:
     ) -> None:
         """Store features of frames of a video; while that fills its memory, those that are ``wanted`` stay."""
         for frame, levels in zip(frames, features, strict=True):
-            encoded.store(frame, tuple(level.to(encoded.device) for level in levels), wanted=wanted)
+            on_host = encoded.device.type == "cpu"
+            encoded.store(frame, tuple(map(to_host, levels)) if on_host else levels, wanted=wanted)
         encoded.release_read(len(frames))
 
     def levels(self, encoded: EncodedVideo, frames: Sequence[int]) -> list[Tensor]:
@@ -173,10 +174,12 @@ class FrameEncoder:
         device = self.segmenter.device
         if len(set(frames)) == 1:
             return [
-                level.to(device)[None].expand(len(frames), -1, -1, -1) for level in encoded.get(frames[0])
+                to_device(level, device)[None].expand(len(frames), -1, -1, -1)
+                for level in encoded.get(frames[0])
             ]
-        stored = [encoded.get(frame) for frame in frames]
-        return [torch.stack(level).to(device) for level in zip(*stored, strict=True)]
+        # From the host in the device's own order: a copy to the host may not be complete yet.
+        stored = [[to_device(level, device) for level in encoded.get(frame)] for frame in frames]
+        return [torch.stack(level) for level in zip(*stored, strict=True)]
 
 
 @functools.cache

@@ -33,9 +33,9 @@ class OpenVideos:
         self._videos.put(video.digest, encoded)
         return encoded
 
-    def move_to_host(self) -> None:
-        """Keep features in the host's memory from now on."""
-        for digest in self._videos:
+    def give_memory(self, more: bool) -> None:
+        """Where ``more`` is needed, keep features in the host's memory from now on."""
+        for digest in self._videos if more else ():
             encoded = self._videos.peek(digest)
             assert encoded is not None
             encoded.move_to_host()

@@ -62,7 +62,7 @@ class Tracker:
         self.segmenter = segmenter
         self.encoder = FrameEncoder(segmenter, feature_bytes)
         self.room = Room()
-        self.room.add(self._halve_memory)
+        self.room.add(self._give_memory)
         self.decoder = PromptDecoder(segmenter, self.encoder)
         self.propagator = Propagator(segmenter, self.encoder)
 
@@ -97,10 +97,11 @@ class Tracker:
         """Where the segmenter is."""
         return self.segmenter.device
 
-    def _halve_memory(self) -> None:
-        """Drop captured steps, and encode with half of the memory from now on."""
+    def _give_memory(self, more: bool) -> None:
+        """Drop captured steps; where ``more`` is needed, encode fewer frames at once from now on."""
         self.segmenter.forget_steps()
-        self.encoder.halve()
+        if more:
+            self.encoder.halve()
 
     # ------------------------------------------------------------------ frames
 

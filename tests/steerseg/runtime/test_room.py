@@ -30,11 +30,11 @@ def failing(times: int) -> Callable[[], str]:
 
 def test_work_is_done_again_after_those_who_can_gave_memory_up(caplog: pytest.LogCaptureFixture) -> None:
     room, given = Room(), []
-    room.add(lambda: given.append("kept"))
-    room.add(lambda: given.append("captured"))
+    room.add(lambda more: given.append(("kept", more)))
+    room.add(lambda more: given.append(("captured", more)))
     with caplog.at_level(logging.WARNING):
         assert room.work("grounding", failing(2)) == "done"
-    assert given == ["kept", "captured"] * 2
+    assert given == [("kept", False), ("captured", False), ("kept", True), ("captured", True)]
     assert room.halvings == 2
     assert "ran out during grounding" in caplog.text
     assert "1/4 of the first" in caplog.text
@@ -88,7 +88,7 @@ def test_a_proposal_is_the_same_though_memory_ran_out(
     again = steerseg.propose(clip(), "the red car")
     assert steerseg.room.halvings == 2
     assert steerseg._prefixes.budget == budget // 4
-    assert steerseg.tracker.encoder.batch == 1
+    assert steerseg.tracker.encoder.batch == 2
     assert [t.rles for t in again.tracklets] == [t.rles for t in expected.tracklets]
     assert [t.score for t in again.tracklets] == pytest.approx(
         [t.score for t in expected.tracklets], abs=1e-5
@@ -109,7 +109,7 @@ def test_frames_are_encoded_fewer_at_once_and_their_features_leave_the_device(pr
 
     steerseg.tracker.segmenter.encode_frames = encode_few  # type: ignore[method-assign]
     steerseg.tracker.encode(encoded)
-    assert asked == [4, 2, *[1] * 9]
+    assert asked == [4, 4, 2, *[1] * 9]
     assert encoder.batch == 1
     assert not encoded.missing(range(9))
     assert encoded.device == torch.device("cpu")
