@@ -17,7 +17,6 @@ from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
-from steerseg.lvlm import gated_mlp as gating
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.pipeline import VideoFeatures
@@ -68,15 +67,6 @@ def separate_norms(steerseg: SteerSeg) -> AbstractContextManager[None]:
     )
 
 
-def separate_gates(steerseg: SteerSeg) -> AbstractContextManager[None]:
-    """Inside, gated MLPs are the models' own."""
-    lvlm = steerseg.lvlm
-    return undone(
-        lambda: gating.separate_gates(lvlm.model),
-        lambda: gating.fuse_gates(lvlm.model, lvlm.dtype),  # on a GPU
-    )
-
-
 def separate_rotations(steerseg: SteerSeg) -> AbstractContextManager[None]:
     """Inside, rotary positions are the models' own."""
     model = steerseg.lvlm.model
@@ -88,7 +78,6 @@ def separate_rotations(steerseg: SteerSeg) -> AbstractContextManager[None]:
 
 SEPARATE: dict[str, Callable[[SteerSeg], AbstractContextManager[None]]] = {
     "norms of many kernels": separate_norms,
-    "gates of many kernels": separate_gates,
     "rotations of many kernels": separate_rotations,
 }
 """Ways to have a language model's layers run as transformers wrote them."""

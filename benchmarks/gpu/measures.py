@@ -55,11 +55,6 @@ _MEASURES = (
     Measure("rollout kernels", ("attention/kernels.py",), cold=_pass("rollout by chunks")[1:]),
     Measure("norms of one kernel", ("lvlm/norms.py",), cold=_pass("norms of many kernels")),
     Measure(
-        "gates of one kernel",
-        ("lvlm/gated_mlp.py", "lvlm/gating_kernels.py"),
-        cold=_pass("gates of many kernels"),
-    ),
-    Measure(
         "rotations of one kernel",
         ("lvlm/rotations.py", "lvlm/rotation_kernels.py"),
         cold=_pass("rotations of many kernels"),

@@ -80,7 +80,7 @@ class LVLM:
             {"text_config": TAP_ATTENTION, "vision_config": vision_attention_of(model)}
         )
         if self.device.type == "cuda":
-            accelerate(model, self.dtype, rotations=fuse_rotations)
+            accelerate(model, rotations=fuse_rotations)
         self.soft_prompt_hook = SoftPromptHook(self.embeddings)
 
     @classmethod

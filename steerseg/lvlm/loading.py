@@ -11,7 +11,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from steerseg.config import Quantisation
 from steerseg.errors import ModelError
-from steerseg.lvlm.gated_mlp import fuse_gates
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -54,7 +53,7 @@ def load_model(
     return model if "device_map" in options else model.to(device), processor
 
 
-def accelerate(model: nn.Module, dtype: torch.dtype, *, rotations: bool) -> None:
+def accelerate(model: nn.Module, *, rotations: bool) -> None:
     """Let a model on a GPU compute by fewer and faster kernels, each where it is seen to be right.
 
     cuDNN's attention is switched off for the process: it makes a plan for each length of a chat, which takes up to a
@@ -62,7 +61,6 @@ def accelerate(model: nn.Module, dtype: torch.dtype, *, rotations: bool) -> None
 
     Args:
         model: Changed in place.
-        dtype: Precision of its weights.
         rotations: Whether functions of transformers are replaced for the process; see
             :func:`steerseg.lvlm.rotations.fuse_rotations`.
     """
@@ -71,4 +69,3 @@ def accelerate(model: nn.Module, dtype: torch.dtype, *, rotations: bool) -> None
     if rotations:
         fuse_rotations(model)
     pad_inner_widths(model)
-    fuse_gates(model, dtype)

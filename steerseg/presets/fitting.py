@@ -27,7 +27,7 @@ class Need:
 
 NEEDS = (
     Need("qwen2.5-vl-7b", 22, 17.5),
-    Need("qwen3-vl-4b", 11.5, 9.2),
+    Need("qwen3-vl-4b", 15, 9.2),
     Need("qwen3-vl-2b", 7.5, 4.5),
     Need("clicks-edgetam", 0, 0.1),
 )

@@ -29,7 +29,7 @@ def card(gib: float, free: float | None = None) -> Machine:
         (80, "qwen2.5-vl-7b"),
         (23.6, "qwen2.5-vl-7b"),  # sold as 24 GB
         (15.7, "qwen3-vl-4b"),
-        (11.7, "qwen3-vl-4b"),
+        (11.7, "qwen3-vl-2b"),
         (7.7, "qwen3-vl-2b"),
         (5.8, "clicks-edgetam"),
     ],

@@ -87,7 +87,7 @@ def test_without_a_gpu_the_models_own_functions_do_it(lvlm: LVLM, monkeypatch: p
 
 def test_a_caller_may_leave_the_functions_of_transformers_alone(lvlm: LVLM) -> None:
     for rotations_too in (False, True):
-        accelerate(lvlm.model, lvlm.dtype, rotations=rotations_too)
+        accelerate(lvlm.model, rotations=rotations_too)
         assert replaced(lvlm) == rotations_too
 
 
