@@ -253,7 +253,8 @@ class PrefixReader:
             if layer in self._recurrent:
                 layers.append(_StateLayer(*(part[: form.key_shape[2]] for part in next(states))))
             else:
-                layers.append(_TextLayer(*next(pairs), form.prefix_length))
+                keys, values = next(pairs)
+                layers.append(_TextLayer(keys, values, form.prefix_length))
         return Cache(layers=layers)
 
     def _run(self, form: _Form, embeds: Tensor, positions: Tensor) -> tuple[Cache, Tensor, QueryKeyTap]:

@@ -27,7 +27,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
 from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
-from steerseg.errors import ModelError
+from steerseg.errors import ConfigError, ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
@@ -559,6 +559,20 @@ def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> Non
             case.lvlm.attend(["where?"], case.encode("video"), layers=case.layers)
     finally:
         attention.sliding_window = before
+
+
+def test_layers_without_attention_are_none_of_the_rollouts(case: Case) -> None:
+    lvlm = case.lvlm
+    recurrent = {0, 2} if lvlm.family.model_type == "qwen3_5" else set()
+    attending = tuple(sorted({0, 1, 2, 3} - recurrent))
+    assert lvlm.attending_layers == attending
+    assert lvlm.rollout_layers(None, "mine") == tuple(layer for layer in attending if layer >= 2)
+    assert lvlm.rollout_layers((3, 1), "mine") == (3, 1)
+    with pytest.raises(ConfigError, match=r"'mine' asks for layer 4, but .* has 4 layers, counted from 0"):
+        lvlm.rollout_layers((1, 4), "mine")
+    if recurrent:
+        with pytest.raises(ConfigError, match=r"asks for layer 2, but it is a recurrent one .* are 1, 3"):
+            lvlm.rollout_layers((1, 2, 3), "mine")
 
 
 def test_an_unknown_family_and_a_foreign_tokenizer_are_told(case: Case) -> None:
