@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,18 @@ def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.
     end = whole[9][0]
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [end])
     assert lvlm.decode(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
+
+
+def test_an_answer_ends_with_its_turn_without_generation_settings(tmp_path: Path) -> None:
+    """As checkpoints whose configuration names the end of a text only, such as some of Qwen3.5."""
+    save_tiny_lvlm(tmp_path, "qwen3_5")
+    (tmp_path / "generation_config.json").unlink()
+    card = json.loads((tmp_path / "config.json").read_text())
+    card["text_config"]["eos_token_id"] = card["text_config"]["pad_token_id"]
+    (tmp_path / "config.json").write_text(json.dumps(card))
+    loaded = LVLM.from_pretrained(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    turn, text = loaded.chats.token_id("<|im_end|>"), loaded.chats.token_id("<|endoftext|>")
+    assert loaded.model.generation_config.eos_token_id == [turn, text]
 
 
 @pytest.mark.parametrize("own_decoder", [True, False])
