@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     compile_models: bool = Field(
         False,
         description="Compile SAM 2 by `torch.compile` when the models are loaded, which takes minutes; on an H100 "
-        "frames took longer with it than without.",
+        "frames took longer with it than without. EdgeTAM and SAM 3 run as they are, and the log says so.",
     )
     alternatives: int = Field(
         3, ge=1, le=20, description="Most ranked tracklets per task; each becomes a prediction of its own."

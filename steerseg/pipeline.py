@@ -204,12 +204,7 @@ class SteerSeg:
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
         self.judge = Judge(lvlm, preset, self.lexicon)
-        self.layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
-        if max(self.layers) >= lvlm.num_layers:
-            raise ConfigError(
-                f"preset {preset.name!r} asks for layer {max(self.layers)}, but {lvlm.name!r} has "
-                f"{lvlm.num_layers} layers, counted from 0."
-            )
+        self.layers = lvlm.rollout_layers(preset.layers, preset.name)
         self.soft_prompts = self.prepare_prompts(soft_prompts)
         self._prefixes = prefixes = PrefixStore(
             default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 
@@ -12,26 +13,44 @@ from steerseg.pipeline import Progress, SteerSeg
 from steerseg.tracking import Tracker
 from steerseg.video import video_from_frames
 
+log = logging.getLogger(__name__)
+
 _HEIGHT, _WIDTH = 480, 854
 
 
-def compile_tracker(tracker: Tracker, *, backend: str = "inductor") -> None:
+_PARTS = {"image_encoder": None, "memory_attention": True, "memory_encoder": None, "sam_mask_decoder": None}
+"""Parts of the SAM 2 package's model, and whether each is compiled for inputs of any size."""
+
+
+def compile_tracker(tracker: Tracker, *, backend: str = "inductor") -> tuple[str, ...]:
     """Have ``torch.compile`` fuse the parts of SAM 2, each when it is first run. The masks stay the same.
 
     The driver around them, which keeps the memories, runs as before. The number of memories changes from frame to
-    frame, so that their attention is compiled for any number.
+    frame, so that their attention is compiled for any number. A segmenter with other parts, such as EdgeTAM, runs as
+    it is. The log says what is compiled, or that nothing is.
 
     Args:
         tracker: Its model is changed in place.
         backend: Of ``torch.compile``.
+
+    Returns:
+        Names of the parts that are compiled: all of them or none.
     """
-    model = tracker.segmenter.model
-    model.image_encoder.forward = torch.compile(model.image_encoder.forward, backend=backend)
-    model.memory_attention.forward = torch.compile(
-        model.memory_attention.forward, backend=backend, dynamic=True
-    )
-    model.memory_encoder.forward = torch.compile(model.memory_encoder.forward, backend=backend)
-    model.sam_mask_decoder.forward = torch.compile(model.sam_mask_decoder.forward, backend=backend)
+    model, version = tracker.segmenter.model, tracker.segmenter.version
+    lacking = [name for name in _PARTS if not hasattr(model, name)]
+    if lacking:
+        log.warning(
+            "nothing of the segmenter %s is compiled: compiling is made for SAM 2 in its own package, and this model "
+            "has no %s; it runs as it is",
+            version,
+            ", ".join(lacking),
+        )
+        return ()
+    for name, dynamic in _PARTS.items():
+        part = getattr(model, name)
+        part.forward = torch.compile(part.forward, backend=backend, dynamic=dynamic)
+    log.info("torch.compile takes of the segmenter %s: %s", version, ", ".join(_PARTS))
+    return tuple(_PARTS)
 
 
 def warm_up(
@@ -46,8 +65,8 @@ def warm_up(
 
     Args:
         steerseg: The loaded models.
-        compiled: Whether SAM 2 is compiled before, which takes minutes. Its own passes are then what runs, in place of
-            those with fewer passes over memory, which were faster on an H100.
+        compiled: Whether SAM 2 is compiled before, which takes minutes; see :func:`compile_tracker`. Its own passes are
+            then what runs, in place of those with fewer passes over memory, which were faster on an H100.
         height: Of the made-up video; answers of videos in another format are captured when they come.
         width: Of the made-up video.
         progress: Called with the proposal's stages.

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 import transformers
 
-from tests.support.tiny_lvlms import CHAT_TEMPLATE, INTERNVL_SPECIAL, INTERNVL_TEMPLATE, byte_tokenizer
+from tests.support.tiny_lvlms import (
+    CHAT_TEMPLATE,
+    INTERNVL_SPECIAL,
+    INTERNVL_TEMPLATE,
+    QWEN3_5_SPECIAL,
+    QWEN3_5_TEMPLATE,
+    byte_tokenizer,
+)
 
 _QWEN2_5_VISION = {
     "depth": 32,
@@ -122,6 +129,30 @@ def _qwen3_vl(width: int, inner: int, layers: int, heads: int, shared: int) -> C
     return build
 
 
+def _qwen3_5(width: int, inner: int, layers: int) -> Callable[[], tuple[Any, Any]]:
+    def build() -> tuple[Any, Any]:
+        tokenizer = byte_tokenizer(QWEN3_5_SPECIAL)
+        rope = {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [11, 11, 10]}
+        rope |= {"mrope_interleaved": True, "partial_rotary_factor": 0.25}
+        text = _text(tokenizer, width, inner, layers, 16, 4, head_dim=256, rope_parameters=rope)
+        vision = {key: value for key, value in _QWEN3_VISION.items() if key != "deepstack_visual_indexes"}
+        config = transformers.Qwen3_5Config(
+            text_config={**text, "vocab_size": 248320},
+            vision_config={**vision, "out_hidden_size": width},
+            tie_word_embeddings=True,
+            **_qwen_ids(tokenizer),
+        )
+        processor = transformers.Qwen3VLProcessor(
+            image_processor=transformers.Qwen2VLImageProcessor(patch_size=16),
+            video_processor=transformers.Qwen3VLVideoProcessor(cap_pixels_per_frame=False),
+            tokenizer=tokenizer,
+            chat_template=QWEN3_5_TEMPLATE,
+        )
+        return transformers.Qwen3_5ForConditionalGeneration(config), processor
+
+    return build
+
+
 def _internvl(width: int, inner: int, layers: int, heads: int, shared: int) -> Callable[[], tuple[Any, Any]]:
     def build() -> tuple[Any, Any]:
         tokenizer = byte_tokenizer(
@@ -165,6 +196,7 @@ LAYOUTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2.5-vl-3b": _qwen2_5_vl(2048, 11008, 36, 16, 2, tied=True, vocabulary=151936),
     "qwen3-vl-4b": _qwen3_vl(2560, 9728, 36, 32, 8),
     "qwen3-vl-2b": _qwen3_vl(2048, 6144, 28, 16, 8),
+    "qwen3.5-4b": _qwen3_5(2560, 9216, 32),
     "internvl3-2b": _internvl(1536, 8960, 28, 12, 2),
 }
 """By the name of the preset, what builds a random model and its processor where tensors are made."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.gpu.layouts import LAYOUTS
 from benchmarks.gpu.models import (
     TRAINING,
     Size,
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.small_cards", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of small-cards.md")
     parser.add_argument("--cards", type=float, nargs="+", default=CARDS, help="their memory in GB")
-    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=tuple(LAYOUTS))
     parser.add_argument(
         "--bits", type=int, nargs="+", default=[16], choices=(4, 16), help="of the text model"
     )

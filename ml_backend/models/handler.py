@@ -174,9 +174,7 @@ class ModelHandler(SegmenterHandler):
         self._decoder.start()
         if not compiled and self._steerseg.lvlm.device.type != "cuda":
             return
-        log.info(
-            "the first proposal compiles what the models need%s", ", the segmenter too" if compiled else ""
-        )
+        log.info("the first proposal compiles what the models need")
         log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
 
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:

@@ -104,7 +104,7 @@ class SinkMeter:
         self._preset = preset
         self._soft_prompts = None if soft_prompts is None else soft_prompts.to(lvlm.device)
         self._config = config
-        self._layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
+        self._layers = lvlm.rollout_layers(preset.layers, preset.name)
 
     def measure(
         self, video: Video, expression: str, tick: Callable[[float], None] = lambda fraction: None

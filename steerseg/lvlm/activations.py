@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from steerseg.lvlm.past import recurrent_layers, recurrent_width
 from steerseg.runtime.memory import free_bytes
 
 _CPU_ROWS = 4
@@ -37,6 +38,8 @@ class ActivationMemory:
         self._config = model.config.get_text_config()
         self._device = device
         self._itemsize = dtype.itemsize
+        # A recurrent layer computes in float32: some sixteen tensors of the width of its values.
+        self._recurring = 16 * recurrent_width(self._config) * torch.float32.itemsize // dtype.itemsize
         self._halvings = 0
 
     def halve(self) -> None:
@@ -63,7 +66,7 @@ class ActivationMemory:
             return _CPU_ROWS
         config = self._config
         # Of one layer at a time some eight tensors of its width and three of its inner one.
-        passing = 8 * config.hidden_size + 3 * config.intermediate_size
+        passing = 8 * config.hidden_size + 3 * config.intermediate_size + self._recurring
         kept = layers * head_width(config) * (config.num_attention_heads + config.num_key_value_heads)
         fits = self._working_bytes // (tokens * (passing + kept) * self._itemsize)
         return int(max(1, min(fits, -(-_FILLING_TOKENS // tokens) >> self._halvings)))
@@ -75,6 +78,7 @@ class ActivationMemory:
         config = self._config
         # The input of every layer; of one at a time all that its backward pass needs.
         kept = (config.num_hidden_layers + 16) * config.hidden_size + 4 * config.intermediate_size
+        kept += self._recurring
         return int(max(1, self._working_bytes // (tokens * kept * self._itemsize)))
 
     def fits_backward(self, tokens: int) -> bool:
@@ -84,7 +88,8 @@ class ActivationMemory:
         config = self._config
         # PyTorch keeps of a layer some sixteen tensors of its width, and four of its inner one.
         width = 16 * config.hidden_size + 4 * config.intermediate_size
-        kept = width * config.num_hidden_layers * self._itemsize
+        recurring = self._recurring * len(recurrent_layers(config))
+        kept = (width * config.num_hidden_layers + recurring) * self._itemsize
         return bool(tokens * kept < 0.8 * free_bytes(self._device))
 
     @contextmanager

@@ -12,6 +12,7 @@ from transformers import StoppingCriteriaList
 from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
+from steerseg.errors import ConfigError
 from steerseg.lvlm.activations import ActivationMemory
 from steerseg.lvlm.answer import Answer, CompletionCheck
 from steerseg.lvlm.chat_reader import ChatReader
@@ -19,6 +20,7 @@ from steerseg.lvlm.chats import ChatTokenizer
 from steerseg.lvlm.families import Family, family_of
 from steerseg.lvlm.generation import GreedyDecoder
 from steerseg.lvlm.loading import accelerate, load_model
+from steerseg.lvlm.past import recurrent_layers
 from steerseg.lvlm.prefix import PrefixSlot
 from steerseg.lvlm.quantised import bits_of
 from steerseg.lvlm.soft_prompt_hook import SoftPromptHook
@@ -148,6 +150,37 @@ class LVLM:
     def num_layers(self) -> int:
         """Layers of the text model."""
         return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def attending_layers(self) -> tuple[int, ...]:
+        """Text layers that attend to all earlier tokens; the others of a hybrid model are recurrent."""
+        recurrent = recurrent_layers(self.model.config.get_text_config())
+        return tuple(layer for layer in range(self.num_layers) if layer not in recurrent)
+
+    def rollout_layers(self, wanted: Sequence[int] | None, preset: str) -> tuple[int, ...]:
+        """The text layers of the rollout.
+
+        Args:
+            wanted: Of a preset; the layers that attend in the upper half where left out (DecAF).
+            preset: Its name, for messages.
+
+        Raises:
+            ConfigError: The model has no such layer, or one has no attention to roll out.
+        """
+        attending = self.attending_layers
+        if wanted is None:
+            return tuple(layer for layer in attending if layer >= self.num_layers // 2)
+        if max(wanted) >= self.num_layers:
+            raise ConfigError(
+                f"preset {preset!r} asks for layer {max(wanted)}, but {self.name!r} has {self.num_layers} layers, "
+                "counted from 0."
+            )
+        if recurrent := [layer for layer in wanted if layer not in attending]:
+            raise ConfigError(
+                f"preset {preset!r} asks for layer {recurrent[0]}, but it is a recurrent one of {self.name!r}, which "
+                f"has no attention to roll out; layers that attend are {', '.join(map(str, attending))}."
+            )
+        return tuple(wanted)
 
     @property
     def line_break(self) -> torch.Tensor:

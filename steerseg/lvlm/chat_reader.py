@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from steerseg.lvlm.activations import head_width
-from steerseg.lvlm.generation import Past
+from steerseg.lvlm.past import Past, empty_cache, past_of, recurrent_layers, state_bytes
 from steerseg.lvlm.prefix import OffloadedQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.prefix_reader import PADDED_TO, PrefixReader
 from steerseg.lvlm.tap import QueryKeyTap, tapped
@@ -30,6 +29,7 @@ class ChatReader:
 
     def __init__(self, model: Any, *, captures: bool) -> None:
         self._model = model
+        self._config = model.config.get_text_config()
         self._embeddings: nn.Embedding = model.get_input_embeddings()
         weight = self._embeddings.weight
         self._device, self._itemsize = weight.device, weight.dtype.itemsize
@@ -55,7 +55,7 @@ class ChatReader:
             slot: Where these are kept; the chat is read as a whole where left out, or where there is no room.
 
         Returns:
-            Keys and values of each layer; the text model's output (1, d) at the last token.
+            What each layer keeps; the text model's output (1, d) at the last token.
         """
         past, output = self._read(inputs, prefix_length, slot)
         return past, output[:, -1]
@@ -79,16 +79,15 @@ class ChatReader:
         there = self.on_device(inputs)
         prefix = None
         if slot is not None:
-            last = self._model.config.get_text_config().num_hidden_layers - 1
+            last = self._config.num_hidden_layers - 1
             prefix = self._prefix(inputs, prefix_length, (), last, None, slot)
         if prefix is None:
-            cache = DynamicCache()
+            cache = empty_cache(self._config)
             inner = self._model.model
             output = inner(**there, **cached(inner, cache), use_cache=True).last_hidden_state
-            return [(layer.keys, layer.values) for layer in cache.layers], output
+            return past_of(cache, self._config.num_hidden_layers), output
         embeds = self._embeddings(there["input_ids"][:, prefix_length:])
-        read, output = self.prefix_reader.output(prefix, embeds, there["position_ids"][..., prefix_length:])
-        return list(zip(read.keys, read.values, strict=True)), output
+        return self.prefix_reader.output(prefix, embeds, there["position_ids"][..., prefix_length:])
 
     def read_queries(self, inputs: Mapping[str, Any], layers: Sequence[int]) -> QueryKeyTap:
         """Read whole chats up to the last of some layers, and record queries and keys.
@@ -152,33 +151,36 @@ class ChatReader:
         if known is not None and known.matches(inputs["input_ids"], soft_prompt):
             return known
         ids = inputs["input_ids"][:, :length]
-        size = self._size_of(ids.numel(), len(layers), last + 1)
+        size = self._size_of(len(ids), length, len(layers), last + 1)
         if not slot.store.make_room(slot.owner, slot.part, size):
             return None
         beginning = {**inputs, "input_ids": ids, "position_ids": inputs["position_ids"][..., :length]}
         if "mm_token_type_ids" in inputs:
             beginning["mm_token_type_ids"] = inputs["mm_token_type_ids"][:, :length]
-        cache = DynamicCache()
+        cache = empty_cache(self._config)
         inner = self._model.model
         with tapped(layers, last=last) as tap:
             inner(**self.on_device(beginning), **cached(inner, cache), use_cache=True)
         prefix = Prefix(
             ids,
             soft_prompt,
-            tuple(layer.keys for layer in cache.layers),
-            tuple(layer.values for layer in cache.layers),
+            past_of(cache, last + 1),
             OffloadedQueries(tap.queries),
             size,
         )
         slot.store.keep(slot.owner, slot.part, prefix)
         return prefix
 
-    def _size_of(self, tokens: int, query_layers: int, key_layers: int) -> PrefixSize:
-        """Memory of a prefix of so many tokens in all chats together."""
-        text = self._model.config.get_text_config()
-        head = tokens * head_width(text) * self._itemsize
+    def _size_of(self, chats: int, length: int, query_layers: int, read_layers: int) -> PrefixSize:
+        """Memory of a prefix of so many tokens in each chat, read through so many layers."""
+        text = self._config
+        head = chats * length * head_width(text) * self._itemsize
+        states = sum(layer < read_layers for layer in recurrent_layers(text))
+        kept = 2 * (read_layers - states) * text.num_key_value_heads * head
+        if states:
+            kept += chats * states * state_bytes(text, self._itemsize)
         return PrefixSize.of(
-            2 * key_layers * text.num_key_value_heads * head,
+            kept,
             query_layers * text.num_attention_heads * head,
             query_layers,
             self._device,

@@ -78,7 +78,9 @@ class ChatTokenizer:
             turns.append({"role": "system", "content": [{"type": "text", "text": family.system}]})
         content = [{"type": vision.kind}, {"type": "text", "text": self._plain_text(text)}]
         turns.append({"role": "user", "content": content})
-        chat: str = family.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        chat: str = family.processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **family.template
+        )
         placeholder = family.placeholder(vision.kind)
         before, found, after = chat.partition(placeholder)
         if not found:

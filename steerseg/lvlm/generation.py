@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from steerseg.lvlm.past import Past, masks_by_kind, recurrent_layers
 from steerseg.lvlm.prefix import cached
-from steerseg.lvlm.static_cache import StaticCacheLayer
+from steerseg.lvlm.static_cache import StaticCacheLayer, StaticStateLayer
 from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,6 @@ _UNSUPPORTED_SETTINGS = (
 )
 
 
-Past = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Of each text layer keys and values (1, H_kv, S, d)."""
-
-
 class _TokenLayer(StaticCacheLayer):
     """Buffers for M tokens, written one by one at the index that a tensor holds."""
 
@@ -74,7 +71,7 @@ class _Buffers:
     """The buffers of chats of up to M tokens, answer included, and the captured step over them.
 
     Attributes:
-        cache: Keys and values of all text layers.
+        cache: Keys and values of all text layers, or states.
         index: (1,) where the next token goes.
         position: (..., 1, 1) its position as the text model takes it.
         mask: (1, 1, 1, M) bool, what is written.
@@ -113,6 +110,8 @@ class GreedyDecoder:
 
     def __init__(self, model: Any, *, captures: bool = True) -> None:
         self._model = model
+        self._config = model.config.get_text_config()
+        self._recurrent = recurrent_layers(self._config)
         self._buffers: LruCache[int, _Buffers] = LruCache(_MOST_BUFFERS)
         self.captures = captures
         self.meanwhile: Callable[[], None] = lambda: None
@@ -151,7 +150,7 @@ class GreedyDecoder:
         """Decode an answer after a question that was read.
 
         Args:
-            past: Keys and values of the S tokens of the chat; copied.
+            past: What text layers keep of the S tokens of the chat; copied.
             hidden: (1, d) the text model's output at the last of them.
             ids: (1, S) the tokens.
             position: (..., 1, 1) the position of the token that comes next.
@@ -200,9 +199,12 @@ class GreedyDecoder:
         like = past[0][0]
         device = like.device
         index = torch.zeros(1, dtype=torch.long, device=device)
-        layers = []
-        for known, _ in past:
-            shape = (1, known.shape[1], size, known.shape[3])
+        layers: list[_TokenLayer | StaticStateLayer] = []
+        for layer, kept in enumerate(past):
+            if layer in self._recurrent:
+                layers.append(StaticStateLayer(*(torch.zeros_like(part) for part in kept)))
+                continue
+            shape = (1, kept[0].shape[1], size, kept[0].shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
             layers.append(_TokenLayer(keys, values, index))
         buffers = _Buffers(
@@ -251,6 +253,9 @@ class GreedyDecoder:
         """Fill the buffers from the question, and choose the first token of the answer."""
         length = ids.shape[1]
         for fixed, (keys, values) in zip(buffers.cache.layers, past, strict=True):
+            if isinstance(fixed, StaticStateLayer):
+                fixed.hold(keys, values)
+                continue
             fixed.keys[:, :, :length].copy_(keys)
             fixed.values[:, :, :length].copy_(values)
             fixed.values[:, :, length:].zero_()  # hidden, but 0 times what is no number is none either
@@ -269,7 +274,7 @@ class GreedyDecoder:
         output = text_model(
             inputs_embeds=self._model.get_input_embeddings()(buffers.token),
             position_ids=buffers.position,
-            attention_mask=buffers.mask,
+            attention_mask=masks_by_kind(self._config, buffers.mask),
             **cached(text_model, buffers.cache),
             use_cache=True,
         )

@@ -50,7 +50,17 @@ def load_model(
             transformers.utils.logging.enable_progress_bar()
     if bits_of(model):
         keep_differentiable(model)
+    _end_with_turns(model, processor)
     return model if "device_map" in options else model.to(device), processor
+
+
+def _end_with_turns(model: Any, processor: Any) -> None:
+    """Let answers end with their turn too: a checkpoint without generation settings names the end of a text only."""
+    settings, end = model.generation_config, processor.tokenizer.eos_token_id
+    named = settings.eos_token_id
+    known = [] if named is None else [named] if isinstance(named, int) else list(named)
+    if end is not None and end not in known:
+        settings.eos_token_id = [end, *known]
 
 
 def accelerate(model: nn.Module, *, rotations: bool) -> None:

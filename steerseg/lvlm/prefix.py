@@ -1,7 +1,8 @@
 """The beginning of a chat as a text model read it, kept for further questions about the same vision.
 
 With the soft prompt before the vision, everything up to the last visual token is the same for every expression. Its
-keys and values stand for it in the model's attention, and its queries belong to the rollout.
+keys and values stand for it in the model's attention, and its queries belong to the rollout. Of a recurrent layer the
+state after it is kept.
 
 Queries are most of it where heads share keys, and are wanted later than keys: a GPU's are kept in page-locked memory
 of the host and brought back while the device reads the rest of the chat.
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
+from steerseg.lvlm.past import Kept
 from steerseg.runtime.memory import free_bytes, to_host
 
 
@@ -118,7 +120,7 @@ class PrefixSize:
         """The memory of a prefix of a model on ``device``.
 
         Args:
-            keys: Bytes of keys and values.
+            keys: Bytes of keys and values, and of recurrent layers' states.
             queries: Bytes of queries, of all layers.
             layers: Number of layers with queries.
             device: Where the model is.
@@ -135,16 +137,14 @@ class Prefix:
     Attributes:
         ids: (B, P) the tokens, on the host.
         soft_prompt: (n, d) the soft prompt among them; ``None`` where there is none.
-        keys: Of each text layer from the bottom on, as many as were run: (B, H_kv, P, d).
-        values: The same.
+        past: Of each text layer from the bottom on, as many as were run. Passes go on from a copy.
         queries: By wanted layer (B, H, P, d).
         size: Memory that it takes.
     """
 
     ids: torch.Tensor
     soft_prompt: torch.Tensor | None
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    past: tuple[Kept, ...]
     queries: OffloadedQueries
     size: PrefixSize
 

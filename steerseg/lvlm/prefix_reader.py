@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
 
+from steerseg.lvlm.past import Kept, Past, masks_by_kind, recurrent_layers
 from steerseg.lvlm.prefix import Prefix, cached
-from steerseg.lvlm.static_cache import StaticCacheLayer
-from steerseg.lvlm.tap import tapped
+from steerseg.lvlm.static_cache import StaticCacheLayer, StaticStateLayer
+from steerseg.lvlm.tap import QueryKeyTap, tapped
 from steerseg.runtime.cuda_graphs import CapturedCalls
 
 PADDED_TO = 32
@@ -44,6 +45,30 @@ class _TextLayer(StaticCacheLayer):
         return self.keys, self.values
 
 
+class _StateLayer(StaticStateLayer):
+    """A state that a pass goes on from and leaves as it is, so that the pass can be repeated.
+
+    Attributes:
+        after: The latest inputs and the state after the text.
+    """
+
+    def __init__(self, inputs: Tensor, state: Tensor) -> None:
+        super().__init__(inputs, state)
+        self.after = inputs, state
+
+    def update_conv_state(self, conv_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the inputs (B, C, K + T) of the convolution, those before the text first."""
+        inputs, state = self.after
+        whole = torch.cat([inputs, conv_states], dim=-1)
+        self.after = whole[..., -inputs.shape[-1] :], state
+        return whole
+
+    def update_recurrent_state(self, recurrent_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Note the state after the text."""
+        self.after = self.after[0], recurrent_states
+        return recurrent_states
+
+
 @dataclass(frozen=True)
 class Continuation:
     """Chats whose beginning was known, as the text model read them.
@@ -52,14 +77,12 @@ class Continuation:
 
     Attributes:
         queries: By wanted layer (B, H, T, d), of the tokens after the prefix.
-        keys: Of each layer (B, H_kv, P + T, d), of the whole chats.
-        values: The same.
+        keys: By wanted layer (B, H_kv, P + T, d), of the whole chats.
         scaling: By wanted layer, the factor on the logits.
     """
 
     queries: dict[int, Tensor]
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: dict[int, Tensor]
     scaling: dict[int, float]
 
 
@@ -71,13 +94,15 @@ class _Form:
         prefix_length: Tokens P of the prefix.
         length: Tokens T of the text, padding included.
         tapped: Layers whose queries are wanted; none for the model's output.
-        key_shape: (layers, 2, B, H_kv, P + T, d) of keys and values.
+        layers: Number of text layers that are read.
+        key_shape: (layers that attend, 2, B, H_kv, P + T, d) of keys and values.
         query_shape: (B, layers, H, T, d) of queries.
     """
 
     prefix_length: int
     length: int
     tapped: tuple[int, ...]
+    layers: int
     key_shape: tuple[int, ...]
     query_shape: tuple[int, ...]
 
@@ -102,10 +127,12 @@ class PrefixReader:
 
     def __init__(self, text_model: Any, *, padded_to: int = 1) -> None:
         self._text_model = text_model
+        self._recurrent = recurrent_layers(text_model.config)
         self._padded_to = padded_to
         # The frame passes of one expression are of one form, so that capturing pays at first sight.
         self.calls = CapturedCalls(self._pass, sights=1, most=_MOST_FORMS, filled=False, fresh=False)
         self._buffer: Tensor | None = None
+        self._states: list[Kept] = []
         self._scaling: dict[int, float] = {}
 
     def queries_and_keys(
@@ -119,9 +146,19 @@ class PrefixReader:
             positions: (..., B, T) their positions.
             layers: Whose queries are wanted.
         """
-        return self._read(prefix, embeds, positions, tuple(sorted(layers)))[0]
+        length = embeds.shape[1]
+        end = prefix.length + length
+        form, rows = self._prepare(prefix, embeds, positions, tuple(sorted(layers)), self._padded_to)
+        self.calls(form, rows, ())
+        keys_and_values, queries = self._views(form)
+        keys = dict(zip(self._attending(form.layers), keys_and_values[:, 0, :, :, :end], strict=True))
+        return Continuation(
+            queries=dict(zip(form.tapped, queries[..., :length, :].unbind(1), strict=True)),
+            keys={layer: keys[layer] for layer in form.tapped},
+            scaling={layer: self._scaling[layer] for layer in form.tapped},
+        )
 
-    def output(self, prefix: Prefix, embeds: Tensor, positions: Tensor) -> tuple[Continuation, Tensor]:
+    def output(self, prefix: Prefix, embeds: Tensor, positions: Tensor) -> tuple[Past, Tensor]:
         """Read texts through all layers.
 
         Args:
@@ -130,48 +167,81 @@ class PrefixReader:
             positions: (..., B, T) their positions.
 
         Returns:
-            Keys and values of all layers, and the model's output (B, T, width).
+            What all layers keep, in memory that the next pass uses again, and the model's output (B, T, width).
         """
-        return self._read(prefix, embeds, positions, ())
+        length = embeds.shape[1]
+        end = prefix.length + length
+        # Padding would become part of a state. Texts as they are have too many lengths to capture each.
+        exact = bool(self._recurrent)
+        form, rows = self._prepare(prefix, embeds, positions, (), 1 if exact else self._padded_to)
+        if exact:
+            cache, output, _ = self._run(form, *rows)
+        else:
+            (output,) = self.calls(form, rows, ())
+        pairs = iter([(keys[:, :, :end], values[:, :, :end]) for keys, values in self._views(form)[0]])
+        past = [
+            cache.layers[layer].after if layer in self._recurrent else next(pairs)
+            for layer in range(form.layers)
+        ]
+        return past, output[:, :length]
 
     def forget(self) -> None:
-        """Drop the buffer, and the captured passes over it."""
+        """Drop the buffers, and the captured passes over them."""
         self.calls.forget()
         self._buffer = None
+        self._states = []
 
-    def _read(
-        self, prefix: Prefix, embeds: Tensor, positions: Tensor, tapped_layers: tuple[int, ...]
-    ) -> tuple[Continuation, Tensor]:
-        like = prefix.keys[0]
-        batch, shared, prefix_length, depth = like.shape
-        length = embeds.shape[1]
-        missing = -length % self._padded_to
-        padded, end = length + missing, prefix_length + length
+    def _attending(self, layers: int) -> list[int]:
+        """Those of the lowest ``layers`` layers that attend."""
+        return [layer for layer in range(layers) if layer not in self._recurrent]
+
+    def _prepare(
+        self,
+        prefix: Prefix,
+        embeds: Tensor,
+        positions: Tensor,
+        tapped_layers: tuple[int, ...],
+        padded_to: int,
+    ) -> tuple[_Form, list[Tensor]]:
+        """Copy the prefix to where passes of a form find it, and fill up the texts."""
+        attending = [prefix.past[layer] for layer in self._attending(len(prefix.past))]
+        batch, shared, prefix_length, depth = attending[0][0].shape
+        missing = -embeds.shape[1] % padded_to
+        padded = embeds.shape[1] + missing
         heads = self._text_model.config.num_attention_heads
         form = _Form(
             prefix_length,
             padded,
             tapped_layers,
-            key_shape=(len(prefix.keys), 2, batch, shared, prefix_length + padded, depth),
+            layers=len(prefix.past),
+            key_shape=(len(attending), 2, batch, shared, prefix_length + padded, depth),
             query_shape=(batch, len(tapped_layers), heads, padded, depth),
         )
         if self._buffer is None or self._buffer.numel() < form.size:
             self.forget()  # first: captured passes read the old buffer, and both may not fit
-            self._buffer = like.new_empty(form.size)
-        keys_and_values, queries = self._views(form)
+            self._buffer = attending[0][0].new_empty(form.size)
+        keys_and_values, _ = self._views(form)
         torch._foreach_copy_(
             [part[:, :, :prefix_length] for layer in keys_and_values for part in layer],
-            [part for layer in zip(prefix.keys, prefix.values, strict=True) for part in layer],
+            [part for layer in attending for part in layer],
         )
-        rows = [F.pad(embeds, (0, 0, 0, missing)), F.pad(positions, (0, missing)).movedim(-2, 0)]
-        (output,) = self.calls(form, rows, ())
-        read = Continuation(
-            queries=dict(zip(tapped_layers, queries[..., :length, :].unbind(1), strict=True)),
-            keys=[keys[:, :, :end] for keys, _ in keys_and_values],
-            values=[values[:, :, :end] for _, values in keys_and_values],
-            scaling={layer: self._scaling[layer] for layer in tapped_layers},
+        self._hold_states([kept for layer, kept in enumerate(prefix.past) if layer in self._recurrent])
+        return form, [F.pad(embeds, (0, 0, 0, missing)), F.pad(positions, (0, missing)).movedim(-2, 0)]
+
+    def _hold_states(self, states: Sequence[Kept]) -> None:
+        """Copy the states after a prefix to where captured passes find them."""
+        if not states:
+            return
+        rows = len(states[0][0])
+        if not self._states or len(self._states[0][0]) < rows:
+            self.calls.forget()  # captured passes read the old buffers
+            self._states = []
+            inputs, state = states[0]
+            self._states = [(torch.empty_like(inputs), torch.empty_like(state)) for _ in self._recurrent]
+        torch._foreach_copy_(
+            [part[:rows] for held in self._states[: len(states)] for part in held],
+            [part for state in states for part in state],
         )
-        return read, output[:, :length]
 
     def _views(self, form: _Form) -> tuple[Tensor, Tensor]:
         """Keys and values, and queries, as views of the buffer."""
@@ -180,24 +250,42 @@ class PrefixReader:
         keys_and_values, queries = torch.split(self._buffer[: form.size], sizes)
         return keys_and_values.view(form.key_shape), queries.view(form.query_shape)
 
-    def _pass(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One pass over a buffer that holds the prefix: the queries, or the model's output."""
-        assert isinstance(key, _Form)
-        embeds, positions = rows
-        keys_and_values, queries = self._views(key)
-        cache = Cache(
-            layers=[_TextLayer(keys, values, key.prefix_length) for keys, values in keys_and_values]
+    def _cache(self, form: _Form) -> Cache:
+        """What the prefix left, with room for the text."""
+        pairs, states = iter(self._views(form)[0]), iter(self._states)
+        layers: list[_TextLayer | _StateLayer] = []
+        for layer in range(form.layers):
+            if layer in self._recurrent:
+                layers.append(_StateLayer(*(part[: form.key_shape[2]] for part in next(states))))
+            else:
+                keys, values = next(pairs)
+                layers.append(_TextLayer(keys, values, form.prefix_length))
+        return Cache(layers=layers)
+
+    def _run(self, form: _Form, embeds: Tensor, positions: Tensor) -> tuple[Cache, Tensor, QueryKeyTap]:
+        """Read texts over buffers that hold the prefix; no output where queries are wanted."""
+        cache = self._cache(form)
+        seen = torch.ones(
+            form.length, form.prefix_length + form.length, dtype=torch.bool, device=embeds.device
         )
-        seen = torch.ones(key.length, key.prefix_length + key.length, dtype=torch.bool, device=embeds.device)
-        with tapped(key.tapped, last=key.last, continued=True) as tap:
-            output: Tensor = self._text_model(
+        mask = masks_by_kind(self._text_model.config, seen.tril(form.prefix_length)[None, None])
+        output = embeds
+        with tapped(form.tapped, last=form.last, continued=True) as tap:
+            output = self._text_model(
                 inputs_embeds=embeds,
                 position_ids=positions.movedim(0, -2),
-                attention_mask=seen.tril(key.prefix_length)[None, None],
+                attention_mask=mask,
                 **cached(self._text_model, cache),
                 use_cache=True,
             ).last_hidden_state
+        return cache, output, tap
+
+    def _pass(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One pass over buffers that hold the prefix: the queries, or the model's output."""
+        assert isinstance(key, _Form)
+        _, output, tap = self._run(key, *rows)
         if not key.tapped:
             return (output,)
         self._scaling.update(tap.scaling)
+        queries = self._views(key)[1]
         return (torch.stack([tap.queries[layer] for layer in key.tapped], dim=1, out=queries),)

@@ -1,9 +1,9 @@
-"""Keys and values in buffers that stay where they are, as captured passes need them."""
+"""Keys, values and states in buffers that stay where they are, as captured passes need them."""
 
 from __future__ import annotations
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
 
 
 class StaticCacheLayer(CacheLayerMixin):
@@ -37,3 +37,29 @@ class StaticCacheLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Length M of the buffers, in tokens."""
         return int(self.keys.shape[2])
+
+
+class StaticStateLayer(LinearAttentionLayer):
+    """The state of a recurrent layer, from which a pass goes on and which it overwrites.
+
+    Args:
+        inputs: (B, C, K) latest inputs of the convolution.
+        state: (B, H, d_k, d_v) float32.
+    """
+
+    def __init__(self, inputs: torch.Tensor, state: torch.Tensor) -> None:
+        super().__init__()
+        self.conv_states[0], self.recurrent_states[0] = inputs, state
+        self.conv_kernel_size[0] = inputs.shape[-1]
+        self.device, self.dtype = inputs.device, inputs.dtype
+        for flags in (
+            self.is_conv_states_initialized,
+            self.is_recurrent_states_initialized,
+            self.has_previous_state,
+        ):
+            flags[0] = True
+
+    def hold(self, inputs: torch.Tensor, state: torch.Tensor) -> None:
+        """Go on from a copy of this state, in the buffers that there are."""
+        self.conv_states[0].copy_(inputs)
+        self.recurrent_states[0].copy_(state)

@@ -30,6 +30,7 @@ _PUBLISHED = (
     "qwen3-vl-8b",
     "qwen3-vl-4b",
     "qwen3-vl-2b",
+    "qwen3.5-4b",
     "qwen2.5-vl-3b",
     "internvl3-2b",
     "clicks-edgetam",

@@ -82,7 +82,7 @@ def train(
     state = folder / STATE_FOLDER
     run = _describe(lvlm, preset, samples, recipe, schedule, plan.size)
     ranks.from_first(lambda: _begin(folder, run))
-    layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
+    layers = lvlm.rollout_layers(preset.layers, preset.name)
     trainer = SoftPromptTrainer(lvlm, layers, _start(lvlm, recipe), schedule, add_up=ranks.add_up)
     if ranks.from_first((state / STATE_FILE).is_file):
         trainer.load_state(state)

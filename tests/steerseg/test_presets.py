@@ -63,6 +63,14 @@ def test_small_presets_take_the_choices_of_their_familys_large_one(
     assert (preset.video_tokens, preset.frame_tokens) == (large.video_tokens, large.frame_tokens)
 
 
+def test_the_preset_of_a_hybrid_model_takes_the_layers_that_attend_in_its_upper_half() -> None:
+    preset, relative = (load_preset(find_preset(name)) for name in ("qwen3.5-4b", "qwen3-vl-4b"))
+    assert preset.lvlm == "Qwen/Qwen3.5-4B"
+    assert preset.layers == tuple(layer for layer in range(16, 32) if layer % 4 == 3)
+    assert preset.config == relative.config
+    assert (preset.sam2, preset.video_tokens) == (relative.sam2, relative.video_tokens)
+
+
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, qwen2\.5-vl-7b"):
         find_preset("nonsense")

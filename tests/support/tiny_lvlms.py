@@ -6,7 +6,7 @@ templates write what the published ones write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ SPECIAL = [
     "<|quad_start|>",
 ]
 
+QWEN3_5_SPECIAL = [*SPECIAL, "<think>", "</think>"]
+
 LLAVA_SPECIAL = [*SPECIAL[:3], "<image>", "<video>"]
 
 INTERNVL_SPECIAL = [*SPECIAL[:3], "<img>", "</img>", "<IMG_CONTEXT>", "<video>", "<quad>", "</quad>"]
@@ -44,6 +46,18 @@ _TURN = (
 
 CHAT_TEMPLATE = _TURN.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>").replace(
     "VIDEO", "<|vision_start|><|video_pad|><|vision_end|>"
+)
+
+# Contents are trimmed, and the model thinks first unless it is told not to.
+QWEN3_5_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% set content %}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endset %}{{ content | trim }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n{% endif %}{% endif %}"
 )
 
 INTERNVL_TEMPLATE = _TURN.replace("IMAGE", "<IMG_CONTEXT>\n").replace("VIDEO", "<video>\n")
@@ -182,6 +196,44 @@ def _qwen3_vl(layers: int) -> tuple[Any, Any]:
     return transformers.Qwen3VLForConditionalGeneration(config), processor
 
 
+def _qwen3_5(layers: int) -> tuple[Any, Any]:
+    """Every other layer attends, where the published models have one after three recurrent ones."""
+    tokenizer = byte_tokenizer(QWEN3_5_SPECIAL)
+    kinds = ("linear_attention", "full_attention")
+    config = transformers.Qwen3_5Config(
+        text_config=_text(
+            tokenizer,
+            layers,
+            head_dim=16,
+            rope_parameters=_rope(mrope_interleaved=True, partial_rotary_factor=0.5),
+            layer_types=[kinds[layer % 2] for layer in range(layers)],
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+        ),
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": HIDDEN,
+            "num_position_embeddings": 16,
+        },
+        **_qwen_ids(tokenizer),
+    )
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(patch_size=16),
+        video_processor=transformers.Qwen3VLVideoProcessor(cap_pixels_per_frame=False),
+        tokenizer=tokenizer,
+        chat_template=QWEN3_5_TEMPLATE,
+    )
+    return transformers.Qwen3_5ForConditionalGeneration(config), processor
+
+
 def _llava_onevision(layers: int) -> tuple[Any, Any]:
     tokenizer = byte_tokenizer(LLAVA_SPECIAL)
     side, patches = (
@@ -259,20 +311,32 @@ class Tiny:
         build: Number of text layers -> a random model and its processor.
         hub_id: The published model that it stands for.
         frame_tokens: Budget of a picture that gives two rows of three tiles for a 3 : 2 video, where there are tiles.
+        layers: Layers for a rollout, of a model of :data:`LAYERS`.
     """
 
     build: Callable[[int], tuple[Any, Any]]
     hub_id: str
     frame_tokens: int = 24
+    layers: tuple[int, ...] = (1, 2, 3)
 
 
 TINY = {
     "qwen2_5_vl": Tiny(_qwen2_5_vl, "Qwen/Qwen2.5-VL-7B-Instruct"),
     "qwen2_vl": Tiny(_qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct"),
     "qwen3_vl": Tiny(_qwen3_vl, "Qwen/Qwen3-VL-8B-Instruct"),
+    "qwen3_5": Tiny(_qwen3_5, "Qwen/Qwen3.5-4B", layers=(1, 3)),
     "llava_onevision": Tiny(_llava_onevision, "llava-hf/llava-onevision-qwen2-7b-ov-hf", 150),
     "internvl": Tiny(_internvl, "OpenGVLab/InternVL3-8B-hf"),
 }
+
+
+def eager_attentions(model: Any, inputs: Mapping[str, Any]) -> dict[int, torch.Tensor]:
+    """What an eager model's text layers attend to, by layer; recurrent ones have no attention."""
+    attentions = model.model(**inputs, use_cache=False, output_attentions=True).attentions
+    layers = enumerate(model.model.language_model.layers)
+    return dict(
+        zip((index for index, layer in layers if hasattr(layer, "self_attn")), attentions, strict=True)
+    )
 
 
 def save_tiny_lvlm(folder: Path, family: str = "qwen2_5_vl", *, layers: int = LAYERS) -> None:

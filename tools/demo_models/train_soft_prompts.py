@@ -153,7 +153,7 @@ def train(
     out: Path,
 ) -> SoftPrompts:
     """Train a pair of soft prompts, from line breaks where ``start`` is none; saves them now and then."""
-    layers = preset.layers or tuple(range(lvlm.num_layers // 2, lvlm.num_layers))
+    layers = lvlm.rollout_layers(preset.layers, preset.name)
     rng = np.random.default_rng(seed)
     begun = time.monotonic()
 

@@ -79,6 +79,7 @@ class Family(ABC):
             prompt replaces, so that no vocabulary is resized.
         opening: Text that the chat template writes right before the placeholder of a picture or a video.
         closing: Text that it writes right after.
+        template: What the chat template is told beside the turns.
         full_precision: Names of modules that are not quantised.
     """
 
@@ -88,6 +89,7 @@ class Family(ABC):
     system: ClassVar[str] = ""
     opening: ClassVar[str] = ""
     closing: ClassVar[str] = ""
+    template: ClassVar[Mapping[str, Any]] = {}
     full_precision: ClassVar[tuple[str, ...]]
 
     def __init__(self, model: Any, processor: Any) -> None:

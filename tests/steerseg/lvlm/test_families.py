@@ -27,7 +27,7 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
 from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
-from steerseg.errors import ModelError
+from steerseg.errors import ConfigError, ModelError
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
@@ -38,11 +38,10 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.video import video_from_frames
 from tests.conftest import SMALL_SAM2
 from tests.support.qwen_positions import with_positions
-from tests.support.tiny_lvlms import TINY, byte_tokenizer, save_tiny_lvlm
+from tests.support.tiny_lvlms import TINY, byte_tokenizer, eager_attentions, save_tiny_lvlm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAYERS = (1, 2, 3)
 FRAMES = 3
 CPU = torch.device("cpu")
 
@@ -50,13 +49,19 @@ SYSTEM_TURNS = {
     # Written by the templates of the published checkpoints themselves.
     "qwen2_vl": "",
     "qwen2_5_vl": "",
-    # The model has none.
+    # The models have none.
     "qwen3_vl": "",
+    "qwen3_5": "",
     # As LLaVA's and InternVL's own conversations have it, and DecAF; the converted checkpoints' templates have none.
     "llava_onevision": "You are a helpful assistant.",
     "internvl": "你是书生·万象，英文名是InternVL，"
     "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
 }
+
+
+TEMPLATE_ARGUMENTS = {
+    "qwen3_5": {"enable_thinking": False}
+}  # the questions ask for the thoughts that are wanted
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Case:
     lvlm: LVLM
     model: Any
     processor: Any
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of a rollout."""
+        return TINY[self.lvlm.family.model_type].layers
 
     def frames(self, kind: VisionKind, count: int = FRAMES) -> torch.Tensor:
         """Noise at the size that the family gives for a 3 : 2 video."""
@@ -88,8 +98,10 @@ class Case:
         for text in texts:
             content = [{"type": kind}, {"type": "text", "text": text}]
             turns = [*(system if SYSTEM_TURNS[name] else []), {"role": "user", "content": content}]
-            chat = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            if name == "qwen3_vl":  # the wrappers of the slices stand in place of the template's
+            chat = self.processor.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **TEMPLATE_ARGUMENTS.get(name, {})
+            )
+            if name in ("qwen3_vl", "qwen3_5"):  # the wrappers of the slices stand in place of the template's
                 chat = chat.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
             chats.append(chat)
         resizes = name in ("llava_onevision", "internvl")
@@ -167,17 +179,17 @@ def test_streaming_rollout_equals_the_full_product_of_eager_attentions(
         texts[1] = "and where is the other one, that moves away?"
     frames = case.frames(kind)
     vision = case.lvlm.encode_vision(frames, kind, seconds_per_slice=1.5)
-    taken = case.lvlm.attend(texts, vision, layers=LAYERS)
+    taken = case.lvlm.attend(texts, vision, layers=case.layers)
     inputs = case.stock_inputs(texts, frames, kind)
     assert bool(inputs["attention_mask"].all()) != padded
-    attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
+    attentions = eager_attentions(case.model, inputs)
     for row in range(len(texts)):
         live = inputs["attention_mask"][row].bool()
-        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
+        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in case.layers]
         visual = taken.visual[row : row + 1, live]
         expected = reference_rollout(alone, visual, -1, heads)[0]
         for chunk in (7, 1000):
-            got = streaming_rollout(taken, LAYERS, heads=heads, chunk=chunk)[row]
+            got = streaming_rollout(taken, case.layers, heads=heads, chunk=chunk)[row]
             assert (got[live] - expected).abs().max() <= 1e-5 * expected.abs().max()
             assert got[~live].abs().sum() == 0
 
@@ -193,9 +205,9 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
     lvlm = case.lvlm
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(4, lvlm.hidden_size, generator=generator).requires_grad_()
-    taken = lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt)
+    taken = lvlm.attend(texts, vision, layers=case.layers, soft_prompt=prompt)
     streamed = visual_map(
-        streaming_rollout(taken, LAYERS, heads=heads, chunk=23), taken.token_indices, vision.grid
+        streaming_rollout(taken, case.layers, heads=heads, chunk=23), taken.token_indices, vision.grid
     )
     weights = torch.linspace(0, 1, streamed.numel()).view_as(streamed)
     (gradient,) = torch.autograd.grad((streamed * weights).sum(), prompt)
@@ -211,12 +223,12 @@ def test_gradients_at_the_soft_prompt_are_those_of_the_full_product(
 
     hook = case.model.get_input_embeddings().register_forward_hook(place)
     inputs = with_positions(case.model, inputs)
-    attentions = case.model.model(**inputs, use_cache=False, output_attentions=True).attentions
+    attentions = eager_attentions(case.model, inputs)
     hook.remove()
     maps = []
     for row in range(len(texts)):
         live = taken.live[row]
-        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
+        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in case.layers]
         full = reference_rollout(alone, taken.visual[row : row + 1, live], -1, heads)[0]
         maps.append(
             torch.zeros(len(live)).masked_scatter(live, full)[taken.token_indices[row]].view(vision.grid)
@@ -304,6 +316,7 @@ def published(name: str) -> Family:
         "qwen2_vl": transformers.Qwen2VLConfig,
         "qwen2_5_vl": transformers.Qwen2_5_VLConfig,
         "qwen3_vl": transformers.Qwen3VLConfig,
+        "qwen3_5": transformers.Qwen3_5Config,
         "llava_onevision": transformers.LlavaOnevisionConfig,
         "internvl": transformers.InternVLConfig,
     }[name]()
@@ -316,6 +329,7 @@ def published(name: str) -> Family:
         ("qwen2_vl", "qwen2-vl-7b", (14 * 28, 26 * 28), (28 * 28, 52 * 28)),
         ("qwen2_5_vl", "qwen2.5-vl-7b", (14 * 28, 26 * 28), (28 * 28, 52 * 28)),
         ("qwen3_vl", "qwen3-vl-8b", (14 * 32, 26 * 32), (28 * 32, 52 * 32)),
+        ("qwen3_5", "qwen3.5-4b", (14 * 32, 26 * 32), (28 * 32, 52 * 32)),
         ("llava_onevision", "llava-onevision-7b", (384, 384), (math.ceil(46 * 384 / 27), 3 * 384)),
         ("internvl", "internvl3-8b", (448, 448), (448, 2 * 448)),
     ],
@@ -361,21 +375,22 @@ def test_a_larger_budget_gives_internvl_more_tiles() -> None:
 
 def rolled(lvlm: LVLM, inputs: dict[str, Any], taken: RolloutInputs) -> torch.Tensor:
     """The rollout of a pass over changed inputs."""
-    with torch.no_grad(), tapped(LAYERS) as tap:
+    layers = TINY[lvlm.family.model_type].layers
+    with torch.no_grad(), tapped(layers) as tap:
         lvlm.model.model(**inputs, use_cache=False)
-    return streaming_rollout(replace(taken, tap=tap), LAYERS, heads="mean")
+    return streaming_rollout(replace(taken, tap=tap), layers, heads="mean")
 
 
 def test_positions_of_plain_text_would_give_another_rollout(case: Case) -> None:
     """Without token types Qwen2.5-VL takes positions of one dimension without a word; the others refuse."""
     vision = case.encode("image")
-    taken = case.lvlm.attend(["where?"] * FRAMES, vision, layers=LAYERS)
+    taken = case.lvlm.attend(["where?"] * FRAMES, vision, layers=case.layers)
     inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", vision)] * FRAMES, vision)
     if not isinstance(case.lvlm.family, Qwen2VL):  # positions of one dimension are these families' own
         assert "mm_token_type_ids" not in inputs
         return
     kept = rolled(case.lvlm, inputs, taken)
-    assert torch.allclose(kept, streaming_rollout(taken, LAYERS, heads="mean"))
+    assert torch.allclose(kept, streaming_rollout(taken, case.layers, heads="mean"))
     del inputs["mm_token_type_ids"]
     if case.lvlm.family.model_type != "qwen2_5_vl":
         with pytest.raises(ValueError, match="mm_token_type_ids"):
@@ -388,17 +403,17 @@ def test_time_reaches_the_families_that_are_told_it(case: Case) -> None:
     frames = case.frames("video", 5)
     slow, fast = (case.lvlm.encode_vision(frames, "video", seconds_per_slice=s) for s in (4.0, 0.5))
     name = case.lvlm.family.model_type
-    if name == "qwen3_vl":  # an odd number of frames: the last is repeated
+    if name in ("qwen3_vl", "qwen3_5"):  # an odd number of frames: the last is repeated
         assert re.findall(r"<([\d.]+) seconds>", slow.text) == ["1.0", "5.0", "8.0"]
         return
     assert slow.text == fast.text
     rollouts = [
-        streaming_rollout(case.lvlm.attend(["where?"], vision, layers=LAYERS), LAYERS, heads="mean")
+        streaming_rollout(case.lvlm.attend(["where?"], vision, layers=case.layers), case.layers, heads="mean")
         for vision in (slow, fast)
     ]
     assert torch.equal(*rollouts) == (name != "qwen2_5_vl")
     if name == "qwen2_5_vl":
-        taken = case.lvlm.attend(["where?"], slow, layers=LAYERS)
+        taken = case.lvlm.attend(["where?"], slow, layers=case.layers)
         inputs = case.lvlm.chats.inputs([case.lvlm.chats.write("where?", slow)], slow)
         del inputs["second_per_grid_ts"]
         assert not torch.allclose(rolled(case.lvlm, inputs, taken), rollouts[0], rtol=1e-3)
@@ -408,7 +423,7 @@ def test_time_reaches_the_families_that_are_told_it(case: Case) -> None:
 def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, kind: VisionKind) -> None:
     """Timestamps stand between slices, newlines behind rows, tiles one after the other, thumbnails at an end."""
     vision = case.encode(kind, 4)
-    taken = case.lvlm.attend(["where?"] * (1 if kind == "video" else 4), vision, layers=LAYERS)
+    taken = case.lvlm.attend(["where?"] * (1 if kind == "video" else 4), vision, layers=case.layers)
     count = math.prod(vision.grid)
     assert taken.token_indices.shape[1] == count
     assert taken.visual.sum(dim=1).eq(count).all()
@@ -417,6 +432,7 @@ def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, ki
     name = case.lvlm.family.model_type
     between = {
         ("qwen3_vl", "video"),
+        ("qwen3_5", "video"),
         ("internvl", "video"),
         ("internvl", "image"),
         ("llava_onevision", "image"),
@@ -457,7 +473,7 @@ def test_rows_of_one_length_need_no_mask(case: Case) -> None:
 
 def test_an_answer_keeps_the_prompts_queries_and_keys(case: Case) -> None:
     """Decoding steps come later and do not overwrite them; the vision tower leaves none."""
-    with tapped(LAYERS) as tap:
+    with tapped(case.layers) as tap:
         vision = case.encode("video")
         assert not tap.queries
         case.lvlm.answer("what?", vision, max_new_tokens=3)
@@ -472,8 +488,10 @@ def test_the_gradient_survives_gradient_checkpointing(case: Case) -> None:
     prompt = torch.randn(3, lvlm.hidden_size, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
     def gradient() -> torch.Tensor:
-        taken = lvlm.attend(["where?"] * 2, vision, layers=LAYERS, soft_prompt=prompt)
-        maps = visual_map(streaming_rollout(taken, LAYERS, heads="mean"), taken.token_indices, vision.grid)
+        taken = lvlm.attend(["where?"] * 2, vision, layers=case.layers, soft_prompt=prompt)
+        maps = visual_map(
+            streaming_rollout(taken, case.layers, heads="mean"), taken.token_indices, vision.grid
+        )
         return torch.autograd.grad(maps[..., 0].sum(), prompt)[0]
 
     expected = gradient()
@@ -492,7 +510,7 @@ def test_a_grounding_pass_makes_no_logits(case: Case) -> None:
         raise AssertionError("words were asked for in a grounding pass")
 
     hook = case.lvlm.model.lm_head.register_forward_pre_hook(refuse)
-    case.lvlm.attend(["where?"], case.encode("video"), layers=LAYERS)
+    case.lvlm.attend(["where?"], case.encode("video"), layers=case.layers)
     hook.remove()
 
 
@@ -516,7 +534,9 @@ def test_special_tokens_that_are_typed_are_text(case: Case, kind: VisionKind) ->
     text = tokenizer.decode(typed[~torch.isin(typed, ids)])
     for token in special:
         assert f"{token[0]} {token[1:]}" in text
-    assert lvlm.attend([f"the {special[0]}"], vision, layers=LAYERS, soft_prompt=prompt).token_indices.numel()
+    assert lvlm.attend(
+        [f"the {special[0]}"], vision, layers=case.layers, soft_prompt=prompt
+    ).token_indices.numel()
     assert isinstance(lvlm.answer(f"the {special[0]}", vision, max_new_tokens=2).text, str)
 
 
@@ -524,21 +544,35 @@ def test_a_processor_that_writes_too_few_tokens_is_an_error(case: Case) -> None:
     vision = case.encode("image", 1)
     fewer = replace(vision, text=vision.text.replace(case.lvlm.family.token("image"), "", 1))
     with pytest.raises(ModelError, match="use the processor that belongs to the model"):
-        case.lvlm.attend(["where?"], fewer, layers=LAYERS)
+        case.lvlm.attend(["where?"], fewer, layers=case.layers)
 
 
 def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:
-    attention = case.lvlm.model.model.language_model.layers[LAYERS[0]].self_attn
-    if case.lvlm.family.model_type == "qwen3_vl":
-        assert not hasattr(attention, "sliding_window")  # none of this family's has one
+    attention = case.lvlm.model.model.language_model.layers[case.layers[0]].self_attn
+    if case.lvlm.family.model_type in ("qwen3_vl", "qwen3_5"):
+        assert not hasattr(attention, "sliding_window")  # none of these families' has one
         return
     before = attention.sliding_window
     attention.sliding_window = 4
     try:
         with pytest.raises(ModelError, match="sliding windows"):
-            case.lvlm.attend(["where?"], case.encode("video"), layers=LAYERS)
+            case.lvlm.attend(["where?"], case.encode("video"), layers=case.layers)
     finally:
         attention.sliding_window = before
+
+
+def test_layers_without_attention_are_none_of_the_rollouts(case: Case) -> None:
+    lvlm = case.lvlm
+    recurrent = {0, 2} if lvlm.family.model_type == "qwen3_5" else set()
+    attending = tuple(sorted({0, 1, 2, 3} - recurrent))
+    assert lvlm.attending_layers == attending
+    assert lvlm.rollout_layers(None, "mine") == tuple(layer for layer in attending if layer >= 2)
+    assert lvlm.rollout_layers((3, 1), "mine") == (3, 1)
+    with pytest.raises(ConfigError, match=r"'mine' asks for layer 4, but .* has 4 layers, counted from 0"):
+        lvlm.rollout_layers((1, 4), "mine")
+    if recurrent:
+        with pytest.raises(ConfigError, match=r"asks for layer 2, but it is a recurrent one .* are 1, 3"):
+            lvlm.rollout_layers((1, 2, 3), "mine")
 
 
 def test_an_unknown_family_and_a_foreign_tokenizer_are_told(case: Case) -> None:
@@ -588,7 +622,7 @@ def test_a_proposal_with_every_family(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_the_layout_of_patches_is_what_the_tower_would_count(
     family: str, kind: VisionKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,8 @@ def test_a_model_says_the_same(family: str) -> None:
     results = []
     for fused in (False, True):
         if fused:
-            assert fuse_norms(lvlm.model) >= 5
+            # Qwen3.5's weights count from one, and its norms stay its own.
+            assert fuse_norms(lvlm.model) >= (0 if family == "qwen3_5" else 5)
         inputs = (lvlm.embeddings(ids) + soft).detach().requires_grad_()
         output = lvlm.text_model(inputs_embeds=inputs).last_hidden_state
         (gradient,) = torch.autograd.grad(output.square().sum(), inputs)

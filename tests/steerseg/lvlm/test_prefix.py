@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,6 @@ from tests.support.tiny_lvlms import TINY, save_tiny_lvlm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAYERS = (1, 2)
 QUESTIONS = ("where is it?", "and where is the other one?")
 KINDS: tuple[VisionKind, ...] = ("image", "video")
 
@@ -35,6 +35,11 @@ def lvlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder: Path = tmp_path_factory.mktemp(request.param)
     save_tiny_lvlm(folder, request.param)
     return LVLM.from_pretrained(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def layers_of(lvlm: LVLM) -> tuple[int, ...]:
+    """Two layers of a rollout."""
+    return TINY[lvlm.family.model_type].layers[:2]
 
 
 def seen(lvlm: LVLM, kind: VisionKind) -> VisionFeatures:
@@ -56,14 +61,18 @@ def test_a_kept_prefix_gives_the_same_rollout(lvlm: LVLM, kind: VisionKind, plac
     for question in QUESTIONS:
         texts = [question] * len(vision)
         whole, continued = (
-            lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, placement=placement, prefix=where)
+            lvlm.attend(
+                texts, vision, layers=layers_of(lvlm), soft_prompt=prompt, placement=placement, prefix=where
+            )
             for where in (None, slot)
         )
-        expected, got = (streaming_rollout(taken, LAYERS, heads="visual_max") for taken in (whole, continued))
+        expected, got = (
+            streaming_rollout(taken, layers_of(lvlm), heads="visual_max") for taken in (whole, continued)
+        )
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     kept = slot.store.find(slot.owner, slot.part)
     assert kept is not None
-    assert len(kept.keys) == max(LAYERS) + 1
+    assert len(kept.past) == max(layers_of(lvlm)) + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,8 +93,8 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
             slot = VideoPrefixes(shelf, video).slot("pair", kind)
             whole, continued = (
                 streaming_rollout(
-                    lvlm.attend(texts, vision, layers=LAYERS, soft_prompt=prompt, prefix=where),
-                    LAYERS,
+                    lvlm.attend(texts, vision, layers=layers_of(lvlm), soft_prompt=prompt, prefix=where),
+                    layers_of(lvlm),
                     heads="visual_max",
                 )
                 for where in (None, slot)
@@ -101,16 +110,57 @@ def test_texts_that_are_filled_up_and_replayed_give_the_same(
 
 
 @torch.no_grad()
+def test_expressions_on_one_video_leave_what_is_kept_as_it_was(lvlm: LVLM) -> None:
+    """Keys, values and states: rollouts, answers and smaller batches in turn go on from copies."""
+    shelf = VideoPrefixes(PrefixStore(1 << 30), "video")
+    layers = layers_of(lvlm)
+    pictures, video = seen(lvlm, "image"), seen(lvlm, "video")
+    attended, answered = shelf.slot("pair", 0), shelf.slot("reasoning", 0)
+    lvlm.attend(["what?"] * 3, pictures, layers=layers, prefix=attended)
+    lvlm.answer("what?", video, max_new_tokens=3, own_decoder=True, prefix=answered)
+    kept = [slot.store.find(slot.owner, slot.part) for slot in (attended, answered)]
+    before = [
+        [part.clone() for pair in prefix.past for part in pair] for prefix in kept if prefix is not None
+    ]
+    first = lvlm.answer(QUESTIONS[0], video, max_new_tokens=8, own_decoder=True, prefix=answered)
+    for question in (*QUESTIONS, "who?"):
+        lvlm.attend([question] * 3, pictures, layers=layers, prefix=attended)
+        lvlm.attend([question], pictures[:1], layers=layers, prefix=shelf.slot("pair", 1))
+        lvlm.answer(question, video, max_new_tokens=8, own_decoder=True, prefix=answered)
+    assert kept == [slot.store.find(slot.owner, slot.part) for slot in (attended, answered)]
+    after = [[part for pair in prefix.past for part in pair] for prefix in kept if prefix is not None]
+    assert len(after) == 2
+    assert all(
+        torch.equal(a, b)
+        for old, new in zip(before, after, strict=True)
+        for a, b in zip(old, new, strict=True)
+    )
+    assert lvlm.answer(QUESTIONS[0], video, max_new_tokens=8, own_decoder=True, prefix=answered) == first
+
+
+@torch.no_grad()
+def test_a_prefix_takes_the_memory_that_was_counted(lvlm: LVLM) -> None:
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", 0)
+    lvlm.attend(["where?"] * 3, seen(lvlm, "image"), layers=layers_of(lvlm), prefix=slot)
+    kept = slot.store.find(slot.owner, slot.part)
+    assert kept is not None
+    queries = sum(query.nbytes for query in kept.queries.restore(kept.length).values())
+    assert kept.size.device == queries + sum(part.nbytes for pair in kept.past for part in pair)
+
+
+@torch.no_grad()
 def test_another_soft_prompt_is_not_answered_from_the_prefix_of_the_first(lvlm: LVLM) -> None:
     vision = seen(lvlm, "video")
     slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", 0)
     for seed in (1, 2):
         prompt = torch.randn(4, lvlm.hidden_size, generator=torch.Generator().manual_seed(seed))
         whole, continued = (
-            lvlm.attend(["where?"], vision, layers=LAYERS, soft_prompt=prompt, prefix=where)
+            lvlm.attend(["where?"], vision, layers=layers_of(lvlm), soft_prompt=prompt, prefix=where)
             for where in (None, slot)
         )
-        expected, got = (streaming_rollout(taken, LAYERS, heads="mean") for taken in (whole, continued))
+        expected, got = (
+            streaming_rollout(taken, layers_of(lvlm), heads="mean") for taken in (whole, continued)
+        )
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -121,7 +171,9 @@ def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
     """What the prefix's remedy is for: positions come from the whole chat."""
     vision = seen(lvlm, "video")
     slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", 0)
-    expected = streaming_rollout(lvlm.attend(["where?"], vision, layers=LAYERS), LAYERS, heads="mean")
+    expected = streaming_rollout(
+        lvlm.attend(["where?"], vision, layers=layers_of(lvlm)), layers_of(lvlm), heads="mean"
+    )
     positions = type(lvlm.family).positions
 
     def anew(family: object, ids: torch.Tensor, inputs: dict[str, object]) -> torch.Tensor:
@@ -130,17 +182,19 @@ def test_positions_that_begin_anew_after_the_prefix_would_give_another_rollout(
         return torch.cat([whole[..., :after], whole[..., : whole.shape[-1] - after]], dim=-1)
 
     monkeypatch.setattr(type(lvlm.family), "positions", anew)
-    wrong = lvlm.attend(["where?"], vision, layers=LAYERS, prefix=slot)
-    assert not torch.allclose(streaming_rollout(wrong, LAYERS, heads="mean"), expected, rtol=1e-3)
+    wrong = lvlm.attend(["where?"], vision, layers=layers_of(lvlm), prefix=slot)
+    assert not torch.allclose(streaming_rollout(wrong, layers_of(lvlm), heads="mean"), expected, rtol=1e-3)
 
 
 @torch.no_grad()
 def test_without_room_chats_are_read_as_a_whole(lvlm: LVLM) -> None:
     vision = seen(lvlm, "image")
     slot = VideoPrefixes(PrefixStore(100), "video").slot("pair", 0)
-    whole, read = (lvlm.attend(["where?"] * 3, vision, layers=LAYERS, prefix=where) for where in (None, slot))
+    whole, read = (
+        lvlm.attend(["where?"] * 3, vision, layers=layers_of(lvlm), prefix=where) for where in (None, slot)
+    )
     assert slot.store.nbytes == 0
-    assert torch.equal(*(streaming_rollout(taken, LAYERS, heads="mean") for taken in (whole, read)))
+    assert torch.equal(*(streaming_rollout(taken, layers_of(lvlm), heads="mean") for taken in (whole, read)))
 
 
 def test_a_pass_ends_after_the_last_layer_that_is_read(lvlm: LVLM) -> None:
@@ -150,10 +204,10 @@ def test_a_pass_ends_after_the_last_layer_that_is_read(lvlm: LVLM) -> None:
         layer.mlp.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
         for index, layer in enumerate(layers)
     ]
-    lvlm.attend(["where?"], seen(lvlm, "video"), layers=LAYERS)
+    lvlm.attend(["where?"], seen(lvlm, "video"), layers=layers_of(lvlm))
     for hook in hooks:
         hook.remove()
-    assert ran == list(range(max(LAYERS)))
+    assert ran == list(range(max(layers_of(lvlm))))
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
@@ -185,6 +239,18 @@ def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.
     assert lvlm.decode(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
 
 
+def test_an_answer_ends_with_its_turn_without_generation_settings(tmp_path: Path) -> None:
+    """As checkpoints whose configuration names the end of a text only, such as some of Qwen3.5."""
+    save_tiny_lvlm(tmp_path, "qwen3_5")
+    (tmp_path / "generation_config.json").unlink()
+    card = json.loads((tmp_path / "config.json").read_text())
+    card["text_config"]["eos_token_id"] = card["text_config"]["pad_token_id"]
+    (tmp_path / "config.json").write_text(json.dumps(card))
+    loaded = LVLM.from_pretrained(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    turn, text = loaded.chats.token_id("<|im_end|>"), loaded.chats.token_id("<|endoftext|>")
+    assert loaded.model.generation_config.eos_token_id == [turn, text]
+
+
 @pytest.mark.parametrize("own_decoder", [True, False])
 def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_decoder: bool) -> None:
     vision = seen(lvlm, "video")
@@ -201,7 +267,7 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
     size = PrefixSize(100, host=0)
 
     def prefix() -> Prefix:
-        return Prefix(torch.zeros(1, 1), None, (), (), OffloadedQueries({}), size)
+        return Prefix(torch.zeros(1, 1), None, (), OffloadedQueries({}), size)
 
     store = PrefixStore(300)
     shelves = [VideoPrefixes(store, name) for name in "ab"]
@@ -274,8 +340,8 @@ def test_captured_passes_give_the_same_rollout(
     for question in (*QUESTIONS, *QUESTIONS):
         whole, continued = (
             streaming_rollout(
-                there.attend([question] * len(vision), vision, layers=LAYERS, prefix=where),
-                LAYERS,
+                there.attend([question] * len(vision), vision, layers=layers_of(lvlm), prefix=where),
+                layers_of(lvlm),
                 heads="visual_max",
             )
             for where in (None, slot)

@@ -17,14 +17,13 @@ from steerseg.grounding import rolled_map
 from steerseg.lvlm import LVLM
 from steerseg.presets import open_preset
 from steerseg.soft_prompts import SoftPrompts
-from tests.support.tiny_lvlms import TINY, save_tiny_lvlm
+from tests.support.tiny_lvlms import TINY, eager_attentions, save_tiny_lvlm
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-LAYERS = (2, 3)
 TEXTS = ["where?", "where is the other one?"]
 
 
@@ -33,6 +32,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp(request.param)
     save_tiny_lvlm(path, request.param)
     return path
+
+
+def layers_of(lvlm: LVLM) -> tuple[int, ...]:
+    """Two layers of a rollout."""
+    return TINY[lvlm.family.model_type].layers[-2:]
 
 
 def load(folder: Path, quantise: Quantisation | None) -> LVLM:
@@ -68,18 +72,19 @@ def test_only_the_text_model_is_quantised(folder: Path, quantise: Quantisation) 
 def test_queries_and_keys_are_what_dequantising_layers_give(folder: Path, quantise: Quantisation) -> None:
     """Rotation keeps the length of each head's vector, so lengths are compared with the layers' outputs."""
     lvlm = load(folder, quantise)
-    attention: Any = lvlm.model.model.language_model.layers[LAYERS[0]].self_attn
+    layers = layers_of(lvlm)
+    attention: Any = lvlm.model.model.language_model.layers[layers[0]].self_attn
     outputs: dict[str, torch.Tensor] = {}
     for name in ("q", "k"):
         layer = getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj")
         layer.register_forward_hook(lambda module, args, output, name=name: outputs.update({name: output}))
     vision = lvlm.encode_vision(pictures(lvlm), "image")
     with torch.no_grad():
-        taken = lvlm.attend(TEXTS, vision, layers=LAYERS)
+        taken = lvlm.attend(TEXTS, vision, layers=layers)
     for name, kept in (("q", taken.tap.queries), ("k", taken.tap.keys)):
-        heads = outputs[name].reshape(*kept[LAYERS[0]].transpose(1, 2).shape)
-        assert kept[LAYERS[0]].dtype == torch.float32
-        assert torch.allclose(kept[LAYERS[0]].transpose(1, 2).norm(dim=-1), heads.norm(dim=-1), rtol=1e-4)
+        heads = outputs[name].reshape(*kept[layers[0]].transpose(1, 2).shape)
+        assert kept[layers[0]].dtype == torch.float32
+        assert torch.allclose(kept[layers[0]].transpose(1, 2).norm(dim=-1), heads.norm(dim=-1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
@@ -88,13 +93,13 @@ def test_the_rollout_is_that_of_the_quantised_models_attention(folder: Path, qua
     eager.set_attn_implementation("eager")
     vision = lvlm.encode_vision(pictures(lvlm), "image")
     with torch.no_grad():
-        taken = lvlm.attend(TEXTS, vision, layers=LAYERS)
+        taken = lvlm.attend(TEXTS, vision, layers=layers_of(lvlm))
         inputs = lvlm.chats.inputs([lvlm.chats.write(text, vision) for text in TEXTS], vision)
-        attentions = eager.model(**inputs, use_cache=False, output_attentions=True).attentions
-    got = streaming_rollout(taken, LAYERS, heads="visual_max")
+        attentions = eager_attentions(eager, inputs)
+    got = streaming_rollout(taken, layers_of(lvlm), heads="visual_max")
     for row in range(2):
         live = taken.live[row]
-        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in LAYERS]
+        alone = [attentions[layer][row : row + 1, :, live][..., live] for layer in layers_of(lvlm)]
         expected = reference_rollout(alone, taken.visual[row : row + 1, live], -1, "visual_max")[0]
         # 8-bit layers round activations too: what differs in the last bit may fall to the other side.
         tolerance = 2e-2 if quantise == "8bit" else 1e-5
@@ -109,7 +114,7 @@ def test_quantised_models_answer_and_are_steered_afterwards(folder: Path, quanti
     lvlm.answer("what?", vision[:1], max_new_tokens=3)
     prompts = SoftPrompts.from_embedding(lvlm.line_break, 3, seed=0, noise=1.0)
     prompts.frame.requires_grad_()
-    maps = rolled_map(lvlm, TEXTS, vision, layers=LAYERS, heads="visual_max", soft_prompts=prompts)
+    maps = rolled_map(lvlm, TEXTS, vision, layers=layers_of(lvlm), heads="visual_max", soft_prompts=prompts)
     (gradient,) = torch.autograd.grad(maps[:, :, 0].sum(), prompts.frame)
     assert torch.isfinite(gradient).all()
     assert gradient.norm() > 0
@@ -119,7 +124,7 @@ def test_the_four_bit_model_is_near_the_whole_one(folder: Path) -> None:
     whole, four = load(folder, None), load(folder, "4bit")
     vision = whole.encode_vision(pictures(whole), "image")
     maps = [
-        rolled_map(lvlm, TEXTS, vision, layers=LAYERS, heads="mean", soft_prompts=None).flatten()
+        rolled_map(lvlm, TEXTS, vision, layers=layers_of(lvlm), heads="mean", soft_prompts=None).flatten()
         for lvlm in (whole, four)
     ]
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.5
@@ -144,7 +149,7 @@ def test_weights_that_were_saved_in_four_bits_load_as_they_are(tmp_path: Path) -
     assert again.version == "four (4bit)"
     vision = again.encode_vision(pictures(again), "image")
     first, second = (
-        rolled_map(lvlm, TEXTS, vision, layers=LAYERS, heads="mean", soft_prompts=None)
+        rolled_map(lvlm, TEXTS, vision, layers=layers_of(lvlm), heads="mean", soft_prompts=None)
         for lvlm in (four, again)
     )
     assert torch.equal(first, second)
