@@ -21,11 +21,14 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg, VideoFeatures
+from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.presence.judge import Case
+from steerseg.ranking import RankedCandidate
 from steerseg.reasoning import check_expression, expression_as
 from steerseg.tracking import Prompt
+from steerseg.tracking.sources import Candidates
 from steerseg.video import Video, keyframe_indices
+from steerseg.words.nouns import noun_phrases
 from steerseg.words.reading import Reading
 
 Mask = NDArray[np.bool_]
@@ -203,7 +206,12 @@ class ClipStages:
             ("ground", key), lambda: steerseg.ground(features, expression, attributes, config, steering)
         )
         maps: GroundingMaps = grounded.value
-        searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
+        searched = self._once(
+            ("find", key),
+            lambda: steerseg.find_candidates(
+                features, maps, config, phrases=noun_phrases(expression, attributes)
+            ),
+        )
         candidates: Candidates = searched.value
         located = self._once(
             ("locate", sample.id, attributes, config.localisation, config.keyframes),
