@@ -7,7 +7,7 @@ is decided later. The rules are for English, which it is trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from steerseg.words.counting import NUMBERS
 from steerseg.words.learning import FUNCTION_WORDS
@@ -73,12 +73,13 @@ def noun_phrases(expression: str, attributes: Sequence[str] = ()) -> tuple[str, 
         >>> noun_phrases("the dog that stays behind", ("a brown dog", "standing still", "on the left"))
         ('dog', 'brown dog')
     """
-    return tuple(_each_once(head_phrase(text) for text in (expression, *attributes)))
+    phrases: dict[str, str] = {}
+    for text in (expression, *attributes):
+        phrase = head_phrase(text)
+        if phrase:
+            phrases.setdefault(phrase.lower(), phrase)
+    return tuple(phrases.values())
 
 
 def _is_verb_form(word: str) -> bool:
     return word not in _NOUNS_LIKE_VERBS and _VERB_FORM.fullmatch(word) is not None
-
-
-def _each_once(phrases: Iterable[str]) -> Iterable[str]:
-    return {phrase.lower(): phrase for phrase in phrases if phrase}.values()
