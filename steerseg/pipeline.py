@@ -301,8 +301,7 @@ class SteerSeg:
             video: The video.
             expression: The annotator's text, at most 1 000 characters.
             config: Switches of the method; the preset's where left out.
-            soft_prompts: Other soft prompts than the preset's, for example a project's champion; its glossary is in
-                use, too.
+            soft_prompts: Other soft prompts than the preset's, such as a champion; its glossary is in use, too.
             progress: Called with each stage and the fraction of it that is done.
 
         Returns:
@@ -325,8 +324,7 @@ class SteerSeg:
             reasoning = self.reason(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
-        phrases = noun_phrases(wording, reasoning.attributes)
-        candidates = self.find_candidates(features, maps, config, report, phrases=phrases)
+        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
         tracklets = self.track(features, candidates, ranking, report)
@@ -500,20 +498,19 @@ class SteerSeg:
         maps: GroundingMaps,
         config: PipelineConfig,
         report: Progress = _ignore,
-        *,
-        phrases: Sequence[str] = (),
+        said: Sequence[str] = (),
     ) -> Candidates:
-        """Point prompts of the fused map, and the different objects under them or named by phrases, on the keyframes.
+        """Point prompts of the fused map, and the different objects under them, tracked over the keyframes.
 
-        ``phrases`` are for SAM 3, where ``config`` has candidates from concepts; see
-        :func:`steerseg.words.nouns.noun_phrases`.
+        Where ``config`` has candidates from concepts, they are what the nouns of ``said`` name: the expression and its
+        attributes.
         """
         points = point_prompts(maps, config)
         return self.finder.find(
             features.encoded,
             points,
             maps.keyframes,
-            phrases,
+            noun_phrases(said),
             config,
             lambda fraction: report("candidates", fraction),
         )

@@ -15,7 +15,6 @@ from steerseg.presence.judge import Case
 from steerseg.presence.signals import Look
 from steerseg.ranking import RankedCandidate
 from steerseg.video import Video, keyframe_indices, video_from_frames
-from steerseg.words.nouns import noun_phrases
 
 Masks = NDArray[np.bool_]
 
@@ -82,7 +81,7 @@ class Asker:
         )
         positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
         candidates = steerseg.find_candidates(
-            features, maps, config, phrases=noun_phrases(reading.text, reasoning.attributes)
+            features, maps, config, said=(reading.text, *reasoning.attributes)
         )
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)

@@ -30,7 +30,6 @@ from steerseg.evaluation.metrics import score
 from steerseg.lvlm.answer import Answer
 from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.video import keyframe_indices
-from steerseg.words.nouns import noun_phrases
 
 _OLD = "old"
 _CHUNK = 5
@@ -148,9 +147,7 @@ def _quality(
     """J&F in [0, 1] of the best tracklet under some attributes."""
     config = replace(steerseg.config, alternatives=1)
     maps = steerseg.ground(features, sample.expression, attributes, config, steerseg.steering(config))
-    candidates = steerseg.find_candidates(
-        features, maps, config, phrases=noun_phrases(sample.expression, attributes)
-    )
+    candidates = steerseg.find_candidates(features, maps, config, said=(sample.expression, *attributes))
     tracklets = steerseg.track(features, candidates, steerseg.rank(candidates, maps, config))
     truth = sample.masks()
     return score(best_masks(tracklets, truth.shape), truth).jf

@@ -45,7 +45,6 @@ from steerseg.training.trainer import TrainingSample
 from steerseg.video import Progress, Video, keyframe_indices
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.naming import frames_to_show, name_object
-from steerseg.words.nouns import noun_phrases
 
 
 class Refiner:
@@ -234,8 +233,8 @@ class Refiner:
             attributes[wording] = steerseg.reason(features, wording, config, progress).attributes
         steering = steerseg.steering(config, prompts)
         maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
-        phrases = noun_phrases(wording, attributes[wording])
-        candidates = steerseg.find_candidates(features, maps, config, progress, phrases=phrases)
+        said = (wording, *attributes[wording])
+        candidates = steerseg.find_candidates(features, maps, config, progress, said=said)
         positions = steerseg.locate(features, wording, attributes[wording], config, progress)
         ranking = steerseg.rank(candidates, maps, config, positions)
         tracklets = steerseg.track(features, candidates, ranking, progress)

@@ -7,7 +7,7 @@ is decided later. The rules are for English, which it is trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from steerseg.words.counting import NUMBERS
 from steerseg.words.learning import FUNCTION_WORDS
@@ -64,17 +64,17 @@ def head_phrase(text: str) -> str:
     return " ".join(words) if says_what and not whose else ""
 
 
-def noun_phrases(expression: str, attributes: Sequence[str] = ()) -> tuple[str, ...]:
-    """The head phrases of an expression and of its attributes, in this order, each once whatever its case.
+def noun_phrases(texts: Iterable[str]) -> tuple[str, ...]:
+    """The head phrases of an expression and its attributes, in their order, each once whatever its case.
 
     Attributes that say only how or where the object is, such as "red" or "on the left", have none.
 
     Example:
-        >>> noun_phrases("the dog that stays behind", ("a brown dog", "standing still", "on the left"))
+        >>> noun_phrases(("the dog that stays behind", "a brown dog", "standing still", "on the left"))
         ('dog', 'brown dog')
     """
     phrases: dict[str, str] = {}
-    for text in (expression, *attributes):
+    for text in texts:
         phrase = head_phrase(text)
         if phrase:
             phrases.setdefault(phrase.lower(), phrase)

@@ -55,5 +55,5 @@ def test_looks_places_and_motions_have_no_head(text: str) -> None:
 
 def test_the_expression_comes_first_and_each_phrase_once() -> None:
     attributes = ("a brown dog", "Dog", "standing still", "on the left", "brown dog running")
-    assert noun_phrases("the dog that stays behind", attributes) == ("dog", "brown dog")
-    assert noun_phrases("the one on the left", ("red",)) == ()
+    assert noun_phrases(("the dog that stays behind", *attributes)) == ("dog", "brown dog")
+    assert noun_phrases(("the one on the left", "red")) == ()
