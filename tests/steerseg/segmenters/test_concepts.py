@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def segmenter(folder: Path) -> ConceptSegmenter:
     return ConceptSegmenter.from_pretrained(folder)
 
@@ -86,19 +86,24 @@ def test_tracks_are_those_of_the_librarys_own_session(folder: Path, segmenter: C
     assert done == [0.2, 0.4, 0.6, 0.8, 1.0]
 
 
-def test_dropped_objects_leave_the_others_their_masks(folder: Path, segmenter: ConceptSegmenter) -> None:
-    dropped = run_session(folder, film(), hotstart_unmatch_thresh=3).dropped
-    undisturbed = run_session(folder, film())
+def test_dropped_objects_leave_the_others_their_masks(
+    folder: Path, segmenter: ConceptSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = film(4)  # objects of the first frame are dropped on the last one
+    dropped = run_session(folder, frames, hotstart_unmatch_thresh=3).dropped
+    undisturbed = run_session(folder, frames)
     kept = sorted(set(undisturbed.keys) - dropped)
-    segmenter.model.hotstart_unmatch_thresh = 3
-    tracks = segmenter.track(film(), PHRASES)
+    monkeypatch.setattr(segmenter.model, "hotstart_unmatch_thresh", 3)
+    tracks = segmenter.track(frames, PHRASES)
     assert min(dropped) < max(kept)  # its row moves up
     for key, track in zip(kept, tracks, strict=True):
         assert_same_object(track, key, undisturbed)
 
 
-def test_nothing_is_found_where_nothing_scores(segmenter: ConceptSegmenter) -> None:
-    segmenter.model.score_threshold_detection = 0.99
+def test_nothing_is_found_where_nothing_scores(
+    segmenter: ConceptSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter.model, "score_threshold_detection", 0.99)
     assert segmenter.track(film(), PHRASES) == []
 
 
@@ -111,7 +116,7 @@ def test_tracking_stops_when_it_is_cancelled(segmenter: ConceptSegmenter) -> Non
 
 
 def test_few_objects_are_kept(segmenter: ConceptSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter.model.max_num_objects = 2
+    monkeypatch.setattr(segmenter.model, "max_num_objects", 2)
     assert len(segmenter.track(film(2), PHRASES)) == 2
 
 
