@@ -63,6 +63,7 @@ class Health:
                     "restarts": worker.restarts,
                     "error": worker.error,
                     **({"host": worker.host} if worker.host else {}),
+                    **({"switched_off": worker.switched_off} if worker.switched_off else {}),
                 }
                 for worker in self.workers
             ],

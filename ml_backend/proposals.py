@@ -99,6 +99,7 @@ class StoredProposal:
         refused: Whether that is so unlikely that nothing is shown; the tracklets are there to choose from.
         found: What the language model calls the best tracklet; empty where it was not asked.
         understood: Whether the models know all words of the expression, and it denies nothing.
+        note: Why point prompts took the place of concepts, or which concepts are left out; empty otherwise.
     """
 
     expression: str
@@ -116,6 +117,7 @@ class StoredProposal:
     refused: bool = False
     found: str = ""
     understood: bool = True
+    note: str = ""
 
     @property
     def offered(self) -> tuple[StoredTracklet, ...]:

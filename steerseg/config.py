@@ -21,6 +21,7 @@ Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
 ExpressionForm = Literal["typed", "sentence"]
 Conditioning = Literal["click", "mask"]
+CandidateSource = Literal["points", "concepts"]
 Resampling = Literal["bilinear", "bicubic"]
 Clicks = Literal["exact", "shifted"]
 
@@ -42,10 +43,14 @@ class PipelineConfig:
         granularity: Grounding maps that are used.
         heads: Average of the attention heads: plain, or weighted by their largest attention to a
             visual token.
+        candidates: Where candidates come from. ``"points"``: point prompts of the maps. ``"concepts"``: noun phrases of
+            the expression and its attributes, by SAM 3's concept segmentation; the maps rank them all the same (our
+            choice otherwise). Where SAM 3 is not there, or finds nothing, point prompts take its place, and the
+            proposal says so. See :mod:`steerseg.candidates`.
         point_threshold: Least fused map value in [0, 1] of a point prompt.
         max_points: Most point prompts taken per keyframe, highest first.
         duplicate_iou: Two candidates on one keyframe that overlap more are the same object.
-        max_candidates: Most candidates that are propagated over the keyframes.
+        max_candidates: Most candidates of point prompts that are propagated over the keyframes.
         frame_weight: Weight w_f in [0, 1] of the frame map in a tracklet's score; the video map has the rest.
         alternatives: Most ranked tracklets of a proposal, the best one included.
         max_new_tokens: Length limit of the chain-of-thought answer.
@@ -122,6 +127,7 @@ class PipelineConfig:
     borders: Borders = "normalised"
     expression_form: ExpressionForm = "typed"
     conditioning: Conditioning = "click"
+    candidates: CandidateSource = "points"
 
     def __post_init__(self) -> None:
         """Check the number of steps.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,19 +23,24 @@ from steerseg.presence.judge import Case, Judge
 from steerseg.presence.localisation import Positions, agreement, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
-from steerseg.ranking import rank_scores
+from steerseg.ranking import RankedCandidate, rank_scores
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.runtime.machine import installed_version
 from steerseg.runtime.room import makes_room
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.tracking import EncodedVideo, OpenVideos, Propagation, Tracker, Tracklet
+from steerseg.tracking import EncodedVideo, OpenVideos, Tracker, Tracklet
+from steerseg.tracking.sources import CandidateFinder, Candidates, load_concepts
 from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 from steerseg.words.glossary import Glossary
+from steerseg.words.nouns import noun_phrases
 from steerseg.words.reading import Reading, read_expression
+
+if TYPE_CHECKING:  # with the library's SAM 3, which few presets use
+    from steerseg.segmenters.concepts import ConceptSegmenter
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the fraction in [0, 1] of that stage that is done. May raise
@@ -69,6 +74,7 @@ class Proposal:
         several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
             means one.
         positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
+        note: Why point prompts took the place of concepts, or which concepts are left out; empty otherwise.
     """
 
     expression: str
@@ -86,6 +92,7 @@ class Proposal:
     presence: Presence = NOT_JUDGED
     several: tuple[int, ...] = ()
     positions: Positions | None = None
+    note: str = ""
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -127,40 +134,6 @@ class VideoFeatures:
     prefixes: VideoPrefixes | None = None
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The different objects under the point prompts, tracked over the keyframes but not yet ranked.
-
-    Attributes:
-        points: Every point prompt.
-        on_keyframes: The candidates' masks on the keyframes; without candidates where no point gave a mask.
-    """
-
-    points: tuple[PointPrompt, ...]
-    on_keyframes: Propagation
-
-    def __len__(self) -> int:
-        return len(self.on_keyframes.candidates)
-
-
-@dataclass(frozen=True)
-class RankedCandidate:
-    """A candidate with its rank score.
-
-    Attributes:
-        index: Of the candidate, in :class:`Candidates`.
-        score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions.
-        correlation: With the maps, in [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
-        score: In [-1, 1]; see :func:`steerseg.ranking.rank_scores`.
-        opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
-    """
-
-    index: int
-    score: float
-    correlation: float
-    opinion: Opinion | None = None
-
-
 class SteerSeg:
     """A frozen LVLM and a frozen SAM 2 with the soft prompts that steer the first.
 
@@ -169,6 +142,8 @@ class SteerSeg:
         tracker: The loaded SAM 2.
         preset: Layers, budgets and questions.
         soft_prompts: They steer the attention; ``None`` leaves it raw.
+        concepts: SAM 3, where candidates may come from its concepts.
+        switched_off: What the preset asks for and cannot have, for a person; empty where it has all.
         remembered_videos: For how many videos the visual tokens are kept; the least recently used go first.
         prefix_bytes: Bytes of the text model's states after the visual tokens that are kept beside them, so that a
             further expression costs its own tokens only; 0 keeps nothing. Left out, on a GPU a third of the memory
@@ -193,12 +168,16 @@ class SteerSeg:
         preset: Preset,
         soft_prompts: SoftPrompts | None = None,
         *,
+        concepts: ConceptSegmenter | None = None,
+        switched_off: str = "",
         remembered_videos: int = 2,
         prefix_bytes: int | None = None,
         remembered_bytes: int = 4 << 30,
     ) -> None:
         self.lvlm = lvlm
         self.tracker = tracker
+        self.finder = CandidateFinder(tracker, concepts)
+        self.switched_off = switched_off
         self.preset = preset
         self.texts = preset.texts
         self.config = preset.config
@@ -253,12 +232,17 @@ class SteerSeg:
         tracker = Tracker.from_pretrained(
             loaded.segmenter_source, device=torch_device, dtype=dtype, config=loaded.segmenter_config
         )
+        concepts, switched_off = None, ""
+        if loaded.config.candidates == "concepts":
+            concepts, switched_off = load_concepts(loaded.concepts, torch_device, dtype)
         prompts = None if loaded.soft_prompts is None else SoftPrompts.load(loaded.soft_prompts)
         return cls(
             lvlm,
             tracker,
             loaded,
             prompts,
+            concepts=concepts,
+            switched_off=switched_off,
             remembered_bytes=remembered_bytes,
             prefix_bytes=prefix_bytes,
         )
@@ -280,6 +264,7 @@ class SteerSeg:
 
     def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
         """Versions of the packages, models and prompts of a proposal that ``soft_prompts`` steer."""
+        concepts = self.finder.concepts
         return {
             "steerseg": __version__,
             "torch": str(torch.__version__),  # its own type would bring torch to whoever unpickles it
@@ -289,6 +274,7 @@ class SteerSeg:
             "lvlm": self.lvlm.version,
             "tracker": self.tracker.version,
             "soft_prompts": "none" if soft_prompts is None else soft_prompts.digest,
+            **({} if concepts is None else {"concepts": concepts.version}),
         }
 
     def propose(
@@ -306,8 +292,7 @@ class SteerSeg:
             video: The video.
             expression: The annotator's text, at most 1 000 characters.
             config: Switches of the method; the preset's where left out.
-            soft_prompts: Other soft prompts than the preset's, for example a project's champion; its glossary is in
-                use, too.
+            soft_prompts: Other soft prompts than the preset's, such as a champion; its glossary is in use, too.
             progress: Called with each stage and the fraction of it that is done.
 
         Returns:
@@ -331,7 +316,7 @@ class SteerSeg:
             reasoning = self.reason(features, wording, config, report)
             maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
-        candidates = self.find_candidates(features, maps, config, report)
+        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
         tracklets = self.track(features, candidates, ranking, report)
@@ -351,6 +336,7 @@ class SteerSeg:
             presence=self.judge_presence(case, ranking, config),
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
             positions=positions,
+            note=candidates.note,
         )
 
     def forget(self) -> None:
@@ -503,19 +489,27 @@ class SteerSeg:
         return positions
 
     def find_candidates(
-        self, features: VideoFeatures, maps: GroundingMaps, config: PipelineConfig, report: Progress = _ignore
+        self,
+        features: VideoFeatures,
+        maps: GroundingMaps,
+        config: PipelineConfig,
+        report: Progress = _ignore,
+        said: Sequence[str] = (),
     ) -> Candidates:
-        """Point prompts of the fused map and the different objects under them, tracked over the keyframes."""
+        """Point prompts of the fused map, and the different objects under them, tracked over the keyframes.
+
+        Where ``config`` has candidates from concepts, they are what the nouns of ``said`` name: the expression and its
+        attributes.
+        """
         points = point_prompts(maps, config)
-        objects = self.tracker.candidates(
+        return self.finder.find(
             features.encoded,
             points,
+            maps.keyframes,
+            noun_phrases(said),
             config,
-            keyframes=maps.keyframes,
-            progress=lambda fraction: report("candidates", fraction),
+            lambda fraction: report("candidates", fraction),
         )
-        on_keyframes = self.tracker.propagate(features.encoded, objects, frames=maps.keyframes)
-        return Candidates(tuple(points), on_keyframes)
 
     def rank(
         self,

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from steerseg.grounding import GroundingMaps
+from steerseg.verification import Opinion
+
+
+@dataclass(frozen=True)
+class RankedCandidate:
+    """A candidate with its rank score.
+
+    Attributes:
+        index: Of the candidate, in :class:`steerseg.tracking.sources.Candidates`.
+        score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions.
+        correlation: With the maps, in [-1, 1]; see :func:`rank_scores`.
+        opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
+    """
+
+    index: int
+    score: float
+    correlation: float
+    opinion: Opinion | None = None
 
 
 def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

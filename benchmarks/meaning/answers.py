@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import Clip, ClipEntry, Manifest, clips
-from steerseg.pipeline import RankedCandidate, SteerSeg
+from steerseg.pipeline import SteerSeg
 from steerseg.presence.judge import Case
 from steerseg.presence.signals import Look
+from steerseg.ranking import RankedCandidate
 from steerseg.video import Video, keyframe_indices, video_from_frames
 
 Masks = NDArray[np.bool_]
@@ -79,7 +80,9 @@ class Asker:
             features, reading.text, reasoning.attributes, config, steerseg.steering(config)
         )
         positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
-        candidates = steerseg.find_candidates(features, maps, config)
+        candidates = steerseg.find_candidates(
+            features, maps, config, said=(reading.text, *reasoning.attributes)
+        )
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
         ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
         looked = (

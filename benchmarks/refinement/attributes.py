@@ -147,7 +147,7 @@ def _quality(
     """J&F in [0, 1] of the best tracklet under some attributes."""
     config = replace(steerseg.config, alternatives=1)
     maps = steerseg.ground(features, sample.expression, attributes, config, steerseg.steering(config))
-    candidates = steerseg.find_candidates(features, maps, config)
+    candidates = steerseg.find_candidates(features, maps, config, said=(sample.expression, *attributes))
     tracklets = steerseg.track(features, candidates, steerseg.rank(candidates, maps, config))
     truth = sample.masks()
     return score(best_masks(tracklets, truth.shape), truth).jf

@@ -177,6 +177,11 @@ class ModelHandler(SegmenterHandler):
         log.info("the first proposal compiles what the models need")
         log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
 
+    @property
+    def switched_off(self) -> str:
+        """What the preset asks for and cannot have, for a person; empty where it has all."""
+        return self._steerseg.switched_off
+
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:
             case ProposeRequest():

@@ -459,7 +459,13 @@ class ErrorDetails:
 
 @dataclass(frozen=True)
 class ReadyReport:
-    """The models are loaded."""
+    """The models are loaded.
+
+    Attributes:
+        switched_off: What the preset asks for and cannot have, for a person; empty where it has all.
+    """
+
+    switched_off: str = ""
 
 
 @dataclass(frozen=True)

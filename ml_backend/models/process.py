@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from ml_backend.logs import LoggingSetup, request_scope
 from ml_backend.models.messages import (
@@ -66,6 +66,16 @@ class Handler(Protocol[Request_contra, Result_co]):
         ...
 
 
+@runtime_checkable
+class Reducible(Protocol):
+    """A handler that may have to do without a part of what its preset asks for."""
+
+    @property
+    def switched_off(self) -> str:
+        """What that is and why, for a person; empty where it has all."""
+        ...
+
+
 def send(pipe: Connection, message: object) -> None:
     """Send one message, such as a command or a report, to the other end of the pipe.
 
@@ -109,7 +119,7 @@ def run_process(
     except Exception as error:
         send(pipe, LoadFailureReport(_describe(error, "loading the models")))
         return
-    send(pipe, ReadyReport())
+    send(pipe, ReadyReport(handler.switched_off if isinstance(handler, Reducible) else ""))
     while True:
         command = inbox.commands.get()
         with request_scope(command.request_id):

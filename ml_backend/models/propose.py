@@ -59,6 +59,7 @@ def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None
         refused=proposal.presence.refused,
         found=proposal.presence.found,
         understood=proposal.presence.understood,
+        note=proposal.note,
     )
 
 

@@ -233,7 +233,8 @@ class Refiner:
             attributes[wording] = steerseg.reason(features, wording, config, progress).attributes
         steering = steerseg.steering(config, prompts)
         maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
-        candidates = steerseg.find_candidates(features, maps, config, progress)
+        said = (wording, *attributes[wording])
+        candidates = steerseg.find_candidates(features, maps, config, progress, said=said)
         positions = steerseg.locate(features, wording, attributes[wording], config, progress)
         ranking = steerseg.rank(candidates, maps, config, positions)
         tracklets = steerseg.track(features, candidates, ranking, progress)

@@ -94,7 +94,7 @@ def describe_proposal(
     unknown = guidance.describe_unknown(proposal.read_as or proposal.expression)
     if not proposal.tracklets:
         nothing = f"Nothing in the video matches {_named(proposal)}."
-        return " ".join(filter(None, (nothing, unknown, _advice(proposal, guidance))))
+        return " ".join(filter(None, (nothing, unknown, _advice(proposal, guidance), proposal.note)))
     tracklet = proposal.tracklets[rank]
     hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
     total = len(tracklet.rles)
@@ -108,7 +108,7 @@ def describe_proposal(
     figures += _described_opinion(tracklet)
     text = f"{begin} on {total - len(hidden)} of {total} frames ({figures})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
-    text = " ".join(filter(None, (text, unknown)))
+    text = " ".join(filter(None, (text, unknown, proposal.note)))
     if rank > 0:
         return f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
     if tracklet.score < guidance.unsure_below:
@@ -141,7 +141,8 @@ def describe_absence(proposal: StoredProposal, guidance: Guidance) -> str:
     """Why there is no prediction: presence is refused, or nothing was found."""
     if proposal.refused:
         return describe_refusal(proposal, guidance)
-    return f"nothing in the video matches {proposal.expression!r}"
+    nothing = f"nothing in the video matches {proposal.expression!r}"
+    return f"{nothing}. {proposal.note}" if proposal.note else nothing
 
 
 def described_presence(proposal: StoredProposal) -> str:
@@ -174,6 +175,7 @@ def describe_refusal(proposal: StoredProposal, guidance: Guidance, *, verdict: s
         "To take the best candidate anyway, type #1.",
         _ADVICE,
         guidance.hint,
+        proposal.note,
     )
     return " ".join(part for part in parts if part)
 
@@ -208,6 +210,7 @@ def describe_instances(
     parts = [
         f"Tracked {count} for “{proposal.expression}”{likely}: {'; '.join(each)}.",
         guidance.describe_unknown(proposal.read_as or proposal.expression),
+        proposal.note,
         _describe_attributes(proposal),
         _describe_candidates(proposal, ranks, guidance),
     ]

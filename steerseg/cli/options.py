@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from steerseg.config import Granularity, Heads, PipelineConfig, Quantisation
+from steerseg.config import CandidateSource, Granularity, Heads, PipelineConfig, Quantisation
 from steerseg.errors import SteerSegError
 
 if TYPE_CHECKING:  # with pydantic, which --help does not need
@@ -35,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, segmenter: bool = True
     models = parser.add_argument_group("models")
     models.add_argument("--preset", default="demo", help="name or folder of a preset (default: demo)")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.set_defaults(sam2=None, segmenter=None)
+    parser.set_defaults(sam2=None, segmenter=None, candidates=None)
     if segmenter:
         either = models.add_mutually_exclusive_group()
         either.add_argument(
@@ -48,6 +48,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, segmenter: bool = True
             "--segmenter",
             metavar="ID",
             help="another segmenter than the preset's: edgetam, sam3, or the hub id or folder of such a model",
+        )
+        models.add_argument(
+            "--candidates",
+            choices=get_args(CandidateSource),
+            help="concepts: what SAM 3 finds by the expression's nouns, in place of point prompts (default: as the "
+            "preset says)",
         )
     models.add_argument(
         "--quantise",
@@ -65,7 +71,11 @@ def preset_from(options: argparse.Namespace) -> Preset:
     from steerseg.presets import open_preset
 
     return open_preset(
-        options.preset, sam2=options.sam2, segmenter=options.segmenter, quantise=options.quantise
+        options.preset,
+        sam2=options.sam2,
+        segmenter=options.segmenter,
+        quantise=options.quantise,
+        candidates=options.candidates,
     )
 
 

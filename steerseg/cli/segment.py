@@ -99,6 +99,8 @@ def summary(proposal: Proposal, folder: Path, preset: Preset | None = None) -> s
     lines = _findings(proposal, visible)
     if preset is not None:
         lines += _doubts(proposal, preset)
+    if proposal.note:
+        lines.append(f"  note          {proposal.note}")
     if proposal.attributes:
         lines.append(f"  attributes    {', '.join(proposal.attributes)}")
     shown = proposal.shown or (0,)

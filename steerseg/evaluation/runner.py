@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig, SegmenterConfig
-from steerseg.errors import ConfigError
+from steerseg.errors import ConfigError, ModelError
 from steerseg.evaluation.results import (
     PromptsIdentity,
     Result,
@@ -55,10 +55,17 @@ class Models:
 
     @cached_property
     def steerseg(self) -> SteerSeg:
-        """The pipeline, loaded when it is first asked for."""
+        """The pipeline, loaded when it is first asked for.
+
+        Raises:
+            ModelError: A model is missing.
+        """
         from steerseg.pipeline import SteerSeg
 
-        return SteerSeg.from_pretrained(self.preset, device=self.device, remembered_bytes=0)
+        steerseg = SteerSeg.from_pretrained(self.preset, device=self.device, remembered_bytes=0)
+        if steerseg.switched_off:  # results would bear the name of what they were not made by
+            raise ModelError(steerseg.switched_off)
+        return steerseg
 
 
 def describe_runs(
@@ -102,9 +109,7 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
         del config["attribute_confidence"]
     # Of annotators' clicks and requests, which datasets have none of; and told under "grounding".
     del config["correction"], config["wording"], config["presence"], config["seconds_per_slice"]
-    for name in ("grid", "enlarge", "borders", "expression_form", "conditioning"):
-        if config[name] == getattr(PipelineConfig(), name):
-            del config[name]
+    _leave_out_defaults(config, preset)
     if config["localisation"]:
         config["localisation"] = preset.texts.localisation
     else:
@@ -122,6 +127,15 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     else:
         del config["background"]
     return Run(**common, variant=variant.name, config=config, soft_prompts=described)
+
+
+def _leave_out_defaults(config: dict[str, Any], preset: Preset) -> None:
+    """Take away the choices that are as they always were; concepts are named by their weights."""
+    for name in ("grid", "enlarge", "borders", "expression_form", "conditioning", "candidates"):
+        if config[name] == getattr(PipelineConfig(), name):
+            del config[name]
+    if "candidates" in config:
+        config["candidates"] = fingerprint(preset.concepts) or preset.concepts
 
 
 def environment(device: str) -> dict[str, str]:

@@ -21,10 +21,12 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import Candidates, RankedCandidate, SteerSeg, VideoFeatures
+from steerseg.pipeline import SteerSeg, VideoFeatures
 from steerseg.presence.judge import Case
+from steerseg.ranking import RankedCandidate
 from steerseg.reasoning import check_expression, expression_as
 from steerseg.tracking import Prompt
+from steerseg.tracking.sources import Candidates
 from steerseg.video import Video, keyframe_indices
 from steerseg.words.reading import Reading
 
@@ -186,24 +188,15 @@ class ClipStages:
             lambda: steerseg.reason(features, expression, config),
         )
         attributes: tuple[str, ...] = reasoned.value.attributes
-        # The next stages depend on the attributes and prompts themselves, not on how they came about, and up to
-        # the ranking not on the weight of the maps.
-        same = replace(
-            config,
-            reasoning=True,
-            soft_prompts=True,
-            max_new_tokens=0,
-            frame_weight=0.0,
-            localisation=False,
-            verification="off",
-            reasoning_steps=1,
-        )
-        key = (sample.id, attributes, None if steering is None else steering.digest, same)
+        key = (sample.id, attributes, None if steering is None else steering.digest, _up_to_ranking(config))
         grounded = self._once(
             ("ground", key), lambda: steerseg.ground(features, expression, attributes, config, steering)
         )
         maps: GroundingMaps = grounded.value
-        searched = self._once(("find", key), lambda: steerseg.find_candidates(features, maps, config))
+        searched = self._once(
+            ("find", key),
+            lambda: steerseg.find_candidates(features, maps, config, said=(expression, *attributes)),
+        )
         candidates: Candidates = searched.value
         located = self._once(
             ("locate", sample.id, attributes, config.localisation, config.keyframes),
@@ -268,6 +261,20 @@ class ClipStages:
             lambda: steerseg.lvlm.answer(question, features.context.video, max_new_tokens=LONGEST_NAME).text,
         ).value
         return answer
+
+
+def _up_to_ranking(config: PipelineConfig) -> PipelineConfig:
+    """What candidates depend on: the attributes and prompts themselves, not how they came about, nor any weight."""
+    return replace(
+        config,
+        reasoning=True,
+        soft_prompts=True,
+        max_new_tokens=0,
+        frame_weight=0.0,
+        localisation=False,
+        verification="off",
+        reasoning_steps=1,
+    )
 
 
 def _click_prompt(masks: Mask, keyframes: Sequence[int]) -> Prompt | None:

@@ -247,6 +247,7 @@ class ProposalRecord(BaseModel):
         several: Ranks from 1 of the tracklets that an expression of several objects means; left out otherwise.
         positions: Where the LVLM says that the object is, as in :class:`steerseg.presence.localisation.Positions`;
             left out where it does not.
+        note: Why point prompts took the place of concepts, or which concepts are left out; left out otherwise.
     """
 
     schema_version: int = Field(alias="schema")
@@ -262,6 +263,7 @@ class ProposalRecord(BaseModel):
     refused: bool = False
     several: list[int] = []
     positions: list[tuple[float, float] | None] | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, proposal: Proposal, video: Video | None = None) -> ProposalRecord:
@@ -295,6 +297,8 @@ class ProposalRecord(BaseModel):
             told["several"] = [rank + 1 for rank in proposal.several]
         if proposal.positions is not None:
             told["positions"] = list(proposal.positions.centres)
+        if proposal.note:
+            told["note"] = proposal.note
         return record.model_copy(update=told) if told else record
 
     def proposal(self, maps: Mapping[str, torch.Tensor]) -> Proposal:
@@ -319,6 +323,7 @@ class ProposalRecord(BaseModel):
             presence=Presence(self.presence, self.refused),
             several=tuple(rank - 1 for rank in self.several),
             positions=None if self.positions is None else Positions(tuple(self.positions)),
+            note=self.note,
         )
 
 

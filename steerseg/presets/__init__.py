@@ -11,14 +11,21 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from steerseg.config import SETTINGS, PipelineConfig, Quantisation, RefinementRecipe, SegmenterConfig
+from steerseg.config import (
+    SETTINGS,
+    CandidateSource,
+    PipelineConfig,
+    Quantisation,
+    RefinementRecipe,
+    SegmenterConfig,
+)
 from steerseg.errors import ConfigError, NoLanguageModelError
 from steerseg.presence.signals import PresenceCalibration
 from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
 
 PRESET_FILE = "preset.json"
-_BESIDE = ("lvlm", "sam2", "segmenter", "soft_prompts", "lexicon")
+_BESIDE = ("lvlm", "sam2", "segmenter", "concepts", "soft_prompts", "lexicon")
 _NAMED_SEGMENTERS = ("sam2", "edgetam", "sam3")
 _HERE = Path(__file__).parent
 
@@ -71,6 +78,8 @@ class Preset(BaseModel):
         segmenter: ``"sam2"``, which takes its weights from ``sam2``; ``"edgetam"`` or ``"sam3"`` with their published
             weights; or the hub id or folder beside the preset file of such a model, as ``transformers`` saves it.
         sam2: Hub id of SAM 2, or a folder beside the preset file; needed where the segmenter is ``"sam2"``.
+        concepts: Hub id of SAM 3, or a folder beside the preset file, with model and processor as ``transformers``
+            saves them; it is loaded where ``pipeline`` sets ``candidates`` to ``"concepts"``.
         quantise: ``"8bit"`` or ``"4bit"`` for a text model of such weights; bitsandbytes has to be installed.
         settings: The choices that ``pipeline`` and ``segmenter_settings`` begin with: ``"own"`` or ``"published"``; see
             :data:`steerseg.config.PUBLISHED`.
@@ -102,6 +111,7 @@ class Preset(BaseModel):
     lvlm: str | None
     segmenter: str = "sam2"
     sam2: str = ""
+    concepts: str = "facebook/sam3"
     quantise: Quantisation | None = None
     settings: Literal["own", "published"] = "own"
     layers: tuple[int, ...] | None = None
@@ -288,6 +298,7 @@ def open_preset(
     sam2: str | None = None,
     segmenter: str | None = None,
     quantise: Quantisation | None = None,
+    candidates: CandidateSource | None = None,
 ) -> Preset:
     """A preset by name or folder, with other models in place of its own.
 
@@ -296,6 +307,7 @@ def open_preset(
         sam2: Hub id or folder of a SAM 2, in place of the preset's segmenter.
         segmenter: Name, hub id or folder of another segmenter.
         quantise: Bits of the text model's weights.
+        candidates: Where candidates come from.
 
     Raises:
         ConfigError: It cannot be used.
@@ -304,6 +316,8 @@ def open_preset(
     if sam2 is not None:
         segmenter = "sam2"
     changes: dict[str, Any] = {"sam2": sam2, "segmenter": segmenter, "quantise": quantise}
+    if candidates is not None:
+        changes["pipeline"] = {**preset.pipeline, "candidates": candidates}
     changed = preset.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if not changed.segmenter_source:
         raise ConfigError(

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 
 from steerseg.config import SegmenterConfig
 from steerseg.errors import ModelError
 from steerseg.segmenters.base import Segmenter
 from steerseg.segmenters.hf import KINDS, VideoModel
-from steerseg.segmenters.loading import digest
+from steerseg.segmenters.hf_loading import WEIGHTS, fetch, load_weights
 from steerseg.segmenters.sam2 import Sam2
 
 PUBLISHED = {"edgetam": "yonigozlan/EdgeTAM-hf", "sam3": "facebook/sam3"}
 """Hub ids of segmenters that a preset may call by a name. SAM 2 comes in many sizes and has none."""
-
-_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def load_segmenter(
@@ -50,34 +45,8 @@ def load_segmenter(
     if in_own_layout or name in HF_MODEL_ID_TO_FILENAMES:
         return Sam2.from_pretrained(name, device, dtype, config)
     if not folder.is_dir():
-        folder = _fetch(name)
+        folder = fetch(name, WEIGHTS, sorted([*PUBLISHED, *HF_MODEL_ID_TO_FILENAMES]))
     return _load_video_model(folder, name, torch.device(device), dtype, config)
-
-
-def _fetch(name: str) -> Path:
-    """The folder of a video model's files, fetched from the hub where they are not there yet."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-    except (OSError, ValueError) as error:
-        known = ", ".join(sorted([*PUBLISHED, *HF_MODEL_ID_TO_FILENAMES]))
-        raise ModelError(
-            f"{name!r} is neither a folder nor a published segmenter that can be fetched ({error}); expected a "
-            f"folder, the hub id of a video model, or one of {known}. Weights may have terms to accept first."
-        ) from error
-
-
-@contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Inside, the library shows none: callers have a progress display of their own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _load_video_model(
@@ -96,24 +65,5 @@ def _load_video_model(
         )
     kind = KINDS[model_type]
     architecture = getattr(transformers, kind.architecture)
-    try:
-        with _without_progress_bar():
-            model, report = architecture.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-    except ImportError as error:
-        raise ModelError(
-            f"the segmenter {name} needs another package: {error}. EdgeTAM's is installed with "
-            "`pip install 'steerseg[edgetam]'`."
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the segmenter {name} could not be loaded: {error}") from error
-    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if missing:
-        raise ModelError(
-            f"the weights of {name} do not fit its configuration: {len(missing)} are missing or of another size, "
-            f"such as {missing[0]}"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    version = f"{name if Path(name) != folder else folder.name}:{digest(folder / 'config.json', *weights)}"
+    model, version = load_weights(architecture, folder, name)
     return kind(model.to(device), version=version, dtype=dtype, config=config)

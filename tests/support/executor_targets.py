@@ -22,6 +22,8 @@ class Unpicklable:
 class Commands:
     """Does what the request's first word says."""
 
+    switched_off = "the second model is not there"
+
     def __init__(self) -> None:
         self.count = 0
 

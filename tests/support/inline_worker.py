@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ml_backend.models.messages import FrameCountReport, JobReport, ProgressReport
-from ml_backend.models.process import Handler, ProcessLostError
+from ml_backend.models.process import Handler, ProcessLostError, Reducible
 from ml_backend.models.workers import WorkerLostError, WorkerState, WorkerStatus
 from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError
 
@@ -39,7 +39,10 @@ class InlineWorker:
 
     @property
     def status(self) -> WorkerStatus:
-        return WorkerStatus(self._state, None, self._restarts, self._error, self._device)
+        switched_off = self._handler.switched_off if isinstance(self._handler, Reducible) else ""
+        return WorkerStatus(
+            self._state, None, self._restarts, self._error, self._device, switched_off=switched_off
+        )
 
     def accepts(self, request: Any) -> bool:
         return not self._refuses or request[0] != self._refuses

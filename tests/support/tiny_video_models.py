@@ -61,7 +61,7 @@ _REPVIT = {
     "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
     "fpn_hidden_size": _WIDTH,
 }
-_VIT = {
+VISION = {
     "model_type": "sam3_vision_model",
     "backbone_config": {
         "model_type": "sam3_vit_model",
@@ -76,32 +76,39 @@ _VIT = {
     "fpn_hidden_size": _WIDTH,
 }
 
+_PROMPT = {"hidden_size": _WIDTH, "image_size": 64, "patch_size": 16}
+_COMMON = {**_MEMORY, "image_size": 64, "prompt_encoder_config": _PROMPT, "mask_decoder_config": _DECODER}
+SAM3_PARTS = {
+    **_COMMON,
+    # A patch of 14 pixels: masks, input and memories have sizes that are no multiples of each other.
+    "image_size": 56,
+    "prompt_encoder_config": {**_PROMPT, "patch_size": 14},
+    "vision_config": VISION,
+}
+"""The tracker of SAM 3."""
+
 
 def tiny_video_model(name: str) -> Any:
     """``sam2``, ``edgetam`` (behind SAM 2's image encoder), ``edgetam-repvit`` (its own, by timm) or ``sam3``."""
     torch.manual_seed(5)
-    prompt = {"hidden_size": _WIDTH, "image_size": 64, "patch_size": 16}
-    common = {**_MEMORY, "image_size": 64, "prompt_encoder_config": prompt, "mask_decoder_config": _DECODER}
     grid = {"memory_attention_rope_feat_sizes": [4, 4]}
     if name == "sam2":
-        model = Sam2VideoModel(Sam2VideoConfig(**common, **grid, vision_config=_HIERA))
+        model = Sam2VideoModel(Sam2VideoConfig(**_COMMON, **grid, vision_config=_HIERA))
     elif name == "sam3":
-        # A patch of 14 pixels: masks, input and memories have sizes that are no multiples of each other.
-        common |= {"image_size": 56, "prompt_encoder_config": {**prompt, "patch_size": 14}}
-        model = Sam3TrackerVideoModel(Sam3TrackerVideoConfig(**common, vision_config=_VIT))
+        model = Sam3TrackerVideoModel(Sam3TrackerVideoConfig(**SAM3_PARTS))
     else:
         perceiver = {"perceiver_resampler_num_latents": 3, "perceiver_resampler_num_latents_2d": 4}
         keys = {"memory_attention_rope_k_sizes": [2, 2]}
         vision = _REPVIT if name == "edgetam-repvit" else _HIERA
         model = EdgeTamVideoModel(
-            EdgeTamVideoConfig(**common, **grid, **keys, **perceiver, vision_config=vision)
+            EdgeTamVideoConfig(**_COMMON, **grid, **keys, **perceiver, vision_config=vision)
         )
-    _raise_voices(model)
+    raise_voices(model)
     return model.eval()
 
 
 @torch.no_grad()
-def _raise_voices(model: Any) -> None:
+def raise_voices(model: Any) -> None:
     """Weights as they begin hardly hear prompts and memories, so that any mistake would pass."""
     generator = torch.Generator().manual_seed(6)
     for name, parameter in model.named_parameters():

@@ -48,6 +48,7 @@ class WorkerSuite:
         worker.start()
         worker.start()  # has models: nothing happens
         assert worker.status.state is WorkerState.READY
+        assert worker.status.switched_off == targets.Commands.switched_off
         reports: list[JobReport] = []
         worker.begin(1, ("frames_then", 7, {"a": 1}), "")
         assert worker.outcome(1, reports.append) == {"a": 1}

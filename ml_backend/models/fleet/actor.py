@@ -97,7 +97,7 @@ class ModelActor:
             return pickle.dumps(LossReport(str(loss), loss.blameless))
         except SteerSegError as error:
             return pickle.dumps(LoadFailureReport(details_of(error)))
-        return pickle.dumps(ReadyReport())
+        return pickle.dumps(ReadyReport(self._worker.status.switched_off))
 
     def run(self, command: bytes) -> Iterator[bytes]:
         """Answer a request.

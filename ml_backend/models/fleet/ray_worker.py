@@ -90,6 +90,7 @@ class RayWorker(Generic[RequestT, ResultT]):
         self._ready = False
         self._state = WorkerState.STOPPED
         self._error: str | None = None
+        self._switched_off = ""
         self._restarts = 0
 
     @property
@@ -107,6 +108,7 @@ class RayWorker(Generic[RequestT, ResultT]):
             error=self._error,
             device=self._place.device,
             host=self._place.host,
+            switched_off=self._switched_off,
         )
 
     def receive(self, event: WorkerEvent) -> None:
@@ -126,8 +128,9 @@ class RayWorker(Generic[RequestT, ResultT]):
         try:
             self._send(StartCall(self._place.id, self._call, pickle.dumps(self._setup)))
             match self._receive():
-                case ReadyReport():
+                case ReadyReport(switched_off=switched_off):
                     self._ready, self._state = True, WorkerState.READY
+                    self._switched_off = switched_off
                 case LoadFailureReport(error=error):
                     raise rebuild_error(error)
                 case report:

@@ -78,6 +78,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         self._interrupted = threading.Event()
         self._state = WorkerState.STOPPED
         self._error: str | None = None
+        self._switched_off = ""
         self._restarts = 0
 
     @property
@@ -90,6 +91,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             restarts=self._restarts,
             error=self._error,
             device=self._device,
+            switched_off=self._switched_off,
         )
 
     def accepts(self, request: RequestT) -> bool:
@@ -219,8 +221,8 @@ class ProcessWorker(Generic[RequestT, ResultT]):
 
     def _await_models(self) -> None:
         match self._receive():
-            case ReadyReport():
-                return
+            case ReadyReport(switched_off=switched_off):
+                self._switched_off = switched_off
             case LoadFailureReport(error=details):
                 self.stop()
                 raise rebuild_error(details)

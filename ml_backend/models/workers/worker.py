@@ -32,6 +32,7 @@ class WorkerStatus:
         error: Why it could not load its models, in state ``failed``.
         device: Where its models run, as the settings name it.
         host: The machine that it is on, where that is a host of a cluster; empty on the server's own.
+        switched_off: What its models' preset asks for and cannot have, for a person; empty where it has all.
     """
 
     state: WorkerState
@@ -40,6 +41,7 @@ class WorkerStatus:
     error: str | None
     device: str = ""
     host: str = ""
+    switched_off: str = ""
 
 
 class WorkerLostError(Exception):

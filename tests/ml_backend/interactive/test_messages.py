@@ -6,7 +6,13 @@ import pytest
 
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.reporter import SilentReporter
-from ml_backend.predictions.messages import Guidance, describe_proposal
+from ml_backend.predictions.messages import (
+    Guidance,
+    describe_absence,
+    describe_instances,
+    describe_proposal,
+    describe_refusal,
+)
 from ml_backend.proposals import StoredProposal
 from steerseg.demo import understood
 from steerseg.presets import BUILT_IN, load_preset
@@ -37,6 +43,17 @@ def test_where_nothing_is_found_the_text_says_what_to_try() -> None:
     plain = describe_proposal(replace(proposal("nothing here"), attributes=()))
     assert "read as" not in plain
     assert plain.endswith("how it moves.")
+
+
+def test_a_note_stands_in_every_status() -> None:
+    note = "Candidates come from point prompts: SAM 3 is not there."
+    noted = replace(proposal("the ball"), note=note)
+    assert note in describe_proposal(noted)
+    assert note in describe_instances(noted, [0, 1], ["ball 1", "ball 2"], 2)
+    assert note in describe_refusal(replace(noted, refused=True), Guidance())
+    nothing = replace(proposal("nothing here"), note=note)
+    assert note in describe_proposal(nothing)
+    assert note in describe_absence(nothing, Guidance())
 
 
 def test_a_low_score_is_named_with_what_to_try() -> None:

@@ -87,6 +87,14 @@ def test_media_need_the_token_even_where_pages_need_a_password(make_backend: Mak
     assert recorded("setup")
 
 
+def test_health_tells_what_the_models_do_without() -> None:
+    whole = WorkerStatus(WorkerState.READY, None, 0, None)
+    lacking = replace(whole, switched_off="SAM 3's concepts are off")
+    workers = Health("v1", (whole, lacking), 0, ()).to_json()["workers"]
+    assert "switched_off" not in workers[0]
+    assert workers[1]["switched_off"] == "SAM 3's concepts are off"
+
+
 def test_throughput_counts_the_last_ten_minutes() -> None:
     now = [0.0]
     log = WorkLog(lambda: now[0])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from steerseg.errors import ConfigError, ModelError
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import load_preset, open_preset, portable_card
-from steerseg.segmenters import choice
+from steerseg.segmenters import hf_loading
 from steerseg.segmenters.choice import PUBLISHED, load_segmenter
 from steerseg.segmenters.hf import EdgeTam, Sam3Tracker, VideoModel
 from steerseg.segmenters.sam2 import Sam2
@@ -63,7 +63,7 @@ def test_a_name_stands_for_published_weights(folders: Path, monkeypatch: pytest.
         fetched.append(name)
         return str(folders / "edgetam")
 
-    monkeypatch.setattr(choice, "snapshot_download", snapshot)
+    monkeypatch.setattr(hf_loading, "snapshot_download", snapshot)
     segmenter = load_segmenter("edgetam")
     assert isinstance(segmenter, EdgeTam)
     assert fetched == [PUBLISHED["edgetam"]]
