@@ -309,7 +309,6 @@ class SteerSeg:
         wording, several = reading.text, instances_meant(reading.text)
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
-
         soon = keyframe_indices(len(video), config.keyframes)
         with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
             features = self.encode(video, config, report)
@@ -488,6 +487,7 @@ class SteerSeg:
         report("localisation", 1.0)
         return positions
 
+    @makes_room("the search for candidates")
     def find_candidates(
         self,
         features: VideoFeatures,
