@@ -28,6 +28,7 @@ from ml_backend.web.app import create_app
 from ml_backend.web.assemble import build_service
 from tests.support import refinement_targets
 from tests.support.backend import FakeLabelStudio
+from tests.support.databases import EACH_DATABASE
 from tests.support.refinement_world import (
     LABEL_CONFIG,
     FilmLoader,
@@ -182,6 +183,7 @@ def training_event(action: str = "START_TRAINING", minimum: int = 0) -> dict[str
 # --- the way round
 
 
+@EACH_DATABASE
 def test_start_training_makes_a_version_that_setup_names_and_predictions_use(world: World) -> None:
     backend = world.start()
     assert backend.post("/setup", setup_body()) == {"model_version": VERSION}
@@ -286,6 +288,7 @@ def test_a_refinement_is_a_job_that_is_cancelled_in_the_middle_of_its_training(w
     assert backend.executor.statuses[0].restarts == 0
 
 
+@EACH_DATABASE
 def test_a_refinement_that_waits_is_cancelled_before_it_begins(world: World) -> None:
     backend = world.start(begin=False)
     number = backend.post("/projects/1/refine")["current"]["id"]
@@ -491,6 +494,7 @@ def test_a_rollback_is_followed_as_well(world: World, fake_label_studio: FakeLab
     wait_until(lambda: (p := ProjectStore(backend.database).find(1)) and p.repredicted == "")
 
 
+@EACH_DATABASE
 def test_what_was_decided_is_there_after_a_restart(world: World) -> None:
     backend = world.start()
     backend.post("/projects/1/refine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def ready(executor: Executor[Any, Any], count: int) -> bool:
     return len(states) == count and all(state in (WorkerState.READY, WorkerState.BUSY) for state in states)
 
 
+def some_actors() -> list[int]:
+    """The processes of the actors that are there, once there are any: Ray begins those anew that were killed."""
+    while not (pids := actor_pids()):
+        time.sleep(0.02)
+    return pids
+
+
 def test_killed_actors_and_nodes_cost_no_job_and_double_none(
     cluster: LocalCluster, executor: Executor[Any, Any], pytestconfig: pytest.Config
 ) -> None:
@@ -70,7 +78,7 @@ def test_killed_actors_and_nodes_cost_no_job_and_double_none(
                 cluster.kill_node(rng.choice(cluster.nodes))
                 cluster.add_node()
             else:
-                kill_actor(rng.choice(actor_pids() or [0]))
+                kill_actor(rng.choice(some_actors()))
         ends.check()
         wait_until(lambda: ready(executor, 2))  # a node that came later has a worker, one that left has none
         assert fleet.status.problem == ""
