@@ -10,7 +10,6 @@ from ml_backend.models.executor import Executor
 from ml_backend.models.workers import WorkerState
 from tests.support.ray_cluster import LocalCluster, fleet_on
 
-
 _COMING_UP = 300.0  # seconds, on a machine that has much else to do
 
 
