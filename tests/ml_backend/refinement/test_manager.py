@@ -183,7 +183,6 @@ def training_event(action: str = "START_TRAINING", minimum: int = 0) -> dict[str
 # --- the way round
 
 
-@EACH_DATABASE
 def test_start_training_makes_a_version_that_setup_names_and_predictions_use(world: World) -> None:
     backend = world.start()
     assert backend.post("/setup", setup_body()) == {"model_version": VERSION}
@@ -237,6 +236,7 @@ def test_a_champion_whose_artefact_is_damaged_is_a_plain_error(world: World) -> 
     assert "no soft prompts" not in str(answer["errors"])
 
 
+@EACH_DATABASE
 def test_an_unknown_project_is_told_apart(world: World) -> None:
     backend = world.start()
     assert backend.client.post("/projects/7/refine").status_code == 404
@@ -381,6 +381,7 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     assert backend.status()["current"] is None
 
 
+@EACH_DATABASE
 def test_the_number_of_corrections_can_be_switched_off(world: World) -> None:
     backend = world.start(begin=False, refine_after=0)
     backend.service.triggers.corrected(1)
@@ -494,7 +495,6 @@ def test_a_rollback_is_followed_as_well(world: World, fake_label_studio: FakeLab
     wait_until(lambda: (p := ProjectStore(backend.database).find(1)) and p.repredicted == "")
 
 
-@EACH_DATABASE
 def test_what_was_decided_is_there_after_a_restart(world: World) -> None:
     backend = world.start()
     backend.post("/projects/1/refine")
