@@ -29,6 +29,7 @@ class Health:
         set_aside: How many events and annotations could not be taken in.
         cluster: The cluster whose hosts work too; ``None`` for this machine alone.
         database: ``sqlite`` or ``postgresql``.
+        database_problem: Why the database cannot be used at present; empty where it can.
     """
 
     model_version: str
@@ -38,12 +39,17 @@ class Health:
     set_aside: int = 0
     cluster: FleetStatus | None = None
     database: str = "sqlite"
+    database_problem: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What does not go on as it should, for a person; requests are answered all the same."""
-        of_cluster = () if self.cluster is None or not self.cluster.problem else (self.cluster.problem,)
-        return (*(loop.problem for loop in self.loops if loop.problem), *of_cluster)
+        """What does not go on as it should, for a person."""
+        found = (
+            self.database_problem,
+            *(loop.problem for loop in self.loops),
+            "" if self.cluster is None else self.cluster.problem,
+        )
+        return tuple(problem for problem in found if problem)
 
     @property
     def ready(self) -> bool:

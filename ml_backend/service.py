@@ -345,6 +345,7 @@ class Service:
             set_aside=self.ingestor.set_aside,
             cluster=None if self.fleet is None else self.fleet.status,
             database=self.database.kind,
+            database_problem=self.database.problem,
         )
 
     def fleet_report(self) -> FleetReport:

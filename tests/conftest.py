@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steerseg.lvlm import LVLM
-from tests.support.databases import each_database, postgresql
+from tests.support.databases import each_database, postgresql, postgresql_on_request
 from tests.support.requirements import missing
 from tests.support.tiny_lvlms import save_tiny_lvlm
 from tests.support.tiny_sam2 import SMALL_SAM2
@@ -18,7 +18,13 @@ from tests.support.tiny_sam2 import SMALL_SAM2
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-__all__ = ["SMALL_SAM2", "each_database", "postgresql", "save_tiny_lvlm"]
+__all__ = ["SMALL_SAM2", "each_database", "postgresql", "postgresql_on_request", "save_tiny_lvlm"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on-postgresql", action="store_true", help="run tests on PostgreSQL that run on SQLite otherwise"
+    )
 
 
 @pytest.fixture(scope="session")

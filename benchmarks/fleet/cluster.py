@@ -10,6 +10,8 @@ from ml_backend.models.executor import Executor
 from ml_backend.models.workers import WorkerState
 from tests.support.ray_cluster import LocalCluster, fleet_on
 
+_COMING_UP = 300.0  # seconds, on a machine that has much else to do
+
 
 class _Timed:
     """Takes a known time, without using a core.
@@ -35,12 +37,21 @@ def batch_seconds(workers: int, jobs: int, seconds: float) -> float:
         workers: Nodes, with a worker each.
         jobs: Jobs.
         seconds: The time of a job.
+
+    Raises:
+        SystemExit: The workers do not come up; it says how each stands.
     """
     cluster = LocalCluster(workers)
     executor: Executor[Any, Any] = Executor([], warm=True)
     try:
-        with fleet_on(cluster, executor, partial(_Timed, seconds)):
+        with fleet_on(cluster, executor, partial(_Timed, seconds)) as fleet:
+            deadline = time.monotonic() + _COMING_UP
             while [status.state for status in executor.statuses] != [WorkerState.READY] * workers:
+                if time.monotonic() > deadline:
+                    states = [f"{status.state} {status.error or ''}" for status in executor.statuses]
+                    raise SystemExit(
+                        f"{workers} workers did not come up in {_COMING_UP:.0f} s: {states}; {fleet.status}"
+                    )
                 time.sleep(0.05)
             began = time.monotonic()
             for job in [executor.submit(number) for number in range(jobs)]:

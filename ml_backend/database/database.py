@@ -26,12 +26,17 @@ class Database:
             ``None`` for whoever works beside a server, and for a file.
         migrate: Whether a person has asked that an older layout be brought up to date.
 
+    Attributes:
+        address: Where it is.
+        problem: Why it cannot be used at present, as whoever watches it has found; empty where it can.
+
     Raises:
         StoreError: It is damaged, locked, on a full disk, not writable, not reachable, or of another release.
     """
 
     def __init__(self, address: Address, *, term: int | None = None, migrate: bool = False) -> None:
         self.address = address
+        self.problem = ""
         self._kind = kind_of(address)
         self._writing = threading.RLock()
         self._transaction = threading.local()

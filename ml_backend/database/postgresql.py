@@ -80,7 +80,9 @@ def explain(reason: str, code: str | None, address: ServerAddress) -> str:
     if address.url.password:
         said = said.replace(str(address.url.password), "***")
     if code is None:
-        code = next((code for words, code in _AT_THE_DOOR.items() if re.search(words, said)), "")
+        code = next(
+            (code for words, code in _AT_THE_DOOR.items() if re.search(words, said, re.IGNORECASE)), ""
+        )
     advice = next((advice for begin, advice in _ADVICE.items() if code.startswith(begin)), None)
     where = f"the database {address}"
     return f"{where} refused a request: {said}" if advice is None else f"{where} {advice} ({said})"

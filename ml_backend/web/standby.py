@@ -44,7 +44,6 @@ class StandbyApp:
         self._build = build
         self._lock = server_lock(settings.database, settings.data_dir)
         self._service: Service | None = None
-        self._reachable = True
         self._loop = BackgroundLoop("stand-by", self._turn, pause=_PAUSE)
         self._waiting = self._create_waiting_app()
         self._app = self._waiting
@@ -74,7 +73,7 @@ class StandbyApp:
 
     def _turn(self) -> float | None:
         if self._service is not None:
-            self._watch()
+            self._watch(self._service)
             return _POLL
         if not self._take_over():
             return _POLL
@@ -84,16 +83,16 @@ class StandbyApp:
         self._loop.stop()
         return None
 
-    def _watch(self) -> None:
+    def _watch(self, service: Service) -> None:
         """Go on while the database is this server's, and while nobody can say: then nothing is written either."""
         try:
             held = self._lock.held()
         except StoreError as error:
-            if self._reachable:
+            if not service.database.problem:
                 log.warning("%s; this server goes on when it is there again", error)
-            self._reachable = False
+            service.database.problem = f"{error}; this server goes on when it is there again"
             return
-        self._reachable = True
+        service.database.problem = ""
         if not held:
             log.error("another server has taken over %s: this one stands by", self._lock.what)
             self._app = self._waiting

@@ -1,10 +1,14 @@
 """Store tests run on both databases: ``pytestmark = EACH_DATABASE`` in a module; ``@ONLY_SQLITE`` for its own matters.
 
 On PostgreSQL, each file that a test opens as a database stands for a database of the session's server.
+
+``--on-postgresql`` runs every other test there too: of the longer modules, only those marked ``@EACH_DATABASE`` do by
+themselves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -40,12 +44,29 @@ def postgresql() -> Iterator[Databases]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def each_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the database that a test runs on."""
     if request.param == "sqlite":
         yield request.param
         return
-    databases: Databases = request.getfixturevalue("postgresql")
+    with _on_postgresql(request.getfixturevalue("postgresql")):
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def postgresql_on_request(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has a test that is not for both databases run on PostgreSQL, where ``--on-postgresql`` asks for it."""
+    if "each_database" in request.fixturenames or not request.config.getoption(
+        "on_postgresql", default=False
+    ):
+        yield
+        return
+    with _on_postgresql(request.getfixturevalue("postgresql")):
+        yield
+
+
+@contextlib.contextmanager
+def _on_postgresql(databases: Databases) -> Iterator[None]:
     made: dict[Path, ServerAddress] = {}
 
     def standing_for(address: Address) -> Kind:
@@ -56,6 +77,7 @@ def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             return kind_of(made[path])
         return kind_of(address)
 
-    monkeypatch.setattr("ml_backend.database.database.kind_of", standing_for)
-    yield request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ml_backend.database.database.kind_of", standing_for)
+        yield
     databases.drop()

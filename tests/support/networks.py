@@ -125,6 +125,64 @@ class ForwardProxy:
         self._server.server_close()
 
 
+class Cable:
+    """A way to a port of this machine that can be cut: all connections end, and new ones are refused.
+
+    Attributes:
+        port: Where it begins.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._ends: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        """Let connections through again, at the same port."""
+        listener = socket.create_server(("127.0.0.1", self.port), reuse_port=True)
+        self._listener, self.port = listener, int(listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """End every connection, and refuse new ones."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+            ends, self._ends = self._ends, []
+            if listener is not None:
+                _hang_up(listener)
+            for end in ends:
+                _hang_up(end)
+
+    def __enter__(self) -> Cable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it was cut
+            while True:
+                here, _ = listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._target))
+                with self._lock:
+                    if self._listener is not listener:
+                        _hang_up(here)
+                        _hang_up(there)
+                        return
+                    self._ends += [here, there]
+                for source, sink in ((here, there), (there, here)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _hang_up(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
 def _pump(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):

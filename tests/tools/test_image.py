@@ -326,6 +326,28 @@ def test_every_setting_is_one_of_the_backends(compose: Compose) -> None:
         assert given <= known
 
 
+def substituted(value: str) -> str:
+    """A value of a compose file, with the defaults of its variables, and with something for those that have none."""
+    given = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:\?[^}]*\}", "a" * 40, given)
+
+
+def test_the_backend_takes_what_is_set_for_it(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("STEERSEG_"):
+            monkeypatch.delenv(name)
+    for name, value in compose.services["backend"].environment.items():
+        monkeypatch.setenv(name, substituted(value))
+    settings = Settings(host="0.0.0.0")
+    assert settings.cluster is None or settings.cluster == "ray-head:6379"
+    if settings.cluster is None:
+        return
+    # Other hosts do not reach the server at its own loopback address, which is where they would ask otherwise.
+    assert settings.cluster_media == f"http://backend:{settings.port}"
+    assert "backend" in settings.server_names
+    assert f"ray start --address={settings.cluster} " in compose.services["backend"].command[-1]
+
+
 def test_the_images_of_both_files_are_the_dockerfiles_variants() -> None:
     for name in FILES:
         compose = Compose.model_validate(yaml.safe_load((ROOT / name).read_text()))

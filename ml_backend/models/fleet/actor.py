@@ -155,8 +155,8 @@ class ModelActor:
 
     # --- what is said meanwhile, in another thread
 
-    def facts(self) -> ActorFacts:
-        """What the host has."""
+    def facts(self) -> Iterator[ActorFacts]:
+        """Yields what the host has, once."""
         version = error = ""
         try:
             version = preset_version(self._plan.preset) if self._plan.version else ""
@@ -166,7 +166,7 @@ class ModelActor:
             sees_data = self._plan.shared.read_text(encoding="utf-8") == self._plan.shared_word
         except (OSError, ValueError):
             sees_data = False
-        return ActorFacts(version, error, sees_data)
+        yield ActorFacts(version, error, sees_data)
 
     def beat(self) -> None:
         """Note that the server is there."""

@@ -46,6 +46,7 @@ _RESTART = 30.0  # seconds that Ray has to begin a lost actor anew, before its l
 _ASK_AGAIN = 60.0  # seconds after which a host that lacked something is looked at again
 _STARTING = 60.0  # seconds in which an actor comes up where its device is free
 _PAUSE = 0.5  # seconds between two attempts meanwhile
+_UNHEARD = "the host does not reach the server's (Ray needs all ports between both)"
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -251,7 +252,9 @@ class ClusterLink:
             cpus=0 if on_gpu else self._plan.worker_cpus,
             sees_data=False,
         )
-        hand = self._hands[place.id] = _Hand(actor, place, _control(actor.facts).remote())
+        # As a stream, as each job's reports are: an actor whose reports do not arrive is to be given no job.
+        facts = actor.facts.options(concurrency_group="control", num_returns="streaming").remote()
+        hand = self._hands[place.id] = _Hand(actor, place, facts)
         return hand
 
     def _greet(self, hand: _Hand) -> None:
@@ -261,13 +264,18 @@ class ClusterLink:
         ready, _ = self._ray.wait([hand.facts], timeout=0)
         if not ready:
             if time.monotonic() > hand.engaged_at + _STARTING:
-                hand.problem = "a worker has not come up; other work on the cluster may have its device"
+                hand.problem = (
+                    f"a worker has not come up; other work on the cluster may have its device, or {_UNHEARD}"
+                )
             return
         try:
-            facts: ActorFacts = self._ray.get(hand.facts)
+            facts: ActorFacts = self._ray.get(next(hand.facts))
         except Exception as error:
-            log.error("a worker on %s could not be started: %s", hand.place.host, _first_line(error))
-            hand.problem, hand.facts = f"the worker could not be started: {_first_line(error)}", None
+            reason = _first_line(error)
+            if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                reason += f"; perhaps {_UNHEARD}"
+            log.error("a worker on %s could not be started: %s", hand.place.host, reason)
+            hand.problem, hand.facts = f"the worker could not be started: {reason}", None
             hand.refused_at = time.monotonic()
             return
         hand.facts, hand.problem = None, facts.error

@@ -251,6 +251,20 @@ def test_each_error_has_its_advice(code: str, said: str) -> None:
     assert said in meant
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "consuming input failed: could not receive data from server: Connection timed out",
+        "consuming input failed: server closed the connection unexpectedly",
+        "the connection is lost",
+        "connection timeout expired",
+    ],
+)
+def test_a_network_that_fails_is_out_of_reach(said: str) -> None:
+    address = ServerAddress.parse("postgresql://me@db:5432/steerseg")
+    assert "cannot be reached; check that the server runs" in explain(said, None, address)
+
+
 def test_what_cannot_be_reached_or_is_not_there_says_so(postgresql: Databases) -> None:
     nowhere = ServerAddress.parse("postgresql://me:secret@127.0.0.1:9/steerseg")
     with pytest.raises(StoreError, match="cannot be reached; check that the server runs"):

@@ -16,6 +16,7 @@ from ml_backend.label_studio.region_masks import page_masks
 from steerseg.masks import encode_rle
 from tests.support.annotator import TASK, Annotator, painted, top
 from tests.support.backend import Backend, MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE
 from tests.support.requests import wait_until, with_expression
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,6 +41,7 @@ def test_clicks_and_boxes_of_any_page_add_up_and_move_all_pages(annotator: Annot
     assert "2 clicks: 1 on the object, 1 beside it; 1 box" in annotator.status
 
 
+@EACH_DATABASE
 def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: Annotator) -> None:
     annotator.type("the ball")
     draft = dict(annotator.draft)
@@ -50,6 +52,7 @@ def test_the_same_call_twice_counts_once_and_gives_the_same_answer(annotator: An
     assert [job.kind for job in JobStore(annotator.backend.database).newest()] == ["steer", "propose"]
 
 
+@EACH_DATABASE
 def test_prompts_outlast_a_restart_and_end_with_the_submission(
     make_backend: MakeBackend, annotator: Annotator
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_deleted_object_is_forgotten(annotator: Annotator) -> None:
     assert "1 click on the object." in annotator.status
 
 
+@EACH_DATABASE
 def test_a_painted_page_stays_and_the_others_follow_it(annotator: Annotator) -> None:
     annotator.type("the ball")
     mine = annotator.series()[4]

@@ -14,6 +14,7 @@ from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.client import LabelStudioClient
 from tests.support.annotator import TASK, Annotator, decoded_pages, painted, top
 from tests.support.backend import Backend, FakeLabelStudio, recorded
+from tests.support.databases import EACH_DATABASE
 from tests.support.requests import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,6 +66,7 @@ def as_submitted(before: dict[str, Result], now: dict[str, Result]) -> list[Resu
     ]
 
 
+@EACH_DATABASE
 def test_the_last_answer_is_on_every_page(annotator: Annotator, fake_label_studio: FakeLabelStudio) -> None:
     annotator.type("the ball")
     before = dict(annotator.draft)
@@ -191,6 +193,7 @@ def ask_and_submit(annotator: Annotator, fake: FakeLabelStudio, folder: Path) ->
     asking.join()
 
 
+@EACH_DATABASE
 def test_an_answer_to_a_task_that_was_submitted_meanwhile_goes_into_the_annotation(
     annotator: Annotator, fake_label_studio: FakeLabelStudio, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from ml_backend.web.app import create_app
 from ml_backend.web.assemble import build_service
 from tests.support import refinement_targets
 from tests.support.backend import FakeLabelStudio
+from tests.support.databases import EACH_DATABASE
 from tests.support.refinement_world import (
     LABEL_CONFIG,
     FilmLoader,
@@ -235,6 +236,7 @@ def test_a_champion_whose_artefact_is_damaged_is_a_plain_error(world: World) -> 
     assert "no soft prompts" not in str(answer["errors"])
 
 
+@EACH_DATABASE
 def test_an_unknown_project_is_told_apart(world: World) -> None:
     backend = world.start()
     assert backend.client.post("/projects/7/refine").status_code == 404
@@ -286,6 +288,7 @@ def test_a_refinement_is_a_job_that_is_cancelled_in_the_middle_of_its_training(w
     assert backend.executor.statuses[0].restarts == 0
 
 
+@EACH_DATABASE
 def test_a_refinement_that_waits_is_cancelled_before_it_begins(world: World) -> None:
     backend = world.start(begin=False)
     number = backend.post("/projects/1/refine")["current"]["id"]
@@ -378,6 +381,7 @@ def test_enough_corrections_begin_one_and_label_studios_number_comes_first(world
     assert backend.status()["current"] is None
 
 
+@EACH_DATABASE
 def test_the_number_of_corrections_can_be_switched_off(world: World) -> None:
     backend = world.start(begin=False, refine_after=0)
     backend.service.triggers.corrected(1)

@@ -17,6 +17,7 @@ from ml_backend.settings import Settings, load_settings
 from ml_backend.web.door import server_names
 from steerseg.errors import ConfigError
 from tests.support.backend import Backend, MakeBackend, recorded
+from tests.support.pages import text_of
 from tests.support.requests import introduce
 
 NODE = NodeStatus("ab12", "gpu-1", "10.0.0.7", gpus=2, cpus=32, workers=2, wanted=2, problem="")
@@ -41,6 +42,25 @@ def test_the_page_and_the_report_show_what_runs_where(backend: Backend) -> None:
     page = backend.client.get("/pages/workers").get_data(as_text=True)
     assert "this server" in page
     assert "Cluster" not in page
+
+
+def test_the_page_shows_the_cluster_and_a_page_without_workers_says_so(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = replace(NODE, host="head", gpus=0, workers=0, wanted=0)
+    ill = replace(NODE, host="gpu-2", problem="the host has another version")
+    cluster = replace(UP, nodes=(NODE, idle, ill))
+    report = FleetReport((BUSY,), {"interactive": 0}, cluster)
+    monkeypatch.setattr(backend.service, "fleet_report", lambda: report)
+    page = text_of(backend.client, "/pages/workers")
+    assert 'class="badge connected"' in page
+    assert "2 of 2" in page
+    assert '<span class="soft">none</span>' in page
+    assert '<td class="failed">the host has another version</td>' in page
+    overview = backend.service.overview()
+    assert "No worker is there" not in text_of(backend.client, "/")
+    monkeypatch.setattr(backend.service, "overview", lambda: replace(overview, workers=()))
+    assert "No worker is there. Jobs wait" in text_of(backend.client, "/")
 
 
 def test_the_command_shows_nodes_devices_work_and_throughput() -> None:

@@ -30,6 +30,7 @@ from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
 from steerseg.words.glossary import Entry, Glossary
 from tests.support.backend import Backend, MakeBackend, recorded
+from tests.support.databases import EACH_DATABASE
 from tests.support.pages import FRAMES, HEIGHT, WIDTH, FilmedMedia, project_of, text_of, token_in
 from tests.support.requests import introduce, wait_until, with_expression
 
@@ -130,6 +131,7 @@ def test_a_project_lists_its_proposals(predicted: Backend) -> None:
     assert "no-store" in predicted.client.get(f"/pages/projects/{number}").headers["Cache-Control"]
 
 
+@EACH_DATABASE
 def test_long_lists_have_pages(predicted: Backend) -> None:
     number = project_of(predicted)
     (one, *_) = list_proposals(predicted.database, number, limit=1)
@@ -239,6 +241,7 @@ def test_a_curve_needs_two_numbers() -> None:
 # --- versions
 
 
+@EACH_DATABASE
 def test_versions_are_promoted_and_rolled_back_by_forms(predicted: Backend) -> None:
     number = project_of(predicted)
     name = add_version(predicted)
@@ -373,6 +376,7 @@ def test_a_project_says_what_its_configuration_leaves_open(predicted: Backend) -
 # --- promotions in use, and what to label next
 
 
+@EACH_DATABASE
 def test_a_version_that_was_taken_back_is_shown_with_the_reason(predicted: Backend) -> None:
     number = project_of(predicted)
     name = add_version(predicted)
@@ -425,6 +429,7 @@ def test_what_to_label_next_is_listed_and_written_only_on_request(predicted: Bac
 # --- words
 
 
+@EACH_DATABASE
 def test_words_are_written_changed_and_removed(predicted: Backend) -> None:
     number = project_of(predicted)
     path = f"/pages/projects/{number}/words"

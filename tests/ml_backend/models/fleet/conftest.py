@@ -11,6 +11,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--ray-kills", type=int, default=3, help="actors and nodes of a Ray cluster that are killed"
     )
+    parser.addoption(
+        "--ray-head-kills", type=int, default=1, help="how often the head of a Ray cluster is killed"
+    )
 
 
 @pytest.fixture(scope="session")

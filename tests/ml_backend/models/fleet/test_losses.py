@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.support import executor_targets as targets
 from tests.support.ray_cluster import LocalCluster, actor_pids, fleet_on, kill_actor
 from tests.support.worker_suite import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(3600)
 
 PER_KILL = 15
 """Jobs that end between two kills."""
@@ -56,6 +57,13 @@ def ready(executor: Executor[Any, Any], count: int) -> bool:
     return len(states) == count and all(state in (WorkerState.READY, WorkerState.BUSY) for state in states)
 
 
+def some_actors() -> list[int]:
+    """The processes of the actors that are there, once there are any: Ray begins those anew that were killed."""
+    while not (pids := actor_pids()):
+        time.sleep(0.02)
+    return pids
+
+
 def test_killed_actors_and_nodes_cost_no_job_and_double_none(
     cluster: LocalCluster, executor: Executor[Any, Any], pytestconfig: pytest.Config
 ) -> None:
@@ -70,7 +78,7 @@ def test_killed_actors_and_nodes_cost_no_job_and_double_none(
                 cluster.kill_node(rng.choice(cluster.nodes))
                 cluster.add_node()
             else:
-                kill_actor(rng.choice(actor_pids() or [0]))
+                kill_actor(rng.choice(some_actors()))
         ends.check()
         wait_until(lambda: ready(executor, 2))  # a node that came later has a worker, one that left has none
         assert fleet.status.problem == ""
@@ -78,24 +86,30 @@ def test_killed_actors_and_nodes_cost_no_job_and_double_none(
 
 
 def test_a_lost_head_is_said_and_found_again(
-    cluster: LocalCluster, executor: Executor[Any, Any], tmp_path: Path
+    cluster: LocalCluster, executor: Executor[Any, Any], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
+    rng = random.Random(12)
     with fleet_on(cluster, executor, targets.commands, silence=5.0) as fleet:
-        wait_until(lambda: ready(executor, 2))
-        started, release = [tmp_path / "0", tmp_path / "1"], tmp_path / "release"
-        held = [executor.submit(("wait_for", path, release)) for path in started]
-        wait_until(lambda: all(path.exists() for path in started))
-        ends = Ends(executor, 20)
-        cluster.kill_head()
-        wait_until(lambda: fleet.status.state is ClusterState.LOST)
-        assert "out of reach" in fleet.status.problem
-        assert executor.statuses == []
-        assert not any(job.future.done() for job in held)
-        cluster.kill_orphans()
-        release.touch()
-        cluster.start_head()
-        for _ in range(2):
-            cluster.add_node(wait=False)
-        assert [job.result() for job in held] == ["released"] * 2
-        ends.check()
-        assert fleet.status.state is ClusterState.CONNECTED
+        for kill in range(pytestconfig.getoption("--ray-head-kills", 1)):
+            wait_until(lambda: ready(executor, 2))
+            started, release = [tmp_path / f"{kill}-{n}" for n in range(2)], tmp_path / f"release-{kill}"
+            held = [executor.submit(("wait_for", path, release)) for path in started]
+            wait_until(lambda started=started: all(path.exists() for path in started))
+            ends = Ends(executor, 20)
+            if kill % 2:  # in the middle of the work of many, and not only while two are held
+                release.touch()
+                point = rng.randrange(len(ends.jobs))
+                wait_until(lambda ends=ends, point=point: len(ends.numbers) >= point)
+            cluster.kill_head()
+            wait_until(lambda: fleet.status.state is ClusterState.LOST)
+            assert "out of reach" in fleet.status.problem
+            assert executor.statuses == []
+            assert kill % 2 or not any(job.future.done() for job in held)
+            cluster.kill_orphans()
+            release.touch()
+            cluster.start_head()
+            for _ in range(2):
+                cluster.add_node(wait=False)
+            assert [job.result() for job in held] == ["released"] * 2
+            ends.check()
+            assert fleet.status.state is ClusterState.CONNECTED
