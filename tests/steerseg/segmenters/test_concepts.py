@@ -83,9 +83,7 @@ def test_dropped_objects_leave_the_others_their_masks(
 ) -> None:
     monkeypatch.setattr(segmenter.model, "hotstart_unmatch_thresh", 4)
     tracks = segmenter.track(film(), PHRASES)
-    kept = [
-        key for key in keys_of(expected) if key not in expected[0]
-    ]  # the last frame drops the first ones
+    kept = [key for key in keys_of(expected) if key not in expected[0]]  # the last frame drops the first ones
     assert kept
     for key, track in zip(kept, tracks, strict=True):
         assert_same_object(track, key, expected)
