@@ -93,7 +93,8 @@ class ConceptSegmenter:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def can_read(self, phrase: str) -> bool:
         """Whether a phrase is short enough for the text encoder."""

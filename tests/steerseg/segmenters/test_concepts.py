@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from steerseg.segmenters.concepts import ConceptSegmenter, ConceptTrack
 from tests.support.tiny_concepts import save_tiny_sam3
 
 PHRASES = ("red car", "dog")
+Outputs = Sequence[Mapping[int, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +42,24 @@ def film(frames: int = 5) -> np.ndarray:
     return pictures
 
 
-@dataclass(frozen=True)
-class SessionOutput:
-    """What the library's own loop over a session yields: the masks by object of each frame, and who was dropped."""
-
-    masks: list[Mapping[int, torch.Tensor]]
-    dropped: set[int]
-
-    @property
-    def keys(self) -> list[int]:
-        return sorted({key for masks in self.masks for key in masks})
-
-
-def run_session(folder: Path, frames: np.ndarray, **settings: float) -> SessionOutput:
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Outputs:
+    """The masks by object of each frame, as the library's own loop over a session yields them."""
     model = Sam3VideoModel.from_pretrained(folder)
-    for name, value in settings.items():
-        setattr(model, name, value)
     processor = Sam3VideoProcessor.from_pretrained(folder)
-    session = processor.init_video_session(video=frames, dtype=torch.float32)
+    session = processor.init_video_session(video=film(), dtype=torch.float32)
     processor.add_text_prompt(session, list(PHRASES))
-    masks = [output.obj_id_to_mask for output in model.propagate_in_video_iterator(session)]
-    return SessionOutput(masks, session.hotstart_removed_obj_ids)
+    outputs = [output.obj_id_to_mask for output in model.propagate_in_video_iterator(session)]
+    assert not session.hotstart_removed_obj_ids
+    return outputs
 
 
-def assert_same_object(track: ConceptTrack, key: int, expected: SessionOutput) -> None:
-    for index, masks in enumerate(expected.masks):
+def keys_of(expected: Outputs) -> list[int]:
+    return sorted({key for masks in expected for key in masks})
+
+
+def assert_same_object(track: ConceptTrack, key: int, expected: Outputs) -> None:
+    for index, masks in enumerate(expected):
         if key in masks:
             assert (track.logits[index] - masks[key][0]).abs().max() < 1e-5
             assert track.presence[index] > 0
@@ -75,29 +68,25 @@ def assert_same_object(track: ConceptTrack, key: int, expected: SessionOutput) -
             assert track.presence[index] == 0
 
 
-def test_tracks_are_those_of_the_librarys_own_session(folder: Path, segmenter: ConceptSegmenter) -> None:
+def test_tracks_are_those_of_the_librarys_own_session(segmenter: ConceptSegmenter, expected: Outputs) -> None:
     done: list[float] = []
     tracks = segmenter.track(film(), PHRASES, done.append)
-    expected = run_session(folder, film())
     assert {track.phrase for track in tracks} == set(PHRASES)
-    assert any(key not in expected.masks[0] for key in expected.keys)  # some come later
-    for key, track in zip(expected.keys, tracks, strict=True):
+    assert any(key not in expected[0] for key in keys_of(expected))  # some come later
+    for key, track in zip(keys_of(expected), tracks, strict=True):
         assert_same_object(track, key, expected)
     assert done == [0.2, 0.4, 0.6, 0.8, 1.0]
 
 
 def test_dropped_objects_leave_the_others_their_masks(
-    folder: Path, segmenter: ConceptSegmenter, monkeypatch: pytest.MonkeyPatch
+    segmenter: ConceptSegmenter, expected: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = film(4)  # objects of the first frame are dropped on the last one
-    dropped = run_session(folder, frames, hotstart_unmatch_thresh=3).dropped
-    undisturbed = run_session(folder, frames)
-    kept = sorted(set(undisturbed.keys) - dropped)
-    monkeypatch.setattr(segmenter.model, "hotstart_unmatch_thresh", 3)
-    tracks = segmenter.track(frames, PHRASES)
-    assert min(dropped) < max(kept)  # its row moves up
+    monkeypatch.setattr(segmenter.model, "hotstart_unmatch_thresh", 4)
+    tracks = segmenter.track(film(), PHRASES)
+    kept = [key for key in keys_of(expected) if key not in expected[0]]  # the last frame drops the first ones
+    assert kept
     for key, track in zip(kept, tracks, strict=True):
-        assert_same_object(track, key, undisturbed)
+        assert_same_object(track, key, expected)
 
 
 def test_nothing_is_found_where_nothing_scores(
