@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ml_backend.interactive.request import InteractiveRequest
+from ml_backend.interactive.store import UNKNOWN, TaskStateKey
 from ml_backend.label_studio.controls import FramesSide, VideoSide, verdict_word
 from ml_backend.label_studio.results import Result, ResultItem
 from ml_backend.label_studio.task import Task
@@ -80,6 +81,7 @@ class Answer:
         message: The message for the annotator, if there is one.
         score: Score of the best region, in [0, 1].
         late: Whether it was not ready in time, so that the annotator has to ask again.
+        unanswered: The expression whose proposal was not ready in time; empty where there is none.
         settles_text: Whether the expressions in force take the place of the texts that were typed.
     """
 
@@ -87,6 +89,7 @@ class Answer:
     message: str | None = None
     score: float = 0.0
     late: bool = False
+    unanswered: str = ""
     settles_text: bool = False
 
 
@@ -98,9 +101,22 @@ def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | Vid
     return Answer(message=describe_refusal(proposal, guidance, verdict=verdict))
 
 
-def late_answer(progress: str) -> Answer:
-    """The answer where the work is not done by the deadline."""
-    return Answer(message=f"Still working: {progress}. Press Enter again in a while.", late=True)
+def late_answer(progress: str, expression: str = "") -> Answer:
+    """The answer where the work is not done by the deadline.
+
+    Args:
+        progress: How far the work is.
+        expression: The expression whose proposal it is; empty where it is about clicks, boxes or paint.
+    """
+    message = f"Still working: {progress}. Press Enter again in a while."
+    return Answer(message=message, late=True, unanswered=expression)
+
+
+def state_key(project_id: int, task: Task, side: FramesSide | VideoSide) -> TaskStateKey:
+    """Identifies the state of one side of a task in the hands of whoever has its draft."""
+    draft = task.draft
+    annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
+    return TaskStateKey(project_id, task.id, annotator, side.name)
 
 
 def expression_of_candidate(pick: int, *expressions: str | None) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.database.projects import Project
-from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.answer import Answer, Call, state_key
 from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import Promise
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.interactive.video_answer import VideoCalls, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
@@ -31,6 +33,9 @@ from ml_backend.settings import Settings
 from steerseg.errors import ExpressionError
 
 log = logging.getLogger(__name__)
+
+_COMES_LATER = "If you submit before, it comes as a prediction."
+"""What becomes of a proposal that an annotator does not wait for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class InteractiveCalls:
         media: Fetches the media of tasks.
         versions: The versions of predictions.
         ingestor: Dispatches submissions before and after a call is answered.
+        states: The states of tasks, which note the expressions that were not answered in time.
         pages: Takes answers whose task was submitted meanwhile.
+        promise: Takes the expressions that were not answered in time and whose task was submitted meanwhile.
         metrics: Counts calls by how they end.
     """
 
@@ -92,7 +99,9 @@ class InteractiveCalls:
         media: PredictionMedia,
         versions: ModelVersions,
         ingestor: Ingestor,
+        states: TaskStateStore,
         pages: SubmittedPages,
+        promise: Promise,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
@@ -102,7 +111,9 @@ class InteractiveCalls:
         self._media = media
         self._versions = versions
         self._ingestor = ingestor
+        self._states = states
         self._pages = pages
+        self._promise = promise
         self._metrics = metrics
 
     def answer(self, request: CallRequest) -> InteractiveAnswer:
@@ -124,11 +135,36 @@ class InteractiveCalls:
         answer = self._answer(self._call(request, content, task_request), side)
         if answer.result:
             answer = self._unless_submitted(answer, request, side, started)
+        if content.is_text:
+            answer = self._with_promise(answer, request, side, started)
         result = list(answer.result)
         if answer.message is not None:
             status = status_result(side, answer.message, interactive=True)
             result += [] if status is None else [status]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
+
+    def _with_promise(
+        self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float
+    ) -> Answer:
+        """The answer to a text; what was not ready in time is noted, for a submission that does not wait for it."""
+        project, task = request.project.id, request.task
+        key = state_key(project, task, side)
+        self._states.note_unanswered(key, answer.unanswered)
+        if not answer.unanswered:
+            return answer
+        self._ingestor.dispatch()
+        if self._submitted_since(started, request) is not None:  # perhaps before it was noted
+            self._states.note_unanswered(key, "")
+            self._promise(project, task, answer.unanswered)
+        if not self._settings.push_predictions:
+            return answer
+        return replace(answer, message=f"{answer.message} {_COMES_LATER}")
+
+    def _submitted_since(self, started: float, request: CallRequest) -> int | None:
+        """The annotation in which the annotator of a call submitted its task since the call began."""
+        draft = request.task.draft
+        annotator = None if draft is None else draft.annotator
+        return self._pages.submitted_since(started, request.project.id, request.task.id, annotator)
 
     def _unless_submitted(
         self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float
@@ -139,9 +175,7 @@ class InteractiveCalls:
         """
         self._ingestor.dispatch()
         project, task = request.project.id, request.task
-        draft = task.draft
-        annotator = None if draft is None else draft.annotator
-        number = self._pages.submitted_since(started, project, task.id, annotator)
+        number = self._submitted_since(started, request)
         if number is None:
             return answer
         status = None if answer.message is None else status_result(side, answer.message)

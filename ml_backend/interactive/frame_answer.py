@@ -148,7 +148,7 @@ class _FrameCall(PagesCall):
         try:
             proposal = work.outcome.result(call.seconds_left)
         except TimeoutError:
-            return late_answer(work.progress)
+            return late_answer(work.progress, expression)
         if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
             return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
         if not proposal.tracklets:

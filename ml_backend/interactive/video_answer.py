@@ -97,7 +97,7 @@ def _answer_expression(call: Call, side: VideoSide, guidance: Guidance, text: st
     try:
         proposal = work.outcome.result(call.seconds_left)
     except TimeoutError:
-        return late_answer(work.progress)
+        return late_answer(work.progress, expression)
     if not proposal.tracklets:
         return Answer(message=describe_answer(proposal, 0, guidance))
     if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
