@@ -33,6 +33,9 @@ FUNCTION_WORDS = frozenset({
     *("third", "only", "same", "more", "most", "less", "least", "very", "then", "just", "still", "also"),
 })
 # fmt: on
+NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
+"""Words that say how many objects are meant."""
+
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 _SURE_OF_A_NAME = 0.05  # names below it are not counted for people to read
 
@@ -55,12 +58,14 @@ class Lexicon(BaseModel):
     def unknown(self, expression: str) -> tuple[str, ...]:
         """The words of an expression that the model was never taught, in their order, each once.
 
-        Words that tell nothing about an object do not count. Where no words are listed, none is unknown.
+        Words that tell nothing about an object do not count, nor do numbers. Where no words are listed, none is
+        unknown.
         """
         if not self.words:
             return ()
         found = _WORD.findall(expression.lower().replace("’", "'"))
-        return tuple(dict.fromkeys(word for word in found if word not in FUNCTION_WORDS | self.words))
+        known = FUNCTION_WORDS | NUMBERS.keys() | self.words
+        return tuple(dict.fromkeys(word for word in found if word not in known))
 
     @property
     def names(self) -> tuple[str, ...]:
