@@ -9,7 +9,15 @@ from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.look import Expectation, look_at, look_of
-from steerseg.presence.signals import NOT_JUDGED, Look, Presence, PresenceSignals, Said, signals_of
+from steerseg.presence.signals import (
+    NOT_JUDGED,
+    Look,
+    Presence,
+    PresenceSignals,
+    Said,
+    names_nothing,
+    signals_of,
+)
 from steerseg.presets import Preset
 from steerseg.tracking import Propagation
 from steerseg.verification import Opinion, Stance
@@ -79,7 +87,9 @@ class Judge:
         signals = self._signals(case, look)
         value = calibration.presence(signals)
         refuses = config.presence == "refuse" or (
-            config.presence == "refuse-known" and not case.reading.new_words
+            config.presence == "refuse-known"
+            and not case.reading.new_words
+            and not names_nothing(case.reading.text, self._lexicon)
         )
         understood = signals.known == 1 and not signals.negated
         return Presence(

@@ -47,6 +47,7 @@ class Lexicon(BaseModel):
         nouns: Noun -> the names of objects that it may stand for. A name stands for itself and needs no entry.
         called: Noun, synonyms included -> all names of objects that people may call so, also arguable ones.
         words: All words that the model was taught, in lower case; none where nobody can list them.
+        manner: Those that never say what something is, but how it moves, where it is, or how it compares.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class Lexicon(BaseModel):
     nouns: Mapping[str, tuple[str, ...]] = {}
     called: Mapping[str, tuple[str, ...]] = {}
     words: frozenset[str] = frozenset()
+    manner: frozenset[str] = frozenset()
 
     def unknown(self, expression: str) -> tuple[str, ...]:
         """The words of an expression that the model was never taught, in their order, each once.
