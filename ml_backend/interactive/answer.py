@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ml_backend.interactive.request import InteractiveRequest
@@ -51,6 +51,7 @@ class Call:
         version: The version of the project's predictions.
         own_expression: The task's own expression, if it has a usable one.
         deadline: When an answer is due, by :func:`time.monotonic`.
+        delivers: Whether a proposal that its annotator does not wait for becomes a prediction.
         propose: Begins a proposal for an expression, in the background.
         fetch: Fetches the task's media.
     """
@@ -63,6 +64,7 @@ class Call:
     version: str
     own_expression: str | None
     deadline: float
+    delivers: bool
     propose: Callable[[str], ProposalWork] = field(repr=False)
     fetch: Callable[[], Media] = field(repr=False)
 
@@ -101,15 +103,16 @@ def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | Vid
     return Answer(message=describe_refusal(proposal, guidance, verdict=verdict))
 
 
-def late_answer(progress: str, expression: str = "") -> Answer:
-    """The answer where the work is not done by the deadline.
+def late_answer(progress: str) -> Answer:
+    """The answer where the work is not done by the deadline."""
+    return Answer(message=f"Still working: {progress}. Press Enter again in a while.", late=True)
 
-    Args:
-        progress: How far the work is.
-        expression: The expression whose proposal it is; empty where it is about clicks, boxes or paint.
-    """
-    message = f"Still working: {progress}. Press Enter again in a while."
-    return Answer(message=message, late=True, unanswered=expression)
+
+def late_proposal(call: Call, progress: str, expression: str) -> Answer:
+    """The answer where the proposal for an expression is not there by the deadline."""
+    answer = late_answer(progress)
+    after = " If you submit before, it comes as a prediction." if call.delivers else ""
+    return replace(answer, message=f"{answer.message}{after}", unanswered=expression)
 
 
 def state_key(project_id: int, task: Task, side: FramesSide | VideoSide) -> TaskStateKey:

@@ -34,9 +34,6 @@ from steerseg.errors import ExpressionError
 
 log = logging.getLogger(__name__)
 
-_COMES_LATER = "If you submit before, it comes as a prediction."
-"""What becomes of a proposal that an annotator does not wait for."""
-
 
 @dataclass(frozen=True)
 class InteractiveAnswer:
@@ -136,29 +133,26 @@ class InteractiveCalls:
         if answer.result:
             answer = self._unless_submitted(answer, request, side, started)
         if content.is_text:
-            answer = self._with_promise(answer, request, side, started)
+            self._keep_promise(answer.unanswered, request, side, started)
         result = list(answer.result)
         if answer.message is not None:
             status = status_result(side, answer.message, interactive=True)
             result += [] if status is None else [status]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
 
-    def _with_promise(
-        self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float
-    ) -> Answer:
-        """The answer to a text; what was not ready in time is noted, for a submission that does not wait for it."""
+    def _keep_promise(
+        self, unanswered: str, request: CallRequest, side: FramesSide | VideoSide, started: float
+    ) -> None:
+        """Note the expression of a text that was not answered in time, for a submission that does not wait for it."""
         project, task = request.project.id, request.task
         key = state_key(project, task, side)
-        self._states.note_unanswered(key, answer.unanswered)
-        if not answer.unanswered:
-            return answer
+        self._states.note_unanswered(key, unanswered)
+        if not unanswered:
+            return
         self._ingestor.dispatch()
         if self._submitted_since(started, request) is not None:  # perhaps before it was noted
             self._states.note_unanswered(key, "")
-            self._promise(project, task, answer.unanswered)
-        if not self._settings.push_predictions:
-            return answer
-        return replace(answer, message=f"{answer.message} {_COMES_LATER}")
+            self._promise(project, task, unanswered)
 
     def _submitted_since(self, started: float, request: CallRequest) -> int | None:
         """The annotation in which the annotator of a call submitted its task since the call began."""
@@ -216,6 +210,7 @@ class InteractiveCalls:
             version=task_request.version.name,
             own_expression=self._own_expression(task, project),
             deadline=request.deadline,
+            delivers=self._settings.push_predictions,
             propose=partial(self._propose, task_request),
             fetch=partial(self._media.load, project, task, controls),
         )

@@ -9,7 +9,7 @@ from ml_backend.interactive.answer import (
     Answer,
     Call,
     expression_of_candidate,
-    late_answer,
+    late_proposal,
     refusal,
 )
 from ml_backend.interactive.in_force import is_visible, made_together, texts_in_force
@@ -148,7 +148,7 @@ class _FrameCall(PagesCall):
         try:
             proposal = work.outcome.result(call.seconds_left)
         except TimeoutError:
-            return late_answer(work.progress, expression)
+            return late_proposal(call, work.progress, expression)
         if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
             return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
         if not proposal.tracklets:

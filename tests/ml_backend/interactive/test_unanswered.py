@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ml_backend.corrections.completion_store import CompletionStore
-from ml_backend.interactive.store import UNKNOWN, TaskStateStore
+from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
 from ml_backend.predictions.deliveries import Deliveries
 from ml_backend.predictions.results import expression_of
 from tests.support.annotator import TASK, Annotator
@@ -120,9 +120,10 @@ def test_who_gets_the_answer_after_all_is_sent_no_second_one(
     backend = start(make_backend, fake_label_studio)
     annotator = Annotator(backend)
     annotator.type(f"wait {release}")
-    assert TaskStateStore(backend.database).unanswered(PROJECT, TASK, annotator.number) == (
-        f"wait {release}",
-    )
+    states = TaskStateStore(backend.database)
+    assert states.unanswered(PROJECT, TASK, annotator.number) == (f"wait {release}",)
+    known = states.get(TaskStateKey(PROJECT, TASK, annotator.number, "frames"))
+    assert known.message == annotator.status, "a draft that shows it is younger than the answer"
     release.touch()
 
     def ask_again() -> bool:
@@ -130,6 +131,6 @@ def test_who_gets_the_answer_after_all_is_sent_no_second_one(
         return not annotator.status.startswith("Still working")
 
     wait_until(ask_again)
-    assert TaskStateStore(backend.database).unanswered(PROJECT, TASK, annotator.number) == ()
+    assert states.unanswered(PROJECT, TASK, annotator.number) == ()
     submit(annotator, fake_label_studio, [*annotator.draft.values(), typed(f"wait {release}")])
     assert Deliveries(backend.database, 9).unclaimed() == []
