@@ -189,7 +189,7 @@ class TaskStateStore:
         return count
 
 
-def _of_annotator(project_id: int, task_id: int, annotator: int) -> Select[tuple[SteeringRow]]:
+def _of_annotator(project_id: int, task_id: int, annotator: int) -> Select[SteeringRow]:
     """The states of a task's sides that pass to an annotator who submits it."""
     return select(SteeringRow).where(
         SteeringRow.project_id == project_id,
