@@ -50,6 +50,7 @@ from ml_backend.requests import (
     parse_webhook,
 )
 from ml_backend.settings import Settings
+from steerseg.words.glossary import load_english
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class Service:
 
     def start(self) -> None:
         """Begin the work that no request asks for: from annotations to corrections to better prompts."""
+        load_english()
         if self.fleet is not None:
             self.fleet.start()
         self.ingestor.start()

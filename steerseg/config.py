@@ -69,7 +69,8 @@ class PipelineConfig:
             shown where that is unlikely. The method does neither (our choice otherwise). It takes a preset with a
             calibration, and one more pass of the LVLM; see :mod:`steerseg.presence.signals`. ``"refuse-known"`` refuses
             only expressions whose words are all known: a team's new word is never refused, so that it can be
-            corrected and learned.
+            corrected and learned. Nor is one that says only how something moves, where it is, or how it compares:
+            there is no name to hold against what was found.
         localisation: Whether the LVLM is asked where the object is, and tracklets that are elsewhere lose rank. The
             method does not (our choice otherwise); it takes one more answer of the LVLM. Expressions of several objects
             are left out. See :mod:`steerseg.presence.localisation`.

@@ -11,7 +11,13 @@ from pydantic import BaseModel
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyframes
 from steerseg.pipeline import SteerSeg
-from steerseg.presence.signals import Look, PresenceCalibration, PresenceSignals, signals_of
+from steerseg.presence.signals import (
+    Look,
+    PresenceCalibration,
+    PresenceSignals,
+    names_nothing,
+    signals_of,
+)
 from steerseg.statistics import Interval, bootstrap_mean
 from steerseg.words.learning import Lexicon
 
@@ -104,14 +110,14 @@ def describe_presence(
     there = np.array([row.there for row in rows])
     clips = [row.video for row in rows]
     refused = (values < calibration.threshold).astype(np.float64)
-    known = np.array([not row.new_words for row in rows])
+    judged = np.array([not row.new_words and not names_nothing(row.wording, lexicon) for row in rows])
     yield f"AUROC of what is there against what is not: {auroc_interval(values, there, clips)}"
     good = np.array([row.j > 0.5 for row in rows])
     clips_there = [clip for clip, shown in zip(clips, there, strict=True) if shown]
     right = auroc_interval(values[there], good[there], clips_there)
     yield f"AUROC of presence for J > 0.5, among what is there: {right}"
     yield ""
-    yield "| expressions | refused | 95 % over clips | of known words | by refuse-known | number |"
+    yield "| expressions | refused | 95 % over clips | may be refused | by refuse-known | number |"
     yield "|---|---|---|---|---|---|"
     groups: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
@@ -121,9 +127,9 @@ def describe_presence(
             groups["there, and J > 0.5" if row.j > 0.5 else "there, and J ≤ 0.5"].append(i)
     for name, members in sorted(groups.items(), key=lambda item: (rows[item[1][0]].there, item[0])):
         share = bootstrap_mean(refused[members], [clips[i] for i in members])
-        by_known = float((refused * known)[members].mean())
+        by_known = float((refused * judged)[members].mean())
         yield (
-            f"| {name} | {share.mean:.3f} | {share.low:.3f} to {share.high:.3f} | {int(known[members].sum())} "
+            f"| {name} | {share.mean:.3f} | {share.low:.3f} to {share.high:.3f} | {int(judged[members].sum())} "
             f"| {by_known:.3f} | {share.count} |"
         )
 

@@ -19,6 +19,7 @@ from ml_backend.label_studio.client import MEASURED_VERSION, LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.errors import BackendRefusedError, LabelStudioError, LabelStudioUnreachableError
+from ml_backend.models.fingerprint import reads_expressions
 from ml_backend.web.access import SECRET_HEADER
 from steerseg.errors import ConfigError
 
@@ -102,9 +103,9 @@ def connect(
     identity = int(found["id"])
     if storage_path is not None:
         _storage(client, identity, storage_path, log)
-    _backend(client, identity, backend_url, interactive, basic_auth, extra_params, log)
+    version = _backend(client, identity, backend_url, interactive, basic_auth, extra_params, log)
     _webhook(client, identity, backend_url, webhook_secret, log)
-    _introduce(client, found, controls, log)
+    _introduce(client, found, controls, reads_expressions(version), log)
     return Connection(
         project=identity,
         title=str(found["title"]),
@@ -189,9 +190,11 @@ def _same_text(a: str, b: str) -> bool:
     return a.split() == b.split()
 
 
-def _introduce(client: LabelStudioClient, project: Mapping[str, Any], controls: Controls, log: _Log) -> None:
+def _introduce(
+    client: LabelStudioClient, project: Mapping[str, Any], controls: Controls, reads: bool, log: _Log
+) -> None:
     """Give the project texts and a list of tasks, where nobody has made any."""
-    texts = {"description": description(controls), "expert_instruction": instructions(controls)}
+    texts = {"description": description(controls, reads), "expert_instruction": instructions(controls, reads)}
     missing = {name: text for name, text in texts.items() if not project.get(name)}
     if missing:
         client.projects.update(project["id"], **missing)
@@ -232,7 +235,8 @@ def _backend(
     basic_auth: tuple[str, str] | None,
     extra_params: Mapping[str, Any] | None,
     log: _Log,
-) -> None:
+) -> str:
+    """Connect the backend, and return the version that it answers as."""
     known = client.backends.of_project(project)
     # One that was connected under another address is moved: with two, every task would be asked for twice.
     mine = next((b for b in known if b["url"].rstrip("/") == url), None) or next(
@@ -271,6 +275,7 @@ def _backend(
             f"{backend.get('error_message') or backend.get('readable_state')}; look into the backend's log"
         )
     log.did(f"the backend answers as model version {backend['model_version']!r}")
+    return str(backend["model_version"])
 
 
 def _forget_webhook(client: LabelStudioClient, project: int, backend_url: str, log: _Log) -> None:

@@ -24,18 +24,32 @@ def switches(controls: Controls) -> str:
     )
 
 
-def description(controls: Controls) -> str:
-    """The project's description, which Label Studio shows in its list of projects."""
+def description(controls: Controls, reads_expressions: bool = True) -> str:
+    """The project's description, which Label Studio shows in its list of projects.
+
+    Args:
+        controls: The controls of the project.
+        reads_expressions: Whether the backend has a language model.
+    """
     if controls.frames is None:
-        return "Type what to track, correct the boxes, submit."
-    return f"Type what to track, correct the masks, submit. {switches(controls)}"
+        begin = "Type what to track" if reads_expressions else "Draw a box around the object"
+        return f"{begin}, correct the boxes, submit."
+    begin = "Type what to track" if reads_expressions else "Click the object, or draw a box around it"
+    return f"{begin}, correct the masks, submit. {switches(controls)}"
 
 
-def instructions(controls: Controls) -> str:
-    """The project's instructions, HTML that Label Studio shows on request."""
-    steps = [
-        "Type what to track and press Enter, for example <i>the dog on the left</i> or <i>the two dogs</i>."
-    ]
+def instructions(controls: Controls, reads_expressions: bool = True) -> str:
+    """The project's instructions, HTML that Label Studio shows on request.
+
+    Args:
+        controls: The controls of the project.
+        reads_expressions: Whether the backend has a language model.
+    """
+    steps = []
+    if reads_expressions:
+        steps.append(
+            "Type what to track and press Enter, for example <i>the dog on the left</i> or <i>the two dogs</i>."
+        )
     if controls.frames is not None:
         steps = [
             switches(controls),

@@ -78,7 +78,9 @@ def choose_proposal(
         version: Which version made the prediction that the annotation began from, where that is known.
 
     Returns:
-        That of this version; without one, the newest that was there when the annotation was last changed.
+        That of this version; without one, the newest that was there when the annotation was last changed. What came
+        later is nothing that it began from, except where it says that it began from a proposal: then two clocks
+        disagree.
     """
     expression = decision.proposed_expression or decision.expression
     fitting = [row for row in rows if row.key.expression == expression]
@@ -87,7 +89,8 @@ def choose_proposal(
     if version is not None:
         return next((row for row in reversed(fitting) if row.key.version == version), None)
     before = [row for row in fitting if decision.updated_at is None or row.created_at <= decision.updated_at]
-    return next(reversed(before or fitting), None)
+    began_from_one = decision.proposed_expression is not None or decision.parent_prediction is not None
+    return next(reversed(before or (fitting if began_from_one else [])), None)
 
 
 def closest_tracklet(stored: StoredProposal, reference: Mapping[int, DecidedFrame]) -> int:

@@ -78,6 +78,7 @@ class Ingestor:
         database: The database.
         connections: Connections to Label Studio.
         on_change: Called with a project's number after decisions of it were written; should return quickly.
+        on_dispatch: Called after events were dispatched; should return quickly.
         complete: Completes annotations.
         handlers: Write what events say beside their annotations, before these are read.
     """
@@ -88,6 +89,7 @@ class Ingestor:
         database: Database,
         connections: Connections,
         on_change: Callable[[int], None],
+        on_dispatch: Callable[[], None] = lambda: None,
         complete: Complete = unchanged,
         handlers: Sequence[EventHandler] = (),
     ) -> None:
@@ -98,6 +100,7 @@ class Ingestor:
         self._completions = CompletionStore(database)
         self._connections = connections
         self._on_change = on_change
+        self._on_dispatch = on_dispatch
         self._reader = AnnotationReader(self._task_expression, complete)
         self._events = EventStore(database)
         self._aside = SetAsideStore(database)
@@ -165,6 +168,8 @@ class Ingestor:
             StoreError: The database cannot be used; what was not dispatched stays so.
         """
         dispatched = self._events.dispatch(self._handlers)
+        if dispatched.number:
+            self._on_dispatch()
         for project_id in dispatched.set_aside:
             self._ask(project_id)  # what the event was about is found there
 

@@ -13,7 +13,7 @@ from ml_backend.database.tables import Base, SchemaRow
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 10
+LAYOUT = 11
 """Today's layout: the number of the newest migration."""
 
 _FIRST_WITH_ALEMBIC = 6

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ml_backend.interactive.request import InteractiveRequest
+from ml_backend.interactive.store import UNKNOWN, TaskStateKey
 from ml_backend.label_studio.controls import FramesSide, VideoSide, verdict_word
 from ml_backend.label_studio.results import Result, ResultItem
 from ml_backend.label_studio.task import Task
@@ -50,6 +51,7 @@ class Call:
         version: The version of the project's predictions.
         own_expression: The task's own expression, if it has a usable one.
         deadline: When an answer is due, by :func:`time.monotonic`.
+        delivers: Whether a proposal that its annotator does not wait for becomes a prediction.
         propose: Begins a proposal for an expression, in the background.
         fetch: Fetches the task's media.
     """
@@ -62,6 +64,7 @@ class Call:
     version: str
     own_expression: str | None
     deadline: float
+    delivers: bool
     propose: Callable[[str], ProposalWork] = field(repr=False)
     fetch: Callable[[], Media] = field(repr=False)
 
@@ -80,6 +83,7 @@ class Answer:
         message: The message for the annotator, if there is one.
         score: Score of the best region, in [0, 1].
         late: Whether it was not ready in time, so that the annotator has to ask again.
+        unanswered: The expression whose proposal was not ready in time; empty where there is none.
         settles_text: Whether the expressions in force take the place of the texts that were typed.
     """
 
@@ -87,6 +91,7 @@ class Answer:
     message: str | None = None
     score: float = 0.0
     late: bool = False
+    unanswered: str = ""
     settles_text: bool = False
 
 
@@ -101,6 +106,20 @@ def refusal(proposal: StoredProposal, guidance: Guidance, side: FramesSide | Vid
 def late_answer(progress: str) -> Answer:
     """The answer where the work is not done by the deadline."""
     return Answer(message=f"Still working: {progress}. Press Enter again in a while.", late=True)
+
+
+def late_proposal(call: Call, progress: str, expression: str) -> Answer:
+    """The answer where the proposal for an expression is not there by the deadline."""
+    answer = late_answer(progress)
+    after = " If you submit before, it comes as a prediction." if call.delivers else ""
+    return replace(answer, message=f"{answer.message}{after}", unanswered=expression)
+
+
+def state_key(project_id: int, task: Task, side: FramesSide | VideoSide) -> TaskStateKey:
+    """Identifies the state of one side of a task in the hands of whoever has its draft."""
+    draft = task.draft
+    annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
+    return TaskStateKey(project_id, task.id, annotator, side.name)
 
 
 def expression_of_candidate(pick: int, *expressions: str | None) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 
 from ml_backend.corrections.ingestion import Ingestor
 from ml_backend.database.projects import Project
-from ml_backend.interactive.answer import Answer, Call
+from ml_backend.interactive.answer import Answer, Call, state_key
 from ml_backend.interactive.frame_answer import FrameCalls
+from ml_backend.interactive.lifecycle import Promise
 from ml_backend.interactive.request import InteractiveRequest, read_context, side_of
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.interactive.video_answer import VideoCalls, video_beside
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
@@ -78,7 +80,9 @@ class InteractiveCalls:
         media: Fetches the media of tasks.
         versions: The versions of predictions.
         ingestor: Dispatches submissions before and after a call is answered.
+        states: The states of tasks, which note the expressions that were not answered in time.
         pages: Takes answers whose task was submitted meanwhile.
+        promise: Takes the expressions that were not answered in time and whose task was submitted meanwhile.
         metrics: Counts calls by how they end.
     """
 
@@ -92,7 +96,9 @@ class InteractiveCalls:
         media: PredictionMedia,
         versions: ModelVersions,
         ingestor: Ingestor,
+        states: TaskStateStore,
         pages: SubmittedPages,
+        promise: Promise,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
@@ -102,7 +108,9 @@ class InteractiveCalls:
         self._media = media
         self._versions = versions
         self._ingestor = ingestor
+        self._states = states
         self._pages = pages
+        self._promise = promise
         self._metrics = metrics
 
     def answer(self, request: CallRequest) -> InteractiveAnswer:
@@ -124,11 +132,33 @@ class InteractiveCalls:
         answer = self._answer(self._call(request, content, task_request), side)
         if answer.result:
             answer = self._unless_submitted(answer, request, side, started)
+        if content.is_text:
+            self._keep_promise(answer.unanswered, request, side, started)
         result = list(answer.result)
         if answer.message is not None:
             status = status_result(side, answer.message, interactive=True)
             result += [] if status is None else [status]
         return InteractiveAnswer(Prediction(tuple(result), answer.score, version.name))
+
+    def _keep_promise(
+        self, unanswered: str, request: CallRequest, side: FramesSide | VideoSide, started: float
+    ) -> None:
+        """Note the expression of a text that was not answered in time, for a submission that does not wait for it."""
+        project, task = request.project.id, request.task
+        key = state_key(project, task, side)
+        self._states.note_unanswered(key, unanswered)
+        if not unanswered:
+            return
+        self._ingestor.dispatch()
+        if self._submitted_since(started, request) is not None:  # perhaps before it was noted
+            self._states.note_unanswered(key, "")
+            self._promise(project, task, unanswered)
+
+    def _submitted_since(self, started: float, request: CallRequest) -> int | None:
+        """The annotation in which the annotator of a call submitted its task since the call began."""
+        draft = request.task.draft
+        annotator = None if draft is None else draft.annotator
+        return self._pages.submitted_since(started, request.project.id, request.task.id, annotator)
 
     def _unless_submitted(
         self, answer: Answer, request: CallRequest, side: FramesSide | VideoSide, started: float
@@ -139,9 +169,7 @@ class InteractiveCalls:
         """
         self._ingestor.dispatch()
         project, task = request.project.id, request.task
-        draft = task.draft
-        annotator = None if draft is None else draft.annotator
-        number = self._pages.submitted_since(started, project, task.id, annotator)
+        number = self._submitted_since(started, request)
         if number is None:
             return answer
         status = None if answer.message is None else status_result(side, answer.message)
@@ -182,6 +210,7 @@ class InteractiveCalls:
             version=task_request.version.name,
             own_expression=self._own_expression(task, project),
             deadline=request.deadline,
+            delivers=self._settings.push_predictions,
             propose=partial(self._propose, task_request),
             fetch=partial(self._media.load, project, task, controls),
         )

@@ -9,7 +9,7 @@ from ml_backend.interactive.answer import (
     Answer,
     Call,
     expression_of_candidate,
-    late_answer,
+    late_proposal,
     refusal,
 )
 from ml_backend.interactive.in_force import is_visible, made_together, texts_in_force
@@ -148,7 +148,7 @@ class _FrameCall(PagesCall):
         try:
             proposal = work.outcome.result(call.seconds_left)
         except TimeoutError:
-            return late_answer(work.progress)
+            return late_proposal(call, work.progress, expression)
         if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):
             return Answer(message=describe_missing_candidate(typed.pick, expression, proposal))
         if not proposal.tracklets:
@@ -192,14 +192,8 @@ class _FrameCall(PagesCall):
         left = {index: one for index, one in replaced.items() if index not in ranks}
         emptied = {index: cleared(one, self._pages) for index, one in left.items()}
         self._states.change(self._key, lambda task: _with_instances(task, (*instances, *emptied.values())))
-        message = " ".join(
-            part
-            for part in (
-                self._describe(proposal, list(ranks.values()), instances, several),
-                describe_replaced(proposal.expression, replaced, self._names),
-            )
-            if part
-        )
+        gone = describe_replaced(proposal.expression, replaced, self._names)
+        message = self._describe(proposal, list(ranks.values()), instances, several, gone)
         answer = self._answer_instances(
             [
                 Question(
@@ -312,12 +306,13 @@ class _FrameCall(PagesCall):
         ranks: Sequence[int],
         instances: Sequence[InstanceState],
         several: InstanceCount | None,
+        replaced: str,
     ) -> str:
         names = [self._title(instance) for instance in instances]
         if several is None:
-            return describe_answer(proposal, ranks[0], self._guidance, names[0])
+            return describe_answer(proposal, ranks[0], self._guidance, names[0], replaced)
         meant = several.most if several.exact else None
-        return describe_instances(proposal, ranks, names, meant, self._guidance)
+        return describe_instances(proposal, ranks, names, meant, self._guidance, replaced)
 
     def _class_of(self, request: InteractiveRequest, instance: InstanceState) -> str:
         """The label of an instance; where labels are classes, a prompt's own label changes it."""

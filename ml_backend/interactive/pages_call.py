@@ -12,6 +12,7 @@ from ml_backend.interactive.answer import (
     Call,
     clipped_score,
     late_answer,
+    state_key,
 )
 from ml_backend.interactive.frame_regions import InstanceRegions
 from ml_backend.interactive.mask_regions import MaskRegions, read_mask_regions
@@ -22,7 +23,7 @@ from ml_backend.interactive.messages import (
 )
 from ml_backend.interactive.paint import filled, mask_or_none, paint_agrees, track_with_paint
 from ml_backend.interactive.state import InstanceState, TaskState
-from ml_backend.interactive.store import UNKNOWN, TaskStateKey, TaskStateStore
+from ml_backend.interactive.store import TaskStateStore
 from ml_backend.interactive.submitted_pages import with_last_answers
 from ml_backend.interactive.update import (
     instance_from_regions,
@@ -90,8 +91,7 @@ class PagesCall:
         self._labels = side.mask.labels
         self._names = side.instance_names
         draft = call.task.draft
-        annotator = UNKNOWN if draft is None or draft.annotator is None else draft.annotator
-        self._key = TaskStateKey(call.project_id, call.task.id, annotator, side.name)
+        self._key = state_key(call.project_id, call.task, side)
         self._known = states.get(self._key)
         self._draft: MaskRegions | None = None
         if draft is not None:

@@ -80,6 +80,11 @@ class InteractiveRequest:
     drawn: tuple[DrawnTrack, ...] = ()
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is a typed text, for the task or beside a box track."""
+        return bool(self.texts or self.track_text) and not self.prompts
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do, as after a submission."""
         return not (self.texts or self.chosen_label or self.prompts or self.track_id or self.drawn)

@@ -179,12 +179,14 @@ class TaskState:
         instances: The instances by index.
         chosen_label: The label of the instance that was chosen at the last call; empty where none was.
         message: The message of the last answer; a draft that shows it is younger than that answer.
+        unanswered: The expression whose proposal was not ready when its call had to end; empty where there is none.
     """
 
     active_index: Annotated[int, Field(alias="active")] = 0
     instances: Annotated[Mapping[int, InstanceState], Field(alias="objects")] = field(default_factory=dict)
     chosen_label: Annotated[str, Field(alias="chosen")] = ""
     message: str = ""
+    unanswered: str = ""
 
     def with_instance(self, instance: InstanceState) -> TaskState:
         """The task with an instance put at its index."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from ml_backend.database.database import Database
@@ -89,6 +89,29 @@ class TaskStateStore:
             )
             return changed
 
+    def note_unanswered(self, key: TaskStateKey, expression: str) -> None:
+        """Note the expression that an annotator waits for without a call; writes nothing where it is noted.
+
+        Args:
+            key: The side of the task, and who waits.
+            expression: The expression; empty where nobody waits any more.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        if self.get(key).unanswered != expression:
+            self.change(key, lambda task: replace(task, unanswered=expression))
+
+    def unanswered(self, project_id: int, task_id: int, annotator: int) -> tuple[str, ...]:
+        """The expressions of a task that an annotator waits for without a call, on all its sides.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        with self._database.reading() as session:
+            rows = session.scalars(_of_annotator(project_id, task_id, annotator))
+            return tuple(task.unanswered for task in map(_read, rows) if task.unanswered)
+
     def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
         """End the state of a task that an annotator submits; the next request begins a new one.
 
@@ -100,14 +123,9 @@ class TaskStateStore:
         Raises:
             StoreError: The database cannot be used.
         """
-        wanted = select(SteeringRow).where(
-            SteeringRow.project_id == project_id,
-            SteeringRow.task_id == task_id,
-            SteeringRow.annotator.in_((annotator, UNKNOWN)),
-        )
         now = datetime.now(UTC)
         with self._database.writing() as session:
-            rows = list(session.scalars(wanted))
+            rows = list(session.scalars(_of_annotator(project_id, task_id, annotator)))
             for row in rows:
                 before = session.get(SubmittedRow, (annotation_id, row.side))
                 session.merge(
@@ -169,6 +187,15 @@ class TaskStateStore:
                 gone = delete(table).where(table.project_id == project_id, table.task_id == task_id)
                 count += int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
         return count
+
+
+def _of_annotator(project_id: int, task_id: int, annotator: int) -> Select[SteeringRow]:
+    """The states of a task's sides that pass to an annotator who submits it."""
+    return select(SteeringRow).where(
+        SteeringRow.project_id == project_id,
+        SteeringRow.task_id == task_id,
+        SteeringRow.annotator.in_((annotator, UNKNOWN)),
+    )
 
 
 def _find(session: Session, key: TaskStateKey) -> SteeringRow | None:

@@ -12,7 +12,7 @@ from ml_backend.interactive.answer import (
     ProposalWork,
     clipped_score,
     expression_of_candidate,
-    late_answer,
+    late_proposal,
     refusal,
     texts_beside,
 )
@@ -97,7 +97,7 @@ def _answer_expression(call: Call, side: VideoSide, guidance: Guidance, text: st
     try:
         proposal = work.outcome.result(call.seconds_left)
     except TimeoutError:
-        return late_answer(work.progress)
+        return late_proposal(call, work.progress, expression)
     if not proposal.tracklets:
         return Answer(message=describe_answer(proposal, 0, guidance))
     if typed.pick is not None and not 0 < typed.pick <= len(proposal.tracklets):

@@ -64,7 +64,10 @@ class ColourChoice:
 
 
 def choose_colours(
-    label_config: str, labels: Sequence[str], pictures: Sequence[NDArray[np.uint8]]
+    label_config: str,
+    labels: Sequence[str],
+    pictures: Sequence[NDArray[np.uint8]],
+    objects: Sequence[NDArray[np.uint8]] = (),
 ) -> ColourChoice:
     """Compare the labels' colours with pictures, and choose those of :data:`PALETTE` that stand out best.
 
@@ -75,13 +78,20 @@ def choose_colours(
         label_config: The labelling configuration.
         labels: The labels of masks.
         pictures: (H, W, 3) RGB pictures of the project; at least one.
+        objects: (N, 3) RGB pixels of each object that has a mask already. Objects are a small part of the pictures, and
+            the masks lie on them: a colour counts by its contrast with them where that is less.
 
     Raises:
         ConfigError: The configuration is no XML.
     """
-    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
-    pixels = pixels[:: max(1, len(pixels) // _MOST_PIXELS)]
-    seen = {colour: contrast(colour, pixels) for colour in PALETTE}
+    groups = [_some([picture.reshape(-1, 3) for picture in pictures])]
+    if any(len(pixels) for pixels in objects):
+        groups.append(_some(objects))
+
+    def least(colour: str) -> float:
+        return min(contrast(colour, pixels) for pixels in groups)
+
+    seen = {colour: least(colour) for colour in PALETTE}
     chosen: list[str] = []
     for _ in labels:
         free = [colour for colour in PALETTE if colour not in chosen] or list(PALETTE)
@@ -90,7 +100,7 @@ def choose_colours(
     return ColourChoice(
         tuple(labels),
         present,
-        tuple(contrast(colour, pixels) for colour in present),
+        tuple(least(colour) for colour in present),
         tuple(chosen),
         tuple(seen[colour] for colour in chosen),
     )
@@ -101,6 +111,12 @@ def contrast(colour: str, pixels: NDArray[np.uint8]) -> float:
     plain = _unit(pixels)
     filled = np.asarray((1 - FILL) * plain + FILL * _rgb(colour), dtype=np.float32)
     return float(np.percentile(np.linalg.norm(np.subtract(_lab(filled), _lab(plain)), axis=1), 10))
+
+
+def _some(groups: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """(N, 3) pixels of all groups, evenly spread."""
+    pixels = np.concatenate(groups)
+    return pixels[:: max(1, len(pixels) // _MOST_PIXELS)]
 
 
 def with_colours(label_config: str, colours: Mapping[str, str]) -> str:

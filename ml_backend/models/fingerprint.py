@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from steerseg.errors import ConfigError
-from steerseg.presets import PRESET_FILE, find_preset, load_preset
+from steerseg.presets import BUILT_IN, PRESET_FILE, find_preset, load_preset
 
+_VERSION = re.compile(r"steerseg-[^-]+-(?P<preset>.+?)-[0-9a-f]{8}(?:\+|$)")
 _HASHED_FILE_BYTES = 256 * 1024 * 1024  # larger weights count by their size
 
 
@@ -28,6 +30,17 @@ def preset_version(name_or_folder: str) -> str:
     card = (folder / PRESET_FILE).read_bytes()
     digest = _digest_files(folder, first=card, without=PRESET_FILE)
     return f"steerseg-{version('steerseg')}-{preset.name}-{digest[:8]}"
+
+
+def reads_expressions(version: str) -> bool:
+    """Whether the preset of a version has a language model; one that is not built in is taken to have one.
+
+    Args:
+        version: As :func:`preset_version` names it, whatever follows.
+    """
+    named = _VERSION.match(version)
+    preset = BUILT_IN.get(named["preset"]) if named else None
+    return preset is None or load_preset(preset).lvlm is not None
 
 
 def model_fingerprint(preset: str) -> str:

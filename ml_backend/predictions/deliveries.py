@@ -25,6 +25,8 @@ FIRST_RETRY = 30.0
 """Seconds until the second attempt; each further one waits twice as long."""
 LONGEST_RETRY = 3600.0
 """Seconds between two attempts at most."""
+IN_USE = ""
+"""The version of a delivery that names none: the one in use when it is taken up."""
 
 
 class QueueFullError(SteerSegError):
@@ -32,11 +34,15 @@ class QueueFullError(SteerSegError):
 
 
 class DeliveryKey(NamedTuple):
-    """Identifies a delivery: a project, a task and the version of the prediction."""
+    """Identifies a delivery: a project, a task, the version of the prediction, and an expression that was typed.
+
+    The last is empty where the prediction is of the task's own expression.
+    """
 
     project_id: int
     task_id: int
     version: str
+    typed: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,19 @@ class Delivery:
     Attributes:
         project_id: The project.
         task: The task, with the data that it had when it was asked for.
-        version: The version that was asked for.
+        version: The version that was asked for; :data:`IN_USE` for whichever is in use.
+        typed: The expression that an annotator typed; empty for the task's own.
     """
 
     project_id: int
     task: Task
     version: str
+    typed: str = ""
 
     @property
     def key(self) -> DeliveryKey:
         """Identifies it."""
-        return DeliveryKey(self.project_id, self.task.id, self.version)
+        return DeliveryKey(self.project_id, self.task.id, self.version, self.typed)
 
 
 @dataclass(frozen=True)
@@ -119,19 +127,34 @@ class Deliveries:
                 self._write([wanted[key] for key in sorted(new)])
                 self._active |= new
 
+    def promise(self, project_id: int, task: Task, typed: str) -> None:
+        """Note the prediction of a typed expression as open, by the version in use when somebody claims it.
+
+        Args:
+            project_id: The project.
+            task: The task.
+            typed: The expression.
+
+        Raises:
+            StoreError: The database cannot be written.
+        """
+        # Without the lock: nobody works on it before it is claimed, and the caller may be in a transaction.
+        self._write([Delivery(project_id, task, IN_USE, typed)])
+
     def _write(self, deliveries: Iterable[Delivery]) -> None:
         rows = [
             {
                 "project_id": delivery.project_id,
                 "task_id": delivery.task.id,
                 "version": delivery.version,
+                "typed": delivery.typed,
                 "data": dict(delivery.task.data),
                 "created_at": datetime.now(UTC),
                 **_ANEW,
             }
             for delivery in deliveries
         ]
-        keys = ["project_id", "task_id", "version"]
+        keys = ["project_id", "task_id", "version", "typed"]
         with self._database.writing() as session:
             upsert(session, DeliveryRow, rows, keys=keys, update=["data", *_ANEW])
 
@@ -216,7 +239,7 @@ class Deliveries:
         with self._database.reading() as session:
             return [
                 WaitingDelivery(
-                    key=DeliveryKey(row.project_id, row.task_id, row.version),
+                    key=DeliveryKey(row.project_id, row.task_id, row.version, row.typed),
                     since=row.created_at,
                     attempts=row.attempts,
                     error=row.error or "",
@@ -245,7 +268,7 @@ class Deliveries:
                 .order_by(DeliveryRow.created_at, DeliveryRow.project_id, DeliveryRow.task_id)
             )
             deliveries = [
-                Delivery(row.project_id, Task(row.task_id, row.data), row.version)
+                Delivery(row.project_id, Task(row.task_id, row.data), row.version, row.typed)
                 for row in rows
                 if not due or row.retry_at is None or not now < row.retry_at <= in_time
             ]
@@ -274,4 +297,5 @@ def _of(key: DeliveryKey) -> list[ColumnElement[bool]]:
         DeliveryRow.project_id == key.project_id,
         DeliveryRow.task_id == key.task_id,
         DeliveryRow.version == key.version,
+        DeliveryRow.typed == key.typed,
     ]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.database.errors import StoreError, describe_error
@@ -32,7 +33,7 @@ from ml_backend.models.queue import Priority
 from ml_backend.predictions.deliveries import Deliveries, Delivery, DeliveryKey, WaitingDelivery
 from ml_backend.predictions.messages import Guidance, describe_absence
 from ml_backend.predictions.model_versions import ModelVersion, ModelVersions
-from ml_backend.predictions.results import Prediction, predictions_of
+from ml_backend.predictions.results import Prediction, expression_of, predictions_of
 from ml_backend.predictions.work import TaskProposer, TaskRequest, TaskWork, report_error
 from ml_backend.proposals import StoredProposal
 from ml_backend.settings import Settings
@@ -175,6 +176,20 @@ class Deliverer:
             self._deliveries.postpone([delivery.key], error if isinstance(error, Exception) else None)
             raise
 
+    def promise(self, project_id: int, task: Task, typed: str) -> None:
+        """Have a typed expression's prediction stored, for an annotator who did not wait for it. Returns at once.
+
+        Args:
+            project_id: The project.
+            task: The task.
+            typed: The expression.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        self._deliveries.promise(project_id, task, typed)
+        self.loop.notify()
+
     def take_over(self, key: DeliveryKey, since: float) -> bool:
         """Let a request answer with a prediction that would be delivered otherwise.
 
@@ -209,7 +224,7 @@ class Deliverer:
             self._deliveries.postpone(keys, error, most)
         else:
             ended = set(keys)
-            self._proposer.release(ended)
+            self._proposer.release({key[:3] for key in ended})
             self._deliveries.complete(ended)
 
     # --- pushing
@@ -258,7 +273,7 @@ class Deliverer:
             self._metrics.predictions.labels("empty").inc()
             return
         if not self._settings.push_predictions:
-            log.info("task %d is ready and waits until Label Studio asks again", task.id)
+            log.info("task %d is ready and waits until it is asked for again", task.id)
             return
         if client is None:
             raise LabelStudioError(_NO_TOKEN)
@@ -273,10 +288,14 @@ class Deliverer:
         self, client: LabelStudioClient, task: Task, version: str, predictions: Sequence[Prediction]
     ) -> None:
         # They are stored in one order always, the best one last, so that their number says which are missing.
-        known = client.predictions.of_task(task.id)
-        stored = sum(prediction.get("model_version") == version for prediction in known)
+        expression = expression_of(predictions[-1].result)
+        stored = sum(
+            prediction.get("model_version") == version
+            and expression_of(prediction.get("result") or ()) == expression
+            for prediction in client.predictions.of_task(task.id)
+        )
         if stored >= len(predictions):
-            log.info("task %d has its predictions of %s already", task.id, version)
+            log.info("task %d has its predictions of “%s” by %s already", task.id, expression, version)
             return
         for prediction in predictions[stored:]:
             try:
@@ -315,24 +334,26 @@ class Deliverer:
             return
         version = self._versions.current(project.id)
         if version.name != delivery.version:
-            # A promotion came in between: what counts is the version that /setup names now.
+            # A promotion may have come in between: what counts is the version that /setup names now.
+            current = replace(delivery, version=version.name)
+            self._deliveries.admit([current], bounded=False)
             self._drop(delivery)
-            delivery = Delivery(project.id, delivery.task, version.name)
-            self._deliveries.admit([delivery], bounded=False)
+            delivery = current
         elif not self._deliveries.claim(delivery):
             return
         try:
             # The token lives in memory only; the next /setup brings it again.
             if self._settings.push_predictions and self._connections.client(project) is None:
                 raise LabelStudioError(_NO_TOKEN)
-            self._begin(project, delivery.task, version)
+            self._begin(project, delivery.task, version, delivery.typed)
         except SteerSegError as error:
             log.warning("task %d is not taken up: %s", delivery.task.id, error)
             self._deliveries.postpone([delivery.key], error)
 
-    def _begin(self, project: Project, task: Task, version: ModelVersion) -> TaskWork:
+    def _begin(self, project: Project, task: Task, version: ModelVersion, typed: str = "") -> TaskWork:
         controls = parse_controls(project.label_config)
-        work = self._task_proposer.begin(TaskRequest(project, task, controls, version, Priority.BATCH))
+        request = TaskRequest(project, task, controls, version, Priority.BATCH, typed or None)
+        work = self._task_proposer.begin(request)
         self.deliver(work)
         return work
 

@@ -11,7 +11,6 @@ from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE, decode_rle, mask_area
 from steerseg.presence.signals import is_negated
 from steerseg.presets import Preset
-from steerseg.words.counting import NUMBERS
 from steerseg.words.learning import Lexicon
 
 _OTHER_SIZE = 1.4
@@ -57,7 +56,7 @@ class Guidance:
 
     def describe_unknown(self, expression: str) -> str:
         """Name the words of an expression that the models were never taught; empty without such a word."""
-        words = [word for word in self.lexicon.unknown(expression) if word not in NUMBERS]
+        words = self.lexicon.unknown(expression)
         if not words:
             return ""
         named = joined([f"“{word}”" for word in words])
@@ -91,10 +90,25 @@ def describe_proposal(
         guidance: The preset's notes on its answers.
         title: The instance that it becomes, as annotators call it; empty in predictions.
     """
+    parts = [_describe_finding(proposal, rank, guidance, title)]
+    if _needs_advice(proposal, rank, guidance):
+        parts.append(_advice(proposal, guidance))
+    return " ".join(parts)
+
+
+def _needs_advice(proposal: StoredProposal, rank: int, guidance: Guidance) -> bool:
+    """Whether nothing was found, or the best tracklet that is shown scores low."""
+    if not proposal.tracklets:
+        return True
+    return rank == 0 and proposal.tracklets[0].score < guidance.unsure_below
+
+
+def _describe_finding(proposal: StoredProposal, rank: int, guidance: Guidance, title: str) -> str:
+    """What was found, the decisive sentence first: an annotator sees three lines of a message, or two."""
     unknown = guidance.describe_unknown(proposal.read_as or proposal.expression)
     if not proposal.tracklets:
         nothing = f"Nothing in the video matches {_named(proposal)}."
-        return " ".join(filter(None, (nothing, unknown, _advice(proposal, guidance), proposal.note)))
+        return " ".join(filter(None, (nothing, unknown, proposal.note)))
     tracklet = proposal.tracklets[rank]
     hidden = [index for index, rle in enumerate(tracklet.rles) if mask_area(rle) == 0]
     total = len(tracklet.rles)
@@ -108,32 +122,32 @@ def describe_proposal(
     figures += _described_opinion(tracklet)
     text = f"{begin} on {total - len(hidden)} of {total} frames ({figures})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
-    text = " ".join(filter(None, (text, unknown, proposal.note)))
     if rank > 0:
-        return f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
-    if tracklet.score < guidance.unsure_below:
-        text += (
-            f" Unsure: no candidate scores higher, and a clear match scores {guidance.unsure_below:.2f} or more. "
-            f"{_advice(proposal, guidance)}"
-        )
-    return text
+        text = f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
+    elif tracklet.score < guidance.unsure_below:
+        text += f" Unsure: a clear match scores {guidance.unsure_below:.2f} or more."
+    return " ".join(filter(None, (text, unknown, proposal.note)))
 
 
-def describe_answer(proposal: StoredProposal, rank: int, guidance: Guidance, title: str = "") -> str:
-    """Describe the answer to an expression: one tracklet, the attributes and the other candidates.
+def describe_answer(
+    proposal: StoredProposal, rank: int, guidance: Guidance, title: str = "", replaced: str = ""
+) -> str:
+    """Describe the answer to an expression: one tracklet, the other candidates, and how the expression was understood.
 
     Args:
         proposal: The proposal.
         rank: The tracklet that is shown, from 0; any number where there is none.
         guidance: The preset's notes on its answers.
         title: The instance that it becomes, as annotators call it; empty where it has no name.
+        replaced: What it replaces, as a sentence; empty where it replaces nothing.
     """
-    if not proposal.tracklets:
-        return describe_proposal(proposal, guidance=guidance) + _describe_closest_point(proposal)
-    parts = [describe_proposal(proposal, rank, guidance, title)]
-    if rank > 0 or proposal.tracklets[rank].score >= guidance.unsure_below:  # else the advice names them
-        parts.append(_describe_attributes(proposal))
-    parts.append(_describe_candidates(proposal, {rank}, guidance))
+    parts = [_describe_finding(proposal, rank, guidance, title), replaced]
+    if proposal.tracklets:
+        parts.append(_describe_candidates(proposal, {rank}, guidance))
+    else:
+        parts.append(_describe_closest_point(proposal))
+    needs_advice = _needs_advice(proposal, rank, guidance)
+    parts.append(_advice(proposal, guidance) if needs_advice else _describe_attributes(proposal))
     return " ".join(part for part in parts if part)
 
 
@@ -186,6 +200,7 @@ def describe_instances(
     labels: Sequence[str],
     meant: int | None,
     guidance: Guidance = DEFAULT_GUIDANCE,
+    replaced: str = "",
 ) -> str:
     """Describe the answer to an expression that means several instances.
 
@@ -195,6 +210,7 @@ def describe_instances(
         labels: The label that each was given.
         meant: How many the expression means; ``None`` for all there are.
         guidance: The preset's notes on its answers.
+        replaced: What they replace, as a sentence; empty where they replace nothing.
     """
     total = len(proposal.tracklets[ranks[0]].rles)
     each = []
@@ -211,8 +227,9 @@ def describe_instances(
         f"Tracked {count} for “{proposal.expression}”{likely}: {'; '.join(each)}.",
         guidance.describe_unknown(proposal.read_as or proposal.expression),
         proposal.note,
-        _describe_attributes(proposal),
+        replaced,
         _describe_candidates(proposal, ranks, guidance),
+        _describe_attributes(proposal),
     ]
     return " ".join(part for part in parts if part)
 
@@ -245,16 +262,15 @@ def frame_ranges(indices: Sequence[int], most: int = 4) -> str:
 
 
 def _advice(proposal: StoredProposal, guidance: Guidance) -> str:
-    """The attributes that the expression was read as, and what to try."""
-    read_as = ", ".join(proposal.attributes)
+    """How the expression was understood, and what to try."""
     known = f"The page {guidance.page} lists its words." if guidance.page else ""
-    parts = (f"The expression was read as “{read_as}”." if read_as else "", _ADVICE, guidance.hint, known)
+    parts = (_describe_attributes(proposal), _ADVICE, guidance.hint, known)
     return " ".join(part for part in parts if part)
 
 
 def _describe_attributes(proposal: StoredProposal) -> str:
-    """The attributes that the expression was read as; empty without attributes."""
-    return f"Read as: {', '.join(proposal.attributes)}." if proposal.attributes else ""
+    """The attributes that the expression was understood as; empty without attributes."""
+    return f"Understood as “{', '.join(proposal.attributes)}”." if proposal.attributes else ""
 
 
 def _describe_candidates(proposal: StoredProposal, shown: Collection[int], guidance: Guidance) -> str:
@@ -325,7 +341,7 @@ def _describe_closest_point(proposal: StoredProposal) -> str:
     if best is None:
         return ""
     where = f"{_position(best.x, best.y)} of frame {best.frame + 1}"
-    return f" The closest match was at the {where}. If it is the object, click on it."
+    return f"The closest match was at the {where}. If it is the object, click on it."
 
 
 def _mask_position(rle: RLE) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ml_backend.label_studio.controls import MOST_INSTANCES, FramesSide, VideoSide, are_numbered
 from ml_backend.label_studio.frame_numbers import FrameNumbers, numbers_beside_pages, numbers_of_video
 from ml_backend.label_studio.regions import tracklet_to_frames_regions, tracklet_to_video_region
-from ml_backend.label_studio.results import Result, expression_result, instance_id, status_result
+from ml_backend.label_studio.results import Result, ResultItem, expression_result, instance_id, status_result
 from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.language.commands import instance_title, numbered_titles
@@ -89,6 +89,11 @@ def _prediction_of_several(
     result = [region for _, regions in instances for region in regions]
     result += _texts(proposal, status, task, media)
     return (Prediction(tuple(result), label_studio_score(proposal.tracklets[ranks[0]]), version),)
+
+
+def expression_of(result: Sequence[Mapping[str, Any]]) -> str:
+    """The expression that a prediction's regions note; empty where none does."""
+    return next((note for note in (ResultItem(item).note for item in result) if note), "")
 
 
 def video_numbers(

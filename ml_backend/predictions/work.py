@@ -66,7 +66,7 @@ class TaskRequest:
     @property
     def key(self) -> DeliveryKey:
         """Identifies the prediction that follows from it."""
-        return DeliveryKey(self.project.id, self.task.id, self.version.name)
+        return DeliveryKey(self.project.id, self.task.id, self.version.name, self.typed or "")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ml_backend.corrections.completion import Completer
@@ -170,7 +170,9 @@ def build_service(
         versions=ModelVersions(line, base_version),
         states=TaskStateStore(database),
     )
-    service = _build_service(common, _build_predictions(common), _build_learning(common), fleet)
+    predictions = _build_predictions(common)
+    learning = _build_learning(common, predictions.deliverer.loop.notify)
+    service = _build_service(common, predictions, learning, fleet)
     executor.observe(common.metrics.jobs)
     common.metrics.watch(
         queue_lengths=lambda: executor.queue_lengths,
@@ -219,7 +221,7 @@ def _build_predictions(common: _Common) -> _Predictions:
     proposer = Proposer(database, ProposalFiles(settings.data_dir), common.executor, common.metrics)
     deliveries = Deliveries(database, settings.max_queue)
     # A worker's death counts as an attempt, and so does the server's: twice as many together.
-    proposer.recover({delivery.key for delivery in deliveries.unclaimed()}, 2 * settings.max_attempts)
+    proposer.recover({delivery.key[:3] for delivery in deliveries.unclaimed()}, 2 * settings.max_attempts)
     tasks = TaskStore(database)
     media = PredictionMedia(common.loader, common.connections, tasks)
     task_proposer = TaskProposer(
@@ -287,6 +289,7 @@ def _build_reading(
     connections: Connections,
     executor: ModelExecutor,
     states: TaskStateStore,
+    on_dispatch: Callable[[], None] = lambda: None,
 ) -> _Reading:
     preset = load_preset(find_preset(settings.preset))
     triggers = RefinementTriggers(database, settings.refine_after, trainable=preset.lvlm is not None)
@@ -297,18 +300,21 @@ def _build_reading(
         database,
         connections,
         completer.notify,
+        on_dispatch=on_dispatch,
         complete=pages.complete,
         handlers=[
-            StateLifecycle(states, pages),
+            StateLifecycle(states, pages, Deliveries(database, settings.max_queue).promise),
             TrainingHandler(ProjectStore(database), triggers.request),
         ],
     )
     return _Reading(triggers, ingestor, pages, completer)
 
 
-def _build_learning(common: _Common) -> _Learning:
+def _build_learning(common: _Common, on_dispatch: Callable[[], None]) -> _Learning:
     settings, database, connections = common.settings, common.database, common.connections
-    reading = _build_reading(settings, database, common.loader, connections, common.executor, common.states)
+    reading = _build_reading(
+        settings, database, common.loader, connections, common.executor, common.states, on_dispatch
+    )
     refinements = RefinementManager(
         _refinement_settings(settings, common.versions.base),
         triggers=reading.triggers,
@@ -365,7 +371,9 @@ def _build_service(
         media=predictions.media,
         versions=common.versions,
         ingestor=learning.ingestor,
+        states=common.states,
         pages=learning.pages,
+        promise=predictions.deliverer.promise,
         metrics=common.metrics,
     )
     next_tasks = NextTasks(common.database)

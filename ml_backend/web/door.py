@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,12 +22,14 @@ from ml_backend.requests import RequestError
 from ml_backend.settings import Settings
 from ml_backend.web.errors import Problem, to_response
 from steerseg.errors import ConfigError
+from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", "*"})
+_REMEMBERED_HOSTS = 256  # refused ones, whose refusals are counted
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FOREIGN_PAGE = Problem(
     403,
@@ -42,6 +45,21 @@ class _Number(IntegerConverter):
         super().__init__(map, *args, **{"max": 2**63 - 1, **options})
 
 
+class _Refusals:
+    """How often each host was refused; of many hosts, only those of late. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: LruCache[str, int] = LruCache(_REMEMBERED_HOSTS)
+
+    def count(self, host: str) -> int:
+        """Count one refusal more, and return how many there were."""
+        with self._lock:
+            times = 1 + (self._counts.get(host) or 0)
+            self._counts.put(host, times)
+            return times
+
+
 def guard_door(app: Flask, settings: Settings) -> None:
     """Answer known names alone, refuse what other sites' pages begin, and let no answer be taken for another type.
 
@@ -54,6 +72,7 @@ def guard_door(app: Flask, settings: Settings) -> None:
     app.url_map.converters["int"] = _Number
     names = server_names(settings)
     any_address = settings.host in _ANY_ADDRESS
+    refused = _Refusals()
 
     @app.before_request
     def check_host() -> Response | None:
@@ -61,11 +80,14 @@ def guard_door(app: Flask, settings: Settings) -> None:
         if name is not None and (name in names or (any_address and ip_address(name) is not None)):
             return None
         shown = request.headers.get("Host", "")[:100]
-        log.warning(
-            "a request for the host %r was refused; known are %s, and what STEERSEG_SERVER_NAMES adds",
-            shown,
-            ", ".join(sorted(names)),
-        )
+        times = refused.count(shown)
+        if times & (times - 1) == 0:  # at the first, second, fourth, eighth, ...
+            log.warning(
+                "a request for the host %r was refused (%d so far); known are %s, and what STEERSEG_SERVER_NAMES adds",
+                shown,
+                times,
+                ", ".join(sorted(names)),
+            )
         return to_response(
             Problem(
                 403,

@@ -46,6 +46,17 @@ KINDS: dict[str, float] = {
 """Kind → how often :func:`sample_referral` tries it first."""
 
 
+_MANNER = (
+    phrases.PARTICIPLES,
+    phrases.CLAUSES,
+    phrases.POSITIONS,
+    phrases.FURTHEST,
+    phrases.SUPERLATIVES,
+    phrases.COMPARATIVES,
+)
+"""Wordings of how something moves, where it is, or how it compares."""
+
+
 @dataclass(frozen=True)
 class Referral:
     """An expression and what it refers to.
@@ -207,18 +218,26 @@ def vocabulary(catalogue: Catalogue | None = None) -> list[str]:
     table = noun_table(catalogue.names, catalogue.groups)
     texts += [*table, *(phrases.plural(noun, noun in PLURAL) for noun in table)]
     texts += [text for trait in TRAITS.values() for text in trait.phrases]
-    tables: list[dict[str, phrases.Wordings]] = [
-        {"": phrases.WRAPPERS},
-        {"": phrases.PLURALS},
-        phrases.PARTICIPLES,
-        phrases.CLAUSES,
-        phrases.POSITIONS,
-        phrases.FURTHEST,
-        phrases.RELATIONS,
-        phrases.SUPERLATIVES,
-        phrases.COMPARATIVES,
-        phrases.THAN,
-    ]
+    texts += _forms({"": phrases.WRAPPERS}, {"": phrases.PLURALS}, *_MANNER, phrases.RELATIONS, phrases.THAN)
+    for adjectives in (*phrases.ADJECTIVES.values(), *phrases.SIZE_WORDS.values()):
+        texts += adjectives
+    for fixed in (phrases.MOTION_ATTRIBUTES, phrases.POSITION_ATTRIBUTES, phrases.EVENT_ATTRIBUTES):
+        texts += fixed.values()
+    texts += ["the a an that which they are it is big small other others"]
+    return sorted({word for text in texts for word in text.split()})
+
+
+def manner_words() -> list[str]:
+    """The words that never say what something is, sorted: how it moves, where it is, how it compares."""
+    texts = [*_forms(*_MANNER), *phrases.GENERIC_NOUNS, "something"]
+    for adjectives in (*phrases.ADJECTIVES.values(), *phrases.SIZE_WORDS.values()):
+        texts += adjectives
+    return sorted({word for text in texts for word in text.split()})
+
+
+def _forms(*tables: Mapping[str, phrases.Wordings]) -> list[str]:
+    """All wordings of tables in both numbers, without the nouns that fill them."""
+    texts = []
     for wordings in (w for one in tables for w in one.values()):
         for text in (*wordings[0], *wordings[1]):
             for marks in (("s", "es", "is", "does"), ("", "", "are", "do")):
@@ -226,9 +245,4 @@ def vocabulary(catalogue: Catalogue | None = None) -> list[str]:
                 for mark, value in zip(("{s}", "{es}", "{is}", "{does}"), marks, strict=True):
                     form = form.replace(mark, value)
                 texts.append(re.sub(r"\{\w+\}", " ", form))
-    for adjectives in (*phrases.ADJECTIVES.values(), *phrases.SIZE_WORDS.values()):
-        texts += adjectives
-    for fixed in (phrases.MOTION_ATTRIBUTES, phrases.POSITION_ATTRIBUTES, phrases.EVENT_ATTRIBUTES):
-        texts += fixed.values()
-    texts += ["the a an that which they are it is big small other others"]
-    return sorted({word for text in texts for word in text.split()})
+    return texts

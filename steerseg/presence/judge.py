@@ -9,7 +9,15 @@ from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.look import Expectation, look_at, look_of
-from steerseg.presence.signals import NOT_JUDGED, Look, Presence, Said, signals_of
+from steerseg.presence.signals import (
+    NOT_JUDGED,
+    Look,
+    Presence,
+    PresenceSignals,
+    Said,
+    names_nothing,
+    signals_of,
+)
 from steerseg.presets import Preset
 from steerseg.tracking import Propagation
 from steerseg.verification import Opinion, Stance
@@ -76,15 +84,20 @@ class Judge:
         calibration = self._preset.presence
         if calibration is None:
             return NOT_JUDGED
-        signals = signals_of(case.reading.text, look, self._lexicon)
+        signals = self._signals(case, look)
         value = calibration.presence(signals)
         refuses = config.presence == "refuse" or (
-            config.presence == "refuse-known" and not case.reading.new_words
+            config.presence == "refuse-known"
+            and not case.reading.new_words
+            and not names_nothing(case.reading.text, self._lexicon)
         )
         understood = signals.known == 1 and not signals.negated
         return Presence(
             value, refuses and value < calibration.threshold, look.found.name, understood=understood
         )
+
+    def _signals(self, case: Case, look: Look) -> PresenceSignals:
+        return signals_of(case.reading.text, look, self._lexicon)
 
     def opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
         """What the judge thinks of candidates: rejected below the threshold, doubted within as much of 1."""
@@ -95,6 +108,6 @@ class Judge:
         def stance(value: float) -> Stance:
             return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
 
-        values = [calibration.presence(signals_of(case.reading.text, look, self._lexicon)) for look in looks]
+        values = [calibration.presence(self._signals(case, look)) for look in looks]
         names = [f"looks like “{look.found.name}”" if look.found.name else "" for look in looks]
         return [Opinion(stance(value), name) for value, name in zip(values, names, strict=True)]

@@ -16,7 +16,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steerseg.words.glossary import singular_of
-from steerseg.words.learning import Lexicon
+from steerseg.words.learning import FUNCTION_WORDS, NUMBERS, Lexicon
 
 _COLOURS = frozenset(
     ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "grey", "gray", "black")
@@ -230,6 +230,26 @@ def known_share(expression: str, lexicon: Lexicon) -> float:
 def is_negated(expression: str) -> bool:
     """Whether an expression denies something; "not moving" denies nothing, since it says how an object behaves."""
     return _NEGATION.search(_STILL.sub("", expression)) is not None
+
+
+def names_nothing(expression: str, lexicon: Lexicon) -> bool:
+    """Whether an expression only says how something moves, where it is, or how it compares.
+
+    What was found has a name and a colour, which can be held against those of an expression. Where it has neither, low
+    signals say that the models are unsure, and not that nothing is there.
+
+    Example:
+        >>> words = Lexicon(called={"dog": ("dog",)}, manner=frozenset({"goes", "away", "comes"}))
+        >>> names_nothing("the one that goes away and comes back", words)
+        True
+        >>> names_nothing("the dog that goes away", words)
+        False
+    """
+    words = frozenset(_WORD.findall(expression.lower()))
+    told = FUNCTION_WORDS | NUMBERS.keys() | lexicon.manner
+    if not words & lexicon.manner or not words <= told:
+        return False
+    return not is_negated(expression) and not head_noun(expression, lexicon)
 
 
 def _signed(said: Said, meant: Collection[str]) -> float:

@@ -60,9 +60,11 @@ class LruCache(Generic[Key, Value]):
         """Keep a value as the newest one, and drop the oldest ones until the rest fits."""
         self._values[key] = value
         self._values.move_to_end(key)
-        while len(self._values) > 1 and self.weight > self.capacity:
+        weight = self.weight
+        while len(self._values) > 1 and weight > self.capacity:
             oldest = next(iter(self._values))
             dropped = self._values.pop(oldest)
+            weight -= self._weigh(dropped)
             if self._on_evict is not None:
                 self._on_evict(oldest, dropped)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from steerseg.masks import RLE, mask_area, rle_iou
 from steerseg.words.glossary import singular_of
+from steerseg.words.learning import NUMBERS
 from steerseg.words.wording import plain_wording
 
 MOST_INSTANCES = 8
@@ -20,8 +21,6 @@ MAX_OVERLAP = 0.5
 MIN_RELATIVE_SCORE = 0.5
 """Of an expression without a number, candidates below this fraction of the best score do not count."""
 
-NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
-"""Words at the beginning of an expression that say how many objects are meant."""
 _COUNT = re.compile(
     r"^(?:all\s+|both\s+)?(?:of\s+)?(?:the\s+|these\s+|those\s+)?"
     rf"(?P<count>{'|'.join(NUMBERS)}|[2-8])\s+(?!of\b)\w",

@@ -10,16 +10,19 @@ import functools
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import inflect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from steerseg.config import GlossaryUse
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import json_bytes
+
+if TYPE_CHECKING:
+    import inflect
 
 GLOSSARY_FILE = "glossary.json"
 MAX_WORDS = 80
@@ -167,7 +170,16 @@ class Glossary(BaseModel):
 
 @functools.lru_cache(maxsize=1)
 def _english() -> inflect.engine:
+    import inflect  # here: it takes seconds, and most commands need no plural
+
     return inflect.engine()
+
+
+def load_english() -> threading.Thread:
+    """Load what plurals need in the background, ahead of the first expression; the thread ends by itself."""
+    thread = threading.Thread(target=_english, name="english", daemon=True)
+    thread.start()
+    return thread
 
 
 def plural_of(noun: str) -> str:

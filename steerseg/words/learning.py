@@ -33,6 +33,9 @@ FUNCTION_WORDS = frozenset({
     *("third", "only", "same", "more", "most", "less", "least", "very", "then", "just", "still", "also"),
 })
 # fmt: on
+NUMBERS = {word: n for n, word in enumerate(("two", "three", "four", "five", "six", "seven", "eight"), 2)}
+"""Words that say how many objects are meant."""
+
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 _SURE_OF_A_NAME = 0.05  # names below it are not counted for people to read
 
@@ -44,6 +47,7 @@ class Lexicon(BaseModel):
         nouns: Noun -> the names of objects that it may stand for. A name stands for itself and needs no entry.
         called: Noun, synonyms included -> all names of objects that people may call so, also arguable ones.
         words: All words that the model was taught, in lower case; none where nobody can list them.
+        manner: Those that never say what something is, but how it moves, where it is, or how it compares.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,16 +55,19 @@ class Lexicon(BaseModel):
     nouns: Mapping[str, tuple[str, ...]] = {}
     called: Mapping[str, tuple[str, ...]] = {}
     words: frozenset[str] = frozenset()
+    manner: frozenset[str] = frozenset()
 
     def unknown(self, expression: str) -> tuple[str, ...]:
         """The words of an expression that the model was never taught, in their order, each once.
 
-        Words that tell nothing about an object do not count. Where no words are listed, none is unknown.
+        Words that tell nothing about an object do not count, nor do numbers. Where no words are listed, none is
+        unknown.
         """
         if not self.words:
             return ()
         found = _WORD.findall(expression.lower().replace("’", "'"))
-        return tuple(dict.fromkeys(word for word in found if word not in FUNCTION_WORDS | self.words))
+        known = FUNCTION_WORDS | NUMBERS.keys() | self.words
+        return tuple(dict.fromkeys(word for word in found if word not in known))
 
     @property
     def names(self) -> tuple[str, ...]:

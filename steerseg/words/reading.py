@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steerseg.config import PipelineConfig
-from steerseg.words.counting import NUMBERS
 from steerseg.words.glossary import Glossary
 from steerseg.words.learning import Lexicon
 from steerseg.words.wording import mend_spelling, plain_wording
@@ -39,5 +38,4 @@ def read_expression(expression: str, config: PipelineConfig, glossary: Glossary,
     if config.wording == "plain":
         text = mend_spelling(plain_wording(text), lexicon.words)
         known = plain_wording(known)
-    new_words = tuple(word for word in lexicon.unknown(known) if word not in NUMBERS)
-    return Reading(text, new_words)
+    return Reading(text, lexicon.unknown(known))

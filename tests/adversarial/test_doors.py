@@ -292,6 +292,24 @@ def test_other_names_are_not_answered(backend: Backend, host: str) -> None:
         assert "STEERSEG_SERVER_NAMES" in answer.get_data(as_text=True)
 
 
+def test_a_refused_name_is_not_logged_at_every_request(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        backend.client.get("/health", headers={"Host": "evil.example"})
+    assert [str(record.args[1]) for record in caplog.records if "evil.example" in record.getMessage()] == [
+        "1",
+        "2",
+        "4",
+        "8",
+        "16",
+        "32",
+        "64",
+    ]
+    backend.client.get("/health", headers={"Host": "other.example"})
+    assert "'other.example' was refused (1 so far)" in caplog.text
+
+
 def test_names_that_the_settings_give_are_answered(make_backend: MakeBackend) -> None:
     named = make_backend(server_names=("backend",), public_url="https://steerseg.example.org")
     for host in (

@@ -61,6 +61,13 @@ def test_the_picture_is_on_screen_and_does_not_move(
         for text in ("the backpack", samples[0].expression):
             labeling.ask(text)
             assert picture(labeling, PICTURES[name]) == before
+        labeling.page.locator(".steerseg-status").first.hover()
+        text_of_status = labeling.page.locator(".steerseg-status p").first
+        assert text_of_status.evaluate("p => p.scrollHeight <= p.clientHeight"), (
+            "all of it is under the mouse"
+        )
+        assert picture(labeling, PICTURES[name]) == before
+        labeling.page.mouse.move(0, 0)
         for scheme in SCHEMES:
             labeling.page.emulate_media(color_scheme=scheme)
             labeling.page.evaluate(

@@ -49,7 +49,7 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.ask(samples[0].expression)
     first = series(labeling, task)
     page = min(first)
-    assert "Read as:" in labeling.status()
+    assert "Understood as" in labeling.status()
 
     middle = middle_of(mask_of(first[page]))
     for number in range(page):

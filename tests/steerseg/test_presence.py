@@ -17,6 +17,7 @@ from steerseg.presence.signals import (
     head_noun,
     is_negated,
     known_share,
+    names_nothing,
     signals_of,
 )
 from steerseg.presets import BUILT_IN, load_preset
@@ -62,6 +63,29 @@ def test_only_what_denies_something_is_a_negation() -> None:
     assert is_negated("the dog that isn't red")
     assert not is_negated("the dog that is not moving")
     assert not is_negated("the knot")
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("the one that goes away and comes back", True),
+        ("the thing which keeps turning", True),
+        ("something on the far left", True),
+        ("the two smallest objects", False),  # the demo never saw the plural of "object"
+        ("the slowest", True),
+        ("the blue one", False),  # a colour can be looked at
+        ("something you could pay with", False),
+        ("the one that is not on the left", False),
+        ("the dog that goes away", False),
+        ("???", False),
+        ("the one", True),
+    ],
+)
+def test_what_only_says_how_something_moves_or_where_it_is_names_nothing(
+    expression: str, expected: bool
+) -> None:
+    assert names_nothing(expression, load_preset(BUILT_IN["demo"]).load_lexicon()) is expected
+    assert not names_nothing(expression, Lexicon()), "where nobody lists such words"
 
 
 def test_where_no_words_are_known_all_are_taken_for_known() -> None:
@@ -116,6 +140,9 @@ def test_the_demo_refuses_what_is_not_there_and_no_word_that_may_be_a_teams_own(
     assert not strange.presence.refused
     assert not strange.presence.understood
     assert strange.shown == (0,)
+    unnamed = steerseg.propose(video, "the one that goes away and comes back")
+    assert unnamed.presence.value is not None
+    assert unnamed.shown == (0,), "there is no name to hold against what was found"
     values = [one.presence.value or 0.0 for one in (there, absent, strange)]
     assert min(values[0] - value for value in values[1:]) > 0.3
     assert (

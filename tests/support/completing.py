@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import update
 
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.records import Correction, Problem
 from ml_backend.database.projects import ProjectStore
-from ml_backend.database.tables import ProposalKey
+from ml_backend.database.tables import ProposalKey, ProposalRow
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.controls import Controls
 from ml_backend.label_studio.media_access import MediaError, MediaHost
@@ -46,6 +48,10 @@ WORDS = "the red ball"
 
 
 VERSION = "v1"
+
+
+PROPOSED_AT = datetime(2026, 11, 22, 14, tzinfo=UTC)
+"""An hour before the first annotation."""
 
 
 class LocalMedia:
@@ -99,7 +105,7 @@ class Completing(Ingesting):
         version: str = VERSION,
         expression: str = WORDS,
     ) -> StoredProposal:
-        """Let the task have been given a proposal."""
+        """Let the task have been given a proposal, before anybody submitted it."""
         proposal = StoredProposal(
             expression=expression,
             attributes=(),
@@ -123,6 +129,8 @@ class Completing(Ingesting):
         key = ProposalKey(DIGEST, expression, version)
         path = ProposalFiles(self.settings.data_dir).save(key, proposal)
         ProposalStore(self.database).add(key, project_id=1, task_id=5, path=path, score=0.8)
+        with self.database.writing() as session:
+            session.execute(update(ProposalRow).values(created_at=PROPOSED_AT))
         return proposal
 
     def submit(self, results: list[dict[str, Any]], number: int = 7, **fields: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from steerseg.demo.catalogue import GROUP_NOUNS, KIND_OF
-from steerseg.demo.language import vocabulary
+from steerseg.demo.language import manner_words, vocabulary
 from steerseg.demo.phrases import GENERIC_NOUNS
 from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.verdicts import NO, YES, noun_table
@@ -40,13 +40,17 @@ def demo_lexicon() -> Lexicon:
         nouns={noun: of_noun for noun, of_noun in covered.items() if of_noun},
         called=called,
         words=frozenset(vocabulary(catalogue)),
+        manner=frozenset(manner_words()),
     )
 
 
 def main(file: Path = FILE) -> None:
     """Write the file."""
     lexicon = demo_lexicon()
-    write_json(file, {**lexicon.model_dump(mode="json"), "words": sorted(lexicon.words)})
+    write_json(
+        file,
+        {**lexicon.model_dump(mode="json"), "words": sorted(lexicon.words), "manner": sorted(lexicon.manner)},
+    )
     print(f"{file}: {len(lexicon.nouns)} nouns, {len(lexicon.words)} words")
 
 

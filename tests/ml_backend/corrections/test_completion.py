@@ -385,6 +385,9 @@ def test_the_newest_proposal_before_the_annotation_is_taken(completing: Completi
         return None if row is None else row.key.version
 
     assert chosen() == "v2"
+    early = decision.updated_at.replace(hour=1)
+    assert chosen(updated_at=early) == "v3", "its own regions say that it began from one: the clocks differ"
+    assert chosen(updated_at=early, proposed_expression=None) is None, "it came later, and nobody saw it"
     assert chosen(expression="other", proposed_expression="other") is None
     found = choose_proposal(rows, decision, "v3")
     assert found is not None

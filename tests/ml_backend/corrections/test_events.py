@@ -21,6 +21,7 @@ from ml_backend.interactive.state import TaskState
 from ml_backend.interactive.store import TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
 from ml_backend.label_studio.connections import Connections
+from ml_backend.predictions.deliveries import Deliveries
 from ml_backend.refinement.store import RefinementStore
 from ml_backend.refinement.training_events import TrainingHandler
 from ml_backend.settings import Settings
@@ -54,7 +55,11 @@ class Receiving:
         self.steering = TaskStateStore(self.database)
         connections = Connections(settings)
         self.handlers = (
-            StateLifecycle(self.steering, SubmittedPages(self.database, self.steering, connections)),
+            StateLifecycle(
+                self.steering,
+                SubmittedPages(self.database, self.steering, connections),
+                Deliveries(self.database, 9).promise,
+            ),
             TrainingHandler(self.projects, RefinementStore(self.database).request),
         )
 

@@ -55,7 +55,7 @@ def test_an_expression_replaces_all_that_the_one_before_made(annotator: Annotato
     annotator.type("the box")
     assert masks(annotator, 0)
     assert not masks(annotator, 1)
-    assert annotator.status.endswith("This replaces object and other (the two balls).")
+    assert " This replaces object and other (the two balls). Other candidates" in annotator.status
     assert settled(annotator) == ["the box"]
 
 

@@ -9,6 +9,7 @@ from ml_backend.models.reporter import SilentReporter
 from ml_backend.predictions.messages import (
     Guidance,
     describe_absence,
+    describe_answer,
     describe_instances,
     describe_proposal,
     describe_refusal,
@@ -37,11 +38,11 @@ def test_a_clear_match_needs_no_advice() -> None:
 def test_where_nothing_is_found_the_text_says_what_to_try() -> None:
     text = describe_proposal(proposal("nothing here"), guidance=Guidance(HINT))
     assert text.startswith("Nothing in the video matches “nothing here”.")
-    assert "read as “red, moving right”" in text
+    assert "Understood as “red, moving right”." in text
     assert "name the object" in text
     assert text.endswith(HINT)
     plain = describe_proposal(replace(proposal("nothing here"), attributes=()))
-    assert "read as" not in plain
+    assert "Understood" not in plain
     assert plain.endswith("how it moves.")
 
 
@@ -65,6 +66,26 @@ def test_a_low_score_is_named_with_what_to_try() -> None:
     assert "Unsure" not in describe_proposal(
         proposal("unlike anything"), guidance=Guidance(HINT, unsure_below=-0.5)
     )
+
+
+def test_the_decisive_sentences_come_first() -> None:
+    gone = "This replaces object 1 (the cat)."
+    one = replace(proposal("unlike anything"), attributes=("red",))
+    text = describe_answer(one, 0, Guidance(HINT), "object 1", gone)
+    order = [
+        "Object 1 is “unlike anything”",
+        "Unsure",
+        gone,
+        "Other candidates: #2",
+        "Understood as “red”.",
+        HINT,
+    ]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    text = describe_instances(one, [0], ["object 1"], None, Guidance(HINT), gone)
+    order = ["Tracked 1 object", gone, "Other candidates: #2", "Understood as “red”."]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    text = describe_answer(proposal("nothing here"), 0, Guidance(HINT))
+    assert text.index("The closest match was") < text.index("Understood as") < text.index(HINT)
 
 
 def test_a_rounded_score_agrees_with_the_sentence() -> None:

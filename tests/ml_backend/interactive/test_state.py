@@ -88,16 +88,20 @@ STORED = {
     },
     "chosen": "cat",
     "message": "Tracked.",
+    "unanswered": "the cat",
 }
 
 
 def test_the_state_is_stored_under_the_keys_of_earlier_releases() -> None:
-    task = TaskState(active_index=1, instances={1: INSTANCE}, chosen_label="cat", message="Tracked.")
+    task = TaskState(
+        active_index=1, instances={1: INSTANCE}, chosen_label="cat", message="Tracked.", unanswered="the cat"
+    )
     assert to_json(task) == STORED
     assert from_json(json.loads(json.dumps(STORED))) == task
     earlier = json.loads(json.dumps(STORED))
-    del earlier["objects"]["1"]["assigned"]
-    assert from_json(earlier) == replace(task, instances={1: replace(INSTANCE, assigned=frozenset())})
+    del earlier["objects"]["1"]["assigned"], earlier["unanswered"]
+    instance = replace(INSTANCE, assigned=frozenset())
+    assert from_json(earlier) == replace(task, instances={1: instance}, unanswered="")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_the_labels_that_are_hardly_seen_are_named() -> None:
     assert choose_colours(CONFIG, LABELS, [patch]).faint == ()
 
 
+def test_the_own_colour_of_small_objects_counts() -> None:
+    meadow, ball = np.concatenate([field(60, 120, 60)] * 50), field(0x2F, 0x80, 0xED)[:2].reshape(-1, 3)
+    pictures = [np.concatenate([meadow, field(0x2F, 0x80, 0xED)[:2]])]
+    blind = choose_colours(CONFIG, LABELS, pictures)
+    assert blind.faint == (), "the ball is less than a tenth of the picture"
+    seeing = choose_colours(CONFIG, LABELS, pictures, [ball])
+    assert seeing.faint == ("object 1",)
+    assert min(contrast(colour, ball) for colour in seeing.better) > LEAST_CONTRAST
+
+
 def test_only_the_colours_of_a_configuration_change() -> None:
     changed = with_colours(CONFIG, {"object 1": "#9BE800", "object 3": "#7A3CFF"})
     assert parse_controls(changed) == parse_controls(CONFIG)

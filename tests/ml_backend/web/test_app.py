@@ -169,7 +169,7 @@ STATUS = '<TextArea name="status" toName="frames" maxSubmissions="0"/>'
         ),
         (
             "nothing here",
-            "Nothing in the video matches “nothing here”. The expression was read as “red, moving",
+            "Nothing in the video matches “nothing here”. The closest match was at the",
         ),
         (
             "absent ball",

@@ -44,3 +44,28 @@ def test_a_new_value_of_a_key_replaces_the_old_one() -> None:
     assert cache.pop("a") is None
     assert cache.weight == 0
     assert len(cache) == 0
+
+
+def test_a_put_asks_for_each_weight_once_whatever_it_drops() -> None:
+    asked: list[bytes] = []
+
+    def weigh(value: bytes) -> int:
+        asked.append(value)
+        return len(value)
+
+    cache = LruCache[int, bytes](8, weigh=weigh)
+    for number in range(8):
+        cache.put(number, b"1")
+    asked.clear()
+    cache.put(8, b"12345678")
+    assert list(cache) == [8]
+    assert len(asked) == 9 + 8, "the sum, and each that was dropped"
+
+
+def test_a_value_that_grew_counts_as_it_is_now() -> None:
+    cache = LruCache[str, list[int]](3, weigh=len)
+    growing = [1]
+    cache.put("a", growing)
+    growing += [2, 3]
+    cache.put("b", [4])
+    assert list(cache) == ["b"]
