@@ -150,7 +150,8 @@ def test_a_process_killed_while_idle_is_replaced(executor: Executor[Any, Any]) -
 
 
 def test_a_silent_process_is_replaced() -> None:
-    executor: Executor[Any, Any] = Executor.local([targets.commands], stall_timeout=3.0, max_attempts=1)
+    # Long enough for a process to start on a machine whose cores are taken.
+    executor: Executor[Any, Any] = Executor.local([targets.commands], stall_timeout=10.0, max_attempts=1)
     try:
         with pytest.raises(ModelError, match="died"):
             executor.submit(("hang",)).result()
