@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -73,7 +74,16 @@ class CountedVideo:
                 frame.pts, frame.time_base = round(seconds * _CLOCK), Fraction(1, _CLOCK)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+        if self.codec == "libsvtav1":
+            _give_up_real_time()
         return path
+
+
+def _give_up_real_time() -> None:
+    """Undo what SVT-AV1 does as root: it leaves its caller, and all that this starts, in real time; others starve."""
+    if hasattr(os, "SCHED_FIFO"):
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _write_sound(container: Any, stream: Any, span: tuple[float, float]) -> None:

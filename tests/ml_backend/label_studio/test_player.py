@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,11 @@ def test_frames_that_the_player_never_shows_are_told_of(tmp_path: Path) -> None:
         message = written(kinds[name], tmp_path)[1].describe_hidden()
         assert "never shows" in message
         assert "steerseg-backend import" in message
+
+
+def test_files_are_written_without_a_trace_in_the_process(tmp_path: Path) -> None:
+    """An encoder that leaves this process in real time would starve the browser, and all tests that follow."""
+    before = os.sched_getscheduler(0)
+    for kind in KINDS:
+        kind.write(tmp_path)
+    assert os.sched_getscheduler(0) == before
