@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from steerseg.words.counting import NUMBERS
-from steerseg.words.learning import FUNCTION_WORDS
+from steerseg.words.learning import FUNCTION_WORDS, NUMBERS
 
 # fmt: off
 _BEFORE_NOUNS = frozenset({
