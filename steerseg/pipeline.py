@@ -199,7 +199,7 @@ class SteerSeg:
 
         self._videos = OpenVideos(tracker, remembered_bytes, drop_video)
         self.room = tracker.room
-        for give in (prefixes.halve, lvlm.give_memory, self._videos.give_memory):
+        for give in (prefixes.give_memory, lvlm.give_memory, self._videos.give_memory):
             self.room.add(give)
 
     @classmethod

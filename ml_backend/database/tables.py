@@ -439,9 +439,7 @@ class DeliveryRow(Base):
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     task_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[str] = mapped_column(primary_key=True)
-    typed: Mapped[str] = mapped_column(
-        primary_key=True
-    )  # an annotator's expression; empty for the task's own
+    typed: Mapped[str] = mapped_column(primary_key=True)  # an expression; empty for the task's own
     data: Mapped[dict[str, Any]] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # that failed

@@ -235,7 +235,7 @@ class PrefixStore:
         """Drop everything."""
         self._kept.clear()
 
-    def halve(self, _: bool) -> None:
+    def give_memory(self, _: bool) -> None:
         """Drop everything, and keep half as much on the device from now on; see :meth:`Room.add`."""
         self.clear()
         self.budget //= 2

@@ -56,6 +56,10 @@ class LruCache(Generic[Key, Value]):
         """The value of a key without counting as a use; ``None`` where there is none."""
         return self._values.get(key)
 
+    def values(self) -> Iterator[Value]:
+        """All values, the oldest first, without counting as a use."""
+        return iter(self._values.values())
+
     def put(self, key: Key, value: Value) -> None:
         """Keep a value as the newest one, and drop the oldest ones until the rest fits."""
         self._values[key] = value

@@ -35,10 +35,9 @@ class OpenVideos:
 
     def give_memory(self, more: bool) -> None:
         """Where ``more`` is needed, keep features in the host's memory from now on."""
-        for digest in self._videos if more else ():
-            encoded = self._videos.peek(digest)
-            assert encoded is not None
-            encoded.move_to_host()
+        if more:
+            for encoded in self._videos.values():
+                encoded.move_to_host()
 
     def clear(self) -> None:
         """Drop all videos, without calling ``on_drop``."""

@@ -16,7 +16,7 @@ _BEFORE_NOUNS = frozenset({
     *("a", "an", "the", "this", "that", "these", "those", "its", "his", "her", "their", "my", "our", "your"),
     *("another", "each", "every", "all", "both", "some", "any", "other", "which", "first", "last", "second", "third"),
     *("only", "same", "most", "more", "very", "left", "right", "top", "bottom", "upper", "lower", "middle", "center"),
-    *("centre", "front", "back", "far", "closest", "nearest", "furthest", "two", *NUMBERS),
+    *("centre", "front", "back", "far", "closest", "nearest", "furthest", *NUMBERS),
 })
 _ENDS = (FUNCTION_WORDS - _BEFORE_NOUNS) | {
     *("something", "anything", "someone", "everything", "everyone", "could", "would", "should", "may", "might"),
