@@ -96,6 +96,9 @@ class PipelineConfig:
             ``"zero"``: darker, as if nothing were attended to outside (DecAF), which also dims sinks in corners.
         expression_form: The expression in the questions. ``"typed"``: as it was typed, since names have capitals.
             ``"sentence"``: in lower case, and ended by a full stop where no question mark ends it (DecAF).
+        added_keyframes: Most keyframes that are added where the first ones show nothing likely of the object, or where
+            its tracklet shows nothing for a while. 0 adds none, as the method (our choice otherwise); see
+            :mod:`steerseg.presence.added_keyframes`.
         conditioning: What a candidate goes on from. ``"click"``: the memory of its point prompt. ``"mask"``: its
             mask at the video's size, prompted again (DecAF).
     """
@@ -129,6 +132,7 @@ class PipelineConfig:
     expression_form: ExpressionForm = "typed"
     conditioning: Conditioning = "click"
     candidates: CandidateSource = "points"
+    added_keyframes: int = 0
 
     def __post_init__(self) -> None:
         """Check the number of steps.

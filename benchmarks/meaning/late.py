@@ -1,0 +1,162 @@
+"""Targets that are visible for a part of the time: what is shown of them, with and without added keyframes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydantic import BaseModel
+
+from benchmarks.meaning.answers import ClipQuestions, Masks, mean_iou
+from benchmarks.meaning.visits import VISITS
+from steerseg.pipeline import SteerSeg
+from steerseg.presence.added_keyframes import look_between, with_returns
+from steerseg.presence.findings import Finding
+from steerseg.presence.signals import Presence
+from steerseg.statistics import bootstrap_mean
+from steerseg.tracking import Tracklet
+from steerseg.video import keyframe_indices
+
+ADDED = 7
+"""Added keyframes, where the preset adds none: one for each gap between eight keyframes."""
+
+
+class LateRow(BaseModel):
+    """One expression; J is in [0, 1], on all frames, of what is shown.
+
+    Attributes:
+        video: The clip.
+        visit: When the target is visible; see :data:`benchmarks.meaning.visits.VISITS`.
+        text: The expression.
+        frames: Of the clip.
+        before: J without added keyframes.
+        after: J with them.
+        before_visible: J on the frames that show the target, without added keyframes; ``None`` where none does.
+        after_visible: The same with them.
+        before_shown: Whether anything is shown without added keyframes.
+        after_shown: The same with them.
+        before_presence: Presence in [0, 1] without added keyframes; ``None`` where it was not judged.
+        between_presence: Presence by the keyframes between the first; ``None`` where none were looked at.
+        between: Whether what those show took the place of the first finding.
+        returned: Whether an added keyframe filled a stretch of the tracklet.
+        seconds: CPU seconds without added keyframes.
+        added_seconds: CPU seconds that they take on top.
+    """
+
+    video: str
+    visit: str
+    text: str
+    frames: int
+    before: float
+    after: float
+    before_visible: float | None
+    after_visible: float | None
+    before_shown: bool
+    after_shown: bool
+    before_presence: float | None
+    between_presence: float | None
+    between: bool
+    returned: bool
+    seconds: float
+    added_seconds: float
+
+
+def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
+    """Propose for the expression of a clip as :meth:`SteerSeg.propose` does, without added keyframes and with them."""
+    (expression,) = one.clip.entry.expressions
+    config = replace(steerseg.config, alternatives=1)
+    config = replace(config, added_keyframes=config.added_keyframes or ADDED)
+    steering, truth = steerseg.steering(config), one.clip.masks(expression)
+    looked: list[Presence] = []
+
+    def tracked(found: Finding) -> tuple[Tracklet, ...]:
+        return steerseg.track(found.features, found.candidates, found.ranking)
+
+    def report(stage: str, fraction: float) -> None:
+        """Nobody waits for it."""
+
+    begin = time.process_time()
+    reading = steerseg.read(expression.text, config)
+    keyframes = keyframe_indices(len(one.video), config.keyframes)
+    first = steerseg.find(one.video, reading, keyframes, config, steering)
+    before = tracked(first)
+    seconds = time.process_time() - begin
+    begin = time.process_time()
+    found = look_between(steerseg, first, config, steering, report, tried=looked.append)
+    after = before if found is first else tracked(found)
+    after, note = with_returns(steerseg, found, after, config, steering, report)
+    added_seconds = time.process_time() - begin
+    masks = [_shown(each, tracklets, truth) for each, tracklets in ((first, before), (found, after))]
+    there = truth.any((1, 2))
+    return [
+        LateRow(
+            video=one.clip.entry.video,
+            visit=expression.kind,
+            text=expression.text,
+            frames=len(truth),
+            before=mean_iou(masks[0], truth),
+            after=mean_iou(masks[1], truth),
+            before_visible=mean_iou(masks[0][there], truth[there]) if there.any() else None,
+            after_visible=mean_iou(masks[1][there], truth[there]) if there.any() else None,
+            before_shown=bool(masks[0].any()),
+            after_shown=bool(masks[1].any()),
+            before_presence=first.presence.value,
+            between_presence=looked[0].value if looked else None,
+            between=found is not first,
+            returned=bool(note),
+            seconds=seconds,
+            added_seconds=added_seconds,
+        )
+    ]
+
+
+def _shown(found: Finding, tracklets: Sequence[Tracklet], truth: Masks) -> Masks:
+    """The masks (T, H, W) that a person is shown."""
+    return np.zeros_like(truth) if found.presence.refused or not tracklets else tracklets[0].masks
+
+
+def describe_late(rows: Sequence[LateRow]) -> Iterator[str]:
+    """The lines of two tables."""
+    yield "| target | number | shown | J without | J with | gain | J where it is visible | gain there | changed |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    groups = {
+        "**all**": list(rows),
+        **{visit: [row for row in rows if row.visit == visit] for visit in VISITS},
+    }
+    for name, group in groups.items():
+        if group:
+            clips = [row.video for row in group]
+            before, after = (
+                np.array([getattr(row, field) for row in group]) for field in ("before", "after")
+            )
+            cells = [bootstrap_mean(values, clips) for values in (before, after, after - before)]
+            shown = f"{sum(row.before_shown for row in group)} → {sum(row.after_shown for row in group)}"
+            changed = sum(row.between or row.returned for row in group)
+            visible = " | ".join(_visible(group))
+            yield f"| {name} | {len(group)} | {shown} | {' | '.join(map(str, cells))} | {visible} | {changed} |"
+    yield ""
+    yield "| added keyframes | clips | CPU seconds on top, mean | CPU seconds without, mean |"
+    yield "|---|---|---|---|"
+    tried = [row for row in rows if row.added_seconds > 0.5]
+    for name, group in (("all clips", list(rows)), ("clips that got any", tried)):
+        if group:
+            added, base = (
+                np.mean([getattr(row, field) for row in group]) for field in ("added_seconds", "seconds")
+            )
+            yield f"| {name} | {len(group)} | {added:.1f} | {base:.1f} |"
+    yield ""
+    yield f"Found between the first keyframes: {sum(row.between for row in rows)} of {len(rows)} clips."
+    yield f"Stretches of tracklets filled: {sum(row.returned for row in rows)} of {len(rows)} clips."
+
+
+def _visible(group: Sequence[LateRow]) -> list[str]:
+    """J with added keyframes on the frames that show the target, and its gain; of clips that have such frames."""
+    seen = [row for row in group if row.before_visible is not None and row.after_visible is not None]
+    if not seen:
+        return ["", ""]
+    after = np.array([row.after_visible for row in seen], dtype=np.float64)
+    gain = after - np.array([row.before_visible for row in seen], dtype=np.float64)
+    clips = [row.video for row in seen]
+    return [str(bootstrap_mean(values, clips)) for values in (after, gain)]
