@@ -23,6 +23,9 @@ ADDED = 7
 """Added keyframes, where the preset adds none: one for each gap between eight keyframes."""
 
 
+_NOTHING = 0.3  # CPU seconds of a step that has nothing to do, at most
+
+
 class LateRow(BaseModel):
     """One expression; J is in [0, 1], on all frames, of what is shown.
 
@@ -42,7 +45,8 @@ class LateRow(BaseModel):
         between: Whether what those show took the place of the first finding.
         returned: Whether an added keyframe filled a stretch of the tracklet.
         seconds: CPU seconds without added keyframes.
-        added_seconds: CPU seconds that they take on top.
+        between_seconds: CPU seconds on top for keyframes between the first, and for tracking what they show.
+        returns_seconds: CPU seconds on top for keyframes where the tracklet shows nothing.
     """
 
     video: str
@@ -60,14 +64,15 @@ class LateRow(BaseModel):
     between: bool
     returned: bool
     seconds: float
-    added_seconds: float
+    between_seconds: float
+    returns_seconds: float
 
 
 def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
     """Propose for the expression of a clip as :meth:`SteerSeg.propose` does, without added keyframes and with them."""
     (expression,) = one.clip.entry.expressions
     config = replace(steerseg.config, alternatives=1)
-    config = replace(config, added_keyframes=config.added_keyframes or ADDED)
+    config = replace(config, added_keyframes=config.added_keyframes or ADDED, seek_returns=True)
     steering, truth = steerseg.steering(config), one.clip.masks(expression)
     looked: list[Presence] = []
 
@@ -86,8 +91,10 @@ def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
     begin = time.process_time()
     found = look_between(steerseg, first, config, steering, report, tried=looked.append)
     after = before if found is first else tracked(found)
+    between_seconds = time.process_time() - begin
+    begin = time.process_time()
     after, note = with_returns(steerseg, found, after, config, steering, report)
-    added_seconds = time.process_time() - begin
+    returns_seconds = time.process_time() - begin
     masks = [_shown(each, tracklets, truth) for each, tracklets in ((first, before), (found, after))]
     there = truth.any((1, 2))
     return [
@@ -107,7 +114,8 @@ def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
             between=found is not first,
             returned=bool(note),
             seconds=seconds,
-            added_seconds=added_seconds,
+            between_seconds=between_seconds,
+            returns_seconds=returns_seconds,
         )
     ]
 
@@ -137,18 +145,18 @@ def describe_late(rows: Sequence[LateRow]) -> Iterator[str]:
             visible = " | ".join(_visible(group))
             yield f"| {name} | {len(group)} | {shown} | {' | '.join(map(str, cells))} | {visible} | {changed} |"
     yield ""
-    yield "| added keyframes | clips | CPU seconds on top, mean | CPU seconds without, mean |"
-    yield "|---|---|---|---|"
-    tried = [row for row in rows if row.added_seconds > 0.5]
-    for name, group in (("all clips", list(rows)), ("clips that got any", tried)):
-        if group:
-            added, base = (
-                np.mean([getattr(row, field) for row in group]) for field in ("added_seconds", "seconds")
-            )
-            yield f"| {name} | {len(group)} | {added:.1f} | {base:.1f} |"
-    yield ""
-    yield f"Found between the first keyframes: {sum(row.between for row in rows)} of {len(rows)} clips."
-    yield f"Stretches of tracklets filled: {sum(row.returned for row in rows)} of {len(rows)} clips."
+    yield "| keyframes are added | clips | CPU seconds on top, mean | CPU seconds without, mean | changed |"
+    yield "|---|---|---|---|---|"
+    for name, field, changed in (
+        ("between the first", "between_seconds", "between"),
+        ("where the tracklet shows nothing", "returns_seconds", "returned"),
+    ):
+        group = [row for row in rows if getattr(row, field) > _NOTHING]
+        added, base = (
+            float(np.mean([getattr(row, each) for row in group] or [0.0])) for each in (field, "seconds")
+        )
+        count = sum(getattr(row, changed) for row in group)
+        yield f"| {name} | {len(group)} | {added:.1f} | {base:.1f} | {count} |"
 
 
 def _visible(group: Sequence[LateRow]) -> list[str]:

@@ -99,18 +99,20 @@ def with_returns(
 ) -> tuple[tuple[Tracklet, ...], str]:
     """The tracklets, the first of them with what added keyframes show of it where it showed nothing; and a note.
 
-    Left as they are where nothing is shown, where presence is not judged, and where several objects are meant.
+    Left as they are where the judge does not accept what was found, and where several objects are meant.
 
     Args:
         steerseg: The models.
         found: What was tracked.
         tracklets: The ranked tracklets of the whole video.
-        config: ``added_keyframes`` counts here.
+        config: ``seek_returns`` and ``added_keyframes`` count here.
         soft_prompts: Those that take part.
         report: Called with the stage ``added keyframes`` and the fraction of its current part that is done.
     """
-    one = instances_meant(found.case.reading.text) is None
-    if not tracklets or not one or found.presence.value is None or found.presence.refused:
+    value = found.presence.value
+    if not config.seek_returns or not tracklets or value is None or instances_meant(found.case.reading.text):
+        return tracklets, ""
+    if steerseg.judge.stance(value) != "accepted":
         return tracklets, ""
     first, *others = tracklets
     video, encoded = found.case.video, found.features.encoded
