@@ -138,13 +138,15 @@ class PipelineConfig:
     seek_returns: bool = False
 
     def __post_init__(self) -> None:
-        """Check the number of steps.
+        """Check the number of steps and of added keyframes.
 
         Raises:
-            ConfigError: It is neither 1 nor 2.
+            ConfigError: The steps are neither 1 nor 2, or the keyframes are fewer than none.
         """
         if self.reasoning_steps not in (1, 2):
             raise ConfigError(f"reasoning_steps is {self.reasoning_steps}; expected 1 or 2.")
+        if self.added_keyframes < 0:
+            raise ConfigError(f"added_keyframes is {self.added_keyframes}; expected 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from benchmarks.meaning.answers import ClipQuestions, Masks, mean_iou
-from benchmarks.meaning.visits import VISITS
 from steerseg.pipeline import SteerSeg
 from steerseg.presence.added_keyframes import look_between, with_returns
 from steerseg.presence.findings import Finding
@@ -31,7 +30,7 @@ class LateRow(BaseModel):
 
     Attributes:
         video: The clip.
-        visit: When the target is visible; see :data:`benchmarks.meaning.visits.VISITS`.
+        visit: When the target is visible, or the kind of what is not there; see :mod:`benchmarks.meaning.visits`.
         text: The expression.
         frames: Of the clip.
         before: J without added keyframes.
@@ -90,7 +89,7 @@ def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
     seconds = time.process_time() - begin
     begin = time.process_time()
     found = look_between(steerseg, first, config, steering, report, tried=looked.append)
-    after = before if found is first else tracked(found)
+    after = before if found.case is first.case else tracked(found)
     between_seconds = time.process_time() - begin
     begin = time.process_time()
     after, note = with_returns(steerseg, found, after, config, steering, report)
@@ -111,7 +110,7 @@ def measure_late(steerseg: SteerSeg, one: ClipQuestions) -> list[LateRow]:
             after_shown=bool(masks[1].any()),
             before_presence=first.presence.value,
             between_presence=looked[0].value if looked else None,
-            between=found is not first,
+            between=found.case is not first.case,
             returned=bool(note),
             seconds=seconds,
             between_seconds=between_seconds,
@@ -129,9 +128,10 @@ def describe_late(rows: Sequence[LateRow]) -> Iterator[str]:
     """The lines of two tables."""
     yield "| target | number | shown | J without | J with | gain | J where it is visible | gain there | changed |"
     yield "|---|---|---|---|---|---|---|---|---|"
+    visits = dict.fromkeys(row.visit for row in rows)
     groups = {
         "**all**": list(rows),
-        **{visit: [row for row in rows if row.visit == visit] for visit in VISITS},
+        **{visit: [row for row in rows if row.visit == visit] for visit in visits},
     }
     for name, group in groups.items():
         if group:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.meaning.answers import ClipQuestions
+from steerseg.demo.absence import ABSENT_KINDS, Absences
 from steerseg.demo.dataset import ENTROPY, Clip, ClipEntry, Expression, Manifest, render_scene
 from steerseg.demo.language import Referral, referrals
 from steerseg.demo.scene import Scene, extents
@@ -24,8 +25,8 @@ VISITS = ("between", "back between", "back", "late", "left", "never", "always")
 ``back``: it leaves, and comes back over keyframes. ``late``: it enters late. ``left``: it leaves for good.
 """
 
-SEEDS = {"develop": 5_000_000, "measured": 6_000_000}
-"""Splits: rules were chosen on the first, and the second was measured once."""
+SEEDS = {"develop": 5_000_000, "measured": 6_000_000, "absent": 7_000_000}
+"""Splits: rules were chosen on the first. ``absent`` asks whole clips for what is not there."""
 
 KEYFRAMES = 8
 _KINDS = ("explicit", "attribute")  # what stays true of one object alone wherever it is
@@ -35,7 +36,7 @@ WORLD = WorldSpec(frames=(96, 160), pairs="any", photos=0.3, photo_half="heldout
 
 
 def visits_manifest(split: str, count: int) -> Manifest:
-    """Clips of a split, one expression each; the visits take turns.
+    """Clips of a split, one expression each; the visits, or the kinds of what is not there, take turns.
 
     Args:
         split: A name of :data:`SEEDS`.
@@ -43,26 +44,24 @@ def visits_manifest(split: str, count: int) -> Manifest:
     """
     clips: list[ClipEntry] = []
     seed = SEEDS[split]
+    asked = _absent if split == "absent" else _visitor
     while len(clips) < count:
         seed += 1
-        referral = _referral(sample_scene(np.random.default_rng((ENTROPY, seed)), WORLD), seed)
-        if referral is not None:
-            visit = VISITS[len(clips) % len(VISITS)]
-            target = Expression(
-                referral.expression, referral.targets, visit, referral.name, referral.attributes, twin=False
-            )
-            clips.append(ClipEntry(f"visits-{split}-{len(clips):04d}", seed, (target,)))
-    return Manifest(
-        f"visits-{split}", "targets that are visible for a part of the time", WORLD, "train", tuple(clips)
-    )
+        expression = asked(sample_scene(np.random.default_rng((ENTROPY, seed)), WORLD), seed, len(clips))
+        if expression is not None:
+            clips.append(ClipEntry(f"visits-{split}-{len(clips):04d}", seed, (expression,)))
+    about = "targets that are visible for a part of the time, or never"
+    return Manifest(f"visits-{split}", about, WORLD, "train", tuple(clips))
 
 
 def draw_visit(manifest: Manifest, entry: ClipEntry) -> ClipQuestions:
     """The clip of an entry, in which the target comes and goes as its kind says."""
     scene = sample_scene(np.random.default_rng((ENTROPY, entry.seed)), manifest.world)
     (expression,) = entry.expressions
-    windows = visible_windows(expression.kind, scene.num_frames, np.random.default_rng((entry.seed, 1)))
-    frames, ids = render_scene(come_and_go(scene, expression.targets[0], windows), load_atlas(scene.styles))
+    if expression.targets:
+        windows = visible_windows(expression.kind, scene.num_frames, np.random.default_rng((entry.seed, 1)))
+        scene = come_and_go(scene, expression.targets[0], windows)
+    frames, ids = render_scene(scene, load_atlas(scene.styles))
     clip = Clip(entry, frames, ids, scene.fps)
     return ClipQuestions(clip, video_from_frames(frames, fps=scene.fps))
 
@@ -111,13 +110,26 @@ def _share_inside(frames: int, start: int, end: int) -> NDArray[np.float64]:
     return np.clip(np.minimum(entered, stays), 0, 1)
 
 
-def _referral(scene: Scene, seed: int) -> Referral | None:
-    """An expression that stays true wherever the target is; ``None`` where there is none."""
+def _visitor(scene: Scene, seed: int, number: int) -> Expression | None:
+    """An expression that stays true wherever its target is; ``None`` where there is none."""
     catalogue = load_catalogue(scene.styles)
-    possible = referrals(scene, np.random.default_rng((seed, 2)), kinds=_KINDS, catalogue=catalogue)
-    for referral in possible:
+    for referral in referrals(scene, np.random.default_rng((seed, 2)), kinds=_KINDS, catalogue=catalogue):
         path = scene.centre[referral.targets[0]]
         inside = np.all((path > 0) & (path < (scene.width, scene.height)))
         if len(referral.targets) == 1 and inside and not _WHERE.search(referral.expression):
-            return referral
+            return _expression(referral, VISITS[number % len(VISITS)])
     return None
+
+
+def _absent(scene: Scene, seed: int, number: int) -> Expression | None:
+    """An expression of nothing in the scene; ``None`` where none of its kind was drawn."""
+    rng, catalogue = np.random.default_rng((seed, 3)), load_catalogue(scene.styles)
+    absences = Absences(scene, sample_scene(rng, WORLD, catalogue), rng, catalogue, "measure")
+    referral = absences.draw(ABSENT_KINDS[number % len(ABSENT_KINDS)])
+    return None if referral is None else _expression(referral, referral.kind)
+
+
+def _expression(referral: Referral, kind: str) -> Expression:
+    return Expression(
+        referral.expression, referral.targets, kind, referral.name, referral.attributes, twin=False
+    )

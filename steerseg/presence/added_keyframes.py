@@ -8,7 +8,7 @@ nothing, and what is found there joins the tracklet if it is the same object by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,8 @@ LEAST_QUALITY = 0.5
 
 LEAST_CORRELATION = 0.5
 """Least correlation of a candidate with the maps, as a share of that of the first."""
+
+_NOTHING_BETWEEN = "Keyframes that were added between the first show nothing more likely."
 
 _Report = Callable[[str, float], None]
 
@@ -83,9 +85,10 @@ def look_between(
     )
     tried(again.presence)
     if again.presence.value is None or steerseg.judge.stance(again.presence.value) != "accepted":
-        return first
+        return replace(first, note=_NOTHING_BETWEEN) if first.presence.refused else first
+    found = again.candidates.on_keyframes.candidates[again.ranking[0].index].prompt.frame
     return replace(
-        again, note=f"Found on keyframes that were added between the first: {_times(video.pts, added)}."
+        again, note=f"Found at {video.pts[found]:.1f} s, on a keyframe that was added between the first."
     )
 
 
@@ -134,7 +137,8 @@ def with_returns(
         encoded, [joined], [track], lambda done: report("added keyframes", done), frames=stretch
     )
     filled = replace(first, rles=track.rles, frame_scores=track.presence)
-    return (filled, *others), f"Seen again on a keyframe that was added: {_times(video.pts, again.memories)}."
+    seen_at = video.pts[again.first_frame]
+    return (filled, *others), f"Seen again at {seen_at:.1f} s, on a keyframe that was added."
 
 
 def _seen_on(
@@ -214,7 +218,3 @@ def _stretch(empty: NDArray[np.bool_], frame: int) -> tuple[int, ...]:
     start = int(max((other + 1 for other in full if other < frame), default=0))
     end = int(min((other for other in full if other > frame), default=len(empty)))
     return tuple(range(start, end))
-
-
-def _times(pts: NDArray[np.float64], frames: Iterable[int]) -> str:
-    return ", ".join(f"{pts[frame]:.1f} s" for frame in sorted(frames))
