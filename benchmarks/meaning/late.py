@@ -147,16 +147,16 @@ def describe_late(rows: Sequence[LateRow]) -> Iterator[str]:
     yield ""
     yield "| keyframes are added | clips | CPU seconds on top, mean | CPU seconds without, mean | changed |"
     yield "|---|---|---|---|---|"
-    for name, field, changed in (
-        ("between the first", "between_seconds", "between"),
-        ("where the tracklet shows nothing", "returns_seconds", "returned"),
-    ):
-        group = [row for row in rows if getattr(row, field) > _NOTHING]
-        added, base = (
-            float(np.mean([getattr(row, each) for row in group] or [0.0])) for each in (field, "seconds")
-        )
-        count = sum(getattr(row, changed) for row in group)
-        yield f"| {name} | {len(group)} | {added:.1f} | {base:.1f} | {count} |"
+    between = [row for row in rows if row.between_seconds > _NOTHING]
+    returns = [row for row in rows if row.returns_seconds > _NOTHING]
+    found, filled = sum(row.between for row in rows), sum(row.returned for row in rows)
+    yield _cost("between the first", between, [row.between_seconds for row in between], found)
+    yield _cost("where the tracklet shows nothing", returns, [row.returns_seconds for row in returns], filled)
+
+
+def _cost(name: str, group: Sequence[LateRow], added: Sequence[float], changed: int) -> str:
+    seconds, base = (float(np.mean(each or [0.0])) for each in (added, [row.seconds for row in group]))
+    return f"| {name} | {len(group)} | {seconds:.1f} | {base:.1f} | {changed} |"
 
 
 def _visible(group: Sequence[LateRow]) -> list[str]:
