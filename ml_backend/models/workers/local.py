@@ -114,10 +114,10 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         self._state = WorkerState.READY
         log.info("the model process is ready after %.0f s", time.monotonic() - began)
 
-    def begin(self, job: int, request: RequestT, request_id: str) -> None:
+    def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
         """See :meth:`Worker.begin`."""
         try:
-            self._send(RunCommand(job, request, request_id))
+            self._send(RunCommand(job, request, request_id, upcoming))
         except OSError as error:
             raise self._loss() from error
         self._state = WorkerState.BUSY
