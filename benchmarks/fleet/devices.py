@@ -97,7 +97,8 @@ def workers(models: Models, devices: Sequence[str], folder: Path) -> Iterator[Mo
     """The server's dispatcher with a ready model process for each device, as ``serve --device`` starts them."""
     executor: ModelExecutor
     if models == "demo":
-        from ml_backend.web.assemble import _build_executor  # with Label Studio's SDK, which random models need not
+        # With Label Studio's SDK, which random models need not.
+        from ml_backend.web.assemble import _build_executor
 
         given = {"data_dir": folder, "preset": "demo", "device": ",".join(devices)}
         executor = _build_executor(Settings.model_validate(given))
