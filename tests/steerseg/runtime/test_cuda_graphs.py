@@ -66,10 +66,8 @@ def test_inputs_of_any_layout_and_type_are_copied() -> None:
         assert torch.equal(target, source)
 
 
-def test_many_rows_and_first_sights_are_not_captured() -> None:
+def test_first_sights_are_not_captured() -> None:
     calls = Rerun(product)
-    for _ in range(3):
-        calls(1, *arguments(9, 0))
     calls(1, *arguments(2, 0))
     assert len(calls) == 0
     calls(1, *arguments(2, 0))
@@ -77,6 +75,22 @@ def test_many_rows_and_first_sights_are_not_captured() -> None:
     calls.enabled = False
     calls(1, *arguments(2, 0))
     assert calls.replays == 1
+
+
+def test_many_rows_are_replays_of_a_few_forms() -> None:
+    """Nineteen rows are two replays of eight, and one of four; nine need no second form of eight."""
+    calls = Rerun(product)
+    for seed in range(4):
+        rows, shared = arguments(19, seed)
+        given = calls(3, rows, shared)
+        assert all(torch.equal(a, b) for a, b in zip(given, product(3, rows, shared), strict=True))
+    assert len(calls) == 2
+    replays = calls.replays
+    rows, shared = arguments(9, 9)
+    calls(3, rows, shared)
+    assert torch.equal(calls(3, rows, shared)[1], product(3, rows, shared)[1])
+    assert len(calls) == 3
+    assert calls.replays == replays + 3  # the single row was seen once before it was captured
 
 
 def test_a_replay_that_is_off_is_not_used() -> None:
