@@ -366,11 +366,11 @@ def test_points_of_all_keyframes_are_decoded_together(tracker: Tracker) -> None:
         assert torch.equal(ours.answer.mask, ours.answer.logits > 0)
 
 
-@pytest.mark.parametrize("prompts", [((0,),), ((3,), (9,)), ((2, 6), (2, 6))])
+@pytest.mark.parametrize("prompts", [((0,),), ((3,), (9,)), ((2, 6), (2, 6)), ((0,),) * 6, ((5,),) * 7])
 def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
     tracker: Tracker, prompts: tuple[tuple[int, ...], ...]
 ) -> None:
-    """Of one object or several, prompted on one frame or several, whatever the weights."""
+    """Of one object or many, prompted on one frame or several, whatever the weights."""
     for parameter in tracker.segmenter.model.memory_attention.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter)
@@ -380,8 +380,8 @@ def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
                 projection.weight.data.mul_(10)
     encoded = opened(tracker, 12)
     started = [
-        tracker.start(encoded, [Prompt(frame, ((0.4, 0.5),), (True,)) for frame in frames])
-        for frames in prompts
+        tracker.start(encoded, [Prompt(frame, ((0.2 + 0.1 * index, 0.5),), (True,)) for frame in frames])
+        for index, frames in enumerate(prompts)
     ]
     sam2 = tracker.segmenter
     assert isinstance(sam2, Sam2)
@@ -393,3 +393,28 @@ def test_memories_are_attended_to_in_fewer_passes_with_the_same_masks(
     assert not torch.equal(plain.logits, given.logits)
     assert float((given.logits - plain.logits).abs().max()) <= 1e-5 * float(plain.logits.abs().max())
     assert np.allclose(given.frame_scores, plain.frame_scores, atol=1e-5)
+
+
+def test_fewer_passes_keep_the_precision_of_autocast(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU under the context that a GPU runs in: memories in half precision, and about the same masks."""
+    monkeypatch.setattr(tracker.segmenter, "_precision", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    sam2 = tracker.segmenter
+    assert isinstance(sam2, Sam2)
+    round_multiplied_weights(sam2.model, torch.bfloat16)
+    encoded = opened(tracker, 8)
+    started = [tracker.start(encoded, [Prompt(0, ((0.1 * x, 0.5),), (True,))]) for x in range(1, 7)]
+    answers = []
+    for sam2.fused in (False, True):
+        answers.append(tracker.propagate(encoded, started).logits)
+        step = sam2.tracking_step()
+        levels = tracker.encoder.levels(encoded, [1] * len(started))
+        memories = [torch.stack([each.memories[0].spatial for each in started])]
+        pointers = [torch.stack([each.memories[0].pointer for each in started])]
+        attended = sam2.attended_memories(1, (0,), 8)
+        found = step(*step.arguments(attended, levels, memories, pointers, torch.ones(1)))
+        assert [each.dtype for each in found] == [torch.float32, pointers[0].dtype, torch.bfloat16, torch.float32]
+        assert found[2].shape == memories[0].shape
+    plain, given = answers
+    assert (given - plain).norm() <= 0.05 * plain.norm()

@@ -1,0 +1,103 @@
+"""SAM 2's mask decoder and memory encoder in a step of tracking, with fewer passes over memory.
+
+The package enlarges all three masks of an object to the input's size before it chooses one, and writes the chosen one
+four times before the memory encoder reads it. Here the best one is chosen first, and enlarged and squashed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
+from torch import Tensor
+
+from steerseg.segmenters.fused import mask_for_memory
+
+
+class TrackedMasks(NamedTuple):
+    """The masks of N objects that are tracked.
+
+    Attributes:
+        logits: (N, h, w) float32 low-resolution mask logits.
+        pointers: (N, C) object pointers.
+        presence: (N, 1) object score logits.
+    """
+
+    logits: Tensor
+    pointers: Tensor
+    presence: Tensor
+
+
+def supported(model: Any) -> bool:
+    """Whether these are the steps of a model: objects must not depend on each other."""
+    return bool(model.pred_obj_scores and not model.non_overlap_masks_for_mem_enc)
+
+
+def decode_tracked(model: Any, conditioned: Tensor, levels: Sequence[Tensor]) -> TrackedMasks:
+    """Decode objects without prompts, as the package's ``SAM2Base._forward_sam_heads`` does.
+
+    Args:
+        model: A ``SAM2Base``.
+        conditioned: (N, C, h, w) image features that have attended to memories.
+        levels: (N or 1, C, h, w) image features of each level but the lowest.
+    """
+    count, device = len(conditioned), conditioned.device
+    points = (
+        torch.zeros(count, 1, 2, device=device),
+        torch.full((count, 1), -1, dtype=torch.int32, device=device),
+    )
+    sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=None)
+    multimask = model._use_multimask(False, None)
+    masks, ious, tokens, presence = model.sam_mask_decoder(
+        image_embeddings=conditioned,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask,
+        repeat_image=False,
+        high_res_features=list(levels) or None,
+    )
+    best = ious.argmax(dim=1, keepdim=True) if multimask else ious.new_zeros((count, 1), dtype=torch.int64)
+    logits = masks.take_along_dim(best[..., None, None], dim=1)[:, 0].float()
+    if tokens.shape[1] == 1:
+        token = tokens[:, 0]
+    else:
+        token = tokens.take_along_dim(best[..., None], dim=1)[:, 0]
+    visible = presence > 0
+    share = presence.sigmoid() if model.soft_no_obj_ptr else visible.float()
+    pointers = model.obj_ptr_proj(token)
+    if model.fixed_no_obj_ptr:
+        pointers = share * pointers
+    return TrackedMasks(
+        torch.where(visible[..., None], logits, NO_OBJ_SCORE),
+        pointers + (1 - share) * model.no_obj_ptr,
+        presence,
+    )
+
+
+def remember_tracked(model: Any, features: Tensor, tracked: TrackedMasks) -> Tensor:
+    """Turn tracked masks into spatial memories, as the package's ``SAM2Base._encode_new_memory`` does.
+
+    Args:
+        model: A ``SAM2Base``.
+        features: (N or 1, C, h, w) image features of the lowest level.
+        tracked: The masks of N objects.
+
+    Returns:
+        (N, C_mem, h, w).
+    """
+    encoder = model.memory_encoder
+    masks = mask_for_memory(
+        tracked.logits,
+        model.image_size,
+        model.sigmoid_scale_for_mem_enc,
+        model.sigmoid_bias_for_mem_enc,
+        encoder.mask_downsampler.encoder[0].weight.dtype,
+    )
+    memory: Tensor = encoder(features, masks, skip_mask_sigmoid=True)["vision_features"]
+    if model.no_obj_embed_spatial is not None:
+        absent = (tracked.presence <= 0).float()[..., None, None]
+        memory += absent * model.no_obj_embed_spatial[..., None, None]  # in the memory's own precision
+    return memory
