@@ -22,7 +22,6 @@ from steerseg.segmenters.fused import norms_in_one_pass
 from steerseg.segmenters.sam2_heads import decode_tracked, remember_tracked, supported
 from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
 
-
 _ONE_FRAME_ROWS = 5  # fewer have few steps of their own: warming up captures one form for each number of them
 
 

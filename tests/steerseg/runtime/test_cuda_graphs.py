@@ -414,7 +414,12 @@ def test_fewer_passes_keep_the_precision_of_autocast(
         pointers = [torch.stack([each.memories[0].pointer for each in started])]
         attended = sam2.attended_memories(1, (0,), 8)
         found = step(*step.arguments(attended, levels, memories, pointers, torch.ones(1)))
-        assert [each.dtype for each in found] == [torch.float32, pointers[0].dtype, torch.bfloat16, torch.float32]
+        assert [each.dtype for each in found] == [
+            torch.float32,
+            pointers[0].dtype,
+            torch.bfloat16,
+            torch.float32,
+        ]
         assert found[2].shape == memories[0].shape
     plain, given = answers
     assert (given - plain).norm() <= 0.05 * plain.norm()
