@@ -95,7 +95,7 @@ def test_many_objects_are_measured(tmp_path: Path) -> None:
 
 
 def test_a_small_card_is_measured_and_what_failed_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "qwen3-vl-2b-8GB-16"
+    folder = tmp_path / "qwen3-vl-2b-8GB-16-expandable"
     options = ["--here", "--cards", "8", "--presets", "qwen3-vl-2b", "--device", "cpu", "--size", "tiny"]
     assert small_cards.main(["-o", str(folder), *options]) == 0
     table = small_cards.summarise(tmp_path)
