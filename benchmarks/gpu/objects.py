@@ -158,16 +158,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracker = make_tracker(given.size, device, dtype, given.segmenter)
     objects = Objects(records, tracker, given.size)
     full = given.size == "full"
-    for count in given.counts or (COUNTS if full else _TINY_COUNTS):
-        records.attempt(f"{count} objects", functools.partial(objects.measure, count))
     several = 16 if full else _TINY_COUNTS[-1]
-    if given.measures:
-        objects.measure_measures(several)
     if given.profile:
         (given.output / "profiles.txt").write_text("")
         objects.profile(several, given.output / "profiles.txt")
     if given.attention and isinstance(tracker.segmenter, Sam2):
         measure_memory_attention(records, tracker, rows=8)
+    for count in given.counts or (COUNTS if full else _TINY_COUNTS):
+        records.attempt(f"{count} objects", functools.partial(objects.measure, count))
+    if given.measures:
+        objects.measure_measures(several)
     write_report(given.output)
     return 1 if records.failures else 0
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -415,7 +416,28 @@ def _join_parts(
     tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
 
 
-_ATTENTION_PROGRAMS = 256  # two for each multiprocessor of a large GPU
+_MOST_PARTS = 16
+_JOINING = 0.02  # what a further part costs, as a share of what all programs at once take for whole rows
+
+
+def parts_of_keys(blocks: int, steps: int, programs: int) -> int:
+    """In how many parts keys are mixed, so that few of the programs that run at once are idle in the end.
+
+    Args:
+        blocks: Blocks of queries.
+        steps: Tiles of keys.
+        programs: How many run at once.
+    """
+
+    def cost(parts: int) -> float:
+        return math.ceil(blocks * parts / programs) / parts + _JOINING * parts
+
+    return min(range(1, min(steps, _MOST_PARTS) + 1), key=cost)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
@@ -428,7 +450,7 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int
     length, narrow = value.shape[1:]
     blocks = triton.cdiv(count, rows) * entries
     steps = triton.cdiv(length, cols)
-    part = triton.cdiv(steps, min(steps, max(1, _ATTENTION_PROGRAMS // blocks))) * cols
+    part = triton.cdiv(steps, parts_of_keys(blocks, steps, _multiprocessors(query.device))) * cols
     parts = triton.cdiv(length, part)
     mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
     lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)

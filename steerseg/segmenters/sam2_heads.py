@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from sam2.modeling.memory_encoder import CXBlock, MemoryEncoder
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor
 
@@ -31,8 +32,15 @@ class TrackedMasks(NamedTuple):
 
 
 def supported(model: Any) -> bool:
-    """Whether these are the steps of a model: objects must not depend on each other."""
-    return bool(model.pred_obj_scores and not model.non_overlap_masks_for_mem_enc)
+    """Whether these are the steps of a model: of the package's kind, with objects that do not depend on each other."""
+    encoder = model.memory_encoder
+    known = type(encoder) is MemoryEncoder and "forward" not in encoder.__dict__
+    return bool(
+        known
+        and all(type(block) is CXBlock and block.gamma is not None for block in encoder.fuser.layers)
+        and model.pred_obj_scores
+        and not model.non_overlap_masks_for_mem_enc
+    )
 
 
 def decode_tracked(model: Any, conditioned: Tensor, levels: Sequence[Tensor]) -> TrackedMasks:
@@ -96,8 +104,19 @@ def remember_tracked(model: Any, features: Tensor, tracked: TrackedMasks) -> Ten
         model.sigmoid_bias_for_mem_enc,
         encoder.mask_downsampler.encoder[0].weight.dtype,
     )
-    memory: Tensor = encoder(features, masks, skip_mask_sigmoid=True)["vision_features"]
+    fused = encoder.fuser.proj(encoder.pix_feat_proj(features) + encoder.mask_downsampler(masks))
+    for block in encoder.fuser.layers:
+        fused = _convolve(block, fused)
+    memory: Tensor = encoder.out_proj(fused)
     if model.no_obj_embed_spatial is not None:
         absent = (tracked.presence <= 0).float()[..., None, None]
         memory += absent * model.no_obj_embed_spatial[..., None, None]  # in the memory's own precision
     return memory
+
+
+def _convolve(block: Any, pictures: Tensor) -> Tensor:
+    """The package's ``CXBlock`` on (N, C, h, w): products take their bias with them, and the sum is one pass."""
+    inner = block.norm(block.dwconv(pictures)).permute(0, 2, 3, 1).contiguous()
+    inner = block.pwconv2(block.act(block.pwconv1(inner))).permute(0, 3, 1, 2)
+    with torch.autocast(pictures.device.type, enabled=False):
+        return torch.addcmul(pictures, inner, block.gamma[:, None, None])
