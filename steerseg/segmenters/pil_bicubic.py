@@ -29,8 +29,8 @@ def resize_as_pil(frames: Tensor, size: int) -> Tensor | None:
     if order is None:
         return None
     first, second = order
-    parts = [_filter(_filter(part, size, first), size, second) for part in frames.split(_AT_ONCE)]
-    return torch.cat(parts)
+    parts = torch.split(frames, _AT_ONCE)
+    return torch.cat([_filter(_filter(part, size, first), size, second) for part in parts])
 
 
 @functools.lru_cache(maxsize=64)
