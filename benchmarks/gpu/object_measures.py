@@ -62,7 +62,7 @@ def _project_then_rotate(
 SAM2_MEASURES: dict[str, Way] = {
     "graphs of eight rows": lambda: attribute(CapturedCalls, "__call__", _eight_rows_at_most),
     "one frame, computed once": lambda: attribute(sam2_step, "share_a_frame", lambda levels: False),
-    "best mask before it is enlarged": lambda: attribute(sam2_step, "supported", lambda model: False),
+    "heads in fewer passes": lambda: attribute(sam2_step, "supported", lambda model: False),
     "keys rotated as projected": lambda: attribute(
         sam2_memory_attention, "project_and_rotate", _project_then_rotate
     ),

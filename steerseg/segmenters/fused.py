@@ -89,7 +89,12 @@ def project_and_rotate(linear: nn.Linear, vectors: Tensor, cos: Tensor, sin: Ten
         (N, L, C).
     """
     fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in linear.weight.shape)
-    if fits and step_kernels_work(vectors.device, vectors.dtype):
+    # Wide vectors need large weights, which each program would read anew.
+    if (
+        fits
+        and 4 * linear.in_features <= linear.out_features
+        and step_kernels_work(vectors.device, vectors.dtype)
+    ):
         from steerseg.segmenters.fused_kernels import (
             project_and_rotate as by_kernel,  # Triton is not there everywhere
         )
@@ -208,13 +213,15 @@ def narrow_attention_difference(
     device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
+    from steerseg.segmenters.fused_kernels import narrow_attention  # Triton is not there everywhere
+
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, *shape, generator=generator).to(device, dtype)
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return largest_share([(narrow_attention(query, key, value, tiles), expected)])
+    return largest_share((narrow_attention(query, key, value, tiles, parts), expected) for parts in (1, 3))
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:

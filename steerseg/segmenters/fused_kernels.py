@@ -384,7 +384,8 @@ def _attend_part(
         )
     out = (tl.program_id(1) * tl.num_programs(2) + entry) * rows_in_all + rows
     narrow = out[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
-    tl.store(mixed_at + narrow, mixed / total[:, None], mask=inside[:, None])
+    mixed = (mixed / total[:, None]).to(mixed_at.dtype.element_ty)
+    tl.store(mixed_at + narrow, mixed, mask=inside[:, None])
     tl.store(lse_at + out, top + tl.log2(total), mask=inside)
 
 
@@ -440,19 +441,25 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
+def narrow_attention(
+    query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int], parts: int | None = None
+) -> Tensor:
     """See :func:`steerseg.segmenters.fused.narrow_attention`.
 
-    Channels are powers of two, at least 16, and tensors contiguous.
+    Channels are powers of two, at least 16, and tensors contiguous. Keys are mixed in as many parts as suit the device
+    where their number is left out.
     """
     rows, cols, warps, stages = tiles
     entries, count, width = query.shape
     length, narrow = value.shape[1:]
     blocks = triton.cdiv(count, rows) * entries
     steps = triton.cdiv(length, cols)
-    part = triton.cdiv(steps, parts_of_keys(blocks, steps, _multiprocessors(query.device))) * cols
+    if parts is None:
+        parts = parts_of_keys(blocks, steps, _multiprocessors(query.device))
+    part = triton.cdiv(steps, parts) * cols
     parts = triton.cdiv(length, part)
-    mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
+    kept = query.dtype if parts == 1 else torch.float32
+    mixed = torch.empty((parts, entries, count, narrow), dtype=kept, device=query.device)
     lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)
     _attend_part[(triton.cdiv(count, rows), parts, entries)](
         query,
@@ -471,6 +478,8 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int
         num_warps=warps,
         num_stages=stages,
     )
+    if parts == 1:
+        return mixed[0]
     joined = torch.empty((entries, count, narrow), dtype=query.dtype, device=query.device)
     _join_parts[(triton.cdiv(entries * count, 64),)](
         mixed, lse, joined, entries * count, PARTS=parts, NARROW=narrow, ROWS=64, num_warps=4

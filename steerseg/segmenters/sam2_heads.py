@@ -6,15 +6,18 @@ four times before the memory encoder reads it. Here the best one is chosen first
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from sam2.modeling.memory_encoder import CXBlock, MemoryEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor
 
-from steerseg.segmenters.fused import mask_for_memory
+from steerseg.segmenters.fused import add_and_norm, mask_for_memory
 
 
 class TrackedMasks(NamedTuple):
@@ -43,6 +46,60 @@ def supported(model: Any) -> bool:
     )
 
 
+@contextmanager
+def _two_ways_in_fewer_passes(model: Any) -> Iterator[None]:
+    """Inside, a model's mask decoder adds positions to a picture once a layer."""
+    transformer = model.sam_mask_decoder.transformer
+    if type(transformer) is not TwoWayTransformer or "forward" in transformer.__dict__:
+        yield
+        return
+    transformer.forward = MethodType(_attend_two_ways, transformer)
+    try:
+        yield
+    finally:
+        del transformer.__dict__["forward"]
+
+
+def _attend_two_ways(
+    transformer: Any, image: Tensor, position: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The package's ``TwoWayTransformer``: tokens and picture attend to each other.
+
+    Args:
+        transformer: The module.
+        image: (N, C, h, w).
+        position: (N, C, h, w); the same for every row.
+        tokens: (N, T, C).
+
+    Returns:
+        (N, T, C) tokens and (N, h * w, C) picture.
+    """
+    dtype = transformer.final_attn_token_to_image.k_proj.weight.dtype
+    keys = image.flatten(2).transpose(1, 2).contiguous()
+    position = position[:1].flatten(2).transpose(1, 2)
+
+    def with_position() -> Tensor:
+        return torch.add(keys, position, out=torch.empty_like(keys, dtype=dtype))
+
+    queries = tokens
+    for layer in transformer.layers:
+        if layer.skip_first_layer_pe:
+            queries = layer.self_attn(q=queries, k=queries, v=queries)
+        else:
+            positioned = queries + tokens
+            queries = queries + layer.self_attn(q=positioned, k=positioned, v=queries)
+        queries = layer.norm1(queries)
+        picture = with_position()
+        queries = queries + layer.cross_attn_token_to_image(q=queries + tokens, k=picture, v=keys.to(dtype))
+        queries = layer.norm2(queries)
+        queries = layer.norm3(queries + layer.mlp(queries))
+        added = layer.cross_attn_image_to_token(q=picture, k=queries + tokens, v=queries)
+        keys = add_and_norm(keys, added, layer.norm4, keys.dtype)[1]
+    final = transformer.final_attn_token_to_image
+    queries = queries + final(q=queries + tokens, k=with_position(), v=keys.to(dtype))
+    return transformer.norm_final_attn(queries), keys
+
+
 def decode_tracked(model: Any, conditioned: Tensor, levels: Sequence[Tensor]) -> TrackedMasks:
     """Decode objects without prompts, as the package's ``SAM2Base._forward_sam_heads`` does.
 
@@ -58,15 +115,16 @@ def decode_tracked(model: Any, conditioned: Tensor, levels: Sequence[Tensor]) ->
     )
     sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=None)
     multimask = model._use_multimask(False, None)
-    masks, ious, tokens, presence = model.sam_mask_decoder(
-        image_embeddings=conditioned,
-        image_pe=model.sam_prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=multimask,
-        repeat_image=False,
-        high_res_features=list(levels) or None,
-    )
+    with _two_ways_in_fewer_passes(model):
+        masks, ious, tokens, presence = model.sam_mask_decoder(
+            image_embeddings=conditioned,
+            image_pe=model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=list(levels) or None,
+        )
     best = ious.argmax(dim=1, keepdim=True) if multimask else ious.new_zeros((count, 1), dtype=torch.int64)
     logits = masks.take_along_dim(best[..., None, None], dim=1)[:, 0].float()
     if tokens.shape[1] == 1:
