@@ -146,7 +146,7 @@ class SegmenterConfig:
 
     Attributes:
         resampling: Filter that brings frames to SAM 2's size. ``"bilinear"`` runs where the model is;
-            ``"bicubic"`` is PIL's, on the CPU, as in SAM 2's own loader of frames, whose pixels it was trained on.
+            ``"bicubic"`` gives PIL's pixels, as SAM 2's own loader of frames, whose pixels it was trained on.
         clicks: ``"exact"``: a click is where it was made. ``"shifted"``: half a pixel of SAM 2's input to the right
             and down, as its own predictor has it and was trained with.
     """
