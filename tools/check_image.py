@@ -142,17 +142,17 @@ def check(buildah: Buildah, image: str, variant: str, port: int) -> list[str]:
     name = buildah("from", image)
     try:
         container = Container(buildah, name, user, port)
-        faults += _check_packages(container, variant) + _check_tools(container, variant)
+        faults += check_packages(container, variant) + check_tools(container, variant)
         if health:
-            faults += _check_server(container, list(card["Cmd"]), health[1:])
-        faults += _check_proposal(container)
+            faults += check_server(container, list(card["Cmd"]), health[1:])
+        faults += check_proposal(container)
     finally:
         buildah("rm", name)
     return faults
 
 
-def _check_packages(container: Container, variant: str) -> list[str]:
-    """Every package has its locked version, and the image for CPUs is small."""
+def check_packages(container: Container, variant: str) -> list[str]:
+    """Every package has its locked version, and the image for CPUs is small; returns what is wrong."""
     done = container.python(_PACKAGES)
     if done.returncode:
         return [f"the image's packages cannot be listed: {done.stderr[-1000:]}"]
@@ -178,7 +178,7 @@ def _plain_name(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def _check_tools(container: Container, variant: str) -> list[str]:
+def check_tools(container: Container, variant: str) -> list[str]:
     """What builds stayed in the stage that builds, and Triton finds what it compiles with."""
     script = f"for tool in {' '.join(_FORBIDDEN)}; do test -x /opt/steerseg/bin/$tool && echo $tool; "
     script += "case $tool in pip) ;; *) command -v $tool;; esac; done; true"
@@ -192,7 +192,7 @@ def _check_tools(container: Container, variant: str) -> list[str]:
     return faults
 
 
-def _check_server(container: Container, command: Sequence[str], health: Sequence[str]) -> list[str]:
+def check_server(container: Container, command: Sequence[str], health: Sequence[str]) -> list[str]:
     """Start the server; its health check has to pass, and its models to be loaded."""
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
@@ -224,7 +224,7 @@ def _states(port: int) -> list[str]:
     return [worker["state"] for worker in told["workers"]]
 
 
-def _check_proposal(container: Container) -> list[str]:
+def check_proposal(container: Container) -> list[str]:
     """`steerseg segment` finds an object of a rendered video."""
     done = container.python(_PROPOSAL)
     if done.returncode:
