@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 _Key = tuple[Path, int, int, float | None]
 
+_MOST_AHEAD = 2
+"""Videos that are read ahead: the one whose turn has come, and the next one, which is named before that is taken."""
+
 _POLL = 0.1
 """Seconds between two reports of whoever waits for a video that is being read ahead."""
 
@@ -37,7 +40,7 @@ class _Ahead:
 
 
 class RecentVideos:
-    """Loads videos and keeps them, the least recently used first out. One may be read ahead, in a thread.
+    """Loads videos and keeps them, the least recently used first out. One is read ahead, in a thread.
 
     Args:
         decoder: Decodes them.
@@ -47,7 +50,7 @@ class RecentVideos:
     def __init__(self, decoder: IsolatedDecoder, most_bytes: int) -> None:
         self._decoder = decoder
         self._videos: LruCache[_Key, Video] = LruCache(most_bytes, weigh=lambda video: video.frames.nbytes)
-        self._ahead: _Ahead | None = None
+        self._ahead: LruCache[_Key, _Ahead] = LruCache(_MOST_AHEAD)
 
     def load(self, media: Path, fps: float | None, progress: Progress | None = None) -> Video:
         """The video of a file or a folder of frames; a file that has changed since is decoded anew.
@@ -73,16 +76,17 @@ class RecentVideos:
         return video
 
     def read_ahead(self, media: Path, fps: float | None) -> None:
-        """Begin to decode a video that is probably asked for next; what was read ahead before is dropped.
+        """Begin to decode a video that is probably asked for next, or after one that was read ahead before.
 
         Args:
             media: The file or folder.
             fps: Frames per second of a folder.
         """
         key = _key_of(media, fps)
-        if key is None or key in self._videos or (self._ahead is not None and self._ahead.key == key):
+        if key is None or key in self._videos or key in self._ahead:
             return
-        ahead = self._ahead = _Ahead(key)
+        ahead = _Ahead(key)
+        self._ahead.put(key, ahead)
         threading.Thread(target=self._decode, args=(ahead,), name="read-ahead", daemon=True).start()
 
     def _decode(self, ahead: _Ahead) -> None:
@@ -99,11 +103,10 @@ class RecentVideos:
             ahead.future.set_result(video)
 
     def _read_ahead(self, key: _Key, progress: Progress | None) -> Video | None:
-        """The video that was read ahead, waited for; ``None`` where that was another one, or failed."""
-        ahead = self._ahead
-        if ahead is None or ahead.key != key:
+        """The video that was read ahead, waited for; ``None`` where it was not, or could not be."""
+        ahead = self._ahead.pop(key)
+        if ahead is None:
             return None
-        self._ahead = None
         while True:
             if progress is not None:
                 progress("decode", ahead.fraction)

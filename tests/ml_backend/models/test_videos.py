@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -68,6 +69,27 @@ def test_another_video_does_not_wait_for_the_one_that_is_read_ahead(folder: Path
     waiting.set()
     assert videos.load(folder / "a.mp4", None).frames[0, 0, 0, 0] < 100
     assert decoder.decoded == ["a.mp4", "b.mp4"]
+
+
+def test_the_next_one_is_named_before_the_one_is_taken(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 0)
+    videos.read_ahead(folder / "a.mp4", None)
+    videos.read_ahead(folder / "b.mp4", None)
+    for name in ("a.mp4", "b.mp4"):
+        assert len(videos.load(folder / name, None)) == 4
+    assert sorted(decoder.decoded) == ["a.mp4", "b.mp4"]
+
+
+def test_what_nobody_asks_for_is_dropped(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 0)
+    names = ["a.mp4", "b.mp4", "c.mp4"]
+    shutil.copy(folder / "a.mp4", folder / "c.mp4")
+    for name in names:
+        videos.read_ahead(folder / name, None)
+    assert len(videos.load(folder / "a.mp4", None)) == 4
+    assert sorted(decoder.decoded) == ["a.mp4", *names], "anew"
 
 
 def test_what_could_not_be_read_ahead_is_said_to_whoever_asks_for_it(folder: Path) -> None:
