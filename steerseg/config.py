@@ -96,6 +96,11 @@ class PipelineConfig:
             ``"zero"``: darker, as if nothing were attended to outside (DecAF), which also dims sinks in corners.
         expression_form: The expression in the questions. ``"typed"``: as it was typed, since names have capitals.
             ``"sentence"``: in lower case, and ended by a full stop where no question mark ends it (DecAF).
+        added_keyframes: Most keyframes that are added between the first ones, where the judge of presence does not
+            accept what those show. 0 adds none, as the method (our choice otherwise); see
+            :mod:`steerseg.presence.added_keyframes`.
+        seek_returns: Whether as many are added where the tracklet of an accepted object shows nothing, in case the
+            segmenter does not know it again (our choice).
         conditioning: What a candidate goes on from. ``"click"``: the memory of its point prompt. ``"mask"``: its
             mask at the video's size, prompted again (DecAF).
     """
@@ -129,15 +134,19 @@ class PipelineConfig:
     expression_form: ExpressionForm = "typed"
     conditioning: Conditioning = "click"
     candidates: CandidateSource = "points"
+    added_keyframes: int = 0
+    seek_returns: bool = False
 
     def __post_init__(self) -> None:
-        """Check the number of steps.
+        """Check the number of steps and of added keyframes.
 
         Raises:
-            ConfigError: It is neither 1 nor 2.
+            ConfigError: The steps are neither 1 nor 2, or the keyframes are fewer than none.
         """
         if self.reasoning_steps not in (1, 2):
             raise ConfigError(f"reasoning_steps is {self.reasoning_steps}; expected 1 or 2.")
+        if self.added_keyframes < 0:
+            raise ConfigError(f"added_keyframes is {self.added_keyframes}; expected 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig
-from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground
-from steerseg.keyframes import show_keyframes
+from steerseg.keyframes import VideoFeatures, show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
+from steerseg.presence.added_keyframes import look_between, with_returns
+from steerseg.presence.findings import Finding
 from steerseg.presence.judge import Case, Judge
 from steerseg.presence.localisation import Positions, agreement, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
@@ -119,21 +120,6 @@ class Proposal:
         save_proposal(self, directory)
 
 
-@dataclass(frozen=True)
-class VideoFeatures:
-    """Features of a video that no expression changes; they are kept for the next one.
-
-    Attributes:
-        context: Visual tokens of the keyframes.
-        encoded: The frames for the segmenter, encoded when they are first needed.
-        prefixes: States of the text model after the last visual token of each pass.
-    """
-
-    context: VisionContext
-    encoded: EncodedVideo
-    prefixes: VideoPrefixes | None = None
-
-
 class SteerSeg:
     """A frozen LVLM and a frozen SAM 2 with the soft prompts that steer the first.
 
@@ -184,7 +170,7 @@ class SteerSeg:
         self.lexicon = preset.load_lexicon()
         self.judge = Judge(lvlm, preset, self.lexicon)
         self.layers = lvlm.rollout_layers(preset.layers, preset.name)
-        self.soft_prompts = self.prepare_prompts(soft_prompts)
+        self.soft_prompts = None if soft_prompts is None else soft_prompts.for_model(lvlm)
         self._prefixes = prefixes = PrefixStore(
             default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()
         )
@@ -247,21 +233,6 @@ class SteerSeg:
             prefix_bytes=prefix_bytes,
         )
 
-    def prepare_prompts(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
-        """The prompts on the model's device.
-
-        Raises:
-            ConfigError: Their width is not the model's.
-        """
-        if soft_prompts is None:
-            return None
-        if len(soft_prompts.frame) and soft_prompts.frame.shape[1] != self.lvlm.hidden_size:
-            raise ConfigError(
-                f"the soft prompts are {soft_prompts.frame.shape[1]} wide, but {self.lvlm.name!r} takes "
-                f"{self.lvlm.hidden_size}; use prompts that were trained for this model."
-            )
-        return soft_prompts.to(self.lvlm.device)
-
     def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
         """Versions of the packages, models and prompts of a proposal that ``soft_prompts`` steer."""
         concepts = self.finder.concepts
@@ -309,22 +280,18 @@ class SteerSeg:
         wording, several = reading.text, instances_meant(reading.text)
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         report = progress or _ignore
-        soon = keyframe_indices(len(video), config.keyframes)
-        with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
-            features = self.encode(video, config, report)
-            reasoning = self.reason(features, wording, config, report)
-            maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
-        positions = self.locate(features, wording, reasoning.attributes, config, report)
-        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
-        tracklets = self.track(features, candidates, ranking, report)
+        first = self.find(
+            video, reading, keyframe_indices(len(video), config.keyframes), config, steering, report
+        )
+        found = look_between(self, first, config, steering, report)
+        tracklets = self.track(found.features, found.candidates, found.ranking, report)
+        tracklets, returned = with_returns(self, found, tracklets, config, steering, report)
         return Proposal(
             expression=expression,
-            attributes=reasoning.attributes,
+            attributes=found.attributes,
             tracklets=tracklets,
-            maps=maps,
-            points=candidates.points,
+            maps=found.case.maps,
+            points=found.candidates.points,
             pts=video.pts,
             fps=video.fps,
             height=video.height,
@@ -332,10 +299,10 @@ class SteerSeg:
             versions=self.versions(steering),
             video=video,
             read_as="" if wording == expression else wording,
-            presence=self.judge_presence(case, ranking, config),
+            presence=found.presence,
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
-            positions=positions,
-            note=candidates.note,
+            positions=found.positions,
+            note=" ".join(filter(None, (found.candidates.note, found.note, returned))),
         )
 
     def forget(self) -> None:
@@ -364,7 +331,9 @@ class SteerSeg:
         Raises:
             ConfigError: Their width is not the model's.
         """
-        pair = (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+        if not config.soft_prompts:
+            return None
+        pair = self.soft_prompts if soft_prompts is None else soft_prompts.for_model(self.lvlm)
         return None if pair is None or not len(pair.frame) else pair
 
     def read(
@@ -375,16 +344,55 @@ class SteerSeg:
         glossary = Glossary() if prompts is None else prompts.glossary
         return read_expression(expression, config, glossary, self.lexicon)
 
+    def find(
+        self,
+        video: Video,
+        reading: Reading,
+        keyframes: tuple[int, ...],
+        config: PipelineConfig,
+        soft_prompts: SoftPrompts | None,
+        report: Progress = _ignore,
+    ) -> Finding:
+        """What some keyframes show of an expression: its candidates, ranked and judged."""
+        wording = reading.text
+        with (
+            self.tracker.encoding_ahead(self.open(video), keyframes) as ahead,
+            self.lvlm.decoder.doing(ahead),
+        ):
+            features = self.encode(video, config, report, keyframes=keyframes)
+            reasoning = self.reason(features, wording, config, report)
+            maps = self.ground(features, wording, reasoning.attributes, config, soft_prompts, report)
+        positions = self.locate(features, wording, reasoning.attributes, config, report)
+        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
+        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
+        presence = self.judge_presence(case, ranking, config)
+        return Finding(features, reasoning.attributes, positions, candidates, case, ranking, presence)
+
     @makes_room("the encoding of keyframes")
-    def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
-        """Features of a video; they are kept, since a further expression needs the same ones."""
-        keyframes = keyframe_indices(len(video), config.keyframes)
+    def encode(
+        self,
+        video: Video,
+        config: PipelineConfig,
+        report: Progress = _ignore,
+        *,
+        keyframes: tuple[int, ...] | None = None,
+    ) -> VideoFeatures:
+        """Features of a video; they are kept, since a further expression needs the same ones.
+
+        Args:
+            video: The video.
+            config: Number of keyframes, and how they reach the LVLM.
+            report: Called with the stage ``keyframes`` and the fraction of it that is done.
+            keyframes: Which frames; spread evenly where left out.
+        """
+        keyframes = keyframes or keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes, config.grid, config.enlarge, config.seconds_per_slice)
         known = self._features.get(key)
         if known is not None:
             self.open(video)  # it is in use again
             return known
-        context = self.encode_keyframes(video, config, report)
+        context = self.encode_keyframes(video, config, report, keyframes=keyframes)
         features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
         self._features.put(key, features)
         return features
@@ -395,6 +403,7 @@ class SteerSeg:
         config: PipelineConfig,
         report: Progress = _ignore,
         *,
+        keyframes: tuple[int, ...] | None = None,
         pictures: Sequence[int] | None = None,
     ) -> VisionContext:
         """Visual tokens of the keyframes; they are not kept.
@@ -403,9 +412,10 @@ class SteerSeg:
             video: The video.
             config: Number of keyframes.
             report: Called with the stage ``keyframes`` and the fraction of it that is done.
+            keyframes: Which frames; spread evenly where left out.
             pictures: Indices of the keyframes that are encoded as images; all where left out.
         """
-        keyframes = keyframe_indices(len(video), config.keyframes)
+        keyframes = keyframes or keyframe_indices(len(video), config.keyframes)
         return show_keyframes(
             self.lvlm,
             self.preset,

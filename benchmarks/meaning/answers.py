@@ -46,11 +46,13 @@ class Found:
         case: The expression as the models read it, and its candidates.
         ranking: The best ones.
         look: What presence follows from; ``None`` where nothing was found or nobody looked.
+        attributes: Of the chain-of-thought step.
     """
 
     case: Case
     ranking: tuple[RankedCandidate, ...]
     look: Look | None = None
+    attributes: tuple[str, ...] = ()
 
     def masks(self, rank: int = 0) -> Masks:
         """(K, H, W) masks of a ranked candidate; none of them set where there is no such candidate."""
@@ -88,7 +90,7 @@ class Asker:
         looked = (
             steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None
         )
-        return Found(case, ranking, looked)
+        return Found(case, ranking, looked, reasoning.attributes)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

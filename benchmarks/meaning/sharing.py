@@ -19,6 +19,9 @@ from steerseg.runtime.cores import usable_cores
 Measure = Callable[[SteerSeg, ClipQuestions], Sequence[BaseModel]]
 """What is measured about one clip: the pipeline and the clip -> its rows."""
 
+Draw = Callable[[Manifest, ClipEntry], ClipQuestions]
+"""How a clip of a split is drawn."""
+
 
 def measure_clips(
     measure: Measure,
@@ -26,6 +29,7 @@ def measure_clips(
     entries: Sequence[ClipEntry],
     device: str = "cpu",
     processes: int = 1,
+    draw: Draw = ClipQuestions.of,
 ) -> Iterator[BaseModel]:
     """The rows of clips, in the clips' order.
 
@@ -35,13 +39,14 @@ def measure_clips(
         entries: The clips.
         device: ``cpu``, ``cuda``, ``auto`` or ``cuda:N``. With ``cuda`` the processes take the GPUs by turns.
         processes: Processes that work at once.
+        draw: How clips are drawn; a function of a module as well.
     """
     count = min(processes, len(entries))
     if count <= 1:
         torch.set_num_threads(1)
         steerseg = SteerSeg.from_pretrained("demo", device=device)
         for entry in entries:
-            yield from _rows(measure, manifest, steerseg, entry)
+            yield from _rows(measure, steerseg, draw(manifest, entry))
         return
     context = multiprocessing.get_context("spawn")
     devices = context.Queue()
@@ -49,7 +54,7 @@ def measure_clips(
     for i in range(count):
         devices.put(f"cuda:{i % gpus}" if gpus else device)
     with ProcessPoolExecutor(count, context, _begin, (devices, max(1, usable_cores() // count))) as pool:
-        for rows in pool.map(partial(_work, measure, manifest), entries):
+        for rows in pool.map(partial(_work, measure, manifest, draw), entries):
             yield from rows
 
 
@@ -62,12 +67,12 @@ def _begin(devices: Any, threads: int) -> None:
     _steerseg = SteerSeg.from_pretrained("demo", device=devices.get())
 
 
-def _work(measure: Measure, manifest: Manifest, entry: ClipEntry) -> list[BaseModel]:
+def _work(measure: Measure, manifest: Manifest, draw: Draw, entry: ClipEntry) -> list[BaseModel]:
     assert _steerseg is not None
-    return _rows(measure, manifest, _steerseg, entry)
+    return _rows(measure, _steerseg, draw(manifest, entry))
 
 
-def _rows(measure: Measure, manifest: Manifest, steerseg: SteerSeg, entry: ClipEntry) -> list[BaseModel]:
-    rows = list(measure(steerseg, ClipQuestions.of(manifest, entry)))
+def _rows(measure: Measure, steerseg: SteerSeg, one: ClipQuestions) -> list[BaseModel]:
+    rows = list(measure(steerseg, one))
     steerseg.forget()
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerseg.config import PipelineConfig
+from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.look import Expectation, look_at, look_of
@@ -66,6 +67,17 @@ class Judge:
         """Whether the preset is calibrated, and there is reasoning, which the signals need."""
         return self._preset.presence is not None and config.reasoning
 
+    def stance(self, value: float) -> Stance:
+        """What a presence in [0, 1] says: rejected below the threshold, doubted within as much of 1.
+
+        Raises:
+            ConfigError: The preset is not calibrated.
+        """
+        if self._preset.presence is None:
+            raise ConfigError(f"presence is not calibrated for the preset {self._preset.name!r}")
+        least = self._preset.presence.threshold
+        return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
+
     def look(self, case: Case, index: int, correlation: float) -> Look:
         """Look at a candidate, alone.
 
@@ -100,14 +112,9 @@ class Judge:
         return signals_of(case.reading.text, look, self._lexicon)
 
     def opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
-        """What the judge thinks of candidates: rejected below the threshold, doubted within as much of 1."""
+        """What the judge thinks of candidates; see :meth:`stance`."""
         calibration = self._preset.presence
         assert calibration is not None
-        least = calibration.threshold
-
-        def stance(value: float) -> Stance:
-            return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
-
         values = [calibration.presence(self._signals(case, look)) for look in looks]
         names = [f"looks like “{look.found.name}”" if look.found.name else "" for look in looks]
-        return [Opinion(stance(value), name) for value, name in zip(values, names, strict=True)]
+        return [Opinion(self.stance(value), name) for value, name in zip(values, names, strict=True)]

@@ -294,6 +294,8 @@ class Tracker:
         candidates: Sequence[Candidate],
         sinks: Sequence[MaskSink],
         progress: StageProgress | None = None,
+        *,
+        frames: tuple[int, ...] | None = None,
     ) -> None:
         """Track all candidates over the whole video and hand on each frame's mask as soon as it is there.
 
@@ -304,8 +306,9 @@ class Tracker:
             candidates: The objects to track.
             sinks: Receivers of the masks, one for each candidate.
             progress: Told of each tracked frame.
+            frames: Where to track, rising; all frames of the video if left out. Masks of prompted frames come, too.
         """
-        frames = tuple(range(len(encoded)))
+        frames = tuple(range(len(encoded))) if frames is None else frames
         wanted: dict[int, MaskSink] = {}
         for owner, (candidate, sink) in enumerate(zip(candidates, sinks, strict=True)):
             track = candidate.tracked
