@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,50 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig
 from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.prefix import VideoPrefixes
+from steerseg.presence.judge import Case
+from steerseg.presence.localisation import Positions
 from steerseg.presets import Preset
+from steerseg.ranking import RankedCandidate
+from steerseg.reasoning import Reasoning
+from steerseg.tracking import EncodedVideo
+from steerseg.tracking.sources import Candidates
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Features of a video that no expression changes; they are kept for the next one.
+
+    Attributes:
+        context: Visual tokens of the keyframes.
+        encoded: The frames for the segmenter, encoded when they are first needed.
+        prefixes: States of the text model after the last visual token of each pass.
+    """
+
+    context: VisionContext
+    encoded: EncodedVideo
+    prefixes: VideoPrefixes | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for an expression on the keyframes, before it is tracked over the video.
+
+    Attributes:
+        features: Of the video.
+        reasoning: The chain-of-thought step.
+        case: The expression, its maps and its candidates, as they are judged.
+        candidates: All of them.
+        ranking: The best ones, best first.
+        positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
+    """
+
+    features: VideoFeatures
+    reasoning: Reasoning
+    case: Case
+    candidates: Candidates
+    ranking: tuple[RankedCandidate, ...]
+    positions: Positions | None
 
 
 def show_keyframes(

@@ -15,15 +15,16 @@ from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground
-from steerseg.keyframes import show_keyframes
+from steerseg.instances.search import InstanceSearch
+from steerseg.keyframes import Found, VideoFeatures, show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
 from steerseg.presence.judge import Case, Judge
-from steerseg.presence.localisation import Positions, agreement, locate
+from steerseg.presence.localisation import Positions, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
-from steerseg.ranking import RankedCandidate, rank_scores
+from steerseg.ranking import RankedCandidate, rank_candidates
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
@@ -34,7 +35,7 @@ from steerseg.tracking import EncodedVideo, OpenVideos, Tracker, Tracklet
 from steerseg.tracking.sources import CandidateFinder, Candidates, load_concepts
 from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
-from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
+from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant, singular_expression
 from steerseg.words.glossary import Glossary
 from steerseg.words.nouns import noun_phrases
 from steerseg.words.reading import Reading, read_expression
@@ -119,21 +120,6 @@ class Proposal:
         save_proposal(self, directory)
 
 
-@dataclass(frozen=True)
-class VideoFeatures:
-    """Features of a video that no expression changes; they are kept for the next one.
-
-    Attributes:
-        context: Visual tokens of the keyframes.
-        encoded: The frames for the segmenter, encoded when they are first needed.
-        prefixes: States of the text model after the last visual token of each pass.
-    """
-
-    context: VisionContext
-    encoded: EncodedVideo
-    prefixes: VideoPrefixes | None = None
-
-
 class SteerSeg:
     """A frozen LVLM and a frozen SAM 2 with the soft prompts that steer the first.
 
@@ -183,6 +169,7 @@ class SteerSeg:
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
         self.judge = Judge(lvlm, preset, self.lexicon)
+        self.instances = InstanceSearch(tracker, self.judge, lvlm.family.temporal_merge)
         self.layers = lvlm.rollout_layers(preset.layers, preset.name)
         self.soft_prompts = self.prepare_prompts(soft_prompts)
         self._prefixes = prefixes = PrefixStore(
@@ -306,37 +293,65 @@ class SteerSeg:
         config = config or self.config
         steering = self.steering(config, soft_prompts)
         reading = self.read(expression, config, soft_prompts)
-        wording, several = reading.text, instances_meant(reading.text)
-        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
-        report = progress or _ignore
-        soon = keyframe_indices(len(video), config.keyframes)
-        with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
-            features = self.encode(video, config, report)
-            reasoning = self.reason(features, wording, config, report)
-            maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
-        positions = self.locate(features, wording, reasoning.attributes, config, report)
-        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
-        tracklets = self.track(features, candidates, ranking, report)
+        several = instances_meant(reading.text)
+        found = self.find(video, reading, config, steering, progress or _ignore)
+        tracklets = self.track(found.features, found.candidates, found.ranking, progress or _ignore)
         return Proposal(
             expression=expression,
-            attributes=reasoning.attributes,
+            attributes=found.reasoning.attributes,
             tracklets=tracklets,
-            maps=maps,
-            points=candidates.points,
+            maps=found.case.maps,
+            points=found.candidates.points,
             pts=video.pts,
             fps=video.fps,
             height=video.height,
             width=video.width,
             versions=self.versions(steering),
             video=video,
-            read_as="" if wording == expression else wording,
-            presence=self.judge_presence(case, ranking, config),
+            read_as="" if reading.text == expression else reading.text,
+            presence=self.judge_presence(found.case, found.ranking, config),
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
-            positions=positions,
-            note=candidates.note,
+            positions=found.positions,
+            note=found.candidates.note,
         )
+
+    def find(
+        self,
+        video: Video,
+        reading: Reading,
+        config: PipelineConfig,
+        steering: SoftPrompts | None,
+        report: Progress = _ignore,
+    ) -> Found:
+        """The ranked candidates of an expression on the keyframes.
+
+        Args:
+            video: The video.
+            reading: The expression as the models read it.
+            config: Switches of the method.
+            steering: Soft prompts on the device; ``None`` for raw attention.
+            report: Called with each stage and its fraction done.
+        """
+        wording, several = reading.text, instances_meant(reading.text)
+        searches = several is not None and config.instances == "search"
+        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
+        soon = keyframe_indices(len(video), config.keyframes)
+        with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
+            features = self.encode(video, config, report)
+            reasoning = self.reason(features, wording, config, report)
+            if searches:
+                reading = replace(reading, text=singular_expression(wording))
+            telling = () if searches else reasoning.attributes
+            maps = self.ground(features, reading.text, telling, config, steering, report)
+        positions = self.locate(features, wording, reasoning.attributes, config, report)
+        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
+        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
+        if searches and several is not None:
+            candidates, ranking = self.instances.search(case, features.encoded, candidates, several, config)
+            case = replace(case, on_keyframes=candidates.on_keyframes)
+        else:
+            ranking = self.rank(candidates, maps, config, positions)
+        return Found(features, reasoning, case, candidates, self.verify(case, ranking, config), positions)
 
     def forget(self) -> None:
         """Drop the features of remembered videos, so that the next proposal starts cold."""
@@ -519,15 +534,8 @@ class SteerSeg:
         positions: Positions | None = None,
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
-        if not len(candidates):
-            return ()
-        masks, merge = candidates.on_keyframes.soft_masks(), self.lvlm.family.temporal_merge
-        correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=merge)
-        scores = correlations
-        if positions is not None:
-            scores = torch.lerp(correlations, agreement(masks, positions, merge), config.localisation_weight)
-        order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
+        merge = self.lvlm.family.temporal_merge
+        return rank_candidates(candidates.on_keyframes.soft_masks(), maps, config, positions, merge)
 
     @makes_room("verification")
     def verify(
@@ -546,7 +554,9 @@ class SteerSeg:
             asked = expression_as(config.expression_form, case.reading.text)
             seconds = case.context.video.seconds_per_slice
             opinions = verify(self.lvlm, self.preset, config, frames, masks, asked, seconds)
-        elif self.judge.can_judge(config):
+        elif (
+            self.judge.can_judge(config) and ranking[0].opinion is None
+        ):  # the search for instances has looked
             looks = [self.judge.look(case, ranked.index, ranked.correlation) for ranked in ranking]
             opinions = self.judge.opinions(case, looks)
         else:
@@ -561,12 +571,13 @@ class SteerSeg:
         """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
-        signals need, and where nothing was found anyway.
+        signals need, and where nothing was found anyway. Not refused where the LVLM accepted the best candidate.
         """
         if config.presence == "off" or not ranking or not self.judge.can_judge(config):
             return NOT_JUDGED
         look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
-        return self.judge.presence(case, look, config)
+        accepted = ranking[0].opinion is not None and ranking[0].opinion.stance == "accepted"
+        return self.judge.presence(case, look, replace(config, presence="judge") if accepted else config)
 
     def track(
         self,

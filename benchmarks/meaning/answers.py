@@ -73,18 +73,8 @@ class Asker:
     def ask(self, video: Video, expression: str, config: PipelineConfig, *, look: bool = False) -> Found:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
         steerseg = self._steerseg
-        reading = steerseg.read(expression, config)
-        features = steerseg.encode(video, config)
-        reasoning = steerseg.reason(features, reading.text, config)
-        maps = steerseg.ground(
-            features, reading.text, reasoning.attributes, config, steerseg.steering(config)
-        )
-        positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
-        candidates = steerseg.find_candidates(
-            features, maps, config, said=(reading.text, *reasoning.attributes)
-        )
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
+        found = steerseg.find(video, steerseg.read(expression, config), config, steerseg.steering(config))
+        case, ranking = found.case, found.ranking
         looked = (
             steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None
         )

@@ -99,6 +99,16 @@ class Judge:
     def _signals(self, case: Case, look: Look) -> PresenceSignals:
         return signals_of(case.reading.text, look, self._lexicon)
 
+    def opinion_of_kind(self, case: Case, look: Look) -> Opinion:
+        """Whether what was looked at is of the kind and colour that an expression names, wherever it is.
+
+        Its name has to be likelier for the expression than for any, and the colour none but the expression's.
+        """
+        signals = self._signals(case, look)
+        of_kind = signals.expected > 0 and signals.coloured > -1
+        name = look.found.name
+        return Opinion("accepted" if of_kind else "rejected", f"looks like “{name}”" if name else "")
+
     def opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
         """What the judge thinks of candidates: rejected below the threshold, doubted within as much of 1."""
         calibration = self._preset.presence
