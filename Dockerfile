@@ -63,6 +63,7 @@ COPY --from=build /opt/steerseg /opt/steerseg
 
 ENV PATH=/opt/steerseg/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    OMP_WAIT_POLICY=PASSIVE \
     STEERSEG_HOST=0.0.0.0 \
     STEERSEG_PORT=9090 \
     STEERSEG_DATA_DIR=/data

@@ -16,6 +16,7 @@ GlossaryUse = Literal["replace", "explain", "off"]
 Wording = Literal["plain", "typed"]
 PresenceUse = Literal["refuse", "refuse-known", "judge", "off"]
 Verification = Literal["ask", "look", "off"]
+InstanceUse = Literal["search", "maps"]
 Correction = Literal["memory", "frame"]
 Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
@@ -80,6 +81,12 @@ class PipelineConfig:
             has no such step (our choice otherwise). ``"ask"``: it is asked about all of them, outlined and numbered in
             the keyframes, in one pass more. ``"look"``: it names each, seen alone, and the preset's calibration of
             presence judges the names.
+        instances: How several objects of one expression are found, such as "both daggers". ``"maps"``: among what the
+            expression's maps point at, which is often one object. ``"search"``: the maps are of one of them, "the
+            dagger", without attributes, which tell it from the others; what was found is blanked out of the maps, and
+            what they then point at is found next. Where the preset has a calibration of presence, the LVLM names each
+            candidate, seen alone, and those of another kind or colour are none. The method has neither (our choice);
+            see :mod:`steerseg.instances.search`.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
@@ -126,6 +133,7 @@ class PipelineConfig:
     localisation: bool = False
     localisation_weight: float = 0.5
     verification: Verification = "off"
+    instances: InstanceUse = "search"
     correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"
@@ -155,7 +163,7 @@ class SegmenterConfig:
 
     Attributes:
         resampling: Filter that brings frames to SAM 2's size. ``"bilinear"`` runs where the model is;
-            ``"bicubic"`` is PIL's, on the CPU, as in SAM 2's own loader of frames, whose pixels it was trained on.
+            ``"bicubic"`` gives PIL's pixels, as SAM 2's own loader of frames, whose pixels it was trained on.
         clicks: ``"exact"``: a click is where it was made. ``"shifted"``: half a pixel of SAM 2's input to the right
             and down, as its own predictor has it and was trained with.
     """
@@ -187,6 +195,7 @@ PUBLISHED = Settings(
         glossary="off",
         wording="typed",
         presence="off",
+        instances="maps",
     ),
     SegmenterConfig(resampling="bicubic", clicks="shifted"),
 )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps, VisionContext, ground
+from steerseg.instances.search import InstanceSearch
 from steerseg.keyframes import VideoFeatures, show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
@@ -21,10 +22,10 @@ from steerseg.points import PointPrompt, point_prompts
 from steerseg.presence.added_keyframes import look_between, with_returns
 from steerseg.presence.findings import Finding
 from steerseg.presence.judge import Case, Judge
-from steerseg.presence.localisation import Positions, agreement, locate
+from steerseg.presence.localisation import Positions, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
-from steerseg.ranking import RankedCandidate, rank_scores
+from steerseg.ranking import RankedCandidate, rank_candidates
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
@@ -33,9 +34,8 @@ from steerseg.runtime.room import makes_room
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, OpenVideos, Tracker, Tracklet
 from steerseg.tracking.sources import CandidateFinder, Candidates, load_concepts
-from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
-from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
+from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant, singular_expression
 from steerseg.words.glossary import Glossary
 from steerseg.words.nouns import noun_phrases
 from steerseg.words.reading import Reading, read_expression
@@ -169,6 +169,7 @@ class SteerSeg:
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
         self.judge = Judge(lvlm, preset, self.lexicon)
+        self.instances = InstanceSearch(tracker, self.judge, lvlm.family.temporal_merge)
         self.layers = lvlm.rollout_layers(preset.layers, preset.name)
         self.soft_prompts = None if soft_prompts is None else soft_prompts.for_model(lvlm)
         self._prefixes = prefixes = PrefixStore(
@@ -277,12 +278,10 @@ class SteerSeg:
         config = config or self.config
         steering = self.steering(config, soft_prompts)
         reading = self.read(expression, config, soft_prompts)
-        wording, several = reading.text, instances_meant(reading.text)
-        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
+        several = instances_meant(reading.text)
         report = progress or _ignore
-        first = self.find(
-            video, reading, keyframe_indices(len(video), config.keyframes), config, steering, report
-        )
+        keyframes = keyframe_indices(len(video), config.keyframes)
+        first = self.find(video, reading, keyframes, config, steering, report)
         found = look_between(self, first, config, steering, report)
         tracklets = self.track(found.features, found.candidates, found.ranking, report)
         tracklets, returned = with_returns(self, found, tracklets, config, steering, report)
@@ -298,7 +297,7 @@ class SteerSeg:
             width=video.width,
             versions=self.versions(steering),
             video=video,
-            read_as="" if wording == expression else wording,
+            read_as="" if reading.text == expression else reading.text,
             presence=found.presence,
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
             positions=found.positions,
@@ -353,21 +352,41 @@ class SteerSeg:
         soft_prompts: SoftPrompts | None,
         report: Progress = _ignore,
     ) -> Finding:
-        """What some keyframes show of an expression: its candidates, ranked and judged."""
-        wording = reading.text
+        """What some keyframes show of an expression: its candidates, ranked and judged.
+
+        Args:
+            video: The video.
+            reading: The expression as the models read it.
+            keyframes: Indices of the frames that are looked at.
+            config: Switches of the method.
+            soft_prompts: Those that take part, on the device; ``None`` for raw attention.
+            report: Called with each stage and the fraction of it that is done.
+        """
+        wording, several = reading.text, instances_meant(reading.text)
+        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
+        searches = several is not None and config.instances == "search"
+        one = replace(reading, text=singular_expression(wording)) if searches else reading
         with (
             self.tracker.encoding_ahead(self.open(video), keyframes) as ahead,
             self.lvlm.decoder.doing(ahead),
         ):
             features = self.encode(video, config, report, keyframes=keyframes)
             reasoning = self.reason(features, wording, config, report)
-            maps = self.ground(features, wording, reasoning.attributes, config, soft_prompts, report)
+            telling = () if searches else reasoning.attributes  # they tell one from the others
+            maps = self.ground(features, one.text, telling, config, soft_prompts, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
+        case = Case(video, one, reasoning.said, maps, candidates.on_keyframes, features.context)
+        if searches and several is not None:
+            candidates, ranking = self.instances.search(case, features.encoded, candidates, several, config)
+            case = replace(case, on_keyframes=candidates.on_keyframes)
+        else:
+            ranking = self.rank(candidates, maps, config, positions)
+        ranking = self.verify(case, ranking, config)
         presence = self.judge_presence(case, ranking, config)
-        return Finding(features, reasoning.attributes, positions, candidates, case, ranking, presence)
+        return Finding(
+            reading, features, reasoning.attributes, positions, candidates, case, ranking, presence
+        )
 
     @makes_room("the encoding of keyframes")
     def encode(
@@ -529,40 +548,15 @@ class SteerSeg:
         positions: Positions | None = None,
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
-        if not len(candidates):
-            return ()
-        masks, merge = candidates.on_keyframes.soft_masks(), self.lvlm.family.temporal_merge
-        correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=merge)
-        scores = correlations
-        if positions is not None:
-            scores = torch.lerp(correlations, agreement(masks, positions, merge), config.localisation_weight)
-        order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
+        merge = self.lvlm.family.temporal_merge
+        return rank_candidates(candidates.on_keyframes.soft_masks(), maps, config, positions, merge)
 
     @makes_room("verification")
     def verify(
         self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
     ) -> tuple[RankedCandidate, ...]:
-        """The ranked candidates in the order of what the LVLM thinks of each; see :mod:`steerseg.verification`.
-
-        As they were ranked where ``config`` leaves the step out, or has it look without a calibration.
-        """
-        if not ranking or config.verification == "off":
-            return ranking
-        opinions: Sequence[Opinion | None]
-        if config.verification == "ask":
-            frames = case.video.frames[list(case.on_keyframes.frames)]
-            masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
-            asked = expression_as(config.expression_form, case.reading.text)
-            seconds = case.context.video.seconds_per_slice
-            opinions = verify(self.lvlm, self.preset, config, frames, masks, asked, seconds)
-        elif self.judge.can_judge(config):
-            looks = [self.judge.look(case, ranked.index, ranked.correlation) for ranked in ranking]
-            opinions = self.judge.opinions(case, looks)
-        else:
-            return ranking
-        judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
-        return tuple(judged[i] for i in order_by_opinion(opinions))
+        """The ranked candidates in the order of what the LVLM thinks of each; see :meth:`Judge.verify`."""
+        return self.judge.verify(case, ranking, config)
 
     @makes_room("the judgement of presence")
     def judge_presence(
@@ -571,12 +565,13 @@ class SteerSeg:
         """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
-        signals need, and where nothing was found anyway.
+        signals need, and where nothing was found anyway. Not refused where the LVLM accepted the best candidate.
         """
         if config.presence == "off" or not ranking or not self.judge.can_judge(config):
             return NOT_JUDGED
         look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
-        return self.judge.presence(case, look, config)
+        accepted = ranking[0].opinion is not None and ranking[0].opinion.stance == "accepted"
+        return self.judge.presence(case, look, replace(config, presence="judge") if accepted else config)
 
     def track(
         self,

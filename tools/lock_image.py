@@ -16,8 +16,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("cloud", "fleet", "postgresql")
-"""Extras of the image, as far as ``pyproject.toml`` has them: what a fleet needs."""
+EXTRAS = ("cloud", "edgetam", "fleet", "postgresql", "smolvlm")
+"""Extras of the image, of those in ``pyproject.toml``: what a fleet needs, and what presets need."""
 GPU_ONLY = ("nvidia-", "cuda-", "triton")
 """Beginnings of the names of packages that only torch for GPUs needs."""
 

@@ -42,7 +42,7 @@ class Floors:
         model = lvlm.model.model
         text = lvlm.model.config.get_text_config()
         return cls(
-            sum(p.numel() for p in model.language_model.layers.parameters()),
+            sum(p.numel() for p in lvlm.text_model.layers.parameters()),
             lvlm.model.lm_head.weight.numel(),
             sum(p.numel() for p in model.visual.parameters()),
             text.num_hidden_layers,

@@ -19,6 +19,8 @@ from tests.support.tiny_lvlms import (
     INTERNVL_TEMPLATE,
     QWEN3_5_SPECIAL,
     QWEN3_5_TEMPLATE,
+    SMOLVLM_SPECIAL,
+    SMOLVLM_TEMPLATE,
     byte_tokenizer,
 )
 
@@ -191,6 +193,40 @@ def _internvl(width: int, inner: int, layers: int, heads: int, shared: int) -> C
     return build
 
 
+def _smolvlm(width: int, inner: int, layers: int, heads: int) -> Callable[[], tuple[Any, Any]]:
+    def build() -> tuple[Any, Any]:
+        tokenizer = byte_tokenizer(SMOLVLM_SPECIAL, end="<end_of_utterance>", pad="<|im_end|>")
+        rope = {"rope_type": "default", "rope_theta": 130000.0}
+        text = _text(tokenizer, width, inner, layers, heads, heads, rope_parameters=rope)
+        config = transformers.SmolVLMConfig(
+            text_config={"model_type": "llama", **text, "vocab_size": 49280},
+            vision_config={
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "image_size": 384,
+                "patch_size": 14,
+            },
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            scale_factor=3,
+            tie_word_embeddings=False,
+        )
+        sizes = {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}}
+        processor = transformers.SmolVLMProcessor(
+            image_processor=transformers.SmolVLMImageProcessor(**sizes),
+            video_processor=transformers.SmolVLMVideoProcessor(
+                **sizes, video_sampling={"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 384}}
+            ),
+            tokenizer=tokenizer,
+            image_seq_len=81,
+            chat_template=SMOLVLM_TEMPLATE,
+        )
+        return transformers.SmolVLMForConditionalGeneration(config), processor
+
+    return build
+
+
 LAYOUTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2.5-vl-7b": _qwen2_5_vl(3584, 18944, 28, 28, 4, tied=False, vocabulary=152064),
     "qwen2.5-vl-3b": _qwen2_5_vl(2048, 11008, 36, 16, 2, tied=True, vocabulary=151936),
@@ -198,6 +234,7 @@ LAYOUTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen3-vl-2b": _qwen3_vl(2048, 6144, 28, 16, 8),
     "qwen3.5-4b": _qwen3_5(2560, 9216, 32),
     "internvl3-2b": _internvl(1536, 8960, 28, 12, 2),
+    "smolvlm2-2.2b": _smolvlm(2048, 8192, 24, 32),
 }
 """By the name of the preset, what builds a random model and its processor where tensors are made."""
 

@@ -49,7 +49,7 @@ def quantise(lvlm: LVLM) -> None:
     """Bring the text layers' weights to 4 bits, as bitsandbytes does when it loads them."""
     import bitsandbytes
 
-    text = lvlm.model.model.language_model.layers
+    text = lvlm.text_model.layers
     for module in list(text.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, torch.nn.Linear):

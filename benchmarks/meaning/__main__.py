@@ -10,6 +10,7 @@ Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.meaning", description=__doc__)
     parser.add_argument("what", choices=list(ROWS))
     parser.add_argument("--split", help="a split; of wordings and late: develop, measured")
+    parser.add_argument(
+        "--config",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='other switches of the pipeline, such as {"instances": "maps"}',
+    )
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, auto or cuda:N (default: cpu)")
     parser.add_argument("--processes", type=int, default=1, help="processes; with cuda they share the GPUs")
@@ -89,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure, manifest, entries = _work(options.what, options.split or SPLITS[options.what], options.clips)
         with options.output.open("w", encoding="utf-8") as file:
             draw = draw_visit if options.what == "late" else ClipQuestions.of
-            for row in measure_clips(measure, manifest, entries, options.device, options.processes, draw):
+            for row in measure_clips(
+                measure, manifest, entries, options.device, options.processes, draw, options.config
+            ):
                 file.write(row.model_dump_json() + "\n")
                 file.flush()
     kind = ROWS[options.what]

@@ -76,21 +76,13 @@ class Asker:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
         steerseg = self._steerseg
         reading = steerseg.read(expression, config)
-        features = steerseg.encode(video, config)
-        reasoning = steerseg.reason(features, reading.text, config)
-        maps = steerseg.ground(
-            features, reading.text, reasoning.attributes, config, steerseg.steering(config)
-        )
-        positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
-        candidates = steerseg.find_candidates(
-            features, maps, config, said=(reading.text, *reasoning.attributes)
-        )
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
+        keyframes = keyframe_indices(len(video), config.keyframes)
+        found = steerseg.find(video, reading, keyframes, config, steerseg.steering(config))
+        case, ranking = found.case, found.ranking
         looked = (
             steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None
         )
-        return Found(case, ranking, looked, reasoning.attributes)
+        return Found(case, ranking, looked, found.attributes)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

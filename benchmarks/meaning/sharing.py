@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ def measure_clips(
     device: str = "cpu",
     processes: int = 1,
     draw: Draw = ClipQuestions.of,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[BaseModel]:
     """The rows of clips, in the clips' order.
 
@@ -40,11 +43,12 @@ def measure_clips(
         device: ``cpu``, ``cuda``, ``auto`` or ``cuda:N``. With ``cuda`` the processes take the GPUs by turns.
         processes: Processes that work at once.
         draw: How clips are drawn; a function of a module as well.
+        config: Switches of the pipeline in place of the preset's.
     """
     count = min(processes, len(entries))
     if count <= 1:
         torch.set_num_threads(1)
-        steerseg = SteerSeg.from_pretrained("demo", device=device)
+        steerseg = _load(device, config)
         for entry in entries:
             yield from _rows(measure, steerseg, draw(manifest, entry))
         return
@@ -53,7 +57,8 @@ def measure_clips(
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     for i in range(count):
         devices.put(f"cuda:{i % gpus}" if gpus else device)
-    with ProcessPoolExecutor(count, context, _begin, (devices, max(1, usable_cores() // count))) as pool:
+    threads = max(1, usable_cores() // count)
+    with ProcessPoolExecutor(count, context, _begin, (devices, threads, dict(config))) as pool:
         for rows in pool.map(partial(_work, measure, manifest, draw), entries):
             yield from rows
 
@@ -61,10 +66,16 @@ def measure_clips(
 _steerseg: SteerSeg | None = None  # a worker process's own
 
 
-def _begin(devices: Any, threads: int) -> None:
+def _begin(devices: Any, threads: int, config: Mapping[str, Any]) -> None:
     global _steerseg
     torch.set_num_threads(threads)
-    _steerseg = SteerSeg.from_pretrained("demo", device=devices.get())
+    _steerseg = _load(devices.get(), config)
+
+
+def _load(device: str, config: Mapping[str, Any]) -> SteerSeg:
+    steerseg = SteerSeg.from_pretrained("demo", device=device)
+    steerseg.config = replace(steerseg.config, **config)
+    return steerseg
 
 
 def _work(measure: Measure, manifest: Manifest, draw: Draw, entry: ClipEntry) -> list[BaseModel]:

@@ -34,7 +34,7 @@ class ActivationMemory:
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self._layers = model.model.language_model.layers
+        self._layers = model.get_decoder().layers
         self._config = model.config.get_text_config()
         self._device = device
         self._itemsize = dtype.itemsize

@@ -139,7 +139,7 @@ class LVLM:
     @property
     def text_model(self) -> Any:
         """The text model: layers that take embeddings."""
-        return self.model.model.language_model
+        return self.model.get_decoder()
 
     @property
     def hidden_size(self) -> int:

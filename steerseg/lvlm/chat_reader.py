@@ -34,7 +34,7 @@ class ChatReader:
         weight = self._embeddings.weight
         self._device, self._itemsize = weight.device, weight.dtype.itemsize
         padded_to = PADDED_TO if self._device.type == "cuda" else 1
-        self.prefix_reader = PrefixReader(model.model.language_model, padded_to=padded_to)
+        self.prefix_reader = PrefixReader(model.get_decoder(), padded_to=padded_to)
         self.prefix_reader.calls.enabled = captures
 
     def on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

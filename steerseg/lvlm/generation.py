@@ -99,7 +99,7 @@ class GreedyDecoder:
     """Decodes answers of one frozen model.
 
     Args:
-        model: A ``*ForConditionalGeneration`` model with ``model.language_model`` and ``lm_head``.
+        model: A ``*ForConditionalGeneration`` model with a decoder and ``lm_head``.
         captures: Whether a GPU replays a captured step.
 
     Attributes:
@@ -270,7 +270,7 @@ class GreedyDecoder:
     def _step(self, buffers: _Buffers) -> None:
         """Read the latest token and choose the next. Nothing here waits for the device."""
         buffers.mask.index_fill_(3, buffers.index, True)
-        text_model = self._model.model.language_model
+        text_model = self._model.get_decoder()
         output = text_model(
             inputs_embeds=self._model.get_input_embeddings()(buffers.token),
             position_ids=buffers.position,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from steerseg.config import Quantisation
 from steerseg.errors import ModelError
+from steerseg.lvlm.families import family_of
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -32,11 +34,12 @@ def load_model(
         A ``*ForConditionalGeneration`` model on the device, and its processor.
 
     Raises:
-        ModelError: The weights cannot be found or read, the family is not supported, or bitsandbytes is missing.
+        ModelError: The weights cannot be found or read, the family is not supported, or an optional package is missing.
     """
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()  # callers have a progress display of their own
     try:
+        _check_packages(name)
         processor = AutoProcessor.from_pretrained(name)
         options = loading_options(name, quantise, device, dtype)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
@@ -52,6 +55,17 @@ def load_model(
         keep_differentiable(model)
     _end_with_turns(model, processor)
     return model if "device_map" in options else model.to(device), processor
+
+
+def _check_packages(name: str) -> None:
+    """Check that what the family's processor needs is installed, before weights are downloaded."""
+    family = family_of(AutoConfig.from_pretrained(name).model_type)
+    for package, extra in family.packages.items():
+        if find_spec(package) is None:
+            raise ModelError(
+                f"the vision-language model {name!r} needs {package}; install it with "
+                f"`pip install 'steerseg[{extra}]'`."
+            )
 
 
 def _end_with_turns(model: Any, processor: Any) -> None:

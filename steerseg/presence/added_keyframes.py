@@ -77,7 +77,7 @@ def look_between(
         return first
     again = steerseg.find(
         video,
-        first.case.reading,
+        first.reading,
         added,
         config,
         soft_prompts,
@@ -113,7 +113,7 @@ def with_returns(
         report: Called with the stage ``added keyframes`` and the fraction of its current part that is done.
     """
     value = found.presence.value
-    if not config.seek_returns or not tracklets or value is None or instances_meant(found.case.reading.text):
+    if not config.seek_returns or not tracklets or value is None or instances_meant(found.reading.text):
         return tracklets, ""
     if steerseg.judge.stance(value) != "accepted":
         return tracklets, ""

@@ -10,6 +10,7 @@ from steerseg.presence.localisation import Positions
 from steerseg.presence.signals import Presence
 from steerseg.ranking import RankedCandidate
 from steerseg.tracking.sources import Candidates
+from steerseg.words.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,18 @@ class Finding:
     """What some keyframes show of an expression.
 
     Attributes:
+        reading: The expression as the models read it.
         features: The keyframes, as the models see them.
         attributes: Phrases of the chain-of-thought step; empty without reasoning.
         positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
         candidates: The objects that were found.
-        case: The expression, its maps and its candidates.
+        case: The expression, or one of the several objects that it means; its maps and its candidates.
         ranking: The best candidates, best first.
         presence: How likely the expression is of anything there.
         note: Which keyframes were added, for a person; empty where none were.
     """
 
+    reading: Reading
     features: VideoFeatures
     attributes: tuple[str, ...]
     positions: Positions | None

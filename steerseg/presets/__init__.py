@@ -40,6 +40,7 @@ _PUBLISHED = (
     "qwen3.5-4b",
     "qwen2.5-vl-3b",
     "internvl3-2b",
+    "smolvlm2-2.2b",
     "clicks-edgetam",
     "clicks-sam2.1-tiny",
 )

@@ -135,6 +135,7 @@ class Tracker:
         config: PipelineConfig,
         *,
         keyframes: Sequence[int] | None = None,
+        known: Sequence[Candidate] = (),
         progress: StageProgress | None = None,
     ) -> list[Candidate]:
         """Points -> different objects, tracked over the keyframes.
@@ -150,6 +151,7 @@ class Tracker:
             config: ``duplicate_iou`` and ``max_candidates`` count here.
             keyframes: Where to track them; the points' own frames if left out. A later :meth:`propagate` over
                 the same frames costs nothing.
+            known: Candidates that are tracked over the keyframes already; their objects are not found again.
             progress: Told of each encoded batch and each tracked frame.
 
         Returns:
@@ -166,6 +168,7 @@ class Tracker:
             decoder=self.decoder,
             propagator=self.propagator,
             progress=report,
+            known=known,
         )
         report(1.0)
         return candidates

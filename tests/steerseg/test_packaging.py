@@ -21,7 +21,7 @@ SERVER = (
     "sqlalchemy",
     "waitress",
 )
-OPTIONAL = ("accelerate", "bitsandbytes", "label_studio_ml", "resvg_py", "tensorboard", "timm")
+OPTIONAL = ("accelerate", "bitsandbytes", "label_studio_ml", "num2words", "resvg_py", "tensorboard", "timm")
 
 WITHOUT = """
 import sys

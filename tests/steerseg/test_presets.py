@@ -71,6 +71,15 @@ def test_the_preset_of_a_hybrid_model_takes_the_layers_that_attend_in_its_upper_
     assert (preset.sam2, preset.video_tokens) == (relative.sam2, relative.video_tokens)
 
 
+def test_the_preset_of_a_family_in_no_figure_takes_the_choices_of_its_peer() -> None:
+    preset, peer = (load_preset(find_preset(name)) for name in ("smolvlm2-2.2b", "qwen3-vl-2b"))
+    assert preset.lvlm == "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
+    assert preset.layers == tuple(range(12, 24))
+    assert (preset.config, preset.segmenter_config) == (peer.config, peer.segmenter_config)
+    assert (preset.sam2, preset.keyframes) == (peer.sam2, peer.keyframes)
+    assert (preset.video_tokens, preset.frame_tokens) == (9**2, 4**2 * 9**2)
+
+
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"demo, qwen2\.5-vl-7b"):
         find_preset("nonsense")

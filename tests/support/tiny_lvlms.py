@@ -36,6 +36,16 @@ LLAVA_SPECIAL = [*SPECIAL[:3], "<image>", "<video>"]
 
 INTERNVL_SPECIAL = [*SPECIAL[:3], "<img>", "</img>", "<IMG_CONTEXT>", "<video>", "<quad>", "</quad>"]
 
+SMOLVLM_SPECIAL = [
+    *SPECIAL[:3],
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    "<fake_token_around_image>",
+    "<image>",
+    "<|reserved_special_token_0|>",
+    "<end_of_utterance>",
+]
+
 _TURN = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -62,6 +72,15 @@ QWEN3_5_TEMPLATE = (
 
 INTERNVL_TEMPLATE = _TURN.replace("IMAGE", "<IMG_CONTEXT>\n").replace("VIDEO", "<video>\n")
 
+# Of chats about pictures; for videos the processor brings one of its own.
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
 LLAVA_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }} "
     "{% for part in message.content | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
@@ -71,7 +90,9 @@ LLAVA_TEMPLATE = (
 )
 
 
-def byte_tokenizer(special: list[str] = SPECIAL, **named: str) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    special: list[str] = SPECIAL, *, end: str = "<|im_end|>", pad: str = "<|endoftext|>", **named: str
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer without merges: every text is representable, nothing has to be trained."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {sign: index for index, sign in enumerate(alphabet)}
@@ -81,8 +102,8 @@ def byte_tokenizer(special: list[str] = SPECIAL, **named: str) -> PreTrainedToke
     tokenizer.add_special_tokens(special)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token=end,
+        pad_token=pad,
         padding_side="left",
         **({"model_specific_special_tokens": named} if named else {}),
     )
@@ -97,8 +118,8 @@ def _text(tokenizer: PreTrainedTokenizerFast, layers: int, **more: Any) -> dict[
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         **more,
     }
 
@@ -303,6 +324,35 @@ def _internvl(layers: int) -> tuple[Any, Any]:
     return transformers.InternVLForConditionalGeneration(config), processor
 
 
+def _smolvlm(layers: int) -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(SMOLVLM_SPECIAL, end="<end_of_utterance>", pad="<|im_end|>")
+    # As in the published model, nine patches become a token, and the tile is not a whole number of patches.
+    side, tokens = 90, 4
+    config = transformers.SmolVLMConfig(
+        text_config={"model_type": "llama", **_text(tokenizer, layers)},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": side,
+            "patch_size": 14,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=3,
+    )
+    sizes = {"size": {"longest_edge": 3 * side}, "max_image_size": {"longest_edge": side}}
+    sampling = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}}
+    processor = transformers.SmolVLMProcessor(
+        image_processor=transformers.SmolVLMImageProcessor(**sizes),
+        video_processor=transformers.SmolVLMVideoProcessor(**sizes, video_sampling=sampling),
+        tokenizer=tokenizer,
+        image_seq_len=tokens,
+        chat_template=SMOLVLM_TEMPLATE,
+    )
+    return transformers.SmolVLMForConditionalGeneration(config), processor
+
+
 @dataclass(frozen=True)
 class Tiny:
     """How a family's tiny model is made, and what of it the tests need to know.
@@ -327,13 +377,14 @@ TINY = {
     "qwen3_5": Tiny(_qwen3_5, "Qwen/Qwen3.5-4B", layers=(1, 3)),
     "llava_onevision": Tiny(_llava_onevision, "llava-hf/llava-onevision-qwen2-7b-ov-hf", 150),
     "internvl": Tiny(_internvl, "OpenGVLab/InternVL3-8B-hf"),
+    "smolvlm": Tiny(_smolvlm, "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
 }
 
 
 def eager_attentions(model: Any, inputs: Mapping[str, Any]) -> dict[int, torch.Tensor]:
     """What an eager model's text layers attend to, by layer; recurrent ones have no attention."""
     attentions = model.model(**inputs, use_cache=False, output_attentions=True).attentions
-    layers = enumerate(model.model.language_model.layers)
+    layers = enumerate(model.get_decoder().layers)
     return dict(
         zip((index for index, layer in layers if hasattr(layer, "self_attn")), attentions, strict=True)
     )

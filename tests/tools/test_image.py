@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -26,6 +27,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_backend.settings import Settings
+from tools.check_image import check_packages
 from tools.lock_image import EXTRAS, GPU_ONLY, lock_text, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +197,41 @@ def test_the_image_for_a_cpu_has_the_same_packages_without_those_of_gpus() -> No
 def test_a_lock_names_its_extras_and_is_in_order() -> None:
     text = lock_text({"b": "2", "a": "1"}, ("cloud",), "cpu")
     assert text.splitlines()[1:] == ["# extras: cloud", "a==1", "b==2"]
+
+
+# --- what `make image-test` finds in an image
+
+
+def packages_of_an_image(packages: dict[str, str], gigabytes: float) -> Any:
+    """A container of such packages and such a size."""
+    told = subprocess.CompletedProcess((), 0, json.dumps(packages), "")
+    return SimpleNamespace(python=lambda script: told, gigabytes=gigabytes)
+
+
+def test_an_image_of_the_locked_packages_is_well() -> None:
+    _, versions = read_lock("cpu")
+    found = {**versions, "torch": f"{versions['torch']}+cpu", "steerseg": "0.1.0"}
+    found["PyYAML"] = found.pop("pyyaml")  # names are spelt as their makers like
+    assert check_packages(packages_of_an_image(found, 2.4), "cpu") == []
+
+
+def test_other_packages_and_a_large_image_for_cpus_are_faults() -> None:
+    _, versions = read_lock("cpu")
+    changed = {**versions, "torch": f"{versions['torch']}+cpu", "numpy": "1.0", "mystery": "3"}
+    del changed["pillow"]
+    assert check_packages(packages_of_an_image(changed, 3.4), "cpu") == [
+        f"numpy is 1.0 in the image, and {versions['numpy']} in its lock",
+        f"pillow is missing in the image, and {versions['pillow']} in its lock",
+        "mystery is not in the image's lock",
+        "the image has 3.40 GB; at most 3 are expected",
+    ]
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_an_image_with_torch_for_gpus_may_be_large(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, versions = read_lock(variant)
+    assert check_packages(packages_of_an_image({**versions, "steerseg": "0.1.0"}, 7.3), variant) == []
+    assert ("is not checked" in capsys.readouterr().out) == (variant == "cpu")
 
 
 # --- the compose files

@@ -9,11 +9,13 @@ from steerseg.lvlm.families.llava_onevision import LlavaOneVision
 from steerseg.lvlm.families.qwen3_5 import Qwen3_5
 from steerseg.lvlm.families.qwen3_vl import Qwen3VL
 from steerseg.lvlm.families.qwen_vl import Qwen2_5VL, Qwen2VL
+from steerseg.lvlm.families.smolvlm import SmolVLM
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 
 FAMILIES: dict[str, type[Family]] = {
-    family.model_type: family for family in (Qwen2VL, Qwen2_5VL, Qwen3VL, Qwen3_5, LlavaOneVision, InternVL)
+    family.model_type: family
+    for family in (Qwen2VL, Qwen2_5VL, Qwen3VL, Qwen3_5, LlavaOneVision, InternVL, SmolVLM)
 }
 
 

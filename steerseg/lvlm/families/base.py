@@ -81,6 +81,7 @@ class Family(ABC):
         closing: Text that it writes right after.
         template: What the chat template is told beside the turns.
         full_precision: Names of modules that are not quantised.
+        packages: What the processor needs beside transformers: names to import, and our extra that installs each.
     """
 
     model_type: ClassVar[str]
@@ -91,6 +92,7 @@ class Family(ABC):
     closing: ClassVar[str] = ""
     template: ClassVar[Mapping[str, Any]] = {}
     full_precision: ClassVar[tuple[str, ...]]
+    packages: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -159,6 +161,18 @@ class Family(ABC):
     def pixels(self, values: torch.Tensor) -> torch.Tensor:
         """Preprocessed pixels as the vision tower takes them."""
         return values.to(self.model.device, self.model.dtype)
+
+
+def tile_indices(rows: int, columns: int, side: int) -> torch.Tensor:
+    """Index of each cell of a grid, row by row, among tokens that come tile by tile: (rows * columns,).
+
+    Args:
+        rows: Of the grid, a multiple of ``side``.
+        columns: Of the grid, too.
+        side: Tokens of a tile's side.
+    """
+    tiles = torch.arange(rows * columns).view(rows // side, columns // side, side, side)
+    return tiles.permute(0, 2, 1, 3).flatten()
 
 
 def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import math
 import torch
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
+from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes, tile_indices
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
@@ -68,8 +68,4 @@ class InternVL(Family):
         if vision.kind == "video":
             return super().token_indices(vision)
         _, height, width = vision.grid
-        side_tokens = self._tile[1]
-        tiles = torch.arange(height * width).view(
-            height // side_tokens, width // side_tokens, side_tokens, side_tokens
-        )
-        return tiles.permute(0, 2, 1, 3).flatten()
+        return tile_indices(height, width, self._tile[1])

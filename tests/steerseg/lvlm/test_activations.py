@@ -20,8 +20,10 @@ GPU = torch.device("cuda")
 def memory(kinds: list[str]) -> ActivationMemory:
     """Of a text model of Qwen3.5's configuration with such layers, without weights."""
     config = transformers.Qwen3_5TextConfig(num_hidden_layers=len(kinds), layer_types=kinds)
-    inner = SimpleNamespace(language_model=SimpleNamespace(layers=[None] * len(kinds)))
-    model: Any = SimpleNamespace(model=inner, config=SimpleNamespace(get_text_config=lambda: config))
+    decoder = SimpleNamespace(layers=[None] * len(kinds))
+    model: Any = SimpleNamespace(
+        get_decoder=lambda: decoder, config=SimpleNamespace(get_text_config=lambda: config)
+    )
     return ActivationMemory(model, GPU, torch.bfloat16)
 
 

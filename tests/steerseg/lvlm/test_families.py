@@ -28,7 +28,7 @@ from steerseg.attention.rollout import reference_rollout, streaming_rollout, vis
 from steerseg.config import Heads, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ConfigError, ModelError
-from steerseg.lvlm import LVLM, VisionFeatures
+from steerseg.lvlm import LVLM, VisionFeatures, loading
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
 from steerseg.lvlm.tap import RolloutInputs, tapped
@@ -52,6 +52,7 @@ SYSTEM_TURNS = {
     # The models have none.
     "qwen3_vl": "",
     "qwen3_5": "",
+    "smolvlm": "",
     # As LLaVA's and InternVL's own conversations have it, and DecAF; the converted checkpoints' templates have none.
     "llava_onevision": "You are a helpful assistant.",
     "internvl": "你是书生·万象，英文名是InternVL，"
@@ -104,7 +105,7 @@ class Case:
             if name in ("qwen3_vl", "qwen3_5"):  # the wrappers of the slices stand in place of the template's
                 chat = chat.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
             chats.append(chat)
-        resizes = name in ("llava_onevision", "internvl")
+        resizes = name in ("llava_onevision", "internvl", "smolvlm")
         common = {"do_resize": resizes, "padding": True, "return_tensors": "pt"}
         if kind == "video":
             merge = self.lvlm.family.temporal_merge
@@ -112,6 +113,7 @@ class Case:
                 {
                     "total_num_frames": len(frames),
                     "fps": merge / 1.5,
+                    "duration": len(frames) * 1.5 / merge,
                     "frames_indices": list(range(len(frames))),
                 }
             ] * len(texts)
@@ -125,17 +127,20 @@ class Case:
             if name == "qwen2_5_vl":
                 inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(texts))
         else:
-            inputs = self.processor(text=chats, images=list(frames), **common)
+            inputs = self.processor(text=chats, images=[[frame] for frame in frames], **common)
         return with_positions(self.model, inputs)
+
+
+def load_case(family: str, folder: Path) -> Case:
+    save_tiny_lvlm(folder, family)
+    stock = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
+    lvlm = LVLM.from_pretrained(str(folder), device=CPU, dtype=torch.float32)
+    return Case(lvlm, stock, AutoProcessor.from_pretrained(folder))
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = tmp_path_factory.mktemp(request.param)
-    save_tiny_lvlm(folder, request.param)
-    stock = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
-    lvlm = LVLM.from_pretrained(str(folder), device=CPU, dtype=torch.float32)
-    return Case(lvlm, stock, AutoProcessor.from_pretrained(folder))
+    return load_case(request.param, tmp_path_factory.mktemp(request.param))
 
 
 KINDS: tuple[VisionKind, ...] = ("image", "video")
@@ -270,7 +275,7 @@ def test_soft_tokens_are_all_that_a_steered_chat_has_more(
 def blind(model: nn.Module) -> None:
     """Without the output of its attention, a vision tower's tokens depend on their own pixels only."""
     for name, parameter in model.named_parameters():
-        if ("visual." in name or "vision_tower." in name) and any(
+        if any(tower in name for tower in ("visual.", "vision_tower.", "vision_model.")) and any(
             part in name for part in ("attn.proj.", "self_attn.out_proj.", "attention.projection_layer.")
         ):
             nn.init.zeros_(parameter)
@@ -319,8 +324,16 @@ def published(name: str) -> Family:
         "qwen3_5": transformers.Qwen3_5Config,
         "llava_onevision": transformers.LlavaOnevisionConfig,
         "internvl": transformers.InternVLConfig,
+        "smolvlm": transformers.SmolVLMConfig,
     }[name]()
-    return family_of(name)(SimpleNamespace(config=config), SimpleNamespace(image_seq_length=256))
+    sizes = {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}}  # SmolVLM2's
+    processor = SimpleNamespace(
+        image_seq_length=256,
+        image_seq_len=81,
+        image_processor=transformers.SmolVLMImageProcessor(**sizes),
+        video_processor=transformers.SmolVLMVideoProcessor(**sizes),
+    )
+    return family_of(name)(SimpleNamespace(config=config), processor)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +345,7 @@ def published(name: str) -> Family:
         ("qwen3_5", "qwen3.5-4b", (14 * 32, 26 * 32), (28 * 32, 52 * 32)),
         ("llava_onevision", "llava-onevision-7b", (384, 384), (math.ceil(46 * 384 / 27), 3 * 384)),
         ("internvl", "internvl3-8b", (448, 448), (448, 2 * 448)),
+        ("smolvlm", "smolvlm2-2.2b", (864, 1536), (864, 1536)),
     ],
 )
 def test_the_sizes_of_an_854x480_video(
@@ -370,6 +384,82 @@ def test_a_larger_budget_gives_internvl_more_tiles() -> None:
     assert pictures == [(448, 448), (448, 896), (896, 1792)]
 
 
+def test_smolvlm_has_as_many_tiles_along_the_longer_edge_as_the_budget_allows() -> None:
+    """1, 2 x 2, 3 x 2 and 4 x 3 tiles of 81 visual tokens for a 16 : 9 picture; never more than in training."""
+    family = published("smolvlm")
+    budgets = (10, 81, 4 * 81, 11 * 81, 12 * 81, 100 * 81)
+    pictures = [family.sizes(1080, 1920, video_tokens=81, frame_tokens=budget).picture for budget in budgets]
+    two, three, four = (432, 768), (648, 1152), (864, 1536)
+    assert pictures == [(216, 384), (216, 384), two, three, four, four]
+    assert family.sizes(1920, 1080, video_tokens=81, frame_tokens=81).picture == (384, 216)
+
+
+# --- SmolVLM2's own processor, which brings text and two steps of resizing along
+
+
+@pytest.fixture(scope="module")
+def smolvlm(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return load_case("smolvlm", tmp_path_factory.mktemp("smolvlm"))
+
+
+@pytest.mark.parametrize("shape", [(60, 150), (150, 70), (91, 37), (270, 480)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_smolvlm_sees_what_the_stock_processor_makes_of_the_same_frames(
+    smolvlm: Case, kind: VisionKind, shape: tuple[int, int]
+) -> None:
+    """With its own sizes: frames of the family's size pass its first step unchanged, and all others happen in it."""
+    sizes = smolvlm.lvlm.family.sizes(*shape, video_tokens=4, frame_tokens=9 * 4)
+    generator = torch.Generator().manual_seed(3)
+    size = sizes.video if kind == "video" else sizes.picture
+    frames = torch.randint(0, 256, (2, 3, *size), generator=generator, dtype=torch.uint8)
+    vision = smolvlm.lvlm.encode_vision(frames, kind, seconds_per_slice=1.5)
+    texts = ["what is it?"] * (1 if kind == "video" else 2)
+    inputs = smolvlm.stock_inputs(texts, frames, kind)
+    ours = smolvlm.lvlm.chats.inputs([smolvlm.lvlm.chats.write(text, vision) for text in texts], vision)
+    assert torch.equal(ours["input_ids"], inputs["input_ids"])
+    with torch.no_grad():
+        output = smolvlm.model.model.get_image_features(
+            inputs["pixel_values"], inputs["pixel_attention_mask"], return_dict=True
+        )
+        logits = [smolvlm.model(**given).logits for given in (ours, inputs)]
+    assert torch.allclose(vision.tokens, torch.stack(output.pooler_output), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_smolvlm_is_told_what_it_was_trained_with(smolvlm: Case) -> None:
+    tile = "<image>" * 4
+    frame = f"<fake_token_around_image><global-img>{tile}<fake_token_around_image>"
+    video = smolvlm.lvlm.encode_vision(smolvlm.frames("video", 2), "video", seconds_per_slice=65.0)
+    assert smolvlm.lvlm.chats.write("what moves?", video) == (
+        "<|im_start|>User: You are provided the following series of two frames from a 0:02:10 [H:MM:SS] video.\n"
+        f"\nFrame from 00:00:{frame}\nFrame from 01:05:{frame}\n\nwhat moves?<end_of_utterance>\nAssistant:"
+    )
+    rows = [
+        "".join(f"<fake_token_around_image><row_{row}_col_{column}>{tile}" for column in (1, 2, 3)) + "\n"
+        for row in (1, 2)
+    ]
+    picture = smolvlm.lvlm.encode_vision(smolvlm.frames("image", 1), "image")
+    assert smolvlm.lvlm.chats.write("what is it?", picture) == (
+        f"<|im_start|>User:{''.join(rows)}\n{frame}what is it?<end_of_utterance>\nAssistant:"
+    )
+
+
+def test_a_soft_prompt_before_a_video_leaves_the_space_with_the_text(smolvlm: Case) -> None:
+    """Between "User:" and " You", where tokens of words begin."""
+    video = smolvlm.lvlm.encode_vision(smolvlm.frames("video", 2), "video")
+    written = smolvlm.lvlm.chats.write("what?", video, soft_tokens=1)
+    assert written.startswith("<|im_start|>User:<|reserved_special_token_0|> You are provided")
+
+
+def test_a_missing_package_is_told_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_lvlm(tmp_path, "smolvlm")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs num2words; .* `pip install 'steerseg\[smolvlm\]'`"):
+        LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
+
+
 # --- what has gone wrong before
 
 
@@ -406,6 +496,10 @@ def test_time_reaches_the_families_that_are_told_it(case: Case) -> None:
     if name in ("qwen3_vl", "qwen3_5"):  # an odd number of frames: the last is repeated
         assert re.findall(r"<([\d.]+) seconds>", slow.text) == ["1.0", "5.0", "8.0"]
         return
+    if name == "smolvlm":
+        assert re.findall(r"Frame from 00:(\d\d)", slow.text) == ["00", "04", "08", "12", "16"]
+        assert slow.text.startswith("You are provided the following series of five frames from a 0:00:20 ")
+        return
     assert slow.text == fast.text
     rollouts = [
         streaming_rollout(case.lvlm.attend(["where?"], vision, layers=case.layers), case.layers, heads="mean")
@@ -435,11 +529,13 @@ def test_places_are_not_simply_the_first_to_the_last_visual_token(case: Case, ki
         ("qwen3_5", "video"),
         ("internvl", "video"),
         ("internvl", "image"),
+        ("smolvlm", "video"),
+        ("smolvlm", "image"),
         ("llava_onevision", "image"),
     }
     assert contiguous == ((name, kind) not in between)
     extra = {("llava_onevision", "video"): 1, ("llava_onevision", "image"): 25 + vision.grid[1]}
-    extra[("internvl", "image")] = 4
+    extra[("internvl", "image")] = extra[("smolvlm", "image")] = 4
     assert vision.tokens.shape[1] == count + extra.get((name, kind), 0)
 
 
@@ -484,7 +580,7 @@ def test_an_answer_keeps_the_prompts_queries_and_keys(case: Case) -> None:
 
 def test_the_gradient_survives_gradient_checkpointing(case: Case) -> None:
     vision = case.encode("image", 2)
-    lvlm, text_model = case.lvlm, case.lvlm.model.model.language_model
+    lvlm, text_model = case.lvlm, case.lvlm.text_model
     prompt = torch.randn(3, lvlm.hidden_size, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
     def gradient() -> torch.Tensor:
@@ -548,8 +644,8 @@ def test_a_processor_that_writes_too_few_tokens_is_an_error(case: Case) -> None:
 
 
 def test_a_checkpoint_that_attends_within_a_window_is_refused(case: Case) -> None:
-    attention = case.lvlm.model.model.language_model.layers[case.layers[0]].self_attn
-    if case.lvlm.family.model_type in ("qwen3_vl", "qwen3_5"):
+    attention = case.lvlm.text_model.layers[case.layers[0]].self_attn
+    if case.lvlm.family.model_type in ("qwen3_vl", "qwen3_5", "smolvlm"):
         assert not hasattr(attention, "sliding_window")  # none of these families' has one
         return
     before = attention.sliding_window

@@ -129,7 +129,7 @@ def read_positions(lvlm: LVLM) -> Iterator[list[torch.Tensor]]:
     def note(module: object, args: object, kwargs: dict[str, Any]) -> None:
         passes.append(kwargs["position_ids"].detach().clone()[-3:])
 
-    hook = lvlm.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    hook = lvlm.text_model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield passes
     finally:

@@ -199,7 +199,7 @@ def test_without_room_chats_are_read_as_a_whole(lvlm: LVLM) -> None:
 
 def test_a_pass_ends_after_the_last_layer_that_is_read(lvlm: LVLM) -> None:
     ran: list[int] = []
-    layers = lvlm.model.model.language_model.layers
+    layers = lvlm.text_model.layers
     hooks = [
         layer.mlp.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
         for index, layer in enumerate(layers)

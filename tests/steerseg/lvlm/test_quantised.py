@@ -58,7 +58,8 @@ def test_only_the_text_model_is_quantised(folder: Path, quantise: Quantisation) 
     lvlm = load(folder, quantise)
     expected = {"8bit": bitsandbytes.nn.Linear8bitLt, "4bit": bitsandbytes.nn.Linear4bit}[quantise]
     layers = linear_layers(lvlm.model)
-    text = {name for name in layers if "language_model" in name}
+    inside = {id(module) for module in lvlm.text_model.modules()}
+    text = {name for name, layer in layers.items() if id(layer) in inside}
     assert {type(layers[name]) for name in text} == {expected}
     # What maps are made of, and the words of the answer.
     assert {type(layers[name]) for name in layers.keys() - text} == {nn.Linear}
@@ -73,7 +74,7 @@ def test_queries_and_keys_are_what_dequantising_layers_give(folder: Path, quanti
     """Rotation keeps the length of each head's vector, so lengths are compared with the layers' outputs."""
     lvlm = load(folder, quantise)
     layers = layers_of(lvlm)
-    attention: Any = lvlm.model.model.language_model.layers[layers[0]].self_attn
+    attention: Any = lvlm.text_model.layers[layers[0]].self_attn
     outputs: dict[str, torch.Tensor] = {}
     for name in ("q", "k"):
         layer = getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj")

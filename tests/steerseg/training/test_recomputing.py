@@ -93,7 +93,7 @@ def test_reentrant_checkpointing_would_lose_the_gradient(
         again = gradient()
         assert again is not None
         assert torch.allclose(again, expected, rtol=1e-4, atol=1e-9)
-        for layer in tiny_lvlm.model.model.language_model.layers:
+        for layer in tiny_lvlm.text_model.layers:
             reentrant = functools.partial(checkpoint, use_reentrant=True)
             monkeypatch.setattr(layer, "_gradient_checkpointing_func", reentrant, raising=False)
         lost = gradient()
