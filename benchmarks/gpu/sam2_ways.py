@@ -103,6 +103,26 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
             records.attempt(name, work)
 
 
+def measure_depthwise(records: Records, tracker: Tracker, *, rows: int = 8) -> None:
+    """The memory encoder's depthwise convolution, with channels first and last."""
+    model = tracker.segmenter.model
+    convolution = model.memory_encoder.fuser.layers[0].dwconv
+    side = model.sam_image_embedding_size
+    pictures = torch.randn(
+        rows, model.hidden_dim, side, side, device=records.device, dtype=convolution.weight.dtype
+    )
+    layouts = {"first": torch.contiguous_format, "last": torch.channels_last}
+    for name, layout in layouts.items():
+        laid = pictures.contiguous(memory_format=layout)
+
+        @torch.inference_mode()
+        def several(laid: torch.Tensor = laid) -> None:
+            for _ in range(_CALLS):
+                convolution(laid)
+
+        _measure_calls(records, f"changes, depthwise convolution: channels {name}", several)
+
+
 def _measure_narrow_by_cudnn(
     records: Records, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> None:
