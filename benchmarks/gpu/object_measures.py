@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu.changes import attribute
 from benchmarks.gpu.records import Records
 from steerseg.runtime.cuda_graphs import CapturedCalls
-from steerseg.segmenters import fused, sam2_memory_attention, sam2_step
+from steerseg.segmenters import fused, hf_step, sam2_memory_attention, sam2_step
 from steerseg.segmenters.hf import EdgeTam
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Tracker
@@ -74,6 +74,7 @@ SAM2_MEASURES: dict[str, Way] = {
 }
 EDGETAM_MEASURES: dict[str, Way] = {
     "graphs of eight rows": SAM2_MEASURES["graphs of eight rows"],
+    "one frame, computed once": lambda: attribute(hf_step, "share_a_frame", lambda levels: False),
     "memories condensed together": lambda: attribute(EdgeTam, "_compress", _condense_each),
 }
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
-from steerseg.segmenters.base import AttendedMemories
+from steerseg.segmenters.base import AttendedMemories, share_a_frame
 
 _ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
 
@@ -67,11 +67,19 @@ def attended_memories(
 
 @dataclass(frozen=True)
 class _Form:
-    """All of a step that is no tensor: number of levels, temporal position of each memory, divisor of distances."""
+    """All of a step that is no tensor.
+
+    Attributes:
+        levels: Number of levels of image features.
+        positions: Temporal position of each memory.
+        span: Divisor of the object pointers' distances.
+        one_frame: Whether all rows are of one frame, whose features then come once.
+    """
 
     levels: int
     positions: tuple[int, ...]
     span: int
+    one_frame: bool
 
 
 class VideoModelStep:
@@ -103,6 +111,10 @@ class VideoModelStep:
         self._memory_position = memory_position
         self._attention_arguments = attention_arguments
         self._precision = precision
+        # Until then, what is computed of one frame is that of all its objects.
+        model.memory_attention.layers[0].cross_attn_image.register_forward_pre_hook(
+            _query_for_each_memory, with_kwargs=True
+        )
 
     def arguments(
         self,
@@ -113,13 +125,16 @@ class VideoModelStep:
         distances: Tensor,
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
         """Order the arguments of a step as :meth:`__call__` takes them."""
-        form = _Form(len(levels), tuple(position for position, _ in attended.spatial), attended.span)
+        one = share_a_frame(levels)
+        form = _Form(len(levels), tuple(position for position, _ in attended.spatial), attended.span, one)
+        if one:
+            return form, [*memories, *pointers], [distances, *(level[:1] for level in levels)]
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
-        levels = rows[: key.levels]
+        levels = shared[1:] if key.one_frame else rows[: key.levels]
         with self._precision():
             heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
@@ -134,9 +149,11 @@ class VideoModelStep:
 
     def _attend(self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         model = self._model
-        end = form.levels + len(form.positions)
-        features, memories, pointers = rows[form.levels - 1], rows[form.levels : end], rows[end:]
-        count, width = features.shape[:2]
+        begin = 0 if form.one_frame else form.levels
+        end = begin + len(form.positions)
+        features = shared[-1] if form.one_frame else rows[begin - 1]  # (N or 1, C, h, w)
+        memories, pointers = rows[begin:end], rows[end:]
+        count, width = len(memories[0]), features.shape[1]
         temporal = model.memory_temporal_positional_encoding  # (positions, 1, 1, C_mem)
         tokens = [memory.transpose(0, 1) for memory in memories]  # (L, N, C_mem)
         encodings = [
@@ -170,6 +187,16 @@ class VideoModelStep:
         sines = get_1d_sine_pe(distances / span, dim=width)
         encoding: Tensor = model.temporal_positional_encoding_projection_layer(sines)
         return encoding[:, None]
+
+
+def _query_for_each_memory(
+    _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attention whose single query meets the memories of several objects."""
+    query, key = named["query"], named["key"]
+    if len(query) < len(key):
+        named = {**named, "query": query.expand(len(key), -1, -1, -1)}
+    return arguments, named
 
 
 def decode(

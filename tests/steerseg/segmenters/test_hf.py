@@ -104,6 +104,7 @@ CASES = {
     "several frames": [[click(4, 0.2, 0.4), Prompt(9, box=BOX), Prompt(17, mask=square())]],
     "many frames": [[click(frame, 0.1 + 0.03 * frame, 0.4) for frame in (3, 5, 8, 12, 15, 19)]],
     "objects": [[click(6, 0.3, 0.4)], [click(6, 0.8, 0.9)], [Prompt(6, box=BOX)]],
+    "objects of one frame": [[click(0, 0.1 + 0.1 * n, 0.4)] for n in range(8)],
 }
 
 
