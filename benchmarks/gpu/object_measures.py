@@ -68,9 +68,6 @@ SAM2_MEASURES: dict[str, Way] = {
     ),
     "rectified as projected": lambda: attribute(sam2_memory_attention, "project_and_rectify", _rectify_after),
     "memories laid out at once": lambda: attribute(sam2_memory_attention, "_lay_out", _lay_out_in_full),
-    "largest tiles": lambda: attribute(
-        sam2_memory_attention, "narrow_attention_tiles", lambda *_: fused.ATTENTION_TILES[1]
-    ),
 }
 EDGETAM_MEASURES: dict[str, Way] = {
     "graphs of eight rows": SAM2_MEASURES["graphs of eight rows"],
@@ -82,8 +79,7 @@ EDGETAM_MEASURES: dict[str, Way] = {
 def measures_of(tracker: Tracker) -> dict[str, Way]:
     """Contexts that leave one measure out each, for a tracker's segmenter."""
     if isinstance(tracker.segmenter, Sam2):
-        on_gpu = tracker.device.type == "cuda"
-        return {name: way for name, way in SAM2_MEASURES.items() if on_gpu or name != "largest tiles"}
+        return SAM2_MEASURES
     return EDGETAM_MEASURES
 
 

@@ -207,7 +207,7 @@ class TrackingStep:
         model = self._model
         count, width = len(memories[0]), features.shape[1]
         features = features.flatten(2).permute(2, 0, 1)  # (h * w, N or 1, C)
-        spatial_position = self._memory_position[0].flatten(1).T
+        spatial_position = self._memory_position[0].flatten(1).T.contiguous()  # read once for each row
         tokens = list(memories)
         encodings = [
             spatial_position + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0]
