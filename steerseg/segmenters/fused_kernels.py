@@ -418,7 +418,7 @@ def _join_parts(
 
 
 _MOST_PARTS = 16
-_JOINING = 0.02  # what a further part costs, as a share of what all programs at once take for whole rows
+_JOINING = 0.01  # what a further part costs, as a share of what all programs at once take for whole rows
 
 
 def parts_of_keys(blocks: int, steps: int, programs: int) -> int:

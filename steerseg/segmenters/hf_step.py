@@ -17,6 +17,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
 from steerseg.segmenters.base import AttendedMemories, share_a_frame
+from steerseg.segmenters.fused import norms_in_one_pass
 
 _ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
 
@@ -93,6 +94,9 @@ class VideoModelStep:
         memory_position: (L, 1, C_mem) position encoding of a memory's tokens.
         attention_arguments: Further arguments of the memory attention, of the number of memories.
         precision: Makes the context under which the modules run.
+
+    Attributes:
+        fused: Whether norms and the attention to memories take fewer passes over memory than the library's own code.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class VideoModelStep:
         self._memory_position = memory_position
         self._attention_arguments = attention_arguments
         self._precision = precision
+        self.fused = False
         # Until then, what is computed of one frame is that of all its objects.
         model.memory_attention.layers[0].cross_attn_image.register_forward_pre_hook(
             _query_for_each_memory, with_kwargs=True
@@ -135,7 +140,7 @@ class VideoModelStep:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
         levels = shared[1:] if key.one_frame else rows[: key.levels]
-        with self._precision():
+        with self._precision(), norms_in_one_pass(self._model, self.fused):
             heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
             tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))

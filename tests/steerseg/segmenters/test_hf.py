@@ -135,6 +135,19 @@ def test_the_driver_gives_what_the_session_gives(tracker: Tracker, video: Video,
     assert np.allclose(given.frame_scores, presence, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["click", "several frames", "objects", "objects of one frame"])
+def test_fewer_passes_give_the_same_masks(tracker: Tracker, video: Video, case: str) -> None:
+    step = tracker.segmenter.tracking_step()
+    answers = []
+    encoded = tracker.open(video)
+    started = [tracker.start(encoded, prompts) for prompts in CASES[case]]
+    for step.fused in (False, True):
+        answers.append(tracker.propagate(encoded, started).logits)
+    step.fused = False
+    plain, given = answers
+    assert (given - plain).abs().max() <= 1e-5 * plain.abs().max()
+
+
 @torch.inference_mode()
 def test_several_memories_are_condensed_as_the_library_condenses_each() -> None:
     segmenter = EdgeTam(tiny_video_model("edgetam"), version="-")
