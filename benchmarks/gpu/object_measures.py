@@ -17,6 +17,7 @@ from benchmarks.gpu.records import Records
 from steerseg.runtime.cuda_graphs import CapturedCalls
 from steerseg.segmenters import fused, hf_step, sam2_memory_attention, sam2_step
 from steerseg.segmenters.hf import EdgeTam
+from steerseg.segmenters.hf_memory_attention import FusedVideoMemoryAttention
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Tracker
 
@@ -59,6 +60,14 @@ def _project_then_rotate(
     return fused.rotate(linear(vectors), cos, sin, count)
 
 
+def _never(_: Any) -> bool:
+    return False
+
+
+def _as_they_are(*_: Any) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
 SAM2_MEASURES: dict[str, Way] = {
     "graphs of eight rows": lambda: attribute(CapturedCalls, "__call__", _eight_rows_at_most),
     "one frame, computed once": lambda: attribute(sam2_step, "share_a_frame", lambda levels: False),
@@ -72,6 +81,8 @@ SAM2_MEASURES: dict[str, Way] = {
 EDGETAM_MEASURES: dict[str, Way] = {
     "graphs of eight rows": SAM2_MEASURES["graphs of eight rows"],
     "one frame, computed once": lambda: attribute(hf_step, "share_a_frame", lambda levels: False),
+    "fewer passes over memory": lambda: attribute(FusedVideoMemoryAttention, "supported", _never),
+    "norms of one kernel": lambda: attribute(hf_step, "norms_in_one_pass", _as_they_are),
     "memories condensed together": lambda: attribute(EdgeTam, "_compress", _condense_each),
 }
 

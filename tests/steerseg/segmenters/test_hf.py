@@ -135,6 +135,7 @@ def test_the_driver_gives_what_the_session_gives(tracker: Tracker, video: Video,
     assert np.allclose(given.frame_scores, presence, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_rounding")
 @pytest.mark.parametrize("case", ["click", "several frames", "objects", "objects of one frame"])
 def test_fewer_passes_give_the_same_masks(tracker: Tracker, video: Video, case: str) -> None:
     step = tracker.segmenter.tracking_step()
@@ -199,9 +200,10 @@ def moving(tracker: Tracker, video: Video) -> Tensor:
     return tracker.propagate(encoded, started).logits
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", list(SEGMENTERS))
 def test_half_precision_gives_about_the_same(
-    name: str, video: Video, monkeypatch: pytest.MonkeyPatch
+    name: str, fused: bool, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU under the context that a GPU runs in, so that no number is of a wrong type."""
     kind = SEGMENTERS[name]
@@ -210,7 +212,9 @@ def test_half_precision_gives_about_the_same(
     monkeypatch.setattr(FrozenSegmenter, "_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
     model = tiny_video_model(name)
     round_multiplied_weights(model, torch.bfloat16)
-    given = moving(Tracker(kind(model, version="-", dtype=torch.bfloat16)), video)
+    segmenter = kind(model, version="-", dtype=torch.bfloat16)
+    segmenter.tracking_step().fused = fused
+    given = moving(Tracker(segmenter), video)
     assert given.dtype == torch.float32
     assert (given - expected).norm() <= 0.1 * expected.norm()
 
