@@ -97,7 +97,7 @@ class Objects:
 
     def _start(self, video: Video, prompts: Sequence[Prompt]) -> tuple[EncodedVideo, list[Candidate]]:
         encoded = self.tracker.open(video)
-        return encoded, [self.tracker.start(encoded, [prompt]) for prompt in prompts]
+        return encoded, self.tracker.start_each(encoded, prompts)
 
     def measure(self, count: int) -> None:
         """Frames a second and memory."""
