@@ -238,7 +238,7 @@ class Segmenter(Protocol):
 
         Args:
             attended: The chosen memories.
-            levels: (N, C, h, w) features of each row's frame, of each level.
+            levels: (N, C, h, w) features of each row's frame, of each level; expanded where it is one frame.
             spatial: (N, ...) of each entry of ``attended.spatial``.
             pointers: (N, C) of each entry of ``attended.pointers``.
             distances: (P,) float32 distances of ``attended.pointers``, on the device.
