@@ -16,6 +16,7 @@ GlossaryUse = Literal["replace", "explain", "off"]
 Wording = Literal["plain", "typed"]
 PresenceUse = Literal["refuse", "refuse-known", "judge", "off"]
 Verification = Literal["ask", "look", "off"]
+InstanceUse = Literal["search", "maps"]
 Correction = Literal["memory", "frame"]
 Grid = Literal["aspect", "smart_resize"]
 Borders = Literal["normalised", "zero"]
@@ -80,6 +81,12 @@ class PipelineConfig:
             has no such step (our choice otherwise). ``"ask"``: it is asked about all of them, outlined and numbered in
             the keyframes, in one pass more. ``"look"``: it names each, seen alone, and the preset's calibration of
             presence judges the names.
+        instances: How several objects of one expression are found, such as "both daggers". ``"maps"``: among what the
+            expression's maps point at, which is often one object. ``"search"``: the maps are of one of them, "the
+            dagger", without attributes, which tell it from the others; what was found is blanked out of the maps, and
+            what they then point at is found next. Where the preset has a calibration of presence, the LVLM names each
+            candidate, seen alone, and those of another kind or colour are none. The method has neither (our choice);
+            see :mod:`steerseg.instances.search`.
         correction: What answers an annotator's click on a tracked frame. ``"frame"``: the frame alone, and the mask
             that was shown there; on the demo no worse, and by tendency better. ``"memory"``: the object's memories
             and SAM 2's own logits beside the click, as SAM 2's predictor does and as SAM 2 was trained; all presets
@@ -96,6 +103,11 @@ class PipelineConfig:
             ``"zero"``: darker, as if nothing were attended to outside (DecAF), which also dims sinks in corners.
         expression_form: The expression in the questions. ``"typed"``: as it was typed, since names have capitals.
             ``"sentence"``: in lower case, and ended by a full stop where no question mark ends it (DecAF).
+        added_keyframes: Most keyframes that are added between the first ones, where the judge of presence does not
+            accept what those show. 0 adds none, as the method (our choice otherwise); see
+            :mod:`steerseg.presence.added_keyframes`.
+        seek_returns: Whether as many are added where the tracklet of an accepted object shows nothing, in case the
+            segmenter does not know it again (our choice).
         conditioning: What a candidate goes on from. ``"click"``: the memory of its point prompt. ``"mask"``: its
             mask at the video's size, prompted again (DecAF).
     """
@@ -121,6 +133,7 @@ class PipelineConfig:
     localisation: bool = False
     localisation_weight: float = 0.5
     verification: Verification = "off"
+    instances: InstanceUse = "search"
     correction: Correction = "frame"
     seconds_per_slice: float | None = None
     grid: Grid = "aspect"
@@ -129,15 +142,19 @@ class PipelineConfig:
     expression_form: ExpressionForm = "typed"
     conditioning: Conditioning = "click"
     candidates: CandidateSource = "points"
+    added_keyframes: int = 0
+    seek_returns: bool = False
 
     def __post_init__(self) -> None:
-        """Check the number of steps.
+        """Check the number of steps and of added keyframes.
 
         Raises:
-            ConfigError: It is neither 1 nor 2.
+            ConfigError: The steps are neither 1 nor 2, or the keyframes are fewer than none.
         """
         if self.reasoning_steps not in (1, 2):
             raise ConfigError(f"reasoning_steps is {self.reasoning_steps}; expected 1 or 2.")
+        if self.added_keyframes < 0:
+            raise ConfigError(f"added_keyframes is {self.added_keyframes}; expected 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -146,7 +163,7 @@ class SegmenterConfig:
 
     Attributes:
         resampling: Filter that brings frames to SAM 2's size. ``"bilinear"`` runs where the model is;
-            ``"bicubic"`` is PIL's, on the CPU, as in SAM 2's own loader of frames, whose pixels it was trained on.
+            ``"bicubic"`` gives PIL's pixels, as SAM 2's own loader of frames, whose pixels it was trained on.
         clicks: ``"exact"``: a click is where it was made. ``"shifted"``: half a pixel of SAM 2's input to the right
             and down, as its own predictor has it and was trained with.
     """
@@ -178,6 +195,7 @@ PUBLISHED = Settings(
         glossary="off",
         wording="typed",
         presence="off",
+        instances="maps",
     ),
     SegmenterConfig(resampling="bicubic", clicks="shifted"),
 )

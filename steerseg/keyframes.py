@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,63 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig
 from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.prefix import VideoPrefixes
 from steerseg.presets import Preset
+from steerseg.tracking import EncodedVideo
+
+LEAST_SECONDS = 0.25
+"""What lies closer to a frame that was seen was seen, too (our choice)."""
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Features of a video that no expression changes; they are kept for the next one.
+
+    Attributes:
+        context: Visual tokens of the keyframes.
+        encoded: The frames for the segmenter, encoded when they are first needed.
+        prefixes: States of the text model after the last visual token of each pass.
+    """
+
+    context: VisionContext
+    encoded: EncodedVideo
+    prefixes: VideoPrefixes | None = None
+
+
+def moments_between(
+    pts: NDArray[np.float64],
+    seen: Sequence[int],
+    count: int,
+    within: NDArray[np.bool_] | None = None,
+) -> tuple[int, ...]:
+    """Frames that are the farthest in time from those that were seen, and from each other.
+
+    Args:
+        pts: (T,) presentation times in seconds.
+        seen: Indices of frames that were seen; at least one.
+        count: Most frames to choose.
+        within: (T,) whether a frame may be chosen; all where left out.
+
+    Returns:
+        At most ``count`` indices, rising: fewer where all others are within :data:`LEAST_SECONDS` of one that was
+        seen or chosen.
+
+    Example:
+        >>> moments_between(np.arange(9.0), (0, 4, 8), 2)
+        (2, 6)
+    """
+    known = np.sort(pts[np.asarray(seen)])
+    after = np.searchsorted(known, pts)
+    away = np.minimum(
+        np.abs(pts - known[np.minimum(after, len(known) - 1)]), np.abs(pts - known[np.maximum(after - 1, 0)])
+    )
+    if within is not None:
+        away = np.where(within, away, 0.0)
+    chosen: list[int] = []
+    while len(chosen) < count and float(away.max()) >= LEAST_SECONDS:
+        chosen.append(int(away.argmax()))
+        away = np.minimum(away, np.abs(pts - pts[chosen[-1]]))
+    return tuple(sorted(chosen))
 
 
 def show_keyframes(

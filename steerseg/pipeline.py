@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig
-from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext, ground
-from steerseg.keyframes import show_keyframes
+from steerseg.instances.search import InstanceSearch
+from steerseg.keyframes import VideoFeatures, show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.points import PointPrompt, point_prompts
+from steerseg.presence.added_keyframes import look_between, with_returns
+from steerseg.presence.findings import Finding
 from steerseg.presence.judge import Case, Judge
-from steerseg.presence.localisation import Positions, agreement, locate
+from steerseg.presence.localisation import Positions, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
-from steerseg.ranking import RankedCandidate, rank_scores
+from steerseg.ranking import RankedCandidate, rank_candidates
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
@@ -32,9 +34,8 @@ from steerseg.runtime.room import makes_room
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import EncodedVideo, OpenVideos, Tracker, Tracklet
 from steerseg.tracking.sources import CandidateFinder, Candidates, load_concepts
-from steerseg.verification import Opinion, order_by_opinion, verify
 from steerseg.video import Video, keyframe_indices
-from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
+from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant, singular_expression
 from steerseg.words.glossary import Glossary
 from steerseg.words.nouns import noun_phrases
 from steerseg.words.reading import Reading, read_expression
@@ -119,21 +120,6 @@ class Proposal:
         save_proposal(self, directory)
 
 
-@dataclass(frozen=True)
-class VideoFeatures:
-    """Features of a video that no expression changes; they are kept for the next one.
-
-    Attributes:
-        context: Visual tokens of the keyframes.
-        encoded: The frames for the segmenter, encoded when they are first needed.
-        prefixes: States of the text model after the last visual token of each pass.
-    """
-
-    context: VisionContext
-    encoded: EncodedVideo
-    prefixes: VideoPrefixes | None = None
-
-
 class SteerSeg:
     """A frozen LVLM and a frozen SAM 2 with the soft prompts that steer the first.
 
@@ -183,8 +169,9 @@ class SteerSeg:
         self.config = preset.config
         self.lexicon = preset.load_lexicon()
         self.judge = Judge(lvlm, preset, self.lexicon)
+        self.instances = InstanceSearch(tracker, self.judge, lvlm.family.temporal_merge)
         self.layers = lvlm.rollout_layers(preset.layers, preset.name)
-        self.soft_prompts = self.prepare_prompts(soft_prompts)
+        self.soft_prompts = None if soft_prompts is None else soft_prompts.for_model(lvlm)
         self._prefixes = prefixes = PrefixStore(
             default_budget(lvlm.device) if prefix_bytes is None else prefix_bytes, default_host_budget()
         )
@@ -247,21 +234,6 @@ class SteerSeg:
             prefix_bytes=prefix_bytes,
         )
 
-    def prepare_prompts(self, soft_prompts: SoftPrompts | None) -> SoftPrompts | None:
-        """The prompts on the model's device.
-
-        Raises:
-            ConfigError: Their width is not the model's.
-        """
-        if soft_prompts is None:
-            return None
-        if len(soft_prompts.frame) and soft_prompts.frame.shape[1] != self.lvlm.hidden_size:
-            raise ConfigError(
-                f"the soft prompts are {soft_prompts.frame.shape[1]} wide, but {self.lvlm.name!r} takes "
-                f"{self.lvlm.hidden_size}; use prompts that were trained for this model."
-            )
-        return soft_prompts.to(self.lvlm.device)
-
     def versions(self, soft_prompts: SoftPrompts | None) -> dict[str, str]:
         """Versions of the packages, models and prompts of a proposal that ``soft_prompts`` steer."""
         concepts = self.finder.concepts
@@ -306,36 +278,30 @@ class SteerSeg:
         config = config or self.config
         steering = self.steering(config, soft_prompts)
         reading = self.read(expression, config, soft_prompts)
-        wording, several = reading.text, instances_meant(reading.text)
-        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
+        several = instances_meant(reading.text)
         report = progress or _ignore
-        soon = keyframe_indices(len(video), config.keyframes)
-        with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
-            features = self.encode(video, config, report)
-            reasoning = self.reason(features, wording, config, report)
-            maps = self.ground(features, wording, reasoning.attributes, config, steering, report)
-        positions = self.locate(features, wording, reasoning.attributes, config, report)
-        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = self.verify(case, self.rank(candidates, maps, config, positions), config)
-        tracklets = self.track(features, candidates, ranking, report)
+        keyframes = keyframe_indices(len(video), config.keyframes)
+        first = self.find(video, reading, keyframes, config, steering, report)
+        found = look_between(self, first, config, steering, report)
+        tracklets = self.track(found.features, found.candidates, found.ranking, report)
+        tracklets, returned = with_returns(self, found, tracklets, config, steering, report)
         return Proposal(
             expression=expression,
-            attributes=reasoning.attributes,
+            attributes=found.attributes,
             tracklets=tracklets,
-            maps=maps,
-            points=candidates.points,
+            maps=found.case.maps,
+            points=found.candidates.points,
             pts=video.pts,
             fps=video.fps,
             height=video.height,
             width=video.width,
             versions=self.versions(steering),
             video=video,
-            read_as="" if wording == expression else wording,
-            presence=self.judge_presence(case, ranking, config),
+            read_as="" if reading.text == expression else reading.text,
+            presence=found.presence,
             several=() if several is None else tuple(choose_candidates(tracklets, several)),
-            positions=positions,
-            note=candidates.note,
+            positions=found.positions,
+            note=" ".join(filter(None, (found.candidates.note, found.note, returned))),
         )
 
     def forget(self) -> None:
@@ -364,7 +330,9 @@ class SteerSeg:
         Raises:
             ConfigError: Their width is not the model's.
         """
-        pair = (self.prepare_prompts(soft_prompts) or self.soft_prompts) if config.soft_prompts else None
+        if not config.soft_prompts:
+            return None
+        pair = self.soft_prompts if soft_prompts is None else soft_prompts.for_model(self.lvlm)
         return None if pair is None or not len(pair.frame) else pair
 
     def read(
@@ -375,16 +343,75 @@ class SteerSeg:
         glossary = Glossary() if prompts is None else prompts.glossary
         return read_expression(expression, config, glossary, self.lexicon)
 
+    def find(
+        self,
+        video: Video,
+        reading: Reading,
+        keyframes: tuple[int, ...],
+        config: PipelineConfig,
+        soft_prompts: SoftPrompts | None,
+        report: Progress = _ignore,
+    ) -> Finding:
+        """What some keyframes show of an expression: its candidates, ranked and judged.
+
+        Args:
+            video: The video.
+            reading: The expression as the models read it.
+            keyframes: Indices of the frames that are looked at.
+            config: Switches of the method.
+            soft_prompts: Those that take part, on the device; ``None`` for raw attention.
+            report: Called with each stage and the fraction of it that is done.
+        """
+        wording, several = reading.text, instances_meant(reading.text)
+        config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
+        searches = several is not None and config.instances == "search"
+        one = replace(reading, text=singular_expression(wording)) if searches else reading
+        with (
+            self.tracker.encoding_ahead(self.open(video), keyframes) as ahead,
+            self.lvlm.decoder.doing(ahead),
+        ):
+            features = self.encode(video, config, report, keyframes=keyframes)
+            reasoning = self.reason(features, wording, config, report)
+            telling = () if searches else reasoning.attributes  # they tell one from the others
+            maps = self.ground(features, one.text, telling, config, soft_prompts, report)
+        positions = self.locate(features, wording, reasoning.attributes, config, report)
+        candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
+        case = Case(video, one, reasoning.said, maps, candidates.on_keyframes, features.context)
+        if searches and several is not None:
+            candidates, ranking = self.instances.search(case, features.encoded, candidates, several, config)
+            case = replace(case, on_keyframes=candidates.on_keyframes)
+        else:
+            ranking = self.rank(candidates, maps, config, positions)
+        ranking = self.verify(case, ranking, config)
+        presence = self.judge_presence(case, ranking, config)
+        return Finding(
+            reading, features, reasoning.attributes, positions, candidates, case, ranking, presence
+        )
+
     @makes_room("the encoding of keyframes")
-    def encode(self, video: Video, config: PipelineConfig, report: Progress = _ignore) -> VideoFeatures:
-        """Features of a video; they are kept, since a further expression needs the same ones."""
-        keyframes = keyframe_indices(len(video), config.keyframes)
+    def encode(
+        self,
+        video: Video,
+        config: PipelineConfig,
+        report: Progress = _ignore,
+        *,
+        keyframes: tuple[int, ...] | None = None,
+    ) -> VideoFeatures:
+        """Features of a video; they are kept, since a further expression needs the same ones.
+
+        Args:
+            video: The video.
+            config: Number of keyframes, and how they reach the LVLM.
+            report: Called with the stage ``keyframes`` and the fraction of it that is done.
+            keyframes: Which frames; spread evenly where left out.
+        """
+        keyframes = keyframes or keyframe_indices(len(video), config.keyframes)
         key = (video.digest, keyframes, config.grid, config.enlarge, config.seconds_per_slice)
         known = self._features.get(key)
         if known is not None:
             self.open(video)  # it is in use again
             return known
-        context = self.encode_keyframes(video, config, report)
+        context = self.encode_keyframes(video, config, report, keyframes=keyframes)
         features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
         self._features.put(key, features)
         return features
@@ -395,6 +422,7 @@ class SteerSeg:
         config: PipelineConfig,
         report: Progress = _ignore,
         *,
+        keyframes: tuple[int, ...] | None = None,
         pictures: Sequence[int] | None = None,
     ) -> VisionContext:
         """Visual tokens of the keyframes; they are not kept.
@@ -403,9 +431,10 @@ class SteerSeg:
             video: The video.
             config: Number of keyframes.
             report: Called with the stage ``keyframes`` and the fraction of it that is done.
+            keyframes: Which frames; spread evenly where left out.
             pictures: Indices of the keyframes that are encoded as images; all where left out.
         """
-        keyframes = keyframe_indices(len(video), config.keyframes)
+        keyframes = keyframes or keyframe_indices(len(video), config.keyframes)
         return show_keyframes(
             self.lvlm,
             self.preset,
@@ -519,40 +548,15 @@ class SteerSeg:
         positions: Positions | None = None,
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
-        if not len(candidates):
-            return ()
-        masks, merge = candidates.on_keyframes.soft_masks(), self.lvlm.family.temporal_merge
-        correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=merge)
-        scores = correlations
-        if positions is not None:
-            scores = torch.lerp(correlations, agreement(masks, positions, merge), config.localisation_weight)
-        order = scores.argsort(descending=True).tolist()[: config.alternatives]
-        return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
+        merge = self.lvlm.family.temporal_merge
+        return rank_candidates(candidates.on_keyframes.soft_masks(), maps, config, positions, merge)
 
     @makes_room("verification")
     def verify(
         self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
     ) -> tuple[RankedCandidate, ...]:
-        """The ranked candidates in the order of what the LVLM thinks of each; see :mod:`steerseg.verification`.
-
-        As they were ranked where ``config`` leaves the step out, or has it look without a calibration.
-        """
-        if not ranking or config.verification == "off":
-            return ranking
-        opinions: Sequence[Opinion | None]
-        if config.verification == "ask":
-            frames = case.video.frames[list(case.on_keyframes.frames)]
-            masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
-            asked = expression_as(config.expression_form, case.reading.text)
-            seconds = case.context.video.seconds_per_slice
-            opinions = verify(self.lvlm, self.preset, config, frames, masks, asked, seconds)
-        elif self.judge.can_judge(config):
-            looks = [self.judge.look(case, ranked.index, ranked.correlation) for ranked in ranking]
-            opinions = self.judge.opinions(case, looks)
-        else:
-            return ranking
-        judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
-        return tuple(judged[i] for i in order_by_opinion(opinions))
+        """The ranked candidates in the order of what the LVLM thinks of each; see :meth:`Judge.verify`."""
+        return self.judge.verify(case, ranking, config)
 
     @makes_room("the judgement of presence")
     def judge_presence(
@@ -561,12 +565,13 @@ class SteerSeg:
         """How likely an expression is of anything in the video; see :mod:`steerseg.presence.signals`.
 
         Not judged where the preset has no calibration, where ``config`` leaves it out or has no reasoning, which the
-        signals need, and where nothing was found anyway.
+        signals need, and where nothing was found anyway. Not refused where the LVLM accepted the best candidate.
         """
         if config.presence == "off" or not ranking or not self.judge.can_judge(config):
             return NOT_JUDGED
         look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
-        return self.judge.presence(case, look, config)
+        accepted = ranking[0].opinion is not None and ranking[0].opinion.stance == "accepted"
+        return self.judge.presence(case, look, replace(config, presence="judge") if accepted else config)
 
     def track(
         self,

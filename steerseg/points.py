@@ -43,7 +43,9 @@ def local_maxima(grid: torch.Tensor) -> torch.Tensor:
     return ranked == neighbourhood
 
 
-def point_prompts(maps: GroundingMaps, config: PipelineConfig) -> list[PointPrompt]:
+def point_prompts(
+    maps: GroundingMaps, config: PipelineConfig, *, peaks: torch.Tensor | None = None
+) -> list[PointPrompt]:
     """Take the local maxima of the fused map that reach ``config.point_threshold``.
 
     DecAF makes every cell above the threshold an object of its own; local maxima give the same objects with
@@ -53,12 +55,13 @@ def point_prompts(maps: GroundingMaps, config: PipelineConfig) -> list[PointProm
     Args:
         maps: The grounding maps.
         config: Threshold and most points.
+        peaks: (K, h, w) bool cells that may be points; the local maxima of the fused map where left out.
 
     Returns:
         Points ordered by keyframe, then by falling value; at most ``config.max_points`` a keyframe.
     """
     fused = maps.fused
-    peaks = local_maxima(fused) & (fused >= config.point_threshold)
+    peaks = (local_maxima(fused) if peaks is None else peaks) & (fused >= config.point_threshold)
     _, height, width = fused.shape
     points: list[PointPrompt] = []
     for k, frame in enumerate(maps.keyframes):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
+from steerseg.presence.localisation import Positions, agreement
 from steerseg.verification import Opinion
 
 
@@ -75,3 +77,30 @@ def rank_scores(
     if len(parts) == 1:
         return parts[0][1]
     return torch.stack([weight * score for weight, score in parts]).sum(dim=0)
+
+
+def rank_candidates(
+    masks: torch.Tensor,
+    maps: GroundingMaps,
+    config: PipelineConfig,
+    positions: Positions | None,
+    temporal_merge: int,
+) -> tuple[RankedCandidate, ...]:
+    """The best candidates, best first, at most ``config.alternatives``.
+
+    Args:
+        masks: (N, K, H, W) masks of N candidates on the keyframes, in [0, 1].
+        maps: The grounding maps.
+        config: Weights of maps and positions.
+        positions: Where the LVLM says that the object is; ``None`` leaves them out.
+        temporal_merge: Frames of a video slice.
+    """
+    if not len(masks):
+        return ()
+    correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=temporal_merge)
+    scores = correlations
+    if positions is not None:
+        places = agreement(masks, positions, temporal_merge)
+        scores = torch.lerp(correlations, places, config.localisation_weight)
+    order = scores.argsort(descending=True).tolist()[: config.alternatives]
+    return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,9 @@ from steerseg.errors import ConfigError
 from steerseg.prompt_files import CARD_FILE, WEIGHTS_FILE, prompts_digest
 from steerseg.runtime.artefacts import json_bytes, tensor_bytes, write_together
 from steerseg.words.glossary import GLOSSARY_FILE, Glossary
+
+if TYPE_CHECKING:  # prompts are read where no model is loaded
+    from steerseg.lvlm.base import LVLM
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,22 @@ class SoftPrompts:
         """A hash of all that proposals depend on: the identity of this prompt version."""
         frame, video = (matrix.detach().cpu().float().numpy() for matrix in (self.frame, self.video))
         return prompts_digest(self.placement, self.glossary, frame, video)
+
+    def for_model(self, lvlm: LVLM) -> SoftPrompts:
+        """The prompts on a model's device.
+
+        Args:
+            lvlm: The model.
+
+        Raises:
+            ConfigError: Their width is not the model's.
+        """
+        if len(self.frame) and self.frame.shape[1] != lvlm.hidden_size:
+            raise ConfigError(
+                f"the soft prompts are {self.frame.shape[1]} wide, but {lvlm.name!r} takes {lvlm.hidden_size}; use "
+                "prompts that were trained for this model."
+            )
+        return self.to(lvlm.device)
 
     def averaged(self, other: SoftPrompts, share: float) -> SoftPrompts:
         """These prompts with a share of others of the same shape and placement, on the CPU.

@@ -33,7 +33,6 @@ from ml_backend.models.queue import Priority
 from ml_backend.models.shared_training import RowCosts, SharedTraining
 from ml_backend.models.workers import ProcessWorker, WorkerState
 from ml_backend.settings import Settings
-from ml_backend.web.assemble import _build_executor
 from steerseg.masks import encode_rle
 from steerseg.video import VideoLimits, write_video
 
@@ -98,6 +97,9 @@ def workers(models: Models, devices: Sequence[str], folder: Path) -> Iterator[Mo
     """The server's dispatcher with a ready model process for each device, as ``serve --device`` starts them."""
     executor: ModelExecutor
     if models == "demo":
+        # With Label Studio's SDK, which random models need not.
+        from ml_backend.web.assemble import _build_executor
+
         given = {"data_dir": folder, "preset": "demo", "device": ",".join(devices)}
         executor = _build_executor(Settings.model_validate(given))
     else:

@@ -46,9 +46,9 @@ from steerseg import SteerSeg
 from steerseg.attention.rollout import kernel_difference, kernels_work, streaming_rollout
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps
+from steerseg.keyframes import VideoFeatures
 from steerseg.lvlm.base import VisionFeatures
 from steerseg.lvlm.tap import QueryKeyTap, RolloutInputs
-from steerseg.pipeline import VideoFeatures
 from steerseg.runtime.room import Room
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Prompt, Tracker

@@ -17,9 +17,9 @@ from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
 from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
+from steerseg.keyframes import VideoFeatures
 from steerseg.lvlm import norms, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
-from steerseg.pipeline import VideoFeatures
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import frame_encoder
 from steerseg.video import Video

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 
 from benchmarks.gpu.models import TRAINING, make_sample
 from benchmarks.gpu.records import Records
@@ -48,7 +49,9 @@ def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Pat
     path.write_text("")
     for name, work in stages.items():
         work()
-        records.attempt(f"profile, {name}", functools.partial(_profile, records, name, work, path))
+        records.attempt(
+            f"profile, {name}", functools.partial(profile, records, f"profile, {name}", work, path)
+        )
 
 
 def _cold(steerseg: SteerSeg, ground: Callable[[], Any]) -> Any:
@@ -65,10 +68,11 @@ def _refinement(steerseg: SteerSeg, video: Video) -> Callable[[], Any]:
     return lambda: trainer.step([sample], rng, frames_per_sample=2)
 
 
-def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:
+def profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:
+    """One run of a work: tables added to ``path``, sums as a record of this name."""
     cuda = records.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
+    with torch_profile(activities=activities) as profiler:
         work()
         if cuda:
             torch.cuda.synchronize(records.device)
@@ -78,7 +82,7 @@ def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -
     kernels = [event for event in events if event.device_type == DeviceType.CUDA]
     device = sum(event.self_device_time_total for event in kernels) / 1e6
     records.put(
-        f"profile, {name}",
+        name,
         operators=sum(count for key, count in counts.items() if key.startswith("aten::")),
         launches=sum(counts.get(key, 0) for key in _LAUNCHES),
         graphs=counts.get("cudaGraphLaunch", 0),
@@ -90,5 +94,5 @@ def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -
     orders = ("self_device_time_total", "self_cpu_time_total") if cuda else ("self_cpu_time_total",)
     with path.open("a") as file:
         for order in orders:
-            table = events.table(sort_by=order, row_limit=30, max_name_column_width=70)
+            table = events.table(sort_by=order, row_limit=50, max_name_column_width=70)
             file.write(f"==== {name}, by {order}\n{table}\n")

@@ -1,19 +1,22 @@
 """``python -m benchmarks.gpu.small_cards -o DIR [--cards 8 12 16] [--presets ...]``: small presets as on small cards.
 
 Each preset runs in a process of its own, which is given no more memory than the card has. Weights are random, in full
-size. A card of 8 GB leaves PyTorch 8e9 bytes of its 8 GiB; the rest is about what the driver takes.
+size. A card of 8 GB leaves PyTorch 8e9 bytes of its 8 GiB; the rest is about what the driver takes. Proposals are timed
+once memory runs out no more: until then, parts of them are done twice. ``--segments expandable fixed`` measures both
+ways in which PyTorch's allocator takes memory from a card; a server's processes take the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,9 @@ from steerseg.training.trainer import SoftPromptTrainer
 PRESETS = ("qwen3-vl-4b", "qwen3-vl-2b", "qwen2.5-vl-3b", "internvl3-2b")
 CARDS = (12.0, 8.0, 16.0)
 _COLD = "the block that stays behind"
+_SETTLING = "the block on the left"
 _FURTHER = ("the red one", "a small block that stays behind", "anything that moves")
+SEGMENTS = {"expandable": "expandable_segments:True", "fixed": "expandable_segments:False"}
 _SECONDS = 300.0  # of one process
 
 
@@ -86,6 +91,7 @@ class SmallCard:
             self._propose(steerseg, _COLD)
 
         further = self._further()
+        self.records.attempt("settling", lambda: self._settle(steerseg, cold))
         self.records.attempt("cold", lambda: timed("cold: propose", cold, repeat=3))
         self.records.attempt(
             "further",
@@ -94,6 +100,15 @@ class SmallCard:
         if self.on_gpu:
             self.records.attempt("peaks", lambda: self._peaks(steerseg))
         self.records.attempt("refinement", lambda: self._refine(steerseg))
+
+    def _settle(self, steerseg: SteerSeg, cold: Callable[[], None]) -> None:
+        """Propose until budgets of memory are halved no more."""
+        before = -1
+        while steerseg.room.halvings != before:
+            before = steerseg.room.halvings
+            cold()
+            self._propose(steerseg, _SETTLING)
+        self.records.put("settled", halvings=before)
 
     def _propose(self, steerseg: SteerSeg, expression: str) -> None:
         steerseg.propose(self.video, expression)
@@ -168,8 +183,9 @@ class SmallCard:
 def summarise(folder: Path) -> str:
     """One row for each process: what fits, and what it takes."""
     rows = [
-        "| card | preset | text model | weights (GB) | cold (s) | further (s) | peak (GB) | refinement (s, GB) |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        "| card | preset | text model | segments | weights (GB) | cold (s) | further (s) | peak (GB) "
+        "| refinement (s, GB) | halvings |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     about = ""
     for file in sorted(folder.glob("*/results.jsonl"), key=lambda path: _order(path.parent.name)):
@@ -186,6 +202,7 @@ def summarise(folder: Path) -> str:
             f"{first['memory_gb']:g} GB",
             f"`{first['preset']}`",
             bits,
+            first["segments"],
             _cell(known.get("weights"), "gb", "{:.1f}"),
             _cell(known.get("cold: propose", known.get("cold")), "seconds", "{:.2f}"),
             _cell(known.get("further: propose", known.get("further")), "seconds", "{:.2f}"),
@@ -193,6 +210,7 @@ def summarise(folder: Path) -> str:
             f"{refinement['seconds']:.2f}, {refinement['peak_gb']:.1f}"
             if refinement
             else _cell(known.get("refinement"), "seconds", "{:.2f}"),
+            _cell(known.get("settled", known.get("settling")), "halvings", "{}"),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join([about, "", *rows]) + "\n"
@@ -211,8 +229,8 @@ def _cell(line: dict[str, Any] | None, key: str, form: str) -> str:
 
 
 def _order(name: str) -> tuple[float, str]:
-    preset, card, bits = name.rsplit("-", 2)
-    return float(card.removesuffix("GB")), f"{preset}-{bits}"
+    preset, card, *others = name.rsplit("-", 3)
+    return float(card.removesuffix("GB")), "-".join([preset, *others])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -224,29 +242,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bits", type=int, nargs="+", default=[16], choices=(4, 16), help="of the text model"
     )
+    parser.add_argument(
+        "--segments", nargs="+", choices=SEGMENTS, default=["expandable"], help="of the allocator"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
     parser.add_argument("--here", action="store_true", help="one preset on one card, in this process")
     given = parser.parse_args(arguments)
     if given.here:
         records = Records(given.output, torch.device(given.device), _SECONDS)
-        (preset,), (card,), (bits,) = given.presets, given.cards, given.bits
-        records.put_environment(given.size, preset=preset, memory_gb=card, bits=bits)
+        (preset,), (card,), (bits,), (segments,) = given.presets, given.cards, given.bits, given.segments
+        records.put_environment(given.size, preset=preset, memory_gb=card, bits=bits, segments=segments)
         SmallCard(records, preset, card, given.size, bits).measure()
         return 0
     failed = 0
-    for card in given.cards:
-        for preset in given.presets:
-            for bits in given.bits:
-                folder = given.output / f"{preset}-{card:g}GB-{bits}"
-                command = [sys.executable, "-m", "benchmarks.gpu.small_cards", "--here", "-o", str(folder)]
-                command += ["--cards", str(card), "--presets", preset, "--bits", str(bits)]
-                command += ["--device", given.device, "--size", given.size]
-                done = subprocess.run(
-                    command, env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-                )
-                failed += done.returncode != 0
-                (given.output / "small-cards.md").write_text(summarise(given.output))
+    for card, preset, bits, segments in itertools.product(
+        given.cards, given.presets, given.bits, given.segments
+    ):
+        folder = given.output / f"{preset}-{card:g}GB-{bits}-{segments}"
+        command = [sys.executable, "-m", "benchmarks.gpu.small_cards", "--here", "-o", str(folder)]
+        command += ["--cards", str(card), "--presets", preset, "--bits", str(bits), "--segments", segments]
+        command += ["--device", given.device, "--size", given.size]
+        done = subprocess.run(
+            command, env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": SEGMENTS[segments]}, check=False
+        )
+        failed += done.returncode != 0
+        (given.output / "small-cards.md").write_text(summarise(given.output))
     print((given.output / "small-cards.md").read_text())
     return 1 if failed else 0
 

@@ -1,6 +1,7 @@
 """``python -m benchmarks.meaning KIND -o FILE``: ask, keep each answer as a line, print tables.
 
-Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, ``localisation``.
+Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, ``localisation``,
+``reasoning``, ``late``.
 
 ``wordings`` asks what people type; ``readings`` asks the expressions of a split that plain wording changes.
 ``--read FILE`` prints the table of answers that are kept already.
@@ -9,17 +10,22 @@ Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from benchmarks.meaning.answers import ClipQuestions
+from benchmarks.meaning.late import LateRow, describe_late, measure_late
 from benchmarks.meaning.localisation import LocalisationRow, describe_localisation, measure_localisation
 from benchmarks.meaning.plurals import PluralRow, describe_plurals, measure_plurals
 from benchmarks.meaning.presence import PresenceRow, describe_presence, fit, measure_presence
+from benchmarks.meaning.reasoning import ReasoningRow, describe_reasoning, measure_reasoning
 from benchmarks.meaning.sharing import Measure, measure_clips
 from benchmarks.meaning.verification import VerificationRow, describe_verification, measure_verification
+from benchmarks.meaning.visits import draw_visit, visits_manifest
 from benchmarks.meaning.wordings import (
     WordingRow,
     clips_of,
@@ -40,6 +46,8 @@ ROWS: dict[str, type[BaseModel]] = {
     "readings": WordingRow,
     "verification": VerificationRow,
     "localisation": LocalisationRow,
+    "reasoning": ReasoningRow,
+    "late": LateRow,
 }
 SPLITS = {
     "presence": "test-presence",
@@ -48,12 +56,15 @@ SPLITS = {
     "readings": "test",
     "verification": "val",
     "localisation": "val",
+    "reasoning": "val",
+    "late": "measured",
 }
 MEASURES: dict[str, Measure] = {
     "presence": measure_presence,
     "plurals": measure_plurals,
     "verification": measure_verification,
     "localisation": measure_localisation,
+    "reasoning": measure_reasoning,
 }
 
 
@@ -61,7 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or read what was measured, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.meaning", description=__doc__)
     parser.add_argument("what", choices=list(ROWS))
-    parser.add_argument("--split", help="a split, or which wordings: develop, measured")
+    parser.add_argument("--split", help="a split; of wordings and late: develop, measured")
+    parser.add_argument(
+        "--config",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='other switches of the pipeline, such as {"instances": "maps"}',
+    )
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, auto or cuda:N (default: cpu)")
     parser.add_argument("--processes", type=int, default=1, help="processes; with cuda they share the GPUs")
@@ -78,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         measure, manifest, entries = _work(options.what, options.split or SPLITS[options.what], options.clips)
         with options.output.open("w", encoding="utf-8") as file:
-            for row in measure_clips(measure, manifest, entries, options.device, options.processes):
+            draw = draw_visit if options.what == "late" else ClipQuestions.of
+            for row in measure_clips(
+                measure, manifest, entries, options.device, options.processes, draw, options.config
+            ):
                 file.write(row.model_dump_json() + "\n")
                 file.flush()
     kind = ROWS[options.what]
@@ -92,6 +113,9 @@ def _work(what: str, split: str, count: int) -> tuple[Measure, Manifest, Sequenc
         wordings = load_wordings(split)
         manifest = load_manifest(wordings.split)
         return partial(measure_wordings, wordings), manifest, clips_of(wordings, manifest, count)
+    if what == "late":
+        manifest = visits_manifest(split, count)
+        return measure_late, manifest, manifest.clips
     manifest = load_manifest(split)
     if what == "readings":
         return measure_readings, manifest, clips_read_otherwise(manifest, count)
@@ -107,6 +131,10 @@ def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:
         return describe_verification([row for row in rows if isinstance(row, VerificationRow)])
     if rows and isinstance(rows[0], LocalisationRow):
         return describe_localisation([row for row in rows if isinstance(row, LocalisationRow)])
+    if rows and isinstance(rows[0], ReasoningRow):
+        return describe_reasoning([row for row in rows if isinstance(row, ReasoningRow)])
+    if rows and isinstance(rows[0], LateRow):
+        return describe_late([row for row in rows if isinstance(row, LateRow)])
     preset = load_preset(find_preset("demo"))
     lexicon = preset.load_lexicon()
     known = [row for row in rows if isinstance(row, PresenceRow)]

@@ -46,11 +46,13 @@ class Found:
         case: The expression as the models read it, and its candidates.
         ranking: The best ones.
         look: What presence follows from; ``None`` where nothing was found or nobody looked.
+        attributes: Of the chain-of-thought step.
     """
 
     case: Case
     ranking: tuple[RankedCandidate, ...]
     look: Look | None = None
+    attributes: tuple[str, ...] = ()
 
     def masks(self, rank: int = 0) -> Masks:
         """(K, H, W) masks of a ranked candidate; none of them set where there is no such candidate."""
@@ -74,21 +76,13 @@ class Asker:
         """The candidates of an expression on the keyframes, as :meth:`SteerSeg.propose` finds and ranks them."""
         steerseg = self._steerseg
         reading = steerseg.read(expression, config)
-        features = steerseg.encode(video, config)
-        reasoning = steerseg.reason(features, reading.text, config)
-        maps = steerseg.ground(
-            features, reading.text, reasoning.attributes, config, steerseg.steering(config)
-        )
-        positions = steerseg.locate(features, reading.text, reasoning.attributes, config)
-        candidates = steerseg.find_candidates(
-            features, maps, config, said=(reading.text, *reasoning.attributes)
-        )
-        case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        ranking = steerseg.verify(case, steerseg.rank(candidates, maps, config, positions), config)
+        keyframes = keyframe_indices(len(video), config.keyframes)
+        found = steerseg.find(video, reading, keyframes, config, steerseg.steering(config))
+        case, ranking = found.case, found.ranking
         looked = (
             steerseg.judge.look(case, ranking[0].index, ranking[0].correlation) if look and ranking else None
         )
-        return Found(case, ranking, looked)
+        return Found(case, ranking, looked, found.attributes)
 
 
 def on_keyframes(masks: Masks, config: PipelineConfig) -> Masks:

@@ -12,11 +12,15 @@ from benchmarks.meaning.answers import Asker, ClipQuestions, matched, on_keyfram
 from steerseg.demo.dataset import Expression
 from steerseg.masks import RLE, encode_rle
 from steerseg.pipeline import SteerSeg
+from steerseg.verification import Opinion
 from steerseg.words.counting import alternatives_for, choose_candidates, instances_meant
 
 
 class PluralRow(BaseModel):
-    """One expression: its true instances, those that are shown, how many match; and whether the best one alone does."""
+    """One expression: its true instances, those that are shown, how many match; and whether the best one alone does.
+
+    Where presence is refused, nothing would be shown. That is noted, and F1 is told with and without it.
+    """
 
     video: str
     text: str
@@ -24,12 +28,14 @@ class PluralRow(BaseModel):
     shown: int
     right: int
     right_of_one: int
+    refused: bool = False
 
 
 @dataclass(frozen=True)
 class _Ranked:
     rles: tuple[RLE, ...]
     score: float
+    opinion: Opinion | None
 
 
 def measure_plurals(steerseg: SteerSeg, one: ClipQuestions) -> list[PluralRow]:
@@ -44,7 +50,7 @@ def _measured(steerseg: SteerSeg, one: ClipQuestions, expression: Expression) ->
     found = Asker(steerseg).ask(one.video, expression.text, config)
     masks = [found.masks(rank) for rank in range(len(found.ranking))]
     ranked = [
-        _Ranked(tuple(encode_rle(frame) for frame in each), candidate.score)
+        _Ranked(tuple(encode_rle(frame) for frame in each), candidate.score, candidate.opinion)
         for each, candidate in zip(masks, found.ranking, strict=True)
     ]
     chosen = [masks[rank] for rank in choose_candidates(ranked, several)]
@@ -56,6 +62,7 @@ def _measured(steerseg: SteerSeg, one: ClipQuestions, expression: Expression) ->
         shown=len(chosen),
         right=matched(chosen, truth),
         right_of_one=matched(masks[:1], truth),
+        refused=steerseg.judge_presence(found.case, found.ranking, config).refused,
     )
 
 
@@ -66,12 +73,19 @@ def f1(rows: Sequence[PluralRow]) -> float:
 
 def describe_plurals(rows: Sequence[PluralRow], draws: int = 2000) -> Iterator[str]:
     """The lines of a table."""
+    hidden = [row.model_copy(update={"shown": 0, "right": 0}) if row.refused else row for row in rows]
     ones = [row.model_copy(update={"shown": min(1, row.shown), "right": row.right_of_one}) for row in rows]
     rng = np.random.default_rng(0)
     picks = rng.integers(len(rows), size=(draws, len(rows)))
     yield "| shown | F1 of instances | 95 % over clips | expressions | true instances |"
     yield "|---|---|---|---|---|"
-    for name, chosen in (("the best candidate", ones), ("one candidate an instance", list(rows))):
+    for name, chosen in (
+        ("the best candidate", ones),
+        ("one candidate an instance", list(rows)),
+        ("the same, nothing where presence is refused", hidden),
+    ):
         low, high = np.quantile([f1([chosen[i] for i in pick]) for pick in picks], [0.025, 0.975])
         true = sum(row.true for row in chosen)
         yield f"| {name} | {f1(chosen):.3f} | {low:.3f} to {high:.3f} | {len(chosen)} | {true} |"
+    yield ""
+    yield f"Presence is refused for {sum(row.refused for row in rows)} of {len(rows)} expressions."

@@ -111,7 +111,8 @@ def describe_presence(
     clips = [row.video for row in rows]
     refused = (values < calibration.threshold).astype(np.float64)
     judged = np.array([not row.new_words and not names_nothing(row.wording, lexicon) for row in rows])
-    yield f"AUROC of what is there against what is not: {auroc_interval(values, there, clips)}"
+    if not there.all():
+        yield f"AUROC of what is there against what is not: {auroc_interval(values, there, clips)}"
     good = np.array([row.j > 0.5 for row in rows])
     clips_there = [clip for clip, shown in zip(clips, there, strict=True) if shown]
     right = auroc_interval(values[there], good[there], clips_there)

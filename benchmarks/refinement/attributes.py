@@ -27,8 +27,9 @@ from benchmarks.refinement.words import OPEN
 from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes
 from steerseg.evaluation import Sample, bootstrap_mean, open_dataset
 from steerseg.evaluation.metrics import score
+from steerseg.keyframes import VideoFeatures
 from steerseg.lvlm.answer import Answer
-from steerseg.pipeline import SteerSeg, VideoFeatures
+from steerseg.pipeline import SteerSeg
 from steerseg.video import keyframe_indices
 
 _OLD = "old"

@@ -27,23 +27,30 @@ class VideoAffinity:
         self._lock = threading.Lock()
         self._seen: dict[int, OrderedDict[Hashable, None]] = {}
         self._holders: dict[Hashable, set[int]] = {}
+        self._expected: set[tuple[int, Hashable]] = (
+            set()
+        )  # by worker and video, which it only reads ahead so far
 
     def note(self, worker: int, video: Hashable | None) -> Sighting:
         """Note that a worker begins a job about a video; return who had seen it before."""
         if video is None:
             return Sighting.NONE
         with self._lock:
-            holders = self._holders.setdefault(video, set())
-            known, held = bool(holders), worker in holders
-            holders.add(worker)
-            seen = self._seen.setdefault(worker, OrderedDict())
-            seen[video] = None
-            seen.move_to_end(video)
-            if len(seen) > _KEPT:
-                self._drop(worker, seen.popitem(last=False)[0])
-        if held:
+            seen_by = {one for one in self._holders.get(video, ()) if (one, video) not in self._expected}
+            self._expected.discard((worker, video))
+            self._hold(worker, video)
+        if worker in seen_by:
             return Sighting.SAME_WORKER
-        return Sighting.OTHER_WORKER if known else Sighting.NEW
+        return Sighting.OTHER_WORKER if seen_by else Sighting.NEW
+
+    def expect(self, worker: int, video: Hashable | None) -> None:
+        """Note that a worker reads a video ahead, so that the job about it is left to that worker."""
+        if video is None:
+            return
+        with self._lock:
+            if worker not in self._holders.get(video, ()):
+                self._expected.add((worker, video))
+                self._hold(worker, video)
 
     def forget(self, worker: int) -> None:
         """Forget the videos of a worker whose process is gone."""
@@ -56,7 +63,16 @@ class VideoAffinity:
         with self._lock:
             return frozenset(self._holders.get(video, ()))
 
+    def _hold(self, worker: int, video: Hashable) -> None:
+        self._holders.setdefault(video, set()).add(worker)
+        seen = self._seen.setdefault(worker, OrderedDict())
+        seen[video] = None
+        seen.move_to_end(video)
+        if len(seen) > _KEPT:
+            self._drop(worker, seen.popitem(last=False)[0])
+
     def _drop(self, worker: int, video: Hashable) -> None:
+        self._expected.discard((worker, video))
         holders = self._holders[video]
         holders.discard(worker)
         if not holders:

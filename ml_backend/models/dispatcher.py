@@ -248,7 +248,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         if job.cancelled:
             raise Cancelled("cancelled before it began")
         with self._observed(job) as clock:
-            self._worker.begin(job.number, job.request, job.request_id)
+            self._worker.begin(job.number, job.request, job.request_id, self._upcoming())
             try:
                 with self._lock:
                     self._current, self._asked_to_yield, self._taken = job, False, False
@@ -260,6 +260,14 @@ class Dispatcher(Generic[RequestT, ResultT]):
             finally:
                 with self._lock:
                     self._current = None
+
+    def _upcoming(self) -> RequestT | None:
+        """What the worker is probably given next; that job is left to it, since it may read the video meanwhile."""
+        following = self._queue.upcoming(self._index, self._may_take)
+        if following is None:
+            return None
+        self._affinity.expect(self._index, following.video)
+        return following.request
 
     def _note(self, job: ModelJob[RequestT, ResultT], report: JobReport, clock: _StageClock) -> None:
         if isinstance(report, ProgressReport):

@@ -113,6 +113,11 @@ class SegmenterHandler:
                 raise ProcessLostError("the GPU takes no more work from it") from error
             raise
 
+    def read_ahead(self, request: ModelRequest) -> None:
+        """Decode the video of a proposal that is probably asked for next, while another request is answered."""
+        if isinstance(request, ProposeRequest):
+            self._videos.read_ahead(request.media, request.fps)
+
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:
             case SteerRequest():

@@ -423,11 +423,14 @@ class RunCommand(Generic[RequestT]):
         job: Number of the job; all that is said about it carries the same number.
         request: The request.
         request_id: What the log lines about the job carry; empty where nobody's request asked for it.
+        upcoming: What the worker probably answers next, so that it may read the video meanwhile; ``None`` where
+            nothing waits.
     """
 
     job: int
     request: RequestT
     request_id: str = ""
+    upcoming: RequestT | None = None
 
 
 @dataclass(frozen=True)

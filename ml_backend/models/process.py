@@ -76,6 +76,19 @@ class Reducible(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsAhead(Protocol[Request_contra]):
+    """A handler that can read the video of a request while it answers another one."""
+
+    def read_ahead(self, request: Request_contra) -> None:
+        """Begin to read what a request needs, in a thread of its own; returns at once.
+
+        Args:
+            request: What is probably asked next. It may never be.
+        """
+        ...
+
+
 def send(pipe: Connection, message: object) -> None:
     """Send one message, such as a command or a report, to the other end of the pipe.
 
@@ -122,6 +135,8 @@ def run_process(
     send(pipe, ReadyReport(handler.switched_off if isinstance(handler, Reducible) else ""))
     while True:
         command = inbox.commands.get()
+        if command.upcoming is not None and isinstance(handler, ReadsAhead):
+            handler.read_ahead(command.upcoming)
         with request_scope(command.request_id):
             report = _answer(handler, command, _PipeReporter(pipe, command.job, inbox))
         inbox.forget(command.job)

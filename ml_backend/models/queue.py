@@ -248,6 +248,24 @@ class JobQueue(Generic[RequestT, ResultT]):
                 self._changed.wait(seconds)
             return None
 
+    def upcoming(
+        self, worker: int, accepts: Callable[[RequestT], bool] = lambda _: True
+    ) -> ModelJob[RequestT, ResultT] | None:
+        """The job that a worker probably begins next: the first whose video no other worker has; it stays queued.
+
+        Args:
+            worker: Index of the worker.
+            accepts: Whether it may take a request at all; asked with the queue locked.
+        """
+        with self._changed:
+            looked_at: list[_Entry[RequestT, ResultT]] = []
+            jobs = (job for job in self._look_ahead(looked_at) if accepts(job.request))
+            free_or_own = (job for job in jobs if self._affinity.holders(job.video) <= {worker})
+            found = next(free_or_own, None)
+            for entry in looked_at:
+                heapq.heappush(self._heap, entry)
+        return found
+
     def waited(self, job: ModelJob[RequestT, ResultT]) -> float:
         """Seconds since a job was queued, or put back."""
         return self._clock() - job.queued_at

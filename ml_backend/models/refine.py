@@ -38,8 +38,9 @@ from ml_backend.models.soft_prompts import SoftPromptCache
 from steerseg.config import PipelineConfig, RefinementRecipe
 from steerseg.evaluation.metrics import score
 from steerseg.grounding import VisionContext
+from steerseg.keyframes import VideoFeatures
 from steerseg.masks import decode_rle
-from steerseg.pipeline import SteerSeg, VideoFeatures
+from steerseg.pipeline import SteerSeg
 from steerseg.reasoning import attributes_of, expression_as
 from steerseg.training.trainer import TrainingSample
 from steerseg.video import Progress, Video, keyframe_indices

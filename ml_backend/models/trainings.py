@@ -233,9 +233,7 @@ class Trainings:
             glossary = Glossary() if prompts is None else prompts.glossary
             begun = SoftPrompts.from_embedding(neutral, self._recipe.tokens, seed=self._recipe.seed)
             prompts = replace(begun, glossary=glossary)
-        checked = steerseg.prepare_prompts(prompts)
-        assert checked is not None
-        return checked
+        return prompts.for_model(steerseg.lvlm)
 
 
 def _check(loss: float, step: int) -> None:

@@ -17,6 +17,7 @@ _STAGES = {
     "grounding": "grounding",
     "candidates": "trying candidates",
     "tracking": "tracking",
+    "added keyframes": "looking at added keyframes",
     "save": "writing files",
     "evaluate": "evaluating",
     "others": "waiting for others",

@@ -149,6 +149,13 @@ RECIPES: dict[str, _Recipe] = {
         "per clip three expressions of an object, three of none", _TEST, 100, 6, about_what="one or none"
     ),
     "test-plurals": _Recipe("expressions of several objects", _TEST, 60, 1, about_what="several"),
+    "plurals-val": _Recipe(
+        "for choosing how several objects are found: one expression of several objects a clip",
+        replace(_TEST, sizes=((270, 480),), frames=(24, 48)),
+        100,
+        1,
+        about_what="several",
+    ),
 }
 
 

@@ -107,8 +107,10 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     # What plays no part is left out: results from before there was such a setting keep their identity.
     if variant.click or not config["reasoning"] or not config["attribute_confidence"]:
         del config["attribute_confidence"]
-    # Of annotators' clicks and requests, which datasets have none of; and told under "grounding".
+    # Of annotators' clicks and requests, which datasets have none of; told under "grounding"; and what only whole
+    # proposals do.
     del config["correction"], config["wording"], config["presence"], config["seconds_per_slice"]
+    del config["added_keyframes"], config["seek_returns"]
     _leave_out_defaults(config, preset)
     if config["localisation"]:
         config["localisation"] = preset.texts.localisation

@@ -21,7 +21,8 @@ from steerseg.evaluation.sample import Sample
 from steerseg.evaluation.submission import MaskFolder
 from steerseg.evaluation.variants import Variant
 from steerseg.grounding import GroundingMaps
-from steerseg.pipeline import SteerSeg, VideoFeatures
+from steerseg.keyframes import VideoFeatures
+from steerseg.pipeline import SteerSeg
 from steerseg.presence.judge import Case
 from steerseg.ranking import RankedCandidate
 from steerseg.reasoning import check_expression, expression_as

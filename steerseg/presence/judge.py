@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerseg.config import PipelineConfig
+from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.look import Expectation, look_at, look_of
@@ -19,8 +20,10 @@ from steerseg.presence.signals import (
     signals_of,
 )
 from steerseg.presets import Preset
+from steerseg.ranking import RankedCandidate
+from steerseg.reasoning import expression_as
 from steerseg.tracking import Propagation
-from steerseg.verification import Opinion, Stance
+from steerseg.verification import Opinion, Stance, order_by_opinion, verify
 from steerseg.video import Video
 from steerseg.words.learning import Lexicon
 from steerseg.words.reading import Reading
@@ -66,6 +69,17 @@ class Judge:
         """Whether the preset is calibrated, and there is reasoning, which the signals need."""
         return self._preset.presence is not None and config.reasoning
 
+    def stance(self, value: float) -> Stance:
+        """What a presence in [0, 1] says: rejected below the threshold, doubted within as much of 1.
+
+        Raises:
+            ConfigError: The preset is not calibrated.
+        """
+        if self._preset.presence is None:
+            raise ConfigError(f"presence is not calibrated for the preset {self._preset.name!r}")
+        least = self._preset.presence.threshold
+        return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
+
     def look(self, case: Case, index: int, correlation: float) -> Look:
         """Look at a candidate, alone.
 
@@ -99,15 +113,44 @@ class Judge:
     def _signals(self, case: Case, look: Look) -> PresenceSignals:
         return signals_of(case.reading.text, look, self._lexicon)
 
-    def opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
-        """What the judge thinks of candidates: rejected below the threshold, doubted within as much of 1."""
+    def opinion_of_kind(self, case: Case, look: Look) -> Opinion:
+        """Whether what was looked at is of the kind and colour that an expression names, wherever it is.
+
+        Its name has to be likelier for the expression than for any, and the colour none but the expression's.
+        """
+        signals = self._signals(case, look)
+        of_kind = signals.expected > 0 and signals.coloured > -1
+        name = look.found.name
+        return Opinion("accepted" if of_kind else "rejected", f"looks like “{name}”" if name else "")
+
+    def verify(
+        self, case: Case, ranking: tuple[RankedCandidate, ...], config: PipelineConfig
+    ) -> tuple[RankedCandidate, ...]:
+        """The ranked candidates in the order of what the LVLM thinks of each; see :mod:`steerseg.verification`.
+
+        As they were ranked where ``config`` leaves the step out, where it has the LVLM look without a calibration, and
+        where it has looked at them already.
+        """
+        opinions: Sequence[Opinion | None]
+        if not ranking or config.verification == "off":
+            return ranking
+        if config.verification == "ask":
+            frames = case.video.frames[list(case.on_keyframes.frames)]
+            masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
+            asked = expression_as(config.expression_form, case.reading.text)
+            seconds = case.context.video.seconds_per_slice
+            opinions = verify(self._lvlm, self._preset, config, frames, masks, asked, seconds)
+        elif self.can_judge(config) and ranking[0].opinion is None:
+            looks = [self.look(case, ranked.index, ranked.correlation) for ranked in ranking]
+            opinions = self._opinions(case, looks)
+        else:
+            return ranking
+        judged = [replace(ranked, opinion=one) for ranked, one in zip(ranking, opinions, strict=True)]
+        return tuple(judged[i] for i in order_by_opinion(opinions))
+
+    def _opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
         calibration = self._preset.presence
         assert calibration is not None
-        least = calibration.threshold
-
-        def stance(value: float) -> Stance:
-            return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
-
         values = [calibration.presence(self._signals(case, look)) for look in looks]
         names = [f"looks like “{look.found.name}”" if look.found.name else "" for look in looks]
-        return [Opinion(stance(value), name) for value, name in zip(values, names, strict=True)]
+        return [Opinion(self.stance(value), name) for value, name in zip(values, names, strict=True)]

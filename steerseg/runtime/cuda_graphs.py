@@ -23,7 +23,9 @@ from steerseg.runtime.startup import paused
 log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 6, 8)
-"""A call is filled up to one of so many rows, so that few graphs serve many numbers of rows; more are not captured."""
+"""A call is filled up to one of so many rows, so that few graphs serve many numbers of rows.
+
+More rows than the last are several calls: of the last number each, and one of the rest."""
 
 _MOST_GRAPHS = 96
 _MOST_FAILURES = 3
@@ -110,10 +112,21 @@ class CapturedCalls:
         Returns:
             The function's outputs.
         """
-        count = len(rows[0])
-        size = next((size for size in _ROWS if size >= count), None) if self._filled else count
-        if not self.enabled or size is None or not self._supports(rows[0].device):
+        most = _ROWS[-1] if self._filled else len(rows[0])
+        if len(rows[0]) <= most or not self._captures_on(rows[0].device):
+            return self._call(key, rows, shared)
+        calls = [
+            self._call(key, [row[start : start + most] for row in rows], shared)
+            for start in range(0, len(rows[0]), most)
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*calls, strict=True))
+
+    def _call(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A call of no more rows than one graph serves."""
+        if not self._captures_on(rows[0].device):
             return self._function(key, rows, shared)
+        count = len(rows[0])
+        size = next(size for size in _ROWS if size >= count) if self._filled else count
         form = (
             key,
             size,
@@ -164,6 +177,9 @@ class CapturedCalls:
         return first, second
 
     # ------------------------------------------------------------------ recording
+
+    def _captures_on(self, device: torch.device) -> bool:
+        return self.enabled and self._supports(device)
 
     def _supports(self, device: torch.device) -> bool:
         return device.type == "cuda"

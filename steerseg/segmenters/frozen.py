@@ -104,7 +104,7 @@ class FrozenSegmenter(ABC):
     def _pixels(self, frames: NDArray[np.uint8]) -> Tensor:
         """(B, H, W, 3) uint8 RGB -> (B, 3, S, S) on the device, in the precision of the first product."""
         if self._config.resampling == "bicubic":
-            pixels = preprocess_bicubic(frames, self.image_size, self.statistics).to(self.device)
+            pixels = preprocess_bicubic(frames, self.image_size, self.statistics, self.device)
         else:
             pixels = preprocess(self._on_device(frames), self.image_size, self.statistics)
         return pixels.to(self._dtype) if self._precision_is_lower else pixels

@@ -25,10 +25,15 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 AttentionTiles = tuple[int, int, int, int]
 """Queries and keys of a tile, warps and stages."""
 
-ATTENTION_TILES: tuple[AttentionTiles, ...] = ((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2))
-"""Largest first: about 180, 110 and 70 KB of shared memory for SAM 2's widths on an H100, where the first is fastest.
+ATTENTION_TILES: tuple[AttentionTiles, ...] = (
+    (128, 128, 8, 2),
+    (128, 64, 8, 3),
+    (64, 64, 4, 2),
+    (64, 32, 4, 2),
+)
+"""Largest first: 224, 184, 112 and 70 KB of shared memory for SAM 2's widths on an H100, which has 227.
 
-On GPUs with 100 KB they take 147, 74 and 53 KB."""
+On GPUs with 100 KB the last two take 74 and 53 KB."""
 
 
 def add_and_norm(
@@ -68,6 +73,67 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
 
         return by_kernel(vectors, cos, sin, count)
     return _rotate(vectors, cos, sin, count)
+
+
+def project_and_rotate(linear: nn.Linear, vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
+    """Project vectors, and rotate the results as :func:`rotate` does.
+
+    Args:
+        linear: The projection, with a bias.
+        vectors: (N, L, W) in the precision of the projection's weight.
+        cos: (P, C / 2) float32, by position; positions after the last one begin anew.
+        sin: The same.
+        count: How many of the L vectors are rotated, from the first on.
+
+    Returns:
+        (N, L, C).
+    """
+    fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in linear.weight.shape)
+    # Wide vectors need large weights, which each program would read anew.
+    if (
+        fits
+        and 4 * linear.in_features <= linear.out_features
+        and step_kernels_work(vectors.device, vectors.dtype)
+    ):
+        from steerseg.segmenters.fused_kernels import (
+            project_and_rotate as by_kernel,  # Triton is not there everywhere
+        )
+
+        return by_kernel(vectors, linear.weight, linear.bias, cos, sin, count)
+    return rotate(linear(vectors), cos, sin, count)
+
+
+def project_and_rectify(linear: nn.Linear, vectors: Tensor) -> Tensor:
+    """Project vectors, and set what is negative to zero before it is written.
+
+    Args:
+        linear: The projection, with a bias.
+        vectors: (N, L, W), contiguous, in the precision of the projection's weight.
+    """
+    flat = torch._addmm_activation(linear.bias, vectors.flatten(0, 1), linear.weight.t())
+    return flat.view(*vectors.shape[:-1], -1)
+
+
+def mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype: torch.dtype) -> Tensor:
+    """Enlarge masks to the pixels of a segmenter's input, as its memory encoder takes them.
+
+    Args:
+        logits: (N, h, h) float32.
+        side: Of the input in pixels.
+        scale: Factor of what the logits' sigmoid gives.
+        bias: What is added then.
+        dtype: Of the result.
+
+    Returns:
+        (N, 1, side, side).
+    """
+    if step_kernels_work(logits.device, dtype):
+        from steerseg.segmenters.fused_kernels import (
+            mask_for_memory as by_kernel,  # Triton is not there everywhere
+        )
+
+        return by_kernel(logits, side, scale, bias, dtype)
+    return _mask_for_memory(logits, side, scale, bias, dtype)
 
 
 def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
@@ -147,13 +213,15 @@ def narrow_attention_difference(
     device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
+    from steerseg.segmenters.fused_kernels import narrow_attention  # Triton is not there everywhere
+
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, *shape, generator=generator).to(device, dtype)
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return largest_share([(narrow_attention(query, key, value, tiles), expected)])
+    return largest_share((narrow_attention(query, key, value, tiles, parts), expected) for parts in (1, 3))
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:
@@ -196,6 +264,43 @@ def _rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
     vectors[:, :count] = rotated.reshape(len(vectors), count, -1).to(vectors.dtype)
     return vectors
+
+
+def _mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype: torch.dtype) -> Tensor:
+    large = F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)
+    return (large.sigmoid() * scale + bias).to(dtype)
+
+
+@functools.cache
+def step_kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels of a step of tracking run on a device and give torch's results; tried once."""
+    halves = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
+    otherwise = "a step of SAM 2 takes more passes over memory"
+    return pass_on_gpu(device, dtype, halves, largest_difference_of_step, otherwise)
+
+
+@torch.inference_mode()
+def largest_difference_of_step(device: torch.device, dtype: torch.dtype) -> float:
+    """Like :func:`largest_difference`, for the kernels of a step of tracking."""
+    from steerseg.segmenters import fused_kernels
+
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for width in (16, 64, 128):
+        linear = nn.Linear(width, 32, device=device, dtype=dtype)
+        linear.weight.data, linear.bias.data = random(32, width).to(dtype), random(32).to(dtype)
+        vectors, cos, sin = random(3, 45, width).to(dtype), random(20, 16), random(20, 16)
+        given = fused_kernels.project_and_rotate(vectors, linear.weight, linear.bias, cos, sin, 40)
+        pairs.append((given, _rotate(linear(vectors), cos, sin, 40)))
+    logits = random(3, 16, 16) * 3
+    enlarged = [
+        way(logits, 64, 20.0, -10.0, dtype) for way in (fused_kernels.mask_for_memory, _mask_for_memory)
+    ]
+    return largest_share([*pairs, (enlarged[0], enlarged[1])])
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.models.edgetam_video.modeling_edgetam_video import window_partition
 
 from steerseg.config import SegmenterConfig
 from steerseg.runtime.cuda_graphs import CapturedCalls
@@ -278,9 +279,23 @@ class EdgeTam(VideoModel):
         super().__init__(model, version=version, dtype=dtype, config=config)
 
     def _compress(self, memory: Tensor) -> Tensor:
-        """Condense one memory at a time, as the library's perceiver has to."""
-        tokens = [self.model.spatial_perceiver(each[None], self._memory_position)[0] for each in memory]
-        return torch.cat(tokens).to(self.memory_dtype)
+        """Condense N memories at once: tokens of the whole picture, then one of each window.
+
+        The library's perceiver gives the same for one memory, and refuses several.
+        """
+        perceiver = self.model.spatial_perceiver
+        count, width = memory.shape[:2]
+        features = memory.permute(0, 2, 3, 1)  # (N, h, w, C_mem)
+        position = self._memory_position.flatten(2).transpose(1, 2).expand(count, -1, -1)
+        whole = perceiver.latents_1d.expand(count, -1, -1)
+        side = math.isqrt(perceiver.num_latents_2d)
+        windows, _ = window_partition(features, memory.shape[-2] // side)
+        each = perceiver.latents_2d.repeat(count, 1)[:, None]  # (N * windows, 1, C_mem)
+        for layer in perceiver.layers:
+            whole = layer(whole, features.flatten(1, 2), position)
+            each = layer(each, windows.flatten(1, 2))
+        tokens: Tensor = perceiver.layer_norm(torch.cat([whole, each.view(count, -1, width)], dim=1))
+        return tokens.to(self.memory_dtype)
 
     def _token_positions(self) -> Tensor:
         """Tokens without a place come first, then those of a grid."""

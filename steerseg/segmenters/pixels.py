@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from steerseg.segmenters.pil_bicubic import resize_as_pil
+
 
 class PixelStatistics(NamedTuple):
     """What a segmenter subtracts from colours in [0, 1], and what it divides them by.
@@ -25,6 +27,8 @@ class PixelStatistics(NamedTuple):
     deviation: tuple[float, float, float]
 
 
+_HOST = torch.device("cpu")
+
 IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -36,11 +40,22 @@ def preprocess(frames: Tensor, size: int, statistics: PixelStatistics = IMAGENET
 
 
 def preprocess_bicubic(
-    frames: NDArray[np.uint8], size: int, statistics: PixelStatistics = IMAGENET
+    frames: NDArray[np.uint8],
+    size: int,
+    statistics: PixelStatistics = IMAGENET,
+    device: torch.device = _HOST,
 ) -> Tensor:
-    """The same by PIL's bicubic filter, which rounds to whole numbers, as SAM 2's own loader of frames; on the CPU."""
-    resized = np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in frames])
-    return _normalised(torch.from_numpy(resized).permute(0, 3, 1, 2).float().div_(255), statistics)
+    """The same by PIL's bicubic filter, which rounds to whole numbers, as SAM 2's own loader of frames.
+
+    A GPU computes PIL's numbers. A CPU asks PIL itself.
+    """
+    resized: Tensor | None = None
+    if device.type == "cuda":
+        resized = resize_as_pil(torch.from_numpy(frames).pin_memory().to(device, non_blocking=True), size)
+    if resized is None:
+        by_pil = [np.asarray(Image.fromarray(frame).resize((size, size))) for frame in frames]
+        resized = torch.from_numpy(np.stack(by_pil)).to(device)
+    return _normalised(resized.permute(0, 3, 1, 2).float().div_(255), statistics)
 
 
 def coverage(mask: NDArray[np.bool_], side: int) -> Tensor:

@@ -19,7 +19,14 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.segmenters.fused import add_and_norm, narrow_attention, narrow_attention_tiles, rotate
+from steerseg.segmenters.fused import (
+    add_and_norm,
+    narrow_attention,
+    narrow_attention_tiles,
+    project_and_rectify,
+    project_and_rotate,
+    rotate,
+)
 
 
 class FusedMemoryAttention:
@@ -59,7 +66,7 @@ class FusedMemoryAttention:
         """Let image features attend to memories.
 
         Args:
-            features: (N, L, C) image features; any strides.
+            features: (N, L, C) image features, or (1, L, C) where all rows are of one frame; any strides.
             position: (L, C) their position encoding.
             memories: (N, L or P, C_mem) each.
             encodings: (L or P, C_mem) position encoding of each memory.
@@ -75,9 +82,7 @@ class FusedMemoryAttention:
         if attention.pos_enc_at_input:
             tokens = torch.add(features, position, alpha=0.1)
         tokens = tokens.contiguous()
-        memory = torch.cat(list(memories), dim=1)
-        keys = (memory + torch.cat(list(encodings))).to(dtype)
-        values = memory.to(dtype)
+        keys, values = _lay_out(memories, encodings, dtype)
         added: Tensor | None = None
         for layer in attention.layers:
             tokens, normed = add_and_norm(tokens, added, layer.norm1, dtype)
@@ -89,8 +94,9 @@ class FusedMemoryAttention:
             cross_keys = keys if layer.pos_enc_at_cross_attn_keys else values
             added = self._attend(layer.cross_attn_image, positioned, cross_keys, values, pointers, backend)
 
-            tokens, normed = add_and_norm(tokens, added, layer.norm3, dtype)
-            added = layer.linear2(layer.activation(layer.linear1(normed)))
+            # What all objects share of a frame ends here, in the first layer.
+            tokens, normed = add_and_norm(tokens.expand_as(added), added, layer.norm3, dtype)
+            added = layer.linear2(_inner(layer, normed))
         return add_and_norm(tokens, added, attention.norm, torch.float32)[1]
 
     def _attend(
@@ -102,11 +108,14 @@ class FusedMemoryAttention:
         unrotated: int,
         backend: SDPBackend | None,
     ) -> Tensor:
-        """One attention of one head, (N, L, C) each; the last ``unrotated`` keys are not rotated."""
-        query, key = part.q_proj(queries), part.k_proj(keys)
-        cos, sin = self._rotation(part, query.shape[1], query.device)
-        query = rotate(query, cos, sin, query.shape[1])
-        key = rotate(key, cos, sin, key.shape[1] - unrotated)
+        """One attention of one head, (N, L, C) each; the last ``unrotated`` keys are not rotated.
+
+        A single row of queries is that of every row of keys.
+        """
+        cos, sin = self._rotation(part, queries.shape[1], queries.device)
+        query = rotate(part.q_proj(queries), cos, sin, queries.shape[1])
+        query = query.expand(len(keys), -1, -1)
+        key = project_and_rotate(part.k_proj, keys, cos, sin, keys.shape[1] - unrotated)
         tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
         if backend is None and tiles is not None:
             mixed = part.v_proj(narrow_attention(query, key, values.to(query.dtype), tiles))
@@ -130,6 +139,31 @@ class FusedMemoryAttention:
                 angles.imag.float().contiguous().to(device),
             )
         return self._rotations[key]
+
+
+def _lay_out(
+    memories: Sequence[Tensor], encodings: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """All memories one after the other, (N, L, C_mem): with their position encodings, and without."""
+    count, _, width = memories[0].shape
+    length = sum(memory.shape[1] for memory in memories)
+    values = torch.empty((count, length, width), dtype=dtype, device=memories[0].device)
+    keys = torch.empty_like(values)
+    start = 0
+    for memory, encoding in zip(memories, encodings, strict=True):
+        end = start + memory.shape[1]
+        values[:, start:end] = memory
+        torch.add(memory, encoding, out=keys[:, start:end])
+        start = end
+    return keys, values
+
+
+def _inner(layer: Any, normed: Tensor) -> Tensor:
+    """The inner activation of a layer's two products."""
+    if layer.activation is F.relu:
+        return project_and_rectify(layer.linear1, normed)
+    inner: Tensor = layer.activation(layer.linear1(normed))
+    return inner
 
 
 def attention_backend(backend: SDPBackend | None) -> AbstractContextManager[None]:

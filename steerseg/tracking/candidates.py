@@ -22,6 +22,7 @@ def find_candidates(
     decoder: PromptDecoder,
     propagator: Propagator,
     progress: StageProgress,
+    known: Sequence[Candidate] = (),
 ) -> list[Candidate]:
     """Decode all points, and track the different objects among them, the best first.
 
@@ -33,6 +34,7 @@ def find_candidates(
         decoder: Decodes points.
         propagator: Tracks candidates over the keyframes.
         progress: Told of each tracked frame.
+        known: Candidates that are tracked over the keyframes already; their objects are not found again.
 
     Returns:
         Candidates in the order in which they were found; empty where no point gives a mask.
@@ -44,6 +46,7 @@ def find_candidates(
         pool += without_duplicates(
             [each for each in decoded if each.point.frame == frame], config.duplicate_iou
         )
+    pool = [each for each in pool if not _is_covered(each, known, config.duplicate_iou)]
     most = max(1, min(len(pool), config.max_candidates))
 
     candidates: list[Candidate] = []
@@ -66,8 +69,7 @@ def find_candidates(
         pool = [
             each
             for each in pool
-            if each.point.frame != best.point.frame
-            and not any(_covers(candidate, each, config.duplicate_iou) for candidate in tracked)
+            if each.point.frame != best.point.frame and not _is_covered(each, tracked, config.duplicate_iou)
         ]
     return candidates
 
@@ -79,6 +81,11 @@ def without_duplicates(decoded: Sequence[DecodedPrompt], limit: float) -> list[D
         if all(iou(each.answer.mask.numpy(), other.answer.mask.numpy()) <= limit for other in kept):
             kept.append(each)
     return kept
+
+
+def _is_covered(decoded: DecodedPrompt, candidates: Sequence[Candidate], limit: float) -> bool:
+    """Whether one of the tracked candidates is the decoded object."""
+    return any(_covers(candidate, decoded, limit) for candidate in candidates)
 
 
 def _covers(candidate: Candidate, decoded: DecodedPrompt, limit: float) -> bool:

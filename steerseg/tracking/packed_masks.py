@@ -6,6 +6,8 @@ minute of video. An encoded mask takes a few hundred bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +59,33 @@ class PackedTrack:
         if len(known) != len(self._rles):
             raise RuntimeError("the track is incomplete: some of its frames were not tracked yet")
         return known
+
+
+class RefilledTrack(PackedTrack):
+    """One object's masks, of which some frames come anew; the others stay.
+
+    Args:
+        rles: One encoded (H, W) mask per frame.
+        presence: (T,) float32 probabilities in [0, 1] that the object is visible.
+        frames: The frames that come anew.
+        height: Of the video's frames.
+        width: Of the video's frames.
+    """
+
+    def __init__(
+        self,
+        rles: Sequence[RLE],
+        presence: NDArray[np.float32],
+        frames: Iterable[int],
+        height: int,
+        width: int,
+    ) -> None:
+        super().__init__(len(rles), height, width)
+        self._rles = list(rles)
+        self.presence = presence.copy()
+        self._anew = frozenset(frames)
+
+    def put(self, frame: int, logits: Tensor, presence: float) -> None:
+        """Take one frame; frames that stay are passed over."""
+        if frame in self._anew:
+            super().put(frame, logits, presence)

@@ -135,6 +135,7 @@ class Tracker:
         config: PipelineConfig,
         *,
         keyframes: Sequence[int] | None = None,
+        known: Sequence[Candidate] = (),
         progress: StageProgress | None = None,
     ) -> list[Candidate]:
         """Points -> different objects, tracked over the keyframes.
@@ -150,6 +151,7 @@ class Tracker:
             config: ``duplicate_iou`` and ``max_candidates`` count here.
             keyframes: Where to track them; the points' own frames if left out. A later :meth:`propagate` over
                 the same frames costs nothing.
+            known: Candidates that are tracked over the keyframes already; their objects are not found again.
             progress: Told of each encoded batch and each tracked frame.
 
         Returns:
@@ -166,6 +168,7 @@ class Tracker:
             decoder=self.decoder,
             propagator=self.propagator,
             progress=report,
+            known=known,
         )
         report(1.0)
         return candidates
@@ -294,6 +297,8 @@ class Tracker:
         candidates: Sequence[Candidate],
         sinks: Sequence[MaskSink],
         progress: StageProgress | None = None,
+        *,
+        frames: tuple[int, ...] | None = None,
     ) -> None:
         """Track all candidates over the whole video and hand on each frame's mask as soon as it is there.
 
@@ -304,8 +309,9 @@ class Tracker:
             candidates: The objects to track.
             sinks: Receivers of the masks, one for each candidate.
             progress: Told of each tracked frame.
+            frames: Where to track, rising; all frames of the video if left out. Masks of prompted frames come, too.
         """
-        frames = tuple(range(len(encoded)))
+        frames = tuple(range(len(encoded))) if frames is None else frames
         wanted: dict[int, MaskSink] = {}
         for owner, (candidate, sink) in enumerate(zip(candidates, sinks, strict=True)):
             track = candidate.tracked

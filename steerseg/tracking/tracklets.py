@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -235,6 +235,16 @@ class Propagation:
     def masks(self, index: int) -> NDArray[np.bool_]:
         """(F, H, W) bool masks of one candidate at the video's size."""
         return np.stack(list(self.frame_masks(index)))
+
+    def on(self, frames: Sequence[int]) -> Propagation:
+        """The candidates on some of the frames, rising."""
+        indices = [self.frames.index(frame) for frame in frames]
+        return replace(
+            self,
+            frames=tuple(frames),
+            logits=self.logits[:, indices],
+            frame_scores=self.frame_scores[:, indices],
+        )
 
     def tracklets(self) -> tuple[Tracklet, ...]:
         """The candidates as tracklets of these frames, with a score of 0 until they are ranked."""

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -78,6 +79,13 @@ def _report(request: DecodeRequest, frames: SharedFrameWriter) -> DecoderReport:
         return DecodeFailure(error="ArtefactError", message=str(error))
     except OSError as error:
         return DecodeFailure(error="VideoError", message=f"{request.path} cannot be read ({error.strerror}).")
+    except Exception as error:  # a fault of ours or of PyAV's, for which the file is not to blame
+        traceback.print_exc()
+        return DecodeFailure(
+            error="VideoError",
+            message=f"{request.path} could not be decoded: unexpected {type(error).__name__} in the decoder; the log "
+            "has the details.",
+        )
 
 
 def confine(request: DecodeRequest) -> None:

@@ -49,6 +49,9 @@ _CONTAINERS = (
 _BARE_STREAMS = "mpegvideo,m4v,h261,h263,h264,hevc,vvc,obu,av1,mjpeg,yuv4mpegpipe"
 READABLE = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, ASF, OGG or GIF"
 
+# A title in another encoding than UTF-8 is no reason to refuse a film. From PyAV 19 on, none is.
+_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 @dataclass(frozen=True)
 class VideoLimits:
@@ -331,7 +334,7 @@ def open_video(path: Path, name: str, *, bare_streams: bool = True) -> Any:
                 "format_whitelist": f"{_CONTAINERS},{_BARE_STREAMS}" if bare_streams else _CONTAINERS,
                 "protocol_whitelist": "file",
             },
-            metadata_errors="replace",
+            **_METADATA,
         )
     except av.FFmpegError as error:
         if isinstance(error, SHORTAGES):

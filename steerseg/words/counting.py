@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from steerseg.masks import RLE, mask_area, rle_iou
+from steerseg.verification import Opinion
 from steerseg.words.glossary import singular_of
 from steerseg.words.learning import NUMBERS
 from steerseg.words.wording import plain_wording
@@ -27,11 +28,17 @@ _COUNT = re.compile(
     re.IGNORECASE,
 )
 _ALL = re.compile(r"^(?P<word>all|both|every|each)\b(?!\s+over\b)", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"^(?:(?:all|both|every|each)\b\s*)?(?:of\s+)?(?:(?:the|these|those|some)\s+)?"
+    rf"(?:(?:{'|'.join(NUMBERS)}|[2-8])\s+(?!of\b))?",
+    re.IGNORECASE,
+)
 _HEAD = re.compile(
     r"^(?:the\s+|some\s+)?(?P<head>[^\W\d_][\w' -]*?)(?=\s+(?:that|which|who|whose|with|without|on|in|at|of"
     r"|to|from|by|for|near|next|beside|behind|above|below|under|over|around|between|closest|nearest|furthest|\w+ing)\b|[,.;:]|$)",
     re.IGNORECASE,
 )
+_PRONOUNS = frozenset({"them", "us", "these", "those"})
 _NO_HEADS = frozenset(
     {"what", "something", "anything", "a", "an", "one", "this", "that", "where", "who", "which"}
 )
@@ -59,6 +66,10 @@ class RankedMasks(Protocol):
     @property
     def score(self) -> float:
         """Rank score in [-1, 1]."""
+
+    @property
+    def opinion(self) -> Opinion | None:
+        """What the LVLM thinks of it; ``None`` where it was not asked, or said nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,21 +109,40 @@ def instances_meant(expression: str) -> InstanceCount | None:
     return InstanceCount(MOST_INSTANCES, exact=False) if _is_plural(text) else None
 
 
+def singular_expression(expression: str) -> str:
+    """One of the objects that an expression of several means, as an expression of one.
+
+    Args:
+        expression: As the models read it, of several objects; see :func:`instances_meant`.
+
+    Example:
+        >>> singular_expression("all of the red cars on the left")
+        'the red car on the left'
+        >>> singular_expression("both daggers")
+        'the dagger'
+    """
+    text = _SEVERAL.sub("", plain_wording(" ".join(expression.split())), count=1)
+    head = _HEAD.match(text)
+    if head is None or head.group("head").casefold() in _PRONOUNS:
+        return f"the {text}" if head is None else expression
+    words = head.group("head").split()
+    return f"the {' '.join([*words[:-1], _singular(words)])}{text[head.end() :]}"
+
+
 def _is_plural(text: str) -> bool:
     """Whether the noun of an expression is a plural that means several objects."""
     head = _HEAD.match(text)
     words = head.group("head").casefold().split() if head else []
     if not words or words[0] in _NO_HEADS:
         return False
+    return len(words[-1]) >= 4 and _singular(words) != words[-1]
+
+
+def _singular(words: Sequence[str]) -> str:
+    """The singular of a noun, the last of ``words``; itself where it is one object, such as "glasses"."""
     noun = words[-1]
-    if (
-        len(noun) < 4
-        or noun in _ONE_OBJECT
-        or " ".join(words[-2:]) in _ONE_OBJECT
-        or _NO_PLURAL_ENDING.search(noun)
-    ):
-        return False
-    return singular_of(noun) != noun
+    one_object = {noun.casefold(), " ".join(words[-2:]).casefold()} & _ONE_OBJECT
+    return noun if one_object or _NO_PLURAL_ENDING.search(noun) else singular_of(noun)
 
 
 def alternatives_for(expression: str, alternatives: int) -> int:
@@ -124,6 +154,8 @@ def alternatives_for(expression: str, alternatives: int) -> int:
 def choose_candidates(tracklets: Sequence[RankedMasks], several: InstanceCount | None) -> list[int]:
     """Ranks of the candidates that an expression means, best first; the best candidate is always chosen.
 
+    Of several instances, those that the LVLM rejects are none. Those that it accepts are, whatever their score.
+
     Args:
         tracklets: The candidates, best first.
         several: How many instances are meant; ``None`` for one.
@@ -133,12 +165,19 @@ def choose_candidates(tracklets: Sequence[RankedMasks], several: InstanceCount |
     for rank, tracklet in enumerate(tracklets):
         if len(chosen) >= (1 if several is None else several.most):
             break
-        all_that_match = several is not None and not several.exact
-        if chosen and all_that_match and tracklet.score < MIN_RELATIVE_SCORE * best:
+        if chosen and several is not None and not _is_instance(tracklet, best, several):
             continue
         if all(_are_distinct(tracklet, tracklets[other]) for other in chosen):
             chosen.append(rank)
     return chosen
+
+
+def _is_instance(tracklet: RankedMasks, best: float, several: InstanceCount) -> bool:
+    """Whether a candidate beside the best one is another instance: by the LVLM's opinion, or else by its score."""
+    stance = None if tracklet.opinion is None else tracklet.opinion.stance
+    if stance in ("accepted", "rejected"):
+        return stance == "accepted"
+    return several.exact or tracklet.score >= MIN_RELATIVE_SCORE * best
 
 
 def _are_distinct(a: RankedMasks, b: RankedMasks) -> bool:

@@ -88,14 +88,15 @@ def test_our_masks_are_those_of_the_sam2_package(tmp_path: Path) -> None:
 
 
 def test_many_objects_are_measured(tmp_path: Path) -> None:
-    assert objects.main(["-o", str(tmp_path), "--device", "cpu", "--size", "tiny", "--counts", "3"]) == 0
+    options = ["--device", "cpu", "--size", "tiny", "--counts", "3", "--measures", "--profile"]
+    assert objects.main(["-o", str(tmp_path), *options]) == 0
     known = records(tmp_path)
     for way in ("on the device", "with encoded masks"):
         assert known[f"3 objects, {way}, rate"]["frames_a_second"] > 0
 
 
 def test_a_small_card_is_measured_and_what_failed_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "qwen3-vl-2b-8GB-16"
+    folder = tmp_path / "qwen3-vl-2b-8GB-16-expandable"
     options = ["--here", "--cards", "8", "--presets", "qwen3-vl-2b", "--device", "cpu", "--size", "tiny"]
     assert small_cards.main(["-o", str(folder), *options]) == 0
     table = small_cards.summarise(tmp_path)

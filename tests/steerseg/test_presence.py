@@ -7,8 +7,10 @@ import torch
 from pydantic import ValidationError
 
 from steerseg.demo.dataset import clips, load_manifest
+from steerseg.errors import ConfigError
 from steerseg.lvlm.base import LVLM
 from steerseg.pipeline import SteerSeg
+from steerseg.presence.judge import Judge
 from steerseg.presence.look import Expectation
 from steerseg.presence.signals import (
     Look,
@@ -95,6 +97,19 @@ def test_where_no_words_are_known_all_are_taken_for_known() -> None:
 def test_a_calibration_names_signals_that_there_are() -> None:
     with pytest.raises(ValidationError, match="tail"):
         PresenceCalibration(weights={"tail": 1.0}, bias=0.0, threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "stance"), [(0.1, "rejected"), (0.4, "doubted"), (0.6, "doubted"), (0.7, "accepted")]
+)
+def test_a_presence_is_rejected_doubted_or_accepted(preset: Path, value: float, stance: str) -> None:
+    steerseg = SteerSeg.from_pretrained(preset, device="cpu")
+    with pytest.raises(ConfigError, match="not calibrated"):
+        steerseg.judge.stance(value)
+    calibration = PresenceCalibration(weights={}, bias=0.0, threshold=0.35)
+    calibrated = steerseg.preset.model_copy(update={"presence": calibration})
+    judge = Judge(steerseg.lvlm, calibrated, Lexicon())
+    assert judge.stance(value) == stance
 
 
 def test_published_presets_are_not_calibrated() -> None:

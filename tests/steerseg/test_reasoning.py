@@ -86,3 +86,5 @@ def test_two_steps_ask_when_and_where_and_keep_the_attributes_of_both(tiny_lvlm:
 def test_there_are_one_or_two_steps() -> None:
     with pytest.raises(ConfigError, match="reasoning_steps is 3"):
         PipelineConfig(reasoning_steps=3)
+    with pytest.raises(ConfigError, match="added_keyframes is -1"):
+        PipelineConfig(added_keyframes=-1)

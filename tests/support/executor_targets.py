@@ -26,6 +26,10 @@ class Commands:
 
     def __init__(self) -> None:
         self.count = 0
+        self.ahead: list[Any] = []
+
+    def read_ahead(self, request: tuple[Any, ...]) -> None:
+        self.ahead.append(request)
 
     def __call__(self, request: tuple[Any, ...], reporter: Reporter) -> Any:
         self.count += 1
@@ -49,6 +53,9 @@ class Commands:
 
     def pid(self, reporter: Reporter) -> int:
         return os.getpid()
+
+    def read_so_far(self, reporter: Reporter, video: str) -> list[Any]:
+        return list(self.ahead)
 
     def counted(self, reporter: Reporter) -> int:
         return self.count

@@ -58,7 +58,7 @@ class InlineWorker:
             raise
         self._state = WorkerState.READY
 
-    def begin(self, job: int, request: Any, request_id: str) -> None:
+    def begin(self, job: int, request: Any, request_id: str, upcoming: Any = None) -> None:
         if not self.accepts(request):
             raise ConfigError(f"it does not {self._refuses}")
         self._request = request

@@ -139,8 +139,8 @@ class RayWorker(Generic[RequestT, ResultT]):
             self._state, self._error = WorkerState.FAILED, str(error)
             raise
 
-    def begin(self, job: int, request: RequestT, request_id: str) -> None:
-        """See :meth:`Worker.begin`."""
+    def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
+        """See :meth:`Worker.begin`; what is upcoming stays here, since its media may be on no other host yet."""
         if not self._accepts(request):
             raise _refusal(self._place.host)
         command = RunCommand(job, self._pack(request), request_id)

@@ -45,6 +45,11 @@ _POLL = 0.25
 # with Label Studio for instance, spinning makes everything several times slower, the model itself included.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
+# torch reads all of them. Segments of a GPU's memory that grow leave no gaps between them: where a card is nearly
+# full, the allocator would else give everything back that it holds, again and again, which takes seconds.
+_ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_ALLOCATOR = "expandable_segments:True"
+
 _LOGGING = LoggingSetup(process="models")
 
 
@@ -114,10 +119,10 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         self._state = WorkerState.READY
         log.info("the model process is ready after %.0f s", time.monotonic() - began)
 
-    def begin(self, job: int, request: RequestT, request_id: str) -> None:
+    def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
         """See :meth:`Worker.begin`."""
         try:
-            self._send(RunCommand(job, request, request_id))
+            self._send(RunCommand(job, request, request_id, upcoming))
         except OSError as error:
             raise self._loss() from error
         self._state = WorkerState.BUSY
@@ -203,8 +208,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             name="steerseg-models",
             daemon=True,
         )
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # read when the process loads torch
+        prepare_environment()
         try:
             process.start()
         except OSError as refusal:
@@ -292,3 +296,11 @@ def rebuild_error(details: ErrorDetails) -> SteerSegError:
     if isinstance(kind, type) and issubclass(kind, SteerSegError):
         return kind(details.message)
     return SteerSegError(details.message)
+
+
+def prepare_environment() -> None:
+    """Set what a model process's libraries read when they are loaded, unless it is set already."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+        os.environ[_ALLOCATOR_VARIABLES[0]] = _ALLOCATOR

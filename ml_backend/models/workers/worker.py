@@ -85,13 +85,16 @@ class Worker(Protocol[Request_contra, Result_co]):
         """
         ...
 
-    def begin(self, job: int, request: Request_contra, request_id: str) -> None:
+    def begin(
+        self, job: int, request: Request_contra, request_id: str, upcoming: Request_contra | None = None
+    ) -> None:
         """Begin a job.
 
         Args:
             job: Number of the job.
             request: The request.
             request_id: What the worker's log lines about the job carry; may be empty.
+            upcoming: What it is probably given next: it may read that video meanwhile, or ignore it.
 
         Raises:
             SteerSegError: It cannot work on the request.

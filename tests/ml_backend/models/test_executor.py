@@ -324,3 +324,20 @@ def test_work_is_not_put_down_for_what_is_no_more_urgent(
     executor.submit(("echo", 2), priority=Priority.INTERACTIVE)
     assert urgent.result() == "put down"
     assert waiting.result() == 1
+
+
+def test_the_process_hears_what_it_probably_does_next(tmp_path: Path) -> None:
+    executor: Executor[Any, Any] = Executor.local([targets.commands])
+    try:
+        running = executor.submit(("wait_for", tmp_path / "started", tmp_path / "go"))
+        wait_until((tmp_path / "started").exists)
+        following = [executor.submit(("read_so_far", name)) for name in ("a", "b", "c")]
+        (tmp_path / "go").touch()
+        running.result()
+        assert [job.result() for job in following] == [
+            [("read_so_far", "b")],
+            [("read_so_far", "b"), ("read_so_far", "c")],
+            [("read_so_far", "b"), ("read_so_far", "c")],
+        ]
+    finally:
+        executor.close()

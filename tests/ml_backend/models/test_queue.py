@@ -152,3 +152,36 @@ def test_closing_ends_what_waits(waiting: Waiting) -> None:
     with pytest.raises(Cancelled):
         waiting.add("late")
     assert waiting.take(0) is None
+
+
+def test_what_a_worker_begins_next_is_not_what_another_reads_ahead(waiting: Waiting) -> None:
+    for name in ("first", "second", "third"):
+        waiting.add(name, video=f"film of {name}")
+    for worker, name in ((0, "first"), (1, "second")):
+        upcoming = waiting.queue.upcoming(worker)
+        assert upcoming is not None
+        assert upcoming.request == name
+        waiting.affinity.expect(worker, upcoming.video)
+    assert len(waiting.queue) == 3, "they wait as before"
+    again = waiting.queue.upcoming(0)
+    assert again is not None
+    assert again.request == "first", "its own"
+    assert waiting.take(2) == "third"
+    assert waiting.take(2) is None, "the others are read elsewhere"
+    assert waiting.take(1) == "second"
+    assert waiting.affinity.note(1, "film of second") is Sighting.NEW, "it was only read ahead"
+    assert waiting.affinity.note(1, "film of second") is Sighting.SAME_WORKER
+
+
+def test_nothing_is_upcoming_where_a_worker_accepts_nothing_of_it(waiting: Waiting) -> None:
+    assert waiting.queue.upcoming(0) is None
+    waiting.add("first")
+    assert waiting.queue.upcoming(0, lambda _: False) is None
+
+
+def test_what_a_worker_read_ahead_is_forgotten_with_it(waiting: Waiting) -> None:
+    waiting.add("first", video="film")
+    waiting.affinity.expect(0, "film")
+    waiting.affinity.forget(0)
+    assert waiting.affinity.note(0, "film") is Sighting.NEW
+    assert waiting.affinity.note(0, "film") is Sighting.SAME_WORKER

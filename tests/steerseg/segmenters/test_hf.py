@@ -134,6 +134,16 @@ def test_the_driver_gives_what_the_session_gives(tracker: Tracker, video: Video,
     assert np.allclose(given.frame_scores, presence, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_several_memories_are_condensed_as_the_library_condenses_each() -> None:
+    segmenter = EdgeTam(tiny_video_model("edgetam"), version="-")
+    height, width = segmenter._sizes[-1]
+    memories = torch.randn(5, segmenter.model.mem_dim, height, width, generator=torch.manual_seed(0))
+    each = [segmenter.model.spatial_perceiver(one[None], segmenter._memory_position)[0] for one in memories]
+    expected = torch.cat(each)
+    assert (segmenter._compress(memories) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 def test_rounded_memories_give_the_same_masks(tracker: Tracker, video: Video) -> None:
     prompts = CASES["several frames"]
     expected, _ = session_masks(tracker, video, prompts)

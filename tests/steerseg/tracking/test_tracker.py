@@ -22,11 +22,13 @@ from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from steerseg.config import PipelineConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
+from steerseg.masks import encode_rle
 from steerseg.points import PointPrompt
 from steerseg.segmenters.pixels import preprocess
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_step import TrackingStep
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
+from steerseg.tracking.packed_masks import RefilledTrack
 from steerseg.video import Video, video_from_frames
 from tests.conftest import SMALL_SAM2
 from tests.support.tiny_sam2 import make_heard
@@ -346,6 +348,23 @@ def test_a_subset_of_frames_that_leaves_the_prompted_one_out(tracker: Tracker) -
     propagation = tracker.propagate(encoded, [candidate], frames=(0, 2, 7))
     assert propagation.frames == (0, 2, 7)
     assert propagation.logits.shape[:2] == (1, 3)
+    fewer = propagation.on((2, 7))
+    assert fewer.frames == (2, 7)
+    assert torch.equal(fewer.logits, propagation.logits[:, 1:])
+    assert np.array_equal(fewer.masks(0), propagation.masks(0)[1:])
+
+
+def test_a_track_is_refilled_on_some_frames_and_stays_on_all_others(tracker: Tracker) -> None:
+    encoded = tracker.open(moving_square())
+    candidate = tracker.start(encoded, [Prompt(4, points=((0.5, 0.5),), labels=(True,))])
+    nothing = encode_rle(np.zeros((45, 70), dtype=bool))
+    track = RefilledTrack([nothing] * 9, np.zeros(9, dtype=np.float32), (6, 7), 45, 70)
+    tracker.follow(encoded, [candidate], [track], frames=(6, 7))
+    expected = tracker.propagate(encoded, [candidate], frames=(6, 7)).tracklets()[0]
+    assert track.rles[6:8] == expected.rles
+    assert np.allclose(track.presence[6:8], expected.frame_scores)
+    assert all(rle == nothing for frame, rle in enumerate(track.rles) if frame not in (6, 7))
+    assert not track.presence[[0, 4, 8]].any()
 
 
 def square_mask() -> NDArray[np.bool_]:

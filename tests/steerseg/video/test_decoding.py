@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import av
@@ -12,8 +13,10 @@ import pytest
 
 from benchmarks.adversarial.bombs import black_video
 from steerseg.errors import VideoError
-from steerseg.video import DEFAULT_LIMITS, load_video
+from steerseg.video import DEFAULT_LIMITS, VideoLimits, decoder_process, load_video
+from steerseg.video.decoder_messages import DecodeFailure, DecodeRequest
 from steerseg.video.decoding import _decode
+from steerseg.video.shared_frames import SharedFrameWriter
 
 _ISOLATED = """
 import sys
@@ -96,3 +99,19 @@ def test_a_machine_without_room_for_a_thread_is_named_and_not_the_file(
     monkeypatch.setattr("steerseg.video.frame_pictures.FramePictures.picture", refuse)
     with pytest.raises(VideoError, match="may not start another thread"):
         load_video(path)
+
+
+def test_a_fault_of_the_decoder_is_not_called_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("open() got an unexpected keyword argument")
+
+    monkeypatch.setattr(decoder_process, "load_path", fail)
+    request = DecodeRequest(path=tmp_path / "clip.mp4", limits=VideoLimits(), memory=1 << 30)
+    with tempfile.TemporaryFile() as memory, tempfile.TemporaryFile() as disk:
+        report = decoder_process._report(request, SharedFrameWriter(memory.fileno(), disk.fileno()))
+    assert isinstance(report, DecodeFailure)
+    assert "unexpected TypeError in the decoder; the log has the details" in report.message
+    assert "damaged" not in report.message
+    assert "unexpected keyword argument" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Videos that a model process keeps, and the one that it reads ahead."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_backend.models.videos import RecentVideos
+from steerseg.errors import Cancelled, VideoError
+from steerseg.video import Progress, Video, VideoLimits, write_video
+from steerseg.video.isolation import IsolatedDecoder
+
+
+class CountingDecoder(IsolatedDecoder):
+    """Notes what it is asked for, and waits for a sign before it begins."""
+
+    def __init__(self) -> None:
+        super().__init__(VideoLimits(), lasting=True)
+        self.decoded: list[str] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def load_video(
+        self, path: Path, *, stride: int = 1, fps: float | None = None, progress: Progress | None = None
+    ) -> Video:
+        self.decoded.append(path.name)
+        self.go_on.wait(30)
+        return super().load_video(path, stride=stride, fps=fps, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(("a", "b"), 1):
+        write_video(folder / f"{name}.mp4", iter(np.full((4, 32, 48, 3), 60 * number, dtype=np.uint8)), 10.0)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 20, 0], ids=["kept", "too large to be kept"])
+def test_a_video_that_was_read_ahead_is_decoded_once(most_bytes: int, folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, most_bytes)
+    videos.read_ahead(folder / "a.mp4", None)
+    videos.read_ahead(folder / "a.mp4", None)
+    seen: list[tuple[str, float]] = []
+    video = videos.load(folder / "a.mp4", None, lambda *step: seen.append(step))
+    assert len(video) == 4
+    assert decoder.decoded == ["a.mp4"]
+    assert {stage for stage, _ in seen} == {"decode"}
+
+
+def test_another_video_does_not_wait_for_the_one_that_is_read_ahead(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 1 << 20)
+    decoder.go_on.clear()
+    videos.read_ahead(folder / "a.mp4", None)
+    while not decoder.decoded:
+        time.sleep(0.01)
+    waiting = decoder.go_on
+    decoder.go_on = threading.Event()
+    decoder.go_on.set()
+    assert videos.load(folder / "b.mp4", None).frames[0, 0, 0, 0] > 100
+    waiting.set()
+    assert videos.load(folder / "a.mp4", None).frames[0, 0, 0, 0] < 100
+    assert decoder.decoded == ["a.mp4", "b.mp4"]
+
+
+def test_the_next_one_is_named_before_the_one_is_taken(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 0)
+    videos.read_ahead(folder / "a.mp4", None)
+    videos.read_ahead(folder / "b.mp4", None)
+    for name in ("a.mp4", "b.mp4"):
+        assert len(videos.load(folder / name, None)) == 4
+    assert sorted(decoder.decoded) == ["a.mp4", "b.mp4"]
+
+
+def test_what_nobody_asks_for_is_dropped(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 0)
+    names = ["a.mp4", "b.mp4", "c.mp4"]
+    shutil.copy(folder / "a.mp4", folder / "c.mp4")
+    for name in names:
+        videos.read_ahead(folder / name, None)
+    assert len(videos.load(folder / "a.mp4", None)) == 4
+    assert sorted(decoder.decoded) == ["a.mp4", *names], "anew"
+
+
+def test_what_could_not_be_read_ahead_is_said_to_whoever_asks_for_it(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 1 << 20)
+    videos.read_ahead(folder / "none.mp4", None)
+    assert decoder.decoded == []
+    videos.read_ahead(folder / "broken.mp4", None)
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        videos.load(folder / "broken.mp4", None)
+    assert decoder.decoded == ["broken.mp4"] * 2
+
+
+def test_whoever_waits_for_it_can_be_cancelled(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 1 << 20)
+    decoder.go_on.clear()
+    videos.read_ahead(folder / "a.mp4", None)
+
+    def cancel(stage: str, fraction: float) -> None:
+        raise Cancelled(f"cancelled during {stage}")
+
+    with pytest.raises(Cancelled, match="during decode"):
+        videos.load(folder / "a.mp4", None, cancel)
+    decoder.go_on.set()
+    assert len(videos.load(folder / "a.mp4", None)) == 4
