@@ -87,11 +87,12 @@ def test_what_is_nowhere_is_refused_with_added_keyframes_too(steerseg: SteerSeg)
     assert "show nothing more likely" in found.note
 
 
-def lost(tracklet: Tracklet, start: int) -> Tracklet:
-    """The tracklet as if the segmenter had lost the object."""
-    nothing = encode_rle(np.zeros_like(tracklet.masks[0]))
-    rles = [rle if frame < start else nothing for frame, rle in enumerate(tracklet.rles)]
-    return replace(tracklet, rles=tuple(rles))
+def lost(film: Film, found: Finding, start: int) -> Tracklet:
+    """The tracklet of a segmenter that tracks the object well, and loses it."""
+    rles = tuple(encode_rle(mask & (frame < start)) for frame, mask in enumerate(film.truth))
+    scores = (np.arange(len(rles)) < start).astype(np.float32)
+    first = found.candidates.on_keyframes.candidates[found.ranking[0].index]
+    return Tracklet(rles, scores, first.prompt, found.ranking[0].score)
 
 
 @pytest.mark.parametrize("returns", [True, False])
@@ -101,8 +102,7 @@ def test_an_object_that_comes_back_joins_its_tracklet_and_no_other_takes_its_pla
     film = film_with((0, 12), (26, 30)) if returns else film_with((0, 12))
     config = config_of(steerseg, 7)
     found = find(steerseg, film, config)
-    (tracked,) = steerseg.track(found.features, found.candidates, found.ranking)
-    before = lost(tracked, 12)
+    before = lost(film, found, 12)
     (after,), note = with_returns(
         steerseg, found, (before,), config, steerseg.steering(config), lambda stage, fraction: None
     )
