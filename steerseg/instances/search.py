@@ -106,8 +106,8 @@ class InstanceSearch:
         new = case.on_keyframes
         if not new.candidates:
             return []
-        weights = {"frame_weight": config.frame_weight, "temporal_merge": self._merge}
-        scores = rank_scores(new.soft_masks(), case.maps, **weights).tolist()
+        masks, weight = new.soft_masks(), config.frame_weight
+        scores = rank_scores(masks, case.maps, frame_weight=weight, temporal_merge=self._merge).tolist()
         opinions: list[Opinion | None] = [None] * len(scores)
         if self._judge.can_judge(config):
             looks = [self._judge.look(case, index, score) for index, score in enumerate(scores)]
