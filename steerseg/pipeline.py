@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,25 +333,26 @@ class SteerSeg:
             steering: Soft prompts on the device; ``None`` for raw attention.
             report: Called with each stage and its fraction done.
         """
-        wording, several = reading.text, instances_meant(reading.text)
-        searches = several is not None and config.instances == "search"
+        wording = reading.text
+        sought = instances_meant(wording) if config.instances == "search" else None
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
         soon = keyframe_indices(len(video), config.keyframes)
         with self.tracker.encoding_ahead(self.open(video), soon) as ahead, self.lvlm.decoder.doing(ahead):
             features = self.encode(video, config, report)
             reasoning = self.reason(features, wording, config, report)
-            if searches:
+            if sought is not None:
                 reading = replace(reading, text=singular_expression(wording))
-            telling = () if searches else reasoning.attributes
+            telling = reasoning.attributes if sought is None else ()
             maps = self.ground(features, reading.text, telling, config, steering, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
         case = Case(video, reading, reasoning.said, maps, candidates.on_keyframes, features.context)
-        if searches and several is not None:
-            candidates, ranking = self.instances.search(case, features.encoded, candidates, several, config)
-            case = replace(case, on_keyframes=candidates.on_keyframes)
-        else:
+        if sought is None:
             ranking = self.rank(candidates, maps, config, positions)
+        else:
+            search = partial(self.instances.search, progress=partial(report, "candidates"))
+            candidates, ranking = search(case, features.encoded, candidates, sought, config)
+            case = replace(case, on_keyframes=candidates.on_keyframes)
         return Found(features, reasoning, case, candidates, self.verify(case, ranking, config), positions)
 
     def forget(self) -> None:
@@ -516,15 +518,9 @@ class SteerSeg:
         Where ``config`` has candidates from concepts, they are what the nouns of ``said`` name: the expression and its
         attributes.
         """
-        points = point_prompts(maps, config)
-        return self.finder.find(
-            features.encoded,
-            points,
-            maps.keyframes,
-            noun_phrases(said),
-            config,
-            lambda fraction: report("candidates", fraction),
-        )
+        points, phrases = point_prompts(maps, config), noun_phrases(said)
+        progress = partial(report, "candidates")
+        return self.finder.find(features.encoded, points, maps.keyframes, phrases, config, progress)
 
     def rank(
         self,
