@@ -100,6 +100,8 @@ def test_several_instances_are_those_that_the_model_accepts_whatever_their_score
         ("the buses", "the bus"),
         ("both walruses", "the walrus"),
         ("all of them", "all of them"),
+        ("all that is on the left", "the one that is on the left"),
+        ("all those who run", "the one who run"),
     ],
 )
 def test_one_of_several_objects_is_named_in_the_singular(expression: str, one: str) -> None:
