@@ -338,6 +338,14 @@ def test_candidates_are_limited_and_start_with_the_best(tracker: Tracker) -> Non
     assert everything[0].score == max(candidate.score for candidate in everything)
 
 
+def test_candidates_that_are_known_are_not_found_again(tracker: Tracker) -> None:
+    encoded = tracker.open(moving_square())
+    lenient = replace(CONFIG, duplicate_iou=0.0)
+    known = tracker.candidates(encoded, POINTS[:1], lenient)
+    assert len(known) == 1
+    assert tracker.candidates(encoded, POINTS[:1], lenient, known=known) == []
+
+
 def test_no_points_give_no_candidates_and_no_tracklets(tracker: Tracker) -> None:
     encoded = tracker.open(moving_square())
     assert tracker.candidates(encoded, [], CONFIG) == []
