@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -362,26 +363,27 @@ class SteerSeg:
             soft_prompts: Those that take part, on the device; ``None`` for raw attention.
             report: Called with each stage and the fraction of it that is done.
         """
-        wording, several = reading.text, instances_meant(reading.text)
+        wording = reading.text
+        sought = instances_meant(wording) if config.instances == "search" else None
         config = replace(config, alternatives=alternatives_for(wording, config.alternatives))
-        searches = several is not None and config.instances == "search"
-        one = replace(reading, text=singular_expression(wording)) if searches else reading
+        one = reading if sought is None else replace(reading, text=singular_expression(wording))
         with (
             self.tracker.encoding_ahead(self.open(video), keyframes) as ahead,
             self.lvlm.decoder.doing(ahead),
         ):
             features = self.encode(video, config, report, keyframes=keyframes)
             reasoning = self.reason(features, wording, config, report)
-            telling = () if searches else reasoning.attributes  # they tell one from the others
+            telling = reasoning.attributes if sought is None else ()  # they tell one from the others
             maps = self.ground(features, one.text, telling, config, soft_prompts, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)
         candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
         case = Case(video, one, reasoning.said, maps, candidates.on_keyframes, features.context)
-        if searches and several is not None:
-            candidates, ranking = self.instances.search(case, features.encoded, candidates, several, config)
-            case = replace(case, on_keyframes=candidates.on_keyframes)
-        else:
+        if sought is None:
             ranking = self.rank(candidates, maps, config, positions)
+        else:
+            search = partial(self.instances.search, progress=partial(report, "candidates"))
+            candidates, ranking = search(case, features.encoded, candidates, sought, config)
+            case = replace(case, on_keyframes=candidates.on_keyframes)
         ranking = self.verify(case, ranking, config)
         presence = self.judge_presence(case, ranking, config)
         return Finding(
@@ -530,15 +532,9 @@ class SteerSeg:
         Where ``config`` has candidates from concepts, they are what the nouns of ``said`` name: the expression and its
         attributes.
         """
-        points = point_prompts(maps, config)
-        return self.finder.find(
-            features.encoded,
-            points,
-            maps.keyframes,
-            noun_phrases(said),
-            config,
-            lambda fraction: report("candidates", fraction),
-        )
+        points, phrases = point_prompts(maps, config), noun_phrases(said)
+        progress = partial(report, "candidates")
+        return self.finder.find(features.encoded, points, maps.keyframes, phrases, config, progress)
 
     def rank(
         self,

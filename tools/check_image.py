@@ -88,7 +88,7 @@ class Buildah:
 
 
 class Container:
-    """An image's container, whose commands run as the image's user beside a data folder of their own.
+    """An image's container, whose commands run as the image's user, with the data folder that the image has.
 
     Args:
         buildah: Calls buildah.
@@ -101,7 +101,7 @@ class Container:
         self._buildah = buildah
         self._name = name
         self.port = port
-        settings = {"PORT": str(port), "HOST": "127.0.0.1", "DATA_DIR": "/tmp/data"}
+        settings = {"PORT": str(port), "HOST": "127.0.0.1"}
         told = (word for name, value in settings.items() for word in ("--env", f"STEERSEG_{name}={value}"))
         self._options = ("--user", user, *told)
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from benchmarks.gpu.changes import attribute
 from benchmarks.gpu.records import Records
 from steerseg.runtime.cuda_graphs import CapturedCalls
-from steerseg.segmenters import fused, sam2_memory_attention, sam2_step
+from steerseg.segmenters import fused, hf_step, sam2_memory_attention, sam2_step
 from steerseg.segmenters.hf import EdgeTam
+from steerseg.segmenters.hf_memory_attention import FusedVideoMemoryAttention
 from steerseg.segmenters.sam2 import Sam2
-from steerseg.tracking import Tracker
+from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
 
 _CAPTURED_CALL = CapturedCalls.__call__
 _EIGHT = 8
@@ -59,8 +60,21 @@ def _project_then_rotate(
     return fused.rotate(linear(vectors), cos, sin, count)
 
 
+def _never(_: Any) -> bool:
+    return False
+
+
+def _as_they_are(*_: Any) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def _start_in_turn(tracker: Tracker, encoded: EncodedVideo, prompts: Sequence[Prompt]) -> list[Candidate]:
+    return [tracker.start(encoded, [prompt]) for prompt in prompts]
+
+
 SAM2_MEASURES: dict[str, Way] = {
     "graphs of eight rows": lambda: attribute(CapturedCalls, "__call__", _eight_rows_at_most),
+    "prompts decoded together": lambda: attribute(Tracker, "start_each", _start_in_turn),
     "one frame, computed once": lambda: attribute(sam2_step, "share_a_frame", lambda levels: False),
     "heads in fewer passes": lambda: attribute(sam2_step, "supported", lambda model: False),
     "keys rotated as projected": lambda: attribute(
@@ -68,12 +82,13 @@ SAM2_MEASURES: dict[str, Way] = {
     ),
     "rectified as projected": lambda: attribute(sam2_memory_attention, "project_and_rectify", _rectify_after),
     "memories laid out at once": lambda: attribute(sam2_memory_attention, "_lay_out", _lay_out_in_full),
-    "largest tiles": lambda: attribute(
-        sam2_memory_attention, "narrow_attention_tiles", lambda *_: fused.ATTENTION_TILES[1]
-    ),
 }
 EDGETAM_MEASURES: dict[str, Way] = {
     "graphs of eight rows": SAM2_MEASURES["graphs of eight rows"],
+    "prompts decoded together": SAM2_MEASURES["prompts decoded together"],
+    "one frame, computed once": lambda: attribute(hf_step, "share_a_frame", lambda levels: False),
+    "fewer passes over memory": lambda: attribute(FusedVideoMemoryAttention, "supported", _never),
+    "norms of one kernel": lambda: attribute(hf_step, "norms_in_one_pass", _as_they_are),
     "memories condensed together": lambda: attribute(EdgeTam, "_compress", _condense_each),
 }
 
@@ -81,8 +96,7 @@ EDGETAM_MEASURES: dict[str, Way] = {
 def measures_of(tracker: Tracker) -> dict[str, Way]:
     """Contexts that leave one measure out each, for a tracker's segmenter."""
     if isinstance(tracker.segmenter, Sam2):
-        on_gpu = tracker.device.type == "cuda"
-        return {name: way for name, way in SAM2_MEASURES.items() if on_gpu or name != "largest tiles"}
+        return SAM2_MEASURES
     return EDGETAM_MEASURES
 
 
@@ -133,8 +147,7 @@ def measure_measures(
 
     def one(name: str, left_out: Sequence[Way]) -> None:
         with without(tracker, left_out):
-            for _ in range(2):  # a step is captured when it is seen for the second time
-                follow()
+            follow()  # most steps are captured; the median of three is without those of a second sight
             label = f"measures at {count} objects, {name}"
             _, seconds = records.timed(label, follow, repeat=3, objects=count)
             records.put(f"{label}, rate", frames_a_second=frames / seconds, objects=count)

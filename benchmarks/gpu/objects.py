@@ -23,7 +23,7 @@ from benchmarks.gpu.object_measures import measure_measures
 from benchmarks.gpu.profiles import profile
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.report import write_report
-from benchmarks.gpu.sam2_ways import measure_memory_attention
+from benchmarks.gpu.sam2_ways import measure_depthwise, measure_memory_attention
 from benchmarks.gpu.segmenters import LARGE
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
@@ -97,7 +97,7 @@ class Objects:
 
     def _start(self, video: Video, prompts: Sequence[Prompt]) -> tuple[EncodedVideo, list[Candidate]]:
         encoded = self.tracker.open(video)
-        return encoded, [self.tracker.start(encoded, [prompt]) for prompt in prompts]
+        return encoded, self.tracker.start_each(encoded, prompts)
 
     def measure(self, count: int) -> None:
         """Frames a second and memory."""
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--measures", action="store_true", help="also what single measures bring, at 16 objects"
     )
     parser.add_argument("--profile", action="store_true", help="also kernels of 16 objects, in profiles.txt")
-    parser.add_argument("--attention", action="store_true", help="also ways to attend, of SAM 2")
+    parser.add_argument("--ways", action="store_true", help="also ways to attend and to convolve, of SAM 2")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny models run on a CPU")
     given = parser.parse_args(arguments)
@@ -162,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.profile:
         (given.output / "profiles.txt").write_text("")
         objects.profile(several, given.output / "profiles.txt")
-    if given.attention and isinstance(tracker.segmenter, Sam2):
+    if given.ways and isinstance(tracker.segmenter, Sam2):
         measure_memory_attention(records, tracker, rows=8)
+        measure_depthwise(records, tracker)
     for count in given.counts or (COUNTS if full else _TINY_COUNTS):
         records.attempt(f"{count} objects", functools.partial(objects.measure, count))
     if given.measures:

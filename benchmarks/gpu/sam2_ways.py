@@ -27,7 +27,12 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cuDNN": SDPBackend.CUDNN_ATTENTION,
 }
-_OTHER_TILES: tuple[AttentionTiles, ...] = ((256, 64, 8, 2), (64, 128, 4, 2), (128, 32, 8, 4))
+_OTHER_TILES: tuple[AttentionTiles, ...] = (
+    (128, 128, 8, 2),
+    (256, 64, 8, 2),
+    (64, 128, 4, 2),
+    (128, 32, 8, 4),
+)
 _CALLS = 20  # of one attention; a single one is too short to be timed
 
 
@@ -101,6 +106,26 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
                 _measure_narrow, records, name, query[:, 0], key[:, 0], narrow[:, 0], tiles
             )
             records.attempt(name, work)
+
+
+def measure_depthwise(records: Records, tracker: Tracker, *, rows: int = 8) -> None:
+    """The memory encoder's depthwise convolution, with channels first and last."""
+    model = tracker.segmenter.model
+    convolution = model.memory_encoder.fuser.layers[0].dwconv
+    side = model.sam_image_embedding_size
+    pictures = torch.randn(
+        rows, model.hidden_dim, side, side, device=records.device, dtype=convolution.weight.dtype
+    )
+    layouts = {"first": torch.contiguous_format, "last": torch.channels_last}
+    for name, layout in layouts.items():
+        laid = pictures.contiguous(memory_format=layout)
+
+        @torch.inference_mode()
+        def several(laid: torch.Tensor = laid) -> None:
+            for _ in range(_CALLS):
+                convolution(laid)
+
+        _measure_calls(records, f"changes, depthwise convolution: channels {name}", several)
 
 
 def _measure_narrow_by_cudnn(

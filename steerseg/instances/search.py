@@ -16,6 +16,7 @@ from steerseg.ranking import RankedCandidate, rank_scores
 from steerseg.runtime.room import makes_room
 from steerseg.tracking import EncodedVideo, Tracker, Tracklet
 from steerseg.tracking.sources import Candidates
+from steerseg.tracking.tracklets import StageProgress
 from steerseg.verification import Opinion, order_by_opinion
 from steerseg.words.counting import InstanceCount, choose_candidates
 
@@ -52,6 +53,7 @@ class InstanceSearch:
         first: Candidates,
         several: InstanceCount,
         config: PipelineConfig,
+        progress: StageProgress,
     ) -> tuple[Candidates, tuple[RankedCandidate, ...]]:
         """The instances of an expression: candidates of the first maps, and of the maps without what was found.
 
@@ -63,6 +65,7 @@ class InstanceSearch:
             first: The candidates of the first maps.
             several: How many instances are meant.
             config: Thresholds of points and duplicates; ``alternatives`` candidates are ranked.
+            progress: Told of each round, which may stop the search.
 
         Returns:
             The candidates of all rounds, and the best of them, best first: those of the expression's kind, then those
@@ -72,7 +75,8 @@ class InstanceSearch:
         found: list[RankedCandidate] = []
         seen: list[Tracklet] = []
         points, maps, new, before = list(first.points), case.maps, tracked, -1
-        for _ in range(ROUNDS):
+        for count in range(ROUNDS):
+            progress(count / ROUNDS)
             graded = self._graded(replace(case, maps=maps, on_keyframes=new), len(seen), config)
             found += graded
             seen += [
@@ -92,6 +96,7 @@ class InstanceSearch:
             objects = self._tracker.candidates(encoded, further, fewer, keyframes=frames, known=known)
             new = self._tracker.propagate(encoded, objects, frames=frames)
             tracked = self._tracker.propagate(encoded, [*known, *objects], frames=frames)
+        progress(1.0)
         order = _in_order(seen)[: config.alternatives]
         return Candidates(tuple(points), tracked, first.note), tuple(found[i] for i in order)
 
@@ -106,10 +111,8 @@ class InstanceSearch:
         new = case.on_keyframes
         if not new.candidates:
             return []
-        correlations = rank_scores(
-            new.soft_masks(), case.maps, frame_weight=config.frame_weight, temporal_merge=self._merge
-        )
-        scores = correlations.tolist()
+        masks, weight = new.soft_masks(), config.frame_weight
+        scores = rank_scores(masks, case.maps, frame_weight=weight, temporal_merge=self._merge).tolist()
         opinions: list[Opinion | None] = [None] * len(scores)
         if self._judge.can_judge(config):
             looks = [self._judge.look(case, index, score) for index, score in enumerate(scores)]

@@ -16,6 +16,7 @@ from steerseg.presence.signals import (
     Presence,
     PresenceSignals,
     Said,
+    names_no_kind,
     names_nothing,
     signals_of,
 )
@@ -113,12 +114,15 @@ class Judge:
     def _signals(self, case: Case, look: Look) -> PresenceSignals:
         return signals_of(case.reading.text, look, self._lexicon)
 
-    def opinion_of_kind(self, case: Case, look: Look) -> Opinion:
+    def opinion_of_kind(self, case: Case, look: Look) -> Opinion | None:
         """Whether what was looked at is of the kind and colour that an expression names, wherever it is.
 
-        Its name has to be likelier for the expression than for any, and the colour none but the expression's.
+        Its name has to be likelier for the expression than for any, and the colour none but the expression's. ``None``
+        where the expression names no kind, and the colour is right.
         """
         signals = self._signals(case, look)
+        if signals.coloured > -1 and names_no_kind(case.reading.text, self._lexicon):
+            return None
         of_kind = signals.expected > 0 and signals.coloured > -1
         name = look.found.name
         return Opinion("accepted" if of_kind else "rejected", f"looks like “{name}”" if name else "")

@@ -252,6 +252,20 @@ def names_nothing(expression: str, lexicon: Lexicon) -> bool:
     return not is_negated(expression) and not head_noun(expression, lexicon)
 
 
+def names_no_kind(expression: str, lexicon: Lexicon) -> bool:
+    """Whether an expression says of what it means only what :func:`names_nothing` lists, and colours.
+
+    Example:
+        >>> words = Lexicon(called={"dog": ("dog",)}, manner=frozenset({"thing", "moves"}))
+        >>> names_no_kind("the red thing that moves", words)
+        True
+        >>> names_no_kind("the red dog that moves", words)
+        False
+    """
+    words = _WORD.findall(expression.lower())
+    return names_nothing(" ".join(word for word in words if word not in _COLOURS), lexicon)
+
+
 def _signed(said: Said, meant: Collection[str]) -> float:
     """The certainty of a name, above 0 where it is meant and below 0 where it is not; 0 where nothing is meant."""
     if not meant or not said.name:

@@ -113,16 +113,23 @@ class CapturedCalls:
             The function's outputs.
         """
         most = _ROWS[-1] if self._filled else len(rows[0])
+        sighted: set[Hashable] = set()
         if len(rows[0]) <= most or not self._captures_on(rows[0].device):
-            return self._call(key, rows, shared)
+            return self._call(key, rows, shared, sighted)
         calls = [
-            self._call(key, [row[start : start + most] for row in rows], shared)
+            self._call(key, [row[start : start + most] for row in rows], shared, sighted)
             for start in range(0, len(rows[0]), most)
         ]
         return tuple(torch.cat(parts) for parts in zip(*calls, strict=True))
 
-    def _call(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """A call of no more rows than one graph serves."""
+    def _call(
+        self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor], sighted: set[Hashable]
+    ) -> tuple[Tensor, ...]:
+        """A call of no more rows than one graph serves.
+
+        Parts of one call are one sight of their form, which is noted in ``sighted``: a form that comes once a video is
+        worth no capture.
+        """
         if not self._captures_on(rows[0].device):
             return self._function(key, rows, shared)
         count = len(rows[0])
@@ -135,7 +142,8 @@ class CapturedCalls:
         )
         recorded = self._recorded.get(form)
         if recorded is None:
-            self._seen[form] = self._seen.get(form, 0) + 1
+            self._seen[form] = self._seen.get(form, 0) + (form not in sighted)
+            sighted.add(form)
             if form in self._refused or self._seen[form] < self.sights:
                 return self._function(key, rows, shared)
             recorded = self._record(form, key, size, rows, shared)

@@ -25,15 +25,10 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 AttentionTiles = tuple[int, int, int, int]
 """Queries and keys of a tile, warps and stages."""
 
-ATTENTION_TILES: tuple[AttentionTiles, ...] = (
-    (128, 128, 8, 2),
-    (128, 64, 8, 3),
-    (64, 64, 4, 2),
-    (64, 32, 4, 2),
-)
-"""Largest first: 224, 184, 112 and 70 KB of shared memory for SAM 2's widths on an H100, which has 227.
+ATTENTION_TILES: tuple[AttentionTiles, ...] = ((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2))
+"""Largest first: about 180, 110 and 70 KB of shared memory for SAM 2's widths on an H100, where the first is fastest.
 
-On GPUs with 100 KB the last two take 74 and 53 KB."""
+On GPUs with 100 KB they take 147, 74 and 53 KB."""
 
 
 def add_and_norm(
@@ -136,12 +131,12 @@ def mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype:
     return _mask_for_memory(logits, side, scale, bias, dtype)
 
 
-def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
+def norm_channels(pictures: Tensor, norm: Any) -> Tensor:
     """The layer norm of each position's channels.
 
     Args:
         pictures: (N, C, h, w).
-        norm: The package's.
+        norm: Of the package or of ``transformers``, with weight, bias and eps.
 
     Returns:
         (N, C, h, w) in the precision of ``pictures``, to which what comes next would round it.
@@ -228,10 +223,16 @@ def _one_pass(module: Any, x: Tensor) -> Tensor:
     return norm_channels(x, module)
 
 
+def _norms_channels(module: nn.Module) -> bool:
+    """Whether a module is the norm of a picture's channels, of the package or of ``transformers``."""
+    first = getattr(module, "data_format", None) == "channels_first"
+    return type(module) is LayerNorm2d or (isinstance(module, nn.LayerNorm) and first)
+
+
 @contextmanager
 def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, a model's norms over channels are computed by :func:`norm_channels`, if that is wanted."""
-    norms = [module for module in model.modules() if type(module) is LayerNorm2d] if wanted else []
+    norms = [module for module in model.modules() if _norms_channels(module)] if wanted else []
     for norm in norms:
         norm.forward = MethodType(_one_pass, norm)
     try:
@@ -241,9 +242,9 @@ def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
             del norm.__dict__["forward"]
 
 
-def _norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
+def _norm_channels(pictures: Tensor, norm: nn.Module) -> Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
-        normed: Tensor = LayerNorm2d.forward(norm, pictures.float())
+        normed: Tensor = type(norm).forward(norm, pictures.float())
     return normed.to(pictures.dtype)
 
 

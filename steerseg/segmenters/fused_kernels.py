@@ -418,7 +418,7 @@ def _join_parts(
 
 
 _MOST_PARTS = 16
-_JOINING = 0.02  # what a further part costs, as a share of what all programs at once take for whole rows
+_JOINING = 0.01  # what a further part costs, as a share of what all programs at once take for whole rows
 
 
 def parts_of_keys(blocks: int, steps: int, programs: int) -> int:
@@ -455,7 +455,7 @@ def narrow_attention(
     blocks = triton.cdiv(count, rows) * entries
     steps = triton.cdiv(length, cols)
     if parts is None:
-        parts = parts_of_keys(blocks, steps, _multiprocessors(query.device))
+        parts = parts_of_keys(blocks, steps, 2 * _multiprocessors(query.device))
     part = triton.cdiv(steps, parts) * cols
     parts = triton.cdiv(length, part)
     kept = query.dtype if parts == 1 else torch.float32

@@ -25,7 +25,7 @@ _CURVATURE = -0.5  # of PIL's cubic
 
 def resize_as_pil(frames: Tensor, size: int) -> Tensor | None:
     """(B, H, W, 3) uint8 -> (B, size, size, 3) uint8, as PIL resizes each; ``None`` where PIL does it otherwise."""
-    order = _order(frames.shape[1], frames.shape[2], size)
+    order = _order(frames.shape[1], frames.shape[2], size, frames.device)
     if order is None:
         return None
     first, second = order
@@ -34,13 +34,13 @@ def resize_as_pil(frames: Tensor, size: int) -> Tensor | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _order(height: int, width: int, size: int) -> tuple[int, int] | None:
+def _order(height: int, width: int, size: int, device: torch.device) -> tuple[int, int] | None:
     """Which axis is filtered first: versions of PIL differ, so that the installed one is asked, by noise."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
     expected = torch.from_numpy(np.asarray(Image.fromarray(noise).resize((size, size))).copy())
-    frames = torch.from_numpy(noise)[None, :, :, None]
+    frames = torch.from_numpy(noise)[None, :, :, None].to(device)
     for first, second in ((2, 1), (1, 2)):
-        if torch.equal(_filter(_filter(frames, size, first), size, second)[0, :, :, 0], expected):
+        if torch.equal(_filter(_filter(frames, size, first), size, second)[0, :, :, 0].cpu(), expected):
             return first, second
     log.warning("frames of %d x %d are resized by the host: PIL's filter is another one", width, height)
     return None

@@ -76,7 +76,7 @@ def _attend_two_ways(
     """
     dtype = transformer.final_attn_token_to_image.k_proj.weight.dtype
     keys = image.flatten(2).transpose(1, 2).contiguous()
-    position = position[:1].flatten(2).transpose(1, 2)
+    position = position[:1].flatten(2).transpose(1, 2).contiguous()  # read once for each row
 
     def with_position() -> Tensor:
         return torch.add(keys, position, out=torch.empty_like(keys, dtype=dtype))

@@ -28,6 +28,9 @@ from steerseg.segmenters.fused import (
     rotate,
 )
 
+Rotation = tuple[Tensor, Tensor]
+"""(P, C / 2) float32 cosines and sines."""
+
 
 class FusedMemoryAttention:
     """Lets image features attend to memories, with the result of the package's ``MemoryAttention``.
@@ -38,7 +41,7 @@ class FusedMemoryAttention:
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
-        self._rotations: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._known: dict[tuple[int, int], Rotation] = {}
 
     def supported(self) -> bool:
         """Whether it is of the package's kind with one head a layer, and nobody has compiled it."""
@@ -112,10 +115,10 @@ class FusedMemoryAttention:
 
         A single row of queries is that of every row of keys.
         """
-        cos, sin = self._rotation(part, queries.shape[1], queries.device)
-        query = rotate(part.q_proj(queries), cos, sin, queries.shape[1])
+        of_queries, of_keys = self._rotations(part, queries.shape[1], queries.device)
+        query = rotate(part.q_proj(queries), *of_queries, queries.shape[1])
         query = query.expand(len(keys), -1, -1)
-        key = project_and_rotate(part.k_proj, keys, cos, sin, keys.shape[1] - unrotated)
+        key = project_and_rotate(part.k_proj, keys, *of_keys, keys.shape[1] - unrotated)
         tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
         if backend is None and tiles is not None:
             mixed = part.v_proj(narrow_attention(query, key, values.to(query.dtype), tiles))
@@ -126,19 +129,19 @@ class FusedMemoryAttention:
         projected: Tensor = part.out_proj(mixed)
         return projected
 
-    def _rotation(self, part: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(L, C / 2) cosines and sines of each position in the picture."""
+    def _rotations(self, part: Any, count: int, device: torch.device) -> tuple[Rotation, Rotation]:
+        """The rotations of queries and of keys, at each position in the picture."""
         key = (id(part), count)
-        if key not in self._rotations:
+        if key not in self._known:
             angles = part.freqs_cis
             if len(angles) != count:
                 side = int(count**0.5)
                 angles = part.compute_cis(end_x=side, end_y=side)
-            self._rotations[key] = (
+            self._known[key] = (
                 angles.real.float().contiguous().to(device),
                 angles.imag.float().contiguous().to(device),
             )
-        return self._rotations[key]
+        return self._known[key], self._known[key]
 
 
 def _lay_out(

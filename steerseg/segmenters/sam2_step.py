@@ -17,17 +17,10 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from steerseg.segmenters.base import AttendedMemories
+from steerseg.segmenters.base import AttendedMemories, share_a_frame
 from steerseg.segmenters.fused import norms_in_one_pass
 from steerseg.segmenters.sam2_heads import decode_tracked, remember_tracked, supported
 from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
-
-_ONE_FRAME_ROWS = 5  # fewer have few steps of their own: warming up captures one form for each number of them
-
-
-def share_a_frame(levels: Sequence[Tensor]) -> bool:
-    """Whether so many rows of image features are one and the same that their frame is worth a form of its own."""
-    return len(levels[0]) >= _ONE_FRAME_ROWS and all(level.stride(0) == 0 for level in levels)
 
 
 def attended_memories(model: Any, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
@@ -214,7 +207,7 @@ class TrackingStep:
         model = self._model
         count, width = len(memories[0]), features.shape[1]
         features = features.flatten(2).permute(2, 0, 1)  # (h * w, N or 1, C)
-        spatial_position = self._memory_position[0].flatten(1).T
+        spatial_position = self._memory_position[0].flatten(1).T.contiguous()  # read once for each row
         tokens = list(memories)
         encodings = [
             spatial_position + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0]

@@ -57,11 +57,12 @@ def track_both_ways(
     wanted = sorted(set(frames))
     shown = [[frame for frame in wanted if mask_area(tracklet.rles[frame])] for tracklet in tracklets]
     compared = [index for index, there in enumerate(shown) if len(there) > 1]
-    starts = [
-        tracker.start(encoded, [Prompt(frame, mask=decode_rle(tracklets[index].rles[frame]))])
+    prompts = [
+        Prompt(frame, mask=decode_rle(tracklets[index].rles[frame]))
         for index in compared
         for frame in (shown[index][0], shown[index][-1])
     ]
+    starts = tracker.start_each(encoded, prompts)
     found = [NOT_COMPARED] * len(tracklets)
     if not starts:
         return tuple(found)

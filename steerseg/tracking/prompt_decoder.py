@@ -69,6 +69,29 @@ class PromptDecoder:
         (answer,) = self._segmenter.decode_clicks(levels, *_clicks(prompt), earlier)
         return DecodedPrompt(prompt.as_point(), answer)
 
+    def decode_prompts(self, encoded: EncodedVideo, prompts: Sequence[Prompt]) -> list[DecodedPrompt]:
+        """Decode one prompt a row: clicks and boxes that are equally many points in one call, masks one by one.
+
+        Raises:
+            ValueError: A mask of another size than the video's.
+        """
+        decoded: dict[int, DecodedPrompt] = {}
+        alike: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            if prompt.mask is None and prompt.earlier is None:
+                alike.setdefault(len(prompt.points) + 2 * (prompt.box is not None), []).append(index)
+            else:
+                decoded[index] = self.decode_prompt(encoded, prompt)
+        for indices in alike.values():
+            for start in range(0, len(indices), _MAX_DECODED):
+                part = indices[start : start + _MAX_DECODED]
+                positions, labels = zip(*(_clicks(prompts[index]) for index in part), strict=True)
+                levels = self._encoder.levels(encoded, [prompts[index].frame for index in part])
+                answers = self._segmenter.decode_clicks(levels, torch.cat(positions), torch.cat(labels))
+                for index, answer in zip(part, answers, strict=True):
+                    decoded[index] = DecodedPrompt(prompts[index].as_point(), answer)
+        return [decoded[index] for index in range(len(prompts))]
+
     def decode_correction(
         self, encoded: EncodedVideo, prompt: Prompt, tracked: TrackedFrame
     ) -> DecodedPrompt:
@@ -83,6 +106,16 @@ class PromptDecoder:
         """Turn answers, all of one kind, into the memories that condition other frames."""
         levels = self._encoder.levels(encoded, [each.point.frame for each in decoded])
         return self._segmenter.encode_memories(levels, [each.answer for each in decoded])
+
+    def remember_each(self, encoded: EncodedVideo, decoded: Sequence[DecodedPrompt]) -> list[ObjectMemory]:
+        """Like :meth:`remember`, for any number of answers of any kind."""
+        memories: dict[int, ObjectMemory] = {}
+        for clicked in (True, False):
+            alike = [index for index, each in enumerate(decoded) if each.answer.clicked == clicked]
+            for start in range(0, len(alike), _MAX_DECODED):
+                part = alike[start : start + _MAX_DECODED]
+                memories.update(zip(part, self.remember(encoded, [decoded[i] for i in part]), strict=True))
+        return [memories[index] for index in range(len(decoded))]
 
     def remember_masks(self, encoded: EncodedVideo, decoded: Sequence[DecodedPrompt]) -> list[ObjectMemory]:
         """The memories that answers leave when their masks, at the video's size, are prompted again."""

@@ -38,7 +38,8 @@ _HEAD = re.compile(
     r"|to|from|by|for|near|next|beside|behind|above|below|under|over|around|between|closest|nearest|furthest|\w+ing)\b|[,.;:]|$)",
     re.IGNORECASE,
 )
-_PRONOUNS = frozenset({"them", "us", "these", "those"})
+_RELATIVE_PRONOUNS = frozenset({"that", "which", "who", "whose"})
+_PRONOUNS = frozenset({"them", "us", "these", "those", "what", "something", "anything", *_RELATIVE_PRONOUNS})
 _NO_HEADS = frozenset(
     {"what", "something", "anything", "a", "an", "one", "this", "that", "where", "who", "which"}
 )
@@ -123,8 +124,11 @@ def singular_expression(expression: str) -> str:
     """
     text = _SEVERAL.sub("", plain_wording(" ".join(expression.split())), count=1)
     head = _HEAD.match(text)
-    if head is None or head.group("head").casefold() in _PRONOUNS:
-        return f"the {text}" if head is None else expression
+    if head is None:
+        return f"the {text}"
+    first = head.group("head").split()[0].casefold()
+    if first in _PRONOUNS:
+        return f"the one {text}" if first in _RELATIVE_PRONOUNS else expression
     words = head.group("head").split()
     return f"the {' '.join([*words[:-1], _singular(words)])}{text[head.end() :]}"
 

@@ -63,10 +63,9 @@ def test_half_of_the_presence_splits_is_not_there() -> None:
     assert not texts["presence-val"] & texts["test-presence"]  # nothing is tuned to what is measured
 
 
-def test_the_plural_split_is_of_several_objects() -> None:
-    expressions = [
-        expression for clip in load_manifest("test-plurals").clips for expression in clip.expressions
-    ]
+@pytest.mark.parametrize("split", ["plurals-val", "test-plurals"])
+def test_the_plural_splits_are_of_several_objects(split: str) -> None:
+    expressions = [expression for clip in load_manifest(split).clips for expression in clip.expressions]
     assert {expression.kind for expression in expressions} == {"plural"}
     assert min(len(expression.targets) for expression in expressions) == 2
     assert all(instances_meant(expression.text) is not None for expression in expressions)

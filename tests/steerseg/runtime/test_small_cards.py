@@ -33,10 +33,10 @@ for width in (64, 256):
 fused_kernels.mask_for_memory(torch.zeros(1, 256, 256), 1024, 20.0, -10.0, torch.bfloat16)
 """
 
-# The largest two are for large cards only. The trial goes on to the next ones, and to torch where none fits.
+# The largest tiles are for large cards only. The trial goes on to the next ones, and to torch where none fits.
 ATTENTION = f"""
 from steerseg.segmenters.fused import narrow_attention_difference
-for tiles in {ATTENTION_TILES[2:]}:
+for tiles in {ATTENTION_TILES[1:]}:
     narrow_attention_difference(torch.device("cpu"), torch.bfloat16, width=256, narrow=64, tiles=tiles)
 """
 

@@ -83,6 +83,35 @@ def count_encodings(tracker: Tracker) -> list[int]:
     return calls
 
 
+def test_objects_start_together_as_they_start_alone(tracker: Tracker) -> None:
+    """Clicks, boxes and masks in any order, on any frames."""
+    encoded = tracker.open(moving_square())
+    mask = np.zeros((45, 70), dtype=bool)
+    mask[10:30, 5:25] = True
+    prompts = [
+        Prompt(4, ((0.5, 0.5),), (True,)),
+        Prompt(0, mask=mask),
+        Prompt(4, box=(0.2, 0.2, 0.3, 0.4)),
+        Prompt(7, ((0.3, 0.2),), (True,)),
+        Prompt(0, ((0.1, 0.2), (0.9, 0.9)), (True, False)),
+        Prompt(0, ((0.1, 0.2),), (True,), earlier=mask),
+    ]
+    together = tracker.start_each(encoded, prompts)
+    for prompt, given in zip(prompts, together, strict=True):
+        alone = tracker.start(encoded, [prompt])
+        assert given.prompt == alone.prompt
+        assert (given.first_frame, given.predicted_iou) == (
+            alone.first_frame,
+            pytest.approx(alone.predicted_iou),
+        )
+        for part in ("logits", "pointer", "presence", "spatial"):
+            one, other = (getattr(each.memories[prompt.frame], part) for each in (given, alone))
+            assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
+    assert tracker.start_each(encoded, []) == []
+    with pytest.raises(ValueError, match="frames 0 to 8"):
+        tracker.start_each(encoded, [Prompt(9, ((0.1, 0.1),), (True,))])
+
+
 def test_a_batch_of_candidates_equals_one_by_one(tracker: Tracker) -> None:
     encoded = tracker.open(moving_square())
     candidates = started(tracker, encoded)
@@ -307,6 +336,14 @@ def test_candidates_are_limited_and_start_with_the_best(tracker: Tracker) -> Non
     everything = tracker.candidates(encoded, POINTS, CONFIG)
     assert candidates[0].prompt == everything[0].prompt
     assert everything[0].score == max(candidate.score for candidate in everything)
+
+
+def test_candidates_that_are_known_are_not_found_again(tracker: Tracker) -> None:
+    encoded = tracker.open(moving_square())
+    lenient = replace(CONFIG, duplicate_iou=0.0)
+    known = tracker.candidates(encoded, POINTS[:1], lenient)
+    assert len(known) == 1
+    assert tracker.candidates(encoded, POINTS[:1], lenient, known=known) == []
 
 
 def test_no_points_give_no_candidates_and_no_tracklets(tracker: Tracker) -> None:

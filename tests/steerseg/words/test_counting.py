@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from steerseg.masks import RLE, encode_rle
+from steerseg.verification import Opinion
 from steerseg.words.counting import (
     MOST_INSTANCES,
     InstanceCount,
     alternatives_for,
     choose_candidates,
     instances_meant,
+    singular_expression,
 )
 
 
@@ -17,6 +19,7 @@ from steerseg.words.counting import (
 class Ranked:
     rles: tuple[RLE, ...]
     score: float
+    opinion: Opinion | None = None
 
 
 def box(left: int, score: float) -> Ranked:
@@ -66,3 +69,40 @@ def test_candidates_that_lie_on_one_another_are_one_object() -> None:
     assert choose_candidates([first, first, second], two) == [0, 2]
     assert choose_candidates([first, replace(second, score=0.1)], every) == [0]
     assert choose_candidates([], every) == []
+
+
+def test_several_instances_are_those_that_the_model_accepts_whatever_their_score() -> None:
+    first, second, third = box(0, 0.8), box(10, 0.1), box(20, 0.7)
+    two, every = instances_meant("the two balls"), instances_meant("all balls")
+    ranked = [
+        replace(first, opinion=Opinion("accepted")),
+        replace(second, opinion=Opinion("accepted")),
+        replace(third, opinion=Opinion("rejected")),
+    ]
+    assert choose_candidates(ranked, every) == choose_candidates(ranked, two) == [0, 1]
+    assert choose_candidates(ranked[2:] + ranked[:2], every) == [0, 1, 2]  # the best is always shown
+    assert choose_candidates([ranked[0], ranked[2]], two) == [0]
+    assert choose_candidates([ranked[0], replace(second, opinion=Opinion("doubted"))], every) == [0]
+
+
+@pytest.mark.parametrize(
+    ("expression", "one"),
+    [
+        ("both daggers", "the dagger"),
+        ("all of the red cars on the left", "the red car on the left"),
+        ("every frisbee", "the frisbee"),
+        ("each of the two dogs", "the dog"),
+        ("please track the three red cars", "the red car"),
+        ("4 birds", "the bird"),
+        ("all pieces of clothing", "the piece of clothing"),
+        ("all tropical fish", "the tropical fish"),
+        ("the two glasses", "the glasses"),
+        ("the buses", "the bus"),
+        ("both walruses", "the walrus"),
+        ("all of them", "all of them"),
+        ("all that is on the left", "the one that is on the left"),
+        ("all those who run", "the one who run"),
+    ],
+)
+def test_one_of_several_objects_is_named_in_the_singular(expression: str, one: str) -> None:
+    assert singular_expression(expression) == one
