@@ -117,10 +117,13 @@ class Judge:
     def opinion_of_kind(self, case: Case, look: Look) -> Opinion | None:
         """Whether what was looked at is of the kind and colour that an expression names, wherever it is.
 
-        Its name has to be likelier for the expression than for any, and the colour none but the expression's. ``None``
-        where the expression names no kind, and the colour is right.
+        Its name has to be likelier for the expression than for any, and the colour none but the expression's. A speck
+        that the segmenter takes neither for visible nor for well outlined is nothing. ``None`` where the expression
+        names no kind, and the colour is right.
         """
         signals = self._signals(case, look)
+        if max(signals.visible, signals.predicted_iou) < 0.5:
+            return Opinion("rejected", "hardly an object")
         if signals.coloured > -1 and names_no_kind(case.reading.text, self._lexicon):
             return None
         of_kind = signals.expected > 0 and signals.coloured > -1
