@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile as torch_profile
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.models import TRAINING, make_sample
 from benchmarks.gpu.records import Records
@@ -49,9 +48,7 @@ def profile_stages(records: Records, steerseg: SteerSeg, video: Video, path: Pat
     path.write_text("")
     for name, work in stages.items():
         work()
-        records.attempt(
-            f"profile, {name}", functools.partial(profile, records, f"profile, {name}", work, path)
-        )
+        records.attempt(f"profile, {name}", functools.partial(_profile, records, name, work, path))
 
 
 def _cold(steerseg: SteerSeg, ground: Callable[[], Any]) -> Any:
@@ -68,11 +65,10 @@ def _refinement(steerseg: SteerSeg, video: Video) -> Callable[[], Any]:
     return lambda: trainer.step([sample], rng, frames_per_sample=2)
 
 
-def profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:
-    """One run of a work: tables added to ``path``, sums as a record of this name."""
+def _profile(records: Records, name: str, work: Callable[[], Any], path: Path) -> None:
     cuda = records.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with torch_profile(activities=activities) as profiler:
+    with profile(activities=activities) as profiler:
         work()
         if cuda:
             torch.cuda.synchronize(records.device)
@@ -82,7 +78,7 @@ def profile(records: Records, name: str, work: Callable[[], Any], path: Path) ->
     kernels = [event for event in events if event.device_type == DeviceType.CUDA]
     device = sum(event.self_device_time_total for event in kernels) / 1e6
     records.put(
-        name,
+        f"profile, {name}",
         operators=sum(count for key, count in counts.items() if key.startswith("aten::")),
         launches=sum(counts.get(key, 0) for key in _LAUNCHES),
         graphs=counts.get("cudaGraphLaunch", 0),
@@ -94,5 +90,5 @@ def profile(records: Records, name: str, work: Callable[[], Any], path: Path) ->
     orders = ("self_device_time_total", "self_cpu_time_total") if cuda else ("self_cpu_time_total",)
     with path.open("a") as file:
         for order in orders:
-            table = events.table(sort_by=order, row_limit=50, max_name_column_width=70)
+            table = events.table(sort_by=order, row_limit=30, max_name_column_width=70)
             file.write(f"==== {name}, by {order}\n{table}\n")

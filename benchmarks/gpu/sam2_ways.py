@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,12 +27,6 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cuDNN": SDPBackend.CUDNN_ATTENTION,
 }
-_OTHER_TILES: tuple[AttentionTiles, ...] = (
-    (128, 128, 8, 2),
-    (256, 64, 8, 2),
-    (64, 128, 4, 2),
-    (128, 32, 8, 4),
-)
 _CALLS = 20  # of one attention; a single one is too short to be timed
 
 
@@ -94,79 +88,13 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
 
         records.attempt(f"changes, memory attention: {name}", one)
     narrow = value[..., : model.mem_dim].contiguous()
-    if records.device.type == "cuda":
-        _measure_narrow_by_cudnn(records, query, key, narrow)
-        _measure_self_attention(records, query)
     if narrow_attention_tiles(records.device, dtype, part.internal_dim, model.mem_dim) is not None:
-        for tiles in (*ATTENTION_TILES, *_OTHER_TILES):
-            name = "changes, memory attention: narrow values, tiles of {} x {}, {} warps, {} stages".format(
-                *tiles
-            )
+        for tiles in ATTENTION_TILES:
+            name = "changes, memory attention: narrow values, tiles of {} x {}".format(*tiles)
             work = functools.partial(
                 _measure_narrow, records, name, query[:, 0], key[:, 0], narrow[:, 0], tiles
             )
             records.attempt(name, work)
-
-
-def measure_depthwise(records: Records, tracker: Tracker, *, rows: int = 8) -> None:
-    """The memory encoder's depthwise convolution, with channels first and last."""
-    model = tracker.segmenter.model
-    convolution = model.memory_encoder.fuser.layers[0].dwconv
-    side = model.sam_image_embedding_size
-    pictures = torch.randn(
-        rows, model.hidden_dim, side, side, device=records.device, dtype=convolution.weight.dtype
-    )
-    layouts = {"first": torch.contiguous_format, "last": torch.channels_last}
-    for name, layout in layouts.items():
-        laid = pictures.contiguous(memory_format=layout)
-
-        @torch.inference_mode()
-        def several(laid: torch.Tensor = laid) -> None:
-            for _ in range(_CALLS):
-                convolution(laid)
-
-        _measure_calls(records, f"changes, depthwise convolution: channels {name}", several)
-
-
-def _measure_narrow_by_cudnn(
-    records: Records, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> None:
-    def several() -> None:
-        with attention_backend(SDPBackend.CUDNN_ATTENTION):
-            for _ in range(_CALLS):
-                F.scaled_dot_product_attention(query, key, value)
-
-    _measure_calls(records, "changes, memory attention: cuDNN, narrow values", several)
-
-
-def _measure_self_attention(records: Records, query: torch.Tensor) -> None:
-    """Attention of a picture to itself: as torch chooses, by each back end, and by our kernel."""
-    key, value = torch.randn_like(query), torch.randn_like(query)
-    for name, backend in {"torch's choice": None, **BACKENDS}.items():
-
-        def several(backend: SDPBackend | None = backend) -> None:
-            with attention_backend(backend):
-                for _ in range(_CALLS):
-                    F.scaled_dot_product_attention(query, key, value)
-
-        _measure_calls(records, f"changes, self attention: {name}", several)
-
-    def ours(tiles: AttentionTiles) -> None:
-        for _ in range(_CALLS):
-            narrow_attention(query[:, 0], key[:, 0], value[:, 0], tiles)
-
-    for tiles in ((128, 64, 8, 2), (128, 32, 8, 3)):
-        name = "changes, self attention: our kernel, tiles of {} x {}, {} warps, {} stages".format(*tiles)
-        _measure_calls(records, name, functools.partial(ours, tiles))
-
-
-def _measure_calls(records: Records, name: str, several: Callable[[], None]) -> None:
-    def measured() -> None:
-        several()
-        _, seconds = records.timed(f"{name}, {_CALLS} calls", several, repeat=3)
-        records.put(name, milliseconds=1000 * seconds / _CALLS)
-
-    records.attempt(name, measured)
 
 
 def _measure_narrow(

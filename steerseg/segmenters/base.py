@@ -20,9 +20,6 @@ Features = tuple[Tensor, ...]
 """Image features of one frame: (C, h, w) of each level, lowest resolution last."""
 
 
-_ONE_FRAME_ROWS = 5  # fewer have few steps of their own: warming up captures one form for each number of them
-
-
 @dataclass(frozen=True)
 class DecodedMask:
     """The answer to one prompt on its frame, without a batch dimension.
@@ -104,11 +101,6 @@ class StepOutput(NamedTuple):
     pointers: Tensor
     spatial: Tensor
     presence: Tensor
-
-
-def share_a_frame(levels: Sequence[Tensor]) -> bool:
-    """Whether so many rows of image features are one and the same that their frame is worth a form of its own."""
-    return len(levels[0]) >= _ONE_FRAME_ROWS and all(level.stride(0) == 0 for level in levels)
 
 
 class Segmenter(Protocol):
@@ -238,7 +230,7 @@ class Segmenter(Protocol):
 
         Args:
             attended: The chosen memories.
-            levels: (N, C, h, w) features of each row's frame, of each level; expanded where it is one frame.
+            levels: (N, C, h, w) features of each row's frame, of each level.
             spatial: (N, ...) of each entry of ``attended.spatial``.
             pointers: (N, C) of each entry of ``attended.pointers``.
             distances: (P,) float32 distances of ``attended.pointers``, on the device.

@@ -70,73 +70,12 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     return _rotate(vectors, cos, sin, count)
 
 
-def project_and_rotate(linear: nn.Linear, vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
-    """Project vectors, and rotate the results as :func:`rotate` does.
-
-    Args:
-        linear: The projection, with a bias.
-        vectors: (N, L, W) in the precision of the projection's weight.
-        cos: (P, C / 2) float32, by position; positions after the last one begin anew.
-        sin: The same.
-        count: How many of the L vectors are rotated, from the first on.
-
-    Returns:
-        (N, L, C).
-    """
-    fits = all(16 <= size <= 256 and size & (size - 1) == 0 for size in linear.weight.shape)
-    # Wide vectors need large weights, which each program would read anew.
-    if (
-        fits
-        and 4 * linear.in_features <= linear.out_features
-        and step_kernels_work(vectors.device, vectors.dtype)
-    ):
-        from steerseg.segmenters.fused_kernels import (
-            project_and_rotate as by_kernel,  # Triton is not there everywhere
-        )
-
-        return by_kernel(vectors, linear.weight, linear.bias, cos, sin, count)
-    return rotate(linear(vectors), cos, sin, count)
-
-
-def project_and_rectify(linear: nn.Linear, vectors: Tensor) -> Tensor:
-    """Project vectors, and set what is negative to zero before it is written.
-
-    Args:
-        linear: The projection, with a bias.
-        vectors: (N, L, W), contiguous, in the precision of the projection's weight.
-    """
-    flat = torch._addmm_activation(linear.bias, vectors.flatten(0, 1), linear.weight.t())
-    return flat.view(*vectors.shape[:-1], -1)
-
-
-def mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype: torch.dtype) -> Tensor:
-    """Enlarge masks to the pixels of a segmenter's input, as its memory encoder takes them.
-
-    Args:
-        logits: (N, h, h) float32.
-        side: Of the input in pixels.
-        scale: Factor of what the logits' sigmoid gives.
-        bias: What is added then.
-        dtype: Of the result.
-
-    Returns:
-        (N, 1, side, side).
-    """
-    if step_kernels_work(logits.device, dtype):
-        from steerseg.segmenters.fused_kernels import (
-            mask_for_memory as by_kernel,  # Triton is not there everywhere
-        )
-
-        return by_kernel(logits, side, scale, bias, dtype)
-    return _mask_for_memory(logits, side, scale, bias, dtype)
-
-
-def norm_channels(pictures: Tensor, norm: Any) -> Tensor:
+def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
     """The layer norm of each position's channels.
 
     Args:
         pictures: (N, C, h, w).
-        norm: Of the package or of ``transformers``, with weight, bias and eps.
+        norm: The package's.
 
     Returns:
         (N, C, h, w) in the precision of ``pictures``, to which what comes next would round it.
@@ -208,31 +147,23 @@ def narrow_attention_difference(
     device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
-    from steerseg.segmenters.fused_kernels import narrow_attention  # Triton is not there everywhere
-
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(2, *shape, generator=generator).to(device, dtype)
         for shape in ((70, width), (300, width), (300, narrow))
     )
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-    return largest_share((narrow_attention(query, key, value, tiles, parts), expected) for parts in (1, 3))
+    return largest_share([(narrow_attention(query, key, value, tiles), expected)])
 
 
 def _one_pass(module: Any, x: Tensor) -> Tensor:
     return norm_channels(x, module)
 
 
-def _norms_channels(module: nn.Module) -> bool:
-    """Whether a module is the norm of a picture's channels, of the package or of ``transformers``."""
-    first = getattr(module, "data_format", None) == "channels_first"
-    return type(module) is LayerNorm2d or (isinstance(module, nn.LayerNorm) and first)
-
-
 @contextmanager
 def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, a model's norms over channels are computed by :func:`norm_channels`, if that is wanted."""
-    norms = [module for module in model.modules() if _norms_channels(module)] if wanted else []
+    norms = [module for module in model.modules() if type(module) is LayerNorm2d] if wanted else []
     for norm in norms:
         norm.forward = MethodType(_one_pass, norm)
     try:
@@ -242,9 +173,9 @@ def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
             del norm.__dict__["forward"]
 
 
-def _norm_channels(pictures: Tensor, norm: nn.Module) -> Tensor:
+def _norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
-        normed: Tensor = type(norm).forward(norm, pictures.float())
+        normed: Tensor = LayerNorm2d.forward(norm, pictures.float())
     return normed.to(pictures.dtype)
 
 
@@ -265,43 +196,6 @@ def _rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
     vectors[:, :count] = rotated.reshape(len(vectors), count, -1).to(vectors.dtype)
     return vectors
-
-
-def _mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype: torch.dtype) -> Tensor:
-    large = F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)
-    return (large.sigmoid() * scale + bias).to(dtype)
-
-
-@functools.cache
-def step_kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels of a step of tracking run on a device and give torch's results; tried once."""
-    halves = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
-    otherwise = "a step of SAM 2 takes more passes over memory"
-    return pass_on_gpu(device, dtype, halves, largest_difference_of_step, otherwise)
-
-
-@torch.inference_mode()
-def largest_difference_of_step(device: torch.device, dtype: torch.dtype) -> float:
-    """Like :func:`largest_difference`, for the kernels of a step of tracking."""
-    from steerseg.segmenters import fused_kernels
-
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
-
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for width in (16, 64, 128):
-        linear = nn.Linear(width, 32, device=device, dtype=dtype)
-        linear.weight.data, linear.bias.data = random(32, width).to(dtype), random(32).to(dtype)
-        vectors, cos, sin = random(3, 45, width).to(dtype), random(20, 16), random(20, 16)
-        given = fused_kernels.project_and_rotate(vectors, linear.weight, linear.bias, cos, sin, 40)
-        pairs.append((given, _rotate(linear(vectors), cos, sin, 40)))
-    logits = random(3, 16, 16) * 3
-    enlarged = [
-        way(logits, 64, 20.0, -10.0, dtype) for way in (fused_kernels.mask_for_memory, _mask_for_memory)
-    ]
-    return largest_share([*pairs, (enlarged[0], enlarged[1])])
 
 
 @functools.cache

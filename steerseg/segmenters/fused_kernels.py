@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -198,115 +197,6 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     return vectors
 
 
-@triton.jit(do_not_specialize=("rows_in_all", "count", "length"))
-def _project_and_rotate(
-    at,
-    weight_at,
-    bias_at,
-    cos_at,
-    sin_at,
-    out_at,
-    rows_in_all,
-    count,
-    length,
-    positions,
-    WIDTH: tl.constexpr,  # noqa: N803
-    INNER: tl.constexpr,  # noqa: N803
-    HALF: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-):
-    """Some vectors of all batch entries: projected, rounded as a product is kept, and rotated."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    col, half = tl.arange(0, 2 * HALF), tl.arange(0, HALF)
-    inside = row < rows_in_all
-    total = tl.zeros([ROWS, 2 * HALF], tl.float32)
-    for start in tl.static_range(0, WIDTH, INNER):
-        inner = start + tl.arange(0, INNER)
-        part = tl.load(at + row[:, None] * WIDTH + inner[None, :], mask=inside[:, None], other=0.0)
-        weight = tl.load(weight_at + col[:, None] * WIDTH + inner[None, :])
-        total += tl.dot(part, tl.trans(weight), input_precision="ieee")
-    total += tl.load(bias_at + col).to(tl.float32)[None, :]
-    value = total.to(out_at.dtype.element_ty).to(tl.float32)
-    first, second = tl.split(tl.reshape(value, (ROWS, HALF, 2)))
-    index = (row % length).to(tl.int32)
-    turned = (index < count)[:, None]
-    angles = (index % positions)[:, None] * HALF + half[None, :]
-    cos = tl.load(cos_at + angles, mask=turned, other=1.0)
-    sin = tl.load(sin_at + angles, mask=turned, other=0.0)
-    rotated = tl.join(first * cos - second * sin, first * sin + second * cos)
-    rotated = tl.reshape(rotated, (ROWS, 2 * HALF)).to(out_at.dtype.element_ty)
-    tl.store(out_at + row[:, None] * (2 * HALF) + col[None, :], rotated, mask=inside[:, None])
-
-
-def project_and_rotate(
-    vectors: Tensor, weight: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, count: int
-) -> Tensor:
-    """See :func:`steerseg.segmenters.fused.project_and_rotate`."""
-    vectors = vectors.contiguous()
-    entries, length, width = vectors.shape
-    out = torch.empty((entries, length, len(weight)), dtype=vectors.dtype, device=vectors.device)
-    at_once = 64
-    _project_and_rotate[(triton.cdiv(entries * length, at_once),)](
-        vectors,
-        weight.contiguous(),
-        bias,
-        cos.contiguous(),
-        sin.contiguous(),
-        out,
-        entries * length,
-        count,
-        length,
-        len(cos),
-        WIDTH=width,
-        INNER=min(64, width),
-        HALF=len(weight) // 2,
-        ROWS=at_once,
-        num_warps=8,
-    )
-    return out
-
-
-@triton.jit
-def _mask_for_memory(
-    logits_at,
-    out_at,
-    scale,
-    bias,
-    SIDE: tl.constexpr,  # noqa: N803
-    LARGE: tl.constexpr,  # noqa: N803
-    COLS: tl.constexpr,  # noqa: N803
-):
-    """Some pixels of one row of one mask: enlarged by bilinear interpolation, and squashed."""
-    row, entry = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    inside = col < LARGE
-    step: tl.constexpr = SIDE / LARGE
-    y = tl.maximum((row + 0.5) * step - 0.5, 0.0)
-    x = tl.maximum((col + 0.5) * step - 0.5, 0.0)
-    top, left = y.to(tl.int32), x.to(tl.int32)
-    down, right = y - top, x - left
-    below, beside = tl.minimum(top + 1, SIDE - 1), tl.minimum(left + 1, SIDE - 1)
-    at = logits_at + entry * SIDE * SIDE
-    upper = (1 - right) * tl.load(at + top * SIDE + left, mask=inside, other=0.0)
-    upper += right * tl.load(at + top * SIDE + beside, mask=inside, other=0.0)
-    lower = (1 - right) * tl.load(at + below * SIDE + left, mask=inside, other=0.0)
-    lower += right * tl.load(at + below * SIDE + beside, mask=inside, other=0.0)
-    share = tl.sigmoid((1 - down) * upper + down * lower) * scale + bias
-    tl.store(out_at + (entry * LARGE + row) * LARGE + col, share.to(out_at.dtype.element_ty), mask=inside)
-
-
-def mask_for_memory(logits: Tensor, side: int, scale: float, bias: float, dtype: torch.dtype) -> Tensor:
-    """See :func:`steerseg.segmenters.fused.mask_for_memory`."""
-    logits = logits.contiguous()
-    count = len(logits)
-    out = torch.empty((count, 1, side, side), dtype=dtype, device=logits.device)
-    cols = min(1024, triton.next_power_of_2(side))
-    _mask_for_memory[(triton.cdiv(side, cols), side, count)](
-        logits, out, scale, bias, SIDE=logits.shape[-1], LARGE=side, COLS=cols, num_warps=4
-    )
-    return out
-
-
 @triton.jit
 def _attend_tile(
     start,
@@ -323,7 +213,7 @@ def _attend_tile(
     COLS: tl.constexpr,  # noqa: N803
     EDGE: tl.constexpr,  # noqa: N803
 ):
-    """The rows' softmax, kept as it grows, with one more tile of keys; scaled logits are to base 2."""
+    """The rows' softmax, kept as it grows, with one more tile of keys; logits are to base 2."""
     cols = start + tl.arange(0, COLS)
     k_offsets = k_at + cols[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     v_offsets = v_at + cols[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
@@ -333,12 +223,12 @@ def _attend_tile(
     else:
         k = tl.load(k_offsets)
         v = tl.load(v_offsets)
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
     if EDGE:
         logits = tl.where(cols[None, :] < length, logits, float("-inf"))
-    higher = tl.maximum(top, tl.max(logits, axis=1) * scaling)
+    higher = tl.maximum(top, tl.max(logits, axis=1))
     faded = tl.exp2(top - higher)
-    share = tl.exp2(logits * scaling - higher[:, None])  # one operation before the exponential
+    share = tl.exp2(logits - higher[:, None])
     total = total * faded + tl.sum(share, axis=1)
     mixed = mixed * faded[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
     return higher, total, mixed
@@ -384,8 +274,7 @@ def _attend_part(
         )
     out = (tl.program_id(1) * tl.num_programs(2) + entry) * rows_in_all + rows
     narrow = out[:, None] * NARROW + tl.arange(0, NARROW)[None, :]
-    mixed = (mixed / total[:, None]).to(mixed_at.dtype.element_ty)
-    tl.store(mixed_at + narrow, mixed, mask=inside[:, None])
+    tl.store(mixed_at + narrow, mixed / total[:, None], mask=inside[:, None])
     tl.store(lse_at + out, top + tl.log2(total), mask=inside)
 
 
@@ -417,49 +306,22 @@ def _join_parts(
     tl.store(joined_at + rows[:, None] * NARROW + channels[None, :], joined, mask=inside[:, None])
 
 
-_MOST_PARTS = 16
-_JOINING = 0.01  # what a further part costs, as a share of what all programs at once take for whole rows
+_ATTENTION_PROGRAMS = 256  # two for each multiprocessor of a large GPU
 
 
-def parts_of_keys(blocks: int, steps: int, programs: int) -> int:
-    """In how many parts keys are mixed, so that few of the programs that run at once are idle in the end.
-
-    Args:
-        blocks: Blocks of queries.
-        steps: Tiles of keys.
-        programs: How many run at once.
-    """
-
-    def cost(parts: int) -> float:
-        return math.ceil(blocks * parts / programs) / parts + _JOINING * parts
-
-    return min(range(1, min(steps, _MOST_PARTS) + 1), key=cost)
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-
-
-def narrow_attention(
-    query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int], parts: int | None = None
-) -> Tensor:
+def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: tuple[int, int, int, int]) -> Tensor:
     """See :func:`steerseg.segmenters.fused.narrow_attention`.
 
-    Channels are powers of two, at least 16, and tensors contiguous. Keys are mixed in as many parts as suit the device
-    where their number is left out.
+    Channels are powers of two, at least 16, and tensors contiguous.
     """
     rows, cols, warps, stages = tiles
     entries, count, width = query.shape
     length, narrow = value.shape[1:]
     blocks = triton.cdiv(count, rows) * entries
     steps = triton.cdiv(length, cols)
-    if parts is None:
-        parts = parts_of_keys(blocks, steps, 2 * _multiprocessors(query.device))
-    part = triton.cdiv(steps, parts) * cols
+    part = triton.cdiv(steps, min(steps, max(1, _ATTENTION_PROGRAMS // blocks))) * cols
     parts = triton.cdiv(length, part)
-    kept = query.dtype if parts == 1 else torch.float32
-    mixed = torch.empty((parts, entries, count, narrow), dtype=kept, device=query.device)
+    mixed = torch.empty((parts, entries, count, narrow), dtype=torch.float32, device=query.device)
     lse = torch.empty((parts, entries, count), dtype=torch.float32, device=query.device)
     _attend_part[(triton.cdiv(count, rows), parts, entries)](
         query,
@@ -478,8 +340,6 @@ def narrow_attention(
         num_warps=warps,
         num_stages=stages,
     )
-    if parts == 1:
-        return mixed[0]
     joined = torch.empty((entries, count, narrow), dtype=query.dtype, device=query.device)
     _join_parts[(triton.cdiv(entries * count, 64),)](
         mixed, lse, joined, entries * count, PARTS=parts, NARROW=narrow, ROWS=64, num_warps=4

@@ -87,7 +87,6 @@ class VideoModel(FrozenSegmenter):
                 attention_arguments=self._attention_arguments,
                 precision=self._precision,
             )
-        self._step.fused = self.device.type == "cuda"
         self.captured_steps = CapturedCalls(self._step)
 
     # ------------------------------------------------------------------ where models differ

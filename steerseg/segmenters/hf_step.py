@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
-from steerseg.segmenters.base import AttendedMemories, share_a_frame
-from steerseg.segmenters.fused import norms_in_one_pass
-from steerseg.segmenters.hf_memory_attention import FusedVideoMemoryAttention
+from steerseg.segmenters.base import AttendedMemories
 
 _ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
 
@@ -69,21 +67,11 @@ def attended_memories(
 
 @dataclass(frozen=True)
 class _Form:
-    """All of a step that is no tensor.
-
-    Attributes:
-        levels: Number of levels of image features.
-        positions: Temporal position of each memory.
-        span: Divisor of the object pointers' distances.
-        one_frame: Whether all rows are of one frame, whose features then come once.
-        fused: Whether it runs in fewer passes over memory than the library's own code.
-    """
+    """All of a step that is no tensor: number of levels, temporal position of each memory, divisor of distances."""
 
     levels: int
     positions: tuple[int, ...]
     span: int
-    one_frame: bool
-    fused: bool
 
 
 class VideoModelStep:
@@ -97,9 +85,6 @@ class VideoModelStep:
         memory_position: (L, 1, C_mem) position encoding of a memory's tokens.
         attention_arguments: Further arguments of the memory attention, of the number of memories.
         precision: Makes the context under which the modules run.
-
-    Attributes:
-        fused: Whether norms and the attention to memories take fewer passes over memory than the library's own code.
     """
 
     def __init__(
@@ -118,12 +103,6 @@ class VideoModelStep:
         self._memory_position = memory_position
         self._attention_arguments = attention_arguments
         self._precision = precision
-        self._memory_attention = FusedVideoMemoryAttention(model.memory_attention, len(memory_position))
-        self.fused = False
-        # Until then, what is computed of one frame is that of all its objects.
-        model.memory_attention.layers[0].cross_attn_image.register_forward_pre_hook(
-            _query_for_each_memory, with_kwargs=True
-        )
 
     def arguments(
         self,
@@ -134,18 +113,14 @@ class VideoModelStep:
         distances: Tensor,
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
         """Order the arguments of a step as :meth:`__call__` takes them."""
-        one = share_a_frame(levels)
-        positions = tuple(position for position, _ in attended.spatial)
-        form = _Form(len(levels), positions, attended.span, one, self.fused)
-        if one:
-            return form, [*memories, *pointers], [distances, *(level[:1] for level in levels)]
+        form = _Form(len(levels), tuple(position for position, _ in attended.spatial), attended.span)
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
-        levels = shared[1:] if key.one_frame else rows[: key.levels]
-        with self._precision(), norms_in_one_pass(self._model, key.fused):
+        levels = rows[: key.levels]
+        with self._precision():
             heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
             tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
@@ -159,42 +134,33 @@ class VideoModelStep:
 
     def _attend(self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         model = self._model
-        begin = 0 if form.one_frame else form.levels
-        end = begin + len(form.positions)
-        features = shared[-1] if form.one_frame else rows[begin - 1]  # (N or 1, C, h, w)
-        memories, pointers = rows[begin:end], rows[end:]
-        count, width = len(memories[0]), features.shape[1]
+        end = form.levels + len(form.positions)
+        features, memories, pointers = rows[form.levels - 1], rows[form.levels : end], rows[end:]
+        count, width = features.shape[:2]
         temporal = model.memory_temporal_positional_encoding  # (positions, 1, 1, C_mem)
-        tokens = list(memories)  # (N, L, C_mem)
+        tokens = [memory.transpose(0, 1) for memory in memories]  # (L, N, C_mem)
         encodings = [
             self._memory_position + temporal[model.num_maskmem - 1 - position] for position in form.positions
         ]
         pointer_tokens = 0
         if pointers:
             parts = width // model.mem_dim
-            tokens.append(torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim))
+            tokens.append(
+                torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim).transpose(0, 1)
+            )
             encodings.append(self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
-        attended: Tensor
-        if form.fused and self._memory_attention.supported():
-            attended = self._memory_attention(
-                features.flatten(2).transpose(1, 2),
-                self._image_position[:, 0],
-                tokens,
-                [encoding[:, 0] for encoding in encodings],
-                pointer_tokens,
-            )
-        else:
-            # By position, since the library has misspelt a name that it may mend.
-            (attended,) = model.memory_attention(
-                features.flatten(2).permute(2, 0, 1),
-                torch.cat(tokens, dim=1).transpose(0, 1),
-                self._image_position,
-                torch.cat(encodings),
-                pointer_tokens,
-                *self._attention_arguments(len(memories)),
-            )
-        return attended.transpose(1, 2).view(count, width, *features.shape[2:])
+        # By position, since the library has misspelt a name that it may mend.
+        attended = model.memory_attention(
+            features.flatten(2).permute(2, 0, 1),
+            torch.cat(tokens),
+            self._image_position,
+            torch.cat(encodings),
+            pointer_tokens,
+            *self._attention_arguments(len(memories)),
+        )
+        conditioned: Tensor = attended[0].transpose(1, 2).unflatten(2, features.shape[2:])
+        return conditioned
 
     def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
         """(P, 1, C_mem), by the pointers' distances in time."""
@@ -204,16 +170,6 @@ class VideoModelStep:
         sines = get_1d_sine_pe(distances / span, dim=width)
         encoding: Tensor = model.temporal_positional_encoding_projection_layer(sines)
         return encoding[:, None]
-
-
-def _query_for_each_memory(
-    _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of an attention whose single query meets the memories of several objects."""
-    query, key = named["query"], named["key"]
-    if len(query) < len(key):
-        named = {**named, "query": query.expand(len(key), -1, -1, -1)}
-    return arguments, named
 
 
 def decode(

@@ -215,10 +215,9 @@ class Sam2(FrozenSegmenter):
             )
         if self._memory_position is None:  # always the same, and captured steps read it where it is
             self._memory_position = positions[-1][:1].clone()
-        tokens = memories.flatten(2).transpose(1, 2).contiguous()  # as attention takes them
         return [
             ObjectMemory(answer.logits, answer.pointer, answer.presence, memory)
-            for answer, memory in zip(decoded, tokens, strict=True)
+            for answer, memory in zip(decoded, memories, strict=True)
         ]
 
     @property

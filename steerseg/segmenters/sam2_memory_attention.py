@@ -19,17 +19,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.segmenters.fused import (
-    add_and_norm,
-    narrow_attention,
-    narrow_attention_tiles,
-    project_and_rectify,
-    project_and_rotate,
-    rotate,
-)
-
-Rotation = tuple[Tensor, Tensor]
-"""(P, C / 2) float32 cosines and sines."""
+from steerseg.segmenters.fused import add_and_norm, narrow_attention, narrow_attention_tiles, rotate
 
 
 class FusedMemoryAttention:
@@ -41,7 +31,7 @@ class FusedMemoryAttention:
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
-        self._known: dict[tuple[int, int], Rotation] = {}
+        self._rotations: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def supported(self) -> bool:
         """Whether it is of the package's kind with one head a layer, and nobody has compiled it."""
@@ -69,7 +59,7 @@ class FusedMemoryAttention:
         """Let image features attend to memories.
 
         Args:
-            features: (N, L, C) image features, or (1, L, C) where all rows are of one frame; any strides.
+            features: (N, L, C) image features; any strides.
             position: (L, C) their position encoding.
             memories: (N, L or P, C_mem) each.
             encodings: (L or P, C_mem) position encoding of each memory.
@@ -85,7 +75,9 @@ class FusedMemoryAttention:
         if attention.pos_enc_at_input:
             tokens = torch.add(features, position, alpha=0.1)
         tokens = tokens.contiguous()
-        keys, values = _lay_out(memories, encodings, dtype)
+        memory = torch.cat(list(memories), dim=1)
+        keys = (memory + torch.cat(list(encodings))).to(dtype)
+        values = memory.to(dtype)
         added: Tensor | None = None
         for layer in attention.layers:
             tokens, normed = add_and_norm(tokens, added, layer.norm1, dtype)
@@ -97,9 +89,8 @@ class FusedMemoryAttention:
             cross_keys = keys if layer.pos_enc_at_cross_attn_keys else values
             added = self._attend(layer.cross_attn_image, positioned, cross_keys, values, pointers, backend)
 
-            # What all objects share of a frame ends here, in the first layer.
-            tokens, normed = add_and_norm(tokens.expand_as(added), added, layer.norm3, dtype)
-            added = layer.linear2(_inner(layer, normed))
+            tokens, normed = add_and_norm(tokens, added, layer.norm3, dtype)
+            added = layer.linear2(layer.activation(layer.linear1(normed)))
         return add_and_norm(tokens, added, attention.norm, torch.float32)[1]
 
     def _attend(
@@ -111,14 +102,11 @@ class FusedMemoryAttention:
         unrotated: int,
         backend: SDPBackend | None,
     ) -> Tensor:
-        """One attention of one head, (N, L, C) each; the last ``unrotated`` keys are not rotated.
-
-        A single row of queries is that of every row of keys.
-        """
-        of_queries, of_keys = self._rotations(part, queries.shape[1], queries.device)
-        query = rotate(part.q_proj(queries), *of_queries, queries.shape[1])
-        query = query.expand(len(keys), -1, -1)
-        key = project_and_rotate(part.k_proj, keys, *of_keys, keys.shape[1] - unrotated)
+        """One attention of one head, (N, L, C) each; the last ``unrotated`` keys are not rotated."""
+        query, key = part.q_proj(queries), part.k_proj(keys)
+        cos, sin = self._rotation(part, query.shape[1], query.device)
+        query = rotate(query, cos, sin, query.shape[1])
+        key = rotate(key, cos, sin, key.shape[1] - unrotated)
         tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
         if backend is None and tiles is not None:
             mixed = part.v_proj(narrow_attention(query, key, values.to(query.dtype), tiles))
@@ -129,44 +117,19 @@ class FusedMemoryAttention:
         projected: Tensor = part.out_proj(mixed)
         return projected
 
-    def _rotations(self, part: Any, count: int, device: torch.device) -> tuple[Rotation, Rotation]:
-        """The rotations of queries and of keys, at each position in the picture."""
+    def _rotation(self, part: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(L, C / 2) cosines and sines of each position in the picture."""
         key = (id(part), count)
-        if key not in self._known:
+        if key not in self._rotations:
             angles = part.freqs_cis
             if len(angles) != count:
                 side = int(count**0.5)
                 angles = part.compute_cis(end_x=side, end_y=side)
-            self._known[key] = (
+            self._rotations[key] = (
                 angles.real.float().contiguous().to(device),
                 angles.imag.float().contiguous().to(device),
             )
-        return self._known[key], self._known[key]
-
-
-def _lay_out(
-    memories: Sequence[Tensor], encodings: Sequence[Tensor], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """All memories one after the other, (N, L, C_mem): with their position encodings, and without."""
-    count, _, width = memories[0].shape
-    length = sum(memory.shape[1] for memory in memories)
-    values = torch.empty((count, length, width), dtype=dtype, device=memories[0].device)
-    keys = torch.empty_like(values)
-    start = 0
-    for memory, encoding in zip(memories, encodings, strict=True):
-        end = start + memory.shape[1]
-        values[:, start:end] = memory
-        torch.add(memory, encoding, out=keys[:, start:end])
-        start = end
-    return keys, values
-
-
-def _inner(layer: Any, normed: Tensor) -> Tensor:
-    """The inner activation of a layer's two products."""
-    if layer.activation is F.relu:
-        return project_and_rectify(layer.linear1, normed)
-    inner: Tensor = layer.activation(layer.linear1(normed))
-    return inner
+        return self._rotations[key]
 
 
 def attention_backend(backend: SDPBackend | None) -> AbstractContextManager[None]:

@@ -17,9 +17,8 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from steerseg.segmenters.base import AttendedMemories, share_a_frame
+from steerseg.segmenters.base import AttendedMemories
 from steerseg.segmenters.fused import norms_in_one_pass
-from steerseg.segmenters.sam2_heads import decode_tracked, remember_tracked, supported
 from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
 
 
@@ -72,7 +71,6 @@ class _Form:
         span: Divisor of the object pointers' distances.
         fused: Whether it runs in fewer passes over memory than the package's own code.
         backend: Computes the attention to memories then.
-        one_frame: Whether all rows are of one frame, whose features then come once.
     """
 
     levels: int
@@ -80,7 +78,6 @@ class _Form:
     span: int
     fused: bool
     backend: SDPBackend | None
-    one_frame: bool
 
 
 class TrackingStep:
@@ -128,72 +125,50 @@ class TrackingStep:
         Args:
             attended: The chosen memories.
             levels: (N, C, h, w) image features, lowest resolution last.
-            memories: (N, h_mem * w_mem, C_mem) of each entry of ``attended.spatial``.
+            memories: (N, C_mem, h_mem, w_mem) of each entry of ``attended.spatial``.
             pointers: (N, C) of each entry of ``attended.pointers``.
             distances: (P,) those of ``attended.pointers``, on the device.
         """
         positions = tuple(position for position, _ in attended.spatial)
         fused = self.fused and self._memory_attention.supported()
-        one = fused and share_a_frame(levels)
-        form = _Form(len(levels), positions, attended.span, fused, self.backend if fused else None, one)
-        if one:
-            return form, [*memories, *pointers], [distances, *(level[:1] for level in levels)]
+        form = _Form(len(levels), positions, attended.span, fused, self.backend if fused else None)
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step.
 
         Returns:
-            (N, h, w) float32 mask logits; (N, C) object pointers; (N, h_mem * w_mem, C_mem) spatial memories;
+            (N, h, w) float32 mask logits; (N, C) object pointers; (N, C_mem, h_mem, w_mem) spatial memories;
             (N,) float32 probability that the object is visible.
         """
         assert isinstance(key, _Form)
-        levels, memories, pointers = self._split(key, rows, shared)
-        with self._precision(), norms_in_one_pass(self._model, key.fused):
-            conditioned = self._attend(levels[-1], memories, key, pointers, shared[0])
-            logits, pointer, memory, presence = self._decode(key, levels, conditioned)
-        tokens = memory.flatten(2).transpose(1, 2).contiguous()
-        return logits.float(), pointer, tokens, presence[:, 0].float().sigmoid()
-
-    def _split(
-        self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """Image features of each level, spatial memories and object pointers."""
-        if form.one_frame:
-            count = len(form.positions)
-            return shared[1:], rows[:count], rows[count:]
-        end = form.levels + len(form.positions)
-        return rows[: form.levels], rows[form.levels : end], rows[end:]
-
-    def _decode(
-        self, form: _Form, levels: Sequence[Tensor], conditioned: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, h, w) mask logits, (N, C) pointers, (N, C_mem, h_mem, w_mem) memories, and (N, 1) presence logits."""
+        end = key.levels + len(key.positions)
+        levels, memories, pointers = rows[: key.levels], rows[key.levels : end], rows[end:]
         model = self._model
-        if form.fused and supported(model):
-            tracked = decode_tracked(model, conditioned, levels[:-1])
-            memory = remember_tracked(model, levels[-1], tracked)
-            return tracked.logits, tracked.pointers, memory, tracked.presence
-        _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
-            backbone_features=conditioned,
-            high_res_features=list(levels[:-1]) or None,
-            multimask_output=model._use_multimask(False, None),
-        )
-        memory, _ = model._encode_new_memory(
-            current_vision_feats=[level.flatten(2).permute(2, 0, 1) for level in levels],
-            feat_sizes=self._sizes,
-            pred_masks_high_res=large,
-            object_score_logits=presence,
-            is_mask_from_pts=False,
-        )
-        return logits[:, 0], pointer, memory, presence
+        with self._precision(), norms_in_one_pass(model, key.fused):
+            features = [level.flatten(2).permute(2, 0, 1) for level in levels]
+            conditioned = self._attend(features[-1], memories, key, pointers, shared[0])
+            _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
+                backbone_features=conditioned,
+                high_res_features=list(levels[:-1]) or None,
+                multimask_output=model._use_multimask(False, None),
+            )
+            memory, _ = model._encode_new_memory(
+                current_vision_feats=features,
+                feat_sizes=self._sizes,
+                pred_masks_high_res=large,
+                object_score_logits=presence,
+                is_mask_from_pts=False,
+            )
+        return logits[:, 0].float(), pointer, memory, presence[:, 0].float().sigmoid()
 
     def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
         assert isinstance(key, _Form)
-        levels, memories, pointers = self._split(key, rows, shared)
+        end = key.levels + len(key.positions)
         with self._precision(), norms_in_one_pass(self._model, key.fused):
-            return self._attend(levels[-1], memories, key, pointers, shared[0])
+            features = rows[key.levels - 1].flatten(2).permute(2, 0, 1)
+            return self._attend(features, rows[key.levels : end], key, rows[end:], shared[0])
 
     def _attend(
         self,
@@ -203,12 +178,11 @@ class TrackingStep:
         pointers: Sequence[Tensor],
         distances: Tensor,
     ) -> Tensor:
-        """Image features (N or 1, C, h, w) that have attended to the memories: (N, C, h, w)."""
+        """Image features (h * w, N, C) that have attended to the memories: (N, C, h, w)."""
         model = self._model
-        count, width = len(memories[0]), features.shape[1]
-        features = features.flatten(2).permute(2, 0, 1)  # (h * w, N or 1, C)
-        spatial_position = self._memory_position[0].flatten(1).T.contiguous()  # read once for each row
-        tokens = list(memories)
+        count, width = features.shape[1:]
+        spatial_position = self._memory_position[0].flatten(1).T
+        tokens = [memory.flatten(2).transpose(1, 2) for memory in memories]
         encodings = [
             spatial_position + model.maskmem_tpos_enc[model.num_maskmem - 1 - position, 0]
             for position in form.positions

@@ -27,10 +27,6 @@ for width in (4, 64, 256):
     fused_kernels.norm_channels(pictures, norm, norm, 1e-6)
 angles = torch.zeros(4096, 128)
 fused_kernels.rotate(torch.zeros(1, 4096, 256, dtype=torch.bfloat16), angles, angles, 4096)
-for width in (64, 256):
-    vectors, weight = torch.zeros(1, 4096, width, dtype=torch.bfloat16), torch.zeros(256, width, dtype=torch.bfloat16)
-    fused_kernels.project_and_rotate(vectors, weight, weight[:, 0].contiguous(), angles, angles, 4096)
-fused_kernels.mask_for_memory(torch.zeros(1, 256, 256), 1024, 20.0, -10.0, torch.bfloat16)
 """
 
 # The largest tiles are for large cards only. The trial goes on to the next ones, and to torch where none fits.
@@ -44,8 +40,7 @@ for tiles in {ATTENTION_TILES[1:]}:
 def test_kernels_fit_into_small_cards() -> None:
     taken = shared_memory(ROLLOUT + SEGMENTER + ATTENTION, 86)
     rollout = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
-    step = {"_rotate", "_project_and_rotate", "_mask_for_memory", "_attend_part", "_join_parts"}
-    sam2 = {"_add_and_norm", "_norm_channels", *step}
+    sam2 = {"_add_and_norm", "_norm_channels", "_rotate", "_attend_part", "_join_parts"}
     assert taken.keys() == rollout | sam2
     assert max(taken.values()) <= SMALL_CARD
     # On the smallest cards the others fail their trial, and torch does their work.

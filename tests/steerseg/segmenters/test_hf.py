@@ -104,7 +104,6 @@ CASES = {
     "several frames": [[click(4, 0.2, 0.4), Prompt(9, box=BOX), Prompt(17, mask=square())]],
     "many frames": [[click(frame, 0.1 + 0.03 * frame, 0.4) for frame in (3, 5, 8, 12, 15, 19)]],
     "objects": [[click(6, 0.3, 0.4)], [click(6, 0.8, 0.9)], [Prompt(6, box=BOX)]],
-    "objects of one frame": [[click(0, 0.1 + 0.1 * n, 0.4)] for n in range(8)],
 }
 
 
@@ -133,20 +132,6 @@ def test_the_driver_gives_what_the_session_gives(tracker: Tracker, video: Video,
     assert visible.float().mean() > 0.3  # the comparison means something only if there is something to see
     assert (given.logits - expected).abs().max() <= 1e-5 * expected[visible].abs().max()
     assert np.allclose(given.frame_scores, presence, atol=1e-5)
-
-
-@pytest.mark.usefixtures("without_rounding")
-@pytest.mark.parametrize("case", ["click", "several frames", "objects", "objects of one frame"])
-def test_fewer_passes_give_the_same_masks(tracker: Tracker, video: Video, case: str) -> None:
-    step = tracker.segmenter.tracking_step()
-    answers = []
-    encoded = tracker.open(video)
-    started = [tracker.start(encoded, prompts) for prompts in CASES[case]]
-    for step.fused in (False, True):
-        answers.append(tracker.propagate(encoded, started).logits)
-    step.fused = False
-    plain, given = answers
-    assert (given - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
 @torch.inference_mode()
@@ -200,10 +185,9 @@ def moving(tracker: Tracker, video: Video) -> Tensor:
     return tracker.propagate(encoded, started).logits
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", list(SEGMENTERS))
 def test_half_precision_gives_about_the_same(
-    name: str, fused: bool, video: Video, monkeypatch: pytest.MonkeyPatch
+    name: str, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU under the context that a GPU runs in, so that no number is of a wrong type."""
     kind = SEGMENTERS[name]
@@ -212,9 +196,7 @@ def test_half_precision_gives_about_the_same(
     monkeypatch.setattr(FrozenSegmenter, "_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
     model = tiny_video_model(name)
     round_multiplied_weights(model, torch.bfloat16)
-    segmenter = kind(model, version="-", dtype=torch.bfloat16)
-    segmenter.tracking_step().fused = fused
-    given = moving(Tracker(segmenter), video)
+    given = moving(Tracker(kind(model, version="-", dtype=torch.bfloat16)), video)
     assert given.dtype == torch.float32
     assert (given - expected).norm() <= 0.1 * expected.norm()
 
