@@ -99,7 +99,8 @@ class StoredProposal:
         refused: Whether that is so unlikely that nothing is shown; the tracklets are there to choose from.
         found: What the language model calls the best tracklet; empty where it was not asked.
         understood: Whether the models know all words of the expression, and it denies nothing.
-        note: Why point prompts took the place of concepts, or which concepts are left out; empty otherwise.
+        note: Why point prompts took the place of concepts, which concepts are left out, or on which keyframe that was
+            added the object was found; empty otherwise.
     """
 
     expression: str

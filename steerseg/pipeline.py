@@ -76,7 +76,8 @@ class Proposal:
         several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
             means one.
         positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
-        note: Why point prompts took the place of concepts, or which concepts are left out; empty otherwise.
+        note: Why point prompts took the place of concepts, which concepts are left out, or on which keyframe that was
+            added the object was found; empty otherwise.
     """
 
     expression: str
