@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,6 @@ from steerseg.tracking.memory import MemoryBank, Path
 from steerseg.tracking.tracklets import Candidate, StageProgress, TrackBuilder, TrackedFrame
 
 _MAX_ROWS = 32  # paths of one batch
-_MANY_ROWS = 8  # so many paths over the same frames are batches of their own
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,16 @@ class Propagator:
             frames: Where to track, rising.
             progress: Told of each step.
         """
-        paths = [path for owner in sinks for path in paths_of(owner, candidates[owner], frames)]
-        batches = batches_of(paths)
+        groups: dict[tuple[int, ...], list[Path]] = {}
+        for owner in sinks:
+            for path in paths_of(owner, candidates[owner], frames):
+                # Paths with prompts at the same indices can share one memory bank.
+                groups.setdefault(tuple(path.memories), []).append(path)
+        batches = [
+            group[start : start + _MAX_ROWS]
+            for group in groups.values()
+            for start in range(0, len(group), _MAX_ROWS)
+        ]
         steps = sum(max(len(path.frames) for path in batch) for batch in batches)
         done = 0
         for batch in batches:
@@ -188,26 +195,6 @@ class Propagator:
         longest = max(1, *(len(row) for row in rows))
         filled = [[*row, *[0] * (longest - len(row))] for row in rows]
         return torch.tensor(filled, dtype=torch.float32).to(self._segmenter.device)
-
-
-def batches_of(paths: Iterable[Path]) -> list[list[Path]]:
-    """Paths that are tracked together.
-
-    Paths with prompts at the same indices can share one memory bank. Many over the same frames also share what is
-    computed of a frame before it attends to memories, and others would only keep them from it.
-
-    Args:
-        paths: All paths.
-    """
-    groups: dict[tuple[int, ...], dict[tuple[int, ...], list[Path]]] = {}
-    for path in paths:
-        groups.setdefault(tuple(path.memories), {}).setdefault(path.frames, []).append(path)
-    sets: list[list[Path]] = []
-    for group in groups.values():
-        many = [alike for alike in group.values() if len(alike) >= _MANY_ROWS]
-        few = [path for alike in group.values() if len(alike) < _MANY_ROWS for path in alike]
-        sets += [*many, few]
-    return [part[start : start + _MAX_ROWS] for part in sets for start in range(0, len(part), _MAX_ROWS)]
 
 
 def paths_of(owner: int, candidate: Candidate, frames: Sequence[int]) -> Iterator[Path]:
