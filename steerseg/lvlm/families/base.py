@@ -163,16 +163,26 @@ class Family(ABC):
         return values.to(self.model.device, self.model.dtype)
 
 
-def tile_indices(rows: int, columns: int, side: int) -> torch.Tensor:
-    """Index of each cell of a grid, row by row, among tokens that come tile by tile: (rows * columns,).
+class TiledFamily(Family):
+    """A family whose pictures are square tiles, one after the other; the model knows pictures only."""
 
-    Args:
-        rows: Of the grid, a multiple of ``side``.
-        columns: Of the grid, too.
-        side: Tokens of a tile's side.
-    """
-    tiles = torch.arange(rows * columns).view(rows // side, columns // side, side, side)
-    return tiles.permute(0, 2, 1, 3).flatten()
+    @property
+    @abstractmethod
+    def _tile(self) -> tuple[int, int]:
+        """Side of a tile in pixels and in tokens."""
+
+    def modality(self, kind: VisionKind) -> VisionKind:
+        """Always an image."""
+        return "image"
+
+    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
+        """Tokens come tile by tile, the grid row by row over all tiles."""
+        if vision.kind == "video":
+            return super().token_indices(vision)
+        _, rows, columns = vision.grid
+        side = self._tile[1]
+        tiles = torch.arange(rows * columns).view(rows // side, columns // side, side, side)
+        return tiles.permute(0, 2, 1, 3).flatten()
 
 
 def video_grid(height: int, width: int, budget: int) -> tuple[int, int]:

@@ -7,11 +7,11 @@ import math
 import torch
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes, tile_indices
+from steerseg.lvlm.families.base import OWN_RULE, GridRule, Sizes, TiledFamily
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
-class InternVL(Family):
+class InternVL(TiledFamily):
     """A frame of a video is one tile. A picture is several, tile after tile, and a thumbnail off the grid."""
 
     model_type = "internvl"
@@ -22,10 +22,6 @@ class InternVL(Family):
     )
     spare_token = "<quad>"
     full_precision = ("vision_tower", "multi_modal_projector")
-
-    def modality(self, kind: VisionKind) -> VisionKind:
-        """Always an image: the model knows pictures only."""
-        return "image"
 
     @property
     def _tile(self) -> tuple[int, int]:
@@ -62,10 +58,3 @@ class InternVL(Family):
         output = self.model.model.get_image_features(self.pixels(values), return_dict=True)
         tokens = output.pooler_output.reshape(count, -1, output.pooler_output.shape[-1])
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
-
-    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
-        """Tokens come tile by tile, the grid row by row over all tiles."""
-        if vision.kind == "video":
-            return super().token_indices(vision)
-        _, height, width = vision.grid
-        return tile_indices(height, width, self._tile[1])

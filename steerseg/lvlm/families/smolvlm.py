@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from transformers.models.smolvlm.image_processing_smolvlm import get_resize_output_image_size
 
-from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes, tile_indices
+from steerseg.lvlm.families.base import OWN_RULE, GridRule, Sizes, TiledFamily
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
 
-class SmolVLM(Family):
+class SmolVLM(TiledFamily):
     """A frame of a video is one tile. A picture is several, tile after tile, and an overview off the grid."""
 
     model_type = "smolvlm"
@@ -22,10 +22,6 @@ class SmolVLM(Family):
     opening = " "  # after the role of a turn that begins with a video
     full_precision = ("vision_model", "connector")
     packages: ClassVar[Mapping[str, str]] = {"num2words": "smolvlm"}  # writes the number of frames as a word
-
-    def modality(self, kind: VisionKind) -> VisionKind:
-        """Always an image: the model knows pictures only."""
-        return "image"
 
     @property
     def _tile(self) -> tuple[int, int]:
@@ -84,10 +80,3 @@ class SmolVLM(Family):
         output = self.model.model.get_image_features(self.pixels(processed["pixel_values"]), return_dict=True)
         tokens = torch.stack(output.pooler_output).reshape(count, -1, output.pooler_output[0].shape[-1])
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
-
-    def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
-        """Tokens come tile by tile, the grid row by row over all tiles."""
-        if vision.kind == "video":
-            return super().token_indices(vision)
-        _, height, width = vision.grid
-        return tile_indices(height, width, self._tile[1])
