@@ -27,9 +27,7 @@ class VideoAffinity:
         self._lock = threading.Lock()
         self._seen: dict[int, OrderedDict[Hashable, None]] = {}
         self._holders: dict[Hashable, set[int]] = {}
-        self._expected: set[tuple[int, Hashable]] = (
-            set()
-        )  # by worker and video, which it only reads ahead so far
+        self._expected: set[tuple[int, Hashable]] = set()  # worker and video that it only reads ahead so far
 
     def note(self, worker: int, video: Hashable | None) -> Sighting:
         """Note that a worker begins a job about a video; return who had seen it before."""

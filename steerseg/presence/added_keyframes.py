@@ -69,8 +69,8 @@ def look_between(
         report: Called with the stage ``added keyframes`` and the fraction of its current part that is done.
         tried: Told of the presence by the added keyframes, for measurements.
     """
-    video, presence = first.case.video, first.presence.value
-    if presence is None or steerseg.judge.stance(presence) == "accepted":
+    video = first.case.video
+    if first.presence.value is None or steerseg.judge.accepts(first.presence):
         return first
     added = moments_between(video.pts, first.case.maps.keyframes, config.added_keyframes)
     if not added:
@@ -84,7 +84,7 @@ def look_between(
         lambda _, done: report("added keyframes", done),
     )
     tried(again.presence)
-    if again.presence.value is None or steerseg.judge.stance(again.presence.value) != "accepted":
+    if not steerseg.judge.accepts(again.presence):
         return replace(first, note=_NOTHING_BETWEEN) if first.presence.refused else first
     found = again.candidates.on_keyframes.candidates[again.ranking[0].index].prompt.frame
     return replace(
@@ -112,10 +112,9 @@ def with_returns(
         soft_prompts: Those that take part.
         report: Called with the stage ``added keyframes`` and the fraction of its current part that is done.
     """
-    value = found.presence.value
-    if not config.seek_returns or not tracklets or value is None or instances_meant(found.reading.text):
+    if not config.seek_returns or not tracklets or instances_meant(found.reading.text):
         return tracklets, ""
-    if steerseg.judge.stance(value) != "accepted":
+    if not steerseg.judge.accepts(found.presence):
         return tracklets, ""
     first, *others = tracklets
     video, encoded = found.case.video, found.features.encoded
@@ -197,8 +196,7 @@ def _is_same(found: Finding, again: Propagation, index: int, anchors: Sequence[i
 def _is_accepted(steerseg: SteerSeg, case: Case, ranked: RankedCandidate, config: PipelineConfig) -> bool:
     """Whether the judge accepts a candidate as what the expression means."""
     look = steerseg.judge.look(case, ranked.index, ranked.correlation)
-    value = steerseg.judge.presence(case, look, config).value
-    return value is not None and steerseg.judge.stance(value) == "accepted"
+    return steerseg.judge.accepts(steerseg.judge.presence(case, look, config))
 
 
 def _anchors(found: Finding, empty: NDArray[np.bool_]) -> tuple[int, ...]:

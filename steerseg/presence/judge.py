@@ -81,6 +81,10 @@ class Judge:
         least = self._preset.presence.threshold
         return "rejected" if value < least else "doubted" if value < 1 - least else "accepted"
 
+    def accepts(self, presence: Presence) -> bool:
+        """Whether presence was judged, and is likely."""
+        return presence.value is not None and self.stance(presence.value) == "accepted"
+
     def look(self, case: Case, index: int, correlation: float) -> Look:
         """Look at a candidate, alone.
 
