@@ -27,32 +27,31 @@ class VideoAffinity:
         self._lock = threading.Lock()
         self._seen: dict[int, OrderedDict[Hashable, None]] = {}
         self._holders: dict[Hashable, set[int]] = {}
-        self._expected: set[tuple[int, Hashable]] = set()  # worker and video that it only reads ahead so far
+        self._ahead: dict[int, Hashable] = {}  # by worker, the video that it reads ahead
 
     def note(self, worker: int, video: Hashable | None) -> Sighting:
         """Note that a worker begins a job about a video; return who had seen it before."""
         if video is None:
             return Sighting.NONE
         with self._lock:
-            seen_by = {one for one in self._holders.get(video, ()) if (one, video) not in self._expected}
-            self._expected.discard((worker, video))
+            seen_by = frozenset(self._holders.get(video, ()))
             self._hold(worker, video)
+            for reader in self._readers(video):
+                del self._ahead[reader]
         if worker in seen_by:
             return Sighting.SAME_WORKER
         return Sighting.OTHER_WORKER if seen_by else Sighting.NEW
 
     def expect(self, worker: int, video: Hashable | None) -> None:
-        """Note that a worker reads a video ahead, so that the job about it is left to that worker."""
-        if video is None:
-            return
-        with self._lock:
-            if worker not in self._holders.get(video, ()):
-                self._expected.add((worker, video))
-                self._hold(worker, video)
+        """Note that a worker reads a video ahead, in place of any that it read ahead before."""
+        if video is not None:
+            with self._lock:
+                self._ahead[worker] = video
 
     def forget(self, worker: int) -> None:
         """Forget the videos of a worker whose process is gone."""
         with self._lock:
+            self._ahead.pop(worker, None)
             for video in self._seen.pop(worker, ()):
                 self._drop(worker, video)
 
@@ -60,6 +59,14 @@ class VideoAffinity:
         """The workers that have seen a video lately."""
         with self._lock:
             return frozenset(self._holders.get(video, ()))
+
+    def readers(self, video: Hashable | None) -> frozenset[int]:
+        """The workers that read a video ahead, for a job about it that none has begun."""
+        with self._lock:
+            return self._readers(video)
+
+    def _readers(self, video: Hashable | None) -> frozenset[int]:
+        return frozenset(worker for worker, ahead in self._ahead.items() if ahead == video)
 
     def _hold(self, worker: int, video: Hashable) -> None:
         self._holders.setdefault(video, set()).add(worker)
@@ -70,7 +77,6 @@ class VideoAffinity:
             self._drop(worker, seen.popitem(last=False)[0])
 
     def _drop(self, worker: int, video: Hashable) -> None:
-        self._expected.discard((worker, video))
         holders = self._holders[video]
         holders.discard(worker)
         if not holders:

@@ -262,12 +262,9 @@ class Dispatcher(Generic[RequestT, ResultT]):
                     self._current = None
 
     def _upcoming(self) -> RequestT | None:
-        """What the worker is probably given next; that job is left to it, since it may read the video meanwhile."""
-        following = self._queue.upcoming(self._index, self._may_take)
-        if following is None:
-            return None
-        self._affinity.expect(self._index, following.video)
-        return following.request
+        """What the worker is probably given next, so that it may read that video meanwhile."""
+        following = self._queue.expect_next(self._index, self._may_take)
+        return None if following is None else following.request
 
     def _note(self, job: ModelJob[RequestT, ResultT], report: JobReport, clock: _StageClock) -> None:
         if isinstance(report, ProgressReport):

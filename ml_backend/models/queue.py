@@ -131,7 +131,8 @@ class JobQueue(Generic[RequestT, ResultT]):
     A job whose video a worker has seen lately waits for that one, for at most ``patience`` seconds in which another
     one could have begun it. Meanwhile one worker stays in reserve for it, and takes nothing that is less urgent: with
     few workers, the job would have to wait for the end of that. After that time any worker begins it, unless as urgent
-    a job waits whose video that worker has.
+    a job waits whose video that worker has. A job whose video a worker only reads ahead waits for nobody: a free worker
+    begins it where nothing else is as urgent.
 
     Args:
         affinity: Which workers have seen which videos.
@@ -248,10 +249,12 @@ class JobQueue(Generic[RequestT, ResultT]):
                 self._changed.wait(seconds)
             return None
 
-    def upcoming(
+    def expect_next(
         self, worker: int, accepts: Callable[[RequestT], bool] = lambda _: True
     ) -> ModelJob[RequestT, ResultT] | None:
-        """The job that a worker probably begins next: the first whose video no other worker has; it stays queued.
+        """The job that a worker probably begins next: the first whose video no other worker has or reads ahead.
+
+        The job stays queued; that the worker reads its video ahead is noted.
 
         Args:
             worker: Index of the worker.
@@ -260,10 +263,11 @@ class JobQueue(Generic[RequestT, ResultT]):
         with self._changed:
             looked_at: list[_Entry[RequestT, ResultT]] = []
             jobs = (job for job in self._look_ahead(looked_at) if accepts(job.request))
-            free_or_own = (job for job in jobs if self._affinity.holders(job.video) <= {worker})
-            found = next(free_or_own, None)
+            found = next((job for job in jobs if self._knowing(job) <= {worker}), None)
             for entry in looked_at:
                 heapq.heappush(self._heap, entry)
+            if found is not None:
+                self._affinity.expect(worker, found.video)
         return found
 
     def waited(self, job: ModelJob[RequestT, ResultT]) -> float:
@@ -330,17 +334,21 @@ class JobQueue(Generic[RequestT, ResultT]):
     ) -> tuple[ModelJob[RequestT, ResultT] | None, float]:
         """See :meth:`_choose`; the jobs come in their order."""
         overdue: ModelJob[RequestT, ResultT] | None = None  # it has waited for another worker long enough
+        read_elsewhere: ModelJob[RequestT, ResultT] | None = None
         until = float("inf")
         least = Priority.REFINEMENT  # the least urgent that the worker may begin
         now = self._clock()
         for job in jobs:
             if job.priority > least:
                 break
-            holders = self._affinity.holders(job.video)
-            if worker in holders:
+            knowing = self._knowing(job)
+            if worker in knowing:
                 return job, until
-            if not holders:
+            if not knowing:
                 return overdue or job, until
+            if not self._affinity.holders(job.video):
+                read_elsewhere, least = read_elsewhere or job, job.priority
+                continue
             leave_until = self._left_at.setdefault(job.number, now) + self._patience
             if leave_until > now:
                 until = min(until, leave_until)
@@ -348,7 +356,11 @@ class JobQueue(Generic[RequestT, ResultT]):
                     least = job.priority
             elif overdue is None:
                 overdue, least = job, job.priority
-        return overdue, until
+        return overdue or read_elsewhere, until
+
+    def _knowing(self, job: ModelJob[RequestT, ResultT]) -> frozenset[int]:
+        """The workers that have seen the video of a job, or read it ahead."""
+        return self._affinity.holders(job.video) | self._affinity.readers(job.video)
 
     def _push(self, job: ModelJob[RequestT, ResultT]) -> None:
         heapq.heappush(self._heap, (job.priority, job.number, next(self._pushes), job))

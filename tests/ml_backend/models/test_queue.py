@@ -157,31 +157,39 @@ def test_closing_ends_what_waits(waiting: Waiting) -> None:
 def test_what_a_worker_begins_next_is_not_what_another_reads_ahead(waiting: Waiting) -> None:
     for name in ("first", "second", "third"):
         waiting.add(name, video=f"film of {name}")
-    for worker, name in ((0, "first"), (1, "second")):
-        upcoming = waiting.queue.upcoming(worker)
+    for worker, name in ((0, "first"), (1, "second"), (0, "first")):
+        upcoming = waiting.queue.expect_next(worker)
         assert upcoming is not None
         assert upcoming.request == name
-        waiting.affinity.expect(worker, upcoming.video)
     assert len(waiting.queue) == 3, "they wait as before"
-    again = waiting.queue.upcoming(0)
-    assert again is not None
-    assert again.request == "first", "its own"
     assert waiting.take(2) == "third"
-    assert waiting.take(2) is None, "the others are read elsewhere"
-    assert waiting.take(1) == "second"
+    assert waiting.take(1) == "second", "its own, although another came first"
     assert waiting.affinity.note(1, "film of second") is Sighting.NEW, "it was only read ahead"
     assert waiting.affinity.note(1, "film of second") is Sighting.SAME_WORKER
 
 
+def test_no_free_worker_waits_for_one_that_only_reads_ahead(waiting: Waiting) -> None:
+    waiting.add("first", video="film")
+    waiting.queue.expect_next(0)
+    waiting.add("refine", Priority.REFINEMENT)
+    assert waiting.take(1) == "first", "before what is less urgent"
+    waiting.affinity.note(1, "film")
+    waiting.add("again", video="film")
+    assert waiting.take(0) is None, "worker 1 has seen the film; what worker 0 read no longer counts"
+    assert waiting.take(1) == "again"
+    assert waiting.take(0) == "refine"
+
+
 def test_nothing_is_upcoming_where_a_worker_accepts_nothing_of_it(waiting: Waiting) -> None:
-    assert waiting.queue.upcoming(0) is None
-    waiting.add("first")
-    assert waiting.queue.upcoming(0, lambda _: False) is None
+    assert waiting.queue.expect_next(0) is None
+    waiting.add("first", video="film")
+    assert waiting.queue.expect_next(0, lambda _: False) is None
+    assert not waiting.affinity.readers("film")
 
 
 def test_what_a_worker_read_ahead_is_forgotten_with_it(waiting: Waiting) -> None:
     waiting.add("first", video="film")
-    waiting.affinity.expect(0, "film")
+    waiting.queue.expect_next(0)
+    assert waiting.affinity.readers("film") == {0}
     waiting.affinity.forget(0)
-    assert waiting.affinity.note(0, "film") is Sighting.NEW
-    assert waiting.affinity.note(0, "film") is Sighting.SAME_WORKER
+    assert not waiting.affinity.readers("film")
