@@ -25,6 +25,7 @@ Conditioning = Literal["click", "mask"]
 CandidateSource = Literal["points", "concepts"]
 Resampling = Literal["bilinear", "bicubic"]
 Clicks = Literal["exact", "shifted"]
+CpuPrecision = Literal["float32", "native"]
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,13 @@ class SegmenterConfig:
             ``"bicubic"`` gives PIL's pixels, as SAM 2's own loader of frames, whose pixels it was trained on.
         clicks: ``"exact"``: a click is where it was made. ``"shifted"``: half a pixel of SAM 2's input to the right
             and down, as its own predictor has it and was trained with.
+        cpu_precision: ``"native"`` computes in bfloat16 on a CPU with instructions for it, as on a GPU, and in
+            float32 on another CPU. ``"float32"`` does so on every CPU.
     """
 
     resampling: Resampling = "bilinear"
     clicks: Clicks = "exact"
+    cpu_precision: CpuPrecision = "float32"
 
 
 @dataclass(frozen=True)

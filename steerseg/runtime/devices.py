@@ -54,7 +54,7 @@ def native_products() -> Iterator[None]:
     process, so it is for main programs and not for a library's callers. On two cores of an AMD EPYC a training step of
     the demo takes a fifth less time inside; proposals, whose products are small, gain next to nothing.
     """
-    if not _multiplies_bfloat16():
+    if not multiplies_bfloat16():
         yield
         return
     onednn: Any = torch.backends.mkldnn  # its settings are made when it is imported
@@ -69,7 +69,7 @@ def native_products() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for it (AVX-512 BF16 or AMX); torch would imitate them otherwise."""
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
     asked = [getattr(torch.cpu, name, None) for name in questions]

@@ -32,7 +32,7 @@ def load_segmenter(
             :meth:`steerseg.segmenters.sam2.Sam2.from_pretrained` takes it, or with a video model of ``transformers``
             (``config.json`` and ``*.safetensors``).
         device: Where to run.
-        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU goes by ``config``.
         config: How frames and clicks reach the model.
 
     Raises:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steerseg.config import SegmenterConfig
 from steerseg.runtime.cuda_graphs import CapturedCalls
+from steerseg.runtime.devices import multiplies_bfloat16
 from steerseg.segmenters.base import AttendedMemories, StepOutput
 from steerseg.segmenters.pixels import IMAGENET, PixelStatistics, coverage, preprocess, preprocess_bicubic
 
@@ -52,7 +54,7 @@ class FrozenSegmenter(ABC):
     Args:
         model: The network, on its device.
         version: Name and hash of configuration and weights.
-        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU goes by ``config``.
         config: How frames and clicks reach the model.
 
     Attributes:
@@ -74,9 +76,12 @@ class FrozenSegmenter(ABC):
         self.model: Any = model.eval().requires_grad_(False)
         self.version = version
         self.device: torch.device = model.device
-        if self.device.type == "cuda" and dtype is not torch.float32:
-            round_multiplied_weights(model, dtype)
+        if self.device.type == "cpu":
+            native = config.cpu_precision == "native" and multiplies_bfloat16()
+            dtype = torch.bfloat16 if native else torch.float32
         self._dtype = dtype
+        if self._precision_is_lower:
+            round_multiplied_weights(model, dtype)
         self._config = config
         self.captured_steps: CapturedCalls | None = None
         self.captures = True
@@ -134,12 +139,22 @@ class FrozenSegmenter(ABC):
 
     @property
     def _precision_is_lower(self) -> bool:
-        return self.device.type == "cuda" and self._dtype is not torch.float32
+        return self._dtype is not torch.float32
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._precision_is_lower:
-            return torch.autocast("cuda", dtype=self._dtype)
+            return torch.autocast(self.device.type, dtype=self._dtype)
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _step_precision(self) -> Iterator[None]:
+        """The precision of a step. A CPU attends by two matrix products in it: torch's one pass is in float32."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._precision())
+            if self._precision_is_lower and self.device.type == "cpu":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(_attention_products_as_given())
+            yield
 
     # ------------------------------------------------------------------ steps
 
@@ -198,6 +213,18 @@ class FrozenSegmenter(ABC):
             yield
         finally:
             self.captured_steps.sights = before
+
+
+@contextlib.contextmanager
+def _attention_products_as_given() -> Iterator[None]:
+    """Inside, attention by matrix products has them in the precision of its arguments, and not in float32."""
+    backends: Any = torch.backends.cuda  # for a CPU, too
+    before = backends.fp16_bf16_reduction_math_sdp_allowed()
+    backends.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        yield
+    finally:
+        backends.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 def round_multiplied_weights(model: nn.Module, dtype: torch.dtype) -> None:

@@ -49,7 +49,7 @@ class VideoModel(FrozenSegmenter):
     Args:
         model: A ``Sam2VideoModel``, on its device.
         version: Name and hash of configuration and weights.
-        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU goes by ``config``.
         config: How frames and clicks reach the model.
 
     Attributes:
@@ -85,7 +85,7 @@ class VideoModel(FrozenSegmenter):
                 image_position=image.flatten(2).permute(2, 0, 1).clone(),
                 memory_position=self._token_positions(),
                 attention_arguments=self._attention_arguments,
-                precision=self._precision,
+                precision=self._step_precision,
             )
         self.captured_steps = CapturedCalls(self._step)
 

@@ -37,7 +37,7 @@ class Sam2(FrozenSegmenter):
     Args:
         model: A ``SAM2VideoPredictor``, on its device.
         version: Name and hash of configuration and weights.
-        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+        dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU goes by ``config``.
         config: How frames and clicks reach the model.
 
     Attributes:
@@ -244,7 +244,7 @@ class Sam2(FrozenSegmenter):
                 self._level_sizes,
                 self._position_encodings[-1],
                 self._memory_position,
-                self._precision,
+                self._step_precision,
             )
             self.captured_steps = CapturedCalls(self._step)
         self._step.fused, self._step.backend = self.fused, self.memory_backend

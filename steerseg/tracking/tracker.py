@@ -79,7 +79,7 @@ class Tracker:
         Args:
             source: See :func:`steerseg.segmenters.choice.load_segmenter`.
             device: Where to run.
-            dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU always computes in float32.
+            dtype: ``torch.bfloat16`` runs a GPU under autocast; a CPU goes by ``config``.
             config: How frames and clicks reach the segmenter.
 
         Raises:

@@ -27,7 +27,7 @@ def test_a_gpu_that_is_named_by_its_number_is_the_one_that_the_process_uses(
 
 def test_native_products_are_near_and_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        devices, "_multiplies_bfloat16", lambda: True
+        devices, "multiplies_bfloat16", lambda: True
     )  # torch imitates them where there are none
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(64, 256, generator=generator), torch.randn(256, 64, generator=generator)
@@ -41,14 +41,14 @@ def test_native_products_are_near_and_end_with_the_block(monkeypatch: pytest.Mon
 
 
 def test_native_products_change_nothing_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
     with native_products():
         assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_precision_is_set_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: True)
     before = torch.backends.mkldnn.conv.fp32_precision
     with pytest.raises(ValueError, match="stop"), native_products():
         raise ValueError("stop")

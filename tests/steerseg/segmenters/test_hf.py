@@ -14,7 +14,7 @@ from transformers import Sam2ImageProcessor, Sam2VideoProcessor, Sam2VideoVideoP
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from steerseg.config import SegmenterConfig
-from steerseg.segmenters.frozen import FrozenSegmenter, round_multiplied_weights
+from steerseg.segmenters import frozen
 from steerseg.segmenters.hf import EdgeTam, Sam3Tracker, VideoModel
 from steerseg.segmenters.pixels import preprocess
 from steerseg.tracking import Candidate, Prompt, Tracker
@@ -189,16 +189,25 @@ def moving(tracker: Tracker, video: Video) -> Tensor:
 def test_half_precision_gives_about_the_same(
     name: str, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU under the context that a GPU runs in, so that no number is of a wrong type."""
+    """Under the context that a GPU runs in, so that no number is of a wrong type."""
     kind = SEGMENTERS[name]
     expected = moving(Tracker(kind(tiny_video_model(name), version="-")), video)
-    monkeypatch.setattr(FrozenSegmenter, "_precision_is_lower", True)
-    monkeypatch.setattr(FrozenSegmenter, "_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
-    model = tiny_video_model(name)
-    round_multiplied_weights(model, torch.bfloat16)
-    given = moving(Tracker(kind(model, version="-", dtype=torch.bfloat16)), video)
+    monkeypatch.setattr(frozen, "multiplies_bfloat16", lambda: True)  # torch imitates it where it is not so
+    native = kind(tiny_video_model(name), version="-", config=SegmenterConfig(cpu_precision="native"))
+    given = moving(Tracker(native), video)
     assert given.dtype == torch.float32
+    assert not torch.equal(given, expected)
     assert (given - expected).norm() <= 0.1 * expected.norm()
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(
+    video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = moving(Tracker(EdgeTam(tiny_video_model("edgetam"), version="-")), video)
+    monkeypatch.setattr(frozen, "multiplies_bfloat16", lambda: False)
+    config = SegmenterConfig(cpu_precision="native")
+    given = moving(Tracker(EdgeTam(tiny_video_model("edgetam"), version="-", config=config)), video)
+    assert torch.equal(given, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

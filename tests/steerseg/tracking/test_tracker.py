@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 
-from steerseg.config import PipelineConfig
+from steerseg.config import PipelineConfig, SegmenterConfig
 from steerseg.demo.sam2 import build_sam2, model_config, save_sam2
 from steerseg.errors import Cancelled, ModelError
 from steerseg.masks import encode_rle
 from steerseg.points import PointPrompt
+from steerseg.segmenters import frozen
 from steerseg.segmenters.pixels import preprocess
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.segmenters.sam2_step import TrackingStep
@@ -317,6 +318,25 @@ def test_points_on_the_same_object_give_one_candidate(tracker: Tracker) -> None:
     assert len(candidates) == 1
     assert candidates[0].prompt.value == 1.0
     assert candidates[0].score == pytest.approx(candidates[0].predicted_iou + 1.0)
+
+
+def test_half_precision_on_a_processor_gives_about_the_same(
+    tracker: Tracker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(one: Tracker) -> torch.Tensor:
+        encoded = one.open(moving_square())
+        started = [
+            one.start(encoded, [prompt])
+            for prompt in (Prompt(2, ((0.3, 0.4),), (True,)), Prompt(2, box=(0.2, 0.2, 0.4, 0.6)))
+        ]
+        started[0] = one.correct(encoded, started[0], Prompt(6, ((0.8, 0.8),), (True,)))
+        return one.propagate(encoded, started).logits
+
+    monkeypatch.setattr(frozen, "multiplies_bfloat16", lambda: True)  # torch imitates it where it is not so
+    native = Tracker.from_pretrained(folder, config=SegmenterConfig(cpu_precision="native"))
+    expected, given = follow(tracker), follow(native)
+    assert given.dtype == torch.float32
+    assert 0 < (given - expected).norm() <= 0.1 * expected.norm()
 
 
 def test_a_later_keyframe_does_not_repeat_an_earlier_tracklet(tracker: Tracker) -> None:
