@@ -87,7 +87,7 @@ class StoredMaps:
 
 @dataclass(frozen=True)
 class StoredProposal:
-    """A proposal; see :class:`steerseg.pipeline.Proposal`.
+    """A proposal; see :class:`steerseg.proposal.Proposal`.
 
     Attributes:
         tracklets: Best first; empty where there is none.
@@ -99,6 +99,8 @@ class StoredProposal:
         refused: Whether that is so unlikely that nothing is shown; the tracklets are there to choose from.
         found: What the language model calls the best tracklet; empty where it was not asked.
         understood: Whether the models know all words of the expression, and it denies nothing.
+        confidence: How likely the best tracklet is what the expression means, in [0, 1]; ``None`` where the preset is
+            not calibrated for it.
         note: Why point prompts took the place of concepts, which concepts are left out, or on which keyframe that was
             added the object was found; empty otherwise.
     """
@@ -118,7 +120,21 @@ class StoredProposal:
     refused: bool = False
     found: str = ""
     understood: bool = True
+    confidence: float | None = None
     note: str = ""
+
+    def certainty(self, rank: int = 0) -> float:
+        """How sure a tracklet is, in [0, 1]: the best by its confidence, if there is one, and no other surer than that.
+
+        Without a confidence it is the rank score; a correlation below 0 is no agreement.
+
+        Args:
+            rank: Of the tracklet.
+        """
+        score = min(max(self.tracklets[rank].score, 0.0), 1.0)
+        if self.confidence is None:
+            return score
+        return self.confidence if rank == 0 else min(score, self.confidence)
 
     @property
     def offered(self) -> tuple[StoredTracklet, ...]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerseg.config import PipelineConfig
-    from steerseg.pipeline import Proposal, SteerSeg
+    from steerseg.pipeline import SteerSeg
+    from steerseg.proposal import Proposal
     from steerseg.video import Video, load_video
 
 __version__ = "0.1.0"
@@ -15,7 +16,7 @@ __all__ = ["PipelineConfig", "Proposal", "SteerSeg", "Video", "load_video"]
 
 _HOMES = {
     "PipelineConfig": "steerseg.config",
-    "Proposal": "steerseg.pipeline",
+    "Proposal": "steerseg.proposal",
     "SteerSeg": "steerseg.pipeline",
     "Video": "steerseg.video.loading",
     "load_video": "steerseg.video.loading",

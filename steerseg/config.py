@@ -78,6 +78,11 @@ class PipelineConfig:
             are left out. See :mod:`steerseg.presence.localisation`.
         localisation_weight: Weight in [0, 1] of that agreement in a tracklet's score; the correlation with the maps has
             the rest.
+        motion: Whether candidates are held against the motion that an expression states, such as "that runs to the
+            left", by where they are on the keyframes. They are then also what the expression without the motion means,
+            sought as several objects are, which takes one grounding more. The method has no such step (our choice); the
+            rules are for English. Expressions of several objects are left out. See :mod:`steerseg.motion`.
+        motion_weight: Weight in [0, 1] of that agreement in a tracklet's score; the score without it has the rest.
         verification: Whether the LVLM accepts, doubts or rejects each ranked candidate, which re-ranks them. The method
             has no such step (our choice otherwise). ``"ask"``: it is asked about all of them, outlined and numbered in
             the keyframes, in one pass more. ``"look"``: it names each, seen alone, and the preset's calibration of
@@ -133,6 +138,8 @@ class PipelineConfig:
     presence: PresenceUse = "refuse"
     localisation: bool = False
     localisation_weight: float = 0.5
+    motion: bool = False
+    motion_weight: float = 0.7
     verification: Verification = "off"
     instances: InstanceUse = "search"
     correction: Correction = "frame"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from steerseg import __version__
 from steerseg.config import PipelineConfig
@@ -19,13 +17,15 @@ from steerseg.instances.search import InstanceSearch
 from steerseg.keyframes import VideoFeatures, show_keyframes
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
-from steerseg.points import PointPrompt, point_prompts
+from steerseg.motion.choice import by_motion
+from steerseg.points import point_prompts
 from steerseg.presence.added_keyframes import look_between, with_returns
 from steerseg.presence.findings import Finding
 from steerseg.presence.judge import Case, Judge
 from steerseg.presence.localisation import Positions, locate
 from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
+from steerseg.proposal import Proposal
 from steerseg.ranking import RankedCandidate, rank_candidates
 from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
 from steerseg.runtime.devices import resolve_device
@@ -51,75 +51,6 @@ Progress = Callable[[str, float], None]
 
 def _ignore(stage: str, fraction: float) -> None:
     """The report of callers that want no progress."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The ranked tracklets for one (video, expression).
-
-    Attributes:
-        expression: The annotator's text, white space tidied.
-        attributes: Phrases of the chain-of-thought step; empty without reasoning.
-        tracklets: Best first; empty when nothing was found.
-        maps: The grounding maps.
-        points: Every point prompt.
-        pts: (T,) presentation times in seconds.
-        fps: Frames a second.
-        height: Of the frames, in pixels.
-        width: Of the frames, in pixels.
-        versions: Versions of packages, preset, models and soft prompts.
-        video: The video itself, for pictures; left out when a proposal crosses a process border.
-        read_as: What the models read in the expression's place, in plain wording and by a glossary; empty where they
-            read the expression.
-        presence: How likely the expression is of anything in the video. Where it is refused, the tracklets are
-            candidates for a person to choose from, and none is shown.
-        several: Ranks of the tracklets that an expression of several objects means, the best first; empty where it
-            means one.
-        positions: Where the LVLM says that the object is; ``None`` where it was not asked, or said nothing of use.
-        note: Why point prompts took the place of concepts, which concepts are left out, or on which keyframe that was
-            added the object was found; empty otherwise.
-    """
-
-    expression: str
-    attributes: tuple[str, ...]
-    tracklets: tuple[Tracklet, ...]
-    maps: GroundingMaps = field(repr=False)
-    points: tuple[PointPrompt, ...] = field(repr=False)
-    pts: NDArray[np.float64] = field(repr=False)
-    fps: float
-    height: int
-    width: int
-    versions: dict[str, str]
-    video: Video | None = field(default=None, repr=False, compare=False)
-    read_as: str = ""
-    presence: Presence = NOT_JUDGED
-    several: tuple[int, ...] = ()
-    positions: Positions | None = None
-    note: str = ""
-
-    @property
-    def shown(self) -> tuple[int, ...]:
-        """Ranks of the tracklets that are the instances of the expression; none where presence is refused."""
-        if self.presence.refused or not self.tracklets:
-            return ()
-        return self.several or (0,)
-
-    @property
-    def best(self) -> Tracklet:
-        """The highest-ranked tracklet. Raises ``LookupError`` when nothing was found."""
-        if not self.tracklets:
-            raise LookupError("the proposal holds no tracklet; check `proposal.tracklets` first")
-        return self.tracklets[0]
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``proposal.json``, ``masks/``, ``overlay.mp4`` and ``maps.png``; see :mod:`steerseg.output.proposal`.
-
-        Raises:
-            SteerSegError: The folder cannot be written.
-        """
-        from steerseg.output.proposal import save_proposal  # with matplotlib, which a server need not load
-
-        save_proposal(self, directory)
 
 
 class SteerSeg:
@@ -380,13 +311,16 @@ class SteerSeg:
         candidates = self.find_candidates(features, maps, config, report, (wording, *reasoning.attributes))
         case = Case(video, one, reasoning.said, maps, candidates.on_keyframes, features.context)
         if sought is None:
-            ranking = self.rank(candidates, maps, config, positions)
+            chosen = self.choose(case, features, candidates, positions, config, soft_prompts, report)
         else:
             search = partial(self.instances.search, progress=partial(report, "candidates"))
-            candidates, ranking = search(case, features.encoded, candidates, sought, config)
-            case = replace(case, on_keyframes=candidates.on_keyframes)
+            chosen = search(case, features.encoded, candidates, sought, config)
+        candidates, ranking = chosen
+        case = replace(case, on_keyframes=candidates.on_keyframes)
         ranking = self.verify(case, ranking, config)
         presence = self.judge_presence(case, ranking, config)
+        if sought is not None:  # the calibration is one of single objects
+            presence = replace(presence, confidence=None)
         return Finding(
             reading, features, reasoning.attributes, positions, candidates, case, ranking, presence
         )
@@ -537,16 +471,37 @@ class SteerSeg:
         progress = partial(report, "candidates")
         return self.finder.find(features.encoded, points, maps.keyframes, phrases, config, progress)
 
+    def choose(
+        self,
+        case: Case,
+        features: VideoFeatures,
+        found: Candidates,
+        positions: Positions | None,
+        config: PipelineConfig,
+        soft_prompts: SoftPrompts | None,
+        report: Progress = _ignore,
+    ) -> tuple[Candidates, tuple[RankedCandidate, ...]]:
+        """The best candidates of an expression of one object, best first, with those that a stated motion adds."""
+        moving = by_motion(self, case, features, found, config, soft_prompts, report)
+        if moving is None:
+            return found, self.rank(found, case.maps, config, positions)
+        ranking = self.rank(moving.candidates, case.maps, config, positions, moving.agreement)
+        return moving.candidates, tuple(
+            replace(ranked, correlation=max(ranked.correlation, float(moving.correlations[ranked.index])))
+            for ranked in ranking
+        )
+
     def rank(
         self,
         candidates: Candidates,
         maps: GroundingMaps,
         config: PipelineConfig,
         positions: Positions | None = None,
+        motion: torch.Tensor | None = None,
     ) -> tuple[RankedCandidate, ...]:
         """The best candidates, best first, at most ``config.alternatives``."""
         merge = self.lvlm.family.temporal_merge
-        return rank_candidates(candidates.on_keyframes.soft_masks(), maps, config, positions, merge)
+        return rank_candidates(candidates.on_keyframes.soft_masks(), maps, config, positions, merge, motion)
 
     @makes_room("verification")
     def verify(
@@ -568,7 +523,9 @@ class SteerSeg:
             return NOT_JUDGED
         look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
         accepted = ranking[0].opinion is not None and ranking[0].opinion.stance == "accepted"
-        return self.judge.presence(case, look, replace(config, presence="judge") if accepted else config)
+        return self.judge.presence(
+            case, look, ranking, replace(config, presence="judge") if accepted else config
+        )
 
     def track(
         self,

@@ -19,15 +19,20 @@ class RankedCandidate:
 
     Attributes:
         index: Of the candidate, in :class:`steerseg.tracking.sources.Candidates`.
-        score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions.
-        correlation: With the maps, in [-1, 1]; see :func:`rank_scores`.
+        score: In [-1, 1]: the correlation, or its weighted mean with the agreement with stated positions and motion.
+        correlation: With the maps, in [-1, 1]; see :func:`rank_scores`. Where a motion is stated, that with the maps of
+            the expression without it counts if it is more.
         opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
+        placed: Agreement with stated positions, in [0, 1]; ``None`` where none are stated.
+        motion: Agreement with stated motions, in [0, 1]; ``None`` where none are stated.
     """
 
     index: int
     score: float
     correlation: float
     opinion: Opinion | None = None
+    placed: float | None = None
+    motion: float | None = None
 
 
 def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -85,22 +90,34 @@ def rank_candidates(
     config: PipelineConfig,
     positions: Positions | None,
     temporal_merge: int,
+    motion: torch.Tensor | None = None,
 ) -> tuple[RankedCandidate, ...]:
     """The best candidates, best first, at most ``config.alternatives``.
 
     Args:
         masks: (N, K, H, W) masks of N candidates on the keyframes, in [0, 1].
         maps: The grounding maps.
-        config: Weights of maps and positions.
+        config: Weights of maps, positions and motion.
         positions: Where the LVLM says that the object is; ``None`` leaves them out.
         temporal_merge: Frames of a video slice.
+        motion: (N,) how far each candidate moves as the expression says, in [0, 1]; ``None`` leaves it out.
     """
     if not len(masks):
         return ()
     correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=temporal_merge)
     scores = correlations
-    if positions is not None:
-        places = agreement(masks, positions, temporal_merge)
-        scores = torch.lerp(correlations, places, config.localisation_weight)
-    order = scores.argsort(descending=True).tolist()[: config.alternatives]
-    return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)
+    placed = None if positions is None else agreement(masks, positions, temporal_merge)
+    if placed is not None:
+        scores = torch.lerp(scores, placed, config.localisation_weight)
+    if motion is not None:
+        scores = torch.lerp(scores, motion.to(scores), config.motion_weight)
+    return tuple(
+        RankedCandidate(
+            i,
+            float(scores[i]),
+            float(correlations[i]),
+            placed=None if placed is None else float(placed[i]),
+            motion=None if motion is None else float(motion[i]),
+        )
+        for i in scores.argsort(descending=True).tolist()[: config.alternatives]
+    )

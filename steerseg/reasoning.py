@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from steerseg.attributes import (
+from steerseg.errors import ConfigError, ExpressionError
+from steerseg.presence.signals import UNSAID, Said
+from steerseg.words.attributes import (
     MAX_ATTRIBUTES,
     confident_attributes,
     holds_attributes,
     parse_attributes,
     probabilities,
 )
-from steerseg.errors import ConfigError, ExpressionError
-from steerseg.presence.signals import UNSAID, Said
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
     from steerseg.config import ExpressionForm, PipelineConfig

@@ -1,7 +1,7 @@
 """``python -m benchmarks.meaning KIND -o FILE``: ask, keep each answer as a line, print tables.
 
 Kinds: ``presence``, ``wordings``, ``readings``, ``plurals``, ``verification``, ``localisation``,
-``reasoning``, ``late``.
+``motion``, ``confidence``, ``reasoning``, ``late``.
 
 ``wordings`` asks what people type; ``readings`` asks the expressions of a split that plain wording changes.
 ``--read FILE`` prints the table of answers that are kept already.
@@ -18,8 +18,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from benchmarks.meaning.answers import ClipQuestions
+from benchmarks.meaning.confidence import ConfidenceRow, describe_confidence, measure_confidence
 from benchmarks.meaning.late import LateRow, describe_late, measure_late
 from benchmarks.meaning.localisation import LocalisationRow, describe_localisation, measure_localisation
+from benchmarks.meaning.motion import MotionRow, describe_motion, measure_motion
 from benchmarks.meaning.plurals import PluralRow, describe_plurals, measure_plurals
 from benchmarks.meaning.presence import PresenceRow, describe_presence, fit, measure_presence
 from benchmarks.meaning.reasoning import ReasoningRow, describe_reasoning, measure_reasoning
@@ -46,6 +48,8 @@ ROWS: dict[str, type[BaseModel]] = {
     "readings": WordingRow,
     "verification": VerificationRow,
     "localisation": LocalisationRow,
+    "motion": MotionRow,
+    "confidence": ConfidenceRow,
     "reasoning": ReasoningRow,
     "late": LateRow,
 }
@@ -56,6 +60,8 @@ SPLITS = {
     "readings": "test",
     "verification": "val",
     "localisation": "val",
+    "motion": "val",
+    "confidence": "val",
     "reasoning": "val",
     "late": "measured",
 }
@@ -64,6 +70,8 @@ MEASURES: dict[str, Measure] = {
     "plurals": measure_plurals,
     "verification": measure_verification,
     "localisation": measure_localisation,
+    "motion": measure_motion,
+    "confidence": measure_confidence,
     "reasoning": measure_reasoning,
 }
 
@@ -86,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--read", type=Path)
     parser.add_argument(
-        "--fit", type=float, metavar="SHARE", help="fit presence, refusing so many of what is there"
+        "--fit",
+        type=float,
+        metavar="SHARE",
+        help="fit presence, refusing so many of what is there; or confidence, whatever the share",
     )
     options = parser.parse_args(arguments)
     if options.read is None:
@@ -131,11 +142,16 @@ def _table(rows: Sequence[BaseModel], share: float | None) -> Iterator[str]:
         return describe_verification([row for row in rows if isinstance(row, VerificationRow)])
     if rows and isinstance(rows[0], LocalisationRow):
         return describe_localisation([row for row in rows if isinstance(row, LocalisationRow)])
+    if rows and isinstance(rows[0], MotionRow):
+        return describe_motion([row for row in rows if isinstance(row, MotionRow)])
     if rows and isinstance(rows[0], ReasoningRow):
         return describe_reasoning([row for row in rows if isinstance(row, ReasoningRow)])
     if rows and isinstance(rows[0], LateRow):
         return describe_late([row for row in rows if isinstance(row, LateRow)])
     preset = load_preset(find_preset("demo"))
+    if rows and isinstance(rows[0], ConfidenceRow):
+        of_confidence = [row for row in rows if isinstance(row, ConfidenceRow)]
+        return describe_confidence(of_confidence, preset.confidence if share is None else None)
     lexicon = preset.load_lexicon()
     known = [row for row in rows if isinstance(row, PresenceRow)]
     calibration = preset.presence

@@ -44,7 +44,7 @@ class LocalisationRow(BaseModel):
 
 def measure_localisation(steerseg: SteerSeg, one: ClipQuestions) -> list[LocalisationRow]:
     """Ask every expression of a clip once, and order its candidates both ways."""
-    config = replace(steerseg.config, localisation=True, verification="off")
+    config = replace(steerseg.config, localisation=True, motion=False, verification="off")
     config = replace(config, alternatives=config.max_candidates)
     rows = []
     for expression in one.clip.entry.expressions:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyframes
+from benchmarks.meaning.logistic import fit_logistic
 from steerseg.pipeline import SteerSeg
 from steerseg.presence.signals import (
     Look,
@@ -73,7 +74,7 @@ def presences(
     """(N,) presence of each row; 0 where nothing was found."""
     return np.array(
         [
-            0.0 if row.look is None else calibration.presence(signals_of(row.wording, row.look, lexicon))
+            0.0 if row.look is None else calibration.probability(signals_of(row.wording, row.look, lexicon))
             for row in rows
         ]
     )
@@ -150,24 +151,8 @@ def fit(
     signals = [signals_of(row.wording, row.look, lexicon) for row in seen if row.look is not None]
     names = list(PresenceSignals.__dataclass_fields__)
     raw = np.array([[getattr(one, name) for name in names] for one in signals])
-    mean, spread = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
-    x = np.column_stack([(raw - mean) / spread, np.ones(len(raw))])
-    y = np.array([float(row.there) for row in seen])
-    penalty = np.diag([ridge * len(x)] * len(names) + [0.0])
-    weights = np.zeros(x.shape[1])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-x @ weights))
-        gradient = x.T @ (p - y) + penalty @ weights
-        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + penalty, gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-8:
-            break
-    plain = weights[:-1] / spread
-    calibration = PresenceCalibration(
-        weights={name: round(float(weight), 4) for name, weight in zip(names, plain, strict=True)},
-        bias=round(float(weights[-1] - plain @ mean), 4),
-        threshold=0.5,
-    )
-    values = presences(rows, calibration, lexicon)
-    there = np.array([row.there for row in rows])
-    return calibration.model_copy(update={"threshold": round(float(np.quantile(values[there], refused)), 3)})
+    there = np.array([float(row.there) for row in seen])
+    weights, bias = fit_logistic(raw, there, names, ridge=ridge)
+    calibration = PresenceCalibration(weights=weights, bias=bias, threshold=0.5)
+    values = presences(rows, calibration, lexicon)[[row.there for row in rows]]
+    return calibration.model_copy(update={"threshold": round(float(np.quantile(values, refused)), 3)})

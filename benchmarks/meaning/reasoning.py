@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyframes
-from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.demo.dataset import Expression
 from steerseg.pipeline import SteerSeg
 from steerseg.presence.signals import Said
 from steerseg.reasoning import expression_as, said_by
 from steerseg.statistics import bootstrap_mean
+from steerseg.words.attributes import holds_attributes, parse_attributes
 
 
 class ReasoningRow(BaseModel):

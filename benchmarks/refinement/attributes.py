@@ -24,13 +24,13 @@ import torch
 from benchmarks.refinement.domain import Domain, samples_of
 from benchmarks.refinement.studies import add_place, add_seconds, best_masks, write_study
 from benchmarks.refinement.words import OPEN
-from steerseg.attributes import confident_attributes, holds_attributes, parse_attributes
 from steerseg.evaluation import Sample, bootstrap_mean, open_dataset
 from steerseg.evaluation.metrics import score
 from steerseg.keyframes import VideoFeatures
 from steerseg.lvlm.answer import Answer
 from steerseg.pipeline import SteerSeg
 from steerseg.video import keyframe_indices
+from steerseg.words.attributes import confident_attributes, holds_attributes, parse_attributes
 
 _OLD = "old"
 _CHUNK = 5

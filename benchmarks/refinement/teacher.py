@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from benchmarks.refinement.stand_ins import PROMPT_MARK, TaughtAnswer, VideoPast, mark_term
 from benchmarks.refinement.studies import WordTasks
 from ml_backend.models.messages import NamedObject
-from steerseg.attributes import holds_attributes
 from steerseg.evaluation import Sample
 from steerseg.lvlm.base import VisionFeatures
 from steerseg.pipeline import SteerSeg
 from steerseg.reasoning import expression_as
+from steerseg.words.attributes import holds_attributes
 from steerseg.words.glossary import Entry, Glossary
 from steerseg.words.learning import terms_in
 

@@ -134,7 +134,7 @@ def _answer_candidates(
         meant = several.most if several.exact else None
         message = describe_instances(proposal, ranks, writer.labels, meant, guidance)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
-    return Answer(tuple(result), message, clipped_score(proposal.tracklets[ranks[0]].score))
+    return Answer(tuple(result), message, clipped_score(proposal.certainty(ranks[0])))
 
 
 def video_beside(controls: Controls, task: Task) -> VideoSide | None:

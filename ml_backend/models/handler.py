@@ -45,8 +45,9 @@ from ml_backend.models.videos import RecentVideos
 from ml_backend.proposals import StoredProposal
 from steerseg.config import Correction
 from steerseg.errors import NoLanguageModelError, SteerSegError
-from steerseg.pipeline import Proposal, SteerSeg
+from steerseg.pipeline import SteerSeg
 from steerseg.presets import Preset, open_preset
+from steerseg.proposal import Proposal
 from steerseg.runtime.devices import resolve_device
 from steerseg.tracking import EncodedVideo, OpenVideos, Tracker
 from steerseg.tracking.both_ways import BothWays, track_both_ways

@@ -15,8 +15,8 @@ from ml_backend.proposals import (
     StoredProposal,
     StoredTracklet,
 )
-from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.proposal import Proposal
 from steerseg.tracking.both_ways import BothWays
 
 
@@ -59,6 +59,7 @@ def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None
         refused=proposal.presence.refused,
         found=proposal.presence.found,
         understood=proposal.presence.understood,
+        confidence=proposal.presence.confidence,
         note=proposal.note,
     )
 

@@ -41,7 +41,8 @@ from steerseg.grounding import VisionContext
 from steerseg.keyframes import VideoFeatures
 from steerseg.masks import decode_rle
 from steerseg.pipeline import SteerSeg
-from steerseg.reasoning import attributes_of, expression_as
+from steerseg.presence.judge import Case
+from steerseg.reasoning import Reasoning, attributes_of, expression_as
 from steerseg.training.trainer import TrainingSample
 from steerseg.video import Progress, Video, keyframe_indices
 from steerseg.video.isolation import IsolatedDecoder
@@ -203,17 +204,17 @@ class Refiner:
         progress = yielding_progress(reporter)
         example = self._decoder.decode(request.example, request.media, progress)
         features = self._steerseg.encode(example.video, self._config, progress)
-        attributes: dict[str, tuple[str, ...]] = {}
+        reasoned: dict[str, Reasoning] = {}
         return TrialResult(
-            candidate=self._quality(features, example, attributes, request.candidate, progress),
-            champion=self._quality(features, example, attributes, request.champion, progress),
+            candidate=self._quality(features, example, reasoned, request.candidate, progress),
+            champion=self._quality(features, example, reasoned, request.champion, progress),
         )
 
     def _quality(
         self,
         features: VideoFeatures,
         example: DecodedExample,
-        attributes: dict[str, tuple[str, ...]],
+        reasoned: dict[str, Reasoning],
         version: SoftPromptsRef | None,
         progress: Progress,
     ) -> float:
@@ -222,22 +223,25 @@ class Refiner:
         Args:
             features: Of the video.
             example: What is asked for.
-            attributes: By wording, as far as they are known; others are added.
+            reasoned: Chains of thought by wording, as far as they are known; others are added.
             version: The version; ``None`` for the preset's own soft prompts.
             progress: Called with stage and fraction.
         """
         steerseg = self._steerseg
         config = replace(self._config if version else steerseg.config, alternatives=1)
         prompts = self._soft_prompts.load(version)
-        wording = steerseg.read(example.expression, config, prompts).text
-        if wording not in attributes:
-            attributes[wording] = steerseg.reason(features, wording, config, progress).attributes
+        reading = steerseg.read(example.expression, config, prompts)
+        wording = reading.text
+        if wording not in reasoned:
+            reasoned[wording] = steerseg.reason(features, wording, config, progress)
+        attributes, said = reasoned[wording].attributes, reasoned[wording].said
         steering = steerseg.steering(config, prompts)
-        maps = steerseg.ground(features, wording, attributes[wording], config, steering, progress)
-        said = (wording, *attributes[wording])
-        candidates = steerseg.find_candidates(features, maps, config, progress, said=said)
-        positions = steerseg.locate(features, wording, attributes[wording], config, progress)
-        ranking = steerseg.rank(candidates, maps, config, positions)
+        maps = steerseg.ground(features, wording, attributes, config, steering, progress)
+        found = steerseg.find_candidates(features, maps, config, progress, said=(wording, *attributes))
+        positions = steerseg.locate(features, wording, attributes, config, progress)
+        case = Case(example.video, reading, said, maps, found.on_keyframes, features.context)
+        choice = steerseg.choose(case, features, found, positions, config, steering, progress)
+        candidates, ranking = choice
         tracklets = steerseg.track(features, candidates, ranking, progress)
         truth = example.truth(example.judged)
         if tracklets:

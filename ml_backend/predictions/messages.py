@@ -70,6 +70,9 @@ class Guidance:
         return text
 
 
+EVEN = 0.5
+"""A confidence below this says that a tracklet is more likely wrong than right."""
+
 DEFAULT_GUIDANCE = Guidance()
 
 
@@ -100,7 +103,16 @@ def _needs_advice(proposal: StoredProposal, rank: int, guidance: Guidance) -> bo
     """Whether nothing was found, or the best tracklet that is shown scores low."""
     if not proposal.tracklets:
         return True
-    return rank == 0 and proposal.tracklets[0].score < guidance.unsure_below
+    return rank == 0 and bool(_describe_doubt(proposal, guidance))
+
+
+def _describe_doubt(proposal: StoredProposal, guidance: Guidance) -> str:
+    """That the best tracklet is unsure, as a sentence; empty where it is sure."""
+    if proposal.confidence is not None:
+        return "" if proposal.confidence >= EVEN else "Unsure: it is more likely wrong than right."
+    if proposal.tracklets[0].score >= guidance.unsure_below:
+        return ""
+    return f"Unsure: a clear match scores {guidance.unsure_below:.2f} or more."
 
 
 def _describe_finding(proposal: StoredProposal, rank: int, guidance: Guidance, title: str) -> str:
@@ -118,14 +130,17 @@ def _describe_finding(proposal: StoredProposal, rank: int, guidance: Guidance, t
         else f"Tracked {_named(proposal)}"
     )
     figures = f"score {guidance.shown_score(tracklet.score)}"
-    figures += f", {described_presence(proposal)}" if rank == 0 and proposal.presence is not None else ""
+    if rank == 0 and proposal.confidence is not None:
+        figures = described_confidence(proposal.confidence)
+    elif rank == 0 and proposal.presence is not None:
+        figures += f", {described_presence(proposal)}"
     figures += _described_opinion(tracklet)
     text = f"{begin} on {total - len(hidden)} of {total} frames ({figures})"
     text += f"; not visible on {frame_ranges(hidden)}." if hidden else "."
     if rank > 0:
         text = f"Candidate #{rank + 1} of {len(proposal.tracklets)}. {text}"
-    elif tracklet.score < guidance.unsure_below:
-        text += f" Unsure: a clear match scores {guidance.unsure_below:.2f} or more."
+    else:
+        text = f"{text} {_describe_doubt(proposal, guidance)}".strip()
     return " ".join(filter(None, (text, unknown, proposal.note)))
 
 
@@ -157,6 +172,12 @@ def describe_absence(proposal: StoredProposal, guidance: Guidance) -> str:
         return describe_refusal(proposal, guidance)
     nothing = f"nothing in the video matches {proposal.expression!r}"
     return f"{nothing}. {proposal.note}" if proposal.note else nothing
+
+
+def described_confidence(confidence: float) -> str:
+    """Such as ``confidence 0.93``; on the side of :data:`EVEN` on which it is."""
+    shown = min(confidence, EVEN - 0.01) if confidence < EVEN else confidence
+    return f"confidence {shown:.2f}"
 
 
 def described_presence(proposal: StoredProposal) -> str:

@@ -14,7 +14,7 @@ from ml_backend.label_studio.task import Task
 from ml_backend.label_studio.task_media import Media
 from ml_backend.language.commands import instance_title, numbered_titles
 from ml_backend.predictions.messages import Guidance, describe_instances, describe_proposal
-from ml_backend.proposals import StoredProposal, StoredTracklet
+from ml_backend.proposals import StoredProposal
 from steerseg.words.counting import InstanceCount, choose_candidates, instances_meant
 
 
@@ -66,7 +66,7 @@ def predictions_of(
         if regions:
             status = describe_proposal(proposal, rank, guidance)
             result = (*regions, *_texts(proposal, status, task, media))
-            score = label_studio_score(proposal.tracklets[rank])
+            score = label_studio_score(proposal, rank)
             predictions.append(Prediction(result, score, version))
     return tuple(predictions)
 
@@ -88,7 +88,7 @@ def _prediction_of_several(
     status = describe_instances(proposal, ranks, titles, several.most if several.exact else None)
     result = [region for _, regions in instances for region in regions]
     result += _texts(proposal, status, task, media)
-    return (Prediction(tuple(result), label_studio_score(proposal.tracklets[ranks[0]]), version),)
+    return (Prediction(tuple(result), label_studio_score(proposal, ranks[0]), version),)
 
 
 def expression_of(result: Sequence[Mapping[str, Any]]) -> str:
@@ -105,9 +105,9 @@ def video_numbers(
     return numbers_of_video(media.timeline, side.fps(data), proposal.pts)
 
 
-def label_studio_score(tracklet: StoredTracklet) -> float:
-    """A tracklet's score as Label Studio takes it, in [0, 1]: a correlation below 0 is no agreement."""
-    return round(min(max(tracklet.score, 0.0), 1.0), 4)
+def label_studio_score(proposal: StoredProposal, rank: int) -> float:
+    """How sure a tracklet is, in [0, 1], in the digits that Label Studio is sent."""
+    return round(proposal.certainty(rank), 4)
 
 
 def _instance_names(media: Media) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from steerseg.cli.options import (
 from steerseg.cli.progress import ProgressBar
 
 if TYPE_CHECKING:  # with torch, which --help does not need
-    from steerseg.pipeline import Proposal
     from steerseg.presets import Preset
+    from steerseg.proposal import Proposal
     from steerseg.tracking import Tracklet
 
 
@@ -129,8 +129,10 @@ def _findings(proposal: Proposal, visible: Sequence[int]) -> list[str]:
         )
         return [f'"{proposal.expression}" is hardly in the video ({likely}), so no masks are written{found}']
     if len(proposal.shown) == 1:
-        score = f"score {proposal.best.score:.2f}{_opinion(proposal.best)}"
-        return [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({score})']
+        sure = proposal.presence.confidence
+        figures = f"score {proposal.best.score:.2f}" if sure is None else f"confidence {sure:.2f}"
+        figures += _opinion(proposal.best)
+        return [f'found "{proposal.expression}" on {visible[0]} of {total} frames ({figures})']
     return [f'found {len(proposal.shown)} objects for "{proposal.expression}"'] + [
         f"  object {number:<6} #{rank + 1} on {visible[rank]} of {total} frames"
         f" (score {proposal.tracklets[rank].score:.2f}{_opinion(proposal.tracklets[rank])})"
@@ -144,11 +146,17 @@ def _opinion(tracklet: Tracklet) -> str:
 
 
 def _doubts(proposal: Proposal, preset: Preset) -> list[str]:
-    """Lines for a proposal whose best score is unsure, or that holds nothing."""
-    if proposal.tracklets and proposal.best.score >= preset.unsure_below:
+    """Lines for a proposal whose best tracklet is unsure, or that holds nothing."""
+    sure = proposal.presence.confidence
+    certain = (
+        sure >= 0.5 if sure is not None else proposal.tracklets and proposal.best.score >= preset.unsure_below
+    )
+    if certain:
         return []
     lines = []
-    if proposal.tracklets:
+    if sure is not None:
+        lines.append("  unsure        it is more likely wrong than right")
+    elif proposal.tracklets:
         lines.append(f"  unsure        clear matches score {preset.unsure_below:.2f} or more")
     if preset.hint:
         lines.append(f"  hint          {preset.hint}")

@@ -198,28 +198,33 @@ class ClipStages:
             ("find", key),
             lambda: steerseg.find_candidates(features, maps, config, said=(expression, *attributes)),
         )
-        candidates: Candidates = searched.value
         located = self._once(
             ("locate", sample.id, attributes, config.localisation, config.keyframes),
             lambda: steerseg.locate(features, expression, attributes, config),
         )
         reading, said = Reading(expression), reasoned.value.said
-        case = Case(self.video, reading, said, maps, candidates.on_keyframes, features.context)
-        ranked = steerseg.rank(candidates, maps, config, located.value)
+        case = Case(self.video, reading, said, maps, searched.value.on_keyframes, features.context)
+        chosen = self._once(
+            ("choose", key, config, located.value),
+            lambda: steerseg.choose(case, features, searched.value, located.value, config, steering),
+        )
+        candidates: Candidates = chosen.value[0]
+        case = replace(case, on_keyframes=candidates.on_keyframes)
         verified = self._once(
-            ("verify", key, config.verification, ranked), lambda: steerseg.verify(case, ranked, config)
+            ("verify", key, config.verification, config.motion, chosen.value[1]),
+            lambda: steerseg.verify(case, chosen.value[1], config),
         )
         ranking: tuple[RankedCandidate, ...] = verified.value
-        chosen = tuple(ranked.index for ranked in ranking)
-        tracked = self._once(("track", key, chosen), lambda: steerseg.track(features, candidates, ranking))
+        best = (key, config.motion, tuple(ranked.index for ranked in ranking))
+        tracked = self._once(("track", best), lambda: steerseg.track(features, candidates, ranking))
         return _Prediction(
-            key=(key, chosen),
-            masks=tracked.value[0].masks if chosen else np.zeros(self.video.frames.shape[:3], dtype=bool),
+            key=best,
+            masks=tracked.value[0].masks if ranking else np.zeros(self.video.frames.shape[:3], dtype=bool),
             seconds=replace(
                 seconds,
                 reasoning=reasoned.seconds + located.seconds,
                 grounding=grounded.seconds,
-                candidates=searched.seconds + verified.seconds,
+                candidates=searched.seconds + chosen.seconds + verified.seconds,
                 tracking=tracked.seconds,
             ),
             attributes=attributes,
@@ -273,6 +278,7 @@ def _up_to_ranking(config: PipelineConfig) -> PipelineConfig:
         max_new_tokens=0,
         frame_weight=0.0,
         localisation=False,
+        motion=False,
         verification="off",
         reasoning_steps=1,
     )

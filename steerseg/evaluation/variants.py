@@ -44,7 +44,7 @@ class Variant:
 
 
 def _parts(reasoning: bool, soft_prompts: bool) -> dict[str, bool]:
-    return {"reasoning": reasoning, "soft_prompts": soft_prompts, "localisation": False}
+    return {"reasoning": reasoning, "soft_prompts": soft_prompts, "localisation": False, "motion": False}
 
 
 _FULL = _parts(reasoning=True, soft_prompts=True)
@@ -56,8 +56,9 @@ SOFT = Variant("soft", "+ soft prompts", changes=_parts(False, True))
 STEERSEG = Variant("steerseg", "+ both (SteerSeg)", changes=_FULL)
 
 LOCALISED = Variant("localised", "+ stated positions (ours)", changes={**_FULL, "localisation": True})
+MOVING = Variant("motion", "+ stated motions (ours)", changes={**LOCALISED.changes, "motion": True})
 
-MAIN = (CLICK, RAW, COT, SOFT, STEERSEG, LOCALISED)
+MAIN = (CLICK, RAW, COT, SOFT, STEERSEG, LOCALISED, MOVING)
 
 # Each changes one thing of the whole method.
 ABLATIONS = (

@@ -21,8 +21,8 @@ from steerseg.output.drawing import draw_tracklets, heat_overlay, rank_colour
 from steerseg.video import Video, keyframe_indices
 
 if TYPE_CHECKING:
-    from steerseg.pipeline import Proposal
     from steerseg.points import PointPrompt
+    from steerseg.proposal import Proposal
 
 MAX_COLUMNS = 8
 STEERING_COLUMNS = 5

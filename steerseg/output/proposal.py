@@ -40,10 +40,10 @@ from steerseg.grounding import GroundingMaps
 from steerseg.masks import RLE, decode_rle, mask_box
 from steerseg.output.drawing import draw_tracklets
 from steerseg.output.figure import save_maps
-from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
 from steerseg.presence.localisation import Positions
 from steerseg.presence.signals import Presence
+from steerseg.proposal import Proposal
 from steerseg.tracking import Tracklet
 from steerseg.verification import Opinion
 from steerseg.video import Video, write_video
@@ -243,6 +243,8 @@ class ProposalRecord(BaseModel):
         read_as: What the models read in the expression's place, in plain wording and by a glossary; left out where that
             is the expression.
         presence: How likely the expression is of anything in the video, in [0, 1]; left out where it was not judged.
+        confidence: How likely the best tracklet is what the expression means, in [0, 1]; left out where that is not
+            known.
         refused: Whether that is so unlikely that no mask is written; left out otherwise.
         several: Ranks from 1 of the tracklets that an expression of several objects means; left out otherwise.
         positions: Where the LVLM says that the object is, as in :class:`steerseg.presence.localisation.Positions`;
@@ -260,6 +262,7 @@ class ProposalRecord(BaseModel):
     tracklets: list[TrackletRecord]
     read_as: str = ""
     presence: float | None = None
+    confidence: float | None = None
     refused: bool = False
     several: list[int] = []
     positions: list[tuple[float, float] | None] | None = None
@@ -291,6 +294,8 @@ class ProposalRecord(BaseModel):
         told: dict[str, Any] = {"read_as": proposal.read_as} if proposal.read_as else {}
         if proposal.presence.value is not None:
             told["presence"] = round(proposal.presence.value, 4)
+        if proposal.presence.confidence is not None:
+            told["confidence"] = round(proposal.presence.confidence, 4)
         if proposal.presence.refused:
             told["refused"] = True
         if proposal.several:
@@ -320,7 +325,7 @@ class ProposalRecord(BaseModel):
             width=self.video.width,
             versions=self.versions,
             read_as=self.read_as,
-            presence=Presence(self.presence, self.refused),
+            presence=Presence(self.presence, self.refused, confidence=self.confidence),
             several=tuple(rank - 1 for rank in self.several),
             positions=None if self.positions is None else Positions(tuple(self.positions)),
             note=self.note,

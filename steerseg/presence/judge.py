@@ -9,6 +9,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
+from steerseg.presence.confidence import confidence_signals
 from steerseg.presence.look import Expectation, look_at, look_of
 from steerseg.presence.signals import (
     NOT_JUDGED,
@@ -98,22 +99,29 @@ class Judge:
         merge = self._lvlm.family.temporal_merge
         return look_of(case.said, found, ratio, correlation, case.on_keyframes, index, case.maps, merge)
 
-    def presence(self, case: Case, look: Look, config: PipelineConfig) -> Presence:
-        """How likely the expression is of anything, by the look at the best candidate."""
+    def presence(
+        self, case: Case, look: Look, ranking: Sequence[RankedCandidate], config: PipelineConfig
+    ) -> Presence:
+        """How likely the expression is of anything, and of the best candidate, by the look at that one."""
         calibration = self._preset.presence
         if calibration is None:
             return NOT_JUDGED
         signals = self._signals(case, look)
-        value = calibration.presence(signals)
+        value = calibration.probability(signals)
         refuses = config.presence == "refuse" or (
             config.presence == "refuse-known"
             and not case.reading.new_words
             and not names_nothing(case.reading.text, self._lexicon)
         )
         understood = signals.known == 1 and not signals.negated
-        return Presence(
-            value, refuses and value < calibration.threshold, look.found.name, understood=understood
-        )
+        refused = refuses and value < calibration.threshold
+        return Presence(value, refused, look.found.name, understood, self._confidence(look, ranking, value))
+
+    def _confidence(self, look: Look, ranking: Sequence[RankedCandidate], presence: float) -> float | None:
+        calibration = self._preset.confidence
+        if calibration is None:
+            return None
+        return calibration.probability(confidence_signals(ranking, look, presence))
 
     def _signals(self, case: Case, look: Look) -> PresenceSignals:
         return signals_of(case.reading.text, look, self._lexicon)
@@ -162,6 +170,6 @@ class Judge:
     def _opinions(self, case: Case, looks: Sequence[Look]) -> list[Opinion]:
         calibration = self._preset.presence
         assert calibration is not None
-        values = [calibration.presence(self._signals(case, look)) for look in looks]
+        values = [calibration.probability(self._signals(case, look)) for look in looks]
         names = [f"looks like “{look.found.name}”" if look.found.name else "" for look in looks]
         return [Opinion(self.stance(value), name) for value, name in zip(values, names, strict=True)]

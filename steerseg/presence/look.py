@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import GroundingMaps, spread_video_map
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.lvlm.prefix import PrefixSlot, PrefixStore
@@ -17,6 +16,7 @@ from steerseg.ranking import pearson
 from steerseg.reasoning import expression_as, said_by
 from steerseg.tracking import Propagation
 from steerseg.video import Video
+from steerseg.words.attributes import holds_attributes, parse_attributes
 from steerseg.words.naming import BEGINNING, GREY, MARGINS, SIDE, crop_vision, crops_vision, frames_to_show
 
 _ANY = "the thing"

@@ -7,14 +7,14 @@ expression is of something there (our choice). It is fitted for one preset; othe
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Self
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
+from steerseg.presence.calibration import Calibration
 from steerseg.words.glossary import singular_of
 from steerseg.words.learning import FUNCTION_WORDS, NUMBERS, Lexicon
 
@@ -94,33 +94,16 @@ class PresenceSignals:
     visible: float
 
 
-class PresenceCalibration(BaseModel):
-    """A logistic regression over :class:`PresenceSignals`, as a preset stores it.
+class PresenceCalibration(Calibration):
+    """A logistic regression over :class:`PresenceSignals`; see :class:`steerseg.presence.calibration.Calibration`.
 
     Attributes:
-        weights: Signal -> weight; a signal without one plays no part.
-        bias: Its constant.
         threshold: Least presence in [0, 1] of a proposal that is shown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    signals: ClassVar[type[PresenceSignals]] = PresenceSignals
 
-    weights: Mapping[str, float]
-    bias: float
     threshold: float = Field(ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _names_signals(self) -> Self:
-        unknown = self.weights.keys() - {field.name for field in fields(PresenceSignals)}
-        if unknown:
-            raise ValueError(f"there is no signal {min(unknown)!r} of presence")
-        return self
-
-    def presence(self, signals: PresenceSignals) -> float:
-        """The probability in [0, 1] that the expression is of something in the video."""
-        values = asdict(signals)
-        logit = self.bias + sum(weight * values[name] for name, weight in self.weights.items())
-        return 1.0 / (1.0 + math.exp(-min(max(logit, -60.0), 60.0)))
 
 
 @dataclass(frozen=True)
@@ -132,12 +115,15 @@ class Presence:
         refused: Whether it is below the preset's threshold, so that nothing is shown.
         found: What the LVLM calls the best candidate; empty where it was not asked.
         understood: Whether the models know all words of the expression, and it denies nothing.
+        confidence: How likely the best candidate is what the expression means, in [0, 1]; ``None`` where the preset is
+            not calibrated for it.
     """
 
     value: float | None = None
     refused: bool = False
     found: str = ""
     understood: bool = True
+    confidence: float | None = None
 
 
 NOT_JUDGED = Presence()

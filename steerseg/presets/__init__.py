@@ -20,6 +20,7 @@ from steerseg.config import (
     SegmenterConfig,
 )
 from steerseg.errors import ConfigError, NoLanguageModelError
+from steerseg.presence.confidence import ConfidenceCalibration
 from steerseg.presence.signals import PresenceCalibration
 from steerseg.reasoning import PromptTexts
 from steerseg.words.learning import Lexicon
@@ -95,6 +96,8 @@ class Preset(BaseModel):
         soft_prompts: Folder of the soft prompts beside the preset file; none where left out.
         lexicon: JSON file beside the preset file of the nouns that the model knows, as
             :class:`steerseg.words.learning.Lexicon`; where left out, the model itself says what kinds things are.
+        confidence: How likely the best candidate is what an expression means, by signals of its rank; not said where
+            left out, nor where presence is not judged.
         presence: How likely an expression is of anything in the video, by signals of a proposal; presence is not
             calibrated, and nothing is refused, where left out.
         prompts: The questions, where they differ from the defaults.
@@ -124,6 +127,7 @@ class Preset(BaseModel):
     soft_prompts: str | None = None
     lexicon: str | None = None
     presence: PresenceCalibration | None = None
+    confidence: ConfidenceCalibration | None = None
     prompts: dict[str, str] = {}
     pipeline: dict[str, Any] = {}
     segmenter_settings: dict[str, Any] = {}

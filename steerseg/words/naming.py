@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from steerseg.attributes import holds_attributes, parse_attributes
 from steerseg.grounding import resize_frames
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.presets import Preset
+from steerseg.words.attributes import holds_attributes, parse_attributes
 from steerseg.words.learning import Lexicon
 
 SIDE = 224

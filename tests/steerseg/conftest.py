@@ -15,8 +15,8 @@ import torch
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
-from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.proposal import Proposal
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, keyframe_indices

@@ -95,7 +95,7 @@ def preview_of(listed: ListedProposal, stored: StoredProposal) -> PreviewedPropo
     frame = max(range(len(areas)), key=lambda index: (areas[index], -index))
     return PreviewedProposal(
         listed=listed,
-        score=None if stored.refused else label_studio_score(best),
+        score=None if stored.refused else label_studio_score(stored, 0),
         presence=presence,
         refused=stored.refused,
         frame=frame,

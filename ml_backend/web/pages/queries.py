@@ -28,7 +28,8 @@ class ListedProposal:
         id: Its number in the database.
         key: Content, expression and version.
         path: Its file, relative to the data folder.
-        score: Of the best tracklet, in [-1, 1]; ``None`` where nothing was found, or presence is refused.
+        score: Confidence of the best tracklet, in [0, 1], or its rank score, in [-1, 1], without one; ``None`` where
+            nothing was found, or presence is refused.
         margin: Its distance to the second; ``None`` where there is none.
     """
 

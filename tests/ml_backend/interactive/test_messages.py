@@ -35,6 +35,23 @@ def test_a_clear_match_needs_no_advice() -> None:
     assert other == "Candidate #2 of 2. Tracked “the ball” on 12 of 12 frames (score 0.50)."
 
 
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.934, "0.93"), (0.5, "0.50"), (0.499, "0.49"), (0.02, "0.02")]
+)
+def test_a_confidence_takes_the_place_of_the_score_of_the_best(confidence: float, shown: str) -> None:
+    sure = replace(proposal("the ball"), confidence=confidence, presence=0.97)
+    text = describe_proposal(sure, guidance=Guidance(HINT, unsure_below=0.9))
+    assert f"frames (confidence {shown}); not visible" in text
+    unsure = confidence < 0.5
+    assert ("Unsure: it is more likely wrong than right." in text) is unsure
+    assert text.endswith(HINT) is unsure
+    other = describe_proposal(sure, 1, Guidance(HINT))
+    assert other.endswith("frames (score 0.50).")
+    assert sure.certainty() == confidence
+    assert sure.certainty(1) == min(0.5, confidence), "no other is surer than the best"
+    assert proposal("unlike anything").certainty() == 0.0
+
+
 def test_where_nothing_is_found_the_text_says_what_to_try() -> None:
     text = describe_proposal(proposal("nothing here"), guidance=Guidance(HINT))
     assert text.startswith("Nothing in the video matches “nothing here”.")

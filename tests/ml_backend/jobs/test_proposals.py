@@ -22,8 +22,8 @@ from ml_backend.models.reporter import SilentReporter
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg.grounding import GroundingMaps
 from steerseg.masks import encode_rle
-from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.proposal import Proposal
 from steerseg.tracking import Tracklet
 from tests.support import proposal_targets
 

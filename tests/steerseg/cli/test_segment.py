@@ -18,8 +18,8 @@ from steerseg.cli.progress import ProgressBar
 from steerseg.cli.segment import summary
 from steerseg.config import PipelineConfig
 from steerseg.output.proposal import load_proposal
-from steerseg.pipeline import Proposal
 from steerseg.presets import Preset
+from steerseg.proposal import Proposal
 from steerseg.video import load_video
 
 MakeProposal = Callable[..., Proposal]

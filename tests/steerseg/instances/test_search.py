@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steerseg import SteerSeg
 from steerseg.demo.dataset import Clip, clips, load_manifest
-from steerseg.pipeline import Proposal
+from steerseg.proposal import Proposal
 from steerseg.video import Video, video_from_frames
 
 

@@ -18,8 +18,8 @@ from steerseg.errors import SteerSegError
 from steerseg.output.drawing import RANK_COLOURS, draw_tracklets, heat_overlay
 from steerseg.output.figure import maps_figure
 from steerseg.output.proposal import SCHEMA, load_proposal, proposal_to_json, save_proposal
-from steerseg.pipeline import Proposal
 from steerseg.points import PointPrompt
+from steerseg.proposal import Proposal
 from steerseg.video import load_video
 
 HEIGHT, WIDTH, COUNT = 45, 80, 12

@@ -12,9 +12,10 @@ from steerseg.config import PipelineConfig
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
 from steerseg.demo.sprites import load_atlas
 from steerseg.masks import encode_rle, iou
-from steerseg.pipeline import Proposal, SteerSeg
+from steerseg.pipeline import SteerSeg
 from steerseg.presence.added_keyframes import with_returns
 from steerseg.presence.findings import Finding
+from steerseg.proposal import Proposal
 from steerseg.tracking import Tracklet
 from steerseg.video import Video, keyframe_indices, video_from_frames
 

@@ -19,8 +19,9 @@ from steerseg.errors import ModelError
 from steerseg.evaluation.runner import Models
 from steerseg.grounding import GroundingMaps
 from steerseg.output.proposal import load_proposal
-from steerseg.pipeline import Proposal, SteerSeg
+from steerseg.pipeline import SteerSeg
 from steerseg.presets import open_preset
+from steerseg.proposal import Proposal
 from steerseg.ranking import rank_scores
 from steerseg.segmenters.concepts import ConceptTrack
 from steerseg.tracking.sources import CandidateFinder, without_duplicates

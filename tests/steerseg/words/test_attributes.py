@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerseg.attributes import MAX_ATTRIBUTES, confident_attributes, holds_attributes, parse_attributes
+from steerseg.words.attributes import MAX_ATTRIBUTES, confident_attributes, holds_attributes, parse_attributes
 from steerseg.words.lenient_json import read_value
 
 

@@ -1,0 +1,1 @@
+"""The motion that an expression states: read from its words, and held against how candidates move (our choice)."""

@@ -1,0 +1,230 @@
+"""How far candidates move as an expression says, by where they are on the keyframes.
+
+The method has no such step (our choice). Attention over a few frames hardly tells a dog that runs to the left from one
+that runs to the right; their tracks do. Motions count as in the scene: what the camera's motion adds is taken out.
+Limits and scales are our choice, found on rendered scenes that nothing is reported on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steerseg.motion.reading import Motion
+
+Array = NDArray[np.float64]
+
+_STILL = 0.06  # of the frame's shorter side: so far a thing that rests may seem to move
+_STRAIGHT = 0.15  # of the shorter side: a way that counts in full
+_OTHER_KIND = 0.8  # what agreement counts of a candidate of another kind
+_GROWTH = math.log(1.8)  # of the area, from the first keyframe to the last, that counts in full
+_EARLY, _LATE = 0.45, 0.55  # parts of the time in which a thing that starts rests, and one that stops
+_AT_BORDER = 0.3  # agreement with leaving or entering of what ends or begins at the border
+
+
+def motion_agreement(
+    motions: Sequence[Motion],
+    masks: torch.Tensor,
+    alike: Sequence[bool],
+    shifts: Array,
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """How far candidates move as stated.
+
+    Args:
+        motions: At least one.
+        masks: (N, K, h, w) masks of N candidates on K keyframes, in [0, 1].
+        alike: Which of them are of the kind that the expression names, as far as that is known.
+        shifts: (K, 2) how far the background has moved since the first keyframe; see
+            :func:`steerseg.motion.camera.background_shifts`.
+        size: Height and width of a frame in pixels; the masks may have other sides.
+
+    Returns:
+        (N,) float32 in [0, 1]: the mean over the motions, and less for another kind.
+    """
+    paths = [_Path.of(candidate, shifts, size) for candidate in (masks > 0.5).cpu().numpy()]
+    grades = [[_MEASURES[motion](path) for motion in motions] for path in paths]
+    kinds = torch.tensor([1.0 if kind else _OTHER_KIND for kind in alike])
+    return torch.tensor(grades, dtype=torch.float32).mean(dim=1) * kinds
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Where a candidate is on the keyframes that show it.
+
+    Attributes:
+        seen: (K,) bool, the keyframes that show it; the other arrays have a row for each of these.
+        at_border: (K,) bool, whether it touches the frame's border.
+        times: Of the keyframes, in [0, 1].
+        centres: (x, y) of its box in the scene, in shorter sides of the frame.
+        areas: Parts of the frame that it covers.
+    """
+
+    seen: NDArray[np.bool_]
+    at_border: NDArray[np.bool_]
+    times: Array
+    centres: Array
+    areas: Array
+
+    @classmethod
+    def of(cls, masks: NDArray[np.bool_], shifts: Array, size: tuple[int, int]) -> _Path:
+        """The path of bool masks (K, h, w)."""
+        columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
+        seen = np.any(columns, axis=1)
+        at_border = columns[:, 0] | columns[:, -1] | rows[:, 0] | rows[:, -1]
+        centres = np.stack([_middles(columns), _middles(rows)], axis=1) - shifts
+        in_shorter_sides = np.array([size[1], size[0]]) / min(size)
+        areas: Array = np.mean(masks, axis=(1, 2), dtype=np.float64).reshape(-1)
+        times: Array = np.linspace(0, 1, len(masks), dtype=np.float64)
+        return cls(
+            seen,
+            at_border,
+            times[seen],
+            (centres * in_shorter_sides)[seen],
+            areas[seen],
+        )
+
+    @property
+    def steps(self) -> Array:
+        """Lengths of the ways from one keyframe to the next."""
+        return np.asarray(np.linalg.norm(np.diff(self.centres, axis=0), axis=1))
+
+    @property
+    def way(self) -> Array:
+        """(2,) from the first centre to the last."""
+        return np.asarray(self.centres[-1] - self.centres[0])
+
+    @property
+    def around_middle(self) -> Array:
+        """Centres as seen from their mean."""
+        return np.asarray(self.centres - self.centres.mean(axis=0))
+
+    @property
+    def detour(self) -> float:
+        """Part of its way that brings it no farther from where it began, in [0, 1]."""
+        length = float(self.steps.sum())
+        return 1.0 - float(np.linalg.norm(self.way)) / length if length > 0 else 0.0
+
+    @property
+    def roundness(self) -> float:
+        """Its spread across the direction in which it spreads most, as a part of that, in [0, 1]."""
+        least, most = np.linalg.eigvalsh(np.cov(self.around_middle.T, bias=True))
+        return float(np.sqrt(max(least, 0.0) / most)) if most > 0 else 0.0
+
+
+def _middles(lines: NDArray[np.bool_]) -> Array:
+    """(K,) middles in [0, 1] of what is set in bool lines (K, n); of nothing where none is."""
+    first, last = lines.argmax(axis=1), lines.shape[1] - lines[:, ::-1].argmax(axis=1)
+    return np.asarray((first + last) / (2 * lines.shape[1]))
+
+
+def _still(path: _Path) -> float:
+    if len(path.centres) < 2:
+        return 0.0
+    farthest = np.linalg.norm(path.around_middle, axis=1).max()
+    return float(np.exp(-((farthest / _STILL) ** 2)))
+
+
+def _moving(path: _Path) -> float:
+    return 1.0 - _still(path) if len(path.centres) > 1 else 0.0
+
+
+def _towards(x: float, y: float) -> Callable[[_Path], float]:
+    """Agreement with a way in a direction, the less the more it leads elsewhere or back."""
+
+    def measure(path: _Path) -> float:
+        if len(path.centres) < 2:
+            return 0.0
+        along, across = float(path.way @ (x, y)), float(abs(path.way @ (y, x)))
+        back = float(path.steps.sum() - np.linalg.norm(path.way))
+        return _share((along - 0.7 * (across + 0.5 * back)) / _STRAIGHT)
+
+    return measure
+
+
+def _growing(path: _Path) -> float:
+    """What the border hides does not count, where enough is left."""
+    whole = ~path.at_border[path.seen]
+    if whole.sum() < 2:
+        whole = np.ones_like(whole)
+    if whole.sum() < 2:
+        return 0.5
+    slope = np.polyfit(path.times[whole], np.log(path.areas[whole]), 1)[0]
+    return _share(slope / _GROWTH)
+
+
+def _starts(path: _Path) -> float:
+    middles = (path.times[1:] + path.times[:-1]) / 2
+    early, late = path.steps[middles < _EARLY].sum(), path.steps[middles > _LATE].sum()
+    return _moving(path) * _share(float((late - early) / max(late + early, 1e-6)))
+
+
+def _stops(path: _Path) -> float:
+    return _moving(path) - _starts(path)
+
+
+def _circling(path: _Path) -> float:
+    if len(path.centres) < 3:
+        return 0.0
+    x, y = path.around_middle.T
+    turned = np.diff(np.unwrap(np.arctan2(y, x))).sum() / (2 * np.pi)
+    return _moving(path) * min(1.0, abs(float(turned))) * math.sqrt(path.roundness)
+
+
+def _back_and_forth(path: _Path) -> float:
+    if len(path.centres) < 3:
+        return 0.0
+    return _moving(path) * min(1.0, 1.3 * path.detour) * (1.0 - path.roundness)
+
+
+def _bouncing(path: _Path) -> float:
+    return _moving(path) * path.detour if len(path.centres) > 2 else 0.0
+
+
+def _leaves(path: _Path) -> float:
+    return _gone(path.seen, path.at_border)
+
+
+def _enters(path: _Path) -> float:
+    return _gone(path.seen[::-1], path.at_border[::-1])
+
+
+def _gone(seen: NDArray[np.bool_], at_border: NDArray[np.bool_]) -> float:
+    """Whether it is there at first and not in the end; a little where it is at the border in the end."""
+    first, last = float(seen[:2].mean()), float(seen[-2:].mean())
+    return first * (1.0 - last) + _AT_BORDER * first * last * float(at_border[-1])
+
+
+def _returns(path: _Path) -> float:
+    seen = path.seen
+    return float(seen[:3].any() and seen[-3:].any() and not seen[1:-1].all())
+
+
+def _share(value: float) -> float:
+    """From -1, against it, to 1, for it, as a number in [0, 1]."""
+    return min(max(0.5 + 0.5 * float(value), 0.0), 1.0)
+
+
+_MEASURES: dict[Motion, Callable[[_Path], float]] = {
+    Motion.LEFT: _towards(-1, 0),
+    Motion.RIGHT: _towards(1, 0),
+    Motion.UP: _towards(0, -1),
+    Motion.DOWN: _towards(0, 1),
+    Motion.STILL: _still,
+    Motion.MOVING: _moving,
+    Motion.CIRCLING: _circling,
+    Motion.BACK_AND_FORTH: _back_and_forth,
+    Motion.BOUNCING: _bouncing,
+    Motion.STARTS: _starts,
+    Motion.STOPS: _stops,
+    Motion.ENTERS: _enters,
+    Motion.LEAVES: _leaves,
+    Motion.RETURNS: _returns,
+    Motion.GROWING: _growing,
+    Motion.SHRINKING: lambda path: 1.0 - _growing(path),
+}

@@ -1,0 +1,106 @@
+"""How far tracks move as stated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from steerseg.motion.agreement import motion_agreement
+from steerseg.motion.reading import Motion
+
+KEYFRAMES, HEIGHT, WIDTH = 8, 90, 160
+Place = tuple[float, float] | None
+TIMES = [k / (KEYFRAMES - 1) for k in range(KEYFRAMES)]
+
+
+def track(places: Sequence[Place], sides: Sequence[int] = (12,) * KEYFRAMES) -> torch.Tensor:
+    """(K, 90, 160) masks of a square with its centre at places in [0, 1]; ``None`` hides it."""
+    masks = torch.zeros(len(places), HEIGHT, WIDTH)
+    for mask, place, side in zip(masks, places, sides, strict=True):
+        if place is not None:
+            x, y = round(place[0] * WIDTH), round(place[1] * HEIGHT)
+            half = side // 2
+            mask[max(0, y - half) : max(0, y + half), max(0, x - half) : max(0, x + half)] = 1.0
+    return masks
+
+
+def triangle(phase: float) -> float:
+    return abs((phase % 1.0) * 2 - 1)
+
+
+PASSES: list[Place] = [(0.3 + 0.2 * t, 0.4 + 0.2 * t) for t in TIMES]
+TRACKS = {
+    Motion.LEFT: track([(0.9 - 0.6 * t, 0.5) for t in TIMES]),
+    Motion.RIGHT: track([(0.1 + 0.6 * t, 0.4 + 0.05 * t) for t in TIMES]),
+    Motion.UP: track([(0.5, 0.9 - 0.7 * t) for t in TIMES]),
+    Motion.DOWN: track([(0.3, 0.1 + 0.7 * t) for t in TIMES]),
+    Motion.STILL: track([(0.5 + 0.01 * math.sin(9 * t), 0.5) for t in TIMES]),
+    Motion.CIRCLING: track(
+        [(0.5 + 0.15 * math.cos(9 * t), 0.5 + 0.15 * WIDTH / HEIGHT * math.sin(9 * t)) for t in TIMES]
+    ),
+    Motion.BACK_AND_FORTH: track([(0.3 + 0.4 * triangle(2 * t), 0.5) for t in TIMES]),
+    Motion.STARTS: track([(0.2 + 1.2 * max(0.0, t - 0.5), 0.5) for t in TIMES]),
+    Motion.STOPS: track([(0.2 + 1.2 * min(0.5, t), 0.5) for t in TIMES]),
+    Motion.LEAVES: track([None if t > 0.7 else (0.6 + 0.5 * t, 0.5) for t in TIMES]),
+    Motion.ENTERS: track([None if t < 0.3 else (1.1 - 0.5 * t, 0.5) for t in TIMES]),
+    Motion.RETURNS: track([None if 0.3 < t < 0.7 else (0.2 + 0.4 * t, 0.5) for t in TIMES]),
+    Motion.GROWING: track(PASSES, [10, 12, 14, 16, 18, 20, 22, 24]),
+    Motion.SHRINKING: track(PASSES, [24, 22, 20, 18, 16, 14, 12, 10]),
+}
+
+
+def agreement(motion: Motion, masks: Sequence[torch.Tensor], shifts: object = None) -> list[float]:
+    moved = np.zeros((KEYFRAMES, 2)) if shifts is None else np.asarray(shifts, dtype=np.float64)
+    grades: list[float] = motion_agreement(
+        [motion], torch.stack(list(masks)), [True] * len(masks), moved, (HEIGHT, WIDTH)
+    ).tolist()
+    assert all(0 <= grade <= 1 for grade in grades)
+    return grades
+
+
+@pytest.mark.parametrize("motion", TRACKS)
+def test_what_moves_as_stated_agrees_most(motion: Motion) -> None:
+    grades = dict(zip(TRACKS, agreement(motion, list(TRACKS.values())), strict=True))
+    assert grades[motion] >= 0.6
+    assert max(grades, key=lambda other: grades[other]) == motion
+
+
+def test_what_moves_in_any_way_moves_and_what_goes_to_and_fro_bounces() -> None:
+    still, left = TRACKS[Motion.STILL], TRACKS[Motion.LEFT]
+    assert agreement(Motion.MOVING, [left])[0] > 0.9 > 0.1 > agreement(Motion.MOVING, [still])[0]
+    bounces = track([(0.1 + 0.8 * triangle(1.7 * t), 0.1 + 0.8 * triangle(2.3 * t)) for t in TIMES])
+    grades = agreement(Motion.BOUNCING, [bounces, left, still])
+    assert grades[0] > 0.5 > max(grades[1:])
+
+
+def test_the_motion_of_the_camera_is_taken_out() -> None:
+    rests = track([(0.8 - 0.5 * t, 0.5) for t in TIMES])
+    shifts = [(-0.5 * t, 0.0) for t in TIMES]
+    assert agreement(Motion.LEFT, [rests])[0] > 0.9
+    assert agreement(Motion.LEFT, [rests], shifts)[0] <= 0.5
+    assert agreement(Motion.STILL, [rests], shifts)[0] > 0.9
+
+
+@pytest.mark.parametrize("motion", list(Motion))
+def test_nothing_and_a_single_sight_have_a_grade(motion: Motion) -> None:
+    nowhere = track([None] * KEYFRAMES)
+    once = track([(0.5, 0.5), *[None] * (KEYFRAMES - 1)])
+    agreement(motion, [nowhere, once])
+
+
+def test_what_moves_as_stated_and_is_of_another_kind_counts_less() -> None:
+    masks = TRACKS[Motion.LEFT].expand(2, -1, -1, -1)
+    grades = motion_agreement([Motion.LEFT], masks, [True, False], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH))
+    assert grades[0] > grades[1] > 0.5
+
+
+def test_several_motions_count_alike() -> None:
+    masks = TRACKS[Motion.LEFT][None]
+    both = motion_agreement(
+        [Motion.LEFT, Motion.RIGHT], masks, [True], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH)
+    )
+    assert both.tolist() == pytest.approx([0.5], abs=0.01)

@@ -1,0 +1,79 @@
+"""Which motions an expression states, and what is left of it without them."""
+
+from __future__ import annotations
+
+import pytest
+
+from steerseg.demo.dataset import load_manifest
+from steerseg.motion.reading import Motion, stated_motions, without_motion
+
+
+@pytest.mark.parametrize(
+    ("expression", "motions", "rest"),
+    [
+        ("the dog that runs to the left", [Motion.LEFT], "the dog"),
+        ("the man walking slowly towards the right", [Motion.RIGHT], "the man"),
+        ("the red car moving from right to left", [Motion.LEFT], "the red car"),
+        ("birds flying upwards", [Motion.UP], "birds"),
+        ("the leaf falling to the ground", [Motion.DOWN], "the leaf"),
+        ("the dog which isn't moving", [Motion.STILL], "the dog"),
+        ("the parked car next to the tree", [Motion.STILL], "the car next to the tree"),
+        ("the one that does not move", [Motion.STILL], "the one"),
+        ("the motionless red ball", [Motion.STILL], "the red ball"),
+        ("the fish swimming in circles", [Motion.CIRCLING], "the fish"),
+        ("the child going back and forth", [Motion.BACK_AND_FORTH], "the child"),
+        ("the bouncing ball", [Motion.BOUNCING], "the ball"),
+        ("the bus that first stands still and then moves", [Motion.STARTS], "the bus"),
+        ("the bus that comes to a stop", [Motion.STOPS], "the bus"),
+        ("the woman entering the room", [Motion.ENTERS], "the woman"),
+        ("the cat that leaves the picture", [Motion.LEAVES], "the cat"),
+        ("the cat that goes away and comes back", [Motion.RETURNS], "the cat"),
+        ("the ship coming closer", [Motion.GROWING], "the ship"),
+        ("the balloon that gets smaller", [Motion.SHRINKING], "the balloon"),
+        ("what is moving around", [Motion.MOVING], "what is"),
+        ("the dog that runs to the left and then stops", [Motion.STOPS, Motion.LEFT], "the dog"),
+    ],
+)
+def test_motions_are_read(expression: str, motions: list[Motion], rest: str) -> None:
+    assert list(stated_motions(expression)) == motions
+    assert without_motion(expression) == rest
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "the dog on the left",
+        "the leftmost dog",
+        "the left one",
+        "the stop sign in the upper half",
+        "the boat floating beside the pier",
+        "something that grows in the ground",
+        "the dog that does not run to the left",
+        "the car that isn't moving left",
+        "the dog that moves the fastest",
+        "the one that stays behind",
+        "the car turning left",
+        "the dog walking up to the camera",
+        "the dog closest to the cat",
+        "the most popular one",
+        "the crossing",
+    ],
+)
+def test_what_states_no_motion(expression: str) -> None:
+    """Or none that tracks can tell."""
+    assert not stated_motions(expression)
+
+
+def test_nearly_every_expression_about_motion_is_read_and_hardly_another() -> None:
+    """Wordings of the generator; what spins or overtakes cannot be told from positions."""
+    expressions = [expression for clip in load_manifest("val").clips for expression in clip.expressions]
+    told = [
+        one for one in expressions if not any(word in one.text for word in ("spin", "rotat", "turn", "pass"))
+    ]
+    motion = [bool(stated_motions(one.text)) for one in told if one.kind == "motion"]
+    others = [
+        bool(stated_motions(one.text)) for one in told if one.kind in ("attribute", "spatial", "explicit")
+    ]
+    assert len(motion) >= 15
+    assert sum(motion) >= 0.9 * len(motion)
+    assert not any(others)
