@@ -137,6 +137,17 @@ class StoredProposal:
         return self.confidence if rank == 0 else min(score, self.confidence)
 
     @property
+    def standing(self) -> tuple[float | None, float | None]:
+        """How sure the best offered tracklet is, and its margin over the next; ``None`` where there is no such thing.
+
+        A confidence has no margin, since it allows for the next candidate already.
+        """
+        scores = [tracklet.score for tracklet in self.offered]
+        if scores and self.confidence is not None:
+            return self.confidence, None
+        return scores[0] if scores else None, scores[0] - scores[1] if len(scores) > 1 else None
+
+    @property
     def offered(self) -> tuple[StoredTracklet, ...]:
         """The tracklets, the best first; none where presence is refused, so that none was shown."""
         return () if self.refused else self.tracklets

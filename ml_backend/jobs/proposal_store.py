@@ -69,8 +69,8 @@ class ProposalStore:
             project_id: The project; it must be known.
             task_id: The task.
             path: The proposal's file, relative to the data folder.
-            score: Of the best tracklet; ``None`` where there is none, or none is shown.
-            margin: Of its score over the second's; ``None`` where there is no second.
+            score: How sure the best tracklet is; ``None`` where there is none, or none is shown.
+            margin: Of its score over the second's; ``None`` where there is no second, or its confidence is known.
         """
         subject = {"project_id": project_id, "task_id": task_id, **asdict(key)}
         scores = {"path": path, "score": score, "margin": margin}
@@ -94,7 +94,7 @@ class ProposalStore:
             ]
 
     def certainties(self, project_id: int) -> dict[int, float]:
-        """By task, how sure its newest proposal was: the best score, or its distance to the second if smaller.
+        """By task, how sure its newest proposal was: its confidence, or the best score and its margin, if smaller.
 
         Tasks whose proposal has no tracklet have -1.
         """

@@ -323,11 +323,7 @@ class Proposer:
             self._job_store.finish(job.id, JobState.CANCELLED, error=str(error))
 
     def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
-        scores = [tracklet.score for tracklet in proposal.offered]
-        score = scores[0] if scores else None
-        margin = scores[0] - scores[1] if len(scores) > 1 else None
-        if scores and proposal.confidence is not None:
-            score, margin = proposal.confidence, None  # it allows for the next candidate already
+        score, margin = proposal.standing
         self._proposal_store.add(
             key, project_id=owner[0], task_id=owner[1], path=path, score=score, margin=margin
         )

@@ -6,7 +6,7 @@ import errno
 import os
 import pickle
 import pickletools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,15 @@ def test_a_pipeline_proposal_becomes_plain_data_that_needs_no_torch() -> None:
     modules = {str(argument).split()[0] for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
     assert "ml_backend.proposals" in modules
     assert not any(module.split(".")[0] == "torch" for module in modules), "the server would load torch"
+
+
+def test_how_a_proposal_stands_goes_by_its_confidence_where_there_is_one(proposal: StoredProposal) -> None:
+    best, second = (tracklet.score for tracklet in proposal.tracklets[:2])
+    assert proposal.standing == (best, best - second)
+    assert replace(proposal, tracklets=proposal.tracklets[:1]).standing == (best, None)
+    assert replace(proposal, confidence=0.4).standing == (0.4, None)
+    assert replace(proposal, confidence=0.4, refused=True).standing == (None, None)
+    assert replace(proposal, tracklets=()).standing == (None, None)
 
 
 def test_a_damaged_or_missing_file_is_an_error(tmp_path: Path, proposal: StoredProposal) -> None:
