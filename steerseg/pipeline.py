@@ -523,9 +523,8 @@ class SteerSeg:
             return NOT_JUDGED
         look = self.judge.look(case, ranking[0].index, ranking[0].correlation)
         accepted = ranking[0].opinion is not None and ranking[0].opinion.stance == "accepted"
-        return self.judge.presence(
-            case, look, ranking, replace(config, presence="judge") if accepted else config
-        )
+        config = replace(config, presence="judge") if accepted else config
+        return self.judge.presence(case, look, ranking[0].score, config)
 
     def track(
         self,

@@ -23,16 +23,12 @@ class RankedCandidate:
         correlation: With the maps, in [-1, 1]; see :func:`rank_scores`. Where a motion is stated, that with the maps of
             the expression without it counts if it is more.
         opinion: What the LVLM thinks of it; ``None`` where it was not asked, or said nothing.
-        placed: Agreement with stated positions, in [0, 1]; ``None`` where none are stated.
-        motion: Agreement with stated motions, in [0, 1]; ``None`` where none are stated.
     """
 
     index: int
     score: float
     correlation: float
     opinion: Opinion | None = None
-    placed: float | None = None
-    motion: float | None = None
 
 
 def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -106,18 +102,10 @@ def rank_candidates(
         return ()
     correlations = rank_scores(masks, maps, frame_weight=config.frame_weight, temporal_merge=temporal_merge)
     scores = correlations
-    placed = None if positions is None else agreement(masks, positions, temporal_merge)
-    if placed is not None:
-        scores = torch.lerp(scores, placed, config.localisation_weight)
+    if positions is not None:
+        places = agreement(masks, positions, temporal_merge)
+        scores = torch.lerp(scores, places, config.localisation_weight)
     if motion is not None:
         scores = torch.lerp(scores, motion.to(scores), config.motion_weight)
-    return tuple(
-        RankedCandidate(
-            i,
-            float(scores[i]),
-            float(correlations[i]),
-            placed=None if placed is None else float(placed[i]),
-            motion=None if motion is None else float(motion[i]),
-        )
-        for i in scores.argsort(descending=True).tolist()[: config.alternatives]
-    )
+    order = scores.argsort(descending=True).tolist()[: config.alternatives]
+    return tuple(RankedCandidate(i, float(scores[i]), float(correlations[i])) for i in order)

@@ -13,7 +13,8 @@ from benchmarks.meaning.answers import Asker, ClipQuestions, mean_iou, on_keyfra
 from benchmarks.meaning.logistic import fit_logistic
 from benchmarks.meaning.presence import auroc_interval
 from steerseg.pipeline import SteerSeg
-from steerseg.presence.confidence import ConfidenceCalibration, ConfidenceSignals, confidence_signals
+from steerseg.presence.confidence import ConfidenceCalibration, ConfidenceSignals
+from steerseg.presence.signals import signals_of
 from steerseg.statistics import bootstrap_mean
 
 RIGHT = 0.5
@@ -49,8 +50,6 @@ class ConfidenceRow(BaseModel):
 def measure_confidence(steerseg: SteerSeg, one: ClipQuestions) -> list[ConfidenceRow]:
     """Ask the expressions of a clip that are of one object."""
     config = replace(steerseg.config, presence="judge")
-    calibration = steerseg.preset.presence
-    assert calibration is not None
     rows = []
     for expression in one.clip.entry.expressions:
         if len(expression.targets) != 1:
@@ -67,13 +66,14 @@ def measure_confidence(steerseg: SteerSeg, one: ClipQuestions) -> list[Confidenc
             j=0.0,
         )
         if found.look is not None:
-            presence = steerseg.judge.presence(found.case, found.look, found.ranking, config).value
-            assert presence is not None
+            score = found.ranking[0].score
+            presence = steerseg.judge.presence(found.case, found.look, score, config).value
+            signals = signals_of(found.case.reading.text, found.look, steerseg.lexicon)
             truth = on_keyframes(one.clip.masks(expression), config)
             told = {
-                "score": found.ranking[0].score,
+                "score": score,
                 "presence": presence,
-                "signals": confidence_signals(found.ranking, found.look, presence),
+                "signals": ConfidenceSignals.of(score, signals),
                 "j": mean_iou(found.masks(), truth),
             }
             row = row.model_copy(update=told)
@@ -81,7 +81,7 @@ def measure_confidence(steerseg: SteerSeg, one: ClipQuestions) -> list[Confidenc
     return rows
 
 
-def fit_confidence(rows: Sequence[ConfidenceRow], *, ridge: float = 0.03) -> ConfidenceCalibration:
+def fit_confidence(rows: Sequence[ConfidenceRow], *, ridge: float = 0.1) -> ConfidenceCalibration:
     """A calibration by rows that are right and wrong.
 
     Args:

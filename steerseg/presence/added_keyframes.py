@@ -196,7 +196,7 @@ def _is_same(found: Finding, again: Propagation, index: int, anchors: Sequence[i
 def _is_accepted(steerseg: SteerSeg, case: Case, ranked: RankedCandidate, config: PipelineConfig) -> bool:
     """Whether the judge accepts a candidate as what the expression means."""
     look = steerseg.judge.look(case, ranked.index, ranked.correlation)
-    return steerseg.judge.accepts(steerseg.judge.presence(case, look, (ranked,), config))
+    return steerseg.judge.accepts(steerseg.judge.presence(case, look, ranked.score, config))
 
 
 def _anchors(found: Finding, empty: NDArray[np.bool_]) -> tuple[int, ...]:

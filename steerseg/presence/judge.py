@@ -9,7 +9,7 @@ from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext
 from steerseg.lvlm.base import LVLM
-from steerseg.presence.confidence import confidence_signals
+from steerseg.presence.confidence import ConfidenceSignals
 from steerseg.presence.look import Expectation, look_at, look_of
 from steerseg.presence.signals import (
     NOT_JUDGED,
@@ -99,10 +99,8 @@ class Judge:
         merge = self._lvlm.family.temporal_merge
         return look_of(case.said, found, ratio, correlation, case.on_keyframes, index, case.maps, merge)
 
-    def presence(
-        self, case: Case, look: Look, ranking: Sequence[RankedCandidate], config: PipelineConfig
-    ) -> Presence:
-        """How likely the expression is of anything, and of the best candidate, by the look at that one."""
+    def presence(self, case: Case, look: Look, score: float, config: PipelineConfig) -> Presence:
+        """How likely the expression is of anything, and of the best candidate, by its look and its rank score."""
         calibration = self._preset.presence
         if calibration is None:
             return NOT_JUDGED
@@ -115,13 +113,11 @@ class Judge:
         )
         understood = signals.known == 1 and not signals.negated
         refused = refuses and value < calibration.threshold
-        return Presence(value, refused, look.found.name, understood, self._confidence(look, ranking, value))
+        return Presence(value, refused, look.found.name, understood, self._confidence(signals, score))
 
-    def _confidence(self, look: Look, ranking: Sequence[RankedCandidate], presence: float) -> float | None:
+    def _confidence(self, signals: PresenceSignals, score: float) -> float | None:
         calibration = self._preset.confidence
-        if calibration is None:
-            return None
-        return calibration.probability(confidence_signals(ranking, look, presence))
+        return None if calibration is None else calibration.probability(ConfidenceSignals.of(score, signals))
 
     def _signals(self, case: Case, look: Look) -> PresenceSignals:
         return signals_of(case.reading.text, look, self._lexicon)
