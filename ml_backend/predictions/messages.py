@@ -9,6 +9,7 @@ import numpy as np
 
 from ml_backend.proposals import StoredProposal, StoredTracklet
 from steerseg.masks import RLE, decode_rle, mask_area
+from steerseg.presence.confidence import EVEN
 from steerseg.presence.signals import is_negated
 from steerseg.presets import Preset
 from steerseg.words.learning import Lexicon
@@ -69,9 +70,6 @@ class Guidance:
             return f"{float(bound) - 0.01:.2f}"
         return text
 
-
-EVEN = 0.5
-"""A confidence below this says that a tracklet is more likely wrong than right."""
 
 DEFAULT_GUIDANCE = Guidance()
 

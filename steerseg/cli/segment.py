@@ -147,10 +147,13 @@ def _opinion(tracklet: Tracklet) -> str:
 
 def _doubts(proposal: Proposal, preset: Preset) -> list[str]:
     """Lines for a proposal whose best tracklet is unsure, or that holds nothing."""
+    from steerseg.presence.confidence import EVEN
+
     sure = proposal.presence.confidence
-    certain = (
-        sure >= 0.5 if sure is not None else proposal.tracklets and proposal.best.score >= preset.unsure_below
-    )
+    if sure is not None:
+        certain = sure >= EVEN
+    else:
+        certain = bool(proposal.tracklets) and proposal.best.score >= preset.unsure_below
     if certain:
         return []
     lines = []

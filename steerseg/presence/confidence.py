@@ -13,6 +13,9 @@ from typing import ClassVar
 from steerseg.presence.calibration import Calibration
 from steerseg.presence.signals import PresenceSignals
 
+EVEN = 0.5
+"""A confidence below this says that a tracklet is more likely wrong than right."""
+
 
 @dataclass(frozen=True)
 class ConfidenceSignals:

@@ -18,6 +18,7 @@ from steerseg.cli.progress import ProgressBar
 from steerseg.cli.segment import summary
 from steerseg.config import PipelineConfig
 from steerseg.output.proposal import load_proposal
+from steerseg.presence.signals import Presence
 from steerseg.presets import Preset
 from steerseg.proposal import Proposal
 from steerseg.video import load_video
@@ -238,3 +239,14 @@ def test_progress_is_written_as_lines_where_nobody_sees_a_bar(capsys: pytest.Cap
         "loading models: 80% after 12 s",
         "evaluating",
     ]
+
+
+@pytest.mark.parametrize(("confidence", "unsure"), [(0.93, False), (0.31, True)])
+def test_summary_of_a_find_with_a_confidence(
+    make_proposal: MakeProposal, confidence: float, unsure: bool
+) -> None:
+    preset = Preset(name="tiny", lvlm="lvlm", sam2="sam2", unsure_below=0.9, hint="The models know squares.")
+    found = replace(make_proposal(), presence=Presence(0.9, confidence=confidence))
+    lines = summary(found, Path("out"), preset).splitlines()
+    assert lines[0] == f'found "the upper square" on 10 of 12 frames (confidence {confidence:.2f})'
+    assert ("  unsure        it is more likely wrong than right" in lines) is unsure

@@ -19,6 +19,7 @@ from steerseg.output.drawing import RANK_COLOURS, draw_tracklets, heat_overlay
 from steerseg.output.figure import maps_figure
 from steerseg.output.proposal import SCHEMA, load_proposal, proposal_to_json, save_proposal
 from steerseg.points import PointPrompt
+from steerseg.presence.signals import Presence
 from steerseg.proposal import Proposal
 from steerseg.video import load_video
 
@@ -27,7 +28,7 @@ MakeProposal = Callable[..., Proposal]
 
 
 def test_everything_is_written_and_read_back(tmp_path: Path, make_proposal: MakeProposal) -> None:
-    proposal = make_proposal()
+    proposal = replace(make_proposal(), presence=Presence(0.8, confidence=0.7))
     proposal.save(tmp_path / "new" / "out")
     folder = tmp_path / "new" / "out"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -42,6 +43,7 @@ def test_everything_is_written_and_read_back(tmp_path: Path, make_proposal: Make
     assert back.attributes == proposal.attributes
     assert back.versions == proposal.versions
     assert back.points == proposal.points
+    assert back.presence == proposal.presence
     assert (back.fps, back.height, back.width) == (proposal.fps, HEIGHT, WIDTH)
     np.testing.assert_array_equal(back.pts, proposal.pts)
     for read, written in zip(back.tracklets, proposal.tracklets, strict=True):
