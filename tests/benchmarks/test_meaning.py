@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from benchmarks.meaning.confidence import ConfidenceRow, describe_confidence, fit_confidence
 from benchmarks.meaning.late import LateRow, describe_late
+from benchmarks.meaning.motion import MotionRow, describe_motion
 from benchmarks.meaning.reasoning import ReasoningRow, describe_reasoning
 from benchmarks.meaning.visits import KEYFRAMES, VISITS, come_and_go, visible_windows, visits_manifest
 from benchmarks.meaning.wordings import clips_of, clips_read_otherwise, load_wordings
@@ -11,6 +13,7 @@ from steerseg.demo.dataset import ENTROPY, load_manifest
 from steerseg.demo.scene import visible_fraction
 from steerseg.demo.sprites import load_catalogue
 from steerseg.demo.world import sample_scene
+from steerseg.presence.confidence import ConfidenceSignals
 from steerseg.video import keyframe_indices
 
 
@@ -89,3 +92,47 @@ def test_the_table_of_late_targets_counts_what_is_shown_and_what_it_costs() -> N
     assert lines[4].endswith("|  |  | 0 |")
     assert "| between the first | 2 | 4.0 | 10.0 | 1 |" in lines
     assert "| where the tracklet shows nothing | 0 | 0.0 | 0.0 | 0 |" in lines
+
+
+def test_the_table_of_motions_has_the_paired_gain_by_motion() -> None:
+    row = MotionRow(
+        video="a", kind="motion", text="the dog that runs left", alike=True, motions=("left",), without=0.0,
+        shown=0.75, best_without=0.25, best=0.75,
+    )  # fmt: skip
+    other = row.model_copy(update={"video": "b", "alike": False, "motions": ("still",), "without": 0.75})
+    lines = list(describe_motion([row, other]))
+    assert lines[2].startswith("| all | 2 | 0.375 [0.000, 0.750] | 0.750")
+    assert lines[3].startswith("| with a namesake | 1 | 0.000")
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| left", "| still"]
+
+
+def confidence_rows() -> list[ConfidenceRow]:
+    """Forty expressions, right where the rank score is high; its other signals say nothing."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        score = float(rng.uniform(0, 1))
+        signals = ConfidenceSignals(score, *rng.uniform(0, 1, 4).tolist())
+        right = score + rng.normal(0, 0.1) > 0.5
+        rows.append(
+            ConfidenceRow(
+                video=f"clip-{number // 2}", kind="explicit", text="the dog", alike=False, score=score,
+                presence=0.5, signals=signals, j=0.9 if right else 0.1,
+            )
+        )  # fmt: skip
+    return [*rows, rows[0].model_copy(update={"signals": None, "score": -1.0, "j": 0.0})]
+
+
+def test_a_confidence_is_fitted_to_what_is_right() -> None:
+    rows = confidence_rows()
+    calibration = fit_confidence(rows)
+    assert max(calibration.weights, key=lambda name: abs(calibration.weights[name])) == "score"
+    sure, unsure = (
+        calibration.probability(ConfidenceSignals(score, 0.5, 0.5, 0.5, 0.5)) for score in (0.9, 0.1)
+    )
+    assert sure > 0.8 > 0.2 > unsure
+    for given in (calibration, None):  # fitted before, or with each clip left out
+        lines = list(describe_confidence(rows, given))
+        (measured,) = (line for line in lines if line.startswith("| confidence | 0."))
+        assert float(measured.split()[3]) > 0.85
+        assert lines[-1].startswith("| 0.")
