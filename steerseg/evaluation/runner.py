@@ -92,7 +92,10 @@ def describe_runs(
         if getattr(preset, name) is not None:
             common[name] = getattr(preset, name)
     if preset.segmenter_config != SegmenterConfig():
-        common["segmenter"] = asdict(preset.segmenter_config)
+        segmenter = asdict(preset.segmenter_config)
+        if segmenter["cpu_precision"] == "float32":  # as all were before there was a choice
+            del segmenter["cpu_precision"]
+        common["segmenter"] = segmenter
     return {variant.name: _describe(common, variant, preset) for variant in variants}
 
 
@@ -116,6 +119,8 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
         config["localisation"] = preset.texts.localisation
     else:
         del config["localisation"], config["localisation_weight"]
+    if not config["motion"]:
+        del config["motion"], config["motion_weight"]
     if config["reasoning_steps"] == 1:
         del config["reasoning_steps"]
     else:

@@ -91,11 +91,16 @@ def test_a_presets_own_fields_come_on_top_of_its_settings(preset: Path) -> None:
 def test_results_under_own_choices_keep_their_identity(preset: Path, samples: list[Sample]) -> None:
     """They had no name for these choices before."""
     own = describe_runs("d", "train", samples, load_preset(preset), [STEERSEG])["steerseg"]
-    assert not {"grid", "enlarge", "borders", "correction", "conditioning"} & own.config.keys()
+    newer = {"grid", "enlarge", "borders", "correction", "conditioning", "motion", "motion_weight"}
+    assert not newer & own.config.keys()
     published = load_preset(preset).model_copy(update={"settings": "published"})
     other = describe_runs("d", "train", samples, published, [STEERSEG])["steerseg"]
     assert (other.config["grid"], other.config["borders"]) == ("smart_resize", "zero")
     assert other.as_json()["segmenter"] == {"resampling": "bicubic", "clicks": "shifted"}
+    settings = {"clicks": "shifted", "cpu_precision": "native"}
+    native = load_preset(preset).model_copy(update={"segmenter_settings": settings})
+    third = describe_runs("d", "train", samples, native, [STEERSEG])["steerseg"]
+    assert third.as_json()["segmenter"] == {"resampling": "bilinear", **settings}
 
 
 # --- what each choice does
