@@ -10,7 +10,6 @@ from ml_backend.interactive.answer import (
     Answer,
     Call,
     ProposalWork,
-    clipped_score,
     expression_of_candidate,
     late_proposal,
     refusal,
@@ -31,7 +30,7 @@ from ml_backend.language.expressions import (
     typed_expressions,
 )
 from ml_backend.predictions.messages import Guidance, describe_answer, describe_instances
-from ml_backend.predictions.results import video_numbers
+from ml_backend.predictions.results import label_studio_score, video_numbers
 from ml_backend.proposals import StoredProposal
 from steerseg.errors import ExpressionError
 from steerseg.words.counting import choose_candidates, instances_meant
@@ -134,7 +133,7 @@ def _answer_candidates(
         meant = several.most if several.exact else None
         message = describe_instances(proposal, ranks, writer.labels, meant, guidance)
     message = " ".join(filter(None, (message, numbers.describe_hidden())))
-    return Answer(tuple(result), message, clipped_score(proposal.certainty(ranks[0])))
+    return Answer(tuple(result), message, label_studio_score(proposal, ranks[0]))
 
 
 def video_beside(controls: Controls, task: Task) -> VideoSide | None:

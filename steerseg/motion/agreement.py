@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from steerseg.motion.reading import Motion
+from steerseg.presence.localisation import box_centres
 
 Array = NDArray[np.float64]
 
@@ -47,7 +48,9 @@ def motion_agreement(
     Returns:
         (N,) float32 in [0, 1]: the mean over the motions, and less for another kind.
     """
-    paths = [_Path.of(candidate, shifts, size) for candidate in (masks > 0.5).cpu().numpy()]
+    shown = masks > 0.5
+    places = zip(shown.cpu().numpy(), box_centres(shown).cpu().numpy(), strict=True)
+    paths = [_Path.of(candidate, centres, shifts, size) for candidate, centres in places]
     grades = [[_MEASURES[motion](path) for motion in motions] for path in paths]
     kinds = torch.tensor([1.0 if kind else _OTHER_KIND for kind in alike])
     return torch.tensor(grades, dtype=torch.float32).mean(dim=1) * kinds
@@ -72,22 +75,18 @@ class _Path:
     areas: Array
 
     @classmethod
-    def of(cls, masks: NDArray[np.bool_], shifts: Array, size: tuple[int, int]) -> _Path:
-        """The path of bool masks (K, h, w)."""
+    def of(
+        cls, masks: NDArray[np.bool_], centres: NDArray[np.float32], shifts: Array, size: tuple[int, int]
+    ) -> _Path:
+        """The path of bool masks (K, h, w), with the (K, 2) centres of their boxes in [0, 1]."""
         columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
         seen = np.any(columns, axis=1)
         at_border = columns[:, 0] | columns[:, -1] | rows[:, 0] | rows[:, -1]
-        centres = np.stack([_middles(columns), _middles(rows)], axis=1) - shifts
         in_shorter_sides = np.array([size[1], size[0]]) / min(size)
+        in_scene = (centres - shifts) * in_shorter_sides
         areas: Array = np.mean(masks, axis=(1, 2), dtype=np.float64).reshape(-1)
         times: Array = np.linspace(0, 1, len(masks), dtype=np.float64)
-        return cls(
-            seen,
-            at_border,
-            times[seen],
-            (centres * in_shorter_sides)[seen],
-            areas[seen],
-        )
+        return cls(seen, at_border, times[seen], in_scene[seen], areas[seen])
 
     @property
     def steps(self) -> Array:
@@ -115,12 +114,6 @@ class _Path:
         """Its spread across the direction in which it spreads most, as a part of that, in [0, 1]."""
         least, most = np.linalg.eigvalsh(np.cov(self.around_middle.T, bias=True))
         return float(np.sqrt(max(least, 0.0) / most)) if most > 0 else 0.0
-
-
-def _middles(lines: NDArray[np.bool_]) -> Array:
-    """(K,) middles in [0, 1] of what is set in bool lines (K, n); of nothing where none is."""
-    first, last = lines.argmax(axis=1), lines.shape[1] - lines[:, ::-1].argmax(axis=1)
-    return np.asarray((first + last) / (2 * lines.shape[1]))
 
 
 def _still(path: _Path) -> float:

@@ -102,7 +102,7 @@ def agreement(masks: torch.Tensor, positions: Positions, temporal_merge: int) ->
         (N,) float32 in [0, 1]: the mean over slices of a bell curve over the distance from the stated position to the
         centre of the mask's box. A slice in which the tracklet or the object is hidden counts 0, and 1 where both are.
     """
-    found = _box_centres(masks > 0.5)
+    found = box_centres(masks > 0.5)
     grades: list[torch.Tensor] = []
     for moment, stated in enumerate(positions.centres):
         centres = found[:, moment * temporal_merge : (moment + 1) * temporal_merge].nanmean(dim=1)
@@ -116,7 +116,7 @@ def agreement(masks: torch.Tensor, positions: Positions, temporal_merge: int) ->
     return torch.stack(grades).mean(dim=0)
 
 
-def _box_centres(masks: torch.Tensor) -> torch.Tensor:
+def box_centres(masks: torch.Tensor) -> torch.Tensor:
     """Centres (N, K, 2) of the boxes of bool masks (N, K, h, w), in [0, 1]; NaN where a mask is empty."""
     sides: list[torch.Tensor] = []
     for lines in (masks.any(dim=2), masks.any(dim=3)):  # columns, rows
