@@ -29,6 +29,13 @@ FLAGS = (
 WAIT = 60_000.0
 """Milliseconds that the browser may take for one thing; far beyond what an idle machine needs."""
 
+# A task is shown, and a moment later once more with a new annotation: what is typed between is lost.
+_SETTLED = """() => {
+  const store = window.Htx, now = performance.now();
+  const id = store?.task && !store.isLoading && store.annotationStore?.selected?.id;
+  if (!id || window.shownAnnotation?.id !== id) window.shownAnnotation = {id, since: now};
+  return id && now - window.shownAnnotation.since > 1000; }"""
+
 T = TypeVar("T")
 
 
@@ -127,7 +134,7 @@ class LabelingPage:
         self.page.goto(f"{self.server.url}/projects/{project}/data")
         self.page.wait_for_selector(".lsf-table, [class*='table']")
         self.page.goto(f"{self.server.url}/projects/{project}/data?task={task}")
-        self.page.wait_for_function("window.Htx?.annotationStore?.selected && window.Htx.task")
+        self.page.wait_for_function(_SETTLED)
         if predicted:
             self.page.wait_for_function("window.Htx.annotationStore.selected.regions.length > 0")
         self.canvas.wait_for()
