@@ -34,6 +34,7 @@ def motion_agreement(
     alike: Sequence[bool],
     shifts: Array,
     size: tuple[int, int],
+    spins: Array | None = None,
 ) -> torch.Tensor:
     """How far candidates move as stated.
 
@@ -44,6 +45,8 @@ def motion_agreement(
         shifts: (K, 2) how far the background has moved since the first keyframe; see
             :func:`steerseg.motion.camera.background_shifts`.
         size: Height and width of a frame in pixels; the masks may have other sides.
+        spins: (N,) how evidently each spins, in [0, 1]; see :func:`steerseg.motion.spin.spin_evidence`. None does
+            where it is left out.
 
     Returns:
         (N,) float32 in [0, 1]: the mean over the motions, and less for another kind.
@@ -51,9 +54,19 @@ def motion_agreement(
     shown = masks > 0.5
     places = zip(shown.cpu().numpy(), box_centres(shown).cpu().numpy(), strict=True)
     paths = [_Path.of(candidate, centres, shifts, size) for candidate, centres in places]
-    grades = [[_MEASURES[motion](path) for motion in motions] for path in paths]
+    rivals = [path for path, kind in zip(paths, alike, strict=True) if kind] or paths
+
+    def grades(motion: Motion) -> Sequence[float]:
+        if motion is Motion.SPINNING:
+            return [0.0] * len(paths) if spins is None else spins.tolist()
+        if motion is Motion.OVERTAKES:
+            return [_overtakes(path, paths) for path in paths]
+        if motion in _SPEEDS:
+            return [_SPEEDS[motion](path, rivals) for path in paths]
+        return [_MEASURES[motion](path) for path in paths]
+
     kinds = torch.tensor([1.0 if kind else _OTHER_KIND for kind in alike])
-    return torch.tensor(grades, dtype=torch.float32).mean(dim=1) * kinds
+    return torch.tensor([grades(motion) for motion in motions], dtype=torch.float32).mean(dim=0) * kinds
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,12 @@ class _Path:
         areas: Array = np.mean(masks, axis=(1, 2), dtype=np.float64).reshape(-1)
         times: Array = np.linspace(0, 1, len(masks), dtype=np.float64)
         return cls(seen, at_border, times[seen], in_scene[seen], areas[seen])
+
+    @property
+    def speed(self) -> float:
+        """Length of its way in the time that it is seen."""
+        time = float(self.times[-1] - self.times[0]) if len(self.times) else 0.0
+        return float(self.steps.sum()) / time if time > 0 else 0.0
 
     @property
     def steps(self) -> Array:
@@ -198,6 +217,30 @@ def _returns(path: _Path) -> float:
     return float(seen[:3].any() and seen[-3:].any() and not seen[1:-1].all())
 
 
+def _faster(path: _Path, rivals: Sequence[_Path]) -> float:
+    return min(1.0, (path.speed + _STILL) / (max(rival.speed for rival in rivals) + _STILL)) ** 2
+
+
+def _slower(path: _Path, rivals: Sequence[_Path]) -> float:
+    return min(1.0, (min(rival.speed for rival in rivals) + _STILL) / (path.speed + _STILL)) ** 2
+
+
+def _overtakes(path: _Path, others: Sequence[_Path]) -> float:
+    """By how much it is behind another at first and before it in the end, where both move in one direction."""
+    length = float(np.linalg.norm(path.way)) if len(path.centres) > 1 else 0.0
+    if length == 0:
+        return 0.0
+    direction = path.way / length
+    found = 0.0
+    for rival in others:
+        both = path.seen & rival.seen
+        if both.sum() > 1:
+            own, other = (one.centres[both[one.seen]] @ direction for one in (path, rival))
+            behind, before = other[0] - own[0], own[-1] - other[-1]
+            found = max(found, float(min(behind, before, other[-1] - other[0])))
+    return min(1.0, found / _STRAIGHT)
+
+
 def _share(value: float) -> float:
     """From -1, against it, to 1, for it, as a number in [0, 1]."""
     return min(max(0.5 + 0.5 * float(value), 0.0), 1.0)
@@ -221,3 +264,9 @@ _MEASURES: dict[Motion, Callable[[_Path], float]] = {
     Motion.GROWING: _growing,
     Motion.SHRINKING: lambda path: 1.0 - _growing(path),
 }
+
+_SPEEDS: dict[Motion, Callable[[_Path, Sequence[_Path]], float]] = {
+    Motion.FASTER: _faster,
+    Motion.SLOWER: _slower,
+}
+"""Of a candidate beside those of the kind that the expression names."""

@@ -19,6 +19,7 @@ from steerseg.keyframes import VideoFeatures
 from steerseg.motion.agreement import motion_agreement
 from steerseg.motion.camera import background_shifts
 from steerseg.motion.reading import Motion, stated_motions, without_motion
+from steerseg.motion.spin import spin_evidence
 from steerseg.points import point_prompts
 from steerseg.presence.judge import Case
 from steerseg.ranking import rank_scores
@@ -104,5 +105,7 @@ def _agreement(
     """How far each candidate moves as stated: (N,) float32 in [0, 1]. ``others`` are of another kind."""
     alike = [index not in others for index in range(len(masks))]
     hidden = (masks > _HIDDEN).any(dim=0).cpu().numpy()
-    shifts = background_shifts(video.frames[list(tracked.frames)], hidden)
-    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width))
+    frames = video.frames[list(tracked.frames)]
+    spins = spin_evidence(frames, masks) if Motion.SPINNING in motions else None
+    shifts = background_shifts(frames, hidden)
+    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), spins)

@@ -9,7 +9,7 @@ from steerseg.words.learning import FUNCTION_WORDS
 
 
 class Motion(enum.StrEnum):
-    """A motion that can be told from where an object is on the keyframes."""
+    """A motion that can be told from tracks over the keyframes."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -27,6 +27,10 @@ class Motion(enum.StrEnum):
     RETURNS = "returns"
     GROWING = "growing"
     SHRINKING = "shrinking"
+    SPINNING = "spinning"
+    OVERTAKES = "overtakes"
+    FASTER = "faster"
+    SLOWER = "slower"
 
 
 _GO = (
@@ -34,7 +38,20 @@ _GO = (
     r"|wander|climb|step)(?:e?s|ies|y|e|ing|ying)?"
 )
 _HOW = r"(?: (?:\w+ly|fast|straight))?"
+_MUCH = r"(?:(?:much|far|a lot|even|very|really|rather|so) )?"
+_FAST = r"(?:fast(?:er|est)?|quick(?:er|est|ly)?|rapid(?:ly)?|swift(?:er|est|ly)?)"
+_SLOW = r"slow(?:er|est|ly)?"
 _TO = rf"{_HOW}(?: to(?:wards?)?)?(?: the)?"
+
+
+def _speed(word: str) -> str:
+    """The pattern of a speed, as of "the fastest dog", "the dog that runs faster" and "the faster of the two dogs"."""
+    return (
+        rf"(?:{_GO} {_MUCH}(?:the )?|\b){_MUCH}\b{word}(?:-moving)?\b(?! (?:food|asleep|cooker)\b)"
+        r"(?: of (?:the )?(?:two|three|four|all)\b(?: the\b)?)?"
+    )
+
+
 _PATTERNS: dict[Motion, re.Pattern[str]] = {
     motion: re.compile(pattern, re.IGNORECASE)
     # What comes first is taken out of the text before the next is looked for.
@@ -97,6 +114,17 @@ _PATTERNS: dict[Motion, re.Pattern[str]] = {
             r"|\bcom(?:es|ing) closer\b|\bapproach(?:es|ing)\b",
         ),
         (Motion.SHRINKING, r"\bshrink(?:s|ing)\b|\b(?:get|becom)\w* smaller\b"),
+        (
+            Motion.SPINNING,
+            r"\b(?:spin(?:s|ning)|(?:rotat|revolv)(?:es|ing)|(?:twirl|whirl)(?:s|ing))\b(?: around\b)?"
+            r"|\bturn(?:s|ing) around\b(?! \w)",
+        ),
+        (
+            Motion.OVERTAKES,
+            r"\bovertak(?:es|ing)\b|\bpass(?:es|ing)(?= (?:by )?(?:(?:all )?the others?|another|others)\b)",
+        ),
+        (Motion.FASTER, _speed(_FAST)),
+        (Motion.SLOWER, _speed(_SLOW)),
     )
 }
 _MOVING = re.compile(
@@ -109,6 +137,7 @@ _WORD = re.compile(r"\s*([a-z'’-]+)", re.IGNORECASE)
 _NOT_NOUNS = (FUNCTION_WORDS - {"one", "ones"}) | {
     *("around", "off", "about", "away", "along", "across", "through", "fast", "slowly"),
 }
+_ANYTHING = "the one"  # what is left of "the fastest"
 _DENIED = re.compile(r"\b(?:not|never|no|without)\b|n['’]t\b", re.IGNORECASE)
 
 
@@ -128,6 +157,8 @@ def stated_motions(expression: str) -> tuple[Motion, ...]:
 def without_motion(expression: str) -> str:
     """An expression without the motions that it states, and without what follows the first of them.
 
+    Where nothing is left that names an object, it is "the one".
+
     Example:
         >>> without_motion("the red dog that is running to the left"), without_motion("the bouncing dog")
         ('the red dog', 'the dog')
@@ -140,7 +171,8 @@ def without_motion(expression: str) -> str:
     following = _WORD.match(after)
     if following and following.group(1).lower() not in _NOT_NOUNS and not _CLAUSE_BEGINS.search(before):
         return " ".join(f"{before}{after}".split())  # the motion stands before its noun
-    return " ".join(_CLAUSE_BEGINS.sub("", before).split())
+    left = " ".join(_CLAUSE_BEGINS.sub("", before).split())
+    return left if any(word.lower() not in _NOT_NOUNS for word in _WORD.findall(left)) else _ANYTHING
 
 
 def _read(expression: str) -> tuple[list[tuple[Motion, int]], str]:

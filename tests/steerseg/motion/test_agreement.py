@@ -92,6 +92,41 @@ def test_nothing_and_a_single_sight_have_a_grade(motion: Motion) -> None:
     agreement(motion, [nowhere, once])
 
 
+def test_speeds_count_beside_those_of_the_same_kind() -> None:
+    ways = [track([(0.2 + way * t, 0.3) for t in TIMES]) for way in (0.6, 0.3, 0.0)]
+    assert agreement(Motion.FASTER, ways) == sorted(agreement(Motion.FASTER, ways), reverse=True)
+    assert agreement(Motion.SLOWER, ways) == sorted(agreement(Motion.SLOWER, ways))
+    assert agreement(Motion.FASTER, ways)[0] == agreement(Motion.SLOWER, ways)[2] == 1.0
+    assert agreement(Motion.FASTER, ways[1:])[0] == 1.0
+    kinds = [False, True, True]  # the fastest of all is of another kind: of the rest the first is the fastest
+    fastest = motion_agreement(
+        [Motion.FASTER], torch.stack(ways), kinds, np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH)
+    )
+    assert fastest[1] == 1.0 > fastest[0]
+
+
+def test_what_is_behind_at_first_and_before_in_the_end_overtakes() -> None:
+    overtakes, passed = (
+        track([(0.1 + way * t + lead, 0.5) for t in TIMES]) for way, lead in ((0.8, 0), (0.3, 0.2))
+    )
+    still, meets = track([(0.5, 0.2)] * KEYFRAMES), track([(0.9 - 0.8 * t, 0.8) for t in TIMES])
+    grades = agreement(Motion.OVERTAKES, [overtakes, passed, still, meets])
+    assert grades[0] > 0.6 > 0.1 > max(grades[1:])
+
+
+def test_what_spins_is_told_by_its_pictures() -> None:
+    evidence = np.array([0.9, 0.1])
+    grades = motion_agreement(
+        [Motion.SPINNING],
+        torch.stack([TRACKS[Motion.STILL], TRACKS[Motion.LEFT]]),
+        [True, True],
+        np.zeros((KEYFRAMES, 2)),
+        (HEIGHT, WIDTH),
+        evidence,
+    )
+    assert grades.tolist() == pytest.approx(evidence.tolist())
+
+
 def test_what_moves_as_stated_and_is_of_another_kind_counts_less() -> None:
     masks = TRACKS[Motion.LEFT].expand(2, -1, -1, -1)
     grades = motion_agreement([Motion.LEFT], masks, [True, False], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH))
