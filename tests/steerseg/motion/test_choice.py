@@ -1,4 +1,4 @@
-"""The choice by a stated motion, end to end: a rendered clip with two spoons, one of which moves to the right."""
+"""The choice by a stated motion, end to end: rendered clips, one of two spoons, and one of a thing that spins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from steerseg.presence.findings import Finding
 from steerseg.video import Video, keyframe_indices, video_from_frames
 
 TEXT = "the grey spoon that moves to the right"
+SPINS = "the thing that spins around"
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,15 @@ def steerseg() -> SteerSeg:
     return SteerSeg.from_pretrained("demo", device="cpu")
 
 
+def clip_of(text: str) -> Clip:
+    manifest = load_manifest("val")
+    entry = next(entry for entry in manifest.clips if entry.expressions[0].text == text)
+    return next(clips(replace(manifest, clips=(entry,))))
+
+
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    manifest = load_manifest("val")
-    entry = next(entry for entry in manifest.clips if entry.expressions[0].text == TEXT)
-    return next(clips(replace(manifest, clips=(entry,))))
+    return clip_of(TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,11 @@ def test_nothing_changes_where_no_motion_is_stated_or_several_are_meant(
 ) -> None:
     plain, switched_on = (find(steerseg, video, text, motion=motion) for motion in (False, True))
     assert plain.ranking == switched_on.ranking
+
+
+def test_what_spins_comes_first(steerseg: SteerSeg) -> None:
+    clip = clip_of(SPINS)
+    video = video_from_frames(clip.frames, fps=clip.fps)
+    before, found = (find(steerseg, video, SPINS, motion=motion) for motion in (False, True))
+    assert quality(before, clip) < 0.1
+    assert quality(found, clip) > 0.5
