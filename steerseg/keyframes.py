@@ -18,6 +18,10 @@ from steerseg.tracking import EncodedVideo
 LEAST_SECONDS = 0.25
 """What lies closer to a frame that was seen was seen, too (our choice)."""
 
+_AS_FAR = (
+    0.9  # of the greatest distance: that far counts as alike, as the middles of gaps of nearly one length
+)
+
 
 @dataclass(frozen=True)
 class VideoFeatures:
@@ -65,7 +69,12 @@ def moments_between(
         away = np.where(within, away, 0.0)
     chosen: list[int] = []
     while len(chosen) < count and float(away.max()) >= LEAST_SECONDS:
-        chosen.append(int(away.argmax()))
+        farthest = np.flatnonzero(away >= _AS_FAR * away.max())
+        if chosen:
+            apart = np.abs(pts[farthest, None] - pts[chosen]).min(axis=1)
+        else:  # from the middle on
+            apart = -np.abs(pts[farthest] - (pts[0] + pts[-1]) / 2)
+        chosen.append(int(farthest[apart.argmax()]))
         away = np.minimum(away, np.abs(pts - pts[chosen[-1]]))
     return tuple(sorted(chosen))
 

@@ -334,7 +334,7 @@ class SteerSeg:
         *,
         keyframes: tuple[int, ...] | None = None,
     ) -> VideoFeatures:
-        """Features of a video; they are kept, since a further expression needs the same ones.
+        """Features of a video. Those of its usual keyframes are kept, since a further expression needs the same ones.
 
         Args:
             video: The video.
@@ -342,13 +342,16 @@ class SteerSeg:
             report: Called with the stage ``keyframes`` and the fraction of it that is done.
             keyframes: Which frames; spread evenly where left out.
         """
-        keyframes = keyframes or keyframe_indices(len(video), config.keyframes)
+        usual = keyframe_indices(len(video), config.keyframes)
+        keyframes = keyframes or usual
         key = (video.digest, keyframes, config.grid, config.enlarge, config.seconds_per_slice)
         known = self._features.get(key)
         if known is not None:
             self.open(video)  # it is in use again
             return known
         context = self.encode_keyframes(video, config, report, keyframes=keyframes)
+        if keyframes != usual:
+            return VideoFeatures(context, self.open(video))
         features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
         self._features.put(key, features)
         return features

@@ -113,7 +113,7 @@ def _describe(common: Mapping[str, Any], variant: Variant, preset: Preset) -> Ru
     # Of annotators' clicks and requests, which datasets have none of; told under "grounding"; and what only whole
     # proposals do.
     del config["correction"], config["wording"], config["presence"], config["seconds_per_slice"]
-    del config["added_keyframes"], config["seek_returns"]
+    del config["added_keyframes"], config["seek_returns"], config["instances"]
     _leave_out_defaults(config, preset)
     if config["localisation"]:
         config["localisation"] = preset.texts.localisation

@@ -84,7 +84,7 @@ class InstanceSearch:
                 for tracklet, ranked in zip(new.tracklets(), graded, strict=True)
             ]
             accepted = _accepted(seen, several)
-            if accepted == before or accepted >= several.most:
+            if accepted == before or accepted >= several.most or not tracked.candidates:
                 break
             before = accepted
             maps = blank_out(case.maps, tracked.soft_masks(), self._merge)

@@ -35,6 +35,7 @@ def motion_agreement(
     shifts: Array,
     size: tuple[int, int],
     spins: Array | None = None,
+    times: Array | None = None,
 ) -> torch.Tensor:
     """How far candidates move as stated.
 
@@ -47,14 +48,21 @@ def motion_agreement(
         size: Height and width of a frame in pixels; the masks may have other sides.
         spins: (N,) how evidently each spins, in [0, 1]; see :func:`steerseg.motion.spin.spin_evidence`. None does
             where it is left out.
+        times: (K,) of the keyframes, in seconds; equally far apart where left out.
 
     Returns:
         (N,) float32 in [0, 1]: the mean over the motions, and less for another kind.
     """
     shown = masks > 0.5
     places = zip(shown.cpu().numpy(), box_centres(shown).cpu().numpy(), strict=True)
-    paths = [_Path.of(candidate, centres, shifts, size) for candidate, centres in places]
-    rivals = [path for path, kind in zip(paths, alike, strict=True) if kind] or paths
+    when: Array = np.linspace(0, 1, masks.shape[1], dtype=np.float64)
+    if times is not None:
+        when = (times - times[0]) / max(float(np.ptp(times)), 1e-9)
+    paths = [_Path.of(candidate, centres, shifts, size, when) for candidate, centres in places]
+    moving = [path for path in paths if len(path.centres) > 1]
+    rivals = [
+        path for path, kind in zip(paths, alike, strict=True) if kind and len(path.centres) > 1
+    ] or moving
 
     def grades(motion: Motion) -> Sequence[float]:
         if motion is Motion.SPINNING:
@@ -89,16 +97,20 @@ class _Path:
 
     @classmethod
     def of(
-        cls, masks: NDArray[np.bool_], centres: NDArray[np.float32], shifts: Array, size: tuple[int, int]
+        cls,
+        masks: NDArray[np.bool_],
+        centres: NDArray[np.float32],
+        shifts: Array,
+        size: tuple[int, int],
+        times: Array,
     ) -> _Path:
-        """The path of bool masks (K, h, w), with the (K, 2) centres of their boxes in [0, 1]."""
+        """The path of bool masks (K, h, w), with the (K, 2) centres of their boxes in [0, 1], at times in [0, 1]."""
         columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
         seen = np.any(columns, axis=1)
         at_border = columns[:, 0] | columns[:, -1] | rows[:, 0] | rows[:, -1]
         in_shorter_sides = np.array([size[1], size[0]]) / min(size)
         in_scene = (centres - shifts) * in_shorter_sides
         areas: Array = np.mean(masks, axis=(1, 2), dtype=np.float64).reshape(-1)
-        times: Array = np.linspace(0, 1, len(masks), dtype=np.float64)
         return cls(seen, at_border, times[seen], in_scene[seen], areas[seen])
 
     @property
@@ -213,15 +225,19 @@ def _gone(seen: NDArray[np.bool_], at_border: NDArray[np.bool_]) -> float:
 
 
 def _returns(path: _Path) -> float:
-    seen = path.seen
-    return float(seen[:3].any() and seen[-3:].any() and not seen[1:-1].all())
+    at = np.flatnonzero(path.seen)
+    return float(len(at) > 1 and not path.seen[at[0] : at[-1]].all())
 
 
 def _faster(path: _Path, rivals: Sequence[_Path]) -> float:
+    if len(path.centres) < 2:
+        return 0.0
     return min(1.0, (path.speed + _STILL) / (max(rival.speed for rival in rivals) + _STILL)) ** 2
 
 
 def _slower(path: _Path, rivals: Sequence[_Path]) -> float:
+    if len(path.centres) < 2:
+        return 0.0
     return min(1.0, (min(rival.speed for rival in rivals) + _STILL) / (path.speed + _STILL)) ** 2
 
 

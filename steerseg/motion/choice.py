@@ -27,7 +27,7 @@ from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking import Propagation
 from steerseg.tracking.sources import Candidates
 from steerseg.video import Video
-from steerseg.words.counting import MOST_INSTANCES, InstanceCount
+from steerseg.words.counting import MOST_INSTANCES, InstanceCount, instances_meant
 
 if TYPE_CHECKING:  # which calls this
     from steerseg.pipeline import SteerSeg
@@ -61,7 +61,9 @@ def by_motion(
     soft_prompts: SoftPrompts | None,
     report: Callable[[str, float], None],
 ) -> CandidatesByMotion | None:
-    """The candidates of an expression that states a motion, and how far each moves so; ``None`` where it states none.
+    """The candidates of an expression that states a motion, and how far each moves so.
+
+    ``None`` where it states none or means several objects, and where nothing is found.
 
     Args:
         steerseg: The models.
@@ -73,7 +75,7 @@ def by_motion(
         report: Called with each stage and the fraction of it that is done.
     """
     motions = stated_motions(case.reading.text) if config.motion else ()
-    if not motions:
+    if not motions or instances_meant(case.reading.text) is not None:
         return None
     reading = replace(case.reading, text=without_motion(case.reading.text))
     maps = steerseg.ground(features, reading.text, (), config, soft_prompts, report)
@@ -86,6 +88,8 @@ def by_motion(
     progress = partial(report, "candidates")
     most = replace(config, alternatives=_EVERY)
     everything, graded = steerseg.instances.search(alike, features.encoded, both, _ALL, most, progress)
+    if not everything.on_keyframes.candidates:
+        return None
     others = {one.index for one in graded if one.opinion is not None and one.opinion.stance == "rejected"}
     masks, merge = everything.on_keyframes.soft_masks(), steerseg.lvlm.family.temporal_merge
     return CandidatesByMotion(
@@ -105,7 +109,7 @@ def _agreement(
     """How far each candidate moves as stated: (N,) float32 in [0, 1]. ``others`` are of another kind."""
     alike = [index not in others for index in range(len(masks))]
     hidden = (masks > _HIDDEN).any(dim=0).cpu().numpy()
-    frames = video.frames[list(tracked.frames)]
-    spins = spin_evidence(frames, masks) if Motion.SPINNING in motions else None
+    frames, times = video.frames[list(tracked.frames)], video.pts[list(tracked.frames)]
+    spins = spin_evidence(frames, masks, times) if Motion.SPINNING in motions else None
     shifts = background_shifts(frames, hidden)
-    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), spins)
+    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), spins, times)

@@ -34,14 +34,30 @@ class Motion(enum.StrEnum):
 
 
 _GO = (
-    r"\b(?:mov|go|head|travell?|slid|runn?|walk|driv|fl|swimm?|drift|rid|roll|com|hurr|rush|float|crawl|jump|hopp?"
-    r"|wander|climb|step)(?:e?s|ies|y|e|ing|ying)?"
+    r"\b(?:head(?:s|ing)|(?:mov|go|travell?|slid|runn?|walk|driv|fl|swimm?|drift|rid|roll|com|hurr|rush|float|crawl|jump|hopp?"
+    r"|wander|climb|step)(?:e?s|ies|y|e|ing|ying)?)"
 )
 _HOW = r"(?: (?:\w+ly|fast|straight))?"
 _MUCH = r"(?:(?:much|far|a lot|even|very|really|rather|so) )?"
 _FAST = r"(?:fast(?:er|est)?|quick(?:er|est|ly)?|rapid(?:ly)?|swift(?:er|est|ly)?)"
 _SLOW = r"slow(?:er|est|ly)?"
 _TO = rf"{_HOW}(?: to(?:wards?)?)?(?: the)?"
+_PICTURE = r"(?:picture|frame|scene|view|image|screen|video|shot|room|camera|viewer)"
+_HERE = rf"(?! of\b(?! the {_PICTURE}\b))(?! (?:behind|next|beside|in front|near|above|below|under)\b)"
+_UP_OR_DOWN = (
+    r"(?! (?:to|front|close)\b)(?! (?:the|a|an) (?:road|street|path|aisle|hall\w*|track|sidewalk|river)\b)"
+)
+_BY_ITSELF = (
+    r"(?! (?:a|an|the|his|her|its|their|my|some)\b)"  # not something else: "bouncing", not "bouncing a ball"
+)
+
+
+def _across(origin: str, end: str) -> str:
+    """The pattern of a way from one side to the other, or towards a side."""
+    return (
+        rf"{_GO}{_HOW}(?: from)?(?: the)? {origin}[ -]to[ -](?:the )?{end}\b"
+        rf"|{_GO}{_TO} {end}(?:wards?)?\b(?![ -]to[ -](?:the )?{origin}\b){_HERE}"
+    )
 
 
 def _speed(word: str) -> str:
@@ -58,13 +74,14 @@ _PATTERNS: dict[Motion, re.Pattern[str]] = {
     for motion, pattern in (
         (
             Motion.BACK_AND_FORTH,
-            rf"(?:{_GO} )?\b(?:back and forth|to and fro|(?:from )?side to side|up and down)\b|\bswing(?:s|ing)\b"
+            rf"(?:{_GO} )?\b(?:back and forth|to and fro|(?:from )?side to side|up and down)\b"
+            rf"|\bswing(?:s|ing)\b{_BY_ITSELF}"
             r"|\b(?:keeps? turning|turn(?:s|ing)) back\b",
         ),
         (
             Motion.RETURNS,
             r"(?:\b(?:leav|go|disappear|mov)\w*(?: away| out)? and (?:then )?)?"
-            r"\b(?:com(?:es|ing) back|return(?:s|ing)|reappear(?:s|ing))\b",
+            rf"\b(?:com(?:es|ing) back|return(?:s|ing)|reappear(?:s|ing))\b{_BY_ITSELF}",
         ),
         (
             Motion.STARTS,
@@ -78,8 +95,10 @@ _PATTERNS: dict[Motion, re.Pattern[str]] = {
         ),
         (
             Motion.STILL,
-            r"\b(?:(?:stand|stay|sitt?|keep|remain|hold)(?:s|ing)? )?(?:still(?! \w+ing)|motionless|stationary"
-            r"|immobile|parked)\b|\bat rest\b|\brest(?:s|ing)\b"
+            r"\b(?:stand|stay|sitt?|keep|remain|hold|lie|ly)(?:s|ing)? still\b(?! \w+ing\b)"
+            r"|\b(?:is|are) still(?=$|[,.;]| and\b)|(?:^|(?<=\bthe )|(?<=\ba ))still\b(?! life\b)"
+            r"|\b(?:(?:stand|stay|sitt?|keep|remain|hold)(?:s|ing)? )?(?:motionless|stationary|immobile|parked)\b"
+            r"|\bat rest\b|\brest(?:s|ing)\b"
             r"|(?:\b(?:(?:is|are|does|do) )?(?:not|never)|\b(?:is|are|does|do)n['’]t) mov(?:e|es|ing)\b(?! \w)"
             r"|\bstay(?:s|ing) (?:in place|where (?:it|he|she) is|put)\b",
         ),
@@ -87,37 +106,39 @@ _PATTERNS: dict[Motion, re.Pattern[str]] = {
             Motion.CIRCLING,
             rf"(?:{_GO} )?(?:around )?\bin (?:a )?circles?\b|\bcircl(?:es|ing)\b|\bround and round\b",
         ),
-        (Motion.BOUNCING, r"(?:\bmov\w+ around and )?\bbounc(?:es|ing)\b"),
+        (Motion.BOUNCING, rf"(?:\bmov\w+ around and )?\bbounc(?:es|ing)\b{_BY_ITSELF}"),
         (
             Motion.LEAVES,
-            r"\bleav(?:es|ing)\b(?! behind)|\bdisappear(?:s|ing)\b|\bexit(?:s|ing)\b"
-            r"|\b(?:go|mov)\w* (?:away\b|out of\b)",
+            r"(?:\b(?:that|which|who|one|it|he|she|then|and)(?: \w+ly)? leaves|\bleaving)\b(?! behind)"
+            rf"(?:(?= the {_PICTURE}\b)|{_BY_ITSELF})"
+            r"|\bdisappear(?:s|ing)\b|\bexit(?:s|ing)\b|\b(?:go|mov)\w* (?:away\b(?! from\b)|out of\b)",
         ),
-        (Motion.LEFT, rf"{_GO}{_HOW} from (?:the )?right to (?:the )?left\b|{_GO}{_TO} left(?:wards?)?\b"),
-        (Motion.RIGHT, rf"{_GO}{_HOW} from (?:the )?left to (?:the )?right\b|{_GO}{_TO} right(?:wards?)?\b"),
+        (Motion.LEFT, _across("right", "left")),
+        (Motion.RIGHT, _across("left", "right")),
         (
             Motion.UP,
-            rf"{_GO}{_HOW} (?:up(?:wards?)?\b(?! to\b)|to(?:wards)? the top\b)|\b(?:climb|ascend|ris)(?:e?s|ing)\b",
+            rf"{_GO}{_HOW} (?:up(?:wards?)?\b{_UP_OR_DOWN}|to(?:wards)? the top\b)|\b(?:climb|ascend|ris)(?:e?s|ing)\b",
         ),
         (
             Motion.DOWN,
-            rf"{_GO}{_HOW} (?:down(?:wards?)?\b|to(?:wards)? the bottom\b)"
-            r"|\b(?:fall|sink|descend|dropp?)(?:s|ing)\b(?! (?:asleep|behind)\b)",
+            rf"{_GO}{_HOW} (?:down(?:wards?)?\b{_UP_OR_DOWN}|to(?:wards)? the bottom\b)"
+            rf"|\b(?:(?:fall|sink|descend)(?:s|ing)|dropp?(?:s|ing)\b{_BY_ITSELF})\b(?! (?:asleep|behind)\b)",
         ),
         (
             Motion.ENTERS,
-            r"\benter(?:s|ing)\b|\bcom(?:es|ing) in(?:to)?\b(?! front\b)(?: view\b)?|\bappear(?:s|ing)\b",
+            r"\benter(?:s|ing)\b|\bcom(?:es|ing) in(?:to)?\b(?! front\b)(?: view\b)?"
+            r"|\bappear(?:s|ing)\b(?! (?:to|old|young)\b)(?! (?!later\b)\w+(?:er|ed)\b)",
         ),
         (
             Motion.GROWING,
             r"\bgrow(?:s|ing)\b(?! (?:in|on|at|under|near)\b)|\b(?:get|becom)\w* (?:bigger|larger)\b"
-            r"|\bcom(?:es|ing) closer\b|\bapproach(?:es|ing)\b",
+            rf"|\bcom(?:es|ing) closer\b|\bapproach(?:es|ing)\b(?:(?= the {_PICTURE}\b)|{_BY_ITSELF})",
         ),
         (Motion.SHRINKING, r"\bshrink(?:s|ing)\b|\b(?:get|becom)\w* smaller\b"),
         (
             Motion.SPINNING,
             r"\b(?:spin(?:s|ning)|(?:rotat|revolv)(?:es|ing)|(?:twirl|whirl)(?:s|ing))\b(?: around\b)?"
-            r"|\bturn(?:s|ing) around\b(?! \w)",
+            rf"{_BY_ITSELF}|\bturn(?:s|ing) around\b(?! \w)",
         ),
         (
             Motion.OVERTAKES,
@@ -132,11 +153,24 @@ _MOVING = re.compile(
     r"|\bgo(?:es|ing) around\b",
     re.IGNORECASE,
 )
-_CLAUSE_BEGINS = re.compile(r"[\s,]*\b(?:that|which|who)(?:['’]s| is| are| keeps?)?\s*$", re.IGNORECASE)
+_CLAUSE_BEGINS = re.compile(
+    r"[\s,]*\b(?:that|which|who)(?:['’]s| is| are| keeps?)?(?: still)?\s*$", re.IGNORECASE
+)
 _WORD = re.compile(r"\s*([a-z'’-]+)", re.IGNORECASE)
 _NOT_NOUNS = (FUNCTION_WORDS - {"one", "ones"}) | {
     *("around", "off", "about", "away", "along", "across", "through", "fast", "slowly"),
 }
+_A = r"(?:a|an|the|his|her|its|their|another|some)\b"
+_BESIDE = re.compile(
+    rf"\b(?:behind|beside|near|next to|past|under|over|above|below|beneath|in front of|by|around|against|between"
+    rf"|(?:left|right) of) (?!(?:the )?{_PICTURE}\b){_A} \w",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(
+    rf"\b(?:to|of|by|with|behind|beside|near|past|in|on|under|over|above|below|at|from|towards?|around|than|that|which"
+    rf"|who|(?<=\w )\w+ing) (?:\w+ )?{_A}[^,]*$",
+    re.IGNORECASE,
+)
 _ANYTHING = "the one"  # what is left of "the fastest"
 _DENIED = re.compile(r"\b(?:not|never|no|without)\b|n['’]t\b", re.IGNORECASE)
 
@@ -180,8 +214,21 @@ def _read(expression: str) -> tuple[list[tuple[Motion, int]], str]:
     text = " ".join(expression.split())
     found: list[tuple[Motion, int]] = []
     for motion, pattern in (*_PATTERNS.items(), (Motion.MOVING, _MOVING)):
-        match = pattern.search(text)
+        matches = (match for match in pattern.finditer(text) if not _is_of_another(text, match))
+        match = next(matches, None)
         if match and not (motion is Motion.MOVING and found):
             found.append((motion, match.start()))
             text = text[: match.start()] + " " * len(match.group()) + text[match.end() :]
     return found, text
+
+
+def _is_of_another(text: str, match: re.Match[str]) -> bool:
+    """Whether a motion is that of another object: of the car in "next to the parked car", or perhaps so.
+
+    Of "the cat beside the dog that runs" nobody can tell which of them runs.
+    """
+    before, after = text[: match.start()], _WORD.match(text[match.end() :])
+    in_clause = _CLAUSE_BEGINS.search(before)
+    if after and after.group(1).lower() not in _NOT_NOUNS and not in_clause:
+        return bool(_ANOTHER.search(before))
+    return bool(_BESIDE.search(before))

@@ -6,6 +6,8 @@ at every angle. One rate has to fit all keyframes: symmetric things fit at sever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -22,22 +24,26 @@ _LEAST_TURN = np.pi  # over all keyframes; less is swaying
 _EVIDENT = 0.06  # by which pictures fit better turned than unturned, and evidently spin
 
 
-def spin_evidence(frames: NDArray[np.uint8], masks: torch.Tensor) -> Array:
+def spin_evidence(frames: NDArray[np.uint8], masks: torch.Tensor, times: Array | None = None) -> Array:
     """How evidently each of N objects spins.
 
     Args:
-        frames: (K, H, W, 3) uint8 RGB, equally far apart in time.
+        frames: (K, H, W, 3) uint8 RGB.
         masks: (N, K, h, w) masks of the objects, in [0, 1].
+        times: (K,) of the frames, in seconds; equally far apart where left out.
 
     Returns:
         (N,) in [0, 1]; 0 where too few keyframes show the object.
     """
     scale = min(1.0, _LONGER_SIDE / max(frames.shape[1:3]))
     sides = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
+    steps = np.arange(len(frames), dtype=np.float64)
+    if times is not None and len(frames) > 1:
+        steps = (times - times[0]) / max(np.ptp(times), 1e-9) * (len(frames) - 1)
     pictures = [cv2.resize(frame, sides, interpolation=cv2.INTER_AREA) for frame in frames]
     return np.array(
         [
-            _evidence([_unrolled(*both, sides) for both in zip(pictures, one, strict=True)])
+            _evidence([_unrolled(*both, sides) for both in zip(pictures, one, strict=True)], steps)
             for one in masks.float().cpu().numpy()
         ]
     )
@@ -65,17 +71,18 @@ def _unrolled(
     return np.asarray(spectrum)
 
 
-def _evidence(unrolled: list[NDArray[np.complex128] | None]) -> float:
-    """By how much one rate of spinning fits better than none."""
+def _evidence(unrolled: Sequence[NDArray[np.complex128] | None], steps: Array) -> float:
+    """By how much one rate of spinning fits better than none; ``steps`` are times in mean distances of keyframes."""
     count = len(unrolled)
-    rates = np.linspace(-np.pi, np.pi, 2 * _ANGLES + 1)  # radians from one keyframe to the next
+    rates = np.linspace(-np.pi, np.pi, 2 * _ANGLES + 1)  # radians in the mean time between keyframes
     fits, pairs = np.zeros(len(rates)), 0
     for stride in _STRIDES:
-        for before, after in zip(unrolled, unrolled[stride:], strict=False):
+        for k in range(count - stride):
+            before, after = unrolled[k], unrolled[k + stride]
             if before is None or after is None:
                 continue
             alike = np.fft.irfft((after * before.conj()).sum(axis=(1, 2)), n=_ANGLES)
-            at = rates * stride / (2 * np.pi) * _ANGLES
+            at = rates * (steps[k + stride] - steps[k]) / (2 * np.pi) * _ANGLES
             fits += np.interp(at, np.arange(_ANGLES), alike, period=_ANGLES)
             pairs += 1
     turning = np.abs(rates) * (count - 1) >= _LEAST_TURN

@@ -124,7 +124,10 @@ def with_returns(
     anchors = _anchors(found, empty)
     if not added or not anchors:
         return tracklets, ""
-    again = _seen_on(steerseg, found, added, anchors, config, soft_prompts, report)
+    again = steerseg.room.work(
+        "the search on added keyframes",
+        lambda: _seen_on(steerseg, found, added, anchors, config, soft_prompts, report),
+    )
     if again is None:
         return tracklets, ""
     start = found.candidates.on_keyframes.candidates[found.ranking[0].index]
@@ -132,8 +135,11 @@ def with_returns(
     joined = replace(start, memories=memories, tracked=None, origin=start.first_frame)
     stretch = _stretch(empty, again.first_frame)
     track = RefilledTrack(first.rles, first.frame_scores, stretch, video.height, video.width)
-    steerseg.tracker.follow(
-        encoded, [joined], [track], lambda done: report("added keyframes", done), frames=stretch
+    steerseg.room.work(
+        "the tracking from added keyframes",
+        lambda: steerseg.tracker.follow(
+            encoded, [joined], [track], lambda done: report("added keyframes", done), frames=stretch
+        ),
     )
     filled = replace(first, rles=track.rles, frame_scores=track.presence)
     seen_at = video.pts[again.first_frame]

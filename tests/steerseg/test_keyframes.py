@@ -13,6 +13,14 @@ def test_the_middles_of_the_gaps_come_first() -> None:
     assert moments_between(pts, keyframe_indices(57, 8), 7) == (4, 12, 20, 28, 36, 44, 52)
 
 
+def test_fewer_than_there_are_gaps_are_spread_over_the_video() -> None:
+    pts = np.arange(301) / 10
+    chosen = moments_between(pts, keyframe_indices(301, 16), 7)
+    assert chosen[0] < 20
+    assert chosen[-1] > 280
+    assert max(b - a for a, b in pairwise(chosen)) < 80
+
+
 def test_times_count_and_not_the_numbers_of_frames() -> None:
     pts = np.array([0.0, 0.1, 0.2, 0.3, 3.0, 6.0])
     assert moments_between(pts, (0, 5), 1) == (4,)

@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from steerseg import SteerSeg
 from steerseg.demo.dataset import Clip, clips, load_manifest
+from steerseg.presence.judge import Case
 from steerseg.proposal import Proposal
+from steerseg.tracking.sources import Candidates
 from steerseg.video import Video, video_from_frames
+from steerseg.words.counting import instances_meant
+from steerseg.words.reading import Reading
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,18 @@ def test_an_expression_of_one_object_is_sought_as_before(steerseg: SteerSeg, vid
     same = steerseg.propose(video, "the chair", config=replace(steerseg.config, instances="maps"))
     assert one.several == same.several == ()
     assert [tracklet.rles for tracklet in one.tracklets] == [tracklet.rles for tracklet in same.tracklets]
+
+
+def test_where_no_point_gives_a_mask_the_search_ends_with_nothing(steerseg: SteerSeg, video: Video) -> None:
+    config = steerseg.config
+    features = steerseg.encode(video, config)
+    maps = steerseg.ground(features, "bat", (), config, steerseg.steering(config))
+    none = steerseg.tracker.propagate(features.encoded, [], frames=maps.keyframes)
+    case = Case(video, Reading("bat"), "", maps, none, features.context)
+    both = instances_meant("both bats")
+    assert both is not None
+    candidates, ranking = steerseg.instances.search(
+        case, features.encoded, Candidates((), none), both, config, lambda done: None
+    )
+    assert ranking == ()
+    assert not candidates.on_keyframes.candidates

@@ -105,6 +105,25 @@ def test_speeds_count_beside_those_of_the_same_kind() -> None:
     assert fastest[1] == 1.0 > fastest[0]
 
 
+def test_what_is_hardly_seen_has_no_speed() -> None:
+    slow, once = track([(0.3 + 0.2 * t, 0.5) for t in TIMES]), track([(0.5, 0.5), *[None] * (KEYFRAMES - 1)])
+    assert agreement(Motion.SLOWER, [slow, once]) == agreement(Motion.FASTER, [slow, once]) == [1.0, 0.0]
+
+
+def test_only_what_is_seen_on_both_sides_of_a_gap_returns() -> None:
+    shown = {"enters": "00111111", "leaves": "11111100", "is there": "11111111", "returns": "00010100"}
+    tracks = [track([(0.5, 0.5) if one == "1" else None for one in seen]) for seen in shown.values()]
+    assert agreement(Motion.RETURNS, tracks) == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_keyframes_need_not_be_equally_far_apart() -> None:
+    """What moves evenly neither starts nor stops, whenever one looks at it."""
+    times = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
+    even = track([(0.1 + 0.8 * t, 0.5) for t in times])[None]
+    args = ([Motion.STARTS], even, [True], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH))
+    assert float(motion_agreement(*args, times=30 * times)[0]) == pytest.approx(0.5, abs=0.1)
+
+
 def test_what_is_behind_at_first_and_before_in_the_end_overtakes() -> None:
     overtakes, passed = (
         track([(0.1 + way * t + lead, 0.5) for t in TIMES]) for way, lead in ((0.8, 0), (0.3, 0.2))

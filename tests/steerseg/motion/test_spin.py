@@ -66,3 +66,9 @@ def test_too_few_or_cut_pictures_tell_nothing() -> None:
     masks[..., 0, :] = 1
     assert spin_evidence(frames, masks).tolist() == [0.0]
     assert spin_evidence(frames[:1], masks[:, :1]).tolist() == [0.0]
+
+
+def test_keyframes_need_not_be_equally_far_apart() -> None:
+    times = np.array([0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.45, 0.6, 0.7, 0.8, 0.95, 1.0])
+    turning = scene(500 * times)
+    assert spin_evidence(*turning, 4 * times)[0] > 0.8
