@@ -30,9 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium without a window; one for all tests, since Playwright runs once in a process."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
-    from tests.support.label_studio import launch
+    from tests.support.label_studio import WAIT, launch
+
+    expect.set_options(timeout=WAIT)
 
     with sync_playwright() as playwright:
         chromium = launch(playwright)

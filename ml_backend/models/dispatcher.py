@@ -262,7 +262,9 @@ class Dispatcher(Generic[RequestT, ResultT]):
                     self._current = None
 
     def _upcoming(self) -> RequestT | None:
-        """What the worker is probably given next, so that it may read that video meanwhile."""
+        """What the worker is probably given next, so that it may read that video meanwhile; only where it does."""
+        if not self._worker.reads_ahead:
+            return None
         following = self._queue.expect_next(self._index, self._may_take)
         return None if following is None else following.request
 

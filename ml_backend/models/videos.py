@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,8 +86,12 @@ class RecentVideos:
         if key is None or key in self._videos or key in self._ahead:
             return
         ahead = _Ahead(key)
+        try:
+            threading.Thread(target=self._decode, args=(ahead,), name="read-ahead", daemon=True).start()
+        except RuntimeError as error:  # no thread more can be had: it is decoded when it is asked for
+            log.warning("a video is not read ahead: %s", error)
+            return
         self._ahead.put(key, ahead)
-        threading.Thread(target=self._decode, args=(ahead,), name="read-ahead", daemon=True).start()
 
     def _decode(self, ahead: _Ahead) -> None:
         def note(stage: str, fraction: float) -> None:
@@ -104,16 +108,15 @@ class RecentVideos:
 
     def _read_ahead(self, key: _Key, progress: Progress | None) -> Video | None:
         """The video that was read ahead, waited for; ``None`` where it was not, or could not be."""
-        ahead = self._ahead.pop(key)
+        ahead = self._ahead.get(key)
         if ahead is None:
             return None
-        while True:
+        while not ahead.future.done():
             if progress is not None:
-                progress("decode", ahead.fraction)
-            try:
-                return ahead.future.result(timeout=_POLL)
-            except TimeoutError:
-                continue
+                progress("decode", ahead.fraction)  # may cancel: then it is there for the next who asks
+            wait((ahead.future,), timeout=_POLL)
+        self._ahead.pop(key)
+        return ahead.future.result()
 
 
 def _key_of(media: Path, fps: float | None) -> _Key | None:

@@ -77,7 +77,13 @@ def decoder() -> Iterator[IsolatedDecoder]:
 
 
 def children() -> set[int]:
-    return below(os.getpid())
+    """The decoders that this process has started, and nothing that other tests have."""
+    found = set()
+    for pid in below(os.getpid()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            if b"steerseg.video.decoder_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
 
 
 def decoded_alone(path: Path) -> int:

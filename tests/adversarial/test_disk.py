@@ -69,9 +69,12 @@ def test_pages_that_are_here_already_count_as_well(tmp_path: Path, pages: str) -
         store.fetch_frames([f"{pages}/a", f"{pages}/b"] * 2)
 
 
-def test_all_pages_of_a_task_have_one_deadline(tmp_path: Path, pages: str) -> None:
-    store = MediaStore(tmp_path, download_timeout=0.3, allow_private_addresses=True, concurrency=1)
-    with pytest.raises(MediaTimeoutError, match="within 3 s"):
+def test_all_pages_of_a_task_have_one_deadline(
+    tmp_path: Path, pages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_backend.label_studio.media._TASK_FILES", 1)  # a task may take as long as one file
+    store = MediaStore(tmp_path, download_timeout=3.0, allow_private_addresses=True, concurrency=1)
+    with pytest.raises(MediaTimeoutError, match="did not arrive within"):  # each of them comes in good time
         store.fetch_frames([f"{pages}/slow/{i}" for i in range(1000)])
     assert not list((tmp_path / "tmp").iterdir())
 

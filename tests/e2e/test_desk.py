@@ -84,11 +84,11 @@ def test_the_page_says_which_key_or_tool_a_click_lacks(
     labeling.page.evaluate("document.activeElement.blur()")
     assert shows(labeling, re.compile("^Click: 5"))
     labeling.page.keyboard.press("5")
-    until(lambda: shows(labeling, re.compile("^Press M")), "the hint to take the tool", limit=10)
+    until(lambda: shows(labeling, re.compile("^Press M")), "the hint to take the tool", limit=60)
     labeling.page.keyboard.press("m")
-    until(lambda: shows(labeling, re.compile("^Click: 5")), "no hint that anything lacks", limit=10)
+    until(lambda: shows(labeling, re.compile("^Click: 5")), "no hint that anything lacks", limit=60)
     labeling.page.keyboard.press("5")  # the label is let go, as Label Studio does after each click
-    until(lambda: shows(labeling, re.compile("^Before each click")), "the hint to choose a label", limit=10)
+    until(lambda: shows(labeling, re.compile("^Before each click")), "the hint to choose a label", limit=60)
 
 
 def test_a_task_that_is_submitted_while_the_backend_works_gets_the_answer_afterwards(
@@ -108,7 +108,7 @@ def test_a_task_that_is_submitted_while_the_backend_works_gets_the_answer_afterw
     labeling.switch_on_auto_annotation()
     with labeling.page.expect_request(lambda request: "interactive-annotating" in request.url):
         labeling.type_expression(asked)
-    until(lambda: shows(labeling, re.compile("^Working on it")), "a sign of the work", limit=10)
+    until(lambda: shows(labeling, re.compile("^Working on it")), "a sign of the work", limit=60)
     labeling.page.screenshot(path=ARTEFACTS / "desk-working.png")
     labeling.choose("Accept")
     submitted = labeling.submit()
@@ -177,7 +177,7 @@ def test_the_page_says_how_paint_spreads(
     labeling.switch_on_auto_annotation()
     labeling.page.evaluate("document.activeElement.blur()")
     labeling.page.keyboard.press("1")
-    until(lambda: shows(labeling, re.compile("^After painting")), "the hint for painting", limit=10)
+    until(lambda: shows(labeling, re.compile("^After painting")), "the hint for painting", limit=60)
     labeling.page.screenshot(path=ARTEFACTS / "desk-painting.png")
     labeling.page.keyboard.press("Escape")
     labeling.answered(lambda: labeling.type_expression(" "))
@@ -196,7 +196,7 @@ def test_a_video_takes_drawn_boxes_and_further_objects(
     labeling.page.wait_for_timeout(1000)
     assert not labeling.page.get_by_test_id("bottombar-auto-annotation-toggle").is_checked()
     labeling.drag((0.6, 0.5), (0.7, 0.7))
-    until(lambda: labeling.listed() == 1, "the drawn box", limit=10)
+    until(lambda: labeling.listed() == 1, "the drawn box", limit=60)
     labeling.select_region()
     labeling.answered(lambda: labeling.page.keyboard.press("2"))
     until(lambda: "Object 2, drawn on frame 1, is tracked" in labeling.status(), "its track", limit=30)

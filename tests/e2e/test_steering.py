@@ -14,9 +14,6 @@ from ml_backend.label_studio.results import instance_id
 from tests.e2e.conftest import ARTEFACTS, Project
 from tests.support.label_studio import LabelingPage, until
 
-AUTOSAVE = 6_000
-"""Milliseconds after which Label Studio has saved the draft, which is how strokes get to the backend."""
-
 
 def expect_status(labeling: LabelingPage, *texts: str) -> None:
     """Wait until the status has any of these texts: an answer is put on the page after it has arrived."""
@@ -82,7 +79,17 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     assert mended, "the stroke is a part of the object's region"
     stroked = mask_of(series(labeling, task)[page + 1])
     labeling.page.keyboard.press("Escape")
-    labeling.page.wait_for_timeout(AUTOSAVE)
+
+    def drafted() -> bool:
+        """Whether Label Studio has saved the draft with the stroke, which is how strokes get to the backend."""
+        regions = (r for draft in client.tasks.get(task)["drafts"] for r in draft["result"])
+        return any(
+            (mask_of(r) == stroked).all()
+            for r in regions
+            if r["type"] == "brushlabels" and r["item_index"] == page + 1
+        )
+
+    until(drafted, "a draft with the stroke")
     labeling.answered(lambda: labeling.type_expression(samples[0].expression))
     expect_status(labeling, f"Frame {page + 2} stays as you left it.")
     assert (mask_of(series(labeling, task)[page + 1]) == stroked).all()

@@ -11,6 +11,7 @@ import pytest
 
 from ml_backend.background import BackgroundLoop
 from ml_backend.metrics import Metrics
+from tests.support.requests import wait_until
 
 WAIT = 10.0  # seconds after which a test gives up
 
@@ -110,7 +111,7 @@ def test_a_failing_loop_is_seen_and_pauses_even_when_it_is_notified() -> None:
         turns.await_one()
         loop.notify()
         turns.await_none()
-        assert loop.status.failing
+        wait_until(lambda: loop.status.failing)
         assert loop.status.alive
         assert loop.status.problem == "the background loop 'test' fails: OverflowError: too large"
     assert "has ended; start the server again" in loop.status.problem

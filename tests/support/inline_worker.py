@@ -44,6 +44,10 @@ class InlineWorker:
             self._state, None, self._restarts, self._error, self._device, switched_off=switched_off
         )
 
+    @property
+    def reads_ahead(self) -> bool:
+        return False
+
     def accepts(self, request: Any) -> bool:
         return not self._refuses or request[0] != self._refuses
 

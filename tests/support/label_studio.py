@@ -34,7 +34,7 @@ _SETTLED = """() => {
   const store = window.Htx, now = performance.now();
   const id = store?.task && !store.isLoading && store.annotationStore?.selected?.id;
   if (!id || window.shownAnnotation?.id !== id) window.shownAnnotation = {id, since: now};
-  return id && now - window.shownAnnotation.since > 1000; }"""
+  return id && now - window.shownAnnotation.since > 2000; }"""
 
 T = TypeVar("T")
 

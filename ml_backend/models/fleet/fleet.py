@@ -217,12 +217,12 @@ class Fleet:
         self._executor.remove(index)
 
     def _lose(self, reason: str) -> None:
+        for name in list(self._workers):
+            self._drop(name, LeftEvent(name, f"the cluster is out of reach ({reason})"))
         if not self._closing.is_set():
             if reason != self._reason:
                 log.error("the cluster %s is out of reach: %s", self._plan.address, reason)
             self._state, self._reason, self._nodes = ClusterState.LOST, reason, ()
-        for name in list(self._workers):
-            self._drop(name, LeftEvent(name, f"the cluster is out of reach ({reason})"))
 
 
 class _PipeLine:

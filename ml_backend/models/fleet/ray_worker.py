@@ -115,6 +115,11 @@ class RayWorker(Generic[RequestT, ResultT]):
         """Take what the link tells about this worker; called from another thread."""
         self._events.put(event)
 
+    @property
+    def reads_ahead(self) -> bool:
+        """See :attr:`Worker.reads_ahead`: media of what is upcoming may be on no other host yet."""
+        return False
+
     def accepts(self, request: RequestT) -> bool:
         """See :meth:`Worker.accepts`."""
         return self._accepts(request)
@@ -140,7 +145,7 @@ class RayWorker(Generic[RequestT, ResultT]):
             raise
 
     def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
-        """See :meth:`Worker.begin`; what is upcoming stays here, since its media may be on no other host yet."""
+        """See :meth:`Worker.begin`; what is upcoming stays here."""
         if not self._accepts(request):
             raise _refusal(self._place.host)
         command = RunCommand(job, self._pack(request), request_id)

@@ -99,6 +99,11 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             switched_off=self._switched_off,
         )
 
+    @property
+    def reads_ahead(self) -> bool:
+        """See :attr:`Worker.reads_ahead`."""
+        return True
+
     def accepts(self, request: RequestT) -> bool:
         """Every request: it sees what the server sees."""
         return True
@@ -121,11 +126,14 @@ class ProcessWorker(Generic[RequestT, ResultT]):
 
     def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
         """See :meth:`Worker.begin`."""
+        self._state = WorkerState.BUSY
         try:
             self._send(RunCommand(job, request, request_id, upcoming))
         except OSError as error:
             raise self._loss() from error
-        self._state = WorkerState.BUSY
+        except BaseException:  # it does not pickle: nothing was sent
+            self._state = WorkerState.READY
+            raise
 
     def outcome(self, job: int, on_report: Callable[[JobReport], None]) -> ResultT:
         """See :meth:`Worker.outcome`."""

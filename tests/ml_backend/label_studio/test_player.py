@@ -49,8 +49,13 @@ _SHOWN = """async ([content, rate, length, bits]) => {
     for (let number = 0; number < length; number++) {
         const time = Math.round(number / rate / 0.002) * 0.002 + 0.002;
         await new Promise(done => { video.onseeked = done; video.currentTime = time; });
-        await new Promise(done => setTimeout(done, 60));  // the picture may come after the event
-        shown.push(read());
+        let before = -1, now = read();  // the picture may come after the event
+        for (let same = 0; same < 2; same = before === now ? same + 1 : 0) {
+            before = now;
+            await new Promise(done => requestAnimationFrame(() => setTimeout(done, 40)));
+            now = read();
+        }
+        shown.push(now);
     }
     return {duration, shown};
 }"""

@@ -166,7 +166,8 @@ def test_an_annotator_presses_enter_again_after_the_server_was_killed(
         return {region["item_index"] for region in item["result"] if "item_index" in region}
 
     wait_until(lambda: pages() == set(range(10)))
-    assert [job.state for job in JobStore(again.database).newest()] == [JobState.DONE, JobState.FAILED]
+    states = [JobState.DONE, JobState.FAILED]
+    wait_until(lambda: [job.state for job in JobStore(again.database).newest()] == states)
 
 
 @ONLY_SQLITE

@@ -253,7 +253,7 @@ def test_encoding_ahead_stops_with_the_block(tracker: Tracker, monkeypatch: pyte
     encoded = tracker.open(moving_square())
     with tracker.encoding_ahead(encoded, [8, 4]):
         assert begun.wait(30)
-        threading.Timer(0.1, go_on.set).start()
+        threading.Timer(2.0, go_on.set).start()
     assert encoded.missing(range(9)) == [2, 3, 5, 6, 7]  # what was begun is kept
 
 
