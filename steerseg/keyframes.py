@@ -18,9 +18,7 @@ from steerseg.tracking import EncodedVideo
 LEAST_SECONDS = 0.25
 """What lies closer to a frame that was seen was seen, too (our choice)."""
 
-_AS_FAR = (
-    0.9  # of the greatest distance: that far counts as alike, as the middles of gaps of nearly one length
-)
+_AS_FAR = 0.9  # of the greatest distance: as far counts as alike, for gaps differ by a frame
 
 
 @dataclass(frozen=True)

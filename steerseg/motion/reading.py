@@ -47,9 +47,7 @@ _HERE = rf"(?! of\b(?! the {_PICTURE}\b))(?! (?:behind|next|beside|in front|near
 _UP_OR_DOWN = (
     r"(?! (?:to|front|close)\b)(?! (?:the|a|an) (?:road|street|path|aisle|hall\w*|track|sidewalk|river)\b)"
 )
-_BY_ITSELF = (
-    r"(?! (?:a|an|the|his|her|its|their|my|some)\b)"  # not something else: "bouncing", not "bouncing a ball"
-)
+_BY_ITSELF = r"(?! (?:a|an|the|his|her|its|their|my|some)\b)"  # "bouncing", and not "bouncing a ball"
 
 
 def _across(origin: str, end: str) -> str:
