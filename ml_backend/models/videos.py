@@ -111,10 +111,11 @@ class RecentVideos:
         ahead = self._ahead.get(key)
         if ahead is None:
             return None
-        while not ahead.future.done():
+        while True:
             if progress is not None:
                 progress("decode", ahead.fraction)  # may cancel: then it is there for the next who asks
-            wait((ahead.future,), timeout=_POLL)
+            if wait((ahead.future,), timeout=_POLL).done:
+                break
         self._ahead.pop(key)
         return ahead.future.result()
 

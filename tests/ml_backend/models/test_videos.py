@@ -116,3 +116,20 @@ def test_whoever_waits_for_it_can_be_cancelled(folder: Path) -> None:
         videos.load(folder / "a.mp4", None, cancel)
     decoder.go_on.set()
     assert len(videos.load(folder / "a.mp4", None)) == 4
+    assert decoder.decoded == ["a.mp4"], "it was there for the next who asked"
+
+
+def test_where_no_thread_can_be_had_nothing_is_read_ahead(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 1 << 20)
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", fail)
+        videos.read_ahead(folder / "a.mp4", None)
+    assert decoder.decoded == []
+    assert len(videos.load(folder / "a.mp4", None)) == 4
