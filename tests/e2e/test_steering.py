@@ -75,19 +75,16 @@ def test_words_clicks_boxes_and_strokes_steer_an_object_on_all_pages(
     labeling.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
     labeling.use_tool("brush-tool")
     labeling.drag((0.1, 0.85), (0.3, 0.85))
-    mended = int(mask_of(series(labeling, task)[page + 1])[int(0.85 * height), int(0.2 * width)])
-    assert mended, "the stroke is a part of the object's region"
+    middle_of_stroke = int(0.85 * height), int(0.2 * width)
     stroked = mask_of(series(labeling, task)[page + 1])
+    assert stroked[middle_of_stroke], "the stroke is a part of the object's region"
     labeling.page.keyboard.press("Escape")
 
     def drafted() -> bool:
         """Whether Label Studio has saved the draft with the stroke, which is how strokes get to the backend."""
-        regions = (r for draft in client.tasks.get(task)["drafts"] for r in draft["result"])
-        return any(
-            (mask_of(r) == stroked).all()
-            for r in regions
-            if r["type"] == "brushlabels" and r["item_index"] == page + 1
-        )
+        regions = [region for draft in client.tasks.get(task)["drafts"] for region in draft["result"]]
+        painted = [one for one in regions if one["type"] == "brushlabels" and one["item_index"] == page + 1]
+        return any(mask_of(one)[middle_of_stroke] for one in painted)
 
     until(drafted, "a draft with the stroke")
     labeling.answered(lambda: labeling.type_expression(samples[0].expression))
