@@ -18,6 +18,7 @@ from steerseg.tracking import EncodedVideo
 LEAST_SECONDS = 0.25
 """What lies closer to a frame that was seen was seen, too (our choice)."""
 
+_SAME = 1e-6  # seconds
 _AS_FAR = 0.9  # of the greatest distance: as far counts as alike, for gaps differ by a frame
 
 
@@ -67,7 +68,8 @@ def moments_between(
         away = np.where(within, away, 0.0)
     chosen: list[int] = []
     while len(chosen) < count and float(away.max()) >= LEAST_SECONDS:
-        farthest = np.flatnonzero(away >= _AS_FAR * away.max())
+        middle = (np.diff(away, prepend=-1) > _SAME) & (np.diff(away, append=-1) <= _SAME)  # of a gap
+        farthest = np.flatnonzero(middle & (away >= _AS_FAR * away.max()))
         if chosen:
             apart = np.abs(pts[farthest, None] - pts[chosen]).min(axis=1)
         else:  # from the middle on
