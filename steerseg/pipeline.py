@@ -344,14 +344,16 @@ class SteerSeg:
         """
         usual = keyframe_indices(len(video), config.keyframes)
         keyframes = keyframes or usual
+        if keyframes != usual:
+            return VideoFeatures(
+                self.encode_keyframes(video, config, report, keyframes=keyframes), self.open(video)
+            )
         key = (video.digest, keyframes, config.grid, config.enlarge, config.seconds_per_slice)
         known = self._features.get(key)
         if known is not None:
             self.open(video)  # it is in use again
             return known
         context = self.encode_keyframes(video, config, report, keyframes=keyframes)
-        if keyframes != usual:
-            return VideoFeatures(context, self.open(video))
         features = VideoFeatures(context, self.open(video), VideoPrefixes(self._prefixes, key))
         self._features.put(key, features)
         return features

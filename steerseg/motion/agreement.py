@@ -34,8 +34,8 @@ def motion_agreement(
     alike: Sequence[bool],
     shifts: Array,
     size: tuple[int, int],
+    times: Array,
     spins: Array | None = None,
-    times: Array | None = None,
 ) -> torch.Tensor:
     """How far candidates move as stated.
 
@@ -46,23 +46,18 @@ def motion_agreement(
         shifts: (K, 2) how far the background has moved since the first keyframe; see
             :func:`steerseg.motion.camera.background_shifts`.
         size: Height and width of a frame in pixels; the masks may have other sides.
+        times: (K,) of the keyframes, from 0 for the first to 1 for the last.
         spins: (N,) how evidently each spins, in [0, 1]; see :func:`steerseg.motion.spin.spin_evidence`. None does
             where it is left out.
-        times: (K,) of the keyframes, in seconds; equally far apart where left out.
 
     Returns:
         (N,) float32 in [0, 1]: the mean over the motions, and less for another kind.
     """
     shown = masks > 0.5
     places = zip(shown.cpu().numpy(), box_centres(shown).cpu().numpy(), strict=True)
-    when: Array = np.linspace(0, 1, masks.shape[1], dtype=np.float64)
-    if times is not None:
-        when = (times - times[0]) / max(float(np.ptp(times)), 1e-9)
-    paths = [_Path.of(candidate, centres, shifts, size, when) for candidate, centres in places]
-    moving = [path for path in paths if len(path.centres) > 1]
-    rivals = [
-        path for path, kind in zip(paths, alike, strict=True) if kind and len(path.centres) > 1
-    ] or moving
+    paths = [_Path.of(candidate, centres, shifts, size, times) for candidate, centres in places]
+    timed = [(path, kind) for path, kind in zip(paths, alike, strict=True) if len(path.centres) > 1]
+    rivals = [path for path, kind in timed if kind] or [path for path, _ in timed]
 
     def grades(motion: Motion) -> Sequence[float]:
         if motion is Motion.SPINNING:
@@ -70,7 +65,7 @@ def motion_agreement(
         if motion is Motion.OVERTAKES:
             return [_overtakes(path, paths) for path in paths]
         if motion in _SPEEDS:
-            return [_SPEEDS[motion](path, rivals) for path in paths]
+            return [_SPEEDS[motion](path, rivals) if len(path.centres) > 1 else 0.0 for path in paths]
         return [_MEASURES[motion](path) for path in paths]
 
     kinds = torch.tensor([1.0 if kind else _OTHER_KIND for kind in alike])
@@ -115,8 +110,8 @@ class _Path:
 
     @property
     def speed(self) -> float:
-        """Length of its way in the time that it is seen."""
-        time = float(self.times[-1] - self.times[0]) if len(self.times) else 0.0
+        """Length of its way in the time from its first sight to its last, which are two."""
+        time = float(self.times[-1] - self.times[0])
         return float(self.steps.sum()) / time if time > 0 else 0.0
 
     @property
@@ -230,14 +225,10 @@ def _returns(path: _Path) -> float:
 
 
 def _faster(path: _Path, rivals: Sequence[_Path]) -> float:
-    if len(path.centres) < 2:
-        return 0.0
     return min(1.0, (path.speed + _STILL) / (max(rival.speed for rival in rivals) + _STILL)) ** 2
 
 
 def _slower(path: _Path, rivals: Sequence[_Path]) -> float:
-    if len(path.centres) < 2:
-        return 0.0
     return min(1.0, (min(rival.speed for rival in rivals) + _STILL) / (path.speed + _STILL)) ** 2
 
 
@@ -285,4 +276,4 @@ _SPEEDS: dict[Motion, Callable[[_Path, Sequence[_Path]], float]] = {
     Motion.FASTER: _faster,
     Motion.SLOWER: _slower,
 }
-"""Of a candidate beside those of the kind that the expression names."""
+"""Of a candidate beside those of the kind that the expression names; all are seen on two keyframes or more."""

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from steerseg.motion.pictures import small_sides
+
 Array = NDArray[np.float64]
 
-_LONGER_SIDE = 320  # pixels of the pictures that are compared
 _CELLS = 8  # a picture is as many cells high and wide; corners are taken from each
 _CORNERS = 4  # most corners of a cell
 _FOUND_AGAIN = 0.5  # pixels by which a corner that is followed there and back may be off
@@ -32,9 +33,7 @@ def background_shifts(frames: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> A
     Returns:
         (K, 2) along x and y, in widths and heights of the frame; 0 for the first frame.
     """
-    height, width = frames.shape[1:3]
-    scale = min(1.0, _LONGER_SIDE / max(height, width))
-    sides = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sides = small_sides(frames.shape)
     pictures = [
         cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), sides, interpolation=cv2.INTER_AREA)
         for frame in frames

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from steerseg.config import PipelineConfig
@@ -109,7 +110,8 @@ def _agreement(
     """How far each candidate moves as stated: (N,) float32 in [0, 1]. ``others`` are of another kind."""
     alike = [index not in others for index in range(len(masks))]
     hidden = (masks > _HIDDEN).any(dim=0).cpu().numpy()
-    frames, times = video.frames[list(tracked.frames)], video.pts[list(tracked.frames)]
+    frames, pts = video.frames[list(tracked.frames)], video.pts[list(tracked.frames)]
+    times = (pts - pts[0]) / max(float(np.ptp(pts)), 1e-9)
     spins = spin_evidence(frames, masks, times) if Motion.SPINNING in motions else None
     shifts = background_shifts(frames, hidden)
-    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), spins, times)
+    return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), times, spins)

@@ -34,8 +34,8 @@ class Motion(enum.StrEnum):
 
 
 _GO = (
-    r"\b(?:head(?:s|ing)|(?:mov|go|travell?|slid|runn?|walk|driv|fl|swimm?|drift|rid|roll|com|hurr|rush|float|crawl|jump|hopp?"
-    r"|wander|climb|step)(?:e?s|ies|y|e|ing|ying)?)"
+    r"\b(?:head(?:s|ing)|(?:mov|go|travell?|slid|runn?|walk|driv|fl|swimm?|drift|rid|roll|com|hurr|rush|float"
+    r"|crawl|jump|hopp?|wander|climb|step)(?:e?s|ies|y|e|ing|ying)?)"
 )
 _HOW = r"(?: (?:\w+ly|fast|straight))?"
 _MUCH = r"(?:(?:much|far|a lot|even|very|really|rather|so) )?"
@@ -200,9 +200,8 @@ def without_motion(expression: str) -> str:
         return expression
     first = min(start for _, start in found)
     before, after = rest[:first], rest[first:]
-    following = _WORD.match(after)
-    if following and following.group(1).lower() not in _NOT_NOUNS and not _CLAUSE_BEGINS.search(before):
-        return " ".join(f"{before}{after}".split())  # the motion stands before its noun
+    if _stands_before_its_noun(before, after):
+        return " ".join(f"{before}{after}".split())
     left = " ".join(_CLAUSE_BEGINS.sub("", before).split())
     return left if any(word.lower() not in _NOT_NOUNS for word in _WORD.findall(left)) else _ANYTHING
 
@@ -225,8 +224,13 @@ def _is_of_another(text: str, match: re.Match[str]) -> bool:
 
     Of "the cat beside the dog that runs" nobody can tell which of them runs.
     """
-    before, after = text[: match.start()], _WORD.match(text[match.end() :])
-    in_clause = _CLAUSE_BEGINS.search(before)
-    if after and after.group(1).lower() not in _NOT_NOUNS and not in_clause:
-        return bool(_ANOTHER.search(before))
-    return bool(_BESIDE.search(before))
+    before = text[: match.start()]
+    nouns = _ANOTHER if _stands_before_its_noun(before, text[match.end() :]) else _BESIDE
+    return nouns.search(before) is not None
+
+
+def _stands_before_its_noun(before: str, after: str) -> bool:
+    """Whether what stands between these texts is a motion as in "the bouncing dog"."""
+    following = _WORD.match(after)
+    is_noun = following is not None and following.group(1).lower() not in _NOT_NOUNS
+    return is_noun and _CLAUSE_BEGINS.search(before) is None

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steerseg.motion.pictures import small_sides
+
 Array = NDArray[np.float64]
 
-_LONGER_SIDE = 320  # pixels of the pictures that are unrolled
 _ANGLES, _RADII = 72, 16  # of an unrolled picture
 _REACH = 1.8  # its radius, as a multiple of that of a disc of the object's area
 _LEAST_AREA = 30  # pixels; less shows no angle
@@ -24,22 +25,19 @@ _LEAST_TURN = np.pi  # over all keyframes; less is swaying
 _EVIDENT = 0.06  # by which pictures fit better turned than unturned, and evidently spin
 
 
-def spin_evidence(frames: NDArray[np.uint8], masks: torch.Tensor, times: Array | None = None) -> Array:
+def spin_evidence(frames: NDArray[np.uint8], masks: torch.Tensor, times: Array) -> Array:
     """How evidently each of N objects spins.
 
     Args:
         frames: (K, H, W, 3) uint8 RGB.
         masks: (N, K, h, w) masks of the objects, in [0, 1].
-        times: (K,) of the frames, in seconds; equally far apart where left out.
+        times: (K,) of the frames, from 0 for the first to 1 for the last.
 
     Returns:
         (N,) in [0, 1]; 0 where too few keyframes show the object.
     """
-    scale = min(1.0, _LONGER_SIDE / max(frames.shape[1:3]))
-    sides = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
-    steps = np.arange(len(frames), dtype=np.float64)
-    if times is not None and len(frames) > 1:
-        steps = (times - times[0]) / max(np.ptp(times), 1e-9) * (len(frames) - 1)
+    sides = small_sides(frames.shape)
+    steps = times * (len(frames) - 1)
     pictures = [cv2.resize(frame, sides, interpolation=cv2.INTER_AREA) for frame in frames]
     return np.array(
         [

@@ -54,9 +54,8 @@ def test_a_stand_by_server_goes_on_with_what_was_promised(
 
         def settled() -> bool:
             leader.assert_alive()
-            owed = rows(
-                address, "SELECT task_id FROM deliveries"
-            )  # also what was promised and never announced
+            # Also what was promised and never announced.
+            owed = rows(address, "SELECT task_id FROM deliveries")
             known = {number for (number,) in rows(address, "SELECT id FROM annotations")}
             return not owed and promises.events <= known
 

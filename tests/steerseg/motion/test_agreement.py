@@ -14,7 +14,7 @@ from steerseg.motion.reading import Motion
 
 KEYFRAMES, HEIGHT, WIDTH = 8, 90, 160
 Place = tuple[float, float] | None
-TIMES = [k / (KEYFRAMES - 1) for k in range(KEYFRAMES)]
+TIMES = np.linspace(0, 1, KEYFRAMES)
 
 
 def track(places: Sequence[Place], sides: Sequence[int] = (12,) * KEYFRAMES) -> torch.Tensor:
@@ -56,7 +56,7 @@ TRACKS = {
 def agreement(motion: Motion, masks: Sequence[torch.Tensor], shifts: object = None) -> list[float]:
     moved = np.zeros((KEYFRAMES, 2)) if shifts is None else np.asarray(shifts, dtype=np.float64)
     grades: list[float] = motion_agreement(
-        [motion], torch.stack(list(masks)), [True] * len(masks), moved, (HEIGHT, WIDTH)
+        [motion], torch.stack(list(masks)), [True] * len(masks), moved, (HEIGHT, WIDTH), TIMES
     ).tolist()
     assert all(0 <= grade <= 1 for grade in grades)
     return grades
@@ -100,7 +100,7 @@ def test_speeds_count_beside_those_of_the_same_kind() -> None:
     assert agreement(Motion.FASTER, ways[1:])[0] == 1.0
     kinds = [False, True, True]  # the fastest of all is of another kind: of the rest the first is the fastest
     fastest = motion_agreement(
-        [Motion.FASTER], torch.stack(ways), kinds, np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH)
+        [Motion.FASTER], torch.stack(ways), kinds, np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH), TIMES
     )
     assert fastest[1] == 1.0 > fastest[0]
 
@@ -121,7 +121,7 @@ def test_keyframes_need_not_be_equally_far_apart() -> None:
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
     even = track([(0.1 + 0.8 * t, 0.5) for t in times])[None]
     args = ([Motion.STARTS], even, [True], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH))
-    assert float(motion_agreement(*args, times=30 * times)[0]) == pytest.approx(0.5, abs=0.1)
+    assert float(motion_agreement(*args, times=times)[0]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_what_is_behind_at_first_and_before_in_the_end_overtakes() -> None:
@@ -141,6 +141,7 @@ def test_what_spins_is_told_by_its_pictures() -> None:
         [True, True],
         np.zeros((KEYFRAMES, 2)),
         (HEIGHT, WIDTH),
+        TIMES,
         evidence,
     )
     assert grades.tolist() == pytest.approx(evidence.tolist())
@@ -148,13 +149,15 @@ def test_what_spins_is_told_by_its_pictures() -> None:
 
 def test_what_moves_as_stated_and_is_of_another_kind_counts_less() -> None:
     masks = TRACKS[Motion.LEFT].expand(2, -1, -1, -1)
-    grades = motion_agreement([Motion.LEFT], masks, [True, False], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH))
+    grades = motion_agreement(
+        [Motion.LEFT], masks, [True, False], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH), TIMES
+    )
     assert grades[0] > grades[1] > 0.5
 
 
 def test_several_motions_count_alike() -> None:
     masks = TRACKS[Motion.LEFT][None]
     both = motion_agreement(
-        [Motion.LEFT, Motion.RIGHT], masks, [True], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH)
+        [Motion.LEFT, Motion.RIGHT], masks, [True], np.zeros((KEYFRAMES, 2)), (HEIGHT, WIDTH), TIMES
     )
     assert both.tolist() == pytest.approx([0.5], abs=0.01)
