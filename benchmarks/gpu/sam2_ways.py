@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.records import Records
 from steerseg.segmenters.fused import (
@@ -18,7 +18,6 @@ from steerseg.segmenters.fused import (
     narrow_attention_tiles,
 )
 from steerseg.segmenters.sam2 import Sam2
-from steerseg.segmenters.sam2_memory_attention import attention_backend
 from steerseg.tracking import EncodedVideo, Tracker
 from steerseg.video import Video
 
@@ -63,7 +62,7 @@ def measure_memory_attention(records: Records, tracker: Tracker, *, rows: int = 
     )
 
     def several(backend: SDPBackend) -> torch.Tensor:
-        with attention_backend(backend):
+        with sdpa_kernel(backend):
             for _ in range(_CALLS):
                 mixed = F.scaled_dot_product_attention(query, key, value)
         return mixed

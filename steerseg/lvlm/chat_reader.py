@@ -10,7 +10,7 @@ from torch import nn
 
 from steerseg.lvlm.activations import head_width
 from steerseg.lvlm.past import Past, empty_cache, past_of, recurrent_layers, state_bytes
-from steerseg.lvlm.prefix import OffloadedQueries, Prefix, PrefixSize, PrefixSlot, cached
+from steerseg.lvlm.prefix import KeptQueries, Prefix, PrefixSize, PrefixSlot, cached
 from steerseg.lvlm.prefix_reader import PADDED_TO, PrefixReader
 from steerseg.lvlm.tap import QueryKeyTap, tapped
 from steerseg.runtime.memory import to_device
@@ -151,7 +151,8 @@ class ChatReader:
         if known is not None and known.matches(inputs["input_ids"], soft_prompt):
             return known
         ids = inputs["input_ids"][:, :length]
-        size = self._size_of(len(ids), length, len(layers), last + 1)
+        offloaded = self._device.type == "cuda" and slot.store.offloads
+        size = self._size_of(len(ids), length, len(layers), last + 1, offloaded=offloaded)
         if not slot.store.make_room(slot.owner, slot.part, size):
             return None
         beginning = {**inputs, "input_ids": ids, "position_ids": inputs["position_ids"][..., :length]}
@@ -165,13 +166,15 @@ class ChatReader:
             ids,
             soft_prompt,
             past_of(cache, last + 1),
-            OffloadedQueries(tap.queries),
+            KeptQueries(tap.queries, offloaded=offloaded),
             size,
         )
         slot.store.keep(slot.owner, slot.part, prefix)
         return prefix
 
-    def _size_of(self, chats: int, length: int, query_layers: int, read_layers: int) -> PrefixSize:
+    def _size_of(
+        self, chats: int, length: int, query_layers: int, read_layers: int, *, offloaded: bool
+    ) -> PrefixSize:
         """Memory of a prefix of so many tokens in each chat, read through so many layers."""
         text = self._config
         head = chats * length * head_width(text) * self._itemsize
@@ -183,5 +186,5 @@ class ChatReader:
             kept,
             query_layers * text.num_attention_heads * head,
             query_layers,
-            self._device,
+            offloaded=offloaded,
         )

@@ -4,8 +4,8 @@ With the soft prompt before the vision, everything up to the last visual token i
 keys and values stand for it in the model's attention, and its queries belong to the rollout. Of a recurrent layer the
 state after it is kept.
 
-Queries are most of it where heads share keys, and are wanted later than keys: a GPU's are kept in page-locked memory
-of the host and brought back while the device reads the rest of the chat.
+Queries are most of it where heads share keys, and are wanted later than keys. Where a GPU has no room to spare, they
+are kept in page-locked memory of the host, and brought back while the device reads the rest of the chat.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ from transformers import Cache
 from steerseg.lvlm.past import Kept
 from steerseg.runtime.memory import free_bytes, to_host
 
+_ROOM_FOR_QUERIES = 16 << 30
+"""A GPU with so many bytes for prefixes keeps queries beside keys: 5 GB a video of 16 keyframes by a 7B model."""
+
+_MOST_BYTES = 24 << 30
+_MOST_BYTES_OF_KEYS = 6 << 30
+
 
 def cached(model: nn.Module, cache: Cache) -> dict[str, Cache]:
     """A cache as a keyword of a model's call; the keyword's name changed with transformers 5.24."""
@@ -40,22 +46,24 @@ def _cache_name(kind: Any) -> str:
     return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
-class OffloadedQueries:
-    """The queries of a prefix, out of the device's way.
+class KeptQueries:
+    """The queries of a prefix, where they are or out of a GPU's way.
 
-    A GPU's are copied to page-locked memory of the host and back over a stream of their own, while the device
-    computes; others stay where they are.
+    There they are copied to page-locked memory of the host and back over a stream of their own, while the device
+    computes.
 
     Args:
         queries: By layer: (B, H, P, d).
+        offloaded: Whether a GPU's are kept by the host.
     """
 
-    def __init__(self, queries: Mapping[int, torch.Tensor]) -> None:
+    def __init__(self, queries: Mapping[int, torch.Tensor], *, offloaded: bool = True) -> None:
         # As they lie in memory.
         self._kept = {layer: query.transpose(1, 2) for layer, query in queries.items()}
         first = next(iter(queries.values()), None)
         self._device = torch.device("cpu") if first is None else first.device
-        if self._device.type == "cuda":
+        self._offloaded = offloaded and self._device.type == "cuda"
+        if self._offloaded:
             stream = _copy_stream(self._device)
             stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream):
@@ -74,7 +82,7 @@ class OffloadedQueries:
         for layer, kept in self._kept.items():
             batch, _, heads, depth = kept.shape
             whole[layer] = torch.empty((batch, length, heads, depth), dtype=kept.dtype, device=self._device)
-        if self._device.type == "cuda":
+        if self._offloaded:
             stream = _copy_stream(self._device)
             stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream):
@@ -89,7 +97,7 @@ class OffloadedQueries:
 
     def wait(self) -> None:
         """Let the device go on only when the copies are complete."""
-        if self._device.type == "cuda":
+        if self._offloaded:
             torch.cuda.current_stream(self._device).wait_stream(_copy_stream(self._device))
 
 
@@ -116,16 +124,16 @@ class PrefixSize:
     host: int
 
     @classmethod
-    def of(cls, keys: int, queries: int, layers: int, device: torch.device) -> PrefixSize:
-        """The memory of a prefix of a model on ``device``.
+    def of(cls, keys: int, queries: int, layers: int, *, offloaded: bool) -> PrefixSize:
+        """The memory of a prefix.
 
         Args:
             keys: Bytes of keys and values, and of recurrent layers' states.
             queries: Bytes of queries, of all layers.
             layers: Number of layers with queries.
-            device: Where the model is.
+            offloaded: Whether queries are kept by a GPU's host.
         """
-        if device.type != "cuda":
+        if not offloaded:
             return cls(keys + queries, 0)
         return cls(keys, layers * 2 ** math.ceil(math.log2(queries // layers)) if layers else 0)
 
@@ -145,7 +153,7 @@ class Prefix:
     ids: torch.Tensor
     soft_prompt: torch.Tensor | None
     past: tuple[Kept, ...]
-    queries: OffloadedQueries
+    queries: KeptQueries
     size: PrefixSize
 
     @property
@@ -182,6 +190,11 @@ class PrefixStore:
         self.host_budget = host_budget
         # No plain LRU cache: two budgets count, and the owner that stores is never dropped.
         self._kept: OrderedDict[Hashable, dict[Hashable, Prefix]] = OrderedDict()
+
+    @property
+    def offloads(self) -> bool:
+        """Whether a GPU's queries are kept by its host, as its own memory is not enough for those of several videos."""
+        return self.budget < _ROOM_FOR_QUERIES
 
     @property
     def nbytes(self) -> int:
@@ -279,10 +292,14 @@ class VideoPrefixes:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes for prefixes: on a GPU a third of the free memory, at most 6 GiB; 256 MiB on a CPU."""
+    """Bytes for prefixes: on a GPU a third of the free memory, at most 6 GiB if that is not enough for queries too.
+
+    On a CPU it is 256 MiB.
+    """
     if device.type != "cuda":
         return 256 << 20
-    return min(6 << 30, free_bytes(device) // 3)
+    third = free_bytes(device) // 3
+    return min(third, _MOST_BYTES) if third >= _ROOM_FOR_QUERIES else min(third, _MOST_BYTES_OF_KEYS)
 
 
 def default_host_budget(limit_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:

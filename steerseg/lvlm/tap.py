@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from steerseg.errors import ModelError
+from steerseg.lvlm.one_query import attend_one_query
 
 TAP_ATTENTION = "steerseg_tap"
 
@@ -126,7 +127,7 @@ def _tap_attention(
         if tap.continued and query.device.type == "cuda":
             return _attend_last_queries(query, key, value, factor), None
     if query.shape[2] == 1 and key.shape[1] < query.shape[1] and not query.requires_grad:
-        return _attend_one_query(query, key, value, attention_mask, scaling), None
+        return attend_one_query(query, key, value, attention_mask, scaling), None
     attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
@@ -146,36 +147,6 @@ def _attend_last_queries(
         query, key, value, attn_mask=hidden, scale=scaling, enable_gqa=shared
     )
     return mixed.transpose(1, 2)
-
-
-def _attend_one_query(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Attention of a token that is being generated, (B, H, 1, d) -> (B, 1, H, d).
-
-    Each key is read once for all heads that share it, where SDPA repeats keys and reads them for each head.
-    """
-    batch, heads, _, depth = query.shape
-    shared = key.shape[1]
-    grouped = query.reshape(batch * shared, heads // shared, depth)
-    logits = _product(grouped, key.flatten(0, 1).transpose(1, 2)).view(batch, shared, heads // shared, -1)
-    logits = logits * (depth**-0.5 if scaling is None else scaling)
-    if mask is not None:
-        hidden = ~mask if mask.dtype == torch.bool else mask < 0
-        logits = logits.masked_fill(hidden, -torch.inf)
-    weights = logits.softmax(dim=-1).to(value.dtype)
-    return (weights @ value).view(batch, 1, heads, depth)
-
-
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(B, n, k) x (B, k, m), summed and kept in float32."""
-    if a.device.type == "cuda" and a.dtype != torch.float32:
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    return torch.bmm(a.float(), b.float())
 
 
 AttentionInterface.register(TAP_ATTENTION, _tap_attention)

@@ -7,7 +7,7 @@ by complex numbers five. Each is one pass here, with the sums in float32 as befo
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -16,11 +16,18 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
+
+_FEW_CHANNELS = 4
+"""Products of matrices are faster for more."""
+
+_MANY_OBJECTS = 6
+"""From so many objects on cuDNN attends to memories faster than our kernel, which divides the keys of few."""
 
 AttentionTiles = tuple[int, int, int, int]
 """Queries and keys of a tile, warps and stages."""
@@ -70,12 +77,12 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     return _rotate(vectors, cos, sin, count)
 
 
-def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
+def norm_channels(pictures: Tensor, norm: Any) -> Tensor:
     """The layer norm of each position's channels.
 
     Args:
         pictures: (N, C, h, w).
-        norm: The package's.
+        norm: A package's own, with weight, bias and ``eps``.
 
     Returns:
         (N, C, h, w) in the precision of ``pictures``, to which what comes next would round it.
@@ -87,6 +94,44 @@ def norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
 
         return by_kernel(pictures, norm.weight, norm.bias, norm.eps)
     return _norm_channels(pictures, norm)
+
+
+def convolve_each(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve each channel on its own; sums are in float32.
+
+    Args:
+        pictures: (N, C, h, w).
+        weight: (C, 1, k, k), ``k`` odd.
+        bias: (C,).
+
+    Returns:
+        (N, C, h, w); beyond the edges lie zeros.
+    """
+    if kernels_work(pictures.device, pictures.dtype):
+        from steerseg.segmenters.fused_kernels import (
+            convolve_each as by_kernel,  # Triton is not there everywhere
+        )
+
+        return by_kernel(pictures, weight, bias)
+    return F.conv2d(pictures, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+def halve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve few channels by windows of 3 x 3 around every second position; sums are in float32.
+
+    Args:
+        pictures: (N, D, h, w).
+        weight: (C, D, 3, 3).
+        bias: (C,).
+
+    Returns:
+        (N, C, ceil(h / 2), ceil(w / 2)); beyond the edges lie zeros.
+    """
+    if kernels_work(pictures.device, pictures.dtype):
+        from steerseg.segmenters.fused_kernels import halve as by_kernel  # Triton is not there everywhere
+
+        return by_kernel(pictures, weight, bias)
+    return F.conv2d(pictures, weight, bias, stride=2, padding=1)
 
 
 @functools.cache
@@ -135,6 +180,10 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
     Returns:
         (N, L, V).
     """
+    if len(query) >= _MANY_OBJECTS and planned_attention_works(
+        query.device, query.dtype, query.shape[-1], value.shape[-1]
+    ):
+        return _planned_attention(query, key, value)
     from steerseg.segmenters.fused_kernels import (
         narrow_attention as by_kernel,
     )  # Triton is not there everywhere
@@ -142,41 +191,123 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
     return by_kernel(query.contiguous(), key.contiguous(), value.contiguous(), tiles)
 
 
+def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one head, by whatever is fastest for as many objects: (N, L, C) each, and the result."""
+    if len(query) > 1 and planned_attention_works(
+        query.device, query.dtype, query.shape[-1], value.shape[-1]
+    ):
+        return _planned_attention(query, key, value)
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
+def _planned_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """By cuDNN, which plans each shape anew: worth it for shapes as few as those of tracking."""
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
+@functools.cache
+def planned_attention_works(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
+    """Whether cuDNN attends with keys and values of such widths, and gives torch's results; tried once."""
+    tolerance = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
+    difference = functools.partial(planned_attention_difference, width=width, narrow=narrow)
+    return pass_on_gpu(device, dtype, tolerance, difference, "SAM 2 tracks many objects without cuDNN")
+
+
+@torch.inference_mode()
+def planned_attention_difference(
+    device: torch.device, dtype: torch.dtype, *, width: int, narrow: int
+) -> float:
+    """The largest difference between cuDNN's attention and torch's, as a share of the largest value."""
+    parts = _random_attention(device, dtype, width, narrow)
+    query, key, value = (part[:, None].float() for part in parts)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = F.scaled_dot_product_attention(query, key, value)[:, 0].to(dtype)
+    return largest_share([(_planned_attention(*parts), expected)])
+
+
+def _random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:
+    """Queries, keys and values of two entries."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((70, width), (300, width), (300, narrow))
+    return [torch.randn(2, *shape, generator=generator).to(device, dtype) for shape in shapes]
+
+
 @torch.inference_mode()
 def narrow_attention_difference(
     device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(2, *shape, generator=generator).to(device, dtype)
-        for shape in ((70, width), (300, width), (300, narrow))
-    )
+    query, key, value = _random_attention(device, dtype, width, narrow)
     expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
     return largest_share([(narrow_attention(query, key, value, tiles), expected)])
 
 
-def _one_pass(module: Any, x: Tensor) -> Tensor:
-    return norm_channels(x, module)
-
-
 @contextmanager
-def norms_in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Inside, a model's norms over channels are computed by :func:`norm_channels`, if that is wanted."""
-    norms = [module for module in model.modules() if type(module) is LayerNorm2d] if wanted else []
-    for norm in norms:
-        norm.forward = MethodType(_one_pass, norm)
+def in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Inside, norms and some convolutions of a model read and write their numbers once, if that is wanted.
+
+    These are layer norms over channels, convolutions of each channel on its own, and those that halve a picture of few
+    channels. Torch takes several passes for the first, and is slow at the others.
+    """
+    replaced = [(module, _in_one_pass(module)) for module in model.modules()] if wanted else []
+    for module, forward in replaced:
+        if forward is not None:
+            module.forward = MethodType(forward, module)
     try:
         yield
     finally:
-        for norm in norms:
-            del norm.__dict__["forward"]
+        for module, forward in replaced:
+            if forward is not None:
+                del module.__dict__["forward"]
 
 
-def _norm_channels(pictures: Tensor, norm: LayerNorm2d) -> Tensor:
+def _in_one_pass(module: Any) -> Callable[[Any, Tensor], Tensor] | None:
+    """How a module is computed in one pass; ``None`` where it is left as it is."""
+    if type(module) is LayerNorm2d or getattr(module, "data_format", "") == "channels_first":
+        return _channels_normed
+    if type(module) is nn.LayerNorm:
+        return _normed
+    if type(module) is not nn.Conv2d or module.bias is None:
+        return None
+    side, stride, padding = module.kernel_size[0], module.stride[0], module.padding
+    if module.kernel_size != (side, side) or padding != (side // 2, side // 2) or module.dilation != (1, 1):
+        return None
+    if module.groups == module.in_channels == module.out_channels > 1 and stride == 1:
+        return _convolved_each
+    few = module.groups == 1 and module.in_channels <= _FEW_CHANNELS
+    return _halved if few and (side, stride) == (3, 2) else None
+
+
+def _channels_normed(norm: Any, x: Tensor) -> Tensor:
+    return norm_channels(x, norm)
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    autocast = torch.is_autocast_enabled(x.device.type)  # whose norms are in float32
+    return add_and_norm(x, None, norm, torch.float32 if autocast else x.dtype)[1]
+
+
+def _convolved_each(module: Any, x: Tensor) -> Tensor:
+    return convolve_each(*_rounded(module, x))
+
+
+def _halved(module: Any, x: Tensor) -> Tensor:
+    return halve(*_rounded(module, x))
+
+
+def _rounded(module: Any, x: Tensor) -> list[Tensor]:
+    """Input, weight and bias in the precision in which a convolution takes them."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return [part.to(dtype) for part in (x, module.weight, module.bias)]
+
+
+def _norm_channels(pictures: Tensor, norm: Any) -> Tensor:
+    last = pictures.permute(0, 2, 3, 1).float()
     with torch.autocast(pictures.device.type, enabled=False):
-        normed: Tensor = LayerNorm2d.forward(norm, pictures.float())
-    return normed.to(pictures.dtype)
+        normed = F.layer_norm(last, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return normed.permute(0, 3, 1, 2).to(pictures.dtype)
 
 
 def _add_and_norm(
@@ -227,6 +358,17 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     for each in (pictures, pictures.contiguous(memory_format=torch.channels_last), pictures.transpose(2, 3)):
         given = fused_kernels.norm_channels(each, channels.weight, channels.bias, channels.eps)
         pairs.append((given, _norm_channels(each, channels)))
+    for weight, kernel, how in (
+        (random(24, 1, 7, 7), fused_kernels.convolve_each, {"padding": 3, "groups": 24}),
+        (random(6, 1, 3, 3), fused_kernels.halve, {"padding": 1, "stride": 2}),
+        (random(10, 5, 3, 3), fused_kernels.halve, {"padding": 1, "stride": 2}),
+    ):
+        given = pictures[:, : weight.shape[1] * how.get("groups", 1)]
+        bias = random(len(weight)).to(dtype)
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with exact, torch.autocast(device.type, enabled=False):
+            expected = F.conv2d(given.float(), weight.to(dtype).float(), bias.float(), **how)
+        pairs.append((kernel(given, weight.to(dtype), bias), expected.to(dtype)))
     vectors, cos, sin = random(2, 45, 16).to(dtype), random(20, 8), random(20, 8)
     pairs.append(
         (fused_kernels.rotate(vectors.clone(), cos, sin, 40), _rotate(vectors.clone(), cos, sin, 40))

@@ -146,6 +146,127 @@ def _with_collapsible_positions(pictures: Tensor) -> Tensor:
     return pictures.clone(memory_format=torch.contiguous_format)
 
 
+@triton.jit
+def _convolve_each(
+    at,
+    weight_at,
+    bias_at,
+    out_at,
+    height,
+    width,
+    channels,
+    SIDE: tl.constexpr,  # noqa: N803
+    POSITIONS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    """Some positions and channels of one picture whose channels lie side by side; each channel on its own."""
+    spot = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    known = col < channels
+    picture = tl.program_id(2).to(tl.int64) * height * width * channels
+    row, across = spot // width, spot % width
+    total = tl.zeros([POSITIONS, COLS], tl.float32)
+    total += tl.load(bias_at + col, mask=known, other=0.0).to(tl.float32)[None, :]
+    for down in tl.static_range(SIDE):
+        for right in tl.static_range(SIDE):
+            y, x = row + down - SIDE // 2, across + right - SIDE // 2
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            offsets = picture + (y * width + x)[:, None] * channels + col[None, :]
+            value = tl.load(at + offsets, mask=inside[:, None] & known[None, :], other=0.0)
+            weight = tl.load(weight_at + (down * SIDE + right) * channels + col, mask=known, other=0.0)
+            total += value.to(tl.float32) * weight.to(tl.float32)[None, :]
+    offsets = picture + spot[:, None] * channels + col[None, :]
+    inside = (spot < height * width)[:, None] & known[None, :]
+    tl.store(out_at + offsets, total.to(out_at.dtype.element_ty), mask=inside)
+
+
+def convolve_each(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See :func:`steerseg.segmenters.fused.convolve_each`."""
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    count, channels, height, width = pictures.shape
+    side = weight.shape[-1]
+    out = torch.empty_like(pictures, memory_format=torch.channels_last)
+    cols = min(64, triton.next_power_of_2(channels))
+    _convolve_each[(triton.cdiv(height * width, 32), triton.cdiv(channels, cols), count)](
+        pictures,
+        weight.reshape(channels, side * side).T.contiguous(),
+        bias,
+        out,
+        height,
+        width,
+        channels,
+        SIDE=side,
+        POSITIONS=32,
+        COLS=cols,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def _halve(
+    at,
+    weight_at,
+    bias_at,
+    out_at,
+    height,
+    width,
+    channels,
+    GIVEN: tl.constexpr,  # noqa: N803
+    POSITIONS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    """Every second position of one picture, convolved by windows of 3 x 3; channels lie side by side."""
+    spot = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    col = tl.arange(0, COLS)
+    known = col < channels
+    out_width = (width + 1) // 2
+    out_size = (height + 1) // 2 * out_width
+    picture = tl.program_id(1).to(tl.int64)
+    at += picture * height * width * GIVEN
+    row, across = 2 * (spot // out_width), 2 * (spot % out_width)
+    total = tl.zeros([POSITIONS, COLS], tl.float32)
+    total += tl.load(bias_at + col, mask=known, other=0.0).to(tl.float32)[None, :]
+    for down in tl.static_range(3):
+        for right in tl.static_range(3):
+            y, x = row + down - 1, across + right - 1
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            for channel in tl.static_range(GIVEN):
+                value = tl.load(at + (y * width + x) * GIVEN + channel, mask=inside, other=0.0)
+                tap = (down * 3 + right) * GIVEN + channel
+                weight = tl.load(weight_at + tap * channels + col, mask=known, other=0.0)
+                total += value.to(tl.float32)[:, None] * weight.to(tl.float32)[None, :]
+    offsets = (picture * out_size + spot[:, None]) * channels + col[None, :]
+    inside = (spot < out_size)[:, None] & known[None, :]
+    tl.store(out_at + offsets, total.to(out_at.dtype.element_ty), mask=inside)
+
+
+def halve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See :func:`steerseg.segmenters.fused.halve`."""
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    count, given, height, width = pictures.shape
+    channels = len(weight)
+    size = ((height + 1) // 2, (width + 1) // 2)
+    out = torch.empty((count, channels, *size), dtype=pictures.dtype, device=pictures.device)
+    out = out.contiguous(memory_format=torch.channels_last)
+    cols = triton.next_power_of_2(channels)
+    at_once = max(16, 2048 // cols)
+    _halve[(triton.cdiv(size[0] * size[1], at_once), count)](
+        pictures,
+        weight.permute(2, 3, 1, 0).contiguous(),
+        bias,
+        out,
+        height,
+        width,
+        channels,
+        GIVEN=given,
+        POSITIONS=at_once,
+        COLS=cols,
+        num_warps=4,
+    )
+    return out
+
+
 @triton.jit(do_not_specialize=("count", "length"))
 def _rotate(
     at,

@@ -27,6 +27,7 @@ from steerseg.segmenters.base import (
     ObjectMemory,
 )
 from steerseg.segmenters.frozen import LARGEST_LOGIT, FrozenSegmenter
+from steerseg.segmenters.fused import in_one_pass
 from steerseg.segmenters.hf_step import (
     Heads,
     VideoModelStep,
@@ -54,6 +55,7 @@ class VideoModel(FrozenSegmenter):
 
     Attributes:
         architecture: Name of the model's class in ``transformers``.
+        fused: Whether steps run in fewer passes over memory than the library's own code.
         memory_dtype: Of the spatial memories that are kept; the library keeps them in half precision.
     """
 
@@ -88,6 +90,7 @@ class VideoModel(FrozenSegmenter):
                 precision=self._step_precision,
             )
         self.captured_steps = CapturedCalls(self._step)
+        self.fused = self.device.type == "cuda"
 
     # ------------------------------------------------------------------ where models differ
 
@@ -232,7 +235,7 @@ class VideoModel(FrozenSegmenter):
         """Turn decoded masks into memories, in one call; unlike ``sam2``, given masks are made binary too."""
         large = torch.stack([answer.input_logits for answer in decoded])[:, None]
         presence = torch.stack([answer.presence for answer in decoded])
-        with self._precision():
+        with self._precision(), in_one_pass(self.model, self.fused):
             tokens = self._compress(remember(self.model, levels[-1], large, presence, binary=True))
         return [
             ObjectMemory(answer.logits, answer.pointer, answer.presence, memory)
@@ -251,6 +254,7 @@ class VideoModel(FrozenSegmenter):
 
     def tracking_step(self) -> VideoModelStep:
         """The step as a function of tensors."""
+        self._step.fused = self.fused
         return self._step
 
 

@@ -17,6 +17,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
 from steerseg.segmenters.base import AttendedMemories
+from steerseg.segmenters.fused import in_one_pass
 
 _ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
 
@@ -67,11 +68,19 @@ def attended_memories(
 
 @dataclass(frozen=True)
 class _Form:
-    """All of a step that is no tensor: number of levels, temporal position of each memory, divisor of distances."""
+    """All of a step that is no tensor.
+
+    Attributes:
+        levels: Number of levels of image features.
+        positions: Temporal position of each spatial memory.
+        span: Divisor of the object pointers' distances.
+        fused: Whether norms and convolutions take fewer passes over memory than the library's own code.
+    """
 
     levels: int
     positions: tuple[int, ...]
     span: int
+    fused: bool
 
 
 class VideoModelStep:
@@ -85,6 +94,9 @@ class VideoModelStep:
         memory_position: (L, 1, C_mem) position encoding of a memory's tokens.
         attention_arguments: Further arguments of the memory attention, of the number of memories.
         precision: Makes the context under which the modules run.
+
+    Attributes:
+        fused: Whether norms and convolutions take fewer passes over memory than the library's own code.
     """
 
     def __init__(
@@ -103,6 +115,7 @@ class VideoModelStep:
         self._memory_position = memory_position
         self._attention_arguments = attention_arguments
         self._precision = precision
+        self.fused = False
 
     def arguments(
         self,
@@ -113,14 +126,15 @@ class VideoModelStep:
         distances: Tensor,
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
         """Order the arguments of a step as :meth:`__call__` takes them."""
-        form = _Form(len(levels), tuple(position for position, _ in attended.spatial), attended.span)
+        positions = tuple(position for position, _ in attended.spatial)
+        form = _Form(len(levels), positions, attended.span, self.fused)
         return form, [*levels, *memories, *pointers], [distances]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
         levels = rows[: key.levels]
-        with self._precision():
+        with self._precision(), in_one_pass(self._model, key.fused):
             heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
             tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
@@ -129,7 +143,7 @@ class VideoModelStep:
     def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
         assert isinstance(key, _Form)
-        with self._precision():
+        with self._precision(), in_one_pass(self._model, key.fused):
             return self._attend(key, rows, shared)
 
     def _attend(self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:

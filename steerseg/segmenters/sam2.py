@@ -26,6 +26,7 @@ from steerseg.segmenters.base import (
     ObjectMemory,
 )
 from steerseg.segmenters.frozen import LARGEST_LOGIT, FrozenSegmenter
+from steerseg.segmenters.fused import in_one_pass
 from steerseg.segmenters.loading import load_folder, load_from_hub
 from steerseg.segmenters.sam2_image_encoder import FusedImageEncoder
 from steerseg.segmenters.sam2_step import TrackingStep, attended_memories
@@ -205,7 +206,7 @@ class Sam2(FrozenSegmenter):
     @torch.inference_mode()
     def encode_memories(self, levels: Sequence[Tensor], decoded: Sequence[DecodedMask]) -> list[ObjectMemory]:
         """Turn decoded masks of one kind into memories, in one call."""
-        with self._precision():
+        with self._precision(), in_one_pass(self.model, self.fused):
             memories, positions = self.model._encode_new_memory(
                 current_vision_feats=[level.flatten(2).permute(2, 0, 1) for level in levels],
                 feat_sizes=self._level_sizes,

@@ -7,9 +7,7 @@ pass, and values are averaged before they are projected (:mod:`steerseg.segmente
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,7 +17,13 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.segmenters.fused import add_and_norm, narrow_attention, narrow_attention_tiles, rotate
+from steerseg.segmenters.fused import (
+    add_and_norm,
+    narrow_attention,
+    narrow_attention_tiles,
+    rotate,
+    self_attention,
+)
 
 
 class FusedMemoryAttention:
@@ -110,9 +114,11 @@ class FusedMemoryAttention:
         tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
         if backend is None and tiles is not None:
             mixed = part.v_proj(narrow_attention(query, key, values.to(query.dtype), tiles))
+        elif backend is None:
+            mixed = self_attention(query, key, part.v_proj(values))
         else:
             value = part.v_proj(values)
-            with attention_backend(backend):
+            with sdpa_kernel(backend):
                 mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         projected: Tensor = part.out_proj(mixed)
         return projected
@@ -130,8 +136,3 @@ class FusedMemoryAttention:
                 angles.imag.float().contiguous().to(device),
             )
         return self._rotations[key]
-
-
-def attention_backend(backend: SDPBackend | None) -> AbstractContextManager[None]:
-    """Inside, attention is computed by ``backend``; by torch's choice where ``None``."""
-    return contextlib.nullcontext() if backend is None else sdpa_kernel(backend)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from steerseg.segmenters.base import AttendedMemories
-from steerseg.segmenters.fused import norms_in_one_pass
+from steerseg.segmenters.fused import in_one_pass
 from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
 
 
@@ -145,7 +145,7 @@ class TrackingStep:
         end = key.levels + len(key.positions)
         levels, memories, pointers = rows[: key.levels], rows[key.levels : end], rows[end:]
         model = self._model
-        with self._precision(), norms_in_one_pass(model, key.fused):
+        with self._precision(), in_one_pass(model, key.fused):
             features = [level.flatten(2).permute(2, 0, 1) for level in levels]
             conditioned = self._attend(features[-1], memories, key, pointers, shared[0])
             _, _, _, logits, large, pointer, presence = model._forward_sam_heads(
@@ -166,7 +166,7 @@ class TrackingStep:
         """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
         assert isinstance(key, _Form)
         end = key.levels + len(key.positions)
-        with self._precision(), norms_in_one_pass(self._model, key.fused):
+        with self._precision(), in_one_pass(self._model, key.fused):
             features = rows[key.levels - 1].flatten(2).permute(2, 0, 1)
             return self._attend(features, rows[key.levels : end], key, rows[end:], shared[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerseg.lvlm import rotations
+from steerseg.lvlm import one_query, rotations
 from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 from tests.support.interpreted_kernels import numbers_printed
 
@@ -29,3 +29,25 @@ def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
     device = torch.device("cuda")
     assert rotations.largest_difference(device, dtype) <= ROUNDED_ONCE[dtype]
     assert rotations.kernels_work(device, dtype)
+
+
+def test_one_query_attends_right_when_interpreted() -> None:
+    exact = numbers_printed(
+        """
+import torch
+from steerseg.lvlm.one_query import largest_difference
+for depth in (16, 64):  # products of bfloat16 cannot be interpreted
+    print(largest_difference(torch.device("cpu"), torch.float32, depth))
+"""
+    )
+    assert len(exact) == 2
+    assert max(exact) <= 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("depth", [64, 128, 256])
+def test_one_query_attends_right_on_a_gpu(dtype: torch.dtype, depth: int) -> None:
+    device = torch.device("cuda")
+    assert one_query.largest_difference(device, dtype, depth) <= ROUNDED_ONCE[dtype]
+    assert one_query.kernels_work(device, dtype, depth)

@@ -12,7 +12,7 @@ from steerseg.attention.rollout import streaming_rollout
 from steerseg.config import Placement
 from steerseg.lvlm import LVLM, VisionFeatures
 from steerseg.lvlm.prefix import (
-    OffloadedQueries,
+    KeptQueries,
     Prefix,
     PrefixSize,
     PrefixStore,
@@ -267,7 +267,7 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
     size = PrefixSize(100, host=0)
 
     def prefix() -> Prefix:
-        return Prefix(torch.zeros(1, 1), None, (), OffloadedQueries({}), size)
+        return Prefix(torch.zeros(1, 1), None, (), KeptQueries({}), size)
 
     store = PrefixStore(300)
     shelves = [VideoPrefixes(store, name) for name in "ab"]
@@ -287,12 +287,12 @@ def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
 def test_memory_of_the_host_is_a_limit_of_its_own() -> None:
     store = PrefixStore(1000, host_budget=100)
     slot = VideoPrefixes(store, "a").slot("pair", 0)
-    size = PrefixSize.of(10, 2 * 33, 2, torch.device("cuda"))
+    size = PrefixSize.of(10, 2 * 33, 2, offloaded=True)
     assert size == PrefixSize(10, host=128)  # page-locked memory is given in powers of two
     assert not store.make_room(slot.owner, slot.part, size)
     store.host_budget = 128
     assert store.make_room(slot.owner, slot.part, size)
-    assert PrefixSize.of(10, 66, 2, torch.device("cpu")) == PrefixSize(76, host=0)
+    assert PrefixSize.of(10, 66, 2, offloaded=False) == PrefixSize(76, host=0)
 
 
 @pytest.mark.parametrize(
@@ -302,11 +302,12 @@ def test_memory_of_the_host_is_a_limit_of_its_own() -> None:
         pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
     ],
 )
-def test_queries_come_back_as_they_were_kept(device: str) -> None:
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_queries_come_back_as_they_were_kept(device: str, offloaded: bool) -> None:
     queries = {
         layer: torch.randn(3, 50, 4, 16, device=device).transpose(1, 2) for layer in (5, 7)
     }  # as a model lays them out
-    kept = OffloadedQueries(queries)
+    kept = KeptQueries(queries, offloaded=offloaded)
     expected = {layer: query.cpu() for layer, query in queries.items()}
     del queries
     for _ in range(2):

@@ -25,6 +25,9 @@ for width in (96, 1152, 256):
 for width in (4, 64, 256):
     pictures, norm = torch.zeros(1, width, 64, 64, dtype=torch.bfloat16), torch.zeros(width)
     fused_kernels.norm_channels(pictures, norm, norm, 1e-6)
+channels, one = torch.zeros(1, 256, 64, 64, dtype=torch.bfloat16), torch.zeros(1, 1, 64, 64, dtype=torch.bfloat16)
+fused_kernels.convolve_each(channels, torch.zeros(256, 1, 7, 7, dtype=torch.bfloat16), torch.zeros(256))
+fused_kernels.halve(one, torch.zeros(4, 1, 3, 3, dtype=torch.bfloat16), torch.zeros(4))
 angles = torch.zeros(4096, 128)
 fused_kernels.rotate(torch.zeros(1, 4096, 256, dtype=torch.bfloat16), angles, angles, 4096)
 """
@@ -40,7 +43,8 @@ for tiles in {ATTENTION_TILES[1:]}:
 def test_kernels_fit_into_small_cards() -> None:
     taken = shared_memory(ROLLOUT + SEGMENTER + ATTENTION, 86)
     rollout = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
-    sam2 = {"_add_and_norm", "_norm_channels", "_rotate", "_attend_part", "_join_parts"}
+    sam2 = {"_add_and_norm", "_norm_channels", "_convolve_each", "_halve", "_rotate", "_attend_part"}
+    sam2 |= {"_join_parts"}
     assert taken.keys() == rollout | sam2
     assert max(taken.values()) <= SMALL_CARD
     # On the smallest cards the others fail their trial, and torch does their work.

@@ -123,7 +123,11 @@ def without_rounding(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_rounding")
 @pytest.mark.parametrize("case", CASES)
-def test_the_driver_gives_what_the_session_gives(tracker: Tracker, video: Video, case: str) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_driver_gives_what_the_session_gives(
+    tracker: Tracker, video: Video, case: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker.segmenter, "fused", fused)  # as on a GPU, by torch in place of kernels
     expected, presence = session_masks(tracker, video, CASES[case])
     encoded = tracker.open(video)
     started: list[Candidate] = [tracker.start(encoded, prompts) for prompts in CASES[case]]
