@@ -26,6 +26,7 @@ from ml_backend.models.messages import (
     ProposeRequest,
     TrainingProgress,
     TrainRequest,
+    is_read_ahead,
     video_of,
 )
 from ml_backend.models.process import Handler
@@ -104,7 +105,8 @@ def workers(models: Models, devices: Sequence[str], folder: Path) -> Iterator[Mo
         executor = _build_executor(Settings.model_validate(given))
     else:
         processes: list[ProcessWorker[ModelRequest, ModelAnswer]] = [
-            ProcessWorker(RandomFactory(models, device), device=device) for device in devices
+            ProcessWorker(RandomFactory(models, device), device=device, reads_ahead=is_read_ahead)
+            for device in devices
         ]
         executor = Executor(processes, video_of=video_of, warm=True)
     try:

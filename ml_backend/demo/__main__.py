@@ -1,6 +1,6 @@
 """``python -m ml_backend.demo``: what ``make demo`` runs.
 
-Starts Label Studio and the backend with the preset ``demo``, makes an account and two projects, imports
+Starts Label Studio, then the backend with the preset ``demo``, makes an account and two projects, imports
 sample videos, pre-annotates them, checks what was stored, and stays until Ctrl-C. Everything it writes lies
 in one folder, and a second run goes on with it.
 
@@ -126,14 +126,7 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
         webhook_secret=account.webhook_secret,
     )
     earlier = backend.log.stat().st_size if backend.log.is_file() else 0
-    servers = (backend.process(), label_studio.process())
-    for server, note in zip(
-        servers, ("", " (the first start makes a database and takes a minute)"), strict=True
-    ):
-        _report(f"Starting {server.name}{note}")
-        stack.callback(_stop, server)
-        server.start()
-
+    servers = start_servers(label_studio, backend, stack)
     samples = write_samples(label_studio.files_root / "samples", command, _report)
     client = LabelStudioClient(label_studio.url, account.token)
     stack.callback(client.close)
@@ -157,6 +150,31 @@ def _run(options: Options, stack: contextlib.ExitStack) -> int:
         print("Ctrl-C stops both servers.")
         _stay(servers)
     return 1 if problems else 0
+
+
+def start_servers(
+    label_studio: LabelStudioServer, backend: BackendServer, stack: contextlib.ExitStack
+) -> tuple[ServerProcess, ...]:
+    """Start both servers; the stack stops them.
+
+    Label Studio comes first: at its start, a backend that knows projects reads them there.
+
+    Args:
+        label_studio: Label Studio.
+        backend: The backend.
+        stack: What stops them at its end, the last one first.
+
+    Raises:
+        ServerError: One of them did not start.
+    """
+    servers = (label_studio.process(), backend.process())
+    for server, note in zip(
+        servers, (" (the first start makes a database and takes a minute)", ""), strict=True
+    ):
+        _report(f"Starting {server.name}{note}")
+        stack.callback(_stop, server)
+        server.start()
+    return servers
 
 
 def load_account(path: Path) -> Account:

@@ -15,12 +15,12 @@ from typing import Any
 
 from ml_backend.label_studio.media_access import (
     MediaError,
-    MediaTimeoutError,
     MediaTooLargeError,
     MediaUnavailableError,
 )
 from ml_backend.label_studio.media_cache import CachedFile
 from steerseg.video.download import FetchResult
+from steerseg.video.download_errors import DownloadTimeoutError
 
 PROTOCOLS: Mapping[str, str] = {"s3": "s3", "gs": "gs", "azure-blob": "az"}
 """Label Studio's schemes of cloud storage, and fsspec's names for the same."""
@@ -78,6 +78,7 @@ class CloudReader:
 
         Raises:
             MediaError: It cannot be had.
+            DownloadTimeoutError: It did not arrive in its seconds.
         """
         ends = time.monotonic() + deadline
         scheme, _, path = uri.partition("://")
@@ -90,7 +91,7 @@ class CloudReader:
             if info.get("size", 0) > max_bytes:
                 raise _too_large(uri, max_bytes)
             _copy(files, path, destination, uri, max_bytes, ends, count)
-        except MediaError:
+        except (MediaError, DownloadTimeoutError):
             raise
         except FileNotFoundError as error:
             raise MediaUnavailableError(
@@ -145,9 +146,7 @@ def _copy(
             count(len(block))
             file.write(block)
             if time.monotonic() > ends:
-                raise MediaTimeoutError(
-                    f"{uri} did not arrive within the time limit; raise STEERSEG_DOWNLOAD_TIMEOUT"
-                )
+                raise DownloadTimeoutError(f"{uri} did not arrive within its time limit")
 
 
 def _too_large(uri: str, max_bytes: int) -> MediaTooLargeError:

@@ -35,6 +35,7 @@ from steerseg.video.download_errors import (
     DownloadError,
     DownloadTimeoutError,
     DownloadTooLargeError,
+    NoAnswerError,
     UncheckedAddressError,
 )
 
@@ -180,7 +181,9 @@ class MediaStore:
                 f"the task has {len(references)} pages, at most {self._max_pages} are accepted; import the "
                 "video with a larger stride or in parts"
             )
-        budget = TaskBudget(self._max_bytes, self._download_timeout * _TASK_FILES)
+        budget = TaskBudget(
+            self._max_bytes, self._download_timeout, seconds=self._download_timeout * _TASK_FILES
+        )
         files = self._fetch_pages(references, host, task_id, progress, budget)
         suffixes = []
         for page, file in enumerate(files):
@@ -218,7 +221,8 @@ class MediaStore:
     def _checked_size(self, path: Path) -> Path:
         if path.stat().st_size > self._max_bytes:
             raise MediaTooLargeError(
-                f"{path.name} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB"
+                f"{path.name} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB; use a shorter or "
+                "smaller clip, or raise STEERSEG_MAX_DOWNLOAD_MIB"
             )
         return path
 
@@ -244,14 +248,17 @@ class MediaStore:
     def _read_cloud(
         self, uri: str, temporary: Path, known: CachedFile | None, *, budget: TaskBudget
     ) -> FetchResult:
-        return self._cloud.fetch(
-            uri,
-            temporary,
-            max_bytes=self._max_bytes,
-            deadline=min(self._download_timeout, budget.seconds_left()),
-            known=known,
-            count=budget.take,
-        )
+        try:
+            return self._cloud.fetch(
+                uri,
+                temporary,
+                max_bytes=self._max_bytes,
+                deadline=budget.file_seconds(),
+                known=known,
+                count=budget.take,
+            )
+        except DownloadTimeoutError:
+            raise budget.too_slow(uri) from None
 
     def _download(
         self,
@@ -270,16 +277,18 @@ class MediaStore:
                 policy=MediaPolicy(self._allowed_hosts, self._allow_private_addresses, host),
                 max_bytes=self._max_bytes,
                 timeout=self._wait_timeout,
-                deadline=min(self._download_timeout, budget.seconds_left()),
+                deadline=budget.file_seconds(),
                 validators=None if known is None else known.validators,
                 part_bytes=_PART_BYTES if host is not None and host.resolves(url) else None,
                 count=budget.take,
             )
-        except DownloadTimeoutError:
-            raise MediaTimeoutError(
-                f"{shown} did not arrive within the time limit ({self._download_timeout:g} s for a file); "
-                "check the server, or raise STEERSEG_DOWNLOAD_TIMEOUT"
-            ) from None
+        except DownloadTimeoutError as error:
+            if isinstance(error, NoAnswerError) and self._wait_timeout < self._download_timeout:
+                raise MediaTimeoutError(
+                    f"{shown} did not arrive: its server was silent for {self._wait_timeout:g} s; check the server, "
+                    "and try again"
+                ) from None
+            raise budget.too_slow(shown) from None
         except DownloadTooLargeError:
             raise MediaTooLargeError(
                 f"{shown} is larger than the limit of {self._max_bytes / 2**20:.0f} MiB; use a shorter or "

@@ -13,13 +13,16 @@ class TaskBudget:
 
     Args:
         max_bytes: Most bytes of all files of the task together.
-        seconds: In which all of them have to arrive.
+        file_seconds: In which each file has to arrive, once it is asked for.
+        seconds: In which all of them have to arrive; those of one file where the task has no more.
     """
 
-    def __init__(self, max_bytes: int, seconds: float) -> None:
+    def __init__(self, max_bytes: int, file_seconds: float, seconds: float | None = None) -> None:
         self._max_bytes = max_bytes
-        self._seconds = seconds
-        self._ends = time.monotonic() + seconds
+        self._file_seconds = file_seconds
+        self._several = seconds is not None
+        self._seconds = file_seconds if seconds is None else seconds
+        self._ends = time.monotonic() + self._seconds
         self._taken = 0
         self._lock = threading.Lock()
 
@@ -52,8 +55,33 @@ class TaskBudget:
         """
         left = self._ends - time.monotonic()
         if left <= 0:
-            raise MediaTimeoutError(
-                f"the task's media did not arrive within {self._seconds:g} s; check the server, or raise "
-                "STEERSEG_DOWNLOAD_TIMEOUT"
-            )
+            raise self._over()
         return left
+
+    def file_seconds(self) -> float:
+        """Seconds that the next file may take, above 0.
+
+        Raises:
+            MediaTimeoutError: None are left.
+        """
+        return min(self._file_seconds, self.seconds_left())
+
+    def too_slow(self, shown: str) -> MediaTimeoutError:
+        """The error of a file that did not arrive in its seconds, by the limit that it ran into.
+
+        Args:
+            shown: The file, for a person.
+        """
+        if self._several and time.monotonic() >= self._ends:
+            return self._over()
+        return MediaTimeoutError(
+            f"{shown} did not arrive within the time limit ({self._file_seconds:g} s for a file); check the server, "
+            "or raise STEERSEG_DOWNLOAD_TIMEOUT"
+        )
+
+    def _over(self) -> MediaTimeoutError:
+        together = f" together ({self._file_seconds:g} s for a file)" if self._several else ""
+        return MediaTimeoutError(
+            f"the task's media did not arrive within {self._seconds:g} s{together}; check the server, or raise "
+            "STEERSEG_DOWNLOAD_TIMEOUT"
+        )

@@ -262,10 +262,10 @@ class Dispatcher(Generic[RequestT, ResultT]):
                     self._current = None
 
     def _upcoming(self) -> RequestT | None:
-        """What the worker is probably given next, so that it may read that video meanwhile; only where it does."""
-        if not self._worker.reads_ahead:
-            return None
-        following = self._queue.expect_next(self._index, self._may_take)
+        """What the worker is probably given next, of what it reads ahead for."""
+        following = self._queue.expect_next(
+            self._index, lambda request: self._worker.reads_ahead(request) and self._may_take(request)
+        )
         return None if following is None else following.request
 
     def _note(self, job: ModelJob[RequestT, ResultT], report: JobReport, clock: _StageClock) -> None:

@@ -68,6 +68,7 @@ class Executor(Generic[RequestT, ResultT]):
         max_attempts: int = 2,
         stall_timeout: float = 1800.0,
         log_level: str = "INFO",
+        reads_ahead: Callable[[RequestT], bool] = lambda _: False,
     ) -> Self:
         """An executor whose workers are processes on this machine.
 
@@ -77,10 +78,16 @@ class Executor(Generic[RequestT, ResultT]):
             max_attempts: See :class:`Executor`.
             stall_timeout: Seconds without a report after which a busy process counts as dead.
             log_level: Level of the root logger inside the processes.
+            reads_ahead: See :class:`~ml_backend.models.workers.ProcessWorker`.
         """
         logging_setup = LoggingSetup(log_level, process="models")
         workers = [
-            ProcessWorker(factory, stall_timeout=stall_timeout, logging_setup=logging_setup)
+            ProcessWorker(
+                factory,
+                stall_timeout=stall_timeout,
+                logging_setup=logging_setup,
+                reads_ahead=reads_ahead,
+            )
             for factory in factories
         ]
         return cls(workers, warm=warm, max_attempts=max_attempts)

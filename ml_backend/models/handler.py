@@ -31,6 +31,7 @@ from ml_backend.models.messages import (
     TrainRequest,
     TrialRequest,
     Yielded,
+    is_read_ahead,
 )
 from ml_backend.models.process import ProcessLostError
 from ml_backend.models.propose import stored_proposal
@@ -114,10 +115,17 @@ class SegmenterHandler:
                 raise ProcessLostError("the GPU takes no more work from it") from error
             raise
 
-    def read_ahead(self, request: ModelRequest) -> None:
-        """Decode the video of a proposal that is probably asked for next, while another request is answered."""
-        if isinstance(request, ProposeRequest):
-            self._videos.read_ahead(request.media, request.fps)
+    def read_ahead(self, request: ModelRequest | None, upcoming: ModelRequest | None) -> None:
+        """Decode the video of a proposal that is probably asked for next, while another request is answered.
+
+        Args:
+            request: The one that is answered; ``None`` where none is.
+            upcoming: What is probably asked for next; ``None`` where nothing is known of it.
+        """
+        loaded = (ProposeRequest, SteerRequest, MaskRequest)
+        self._videos.settle([(one.media, one.fps) for one in (request, upcoming) if isinstance(one, loaded)])
+        if upcoming is not None and is_read_ahead(upcoming):
+            self._videos.read_ahead(upcoming.media, upcoming.fps)
 
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:

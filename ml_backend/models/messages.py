@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from ml_backend.models.examples import CorrectionExample, Example, Pool
 from ml_backend.models.geometry import Box, TrackBox
@@ -408,6 +408,11 @@ def video_of(request: ModelRequest) -> Path | None:
             return None
 
 
+def is_read_ahead(request: ModelRequest) -> TypeGuard[ProposeRequest]:
+    """Whether a worker may decode the media of a request while it still works on another one."""
+    return isinstance(request, ProposeRequest)
+
+
 # --- the envelope: commands go to the worker, reports come back
 
 
@@ -424,7 +429,7 @@ class RunCommand(Generic[RequestT]):
         request: The request.
         request_id: What the log lines about the job carry; empty where nobody's request asked for it.
         upcoming: What the worker probably answers next, so that it may read the video meanwhile; ``None`` where
-            nothing waits.
+            nothing waits that it reads ahead for.
     """
 
     job: int

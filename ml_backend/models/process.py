@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 # Progress of one stage crosses the pipe at most this often, in seconds.
 _PROGRESS_INTERVAL = 0.1
 
+# A free process is given what waits at once. After so many seconds without a command, nothing waits for it.
+_IDLE = 1.0
+
 # The server's threads go first: it has to answer within a second while this process uses every core.
 _NICENESS = 5
 
@@ -80,11 +83,14 @@ class Reducible(Protocol):
 class ReadsAhead(Protocol[Request_contra]):
     """A handler that can read the video of a request while it answers another one."""
 
-    def read_ahead(self, request: Request_contra) -> None:
-        """Begin to read what a request needs, in a thread of its own; returns at once.
+    def read_ahead(self, request: Request_contra | None, upcoming: Request_contra | None) -> None:
+        """Begin to read what is upcoming, in a thread of its own; returns at once.
+
+        What was read ahead for neither of the two need not be kept any more.
 
         Args:
-            request: What is probably asked next. It may never be.
+            request: What is answered now; ``None`` where nothing is.
+            upcoming: What is probably asked next; ``None`` where nothing is known of it. It may never be asked.
         """
         ...
 
@@ -134,9 +140,9 @@ def run_process(
         return
     send(pipe, ReadyReport(handler.switched_off if isinstance(handler, Reducible) else ""))
     while True:
-        command = inbox.commands.get()
-        if command.upcoming is not None and isinstance(handler, ReadsAhead):
-            handler.read_ahead(command.upcoming)
+        command = _next_command(inbox, handler)
+        if isinstance(handler, ReadsAhead):
+            handler.read_ahead(command.request, command.upcoming)
         with request_scope(command.request_id):
             report = _answer(handler, command, _PipeReporter(pipe, command.job, inbox))
         inbox.forget(command.job)
@@ -146,6 +152,16 @@ def run_process(
             return  # the server is gone
         except Exception as error:  # the result does not pickle: nothing was sent yet
             send(pipe, ErrorReport(command.job, _describe(error, "sending the result")))
+
+
+def _next_command(inbox: _Inbox[RequestT], handler: Handler[RequestT, ResultT]) -> RunCommand[RequestT]:
+    """Wait for a command. Where none comes soon, another worker has what was read ahead for."""
+    try:
+        return inbox.commands.get(timeout=_IDLE)
+    except queue.Empty:
+        if isinstance(handler, ReadsAhead):
+            handler.read_ahead(None, None)
+        return inbox.commands.get()
 
 
 def _answer(

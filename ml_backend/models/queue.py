@@ -258,7 +258,7 @@ class JobQueue(Generic[RequestT, ResultT]):
 
         Args:
             worker: Index of the worker.
-            accepts: Whether it may take a request at all; asked with the queue locked.
+            accepts: Whether it may take a request at all, and reads ahead for it; asked with the queue locked.
         """
         with self._changed:
             looked_at: list[_Entry[RequestT, ResultT]] = []

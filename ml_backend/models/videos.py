@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,19 +39,39 @@ class _Ahead:
     future: Future[Video | None] = field(default_factory=Future)
     fraction: float = 0.0
 
+    @property
+    def video(self) -> Video | None:
+        """The video, where it has arrived."""
+        return self.future.result() if self.future.done() else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its frames; 0 until it has arrived."""
+        return 0 if self.video is None else self.video.frames.nbytes
+
 
 class RecentVideos:
     """Loads videos and keeps them, the least recently used first out. One is read ahead, in a thread.
 
+    What is read ahead counts as well: there is less room for the others, and none where it is as large as the budget.
+
     Args:
         decoder: Decodes them.
-        most_bytes: Bytes of decoded frames that are kept; a video that is larger by itself is not.
+        most_bytes: Bytes of decoded frames that are kept; a video that is larger by itself is only read ahead.
     """
 
     def __init__(self, decoder: IsolatedDecoder, most_bytes: int) -> None:
         self._decoder = decoder
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()  # what is read ahead arrives in a thread of its own
         self._videos: LruCache[_Key, Video] = LruCache(most_bytes, weigh=lambda video: video.frames.nbytes)
         self._ahead: LruCache[_Key, _Ahead] = LruCache(_MOST_AHEAD)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded frames that it holds."""
+        with self._lock:
+            return int(self._videos.weight) + self._ahead_bytes
 
     def load(self, media: Path, fps: float | None, progress: Progress | None = None) -> Video:
         """The video of a file or a folder of frames; a file that has changed since is decoded anew.
@@ -66,13 +87,14 @@ class RecentVideos:
         key = _key_of(media, fps)
         if key is None:
             return self._decoder.load_video(media, fps=fps, progress=progress)  # says what is wrong
-        video = self._videos.get(key)
+        with self._lock:
+            video = self._videos.get(key)
         if video is None:
             video = self._read_ahead(key, progress)
             if video is None:
                 video = self._decoder.load_video(media, fps=fps, progress=progress)
-            if video.frames.nbytes <= self._videos.capacity:
-                self._videos.put(key, video)
+            with self._lock:
+                self._keep(key, video)
         return video
 
     def read_ahead(self, media: Path, fps: float | None) -> None:
@@ -83,15 +105,32 @@ class RecentVideos:
             fps: Frames per second of a folder.
         """
         key = _key_of(media, fps)
-        if key is None or key in self._videos or key in self._ahead:
-            return
+        with self._lock:
+            if key is None or key in self._videos or key in self._ahead:
+                return
         ahead = _Ahead(key)
         try:
             threading.Thread(target=self._decode, args=(ahead,), name="read-ahead", daemon=True).start()
         except RuntimeError as error:  # no thread more can be had: it is decoded when it is asked for
             log.warning("a video is not read ahead: %s", error)
             return
-        self._ahead.put(key, ahead)
+        with self._lock:
+            self._ahead.put(key, ahead)
+            self._make_room()
+
+    def settle(self, needed: Collection[tuple[Path, float | None]]) -> None:
+        """Take what was read ahead for others than these as any other video: it is kept where there is room.
+
+        Args:
+            needed: Files or folders, with the frames per second of a folder.
+        """
+        keys = {_key_of(media, fps) for media, fps in needed}
+        with self._lock:
+            for key, ahead in self._ahead.items():
+                if key not in keys:
+                    self._ahead.pop(key)  # one that is still decoded is dropped at its arrival
+                    if ahead.video is not None:
+                        self._keep(key, ahead.video)
 
     def _decode(self, ahead: _Ahead) -> None:
         def note(stage: str, fraction: float) -> None:
@@ -104,11 +143,14 @@ class RecentVideos:
         except SteerSegError as error:  # whoever asks for it has it decoded again, and is told
             log.debug("a video could not be read ahead: %s", error)
         finally:
-            ahead.future.set_result(video)
+            with self._lock:
+                ahead.future.set_result(video)
+                self._make_room()
 
     def _read_ahead(self, key: _Key, progress: Progress | None) -> Video | None:
         """The video that was read ahead, waited for; ``None`` where it was not, or could not be."""
-        ahead = self._ahead.get(key)
+        with self._lock:
+            ahead = self._ahead.get(key)
         if ahead is None:
             return None
         while True:
@@ -116,8 +158,23 @@ class RecentVideos:
                 progress("decode", ahead.fraction)  # may cancel: then it is there for the next who asks
             if wait((ahead.future,), timeout=_POLL).done:
                 break
-        self._ahead.pop(key)
+        with self._lock:
+            self._ahead.pop(key)
         return ahead.future.result()
+
+    @property
+    def _ahead_bytes(self) -> int:
+        return sum(ahead.nbytes for ahead in self._ahead.values())
+
+    def _keep(self, key: _Key, video: Video) -> None:
+        """Keep a video as the newest one, where it fits beside what was read ahead."""
+        if video.frames.nbytes <= self._most_bytes - self._ahead_bytes:
+            self._videos.put(key, video)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Drop the oldest videos until the others fit beside what was read ahead."""
+        self._videos.shrink(self._most_bytes - self._ahead_bytes)
 
 
 def _key_of(media: Path, fps: float | None) -> _Key | None:

@@ -28,7 +28,7 @@ from ml_backend.metrics import Metrics
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.fingerprint import model_fingerprint, model_width, preset_version
 from ml_backend.models.fleet.fleet import Fleet
-from ml_backend.models.messages import video_of
+from ml_backend.models.messages import is_read_ahead, video_of
 from ml_backend.models.workers import ModelFactory, ProcessWorker
 from ml_backend.predictions.batch import BatchPredictor
 from ml_backend.predictions.deliveries import Deliveries
@@ -205,6 +205,7 @@ def _build_executor(settings: Settings) -> ModelExecutor:
                 settings.logging_setup, process=f"models-{index}" if len(devices) > 1 else "models"
             ),
             device=device,
+            reads_ahead=is_read_ahead,
         )
         for index, device in enumerate(devices)
     ]

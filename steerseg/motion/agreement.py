@@ -20,6 +20,14 @@ from steerseg.presence.localisation import box_centres
 
 Array = NDArray[np.float64]
 
+WITHOUT_WAY = frozenset(
+    {
+        *(Motion.SPINNING, Motion.GROWING, Motion.SHRINKING),
+        *(Motion.ENTERS, Motion.LEAVES, Motion.RETURNS),
+    }
+)
+"""The motions that no way in the scene tells, so that it is the same how the camera moves."""
+
 _STILL = 0.06  # of the frame's shorter side: so far a thing that rests may seem to move
 _STRAIGHT = 0.15  # of the shorter side: a way that counts in full
 _OTHER_KIND = 0.8  # what agreement counts of a candidate of another kind
@@ -32,7 +40,7 @@ def motion_agreement(
     motions: Sequence[Motion],
     masks: torch.Tensor,
     alike: Sequence[bool],
-    shifts: Array,
+    shifts: Array | None,
     size: tuple[int, int],
     times: Array,
     spins: Array | None = None,
@@ -44,7 +52,8 @@ def motion_agreement(
         masks: (N, K, h, w) masks of N candidates on K keyframes, in [0, 1].
         alike: Which of them are of the kind that the expression names, as far as that is known.
         shifts: (K, 2) how far the background has moved since the first keyframe; see
-            :func:`steerseg.motion.camera.background_shifts`.
+            :func:`steerseg.motion.camera.background_shifts`. ``None`` where it rests, or all motions are
+            :data:`WITHOUT_WAY`.
         size: Height and width of a frame in pixels; the masks may have other sides.
         times: (K,) of the keyframes, from 0 for the first to 1 for the last.
         spins: (N,) how evidently each spins, in [0, 1]; see :func:`steerseg.motion.spin.spin_evidence`. None does
@@ -55,6 +64,7 @@ def motion_agreement(
     """
     shown = masks > 0.5
     places = zip(shown.cpu().numpy(), box_centres(shown).cpu().numpy(), strict=True)
+    shifts = np.zeros((masks.shape[1], 2)) if shifts is None else shifts
     paths = [_Path.of(candidate, centres, shifts, size, times) for candidate, centres in places]
     timed = [(path, kind) for path, kind in zip(paths, alike, strict=True) if len(path.centres) > 1]
     rivals = [path for path, kind in timed if kind] or [path for path, _ in timed]

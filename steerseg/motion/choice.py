@@ -17,7 +17,7 @@ import torch
 
 from steerseg.config import PipelineConfig
 from steerseg.keyframes import VideoFeatures
-from steerseg.motion.agreement import motion_agreement
+from steerseg.motion.agreement import WITHOUT_WAY, motion_agreement
 from steerseg.motion.camera import background_shifts
 from steerseg.motion.reading import Motion, stated_motions, without_motion
 from steerseg.motion.spin import spin_evidence
@@ -113,5 +113,5 @@ def _agreement(
     frames, pts = video.frames[list(tracked.frames)], video.pts[list(tracked.frames)]
     times = (pts - pts[0]) / max(float(np.ptp(pts)), 1e-9)
     spins = spin_evidence(frames, masks, times) if Motion.SPINNING in motions else None
-    shifts = background_shifts(frames, hidden)
+    shifts = None if WITHOUT_WAY.issuperset(motions) else background_shifts(frames, hidden)
     return motion_agreement(motions, masks, alike, shifts, (video.height, video.width), times, spins)

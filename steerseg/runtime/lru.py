@@ -72,6 +72,11 @@ class LruCache(Generic[Key, Value]):
             if self._on_evict is not None:
                 self._on_evict(oldest, dropped)
 
+    def shrink(self, weight: float) -> None:
+        """Drop the oldest values until the rest weighs no more, without calling ``on_evict``."""
+        while self._values and self.weight > weight:
+            self._values.popitem(last=False)
+
     def pop(self, key: Key) -> Value | None:
         """Take a value out; ``None`` where there is none."""
         return self._values.pop(key, None)

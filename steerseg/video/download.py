@@ -20,7 +20,7 @@ from typing import IO
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from steerseg.errors import VideoError
-from steerseg.video.download_errors import DownloadError, DownloadTimeoutError, DownloadTooLargeError
+from steerseg.video.download_errors import DownloadError, DownloadTooLargeError, NoAnswerError
 from steerseg.video.sockets import Connection, Guard, Trust
 
 _CHUNK = 1 << 16
@@ -177,7 +177,7 @@ def fetch(
                 raise guard.too_slow() from error
             if isinstance(error, VideoError):
                 raise
-            kind = DownloadTimeoutError if isinstance(error, TimeoutError) else DownloadError
+            kind = NoAnswerError if isinstance(error, TimeoutError) else DownloadError
             raise kind(f"{shown} could not be fetched: {_describe(error, timeout)}") from error
         except BaseException:
             destination.unlink(missing_ok=True)

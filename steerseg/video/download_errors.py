@@ -23,6 +23,10 @@ class DownloadTimeoutError(DownloadError):
     """The server did not answer, or the content did not arrive, in time."""
 
 
+class NoAnswerError(DownloadTimeoutError):
+    """The server was silent for longer than one wait for the network may take."""
+
+
 class DownloadTooLargeError(DownloadError):
     """The content is larger than allowed."""
 

@@ -27,9 +27,12 @@ class Commands:
     def __init__(self) -> None:
         self.count = 0
         self.ahead: list[Any] = []
+        self.idle_marker: Path | None = None
 
-    def read_ahead(self, request: tuple[Any, ...]) -> None:
-        self.ahead.append(request)
+    def read_ahead(self, request: tuple[Any, ...] | None, upcoming: tuple[Any, ...] | None) -> None:
+        self.ahead.append(None if upcoming is None else upcoming[-1])
+        if request is None and self.idle_marker is not None:
+            self.idle_marker.touch()
 
     def __call__(self, request: tuple[Any, ...], reporter: Reporter) -> Any:
         self.count += 1
@@ -53,6 +56,9 @@ class Commands:
 
     def pid(self, reporter: Reporter) -> int:
         return os.getpid()
+
+    def touch_when_idle(self, reporter: Reporter, marker: Path) -> None:
+        self.idle_marker = marker
 
     def read_so_far(self, reporter: Reporter, video: str) -> list[Any]:
         return list(self.ahead)

@@ -23,10 +23,16 @@ class InlineWorker:
     """
 
     def __init__(
-        self, factory: Callable[[], Handler[Any, Any]], *, device: str = "", refuses: str = ""
+        self,
+        factory: Callable[[], Handler[Any, Any]],
+        *,
+        device: str = "",
+        refuses: str = "",
+        reads_ahead: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self._factory = factory
         self._refuses = refuses
+        self._reads_ahead = reads_ahead
         self._device = device
         self._handler: Handler[Any, Any] | None = None
         self._request: Any = None
@@ -44,12 +50,11 @@ class InlineWorker:
             self._state, None, self._restarts, self._error, self._device, switched_off=switched_off
         )
 
-    @property
-    def reads_ahead(self) -> bool:
-        return False
-
     def accepts(self, request: Any) -> bool:
         return not self._refuses or request[0] != self._refuses
+
+    def reads_ahead(self, request: Any) -> bool:
+        return self._reads_ahead(request)
 
     def start(self) -> None:
         if self._handler is not None:

@@ -115,14 +115,13 @@ class RayWorker(Generic[RequestT, ResultT]):
         """Take what the link tells about this worker; called from another thread."""
         self._events.put(event)
 
-    @property
-    def reads_ahead(self) -> bool:
-        """See :attr:`Worker.reads_ahead`: media of what is upcoming may be on no other host yet."""
-        return False
-
     def accepts(self, request: RequestT) -> bool:
         """See :meth:`Worker.accepts`."""
         return self._accepts(request)
+
+    def reads_ahead(self, request: RequestT) -> bool:
+        """None: media of what is upcoming may be on no other host yet."""
+        return False
 
     def start(self) -> None:
         """See :meth:`Worker.start`."""

@@ -62,6 +62,7 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         stall_timeout: Seconds without a report after which a busy process counts as dead.
         logging_setup: Configures logging inside the process; picklable.
         device: Where the models run, for whoever looks at its status.
+        reads_ahead: Whether the handler reads ahead for a request that is upcoming.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         stall_timeout: float = 1800.0,
         logging_setup: LoggingSetup = _LOGGING,
         device: str = "",
+        reads_ahead: Callable[[RequestT], bool] = lambda _: False,
     ) -> None:
         self._factory = factory
         self._stall_timeout = stall_timeout
         self._logging_setup = logging_setup
         self._device = device
+        self._reads_ahead = reads_ahead
         self._context = multiprocessing.get_context("spawn")
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -99,14 +102,13 @@ class ProcessWorker(Generic[RequestT, ResultT]):
             switched_off=self._switched_off,
         )
 
-    @property
-    def reads_ahead(self) -> bool:
-        """See :attr:`Worker.reads_ahead`."""
-        return True
-
     def accepts(self, request: RequestT) -> bool:
         """Every request: it sees what the server sees."""
         return True
+
+    def reads_ahead(self, request: RequestT) -> bool:
+        """See :meth:`Worker.reads_ahead`."""
+        return self._reads_ahead(request)
 
     def start(self) -> None:
         """See :meth:`Worker.start`."""

@@ -72,13 +72,12 @@ class Worker(Protocol[Request_contra, Result_co]):
         """How it stands."""
         ...
 
-    @property
-    def reads_ahead(self) -> bool:
-        """Whether it reads the video of what is upcoming while it works; then that job is kept for it."""
-        ...
-
     def accepts(self, request: Request_contra) -> bool:
         """Whether it can work on a request; returns at once. One that cannot refuses it in ``begin``."""
+        ...
+
+    def reads_ahead(self, request: Request_contra) -> bool:
+        """Whether it reads the video of a request that is upcoming while it works; then that job is kept for it."""
         ...
 
     def start(self) -> None:

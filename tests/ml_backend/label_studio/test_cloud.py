@@ -28,6 +28,7 @@ from ml_backend.label_studio.media_access import (
 )
 from ml_backend.settings import load_settings
 from steerseg.errors import ConfigError
+from steerseg.video.download_errors import DownloadTimeoutError
 from tests.support.cloud import KEYS, S3
 from tests.support.networks import Server, clean_environment
 from tests.support.requirements import missing
@@ -275,8 +276,11 @@ def test_named_buckets_are_read_without_label_studio(tmp_path: Path, label_studi
     with pytest.raises(MediaTooLargeError, match="STEERSEG_MAX_DOWNLOAD_MIB"):
         small.fetch(CLIP)
     reader = CloudReader(["s3://videos"], 20)
-    with pytest.raises(MediaTimeoutError, match="STEERSEG_DOWNLOAD_TIMEOUT"):
+    with pytest.raises(DownloadTimeoutError):
         reader.fetch(CLIP, tmp_path / "slow", max_bytes=2**30, deadline=0, known=None)
+    hasty = store(tmp_path / "hasty", label_studio, cloud_roots=["s3://videos/raw"], download_timeout=1e-6)
+    with pytest.raises(MediaTimeoutError, match="STEERSEG_DOWNLOAD_TIMEOUT"):
+        hasty.fetch(CLIP)
 
 
 @pytest.mark.usefixtures("credentials")

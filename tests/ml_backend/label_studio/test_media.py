@@ -205,7 +205,9 @@ def test_too_large_is_refused_with_and_without_a_declared_size(tmp_path: Path, l
     assert files_in(tmp_path) == []
 
 
-def test_slow_servers_run_into_the_limit(tmp_path: Path, label_studio: Server) -> None:
+@pytest.fixture
+def slow(label_studio: Server) -> Iterator[None]:
+    """Two more paths of Label Studio: one that never comes to its end, and one that says nothing at all."""
     released = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -220,14 +222,48 @@ def test_slow_servers_run_into_the_limit(tmp_path: Path, label_studio: Server) -
 
     label_studio.routes["/data/drip"] = drip
     label_studio.routes["/data/silent"] = lambda _: released.wait(30) and None
+    yield
+    released.set()
+
+
+@pytest.mark.usefixtures("slow")
+def test_slow_servers_run_into_the_limit(tmp_path: Path, label_studio: Server) -> None:
     media = database(tmp_path, label_studio, download_timeout=0.4)
-    try:
-        for reference in ("/data/drip", "/data/silent"):
-            with pytest.raises(MediaTimeoutError, match="STEERSEG_DOWNLOAD_TIMEOUT"):
-                media.fetch(reference)
-    finally:
-        released.set()
+    for reference in ("/data/drip", "/data/silent"):
+        with pytest.raises(MediaTimeoutError, match="STEERSEG_DOWNLOAD_TIMEOUT"):
+            media.fetch(reference)
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        (
+            10,
+            r"/data/drip did not arrive within the time limit \(0\.4 s for a file\); .*STEERSEG_DOWNLOAD_TIMEOUT",
+        ),
+        (
+            0.5,
+            r"media did not arrive within 0\.2 s together \(0\.4 s for a file\); .*STEERSEG_DOWNLOAD_TIMEOUT",
+        ),
+    ],
+    ids=["of a file", "of a task"],
+)
+def test_a_slow_page_names_the_limit_that_it_ran_into(
+    tmp_path: Path, label_studio: Server, monkeypatch: pytest.MonkeyPatch, files: float, limit: str
+) -> None:
+    monkeypatch.setattr("ml_backend.label_studio.media._TASK_FILES", files)
+    media = database(tmp_path, label_studio, download_timeout=0.4)
+    with pytest.raises(MediaTimeoutError, match=limit):
+        media.fetch_frames(["/data/drip"])
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_silent_server_is_not_one_that_takes_too_long(tmp_path: Path, label_studio: Server) -> None:
+    media = database(tmp_path, label_studio, download_timeout=30, wait_timeout=0.2)
+    with pytest.raises(MediaTimeoutError, match=r"was silent for 0\.2 s; check the server, and try again$"):
+        media.fetch("/data/silent")
 
 
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, label_studio: Server) -> None:

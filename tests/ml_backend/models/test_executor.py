@@ -20,6 +20,7 @@ from ml_backend.models.queue import Priority
 from ml_backend.models.workers import WorkerState
 from steerseg.errors import Cancelled, ConfigError, ModelError, SteerSegError, VideoError
 from tests.support import executor_targets as targets
+from tests.support.inline_worker import InlineWorker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -327,17 +328,53 @@ def test_work_is_not_put_down_for_what_is_no_more_urgent(
 
 
 def test_the_process_hears_what_it_probably_does_next(tmp_path: Path) -> None:
-    executor: Executor[Any, Any] = Executor.local([targets.commands])
+    executor: Executor[Any, Any] = Executor.local(
+        [targets.commands], reads_ahead=lambda request: request[0] == "read_so_far"
+    )
     try:
         running = executor.submit(("wait_for", tmp_path / "started", tmp_path / "go"))
         wait_until((tmp_path / "started").exists)
-        following = [executor.submit(("read_so_far", name)) for name in ("a", "b", "c")]
+        following = [executor.submit(("read_so_far", name)) for name in ("a", "b")]
+        other = executor.submit(("echo", "nothing is read ahead for it"))
+        following.append(executor.submit(("read_so_far", "c")))
         (tmp_path / "go").touch()
-        running.result()
+        for job in (running, other):
+            job.result()
         assert [job.result() for job in following] == [
-            [("read_so_far", "b")],
-            [("read_so_far", "b"), ("read_so_far", "c")],
-            [("read_so_far", "b"), ("read_so_far", "c")],
+            [None, "b"],
+            [None, "b", "c"],
+            [None, "b", "c", "c", None],
         ]
+        executor.submit(("touch_when_idle", tmp_path / "idle")).result()
+        wait_until((tmp_path / "idle").exists)
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize(("read_ahead", "order"), [("", "xy"), ("note", "yx")])
+def test_only_what_is_read_ahead_is_kept_for_a_worker(tmp_path: Path, read_ahead: str, order: str) -> None:
+    log, begun = tmp_path / "log", [tmp_path / name for name in ("first", "second", "third")]
+    go_on = [path.with_suffix(".go") for path in begun]
+    executor: Executor[Any, Any] = Executor(
+        [
+            InlineWorker(targets.commands, reads_ahead=lambda request: request[0] == read_ahead)
+            for _ in range(2)
+        ],
+        video_of=lambda request: request[-1] if request[0] == "note" else None,
+    )
+    try:
+        running = [executor.submit(("wait_for", begun[i], go_on[i])) for i in range(2)]
+        wait_until(lambda: all(path.exists() for path in begun[:2]))
+        running.append(executor.submit(("wait_for", begun[2], go_on[2])))
+        clicks = [executor.submit(("note", log, video)) for video in "xy"]
+        go_on[0].touch()
+        wait_until(begun[2].exists)  # its worker has heard of what is upcoming
+        go_on[1].touch()
+        for click in clicks:
+            click.result()
+        assert log.read_text().split() == list(order)
+        go_on[2].touch()
+        for job in running:
+            job.result()
     finally:
         executor.close()

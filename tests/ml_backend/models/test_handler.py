@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.handler import ModelHandler, SegmenterHandler
-from ml_backend.models.messages import ProposeRequest
+from ml_backend.models.messages import MaskRequest, ModelRequest, ProposeRequest, is_read_ahead
 from ml_backend.models.process import ProcessLostError
 from ml_backend.models.reporter import SilentReporter
 from ml_backend.proposals import ProposalFiles, StoredProposal
@@ -48,6 +49,23 @@ def test_a_gpu_that_answers_no_more_ends_its_process(lost: bool, monkeypatch: py
         handler(monkeypatch, "cuda", VideoError("empty"))(request, SilentReporter())
     with pytest.raises(ZeroDivisionError):
         handler(monkeypatch, "cpu", ZeroDivisionError())(request, SilentReporter())
+
+
+def test_videos_are_read_ahead_for_proposals_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", iter(np.zeros((4, 32, 48, 3), dtype=np.uint8)), 10.0)
+    models = handler(monkeypatch, "cpu", ZeroDivisionError())
+    propose = ProposeRequest(tmp_path / "clip.mp4", "the red thing", None, 3)
+    masks = MaskRequest(tmp_path / "clip.mp4", None, {}, {}, frozenset(), propagate=True)
+    assert [is_read_ahead(request) for request in (propose, masks)] == [True, False]
+
+    def held(*requests: ModelRequest | None) -> bool:
+        models.read_ahead(*requests)
+        for thread in threading.enumerate():
+            if thread.name == "read-ahead":
+                thread.join()
+        return models._videos.nbytes > 0
+
+    assert [held(None, masks), held(None, propose)] == [False, True]
 
 
 def test_the_shown_tracklet_is_tracked_both_ways_where_that_is_asked_for(tmp_path: Path) -> None:

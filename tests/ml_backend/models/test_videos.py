@@ -15,6 +15,9 @@ from steerseg.errors import Cancelled, VideoError
 from steerseg.video import Progress, Video, VideoLimits, write_video
 from steerseg.video.isolation import IsolatedDecoder
 
+SIZE = 4 * 32 * 48 * 3
+"""Bytes of the frames of a video."""
+
 
 class CountingDecoder(IsolatedDecoder):
     """Notes what it is asked for, and waits for a sign before it begins."""
@@ -90,6 +93,55 @@ def test_what_nobody_asks_for_is_dropped(folder: Path) -> None:
         videos.read_ahead(folder / name, None)
     assert len(videos.load(folder / "a.mp4", None)) == 4
     assert sorted(decoder.decoded) == ["a.mp4", *names], "anew"
+
+
+def await_what_is_read_ahead() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join()
+
+
+def test_what_is_read_ahead_counts_within_the_budget(folder: Path) -> None:
+    decoder = CountingDecoder()
+    shutil.copy(folder / "a.mp4", folder / "c.mp4")
+    videos = RecentVideos(decoder, 2 * SIZE)
+    for name in ("a.mp4", "b.mp4"):
+        videos.load(folder / name, None)
+    videos.read_ahead(folder / "c.mp4", None)
+    await_what_is_read_ahead()
+    assert videos.nbytes == 2 * SIZE
+    videos.load(folder / "b.mp4", None)
+    assert decoder.decoded == ["a.mp4", "b.mp4", "c.mp4"]
+    videos.load(folder / "a.mp4", None)
+    assert decoder.decoded[3:] == ["a.mp4"], "the least recently used made room"
+    assert videos.nbytes == 2 * SIZE
+
+
+@pytest.mark.parametrize(("most_bytes", "kept"), [(SIZE, SIZE), (SIZE - 1, 0)], ids=["fits", "too large"])
+def test_what_nobody_is_to_ask_for_any_more_is_a_video_like_others(
+    folder: Path, most_bytes: int, kept: int
+) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, most_bytes)
+    videos.read_ahead(folder / "a.mp4", None)
+    await_what_is_read_ahead()
+    videos.settle([(folder / "a.mp4", None)])
+    assert videos.nbytes == SIZE, "its turn is still to come"
+    videos.settle([(folder / "b.mp4", None)])
+    assert videos.nbytes == kept
+    videos.load(folder / "a.mp4", None)
+    assert len(decoder.decoded) == (1 if kept else 2)
+
+
+def test_what_is_not_needed_any_more_is_dropped_at_its_arrival(folder: Path) -> None:
+    decoder = CountingDecoder()
+    videos = RecentVideos(decoder, 1 << 20)
+    decoder.go_on.clear()
+    videos.read_ahead(folder / "a.mp4", None)
+    videos.settle([])
+    decoder.go_on.set()
+    await_what_is_read_ahead()
+    assert videos.nbytes == 0
 
 
 def test_what_could_not_be_read_ahead_is_said_to_whoever_asks_for_it(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg.motion.agreement import motion_agreement
+from steerseg.motion.agreement import WITHOUT_WAY, motion_agreement
 from steerseg.motion.reading import Motion
 
 KEYFRAMES, HEIGHT, WIDTH = 8, 90, 160
@@ -83,6 +83,12 @@ def test_the_motion_of_the_camera_is_taken_out() -> None:
     assert agreement(Motion.LEFT, [rests])[0] > 0.9
     assert agreement(Motion.LEFT, [rests], shifts)[0] <= 0.5
     assert agreement(Motion.STILL, [rests], shifts)[0] > 0.9
+
+
+@pytest.mark.parametrize("motion", sorted(WITHOUT_WAY))
+def test_the_camera_is_of_no_account_where_no_way_tells_a_motion(motion: Motion) -> None:
+    tracks, shifts = list(TRACKS.values()), [(-0.5 * t, 0.3 * t) for t in TIMES]
+    assert agreement(motion, tracks, shifts) == agreement(motion, tracks)
 
 
 @pytest.mark.parametrize("motion", list(Motion))

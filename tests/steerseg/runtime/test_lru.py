@@ -69,3 +69,15 @@ def test_a_value_that_grew_counts_as_it_is_now() -> None:
     growing += [2, 3]
     cache.put("b", [4])
     assert list(cache) == ["b"]
+
+
+def test_it_shrinks_to_a_weight() -> None:
+    cache = LruCache[str, int](10, weigh=lambda value: value)
+    for key, value in (("a", 3), ("b", 4), ("c", 2)):
+        cache.put(key, value)
+    cache.shrink(9)
+    assert list(cache) == ["a", "b", "c"]
+    cache.shrink(5)
+    assert list(cache) == ["c"]
+    cache.shrink(1)
+    assert list(cache) == []
