@@ -27,7 +27,13 @@ from steerseg.presence.signals import NOT_JUDGED, Presence
 from steerseg.presets import Preset, open_preset
 from steerseg.proposal import Proposal
 from steerseg.ranking import RankedCandidate, rank_candidates
-from steerseg.reasoning import Reasoning, check_expression, expression_as, reason_about
+from steerseg.reasoning import (
+    Reasoning,
+    ReasoningMemory,
+    check_expression,
+    expression_as,
+    reason_about,
+)
 from steerseg.runtime.devices import resolve_device
 from steerseg.runtime.lru import LruCache
 from steerseg.runtime.machine import installed_version
@@ -89,7 +95,7 @@ class SteerSeg:
         *,
         concepts: ConceptSegmenter | None = None,
         switched_off: str = "",
-        remembered_videos: int = 2,
+        remembered_videos: int = 4,
         prefix_bytes: int | None = None,
         remembered_bytes: int = 4 << 30,
     ) -> None:
@@ -111,6 +117,8 @@ class SteerSeg:
         self._features = features = LruCache[tuple[Any, ...], VideoFeatures](  # by digest and what was shown
             remembered_videos, on_evict=lambda key, _: prefixes.drop(key)
         )
+
+        self.reasoned = ReasoningMemory()
 
         def drop_video(digest: str) -> None:
             for key in [key for key in features if key[0] == digest]:
@@ -242,6 +250,7 @@ class SteerSeg:
         self._features.clear()
         self._videos.clear()
         self._prefixes.clear()
+        self.reasoned.clear()
 
     def open(self, video: Video) -> EncodedVideo:
         """The video for SAM 2, with the features that earlier work on it has left.
@@ -301,10 +310,12 @@ class SteerSeg:
         one = reading if sought is None else replace(reading, text=singular_expression(wording))
         with (
             self.tracker.encoding_ahead(self.open(video), keyframes) as ahead,
-            self.lvlm.decoder.doing(ahead),
+            self.lvlm.decoder.doing(ahead, partial(report, "reasoning", 0.0)),
         ):
             features = self.encode(video, config, report, keyframes=keyframes)
-            reasoning = self.reason(features, wording, config, report)
+            reasoning = self.reasoned.recall(
+                features, wording, config, lambda: self.reason(features, wording, config, report)
+            )
             telling = reasoning.attributes if sought is None else ()  # they tell one from the others
             maps = self.ground(features, one.text, telling, config, soft_prompts, report)
         positions = self.locate(features, wording, reasoning.attributes, config, report)

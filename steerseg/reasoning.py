@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from steerseg.errors import ConfigError, ExpressionError
 from steerseg.presence.signals import UNSAID, Said
+from steerseg.runtime.lru import LruCache
 from steerseg.words.attributes import (
     MAX_ATTRIBUTES,
     confident_attributes,
@@ -18,10 +20,18 @@ from steerseg.words.attributes import (
 
 if TYPE_CHECKING:  # a server checks expressions and reads presets without loading torch
     from steerseg.config import ExpressionForm, PipelineConfig
-    from steerseg.lvlm.base import LVLM, VisionFeatures
+    from steerseg.keyframes import VideoFeatures
+    from steerseg.lvlm.answer import Answer
+    from steerseg.lvlm.base import LVLM
     from steerseg.lvlm.prefix import PrefixSlot
+    from steerseg.lvlm.vision import VisionFeatures
 
 MAX_EXPRESSION_LENGTH = 1000
+
+_MOST_KEPT = 64  # chains of thought, a few hundred bytes each
+
+_TOGETHER = (4, 2)
+"""Chains of thought that are decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -248,21 +258,138 @@ def reason_about(
         config: One step or two, length limit of each answer, and the least confidence of an attribute.
         prefix: Keeps what does not depend on the expression; nothing is kept where left out.
     """
-    asked = expression_as(config.expression_form, expression)
 
-    def ask(question: str) -> Reasoning:
-        answer = lvlm.answer(
-            question, video, max_new_tokens=config.max_new_tokens, prefix=prefix, complete=holds_attributes
-        )
-        phrases = parse_attributes(answer.text)
-        return Reasoning(
-            confident_attributes(phrases, answer.tokens, config.attribute_confidence),
-            said_by(phrases, answer.tokens),
-        )
+    def ask(questions: Sequence[str]) -> list[Answer]:
+        return [
+            lvlm.answer(
+                question,
+                video,
+                max_new_tokens=config.max_new_tokens,
+                prefix=prefix,
+                complete=holds_attributes,
+            )
+            for question in questions
+        ]
 
-    first = ask(texts.reasoning_question(asked))
+    return _reasonings([expression], ask, texts, config)[0]
+
+
+class ReasoningMemory:
+    """Chains of thought that were decoded: by an earlier proposal, or several together ahead of theirs."""
+
+    def __init__(self) -> None:
+        self._kept: LruCache[Hashable, Reasoning] = LruCache(_MOST_KEPT)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
+    def recall(
+        self,
+        features: VideoFeatures,
+        expression: str,
+        config: PipelineConfig,
+        reason: Callable[[], Reasoning],
+    ) -> Reasoning:
+        """The chain of thought about an expression, by ``reason`` where it is not known.
+
+        Args:
+            features: Of the video.
+            expression: As the models read it.
+            config: Of the proposal.
+            reason: Decodes it.
+        """
+        key = _key_of(features, expression, config)
+        if key is None:
+            return reason()
+        known = self._kept.get(key)
+        if known is None:
+            known = reason()
+            self._kept.put(key, known)
+        return known
+
+    def decode_ahead(
+        self,
+        lvlm: LVLM,
+        asked: Iterable[tuple[VideoFeatures, str]],
+        texts: PromptTexts,
+        config: PipelineConfig,
+    ) -> None:
+        """Decode chains of thought together: two or four, as of so many a step is captured. The others are left.
+
+        Nothing is done where that of the first is known.
+
+        Args:
+            lvlm: The frozen model.
+            asked: Features of each video, and the expression as the models read it; made as they are needed.
+            texts: The questions.
+            config: Of all proposals, but for what comes after the reasoning.
+        """
+        unknown: dict[Hashable, tuple[VideoFeatures, str]] = {}
+        for features, expression in itertools.islice(asked, max(_TOGETHER)):
+            key = _key_of(features, expression, config)
+            if key is not None and key not in self._kept:
+                unknown[key] = (features, expression)
+            elif not unknown:
+                return
+        count = max((count for count in _TOGETHER if count <= len(unknown)), default=0)
+        keys = list(unknown)[:count]
+        if not keys:
+            return
+
+        def ask(questions: Sequence[str]) -> list[Answer]:
+            return lvlm.answer_together(
+                [
+                    (question, features.context.video, _slot_of(features))
+                    for question, (features, _) in zip(questions, unknown.values(), strict=False)
+                ],
+                max_new_tokens=config.max_new_tokens,
+                complete=holds_attributes,
+            )
+
+        found = _reasonings([unknown[key][1] for key in keys], ask, texts, config)
+        for key, reasoning in zip(keys, found, strict=True):
+            self._kept.put(key, reasoning)
+
+
+def _key_of(features: VideoFeatures, expression: str, config: PipelineConfig) -> Hashable | None:
+    """What a chain of thought depends on; ``None`` where features are not kept, or nothing is reasoned."""
+    if features.prefixes is None or not config.reasoning:
+        return None
+    limits = config.reasoning_steps, config.max_new_tokens, config.attribute_confidence
+    return features.prefixes.video, expression, limits, config.expression_form
+
+
+def _slot_of(features: VideoFeatures) -> PrefixSlot | None:
+    return None if features.prefixes is None else features.prefixes.slot("reasoning", "video")
+
+
+def _reasonings(
+    expressions: Sequence[str],
+    ask: Callable[[Sequence[str]], list[Answer]],
+    texts: PromptTexts,
+    config: PipelineConfig,
+) -> list[Reasoning]:
+    """The chain of thought about each expression, where ``ask`` answers a question about each."""
+    asked = [expression_as(config.expression_form, expression) for expression in expressions]
+    firsts = [_heard(answer, config) for answer in ask([texts.reasoning_question(each) for each in asked])]
     if config.reasoning_steps == 1:
-        return first
-    second = ask(texts.whereabouts_question(asked, first.attributes))
-    both = tuple(dict.fromkeys((*first.attributes, *second.attributes)))
-    return replace(first, attributes=both[:MAX_ATTRIBUTES])
+        return firsts
+    pairs = list(zip(asked, firsts, strict=True))
+    answers = ask([texts.whereabouts_question(each, first.attributes) for each, first in pairs])
+    both = [
+        tuple(dict.fromkeys((*first.attributes, *_heard(answer, config).attributes)))
+        for first, answer in zip(firsts, answers, strict=True)
+    ]
+    return [
+        replace(first, attributes=attributes[:MAX_ATTRIBUTES])
+        for first, attributes in zip(firsts, both, strict=True)
+    ]
+
+
+def _heard(answer: Answer, config: PipelineConfig) -> Reasoning:
+    phrases = parse_attributes(answer.text)
+    return Reasoning(
+        confident_attributes(phrases, answer.tokens, config.attribute_confidence),
+        said_by(phrases, answer.tokens),
+    )

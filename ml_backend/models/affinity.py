@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 _KEPT = 32
 """Videos that are remembered of a worker (our choice). Its memory of them is bounded by bytes, so it may hold fewer."""
@@ -27,7 +27,7 @@ class VideoAffinity:
         self._lock = threading.Lock()
         self._seen: dict[int, OrderedDict[Hashable, None]] = {}
         self._holders: dict[Hashable, set[int]] = {}
-        self._ahead: dict[int, Hashable] = {}  # by worker, the video that it reads ahead
+        self._ahead: dict[int, set[Hashable]] = {}  # by worker, the videos that it reads ahead
 
     def note(self, worker: int, video: Hashable | None) -> Sighting:
         """Note that a worker begins a job about a video; return who had seen it before."""
@@ -36,17 +36,16 @@ class VideoAffinity:
         with self._lock:
             seen_by = frozenset(self._holders.get(video, ()))
             self._hold(worker, video)
-            for reader in self._readers(video):
-                del self._ahead[reader]
+            for ahead in self._ahead.values():
+                ahead.discard(video)
         if worker in seen_by:
             return Sighting.SAME_WORKER
         return Sighting.OTHER_WORKER if seen_by else Sighting.NEW
 
-    def expect(self, worker: int, video: Hashable | None) -> None:
-        """Note that a worker reads a video ahead, in place of any that it read ahead before."""
-        if video is not None:
-            with self._lock:
-                self._ahead[worker] = video
+    def expect(self, worker: int, videos: Iterable[Hashable]) -> None:
+        """Note that a worker reads videos ahead, in place of any that it read ahead before."""
+        with self._lock:
+            self._ahead[worker] = set(videos)
 
     def forget(self, worker: int) -> None:
         """Forget the videos of a worker whose process is gone."""
@@ -66,7 +65,7 @@ class VideoAffinity:
             return self._readers(video)
 
     def _readers(self, video: Hashable | None) -> frozenset[int]:
-        return frozenset(worker for worker, ahead in self._ahead.items() if ahead == video)
+        return frozenset(worker for worker, ahead in self._ahead.items() if video in ahead)
 
     def _hold(self, worker: int, video: Hashable) -> None:
         self._holders.setdefault(video, set()).add(worker)

@@ -13,12 +13,25 @@ from ml_backend.logs import request_scope
 from ml_backend.models.activity import WorkerActivity, WorkLog
 from ml_backend.models.affinity import VideoAffinity
 from ml_backend.models.job_observer import JobEnd, JobObserver, SilentObserver
-from ml_backend.models.messages import JobReport, ProgressReport, RequestT, ResultT
-from ml_backend.models.queue import JobQueue, ModelJob
+from ml_backend.models.messages import (
+    JobReport,
+    ProgressReport,
+    ProposeRequest,
+    RequestT,
+    ResultT,
+    Yielded,
+)
+from ml_backend.models.queue import JobQueue, ModelJob, Priority
 from ml_backend.models.workers import Worker, WorkerLostError, WorkerState, WorkerStatus
 from steerseg.errors import Cancelled, ModelError, SteerSegError
 
 log = logging.getLogger(__name__)
+
+_MOST_UPCOMING = 3
+"""Jobs of a batch that a worker is told of while it works on another: with that, as many as are reasoned together."""
+
+_MOST_YIELDS = 3
+"""How often a proposal makes way, so that it ends however often an annotator clicks (our choice)."""
 
 # How often an idle dispatcher looks up for a shutdown or the death of its worker, in seconds.
 _POLL = 0.25
@@ -129,7 +142,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
     def request_yield(self, job: ModelJob[RequestT, ResultT]) -> None:
         """Ask a job to make way, if it is the worker's and was not asked before."""
         with self._lock:
-            if self._current is job and not self._asked_to_yield:
+            if self._current is job and not self._asked_to_yield and job.yields < _MOST_YIELDS:
                 self._asked_to_yield = True
                 self._worker.request_yield(job.number)
 
@@ -208,7 +221,13 @@ class Dispatcher(Generic[RequestT, ResultT]):
                 return
             job.attempts += 1
             begun = True
-            job.succeed(self._answer(job))
+            answer = self._answer(job)
+            if isinstance(answer, Yielded) and isinstance(job.request, ProposeRequest):
+                job.attempts -= 1  # nobody asks again for it, as a refinement does for its slices
+                job.yields += 1
+                self._queue.put_back(job)
+            else:
+                job.succeed(answer)
         except SteerSegError as error:
             job.fail(error)
         except WorkerLostError as loss:
@@ -248,7 +267,9 @@ class Dispatcher(Generic[RequestT, ResultT]):
         if job.cancelled:
             raise Cancelled("cancelled before it began")
         with self._observed(job) as clock:
-            self._worker.begin(job.number, job.request, job.request_id, self._upcoming())
+            urgent = job.priority is Priority.INTERACTIVE
+            upcoming = self._upcoming(1 if urgent else _MOST_UPCOMING)
+            self._worker.begin(job.number, job.request, job.request_id, upcoming, urgent=urgent)
             try:
                 with self._lock:
                     self._current, self._asked_to_yield, self._taken = job, False, False
@@ -256,17 +277,21 @@ class Dispatcher(Generic[RequestT, ResultT]):
                     self.cancel(job)
                 if len(self._queue):  # came in between
                     self._make_way()
-                return self._worker.outcome(job.number, lambda report: self._note(job, report, clock))
+                answer = self._worker.outcome(job.number, lambda report: self._note(job, report, clock))
+                clock.yielded = isinstance(answer, Yielded)
+                return answer
             finally:
                 with self._lock:
                     self._current = None
 
-    def _upcoming(self) -> RequestT | None:
+    def _upcoming(self, most: int) -> tuple[RequestT, ...]:
         """What the worker is probably given next, of what it reads ahead for."""
         following = self._queue.expect_next(
-            self._index, lambda request: self._worker.reads_ahead(request) and self._may_take(request)
+            self._index,
+            lambda request: self._worker.reads_ahead(request) and self._may_take(request),
+            most=most,
         )
-        return None if following is None else following.request
+        return tuple(job.request for job in following)
 
     def _note(self, job: ModelJob[RequestT, ResultT], report: JobReport, clock: _StageClock) -> None:
         if isinstance(report, ProgressReport):
@@ -284,7 +309,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
         end = JobEnd.FAILED
         try:
             yield clock
-            end = JobEnd.DONE
+            end = JobEnd.YIELDED if clock.yielded else JobEnd.DONE
         except Cancelled:
             end = JobEnd.CANCELLED
             raise
@@ -332,10 +357,14 @@ class _StageClock:
 
     Args:
         spent: Called with each stage that was left, and its seconds.
+
+    Attributes:
+        yielded: Whether the job ended by making way.
     """
 
     def __init__(self, spent: Callable[[str, float], None]) -> None:
         self._spent = spent
+        self.yielded = False
         self._stage: str | None = None
         self._since = 0.0
 

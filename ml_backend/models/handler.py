@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,9 +34,9 @@ from ml_backend.models.messages import (
     is_read_ahead,
 )
 from ml_backend.models.process import ProcessLostError
-from ml_backend.models.propose import stored_proposal
+from ml_backend.models.propose import reason_ahead, stored_proposal
 from ml_backend.models.refine import Refiner
-from ml_backend.models.reporter import Reporter, YieldRequested
+from ml_backend.models.reporter import Reporter, YieldRequested, yielding_progress
 from ml_backend.models.sample_files import SampleReader
 from ml_backend.models.soft_prompts import SoftPromptCache
 from ml_backend.models.steer import CorrectedObjects, answer_steering
@@ -52,7 +52,7 @@ from steerseg.proposal import Proposal
 from steerseg.runtime.devices import resolve_device
 from steerseg.tracking import EncodedVideo, OpenVideos, Tracker
 from steerseg.tracking.both_ways import BothWays, track_both_ways
-from steerseg.video import Video, VideoLimits
+from steerseg.video import Progress, Video, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.warm_up import compile_tracker, warm_up
 
@@ -115,17 +115,21 @@ class SegmenterHandler:
                 raise ProcessLostError("the GPU takes no more work from it") from error
             raise
 
-    def read_ahead(self, request: ModelRequest | None, upcoming: ModelRequest | None) -> None:
-        """Decode the video of a proposal that is probably asked for next, while another request is answered.
+    def read_ahead(
+        self, request: ModelRequest | None, upcoming: Sequence[ModelRequest], *, urgent: bool = False
+    ) -> None:
+        """Decode the videos of proposals that are probably asked for next, while another request is answered.
 
         Args:
             request: The one that is answered; ``None`` where none is.
-            upcoming: What is probably asked for next; ``None`` where nothing is known of it.
+            upcoming: What is probably asked for next, soonest first.
+            urgent: Whether a person waits for the answer.
         """
         loaded = (ProposeRequest, SteerRequest, MaskRequest)
-        self._videos.settle([(one.media, one.fps) for one in (request, upcoming) if isinstance(one, loaded)])
-        if upcoming is not None and is_read_ahead(upcoming):
-            self._videos.read_ahead(upcoming.media, upcoming.fps)
+        self._videos.settle([(one.media, one.fps) for one in (request, *upcoming) if isinstance(one, loaded)])
+        for one in upcoming:
+            if is_read_ahead(one):
+                self._videos.read_ahead(one.media, one.fps)
 
     def _answer(self, request: ModelRequest, reporter: Reporter) -> ModelAnswer:
         match request:
@@ -176,6 +180,7 @@ class ModelHandler(SegmenterHandler):
         samples = SampleReader()
         self._refiner = Refiner(steerseg, self._decoder, self._soft_prompts, samples)
         self._trainings = Trainings(steerseg, self._soft_prompts, samples)
+        self._upcoming: list[ProposeRequest] = []  # whose chains of thought may be decoded ahead
 
     def warm_up(self, *, compiled: bool) -> None:
         """Have a decoder waiting, and make one proposal where the first one compiles what the models need.
@@ -190,6 +195,13 @@ class ModelHandler(SegmenterHandler):
             return
         log.info("the first proposal compiles what the models need")
         log.info("the models are warm after %.0f s", warm_up(self._steerseg, compiled=compiled))
+
+    def read_ahead(
+        self, request: ModelRequest | None, upcoming: Sequence[ModelRequest], *, urgent: bool = False
+    ) -> None:
+        """Decode videos ahead, and note what may be reasoned about together with the request."""
+        super().read_ahead(request, upcoming, urgent=urgent)
+        self._upcoming = [] if urgent else [one for one in upcoming if isinstance(one, ProposeRequest)]
 
     @property
     def switched_off(self) -> str:
@@ -216,18 +228,29 @@ class ModelHandler(SegmenterHandler):
                 return super()._answer(request, reporter)
 
     def _propose(self, request: ProposeRequest, reporter: Reporter) -> StoredProposal:
-        video = self._videos.load(request.media, request.fps, reporter.progress)
+        progress = yielding_progress(reporter)
+        video = self._videos.load(request.media, request.fps, progress)
         reporter.frames(len(video))
+        self._reason_ahead(video, request, progress)
         proposal = self._steerseg.propose(
             video,
             request.expression,
             config=replace(self._steerseg.config, alternatives=request.alternatives),
             soft_prompts=self._soft_prompts.load(request.soft_prompts),
-            progress=reporter.progress,
+            progress=progress,
         )
         return stored_proposal(
             proposal, self._track_both_ways(proposal, reporter) if request.both_ways else None
         )
+
+    def _reason_ahead(self, video: Video, request: ProposeRequest, progress: Progress) -> None:
+        """Have the chain of thought decoded together with those of upcoming proposals whose videos are there."""
+        asked = [(video, request.expression, self._soft_prompts.load(request.soft_prompts))]
+        for one in self._upcoming:
+            there = self._videos.arrived(one.media, one.fps)
+            if there is not None:
+                asked.append((there, one.expression, self._soft_prompts.load(one.soft_prompts)))
+        reason_ahead(self._steerseg, asked, progress)
 
     def _track_both_ways(self, proposal: Proposal, reporter: Reporter) -> dict[int, BothWays]:
         """By rank, how the shown tracklets are tracked in both directions, over the keyframes alone."""

@@ -16,6 +16,7 @@ class JobEnd(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"  # the worker died under it
+    YIELDED = "yielded"  # it made way for something more urgent
 
 
 class JobObserver(Protocol):

@@ -428,14 +428,15 @@ class RunCommand(Generic[RequestT]):
         job: Number of the job; all that is said about it carries the same number.
         request: The request.
         request_id: What the log lines about the job carry; empty where nobody's request asked for it.
-        upcoming: What the worker probably answers next, so that it may read the video meanwhile; ``None`` where
-            nothing waits that it reads ahead for.
+        upcoming: What the worker probably answers next, soonest first, so that it may read the videos meanwhile.
+        urgent: Whether a person waits, so that nothing is done for what is upcoming that takes from this.
     """
 
     job: int
     request: RequestT
     request_id: str = ""
-    upcoming: RequestT | None = None
+    upcoming: tuple[RequestT, ...] = ()
+    urgent: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -83,14 +83,17 @@ class Reducible(Protocol):
 class ReadsAhead(Protocol[Request_contra]):
     """A handler that can read the video of a request while it answers another one."""
 
-    def read_ahead(self, request: Request_contra | None, upcoming: Request_contra | None) -> None:
+    def read_ahead(
+        self, request: Request_contra | None, upcoming: Sequence[Request_contra], *, urgent: bool = False
+    ) -> None:
         """Begin to read what is upcoming, in a thread of its own; returns at once.
 
-        What was read ahead for neither of the two need not be kept any more.
+        What was read ahead for none of these need not be kept any more.
 
         Args:
             request: What is answered now; ``None`` where nothing is.
-            upcoming: What is probably asked next; ``None`` where nothing is known of it. It may never be asked.
+            upcoming: What is probably asked next, soonest first. It may never be asked.
+            urgent: Whether a person waits, so that nothing is done for what is upcoming that takes from ``request``.
         """
         ...
 
@@ -142,7 +145,7 @@ def run_process(
     while True:
         command = _next_command(inbox, handler)
         if isinstance(handler, ReadsAhead):
-            handler.read_ahead(command.request, command.upcoming)
+            handler.read_ahead(command.request, command.upcoming, urgent=command.urgent)
         with request_scope(command.request_id):
             report = _answer(handler, command, _PipeReporter(pipe, command.job, inbox))
         inbox.forget(command.job)
@@ -160,7 +163,7 @@ def _next_command(inbox: _Inbox[RequestT], handler: Handler[RequestT, ResultT]) 
         return inbox.commands.get(timeout=_IDLE)
     except queue.Empty:
         if isinstance(handler, ReadsAhead):
-            handler.read_ahead(None, None)
+            handler.read_ahead(None, ())
         return inbox.commands.get()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,9 +15,14 @@ from ml_backend.proposals import (
     StoredProposal,
     StoredTracklet,
 )
+from steerseg.keyframes import VideoFeatures
+from steerseg.pipeline import SteerSeg
 from steerseg.points import PointPrompt
 from steerseg.proposal import Proposal
+from steerseg.reasoning import check_expression
+from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking.both_ways import BothWays
+from steerseg.video import Progress, Video
 
 
 def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None = None) -> StoredProposal:
@@ -76,3 +81,34 @@ def _grid(values: torch.Tensor) -> Grid:
     """Three decimals of a map in [0, 1] are plenty for pictures and points."""
     rounded: Grid = np.round(values.double().cpu().numpy(), 3).tolist()
     return rounded
+
+
+def reason_ahead(
+    steerseg: SteerSeg, asked: Sequence[tuple[Video, str, SoftPrompts | None]], progress: Progress
+) -> None:
+    """Have the chains of thought of several proposals decoded together, for their proposals to find.
+
+    That takes little longer than decoding one, on a GPU with room for several answers; nothing is done elsewhere.
+
+    Args:
+        steerseg: The models.
+        asked: Each video, its expression, and the soft prompts whose glossary is read, the next proposal first.
+        progress: Called with the stage ``reasoning``; it may end the work, which the proposals then do by themselves.
+    """
+    lvlm, config = steerseg.lvlm, steerseg.config
+    if len(asked) < 2 or not lvlm.answers_together or not config.reasoning:
+        return
+
+    def report(stage: str = "", fraction: float = 0.0) -> None:
+        progress("reasoning", 0.0)
+
+    def features() -> Iterator[tuple[VideoFeatures, str]]:
+        for video, expression, soft_prompts in asked:
+            reading = steerseg.read(check_expression(expression), config, soft_prompts)
+            yield steerseg.encode(video, config, report), reading.text
+
+    def decode() -> None:
+        with lvlm.decoder.doing(report):
+            steerseg.reasoned.decode_ahead(lvlm, features(), steerseg.texts, config)
+
+    steerseg.room.work("the chains of thought", decode)

@@ -54,6 +54,7 @@ class ModelJob(Generic[RequestT, ResultT]):
         frames: How many frames the video has; ``None`` until the work has reported it.
         attempts: How many times a worker has begun it, without those in :attr:`losses`.
         losses: How many times a worker was lost under it through no fault of its own.
+        yields: How many times it has made way for a more urgent one.
         cancelled: Whether somebody asked for its end.
     """
 
@@ -79,6 +80,7 @@ class ModelJob(Generic[RequestT, ResultT]):
         self.frames: int | None = None
         self.attempts = 0
         self.losses = 0
+        self.yields = 0
         self.cancelled = False
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -250,24 +252,25 @@ class JobQueue(Generic[RequestT, ResultT]):
             return None
 
     def expect_next(
-        self, worker: int, accepts: Callable[[RequestT], bool] = lambda _: True
-    ) -> ModelJob[RequestT, ResultT] | None:
-        """The job that a worker probably begins next: the first whose video no other worker has or reads ahead.
+        self, worker: int, accepts: Callable[[RequestT], bool] = lambda _: True, *, most: int = 1
+    ) -> list[ModelJob[RequestT, ResultT]]:
+        """The jobs that a worker probably begins next: the first whose videos no other worker has or reads ahead.
 
-        The job stays queued; that the worker reads its video ahead is noted.
+        They stay queued; that the worker reads their videos ahead is noted.
 
         Args:
             worker: Index of the worker.
+            most: How many at most.
             accepts: Whether it may take a request at all, and reads ahead for it; asked with the queue locked.
         """
         with self._changed:
             looked_at: list[_Entry[RequestT, ResultT]] = []
             jobs = (job for job in self._look_ahead(looked_at) if accepts(job.request))
-            found = next((job for job in jobs if self._knowing(job) <= {worker}), None)
+            found = list(itertools.islice((job for job in jobs if self._knowing(job) <= {worker}), most))
             for entry in looked_at:
                 heapq.heappush(self._heap, entry)
-            if found is not None:
-                self._affinity.expect(worker, found.video)
+            if found:
+                self._affinity.expect(worker, [job.video for job in found if job.video is not None])
         return found
 
     def waited(self, job: ModelJob[RequestT, ResultT]) -> float:

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 _Key = tuple[Path, int, int, float | None]
 
-_MOST_AHEAD = 2
-"""Videos that are read ahead: the one whose turn has come, and the next one, which is named before that is taken."""
+_MOST_AHEAD = 4
+"""Videos that are read ahead: the one whose turn has come, and the next ones, which are named before that is taken."""
 
 _POLL = 0.1
 """Seconds between two reports of whoever waits for a video that is being read ahead."""
@@ -51,7 +51,7 @@ class _Ahead:
 
 
 class RecentVideos:
-    """Loads videos and keeps them, the least recently used first out. One is read ahead, in a thread.
+    """Loads videos and keeps them, the least recently used first out. Some are read ahead, each in a thread.
 
     What is read ahead counts as well: there is less room for the others, and none where it is as large as the budget.
 
@@ -117,6 +117,20 @@ class RecentVideos:
         with self._lock:
             self._ahead.put(key, ahead)
             self._make_room()
+
+    def arrived(self, media: Path, fps: float | None) -> Video | None:
+        """The video of a file or a folder of frames where it is decoded already.
+
+        Args:
+            media: The file or folder.
+            fps: Frames per second of a folder.
+        """
+        key = _key_of(media, fps)
+        if key is None:
+            return None
+        with self._lock:
+            ahead = self._ahead.peek(key)
+            return self._videos.peek(key) if ahead is None else ahead.video
 
     def settle(self, needed: Collection[tuple[Path, float | None]]) -> None:
         """Take what was read ahead for others than these as any other video: it is kept where there is room.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
+
+from steerseg.lvlm.prefix import PrefixSlot
+from steerseg.lvlm.vision import VisionFeatures
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,20 @@ class CompletionCheck(StoppingCriteria):
         """As the model's own ``generate`` asks after each token: (B,) bool."""
         ended = [self.is_complete(row[self._length :].tolist()) for row in input_ids]
         return torch.tensor(ended, device=input_ids.device)
+
+
+@dataclass(frozen=True)
+class AskedChat:
+    """A chat that ends with a question.
+
+    Attributes:
+        inputs: The model's inputs, of one chat.
+        vision: The visual tokens in it.
+        prefix: Where the part up to the last visual token is kept; nothing is kept where ``None``.
+        check: Ends a complete answer.
+    """
+
+    inputs: Mapping[str, Any]
+    vision: VisionFeatures
+    prefix: PrefixSlot | None = None
+    check: CompletionCheck | None = None

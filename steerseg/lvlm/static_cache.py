@@ -59,7 +59,7 @@ class StaticStateLayer(LinearAttentionLayer):
         ):
             flags[0] = True
 
-    def hold(self, inputs: torch.Tensor, state: torch.Tensor) -> None:
-        """Go on from a copy of this state, in the buffers that there are."""
-        self.conv_states[0].copy_(inputs)
-        self.recurrent_states[0].copy_(state)
+    def hold(self, inputs: torch.Tensor, state: torch.Tensor, row: int) -> None:
+        """Let the chat in one row go on from a copy of this state, of one chat."""
+        self.conv_states[0][row].copy_(inputs[0])
+        self.recurrent_states[0][row].copy_(state[0])

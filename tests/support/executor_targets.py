@@ -29,8 +29,10 @@ class Commands:
         self.ahead: list[Any] = []
         self.idle_marker: Path | None = None
 
-    def read_ahead(self, request: tuple[Any, ...] | None, upcoming: tuple[Any, ...] | None) -> None:
-        self.ahead.append(None if upcoming is None else upcoming[-1])
+    def read_ahead(
+        self, request: tuple[Any, ...] | None, upcoming: Sequence[tuple[Any, ...]], *, urgent: bool = False
+    ) -> None:
+        self.ahead.append([one[-1] for one in upcoming])
         if request is None and self.idle_marker is not None:
             self.idle_marker.touch()
 

@@ -67,7 +67,9 @@ class InlineWorker:
             raise
         self._state = WorkerState.READY
 
-    def begin(self, job: int, request: Any, request_id: str, upcoming: Any = None) -> None:
+    def begin(
+        self, job: int, request: Any, request_id: str, upcoming: tuple[Any, ...] = (), *, urgent: bool = False
+    ) -> None:
         if not self.accepts(request):
             raise ConfigError(f"it does not {self._refuses}")
         self._request = request

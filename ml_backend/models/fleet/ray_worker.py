@@ -143,7 +143,15 @@ class RayWorker(Generic[RequestT, ResultT]):
             self._state, self._error = WorkerState.FAILED, str(error)
             raise
 
-    def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
+    def begin(
+        self,
+        job: int,
+        request: RequestT,
+        request_id: str,
+        upcoming: tuple[RequestT, ...] = (),
+        *,
+        urgent: bool = False,
+    ) -> None:
         """See :meth:`Worker.begin`; what is upcoming stays here."""
         if not self._accepts(request):
             raise _refusal(self._place.host)

@@ -126,11 +126,19 @@ class ProcessWorker(Generic[RequestT, ResultT]):
         self._state = WorkerState.READY
         log.info("the model process is ready after %.0f s", time.monotonic() - began)
 
-    def begin(self, job: int, request: RequestT, request_id: str, upcoming: RequestT | None = None) -> None:
+    def begin(
+        self,
+        job: int,
+        request: RequestT,
+        request_id: str,
+        upcoming: tuple[RequestT, ...] = (),
+        *,
+        urgent: bool = False,
+    ) -> None:
         """See :meth:`Worker.begin`."""
         self._state = WorkerState.BUSY
         try:
-            self._send(RunCommand(job, request, request_id, upcoming))
+            self._send(RunCommand(job, request, request_id, upcoming, urgent))
         except OSError as error:
             raise self._loss() from error
         except BaseException:  # it does not pickle: nothing was sent

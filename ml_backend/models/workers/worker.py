@@ -90,7 +90,13 @@ class Worker(Protocol[Request_contra, Result_co]):
         ...
 
     def begin(
-        self, job: int, request: Request_contra, request_id: str, upcoming: Request_contra | None = None
+        self,
+        job: int,
+        request: Request_contra,
+        request_id: str,
+        upcoming: tuple[Request_contra, ...] = (),
+        *,
+        urgent: bool = False,
     ) -> None:
         """Begin a job.
 
@@ -98,7 +104,8 @@ class Worker(Protocol[Request_contra, Result_co]):
             job: Number of the job.
             request: The request.
             request_id: What the worker's log lines about the job carry; may be empty.
-            upcoming: What it is probably given next: it may read that video meanwhile, or ignore it.
+            upcoming: What it is probably given next, soonest first: it may read these videos meanwhile, or ignore them.
+            urgent: Whether a person waits, so that nothing is done for what is upcoming that takes from this.
 
         Raises:
             SteerSegError: It cannot work on the request.

@@ -11,6 +11,7 @@ import torch
 from steerseg.attention.rollout import streaming_rollout
 from steerseg.config import Placement
 from steerseg.lvlm import LVLM, VisionFeatures
+from steerseg.lvlm.answer import AskedChat
 from steerseg.lvlm.prefix import (
     KeptQueries,
     Prefix,
@@ -233,10 +234,11 @@ def test_answers_step_by_step_are_those_of_generate(
 def test_an_answer_ends_where_the_model_ends_it(lvlm: LVLM, monkeypatch: pytest.MonkeyPatch) -> None:
     vision = seen(lvlm, "video")
     inputs = lvlm.chats.inputs([lvlm.chats.write("what?", vision)], vision)
-    whole = lvlm.decode(inputs, vision, 20, None)
+    chat = AskedChat(inputs, vision)
+    (whole,) = lvlm.decode([chat], 20)
     end = whole[9][0]
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [end])
-    assert lvlm.decode(inputs, vision, 20, None) == whole[: [token for token, _ in whole].index(end)]
+    assert lvlm.decode([chat], 20) == [whole[: [token for token, _ in whole].index(end)]]
 
 
 def test_an_answer_ends_with_its_turn_without_generation_settings(tmp_path: Path) -> None:
@@ -261,6 +263,43 @@ def test_an_answer_ends_once_it_is_complete(lvlm: LVLM, own_decoder: bool) -> No
     )
     assert cut.tokens == whole.tokens[: len(cut.tokens)]
     assert 0 < len(cut.tokens) < len(whole.tokens)
+
+
+def test_questions_about_several_videos_are_answered_together(lvlm: LVLM) -> None:
+    """Questions and videos of other lengths, with and without a kept prefix; some answers end before others."""
+    budget = TINY[lvlm.family.model_type].frame_tokens
+    sizes = lvlm.family.sizes(100, 150, video_tokens=6, frame_tokens=budget)
+    frames = torch.randint(0, 256, (3, 3, *sizes.video), generator=torch.manual_seed(5), dtype=torch.uint8)
+    other = lvlm.encode_vision(frames[[2, 1, 0, 1]], "video", seconds_per_slice=1.0)
+    store = PrefixStore(1 << 30)
+    asked = [
+        (QUESTIONS[0], seen(lvlm, "video"), VideoPrefixes(store, "a").slot("reasoning", 0)),
+        (QUESTIONS[1], other, VideoPrefixes(store, "b").slot("reasoning", 0)),
+        ("what?", seen(lvlm, "video"), None),
+    ]
+    alone = [
+        lvlm.answer(text, vision, max_new_tokens=30, own_decoder=True, prefix=slot)
+        for text, vision, slot in asked
+    ]
+    length = sorted(len(answer.text) for answer in alone)[1]
+    for enough in (length // 2, 2 * length):
+        together = lvlm.answer_together(
+            asked, max_new_tokens=30, complete=lambda text, most=enough: len(text) >= most
+        )
+        for (text, vision, slot), got in zip(asked, together, strict=True):
+            expected = lvlm.answer(
+                text,
+                vision,
+                max_new_tokens=30,
+                own_decoder=True,
+                prefix=slot,
+                complete=lambda said, most=enough: len(said) >= most,
+            )
+            assert got.text == expected.text
+            assert [chance for _, chance in got.tokens] == pytest.approx(
+                [chance for _, chance in expected.tokens], rel=1e-4
+            )
+    assert len({answer.text for answer in alone}) == 3
 
 
 def test_what_others_keep_makes_room_first_and_the_own_never() -> None:
