@@ -13,7 +13,7 @@ from ml_backend.database.tables import Base, SchemaRow
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 11
+LAYOUT = 12
 """Today's layout: the number of the newest migration."""
 
 _FIRST_WITH_ALEMBIC = 6

@@ -238,6 +238,8 @@ class ProposalRow(Base):
     score: Mapped[float | None] = mapped_column(Double)  # of the best tracklet; NULL where nothing is shown
     # Of the best tracklet's score over the second's; NULL where there is no second.
     margin: Mapped[float | None] = mapped_column(Double)
+    # Whether the score is a confidence, and no rank score; NULL where that is not known, as before layout 12.
+    calibrated: Mapped[bool | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 

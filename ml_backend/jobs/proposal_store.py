@@ -61,6 +61,7 @@ class ProposalStore:
         path: str,
         score: float | None,
         margin: float | None = None,
+        calibrated: bool | None = None,
     ) -> None:
         """Note that a task was given this proposal; noting it again updates the path and the scores.
 
@@ -71,9 +72,10 @@ class ProposalStore:
             path: The proposal's file, relative to the data folder.
             score: How sure the best tracklet is; ``None`` where there is none, or none is shown.
             margin: Of its score over the second's; ``None`` where there is no second, or its confidence is known.
+            calibrated: Whether the score is a confidence, and no rank score; ``None`` where that is not known.
         """
         subject = {"project_id": project_id, "task_id": task_id, **asdict(key)}
-        scores = {"path": path, "score": score, "margin": margin}
+        scores = {"path": path, "score": score, "margin": margin, "calibrated": calibrated}
         row = {**subject, **scores, "created_at": utc_now()}
         with self._database.writing() as session:
             upsert(session, ProposalRow, [row], keys=list(subject), update=list(scores))

@@ -325,5 +325,11 @@ class Proposer:
     def _note_owner(self, key: ProposalKey, owner: Owner, path: str, proposal: StoredProposal) -> None:
         score, margin = proposal.standing
         self._proposal_store.add(
-            key, project_id=owner[0], task_id=owner[1], path=path, score=score, margin=margin
+            key,
+            project_id=owner[0],
+            task_id=owner[1],
+            path=path,
+            score=score,
+            margin=margin,
+            calibrated=proposal.confidence is not None,
         )

@@ -63,10 +63,24 @@ class Guidance:
         named = joined([f"“{word}”" for word in words])
         return f"I do not know {named}." + (f" My words: {self.page}" if self.page else "")
 
-    def shown_score(self, score: float) -> str:
-        """A score with two decimals, which lie on the same side of the bound as the score itself."""
-        text, bound = f"{score:.2f}", f"{self.unsure_below:.2f}"
-        if score < self.unsure_below and float(text) >= float(bound):
+    def least_sure(self, *, calibrated: bool) -> float:
+        """The least score that is not called unsure.
+
+        Args:
+            calibrated: Whether the score is a confidence, and no rank score.
+        """
+        return EVEN if calibrated else self.unsure_below
+
+    def shown_score(self, score: float, *, calibrated: bool = False) -> str:
+        """A score with two decimals, which lie on the same side of the bound as the score itself.
+
+        Args:
+            score: The score.
+            calibrated: See :meth:`least_sure`.
+        """
+        least = self.least_sure(calibrated=calibrated)
+        text, bound = f"{score:.2f}", f"{least:.2f}"
+        if score < least and float(text) >= float(bound):
             return f"{float(bound) - 0.01:.2f}"
         return text
 
@@ -106,11 +120,14 @@ def _needs_advice(proposal: StoredProposal, rank: int, guidance: Guidance) -> bo
 
 def _describe_doubt(proposal: StoredProposal, guidance: Guidance) -> str:
     """That the best tracklet is unsure, as a sentence; empty where it is sure."""
-    if proposal.confidence is not None:
-        return "" if proposal.confidence >= EVEN else "Unsure: it is more likely wrong than right."
-    if proposal.tracklets[0].score >= guidance.unsure_below:
+    calibrated = proposal.confidence is not None
+    least = guidance.least_sure(calibrated=calibrated)
+    score = proposal.tracklets[0].score if proposal.confidence is None else proposal.confidence
+    if score >= least:
         return ""
-    return f"Unsure: a clear match scores {guidance.unsure_below:.2f} or more."
+    if calibrated:
+        return "Unsure: it is more likely wrong than right."
+    return f"Unsure: a clear match scores {least:.2f} or more."
 
 
 def _describe_finding(proposal: StoredProposal, rank: int, guidance: Guidance, title: str) -> str:
@@ -174,8 +191,7 @@ def describe_absence(proposal: StoredProposal, guidance: Guidance) -> str:
 
 def described_confidence(confidence: float) -> str:
     """Such as ``confidence 0.93``; on the side of :data:`EVEN` on which it is."""
-    shown = min(confidence, EVEN - 0.01) if confidence < EVEN else confidence
-    return f"confidence {shown:.2f}"
+    return f"confidence {DEFAULT_GUIDANCE.shown_score(confidence, calibrated=True)}"
 
 
 def described_presence(proposal: StoredProposal) -> str:

@@ -58,6 +58,7 @@ def propose(request: ProposeRequest, reporter: Reporter) -> StoredProposal:
         presence={"absent": 0.07, "judged": 0.93}.get(word),
         refused=word == "absent",
         found="penguin" if word == "absent" else "",
+        confidence=0.42 if word == "doubtful" else None,
     )
 
 

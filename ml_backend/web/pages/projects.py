@@ -8,10 +8,11 @@ from werkzeug.wrappers import Response
 from ml_backend.database.projects import Project, ProjectStore
 from ml_backend.database.set_aside import SetAsideStore
 from ml_backend.label_studio.config import parse_controls
+from ml_backend.predictions.messages import Guidance
 from ml_backend.requests import RequestError
 from ml_backend.service import Service
 from ml_backend.web.pages.paging import ROWS, Pager, requested_choice, requested_offset, requested_text
-from ml_backend.web.pages.queries import Finds, ProposalFilter, count_proposals, list_proposals
+from ml_backend.web.pages.queries import LEAST_SURE, Finds, ProposalFilter, count_proposals, list_proposals
 from steerseg.errors import ConfigError
 
 
@@ -27,12 +28,13 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
     @blueprint.get("/pages/projects/<int:number>")
     def project(number: int) -> str:
         known = known_project(service, number)
-        offset, chosen = requested_offset(), requested_proposals()
+        offset, chosen = requested_offset(), requested_proposals(service.guidance)
         return render_template(
             "project.html",
             project=known,
             chosen=chosen,
             finds=Finds,
+            least_sure=LEAST_SURE,
             notes=configuration_notes(known.label_config),
             counts=service.corrections.counts(number),
             refinement=service.refinement(str(number)),
@@ -62,13 +64,18 @@ def add_projects(blueprint: Blueprint, service: Service) -> None:
         return redirect(url_for(".project", number=number), 303)
 
 
-def requested_proposals() -> ProposalFilter:
-    """Which proposals the requested page shows."""
+def requested_proposals(guidance: Guidance) -> ProposalFilter:
+    """Which proposals the requested page shows.
+
+    Args:
+        guidance: From which score on a proposal is sure.
+    """
     return ProposalFilter(
         text=requested_text("q"),
         version=requested_text("version"),
         found=requested_choice("found", Finds),
         newest=request.args.get("newest") == "on",
+        guidance=guidance,
     )
 
 

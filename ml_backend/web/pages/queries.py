@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, String, cast, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, not_, or_, select
 
 from ml_backend.database.database import Database
 from ml_backend.database.tables import (
@@ -18,6 +18,7 @@ from ml_backend.database.tables import (
     ProposalKey,
     ProposalRow,
 )
+from ml_backend.predictions.messages import DEFAULT_GUIDANCE, Guidance
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ListedProposal:
         score: Confidence of the best tracklet, in [0, 1], or its rank score, in [-1, 1], without one; ``None`` where
             nothing was found, or presence is refused.
         margin: Its distance to the second; ``None`` where there is none.
+        calibrated: Whether the score is a confidence; ``None`` where that is not known.
     """
 
     id: int
@@ -40,6 +42,7 @@ class ListedProposal:
     path: str
     score: float | None
     margin: float | None
+    calibrated: bool | None
     created_at: datetime
 
     @property
@@ -51,14 +54,15 @@ class ListedProposal:
 
 
 class Finds(enum.StrEnum):
-    """How sure a proposal is of what it found; certainty as :meth:`ProposalStore.certainties` defines it."""
+    """How sure a proposal is of what it found, as an annotator is told."""
 
     NOTHING = "nothing found"
-    UNSURE = "unsure"  # a certainty below 0.3
+    UNSURE = "unsure"
     SURE = "sure"
 
 
-_SURE = 0.3
+LEAST_SURE = 0.3
+"""The least score, and distance to the second, where it is not known whether the score is a confidence."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,14 @@ class ProposalFilter:
         version: Full name of the version that proposed.
         found: How sure they are.
         newest: Whether of each task only the newest one is chosen.
+        guidance: From which score on a proposal is sure.
     """
 
     text: str = ""
     version: str = ""
     found: Finds | None = None
     newest: bool = False
+    guidance: Guidance = DEFAULT_GUIDANCE
 
     def conditions(self, project_id: int) -> list[ColumnElement[bool]]:
         """The conditions on :class:`~ml_backend.database.tables.ProposalRow`."""
@@ -86,18 +92,27 @@ class ProposalFilter:
             chosen.append(or_(in_words, cast(row.task_id, String) == self.text))
         if self.version:
             chosen.append(row.version == self.version)
-        unsure = or_(row.score < _SURE, row.margin < _SURE)
         match self.found:
             case Finds.NOTHING:
                 chosen.append(row.score.is_(None))
             case Finds.UNSURE:
-                chosen += [row.score.is_not(None), unsure]
+                chosen += [row.score.is_not(None), not_(self._is_sure)]
             case Finds.SURE:
-                chosen += [row.score >= _SURE, or_(row.margin.is_(None), row.margin >= _SURE)]
+                chosen += [row.score.is_not(None), self._is_sure]
         if self.newest:
             newest = select(func.max(row.id)).where(row.project_id == project_id).group_by(row.task_id)
             chosen.append(row.id.in_(newest))
         return chosen
+
+    @property
+    def _is_sure(self) -> ColumnElement[bool]:
+        """Of a proposal that has a score."""
+        row, least = ProposalRow, self.guidance.least_sure
+        return case(
+            (row.calibrated.is_(True), row.score >= least(calibrated=True)),
+            (row.calibrated.is_(False), row.score >= least(calibrated=False)),
+            else_=and_(row.score >= LEAST_SURE, func.coalesce(row.margin, row.score) >= LEAST_SURE),
+        )
 
 
 ALL_PROPOSALS = ProposalFilter()
@@ -246,5 +261,6 @@ def _listed(row: ProposalRow) -> ListedProposal:
         path=row.path,
         score=row.score,
         margin=row.margin,
+        calibrated=row.calibrated,
         created_at=row.created_at,
     )

@@ -24,7 +24,7 @@ from ml_backend.proposals import StoredPoint, StoredTracklet
 from ml_backend.refinement.gate import Comparison, GateMetrics
 from ml_backend.refinement.version_store import NewVersion, set_champion
 from ml_backend.web.pages.curves import curve_of, presence_of
-from ml_backend.web.pages.queries import list_proposals
+from ml_backend.web.pages.queries import ProposalFilter, list_proposals
 from steerseg.masks import encode_rle
 from steerseg.prompt_files import with_glossary
 from steerseg.statistics import Interval
@@ -129,6 +129,22 @@ def test_a_project_lists_its_proposals(predicted: Backend) -> None:
     assert "0.80" in page
     assert "No refinement runs" in page
     assert "no-store" in predicted.client.get(f"/pages/projects/{number}").headers["Cache-Control"]
+
+
+@EACH_DATABASE
+@pytest.mark.parametrize(
+    ("word", "measure", "score"), [("doubtful", "confidence", 0.42), ("the", "rank score", 0.8)]
+)
+def test_a_project_says_what_the_score_of_a_proposal_is(
+    backend: Backend, word: str, measure: str, score: float
+) -> None:
+    backend.post("/predict", with_expression(introduce(backend), f"{word} ball"))
+    page = text_of(backend.client, f"/pages/projects/{project_of(backend)}?q={word}+ball")
+    assert f'<span class="soft">{measure}</span> {score:.2f}' in page
+    (one,) = list_proposals(
+        backend.database, project_of(backend), limit=9, chosen=ProposalFilter(text=f"{word} ball")
+    )
+    assert (one.score, one.calibrated) == (score, measure == "confidence")
 
 
 @EACH_DATABASE

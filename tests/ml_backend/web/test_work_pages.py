@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.task import Task
 from ml_backend.models.messages import ProposeRequest
 from ml_backend.models.reporter import SilentReporter
+from ml_backend.predictions.messages import describe_proposal
 from ml_backend.predictions.tasks import TaskStore
 from ml_backend.proposals import ProposalFiles
 from ml_backend.refinement.version_store import set_champion
@@ -307,6 +309,48 @@ def test_proposals_are_searched_and_filtered(desk: Backend) -> None:
     assert "the red ball</a>" in page
     assert "the green ball</a>" not in page
     assert "No proposal is like that" in text_of(desk.client, f"/pages/projects/{PROJECT}?q=blue")
+
+
+@pytest.mark.parametrize("calibrated", [True, False], ids=["confidences", "rank scores"])
+def test_the_page_calls_unsure_what_annotators_are_told_is_unsure(desk: Backend, calibrated: bool) -> None:
+    made = proposal_targets.propose(
+        ProposeRequest(Path("clip.mp4"), "the red ball", None, 3, None), SilentReporter()
+    )
+    scores = (0.93, 0.5, 0.499, 0.4, 0.31) if calibrated else (0.8, 0.25, 0.2, 0.199, -0.1)
+    told = {}
+    for task, score in enumerate(scores, start=100):
+        best = replace(made.tracklets[0], score=score)
+        proposal = replace(made, tracklets=(best,), confidence=score if calibrated else None)
+        told[task] = "Unsure:" in describe_proposal(proposal, guidance=desk.service.guidance)
+        ProposalStore(desk.database).add(
+            ProposalKey(f"video {task}", "the red ball", VERSION),
+            project_id=PROJECT,
+            task_id=task,
+            path="none",
+            score=proposal.standing[0],
+            margin=None if calibrated else 0.01,
+            calibrated=calibrated,
+        )
+    for found in (Finds.UNSURE, Finds.SURE):
+        chosen = ProposalFilter(found=found, guidance=desk.service.guidance)
+        listed = {one.task_id for one in list_proposals(desk.database, PROJECT, limit=99, chosen=chosen)}
+        assert listed & told.keys() == {task for task in told if told[task] == (found is Finds.UNSURE)}
+    page = text_of(desk.client, f"/pages/projects/{PROJECT}?found=unsure")
+    assert "a confidence below 0.50, and a rank score below 0.20" in page
+    assert page.count(">confidence</span> 0.49<" if calibrated else ">rank score</span> 0.19<") == 1
+    assert "Of older proposals" not in page
+
+
+def test_older_proposals_keep_their_meaning_and_say_so(desk: Backend) -> None:
+    store = ProposalStore(desk.database)
+    for task, (score, margin) in enumerate([(0.29, None), (0.9, 0.29), (0.3, None), (0.3, 0.3)], start=100):
+        key = ProposalKey(f"video {task}", "the red ball", VERSION)
+        store.add(key, project_id=PROJECT, task_id=task, path="none", score=score, margin=margin)
+    unsure = list_proposals(desk.database, PROJECT, limit=99, chosen=ProposalFilter(found=Finds.UNSURE))
+    assert {one.task_id for one in unsure} == {100, 101}
+    page = text_of(desk.client, f"/pages/projects/{PROJECT}?found=unsure")
+    assert "Of older proposals it is not known which of the two their score is." in page
+    assert "where it, or the lead, is below 0.30" in page
 
 
 def test_jobs_are_filtered(desk: Backend) -> None:
