@@ -134,7 +134,7 @@ class JobQueue(Generic[RequestT, ResultT]):
     one could have begun it. Meanwhile one worker stays in reserve for it, and takes nothing that is less urgent: with
     few workers, the job would have to wait for the end of that. After that time any worker begins it, unless as urgent
     a job waits whose video that worker has. A job whose video a worker only reads ahead waits for nobody: a free worker
-    begins it where nothing else is as urgent.
+    begins the last of them where nothing else is as urgent.
 
     Args:
         affinity: Which workers have seen which videos.
@@ -350,7 +350,7 @@ class JobQueue(Generic[RequestT, ResultT]):
             if not knowing:
                 return overdue or job, until
             if not self._affinity.holders(job.video):
-                read_elsewhere, least = read_elsewhere or job, job.priority
+                read_elsewhere, least = job, job.priority  # the last: whoever reads it ahead begins the others
                 continue
             leave_until = self._left_at.setdefault(job.number, now) + self._patience
             if leave_until > now:

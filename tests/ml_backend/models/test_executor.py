@@ -341,9 +341,9 @@ def test_the_process_hears_what_it_probably_does_next(tmp_path: Path) -> None:
         for job in (running, other):
             job.result()
         assert [job.result() for job in following] == [
-            [None, "b"],
-            [None, "b", "c"],
-            [None, "b", "c", "c", None],
+            [[], ["b", "c"]],
+            [[], ["b", "c"], ["c"]],
+            [[], ["b", "c"], ["c"], ["c"], []],
         ]
         executor.submit(("touch_when_idle", tmp_path / "idle")).result()
         wait_until((tmp_path / "idle").exists)

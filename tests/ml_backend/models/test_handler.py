@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,10 @@ from ml_backend.models.reporter import SilentReporter
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg import SteerSeg
 from steerseg.errors import VideoError
+from steerseg.lvlm import LVLM
+from steerseg.lvlm.answer import AskedChat
 from steerseg.video import VideoLimits, write_video
+from tests.support.refinement_world import save_preset
 
 
 def handler(monkeypatch: pytest.MonkeyPatch, device: str, error: Exception) -> SegmenterHandler:
@@ -59,7 +63,8 @@ def test_videos_are_read_ahead_for_proposals_alone(monkeypatch: pytest.MonkeyPat
     assert [is_read_ahead(request) for request in (propose, masks)] == [True, False]
 
     def held(*requests: ModelRequest | None) -> bool:
-        models.read_ahead(*requests)
+        answered, upcoming = requests
+        models.read_ahead(answered, [] if upcoming is None else [upcoming])
         for thread in threading.enumerate():
             if thread.name == "read-ahead":
                 thread.join()
@@ -88,3 +93,49 @@ def test_the_shown_tracklet_is_tracked_both_ways_where_that_is_asked_for(tmp_pat
     plain = models(replace(request, both_ways=False), SilentReporter())
     assert isinstance(plain, StoredProposal)
     assert plain.tracklets[0].both_ways is None
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_chains_of_thought_of_upcoming_proposals_are_decoded_together(
+    urgent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing changes but how often the model decodes; while a person waits, nothing is done for others."""
+    preset = save_preset(tmp_path / "preset")
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        write_video(
+            tmp_path / f"{name}.mp4", iter(rng.integers(0, 255, (6, 48, 64, 3), dtype=np.uint8)), 10.0
+        )
+    expressions = {"a": "the red car", "b": "the dog that stays behind", "c": "the other one"}
+    requests = [ProposeRequest(tmp_path / f"{name}.mp4", expressions[name], None, 2) for name in "abc"]
+    expected = [
+        ModelHandler(SteerSeg.from_pretrained(preset, device="cpu"), VideoLimits())(request, SilentReporter())
+        for request in requests
+    ]
+    monkeypatch.setattr(LVLM, "answers_together", True)  # as on a large GPU
+    decoded: list[int] = []
+    decode = LVLM.decode
+
+    def noted(self: LVLM, chats: Sequence[AskedChat], most: int) -> list[list[tuple[int, float]]]:
+        decoded.append(len(chats))
+        return decode(self, chats, most)
+
+    monkeypatch.setattr(LVLM, "decode", noted)
+    models = ModelHandler(SteerSeg.from_pretrained(preset, device="cpu"), VideoLimits())
+    given = []
+    for index, request in enumerate(requests):
+        models.read_ahead(request, requests[index + 1 :], urgent=urgent)
+        for thread in threading.enumerate():
+            if thread.name == "read-ahead":
+                thread.join()
+        given.append(models(request, SilentReporter()))
+    assert decoded == (
+        [] if urgent else [2]
+    )  # the third has nothing upcoming; alone, a CPU's model generates
+    for one, other in zip(given, expected, strict=True):
+        assert isinstance(one, StoredProposal)
+        assert isinstance(other, StoredProposal)
+        assert one.attributes == other.attributes
+        assert [tracklet.rles for tracklet in one.tracklets] == [
+            tracklet.rles for tracklet in other.tracklets
+        ]

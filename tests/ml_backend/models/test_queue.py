@@ -158,14 +158,23 @@ def test_what_a_worker_begins_next_is_not_what_another_reads_ahead(waiting: Wait
     for name in ("first", "second", "third"):
         waiting.add(name, video=f"film of {name}")
     for worker, name in ((0, "first"), (1, "second"), (0, "first")):
-        upcoming = waiting.queue.expect_next(worker)
-        assert upcoming is not None
-        assert upcoming.request == name
+        assert [job.request for job in waiting.queue.expect_next(worker)] == [name]
     assert len(waiting.queue) == 3, "they wait as before"
     assert waiting.take(2) == "third"
     assert waiting.take(1) == "second", "its own, although another came first"
     assert waiting.affinity.note(1, "film of second") is Sighting.NEW, "it was only read ahead"
     assert waiting.affinity.note(1, "film of second") is Sighting.SAME_WORKER
+
+
+def test_a_worker_is_told_of_several_jobs_and_others_take_what_it_has_not_begun(waiting: Waiting) -> None:
+    for name in ("first", "second", "third", "fourth"):
+        waiting.add(name, video=f"film of {name}")
+    ahead = [job.request for job in waiting.queue.expect_next(0, most=3)]
+    assert ahead == ["first", "second", "third"]
+    assert [job.request for job in waiting.queue.expect_next(1, most=3)] == ["fourth"]
+    assert [waiting.take(1) for _ in range(2)] == ["fourth", "third"], "the last of what is only read ahead"
+    assert waiting.affinity.note(1, "film of third") is Sighting.NEW
+    assert [waiting.take(0) for _ in range(2)] == ["first", "second"]
 
 
 def test_no_free_worker_waits_for_one_that_only_reads_ahead(waiting: Waiting) -> None:
@@ -181,9 +190,9 @@ def test_no_free_worker_waits_for_one_that_only_reads_ahead(waiting: Waiting) ->
 
 
 def test_nothing_is_upcoming_where_a_worker_accepts_nothing_of_it(waiting: Waiting) -> None:
-    assert waiting.queue.expect_next(0) is None
+    assert waiting.queue.expect_next(0) == []
     waiting.add("first", video="film")
-    assert waiting.queue.expect_next(0, lambda _: False) is None
+    assert waiting.queue.expect_next(0, lambda _: False) == []
     assert not waiting.affinity.readers("film")
 
 

@@ -15,6 +15,7 @@ import pytest
 from ml_backend.models.affinity import Sighting
 from ml_backend.models.executor import Executor
 from ml_backend.models.job_observer import JobEnd, SilentObserver
+from ml_backend.models.messages import ProposeRequest, Yielded
 from ml_backend.models.queue import ModelJob, Priority
 from ml_backend.models.workers import ProcessWorker, WorkerState
 from steerseg.errors import Cancelled, ConfigError, ModelError
@@ -285,3 +286,38 @@ def test_killed_processes_cost_no_job_and_double_none(tmp_path: Path) -> None:
         assert {status.device for status in executor.statuses} == {"cpu"}
     finally:
         executor.close()
+
+
+class MakesWay:
+    """Proposes until somebody waits, or a file says that it may end."""
+
+    def __init__(self, release: Path) -> None:
+        self._release = release
+        self.begun = 0
+
+    def __call__(self, request: Any, reporter: Any) -> Any:
+        if not isinstance(request, ProposeRequest):
+            return request
+        self.begun += 1
+        wait_until(lambda: reporter.should_yield or self._release.exists())
+        return Yielded() if reporter.should_yield else "proposed"
+
+
+def test_a_proposal_makes_way_is_begun_again_and_ends_however_often_somebody_clicks(tmp_path: Path) -> None:
+    handler, seen = MakesWay(tmp_path / "release"), Seen()
+    executor: Executor[Any, Any] = Executor([InlineWorker(lambda: handler)])
+    executor.observe(seen)
+    try:
+        proposal = executor.submit(ProposeRequest(tmp_path / "film", "the dog", None, 1))
+        for click in range(3):
+            wait_until(lambda count=click: handler.begun == count + 1)
+            assert executor.submit(click, priority=Priority.INTERACTIVE).result() == click
+        wait_until(lambda: handler.begun == 4)
+        late = executor.submit("late", priority=Priority.INTERACTIVE)
+        assert not proposal.future.done()
+        (tmp_path / "release").touch()
+        assert (proposal.result(), late.result()) == ("proposed", "late")
+        assert (proposal.yields, proposal.attempts) == (3, 1)
+    finally:
+        executor.close()
+    assert sorted(seen.ends) == [JobEnd.DONE] * 5 + [JobEnd.YIELDED] * 3

@@ -87,8 +87,9 @@ def test_the_next_one_is_named_before_the_one_is_taken(folder: Path) -> None:
 def test_what_nobody_asks_for_is_dropped(folder: Path) -> None:
     decoder = CountingDecoder()
     videos = RecentVideos(decoder, 0)
-    names = ["a.mp4", "b.mp4", "c.mp4"]
-    shutil.copy(folder / "a.mp4", folder / "c.mp4")
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]
+    for name in names[2:]:
+        shutil.copy(folder / "a.mp4", folder / name)
     for name in names:
         videos.read_ahead(folder / name, None)
     assert len(videos.load(folder / "a.mp4", None)) == 4
