@@ -38,6 +38,7 @@ from benchmarks.gpu.models import (
     make_video,
     quantise,
 )
+from benchmarks.gpu.objects import discs_encoded
 from benchmarks.gpu.profiles import profile_stages
 from benchmarks.gpu.records import Records, measure
 from benchmarks.gpu.report import write_report
@@ -212,6 +213,14 @@ class Bench:
         _, self.further = whole(
             "further: propose", lambda: steerseg.propose(self.video, next(expressions)), repeat=len(FURTHER)
         )
+        others = (expression.upper() for expression in FURTHER)  # as long, and never read before
+        with discs_encoded(steerseg.tracker.segmenter.logits_side):
+            whole("cold: propose, discs encoded", cold, repeat=3)
+            whole(
+                "further: propose, discs encoded",
+                lambda: steerseg.propose(self.video, next(others)),
+                repeat=len(FURTHER),
+            )
 
     def long_answer(self) -> None:
         """The reasoning step at its full limit, which an answer of attributes does not come near."""

@@ -18,7 +18,7 @@ from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_
 from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
 from steerseg.keyframes import VideoFeatures
-from steerseg.lvlm import norms, rotations
+from steerseg.lvlm import norms, one_query, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import frame_encoder
@@ -230,9 +230,29 @@ def _measure_cold_grounding(records: Records, steerseg: SteerSeg, seen: VideoFea
 
 
 def _measure_answers(records: Records, steerseg: SteerSeg, seen: VideoFeatures) -> None:
-    """An answer by captured steps, and by the library's own way of generating."""
-    question = steerseg.texts.reasoning_question(_EXPRESSION)
-    for name, own in (("", True), ("by transformers", False)):
+    """An answer by captured steps, by other kernels and by the library's own way, and four together."""
+    question, decoder = steerseg.texts.reasoning_question(_EXPRESSION), steerseg.lvlm.decoder
+    four = [(question, seen.context.video, None)] * 4
+    together = functools.partial(
+        steerseg.lvlm.answer_together,
+        four,
+        max_new_tokens=steerseg.config.max_new_tokens,
+        complete=lambda _: False,
+    )
+    together()
+    _timed(records, "answer", "four together", together, repeat=2)
+    decoder.forget()
+    with attribute(one_query, "kernels_work", lambda *_: False):
+        _measure_answer(records, steerseg, seen, question, {"attending by products": True})
+    decoder.forget()
+    _measure_answer(records, steerseg, seen, question, {"": True, "by transformers": False})
+
+
+def _measure_answer(
+    records: Records, steerseg: SteerSeg, seen: VideoFeatures, question: str, ways: dict[str, bool]
+) -> None:
+    """An answer by each way, which says whether our own decoder decodes."""
+    for name, own in ways.items():
         work = functools.partial(
             steerseg.lvlm.answer,
             question,

@@ -87,6 +87,11 @@ _MEASURES = (
         both=(("changes, answer", "changes, answer: by transformers"),),
     ),
     Measure(
+        "answers attend by kernels",
+        ("lvlm/one_query.py", "lvlm/one_query_kernels.py"),
+        both=(("changes, answer", "changes, answer: attending by products"),),
+    ),
+    Measure(
         "passes of SAM 2 fused",
         (
             "segmenters/sam2_image_encoder.py",

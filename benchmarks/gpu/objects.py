@@ -10,18 +10,22 @@ import argparse
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.gpu.models import Size, make_tracker, make_video
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.report import write_report
 from benchmarks.gpu.segmenters import LARGE
-from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker
+from steerseg.tracking import Candidate, EncodedVideo, Prompt, Tracker, packed_masks, tracklets
 from steerseg.tracking.packed_masks import PackedTrack
 
 COUNTS = (1, 4, 16, 64, 128)
@@ -39,13 +43,33 @@ class _Discs:
 
     def __init__(self, packed: PackedTrack, side: int) -> None:
         self._packed = packed
-        rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        middle = side / 2
-        self._logits = (side / 8) - ((rows - middle) ** 2 + (columns - middle) ** 2).float().sqrt()
+        self._logits = disc(side)
 
     def put(self, frame: int, logits: Tensor, presence: float) -> None:
         """Take one frame."""
         self._packed.put(frame, self._logits, presence)
+
+
+def disc(side: int) -> Tensor:
+    """(side, side) mask logits of a disc in the middle."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    middle = side / 2
+    return (side / 8) - ((rows - middle) ** 2 + (columns - middle) ** 2).float().sqrt()
+
+
+@contextmanager
+def discs_encoded(side: int) -> Iterator[None]:
+    """Inside, the host encodes a disc in place of each mask of a proposal, which of random weights is noise."""
+    logits, encode = disc(side), packed_masks.mask_at_size
+
+    def mask_of_disc(_: Tensor, height: int, width: int) -> NDArray[np.bool_]:
+        return encode(logits, height, width)
+
+    with (
+        mock.patch.object(packed_masks, "mask_at_size", mask_of_disc),
+        mock.patch.object(tracklets, "mask_at_size", mask_of_disc),
+    ):
+        yield
 
 
 class _Nothing:
