@@ -314,7 +314,7 @@ class GreedyDecoder:
 
     def _step(self, buffers: _Buffers) -> None:
         """Read the latest tokens and choose the next. Nothing here waits for the device."""
-        buffers.mask[buffers.rows, 0, 0, buffers.index] = True
+        buffers.mask.scatter_(3, buffers.index[:, None, None, None], True)
         text_model = self._model.get_decoder()
         output = text_model(
             inputs_embeds=self._model.get_input_embeddings()(buffers.token),
