@@ -18,7 +18,7 @@ from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_
 from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
 from steerseg.keyframes import VideoFeatures
-from steerseg.lvlm import norms, one_query, rotations
+from steerseg.lvlm import joined, norms, one_query, rotations
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import frame_encoder
@@ -244,6 +244,9 @@ def _measure_answers(records: Records, steerseg: SteerSeg, seen: VideoFeatures) 
     decoder.forget()
     with attribute(one_query, "kernels_work", lambda *_: False):
         _measure_answer(records, steerseg, seen, question, {"attending by products": True})
+    decoder.forget()
+    with attribute(joined, "_JOINT_TOKENS", 0):
+        _measure_answer(records, steerseg, seen, question, {"projected apart": True})
     decoder.forget()
     _measure_answer(records, steerseg, seen, question, {"": True, "by transformers": False})
 

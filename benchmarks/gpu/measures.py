@@ -87,6 +87,11 @@ _MEASURES = (
         both=(("changes, answer", "changes, answer: by transformers"),),
     ),
     Measure(
+        "joint projections",
+        ("lvlm/joined.py",),
+        both=(("changes, answer", "changes, answer: projected apart"),),
+    ),
+    Measure(
         "answers attend by kernels",
         ("lvlm/one_query.py", "lvlm/one_query_kernels.py"),
         both=(("changes, answer", "changes, answer: attending by products"),),

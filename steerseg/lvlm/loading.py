@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from steerseg.config import Quantisation
 from steerseg.errors import ModelError
 from steerseg.lvlm.families import family_of
+from steerseg.lvlm.joined import join_projections
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
@@ -77,7 +77,7 @@ def _end_with_turns(model: Any, processor: Any) -> None:
         settings.eos_token_id = [end, *known]
 
 
-def accelerate(model: nn.Module, *, rotations: bool) -> None:
+def accelerate(model: Any, *, rotations: bool) -> None:
     """Let a model on a GPU compute by fewer and faster kernels, each where it is seen to be right.
 
     cuDNN's attention is switched off for the process: it makes a plan for each length of a chat, which takes up to a
@@ -93,3 +93,4 @@ def accelerate(model: nn.Module, *, rotations: bool) -> None:
     if rotations:
         fuse_rotations(model)
     pad_inner_widths(model)
+    join_projections(model.get_decoder())
