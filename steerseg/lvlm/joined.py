@@ -44,10 +44,10 @@ class _Joint:
         self._bias = torch.cat(biases) if biases else None
         self._input: Tensor | None = None
         self._parts: dict[int, Tensor] = {}
-        for layer, weight in zip(layers, self._weight.split(self._sizes), strict=True):
+        for layer, weight in zip(layers, torch.split(self._weight, self._sizes), strict=True):
             layer.weight = nn.Parameter(weight, requires_grad=False)
         if self._bias is not None:
-            for layer, bias in zip(layers, self._bias.split(self._sizes), strict=True):
+            for layer, bias in zip(layers, torch.split(self._bias, self._sizes), strict=True):
                 layer.bias = nn.Parameter(bias, requires_grad=False)
 
     def project(self, index: int, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _Joint:
         if x.dim() != 3 or x.shape[1] != _JOINT_TOKENS or x.requires_grad:
             return F.linear(x, layer.weight, layer.bias)
         if index == 0:
-            parts = F.linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
+            parts = torch.split(F.linear(x, self._weight, self._bias), self._sizes, dim=-1)
             self._input, self._parts = x, dict(enumerate(parts))
         part = self._parts.pop(index, None) if self._input is x else None
         return F.linear(x, layer.weight, layer.bias) if part is None else part
