@@ -245,11 +245,12 @@ class ModelHandler(SegmenterHandler):
 
     def _reason_ahead(self, video: Video, request: ProposeRequest, progress: Progress) -> None:
         """Have the chain of thought decoded together with those of upcoming proposals whose videos are there."""
-        asked = [(video, request.expression, self._soft_prompts.load(request.soft_prompts))]
-        for one in self._upcoming:
-            there = self._videos.arrived(one.media, one.fps)
-            if there is not None:
-                asked.append((there, one.expression, self._soft_prompts.load(one.soft_prompts)))
+        due = [(video, request), *((self._videos.arrived(one.media, one.fps), one) for one in self._upcoming)]
+        asked = [
+            (there, one.expression, partial(self._soft_prompts.load, one.soft_prompts))
+            for there, one in due
+            if there is not None
+        ]
         reason_ahead(self._steerseg, asked, progress)
 
     def _track_both_ways(self, proposal: Proposal, reporter: Reporter) -> dict[int, BothWays]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from ml_backend.models.reporter import YieldRequested
 from ml_backend.proposals import (
     Grid,
     StoredBothWays,
@@ -15,6 +17,7 @@ from ml_backend.proposals import (
     StoredProposal,
     StoredTracklet,
 )
+from steerseg.errors import Cancelled, SteerSegError
 from steerseg.keyframes import VideoFeatures
 from steerseg.pipeline import SteerSeg
 from steerseg.points import PointPrompt
@@ -23,6 +26,8 @@ from steerseg.reasoning import check_expression
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking.both_ways import BothWays
 from steerseg.video import Progress, Video
+
+log = logging.getLogger(__name__)
 
 
 def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None = None) -> StoredProposal:
@@ -84,16 +89,24 @@ def _grid(values: torch.Tensor) -> Grid:
 
 
 def reason_ahead(
-    steerseg: SteerSeg, asked: Sequence[tuple[Video, str, SoftPrompts | None]], progress: Progress
+    steerseg: SteerSeg,
+    asked: Sequence[tuple[Video, str, Callable[[], SoftPrompts | None]]],
+    progress: Progress,
 ) -> None:
     """Have the chains of thought of several proposals decoded together, for their proposals to find.
 
     That takes little longer than decoding one, on a GPU with room for several answers; nothing is done elsewhere.
+    Whatever cannot be read or decoded is left to its own proposal, which says what is wrong.
 
     Args:
         steerseg: The models.
-        asked: Each video, its expression, and the soft prompts whose glossary is read, the next proposal first.
+        asked: Each video, its expression, and what loads the soft prompts whose glossary is read; the proposal that is
+            due comes first.
         progress: Called with the stage ``reasoning``; it may end the work, which the proposals then do by themselves.
+
+    Raises:
+        Cancelled: ``progress`` raised it.
+        YieldRequested: The same.
     """
     lvlm, config = steerseg.lvlm, steerseg.config
     if len(asked) < 2 or not lvlm.answers_together or not config.reasoning:
@@ -104,11 +117,23 @@ def reason_ahead(
 
     def features() -> Iterator[tuple[VideoFeatures, str]]:
         for video, expression, soft_prompts in asked:
-            reading = steerseg.read(check_expression(expression), config, soft_prompts)
-            yield steerseg.encode(video, config, report), reading.text
+            try:
+                reading = steerseg.read(check_expression(expression), config, soft_prompts())
+                seen = steerseg.encode(video, config, report)
+            except Cancelled:
+                raise
+            except SteerSegError as error:
+                log.debug("%r is not reasoned about ahead: %s", expression, error)
+                continue
+            yield seen, reading.text
 
     def decode() -> None:
         with lvlm.decoder.doing(report):
             steerseg.reasoned.decode_ahead(lvlm, features(), steerseg.texts, config)
 
-    steerseg.room.work("the chains of thought", decode)
+    try:
+        steerseg.room.work("the chains of thought", decode)
+    except (Cancelled, YieldRequested):
+        raise
+    except Exception:  # whose fault it may be: each proposal finds out in its turn
+        log.warning("chains of thought were not decoded together", exc_info=True)

@@ -350,7 +350,10 @@ class JobQueue(Generic[RequestT, ResultT]):
             if not knowing:
                 return overdue or job, until
             if not self._affinity.holders(job.video):
-                read_elsewhere, least = job, job.priority  # the last: whoever reads it ahead begins the others
+                read_elsewhere, least = (
+                    job,
+                    job.priority,
+                )  # the last: whoever reads it ahead begins the others
                 continue
             leave_until = self._left_at.setdefault(job.number, now) + self._patience
             if leave_until > now:

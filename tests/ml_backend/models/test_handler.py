@@ -15,12 +15,18 @@ import torch
 
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.handler import ModelHandler, SegmenterHandler
-from ml_backend.models.messages import MaskRequest, ModelRequest, ProposeRequest, is_read_ahead
+from ml_backend.models.messages import (
+    MaskRequest,
+    ModelRequest,
+    ProposeRequest,
+    SoftPromptsRef,
+    is_read_ahead,
+)
 from ml_backend.models.process import ProcessLostError
 from ml_backend.models.reporter import SilentReporter
 from ml_backend.proposals import ProposalFiles, StoredProposal
 from steerseg import SteerSeg
-from steerseg.errors import VideoError
+from steerseg.errors import SteerSegError, VideoError
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.answer import AskedChat
 from steerseg.video import VideoLimits, write_video
@@ -93,6 +99,35 @@ def test_the_shown_tracklet_is_tracked_both_ways_where_that_is_asked_for(tmp_pat
     plain = models(replace(request, both_ways=False), SilentReporter())
     assert isinstance(plain, StoredProposal)
     assert plain.tracklets[0].both_ways is None
+
+
+def test_what_is_wrong_with_an_upcoming_proposal_is_said_to_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LVLM, "answers_together", True)
+    for name in "ab":
+        frames = np.random.default_rng(0).integers(0, 255, (6, 48, 64, 3), dtype=np.uint8)
+        write_video(tmp_path / f"{name}.mp4", iter(frames), 10.0)
+    due = ProposeRequest(tmp_path / "a.mp4", "the red car", None, 2)
+    missing = SoftPromptsRef(tmp_path / "none", "0" * 64)
+    upcoming = [
+        ProposeRequest(tmp_path / "b.mp4", "", None, 2),
+        ProposeRequest(tmp_path / "b.mp4", "the dog", None, 2, missing),
+        ProposeRequest(tmp_path / "none.mp4", "the dog", None, 2),
+    ]
+    models = ModelHandler(
+        SteerSeg.from_pretrained(save_preset(tmp_path / "preset"), device="cpu"), VideoLimits()
+    )
+    models.read_ahead(due, upcoming)
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join()
+    proposal = models(due, SilentReporter())
+    assert isinstance(proposal, StoredProposal)
+    for request in upcoming:
+        models.read_ahead(request, [])
+        with pytest.raises(SteerSegError):
+            models(request, SilentReporter())
 
 
 @pytest.mark.parametrize("urgent", [False, True])
