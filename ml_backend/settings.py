@@ -188,8 +188,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         description="Size in MiB of what a GPU keeps of the language model's work on a video, for further "
-        "expressions; a third of what the weights leave free, at most 6144, where left out. About twice as much "
-        "waits in the host's memory, at most a quarter of it.",
+        "expressions; a third of what the weights leave free where left out, at most 6144, or 24576 where that third "
+        "is 16384 or more. Below 16384, about twice as much waits in the host's memory, at most a quarter of it.",
     )
 
     # --- Label Studio

@@ -72,7 +72,7 @@ class SteerSeg:
         remembered_videos: For how many videos the visual tokens are kept; the least recently used go first.
         prefix_bytes: Bytes of the text model's states after the visual tokens that are kept beside them, so that a
             further expression costs its own tokens only; 0 keeps nothing. Left out, on a GPU a third of the memory
-            that is free beside the weights and at most 6 GiB, on a CPU 256 MiB.
+            that is free beside the weights, on a CPU 256 MiB; see :func:`steerseg.lvlm.prefix.default_budget`.
         remembered_bytes: Bytes of videos and of SAM 2's features of them that are kept, the least recently used
             first out; the video in use is kept whatever its size.
 
