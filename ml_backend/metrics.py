@@ -115,7 +115,7 @@ class JobMetrics:
         )
         self._ended = Counter(
             "steerseg_worker_jobs",
-            "Jobs by worker and by how they left it: done, failed, cancelled, or lost with the worker.",
+            "Jobs by worker and by how they left it: done, failed, cancelled, yielded, or lost with the worker.",
             ["worker", "kind", "end"],
             registry=registry,
         )

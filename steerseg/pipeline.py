@@ -118,7 +118,7 @@ class SteerSeg:
             remembered_videos, on_evict=lambda key, _: prefixes.drop(key)
         )
 
-        self.reasoned = ReasoningMemory()
+        self.reasonings = ReasoningMemory()
 
         def drop_video(digest: str) -> None:
             for key in [key for key in features if key[0] == digest]:
@@ -250,7 +250,7 @@ class SteerSeg:
         self._features.clear()
         self._videos.clear()
         self._prefixes.clear()
-        self.reasoned.clear()
+        self.reasonings.clear()
 
     def open(self, video: Video) -> EncodedVideo:
         """The video for SAM 2, with the features that earlier work on it has left.
@@ -313,8 +313,8 @@ class SteerSeg:
             self.lvlm.decoder.doing(ahead, partial(report, "reasoning", 0.0)),
         ):
             features = self.encode(video, config, report, keyframes=keyframes)
-            reasoning = self.reasoned.recall(
-                features, wording, config, lambda: self.reason(features, wording, config, report)
+            reasoning = self.reasonings.recall(
+                features, wording, self.texts, config, lambda: self.reason(features, wording, config, report)
             )
             telling = reasoning.attributes if sought is None else ()  # they tell one from the others
             maps = self.ground(features, one.text, telling, config, soft_prompts, report)

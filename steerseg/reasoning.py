@@ -30,7 +30,7 @@ MAX_EXPRESSION_LENGTH = 1000
 
 _MOST_KEPT = 64  # chains of thought, a few hundred bytes each
 
-_TOGETHER = (4, 2)
+_GROUP_SIZES = (4, 2)
 """Chains of thought that are decoded at a time."""
 
 
@@ -288,6 +288,7 @@ class ReasoningMemory:
         self,
         features: VideoFeatures,
         expression: str,
+        texts: PromptTexts,
         config: PipelineConfig,
         reason: Callable[[], Reasoning],
     ) -> Reasoning:
@@ -296,10 +297,11 @@ class ReasoningMemory:
         Args:
             features: Of the video.
             expression: As the models read it.
+            texts: The questions.
             config: Of the proposal.
             reason: Decodes it.
         """
-        key = _key_of(features, expression, config)
+        key = _key_of(features, expression, texts, config)
         if key is None:
             return reason()
         known = self._kept.get(key)
@@ -326,13 +328,13 @@ class ReasoningMemory:
             config: Of all proposals, but for what comes after the reasoning.
         """
         unknown: dict[Hashable, tuple[VideoFeatures, str]] = {}
-        for features, expression in itertools.islice(asked, max(_TOGETHER)):
-            key = _key_of(features, expression, config)
+        for features, expression in itertools.islice(asked, max(_GROUP_SIZES)):
+            key = _key_of(features, expression, texts, config)
             if key is not None and key not in self._kept:
                 unknown[key] = (features, expression)
             elif not unknown:
                 return
-        count = max((count for count in _TOGETHER if count <= len(unknown)), default=0)
+        count = max((count for count in _GROUP_SIZES if count <= len(unknown)), default=0)
         keys = list(unknown)[:count]
         if not keys:
             return
@@ -352,12 +354,14 @@ class ReasoningMemory:
             self._kept.put(key, reasoning)
 
 
-def _key_of(features: VideoFeatures, expression: str, config: PipelineConfig) -> Hashable | None:
+def _key_of(
+    features: VideoFeatures, expression: str, texts: PromptTexts, config: PipelineConfig
+) -> Hashable | None:
     """What a chain of thought depends on; ``None`` where features are not kept, or nothing is reasoned."""
     if features.prefixes is None or not config.reasoning:
         return None
     limits = config.reasoning_steps, config.max_new_tokens, config.attribute_confidence
-    return features.prefixes.video, expression, limits, config.expression_form
+    return features.prefixes.video, expression, texts, limits, config.expression_form
 
 
 def _slot_of(features: VideoFeatures) -> PrefixSlot | None:

@@ -233,6 +233,7 @@ def _quality(tasks: WordTasks, sample: Sample, learned: Learned, output: Path) -
         glossary = Glossary(entries=tuple(Entry(term=term, meaning=meaning) for term, meaning in pairs))
         return tasks.quality(sample, glossary.rewrite(sample.expression)).jf
     vectors = load_file(_file(output, learned))["vectors"]
+    tasks.steerseg.reasonings.clear()  # a mark stood for other vectors before
     if learned.learner != PROMPT:
         with standing_in(tasks.steerseg.lvlm, [StandIn(WORD_MARK, vectors)]):
             return measure_proposal(tasks.steerseg, sample, mark_term(sample.expression, learned.term)).jf

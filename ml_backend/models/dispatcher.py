@@ -28,7 +28,7 @@ from steerseg.errors import Cancelled, ModelError, SteerSegError
 log = logging.getLogger(__name__)
 
 _MOST_UPCOMING = 3
-"""Jobs of a batch that a worker is told of while it works on another: with that, as many as are reasoned together."""
+"""Jobs that a worker is told of while it works on another: with that, as many as are reasoned together."""
 
 _MOST_YIELDS = 3
 """How often a proposal makes way, so that it ends however often an annotator clicks (our choice)."""
@@ -132,6 +132,11 @@ class Dispatcher(Generic[RequestT, ResultT]):
         """Whether a job is the worker's and was asked to yield."""
         with self._lock:
             return self._current is job and self._asked_to_yield
+
+    def may_yield(self, job: ModelJob[RequestT, ResultT]) -> bool:
+        """Whether a job is the worker's, and makes way or would if it were asked to."""
+        with self._lock:
+            return self._current is job and (self._asked_to_yield or job.yields < _MOST_YIELDS)
 
     def cancel(self, job: ModelJob[RequestT, ResultT]) -> None:
         """Ask for the end of a job, if it is the worker's."""
@@ -268,8 +273,7 @@ class Dispatcher(Generic[RequestT, ResultT]):
             raise Cancelled("cancelled before it began")
         with self._observed(job) as clock:
             urgent = job.priority is Priority.INTERACTIVE
-            upcoming = self._upcoming(1 if urgent else _MOST_UPCOMING)
-            self._worker.begin(job.number, job.request, job.request_id, upcoming, urgent=urgent)
+            self._worker.begin(job.number, job.request, job.request_id, self._upcoming(), urgent=urgent)
             try:
                 with self._lock:
                     self._current, self._asked_to_yield, self._taken = job, False, False
@@ -284,12 +288,12 @@ class Dispatcher(Generic[RequestT, ResultT]):
                 with self._lock:
                     self._current = None
 
-    def _upcoming(self, most: int) -> tuple[RequestT, ...]:
+    def _upcoming(self) -> tuple[RequestT, ...]:
         """What the worker is probably given next, of what it reads ahead for."""
         following = self._queue.expect_next(
             self._index,
             lambda request: self._worker.reads_ahead(request) and self._may_take(request),
-            most=most,
+            most=_MOST_UPCOMING,
         )
         return tuple(job.request for job in following)
 

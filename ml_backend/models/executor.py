@@ -148,15 +148,15 @@ class Executor(Generic[RequestT, ResultT]):
             Cancelled: The executor is closing.
         """
         job = self._queue.submit(request, priority, on_progress, self._video_of(request))
-        self._make_way()
         self._call_for(job)
+        self._make_way()
         return job
 
     def promote(self, job: ModelJob[RequestT, ResultT], priority: Priority) -> None:
         """Move a waiting job forward; one that runs or is as urgent already stays as it is."""
         if self._queue.promote(job, priority):
-            self._make_way()
             self._call_for(job)
+            self._make_way()
 
     def cancel(self, job: ModelJob[RequestT, ResultT]) -> None:
         """End a job with :class:`Cancelled`: at once if it waits, at its next progress if it runs."""
@@ -213,7 +213,7 @@ class Executor(Generic[RequestT, ResultT]):
             running = [
                 (job, dispatcher)
                 for dispatcher in self._dispatchers
-                if (job := dispatcher.current) is not None
+                if (job := dispatcher.current) is not None and dispatcher.may_yield(job)
             ]
             running.sort(key=lambda one: (-one[0].priority, not one[1].yields(one[0])))
             for position, (job, dispatcher) in enumerate(running):
@@ -221,14 +221,20 @@ class Executor(Generic[RequestT, ResultT]):
                     dispatcher.request_yield(job)
 
     def _call_for(self, job: ModelJob[RequestT, ResultT]) -> None:
-        """Ask for a worker that has the video of a job that waits, where all of these do what is less urgent."""
+        """Ask for a worker that has the video of a job that waits, where all of these do what is less urgent.
+
+        A batch goes on where another worker is free: a proposal that makes way loses more than the job would gain.
+        """
         by_index = self._by_index
         holders = [by_index[index] for index in self._affinity.holders(job.video) if index in by_index]
-        running = [(holder, holder.current) for holder in holders]
-        if running and all(one is not None and one.priority > job.priority for _, one in running):
-            holder, less_urgent = running[0]
-            assert less_urgent is not None
-            holder.request_yield(less_urgent)
+        running = [(holder, current) for holder in holders if (current := holder.current) is not None]
+        if len(running) < len(holders) or any(one.priority <= job.priority for _, one in running):
+            return
+        idle = any(dispatcher.idle for dispatcher in self._dispatchers)
+        for holder, less_urgent in running:
+            if holder.may_yield(less_urgent) and not (idle and less_urgent.priority is Priority.BATCH):
+                holder.request_yield(less_urgent)
+                return
 
     def _others_fit(self, index: int) -> bool:
         """Whether a worker other than this one may be able to work."""

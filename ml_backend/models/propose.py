@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -25,9 +26,12 @@ from steerseg.proposal import Proposal
 from steerseg.reasoning import check_expression
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.tracking.both_ways import BothWays
-from steerseg.video import Progress, Video
+from steerseg.video import Progress, Video, keyframe_indices
 
 log = logging.getLogger(__name__)
+
+_MOST_BYTES = 1 << 30
+"""Frames of videos that are reasoned about together, so that the features of none push out those of another."""
 
 
 def stored_proposal(proposal: Proposal, both_ways: Mapping[int, BothWays] | None = None) -> StoredProposal:
@@ -109,6 +113,8 @@ def reason_ahead(
         YieldRequested: The same.
     """
     lvlm, config = steerseg.lvlm, steerseg.config
+    sizes = itertools.accumulate(video.frames.nbytes for video, _, _ in asked)
+    asked = asked[: sum(size <= _MOST_BYTES for size in sizes)]
     if len(asked) < 2 or not lvlm.answers_together or not config.reasoning:
         return
 
@@ -128,8 +134,13 @@ def reason_ahead(
             yield seen, reading.text
 
     def decode() -> None:
-        with lvlm.decoder.doing(report):
-            steerseg.reasoned.decode_ahead(lvlm, features(), steerseg.texts, config)
+        due = asked[0][0]
+        keyframes = keyframe_indices(len(due), config.keyframes)
+        with (
+            steerseg.tracker.encoding_ahead(steerseg.open(due), keyframes) as ahead,
+            lvlm.decoder.doing(ahead, report),
+        ):
+            steerseg.reasonings.decode_ahead(lvlm, features(), steerseg.texts, config)
 
     try:
         steerseg.room.work("the chains of thought", decode)

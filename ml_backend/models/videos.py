@@ -1,4 +1,4 @@
-"""In the model process: videos that were decoded lately, and the one that is decoded for the next request."""
+"""In the model process: videos that were decoded lately, and those that are decoded for the next requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steerseg.errors import SteerSegError
+from steerseg.errors import Cancelled
 from steerseg.runtime.lru import LruCache
 from steerseg.video import Progress, Video
 from steerseg.video.isolation import IsolatedDecoder
@@ -33,11 +33,13 @@ class _Ahead:
         key: Of the video.
         future: Where it arrives; ``None`` in place of a video that cannot be decoded.
         fraction: Part of it that is decoded, in [0, 1].
+        abandoned: Whether nobody is to ask for it any more.
     """
 
     key: _Key
     future: Future[Video | None] = field(default_factory=Future)
     fraction: float = 0.0
+    abandoned: bool = False
 
     @property
     def video(self) -> Video | None:
@@ -51,9 +53,10 @@ class _Ahead:
 
 
 class RecentVideos:
-    """Loads videos and keeps them, the least recently used first out. Some are read ahead, each in a thread.
+    """Loads videos and keeps them, the least recently used first out. Some are read ahead, one at a time.
 
     What is read ahead counts as well: there is less room for the others, and none where it is as large as the budget.
+    Nothing further is begun then.
 
     Args:
         decoder: Decodes them.
@@ -64,8 +67,9 @@ class RecentVideos:
         self._decoder = decoder
         self._most_bytes = most_bytes
         self._lock = threading.Lock()  # what is read ahead arrives in a thread of its own
+        self._turn = threading.Lock()  # held by the thread that decodes ahead
         self._videos: LruCache[_Key, Video] = LruCache(most_bytes, weigh=lambda video: video.frames.nbytes)
-        self._ahead: LruCache[_Key, _Ahead] = LruCache(_MOST_AHEAD)
+        self._ahead: LruCache[_Key, _Ahead] = LruCache(_MOST_AHEAD, on_evict=_abandon)
 
     @property
     def nbytes(self) -> int:
@@ -142,19 +146,24 @@ class RecentVideos:
         with self._lock:
             for key, ahead in self._ahead.items():
                 if key not in keys:
-                    self._ahead.pop(key)  # one that is still decoded is dropped at its arrival
+                    self._ahead.pop(key)
+                    _abandon(key, ahead)
                     if ahead.video is not None:
                         self._keep(key, ahead.video)
 
     def _decode(self, ahead: _Ahead) -> None:
         def note(stage: str, fraction: float) -> None:
             ahead.fraction = fraction
+            if ahead.abandoned:
+                raise Cancelled("nobody is to ask for the video any more")
 
         media, _, _, fps = ahead.key
         video = None
         try:
-            video = self._decoder.load_video(media, fps=fps, progress=note)
-        except SteerSegError as error:  # whoever asks for it has it decoded again, and is told
+            with self._turn:
+                if not ahead.abandoned and self._has_room_ahead():
+                    video = self._decoder.load_video(media, fps=fps, progress=note)
+        except Exception as error:  # whoever asks for it has it decoded again, and is told
             log.debug("a video could not be read ahead: %s", error)
         finally:
             with self._lock:
@@ -176,6 +185,12 @@ class RecentVideos:
             self._ahead.pop(key)
         return ahead.future.result()
 
+    def _has_room_ahead(self) -> bool:
+        """Whether one more may be read ahead; always where none is there."""
+        with self._lock:
+            held = self._ahead_bytes
+        return held == 0 or held < self._most_bytes
+
     @property
     def _ahead_bytes(self) -> int:
         return sum(ahead.nbytes for ahead in self._ahead.values())
@@ -189,6 +204,11 @@ class RecentVideos:
     def _make_room(self) -> None:
         """Drop the oldest videos until the others fit beside what was read ahead."""
         self._videos.shrink(self._most_bytes - self._ahead_bytes)
+
+
+def _abandon(_: _Key, ahead: _Ahead) -> None:
+    """Let the decoding of a video end, or not begin."""
+    ahead.abandoned = True
 
 
 def _key_of(media: Path, fps: float | None) -> _Key | None:

@@ -27,9 +27,9 @@ from steerseg.lvlm.soft_prompt_hook import SoftPromptHook
 from steerseg.lvlm.tap import TAP_ATTENTION, RolloutInputs
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 from steerseg.lvlm.vision_attention import vision_attention_of
-from steerseg.runtime.memory import to_device
+from steerseg.runtime.memory import free_bytes, to_device
 
-_ROOMY = 40 << 30  # bytes of a GPU; keys of four answers of a 7B model take 2
+_ROOM_FOR_SEVERAL = 12 << 30  # bytes; keys of four answers of a 7B model take 2, of four videos 3
 
 __all__ = ["LVLM", "VisionFeatures", "VisionKind"]
 
@@ -246,8 +246,8 @@ class LVLM:
 
     @property
     def answers_together(self) -> bool:
-        """Whether :meth:`answer_together` is worth it: on a GPU with room for the keys of several answers."""
-        roomy = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[1] >= _ROOMY
+        """Whether :meth:`answer_together` is worth it: on a GPU with room for several videos and answers."""
+        roomy = self.device.type == "cuda" and free_bytes(self.device) >= _ROOM_FOR_SEVERAL
         return roomy and self.decoder.supported
 
     def answer_together(

@@ -21,7 +21,10 @@ _JOINT_TOKENS = 1  # of each chat
 
 
 def join_projections(model: nn.Module) -> int:
-    """Join the projections of a frozen model's layers; returns how many products are saved a token."""
+    """Join the projections of a frozen model's layers; returns how many products are saved a token.
+
+    Once joined, the model stays in its precision and on its device.
+    """
     return sum(
         _join([getattr(module, name, None) for name in group])
         for module in model.modules()
@@ -42,7 +45,7 @@ class _Joint:
         self._weight = torch.cat([layer.weight.detach() for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self._bias = torch.cat(biases) if biases else None
-        self._input: Tensor | None = None
+        self._input: tuple[Tensor, int] | None = None  # with its version, which changes with its content
         self._parts: dict[int, Tensor] = {}
         for layer, weight in zip(layers, torch.split(self._weight, self._sizes), strict=True):
             layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -57,14 +60,26 @@ class _Joint:
             return F.linear(x, layer.weight, layer.bias)
         if index == 0:
             parts = torch.split(F.linear(x, self._weight, self._bias), self._sizes, dim=-1)
-            self._input, self._parts = x, dict(enumerate(parts))
-        part = self._parts.pop(index, None) if self._input is x else None
+            self._input, self._parts = (x, _version(x)), dict(enumerate(parts))
+        same = self._input is not None and self._input[0] is x and self._input[1] == _version(x)
+        part = self._parts.pop(index, None) if same else None
+        if not self._parts:
+            self._input = None
         return F.linear(x, layer.weight, layer.bias) if part is None else part
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version  # nobody counts what changes a tensor in inference mode
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether nobody has changed how it computes, or keeps its weights in a layout of their own."""
+    return "forward" not in layer.__dict__ and type(layer.weight.data) is Tensor
 
 
 @torch.no_grad()
 def _join(layers: Sequence[object]) -> int:
-    plain = [layer for layer in layers if type(layer) is nn.Linear and "forward" not in layer.__dict__]
+    plain = [layer for layer in layers if type(layer) is nn.Linear and _is_plain(layer)]
     alike = {(layer.in_features, layer.bias is None, layer.weight.dtype) for layer in plain}
     if len(plain) != len(layers) or len(alike) != 1:
         return 0  # quantised layers have a layout of their own

@@ -247,10 +247,11 @@ def narrow_attention_difference(
 def in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, norms and some convolutions of a model read and write their numbers once, if that is wanted.
 
-    These are layer norms over channels, convolutions of each channel on its own, and those that halve a picture of few
+    These are layer norms, convolutions of each channel on its own, and those that halve a picture of few
     channels. Torch takes several passes for the first, and is slow at the others.
     """
-    replaced = [(module, _in_one_pass(module)) for module in model.modules()] if wanted else []
+    modules = [module for module in model.modules() if "forward" not in module.__dict__] if wanted else []
+    replaced = [(module, _in_one_pass(module)) for module in modules]
     for module, forward in replaced:
         if forward is not None:
             module.forward = MethodType(forward, module)
@@ -266,12 +267,14 @@ def _in_one_pass(module: Any) -> Callable[[Any, Tensor], Tensor] | None:
     """How a module is computed in one pass; ``None`` where it is left as it is."""
     if type(module) is LayerNorm2d or getattr(module, "data_format", "") == "channels_first":
         return _channels_normed
-    if type(module) is nn.LayerNorm:
+    if type(module) is nn.LayerNorm and module.bias is not None and module.weight.dim() == 1:
         return _normed
-    if type(module) is not nn.Conv2d or module.bias is None:
+    if type(module) is not nn.Conv2d or module.bias is None or module.padding_mode != "zeros":
         return None
     side, stride, padding = module.kernel_size[0], module.stride[0], module.padding
     if module.kernel_size != (side, side) or padding != (side // 2, side // 2) or module.dilation != (1, 1):
+        return None
+    if side % 2 == 0 or module.stride != (stride, stride):
         return None
     if module.groups == module.in_channels == module.out_channels > 1 and stride == 1:
         return _convolved_each

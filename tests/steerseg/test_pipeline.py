@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,30 @@ def test_the_same_request_gives_the_same_answer_whether_the_video_is_remembered_
     again = fresh.propose(clip(), "the red car")
     assert [t.rles for t in first.tracklets] == [t.rles for t in again.tracklets]
     assert [t.score for t in first.tracklets] == [t.score for t in again.tracklets]
+
+
+def test_a_chain_of_thought_is_decoded_once_for_the_same_question(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = SteerSeg.from_pretrained(preset, device="cpu")
+    asked: list[str] = []
+    answer = fresh.lvlm.answer
+
+    def noted(text: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(text)
+        return answer(text, *args, **kwargs)
+
+    monkeypatch.setattr(fresh.lvlm, "answer", noted)
+    for expression in ("the red car", "another thing", "the red car"):
+        fresh.propose(clip(), expression)
+    assert len(asked) == 2
+    fresh.texts = replace(fresh.texts, reasoning="Look again. " + fresh.texts.reasoning)
+    fresh.propose(clip(), "the red car")
+    fresh.propose(clip(), "the red car", config=replace(fresh.config, max_new_tokens=7))
+    fresh.propose(clip(frames=7), "the red car")
+    fresh.forget()
+    fresh.propose(clip(), "the red car")
+    assert len(asked) == 6
 
 
 def test_a_further_expression_encodes_no_frame_again(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +143,7 @@ def test_a_cancelled_proposal_stops_and_the_next_one_works(steerseg: SteerSeg, s
         if now == stage:
             raise Cancelled("enough")
 
+    steerseg.forget()  # a chain of thought that is known is not decoded again
     with pytest.raises(Cancelled):
         steerseg.propose(clip(), "the red car", progress=stop)
     assert steerseg.propose(clip(), "the red car").tracklets

@@ -321,3 +321,43 @@ def test_a_proposal_makes_way_is_begun_again_and_ends_however_often_somebody_cli
     finally:
         executor.close()
     assert sorted(seen.ends) == [JobEnd.DONE] * 5 + [JobEnd.YIELDED] * 3
+
+
+def test_a_proposal_that_makes_way_no_more_shields_no_other(tmp_path: Path) -> None:
+    handlers = [MakesWay(tmp_path / f"release {index}") for index in range(2)]
+    executor: Executor[Any, Any] = Executor(
+        [InlineWorker(lambda handler=handler: handler) for handler in handlers]
+    )
+    try:
+        first = executor.submit(ProposeRequest(tmp_path / "a", "the dog", None, 1))
+        first.yields = 3
+        second = executor.submit(ProposeRequest(tmp_path / "b", "the dog", None, 1))
+        wait_until(lambda: all(handler.begun for handler in handlers))
+        click = executor.submit("click", priority=Priority.INTERACTIVE)
+        assert click.result() == "click"
+        assert (first.yields, second.yields) == (3, 1)
+        for index in range(2):
+            (tmp_path / f"release {index}").touch()
+        assert [job.result() for job in (first, second)] == ["proposed"] * 2
+    finally:
+        executor.close()
+
+
+def test_a_proposal_goes_on_where_another_worker_is_free(tmp_path: Path) -> None:
+    handlers = [MakesWay(tmp_path / "release") for _ in range(2)]
+    executor: Executor[Any, Any] = Executor(
+        [InlineWorker(lambda handler=handler: handler) for handler in handlers],
+        video_of=lambda request: request.media if isinstance(request, ProposeRequest) else request,
+        warm=True,
+    )
+    try:
+        wait_until(lambda: all(status.state is WorkerState.READY for status in executor.statuses))
+        proposal = executor.submit(ProposeRequest(tmp_path / "film", "the dog", None, 1))
+        wait_until(lambda: any(handler.begun for handler in handlers))
+        click = executor.submit(tmp_path / "film", priority=Priority.INTERACTIVE)
+        assert click.result() == tmp_path / "film"
+        assert proposal.yields == 0
+        (tmp_path / "release").touch()
+        assert proposal.result() == "proposed"
+    finally:
+        executor.close()

@@ -87,13 +87,14 @@ def test_the_next_one_is_named_before_the_one_is_taken(folder: Path) -> None:
 def test_what_nobody_asks_for_is_dropped(folder: Path) -> None:
     decoder = CountingDecoder()
     videos = RecentVideos(decoder, 0)
-    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]
-    for name in names[2:]:
-        shutil.copy(folder / "a.mp4", folder / name)
-    for name in names:
+    for name in ("a.mp4", "b.mp4"):
         videos.read_ahead(folder / name, None)
+    await_what_is_read_ahead()
+    assert decoder.decoded == ["a.mp4"], "there is room for no second one"
+    videos.settle([])
+    assert videos.nbytes == 0
     assert len(videos.load(folder / "a.mp4", None)) == 4
-    assert sorted(decoder.decoded) == ["a.mp4", *names], "anew"
+    assert decoder.decoded == ["a.mp4", "a.mp4"], "anew"
 
 
 def await_what_is_read_ahead() -> None:
@@ -186,3 +187,39 @@ def test_where_no_thread_can_be_had_nothing_is_read_ahead(
         videos.read_ahead(folder / "a.mp4", None)
     assert decoder.decoded == []
     assert len(videos.load(folder / "a.mp4", None)) == 4
+
+
+class WaitingDecoder(CountingDecoder):
+    """Reports, until it is let go on or told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release, self.begun, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def load_video(
+        self, path: Path, *, stride: int = 1, fps: float | None = None, progress: Progress | None = None
+    ) -> Video:
+        self.begun.set()
+        try:
+            while not self.release.wait(0.01):
+                assert progress is not None
+                progress("decode", 0.5)
+        except Cancelled:
+            self.ended.set()
+            raise
+        return super().load_video(path, stride=stride, fps=fps, progress=progress)
+
+
+def test_what_nobody_is_to_ask_for_ends_and_what_waits_for_its_turn_is_not_begun(folder: Path) -> None:
+    decoder = WaitingDecoder()
+    videos = RecentVideos(decoder, 1 << 30)
+    for name in ("a.mp4", "b.mp4"):
+        videos.read_ahead(folder / name, None)
+    assert decoder.begun.wait(10)
+    videos.settle([])
+    assert decoder.ended.wait(10)
+    await_what_is_read_ahead()
+    assert decoder.decoded == []
+    decoder.release.set()
+    assert len(videos.load(folder / "b.mp4", None)) > 0
+    assert decoder.decoded == ["b.mp4"]
