@@ -219,6 +219,7 @@ def test_a_database_of_the_layout_before_gets_the_new_columns(tmp_path: Path) ->
                 metrics JSON NOT NULL, reason TEXT NOT NULL, created_at DATETIME NOT NULL
             );
             ALTER TABLE proposals DROP COLUMN margin;
+            ALTER TABLE proposals DROP COLUMN calibrated;
             ALTER TABLE projects DROP COLUMN min_annotations;
             ALTER TABLE projects DROP COLUMN repredicted;
             ALTER TABLE projects DROP COLUMN labelling_order;
