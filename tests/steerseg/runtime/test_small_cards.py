@@ -40,6 +40,20 @@ for tiles in {ATTENTION_TILES[1:]}:
 """
 
 
+# At the widths of heads of the families that share keys.
+ONE_QUERY = """
+from steerseg.lvlm.one_query import largest_difference
+for depth in (64, 128, 256):
+    largest_difference(torch.device("cpu"), torch.bfloat16, depth)
+"""
+
+
+def test_kernels_of_a_generated_token_fit_into_small_cards() -> None:
+    taken = shared_memory(ONE_QUERY, 86)
+    assert taken.keys() == {"_attend_part", "_join_parts"}
+    assert max(taken.values()) <= SMALL_CARD
+
+
 def test_kernels_fit_into_small_cards() -> None:
     taken = shared_memory(ROLLOUT + SEGMENTER + ATTENTION, 86)
     rollout = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
