@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 from ml_backend.models.executor import Executor, ModelExecutor
 from ml_backend.models.messages import FramePrompt, ProposeRequest, SteerAnswer, SteerRequest
-from ml_backend.models.queue import Priority
+from ml_backend.models.queue import ModelJob, Priority
 from ml_backend.models.workers import ModelFactory
 from ml_backend.proposals import StoredProposal
 from steerseg.demo.dataset import load_manifest, render_scene, scene_of
@@ -105,21 +106,38 @@ def _measure(
         anchor = proposal.tracklets[0].prompt.frame
         return SteerRequest(media=folder, fps=12.0, track=track, anchor=anchor, **given)
 
-    def median(ask: Callable[[int], SteerRequest]) -> float:
+    def median(ask: Callable[[int], SteerRequest], *, batch: bool = False) -> float:
         times = []
         for number in range(clicks):
+            others = _begin_batch(executor, words(f"{expressions[0]} {number}"), number) if batch else []
             answer, seconds = timed(ask(visible[number * len(visible) // clicks]))
             assert isinstance(answer, SteerAnswer)
             times.append(seconds)
+            for other in others:
+                other.result()
         return statistics.median(times)
 
-    found["click"] = median(lambda t: steer(prompts={t: FramePrompt((_middle(track[t]),), (True,))}))
+    def click(page: int) -> SteerRequest:
+        return steer(prompts={page: FramePrompt((_middle(track[page]),), (True,))})
+
+    found["click"] = median(click)
     found["click off the object"] = median(
         lambda t: steer(prompts={t: FramePrompt(((0.02, 0.02),), (False,))})
+    )
+    found["click during a batch"] = median(
+        lambda t: steer(prompts={t: FramePrompt((_middle(track[t]),), (True,))}), batch=True
     )
     found["box"] = median(lambda t: steer(prompts={t: FramePrompt(box=_box(track[t]))}))
     found["stroke"] = median(lambda t: steer(painted={t: track[t]}))
     return found
+
+
+def _begin_batch(executor: ModelExecutor, request: ProposeRequest, number: int) -> list[ModelJob[Any, Any]]:
+    """Two proposals of a batch, the first of them some way on its way."""
+    requests = (request, replace(request, expression=f"{request.expression} again"))
+    jobs = [executor.submit(each, priority=Priority.BATCH) for each in requests]
+    time.sleep(0.2 + 0.3 * number)
+    return jobs
 
 
 def _middle(rle: RLE | None) -> tuple[float, float]:

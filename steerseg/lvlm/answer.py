@@ -68,6 +68,23 @@ class CompletionCheck(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
+class Meanwhile(StoppingCriteria):
+    """Ends no answer, but has work done after each token.
+
+    Args:
+        works: Called one after the other. What one raises ends the answer.
+    """
+
+    def __init__(self, works: Sequence[Callable[[], None]]) -> None:
+        self._works = works
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """As the model's own ``generate`` asks after each token: (B,) bool."""
+        for work in self._works:
+            work()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 @dataclass(frozen=True)
 class AskedChat:
     """A chat that ends with a question.

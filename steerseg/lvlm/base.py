@@ -14,7 +14,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ConfigError
 from steerseg.lvlm.activations import ActivationMemory
-from steerseg.lvlm.answer import Answer, AskedChat, CompletionCheck
+from steerseg.lvlm.answer import Answer, AskedChat, CompletionCheck, Meanwhile
 from steerseg.lvlm.chat_reader import ChatReader
 from steerseg.lvlm.chats import ChatTokenizer
 from steerseg.lvlm.families import Family, family_of
@@ -324,7 +324,9 @@ class LVLM:
             top_k=None,
             output_logits=True,
             return_dict_in_generate=True,
-            stopping_criteria=StoppingCriteriaList([] if check is None else [check]),
+            stopping_criteria=StoppingCriteriaList(
+                [Meanwhile(self.decoder.meanwhile), *([] if check is None else [check])]
+            ),
         )
         tokens = output.sequences[0, ids.shape[1] :]
         probabilities = torch.stack([logits[0].float().softmax(dim=-1) for logits in output.logits])

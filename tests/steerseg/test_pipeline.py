@@ -57,6 +57,21 @@ def test_the_same_request_gives_the_same_answer_whether_the_video_is_remembered_
     assert [t.score for t in first.tracklets] == [t.score for t in again.tracklets]
 
 
+def test_an_answer_ends_where_the_work_is_cancelled(steerseg: SteerSeg) -> None:
+    """A person who waits for the models does not wait for the rest of an answer."""
+    steerseg.forget()
+    told: list[str] = []
+
+    def stop(stage: str, fraction: float) -> None:
+        told.append(stage)
+        if told.count("reasoning") == 4:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        steerseg.propose(clip(), "the red car", progress=stop)
+    assert told[-4:] == ["reasoning"] * 4, "after one token or more, and before the last"
+
+
 def test_a_chain_of_thought_is_decoded_once_for_the_same_question(
     preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
