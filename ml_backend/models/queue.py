@@ -225,6 +225,7 @@ class JobQueue(Generic[RequestT, ResultT]):
         with self._changed:
             if not self._closed and not job.cancelled:
                 job.queued_at = self._clock()
+                job.stage, job.fraction = "", 0.0  # whoever waits for it is told that it waits
                 self._push(job)
                 return
         job.fail(Cancelled("cancelled before it began anew" if job.cancelled else "the server is stopping"))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ml_backend.models.affinity import Sighting, VideoAffinity
+from ml_backend.models.messages import ProgressReport
 from ml_backend.models.queue import JobQueue, ModelJob, Priority
 from steerseg.errors import Cancelled
 
@@ -140,6 +141,15 @@ def test_only_the_latest_videos_are_remembered(waiting: Waiting) -> None:
         waiting.affinity.note(0, number)
     assert not waiting.affinity.holders(0)
     assert waiting.affinity.holders(32) == {0}
+
+
+def test_a_job_that_is_put_back_is_in_no_stage(waiting: Waiting) -> None:
+    job: ModelJob[str, Any] = waiting.add("a")
+    assert waiting.take(0) == "a"
+    job.note(ProgressReport(job.number, "tracking", 0.5))
+    waiting.queue.put_back(job)
+    assert (job.stage, job.fraction) == ("", 0.0)
+    assert waiting.take(0) == "a"
 
 
 def test_closing_ends_what_waits(waiting: Waiting) -> None:
