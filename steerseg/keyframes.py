@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from steerseg.config import PipelineConfig
 from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm.base import LVLM
-from steerseg.lvlm.prefix import VideoPrefixes
+from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
 from steerseg.presets import Preset
 from steerseg.tracking import EncodedVideo
 
@@ -35,6 +35,11 @@ class VideoFeatures:
     context: VisionContext
     encoded: EncodedVideo
     prefixes: VideoPrefixes | None = None
+
+    @property
+    def question_slot(self) -> PrefixSlot | None:
+        """Where questions about the video keep what is the same for all of them; ``None`` where nothing is kept."""
+        return None if self.prefixes is None else self.prefixes.slot("reasoning", "video")
 
 
 def moments_between(

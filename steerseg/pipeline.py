@@ -413,7 +413,7 @@ class SteerSeg:
             expression,
             self.texts,
             config,
-            prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
+            prefix=features.question_slot,
         )
         report("reasoning", 1.0)
         return reasoning
@@ -464,7 +464,7 @@ class SteerSeg:
             self.texts,
             config,
             moments=features.context.video.grid[0],
-            prefix=None if features.prefixes is None else features.prefixes.slot("reasoning", "video"),
+            prefix=features.question_slot,
         )
         report("localisation", 1.0)
         return positions

@@ -335,22 +335,22 @@ class ReasoningMemory:
             elif not unknown:
                 return
         count = max((count for count in _GROUP_SIZES if count <= len(unknown)), default=0)
-        keys = list(unknown)[:count]
-        if not keys:
+        if not count:
             return
+        group = dict(itertools.islice(unknown.items(), count))
 
         def ask(questions: Sequence[str]) -> list[Answer]:
             return lvlm.answer_together(
                 [
-                    (question, features.context.video, _slot_of(features))
-                    for question, (features, _) in zip(questions, unknown.values(), strict=False)
+                    (question, features.context.video, features.question_slot)
+                    for question, (features, _) in zip(questions, group.values(), strict=True)
                 ],
                 max_new_tokens=config.max_new_tokens,
                 complete=holds_attributes,
             )
 
-        found = _reasonings([unknown[key][1] for key in keys], ask, texts, config)
-        for key, reasoning in zip(keys, found, strict=True):
+        found = _reasonings([expression for _, expression in group.values()], ask, texts, config)
+        for key, reasoning in zip(group, found, strict=True):
             self._kept.put(key, reasoning)
 
 
@@ -362,10 +362,6 @@ def _key_of(
         return None
     limits = config.reasoning_steps, config.max_new_tokens, config.attribute_confidence
     return features.prefixes.video, expression, texts, limits, config.expression_form
-
-
-def _slot_of(features: VideoFeatures) -> PrefixSlot | None:
-    return None if features.prefixes is None else features.prefixes.slot("reasoning", "video")
 
 
 def _reasonings(

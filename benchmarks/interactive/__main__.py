@@ -124,9 +124,7 @@ def _measure(
     found["click off the object"] = median(
         lambda t: steer(prompts={t: FramePrompt(((0.02, 0.02),), (False,))})
     )
-    found["click during a batch"] = median(
-        lambda t: steer(prompts={t: FramePrompt((_middle(track[t]),), (True,))}), batch=True
-    )
+    found["click during a batch"] = median(click, batch=True)
     found["box"] = median(lambda t: steer(prompts={t: FramePrompt(box=_box(track[t]))}))
     found["stroke"] = median(lambda t: steer(painted={t: track[t]}))
     return found

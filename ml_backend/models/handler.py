@@ -201,7 +201,7 @@ class ModelHandler(SegmenterHandler):
     ) -> None:
         """Decode videos ahead, and note what may be reasoned about together with the request."""
         super().read_ahead(request, upcoming, urgent=urgent)
-        self._upcoming = [] if urgent else [one for one in upcoming if isinstance(one, ProposeRequest)]
+        self._upcoming = [] if urgent else [one for one in upcoming if is_read_ahead(one)]
 
     @property
     def switched_off(self) -> str:

@@ -1,4 +1,4 @@
-"""In the model process: a proposal becomes the plain data that the server keeps."""
+"""In the model process: what is done for several proposals together, and what the server keeps of each."""
 
 from __future__ import annotations
 

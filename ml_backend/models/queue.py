@@ -351,10 +351,8 @@ class JobQueue(Generic[RequestT, ResultT]):
             if not knowing:
                 return overdue or job, until
             if not self._affinity.holders(job.video):
-                read_elsewhere, least = (
-                    job,
-                    job.priority,
-                )  # the last: whoever reads it ahead begins the others
+                # The last one: whoever reads them ahead begins the others.
+                read_elsewhere, least = job, job.priority
                 continue
             leave_until = self._left_at.setdefault(job.number, now) + self._patience
             if leave_until > now:

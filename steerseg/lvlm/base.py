@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,14 +234,11 @@ class LVLM:
                 or the model's own ``generate``.
             complete: Whether an answer of this text is complete, so that it need not go on; asked now and then.
         """
-        inputs = self.chats.inputs([self.chats.write(text, vision)], vision)
-        check: CompletionCheck | None = None
-        if complete is not None:
-            check = CompletionCheck(self.processor.tokenizer, inputs["input_ids"].shape[1], complete)
+        chat = self._ask(text, vision, prefix, complete)
         own = self.device.type == "cuda" if own_decoder is None else own_decoder
         if not own or not self.decoder.supported:
-            return self._generate(inputs, max_new_tokens, check)
-        (tokens,) = self.decode([AskedChat(inputs, vision, prefix, check)], max_new_tokens)
+            return self._generate(chat, max_new_tokens)
+        (tokens,) = self.decode([chat], max_new_tokens)
         return self._answer_of(tokens)
 
     @property
@@ -266,12 +263,22 @@ class LVLM:
             max_new_tokens: Limit of each answer.
             complete: Whether an answer of some text is complete, so that it need not go on.
         """
-        chats = []
-        for text, vision, prefix in questions:
-            inputs = self.chats.inputs([self.chats.write(text, vision)], vision)
-            check = CompletionCheck(self.processor.tokenizer, inputs["input_ids"].shape[1], complete)
-            chats.append(AskedChat(inputs, vision, prefix, check))
+        chats = [self._ask(text, vision, prefix, complete) for text, vision, prefix in questions]
         return [self._answer_of(tokens) for tokens in self.decode(chats, max_new_tokens)]
+
+    def _ask(
+        self,
+        text: str,
+        vision: VisionFeatures,
+        prefix: PrefixSlot | None,
+        complete: Callable[[str], bool] | None,
+    ) -> AskedChat:
+        """Write a question about a video; arguments as of :meth:`answer`."""
+        inputs = self.chats.inputs([self.chats.write(text, vision)], vision)
+        check: CompletionCheck | None = None
+        if complete is not None:
+            check = CompletionCheck(self.processor.tokenizer, inputs["input_ids"].shape[1], complete)
+        return AskedChat(inputs, vision, prefix, check)
 
     def _answer_of(self, tokens: Sequence[tuple[int, float]]) -> Answer:
         return Answer.of(
@@ -308,11 +315,9 @@ class LVLM:
             chat.check.is_complete if chat.check else _never,
         )
 
-    def _generate(
-        self, inputs: Mapping[str, Any], max_new_tokens: int, check: CompletionCheck | None
-    ) -> Answer:
+    def _generate(self, chat: AskedChat, max_new_tokens: int) -> Answer:
         """Answer by the model's own ``generate``."""
-        ids = inputs["input_ids"]
+        inputs, ids = chat.inputs, chat.inputs["input_ids"]
         output = self.model.generate(
             **self.reader.on_device(
                 {**self.chats.with_positions(inputs), "attention_mask": torch.ones_like(ids)}
@@ -325,7 +330,7 @@ class LVLM:
             output_logits=True,
             return_dict_in_generate=True,
             stopping_criteria=StoppingCriteriaList(
-                [Meanwhile(self.decoder.meanwhile), *([] if check is None else [check])]
+                [Meanwhile(self.decoder.meanwhile), *([] if chat.check is None else [chat.check])]
             ),
         )
         tokens = output.sequences[0, ids.shape[1] :]

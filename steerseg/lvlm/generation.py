@@ -54,9 +54,11 @@ _UNSUPPORTED_SETTINGS = (
 class _TokenLayer(StaticCacheLayer):
     """Buffers for M tokens of B chats, written one by one at the index of each chat that a tensor holds."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, index: torch.Tensor
+    ) -> None:
         super().__init__(keys, values)
-        self.rows, self.index = torch.arange(len(keys), device=keys.device), index
+        self.rows, self.index = rows, index
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -248,6 +250,7 @@ class GreedyDecoder:
     def _make_buffers(self, rows: int, size: int, question: Question) -> _Buffers:
         like = question.past[0][0]
         device = like.device
+        numbers = torch.arange(rows, device=device)
         index = torch.zeros(rows, dtype=torch.long, device=device)
         layers: list[_TokenLayer | StaticStateLayer] = []
         for layer, kept in enumerate(question.past):
@@ -257,11 +260,11 @@ class GreedyDecoder:
                 continue
             shape = (rows, kept[0].shape[1], size, kept[0].shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
-            layers.append(_TokenLayer(keys, values, index))
+            layers.append(_TokenLayer(keys, values, numbers, index))
         position = question.position
         vocabulary = self._model.lm_head.weight.shape[0]
         buffers = _Buffers(
-            torch.arange(rows, device=device),
+            numbers,
             Cache(layers=layers),
             index,
             position.expand(*position.shape[:-2], rows, 1).clone(),

@@ -6,11 +6,13 @@ by complex numbers five. Each is one pass here, with the sums in float32 as befo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,9 @@ _FEW_CHANNELS = 4
 
 _MANY_OBJECTS = 6
 """From so many objects on cuDNN attends to memories faster than our kernel, which divides the keys of few."""
+
+_Forward = Callable[[Any, Tensor], Tensor]
+_FORWARDS: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, _Forward]]] = WeakKeyDictionary()
 
 AttentionTiles = tuple[int, int, int, int]
 """Queries and keys of a tile, warps and stages."""
@@ -180,10 +185,8 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
     Returns:
         (N, L, V).
     """
-    if len(query) >= _MANY_OBJECTS and planned_attention_works(
-        query.device, query.dtype, query.shape[-1], value.shape[-1]
-    ):
-        return _planned_attention(query, key, value)
+    if len(query) >= _MANY_OBJECTS and _is_planned(query, value):
+        return one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION)
     from steerseg.segmenters.fused_kernels import (
         narrow_attention as by_kernel,
     )  # Triton is not there everywhere
@@ -193,22 +196,28 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of one head, by whatever is fastest for as many objects: (N, L, C) each, and the result."""
-    if len(query) > 1 and planned_attention_works(
-        query.device, query.dtype, query.shape[-1], value.shape[-1]
-    ):
-        return _planned_attention(query, key, value)
-    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    planned = len(query) > 1 and _is_planned(query, value)
+    return one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION if planned else None)
 
 
-def _planned_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """By cuDNN, which plans each shape anew: worth it for shapes as few as those of tracking."""
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+def one_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None = None
+) -> Tensor:
+    """Attention of one head by one of torch's back ends, its own choice where ``None``: (N, L, C) each."""
+    with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
         return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
+def _is_planned(query: Tensor, value: Tensor) -> bool:
+    return planned_attention_works(query.device, query.dtype, query.shape[-1], value.shape[-1])
 
 
 @functools.cache
 def planned_attention_works(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
-    """Whether cuDNN attends with keys and values of such widths, and gives torch's results; tried once."""
+    """Whether cuDNN attends with keys and values of such widths, and gives torch's results; tried once.
+
+    It plans each shape anew, which is worth it for shapes as few as those of tracking.
+    """
     tolerance = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
     difference = functools.partial(planned_attention_difference, width=width, narrow=narrow)
     return pass_on_gpu(device, dtype, tolerance, difference, "SAM 2 tracks many objects without cuDNN")
@@ -220,10 +229,9 @@ def planned_attention_difference(
 ) -> float:
     """The largest difference between cuDNN's attention and torch's, as a share of the largest value."""
     parts = _random_attention(device, dtype, width, narrow)
-    query, key, value = (part[:, None].float() for part in parts)
-    with sdpa_kernel(SDPBackend.MATH):
-        expected = F.scaled_dot_product_attention(query, key, value)[:, 0].to(dtype)
-    return largest_share([(_planned_attention(*parts), expected)])
+    query, key, value = parts
+    expected = one_head_attention(query.float(), key.float(), value.float(), SDPBackend.MATH).to(dtype)
+    return largest_share([(one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION), expected)])
 
 
 def _random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:
@@ -239,7 +247,7 @@ def narrow_attention_difference(
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
     query, key, value = _random_attention(device, dtype, width, narrow)
-    expected = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    expected = one_head_attention(query, key, value)
     return largest_share([(narrow_attention(query, key, value, tiles), expected)])
 
 
@@ -250,20 +258,26 @@ def in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     These are layer norms, convolutions of each channel on its own, and those that halve a picture of few
     channels. Torch takes several passes for the first, and is slow at the others.
     """
-    modules = [module for module in model.modules() if "forward" not in module.__dict__] if wanted else []
-    replaced = [(module, _in_one_pass(module)) for module in modules]
+    known = _forwards_of(model) if wanted else []
+    replaced = [(module, forward) for module, forward in known if "forward" not in module.__dict__]
     for module, forward in replaced:
-        if forward is not None:
-            module.forward = MethodType(forward, module)
+        module.forward = MethodType(forward, module)
     try:
         yield
     finally:
-        for module, forward in replaced:
-            if forward is not None:
-                del module.__dict__["forward"]
+        for module, _ in replaced:
+            del module.__dict__["forward"]
 
 
-def _in_one_pass(module: Any) -> Callable[[Any, Tensor], Tensor] | None:
+def _forwards_of(model: nn.Module) -> list[tuple[nn.Module, _Forward]]:
+    """The modules that are computed in one pass, and how; found once, since a model has hundreds of others."""
+    if model not in _FORWARDS:
+        found = ((module, _in_one_pass(module)) for module in model.modules())
+        _FORWARDS[model] = [(module, forward) for module, forward in found if forward is not None]
+    return _FORWARDS[model]
+
+
+def _in_one_pass(module: Any) -> _Forward | None:
     """How a module is computed in one pass; ``None`` where it is left as it is."""
     if type(module) is LayerNorm2d or getattr(module, "data_format", "") == "channels_first":
         return _channels_normed

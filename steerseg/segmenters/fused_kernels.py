@@ -247,8 +247,12 @@ def halve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     count, given, height, width = pictures.shape
     channels = len(weight)
     size = ((height + 1) // 2, (width + 1) // 2)
-    out = torch.empty((count, channels, *size), dtype=pictures.dtype, device=pictures.device)
-    out = out.contiguous(memory_format=torch.channels_last)
+    out = torch.empty(
+        (count, channels, *size),
+        dtype=pictures.dtype,
+        device=pictures.device,
+        memory_format=torch.channels_last,
+    )
     cols = triton.next_power_of_2(channels)
     at_once = max(16, 2048 // cols)
     _halve[(triton.cdiv(size[0] * size[1], at_once), count)](

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from steerseg.segmenters.fused import (
     add_and_norm,
     narrow_attention,
     narrow_attention_tiles,
+    one_head_attention,
     rotate,
     self_attention,
 )
@@ -117,9 +117,7 @@ class FusedMemoryAttention:
         elif backend is None:
             mixed = self_attention(query, key, part.v_proj(values))
         else:
-            value = part.v_proj(values)
-            with sdpa_kernel(backend):
-                mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+            mixed = one_head_attention(query, key, part.v_proj(values), backend)
         projected: Tensor = part.out_proj(mixed)
         return projected
 
