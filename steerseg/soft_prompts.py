@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,9 +94,9 @@ class SoftPrompts:
         """
         return cls(frame=torch.zeros(0, width), video=torch.zeros(0, width))
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """A hash of all that proposals depend on: the identity of this prompt version."""
+        """A hash of all that proposals depend on: the identity of this prompt version, whose numbers never change."""
         frame, video = (matrix.detach().cpu().float().numpy() for matrix in (self.frame, self.video))
         return prompts_digest(self.placement, self.glossary, frame, video)
 
@@ -130,7 +131,11 @@ class SoftPrompts:
 
     def to(self, device: torch.device) -> SoftPrompts:
         """The same prompts on another device."""
-        return replace(self, frame=self.frame.to(device), video=self.video.to(device))
+        if self.frame.device == device:
+            return self
+        moved = replace(self, frame=self.frame.to(device), video=self.video.to(device))
+        moved.__dict__["digest"] = self.digest  # which is asked for in every pass, and would wait for a GPU
+        return moved
 
     def save(self, directory: str | Path) -> None:
         """Write ``soft_prompts.safetensors`` and ``soft_prompts.json``, and ``glossary.json`` where there is one.
