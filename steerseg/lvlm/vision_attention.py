@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from steerseg.runtime.lru import LruCache
+from steerseg.runtime.window_attention import attend_within
 
 # Towers hand the ends of pieces to attentions named "flash"; others get the pieces one by one.
 PACKED_ATTENTION = "steerseg_packed_flash"
@@ -111,11 +112,9 @@ def _packed_attention(
     start = 0
     for count, length in pieces.batches:
         q, k, v = (
-            torch.unflatten(part[start : start + count * length], 0, (count, length)).transpose(1, 2)
-            for part in parts
+            torch.unflatten(part[start : start + count * length], 0, (count, length)) for part in parts
         )
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)  # (count, H, length, d)
-        results.append(attended.transpose(1, 2).flatten(0, 1))
+        results.append(attend_within(q, k, v, scaling).flatten(0, 1))
         start += count * length
     output = torch.cat(results) if len(results) > 1 else results[0]
     if pieces.back is not None:

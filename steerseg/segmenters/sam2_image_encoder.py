@@ -3,22 +3,24 @@
 Hiera cuts its tokens into windows before each attention and puts them back after it, four copies a block, although
 nothing else in a block looks at a token's position. Here the tokens of a stage stay in the order of its windows:
 pooling halves a window where it lies, attention over the whole picture takes tokens in any order, and the output of a
-stage is brought back. Sums and norms are one pass (:mod:`steerseg.segmenters.fused`).
+stage is brought back. Sums and norms are one pass, and so are products and what is added to them
+(:mod:`steerseg.segmenters.fused`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor
 
-from steerseg.segmenters.fused import add_and_norm
+from steerseg.runtime.window_attention import TILE, attend_within
+from steerseg.segmenters.fused import add_and_norm, in_one_pass, planned_attention, project_and_activate
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class _Grid:
         """The largest of each ``stride`` of a window: (B * windows, tokens, C) with fewer tokens."""
         down, across = stride
         parts = tokens.reshape(len(tokens), self.side // down, down, self.side // across, across, -1)
-        return parts.amax(dim=(2, 4)).flatten(1, 2)
+        # By pairs, since a GPU is slow at the largest of so few.
+        rows = functools.reduce(torch.maximum, parts.unbind(2))
+        return functools.reduce(torch.maximum, rows.unbind(3)).flatten(1, 2)
 
     def pooled_by(self, stride: tuple[int, int]) -> _Grid:
         """The grid of tokens that were pooled by ``stride``."""
@@ -95,13 +99,14 @@ class FusedImageEncoder:
         """(B, 3, S, S) -> per level (B, C, h, w) features, lowest resolution last: ``forward_image``'s."""
         model = self._model
         encoder = model.image_encoder
-        with _without_positions(encoder.neck):
-            features, _ = encoder.neck(self._stages(encoder.trunk, pixels))
-        if encoder.scalp > 0:
-            features = features[: -encoder.scalp]
-        if model.use_high_res_features_in_sam:
-            features[0] = model.sam_mask_decoder.conv_s0(features[0])
-            features[1] = model.sam_mask_decoder.conv_s1(features[1])
+        stages = self._stages(encoder.trunk, pixels)
+        with _without_positions(encoder.neck), in_one_pass(model):
+            features, _ = encoder.neck(stages)
+            if encoder.scalp > 0:
+                features = features[: -encoder.scalp]
+            if model.use_high_res_features_in_sam:
+                features[0] = model.sam_mask_decoder.conv_s0(features[0])
+                features[1] = model.sam_mask_decoder.conv_s1(features[1])
         return list(features[-model.num_feature_levels :])
 
     def _stages(self, trunk: Any, pixels: Tensor) -> list[Tensor]:
@@ -177,7 +182,12 @@ def _block(block: Any, tokens: Tensor, added: Tensor | None, grid: _Grid) -> tup
     if stride:
         query = torch.unflatten(grid.pool(query.flatten(2), stride), -1, query.shape[-2:])
         grid = grid.pooled_by(stride)
-    mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    mixed = mixed.transpose(1, 2).reshape(shortcut.shape)
-    tokens, normed = add_and_norm(shortcut, attention.proj(mixed), block.norm2, dtype)
-    return tokens, block.mlp(normed), grid
+    if key.shape[1] <= TILE:
+        mixed = attend_within(query, key, value)
+    else:
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        mixed = planned_attention(query, key, value).transpose(1, 2)
+    projected = attention.proj(mixed.reshape(shortcut.shape))
+    tokens, normed = add_and_norm(shortcut, projected, block.norm2, dtype)
+    inner, outer = block.mlp.layers
+    return tokens, outer(project_and_activate(normed, inner, block.mlp.act)), grid
