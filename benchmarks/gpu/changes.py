@@ -18,8 +18,10 @@ from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_
 from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
 from steerseg.keyframes import VideoFeatures
-from steerseg.lvlm import joined, norms, one_query, rotations
+from steerseg.lvlm import joined, layer_passes, norms, one_query, rotations
+from steerseg.lvlm.patch_products import convolve_patches, multiply_patches
 from steerseg.lvlm.vision_attention import vision_attention_of
+from steerseg.runtime import window_attention
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import frame_encoder
 from steerseg.video import Video
@@ -76,9 +78,26 @@ def separate_rotations(steerseg: SteerSeg) -> AbstractContextManager[None]:
     )
 
 
+def passes_of_torch() -> AbstractContextManager[None]:
+    """Inside, gates, single norms and written tokens take as many passes as torch needs."""
+    return attribute(layer_passes, "kernels_work", lambda *_: False)
+
+
+def windows_by_torch() -> AbstractContextManager[None]:
+    """Inside, torch attends within windows, of the vision tower and of SAM 2."""
+    return attribute(window_attention, "kernel_works", lambda *_: False)
+
+
+def convolved_patches(steerseg: SteerSeg) -> AbstractContextManager[None]:
+    """Inside, the vision tower embeds patches by a convolution."""
+    model = steerseg.lvlm.model
+    return undone(lambda: convolve_patches(model), lambda: multiply_patches(model))
+
+
 SEPARATE: dict[str, Callable[[SteerSeg], AbstractContextManager[None]]] = {
     "norms of many kernels": separate_norms,
     "rotations of many kernels": separate_rotations,
+    "passes of torch": lambda steerseg: passes_of_torch(),
 }
 """Ways to have a language model's layers run as transformers wrote them."""
 
@@ -114,6 +133,8 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         "windows in turn": lambda: pieces_in_turn(steerseg),
         **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
         "resized on the host": resized_on_host,
+        "windows by torch": windows_by_torch,
+        "patches by a convolution": lambda: convolved_patches(steerseg),
     }
     for name, way in ways.items():
         with way():
@@ -141,6 +162,8 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     maps = _ground(steerseg, seen, _EXPRESSION)
     tracker = steerseg.tracker
     measure_encoding(records, tracker, video)
+    with windows_by_torch():
+        measure_encoding(records, tracker, video, {"windows by torch": True})
     measure_memory_attention(records, tracker)
     tracking_ways: dict[str, dict[str, Any]] = {
         "": {},
@@ -247,6 +270,9 @@ def _measure_answers(records: Records, steerseg: SteerSeg, seen: VideoFeatures) 
     decoder.forget()
     with attribute(joined, "_JOINT_TOKENS", 0):
         _measure_answer(records, steerseg, seen, question, {"projected apart": True})
+    decoder.forget()
+    with passes_of_torch():
+        _measure_answer(records, steerseg, seen, question, {"passes of torch": True})
     decoder.forget()
     _measure_answer(records, steerseg, seen, question, {"": True, "by transformers": False})
 

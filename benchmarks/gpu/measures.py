@@ -59,6 +59,21 @@ _MEASURES = (
         ("lvlm/rotations.py", "lvlm/rotation_kernels.py"),
         cold=_pass("rotations of many kernels"),
     ),
+    Measure(
+        "layers in few passes",
+        ("lvlm/layer_passes.py", "lvlm/layer_kernels.py"),
+        both=((_ANSWER[0], "changes, answer: passes of torch"),),
+        cold=_pass("passes of torch"),
+    ),
+    Measure(
+        "windows in tiles",
+        ("runtime/window_attention.py", "runtime/window_attention_kernels.py"),
+        cold=(
+            _pass("windows by torch")[0],
+            ("changes, encode", "changes, encode: windows by torch"),
+        ),
+    ),
+    Measure("patches as products", ("lvlm/patch_products.py",), cold=_pass("patches by a convolution")[:1]),
     Measure("windows as a batch", ("lvlm/vision_attention.py",), cold=_pass("windows in turn")[:1]),
     Measure(
         "padded inner widths",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -36,9 +36,14 @@ def encoded_whole(tracker: Tracker, video: Video) -> EncodedVideo:
     return encoded
 
 
-def measure_encoding(records: Records, tracker: Tracker, video: Video) -> None:
-    """Frames a second, with and without what made it faster."""
-    for name, fused in (("", True), ("the package's own passes", False)):
+_ENCODINGS = {"": True, "the package's own passes": False}
+
+
+def measure_encoding(
+    records: Records, tracker: Tracker, video: Video, ways: Mapping[str, bool] = _ENCODINGS
+) -> None:
+    """Frames a second by each way, which says whether passes are fused."""
+    for name, fused in ways.items():
         with tracker_that(tracker, fused=fused):
             encoded_whole(tracker, video)
             label = f"changes, encode{': ' if name else ''}{name}"

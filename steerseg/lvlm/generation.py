@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from steerseg.lvlm.layer_passes import write_token
 from steerseg.lvlm.past import Past, masks_by_kind, recurrent_layers
 from steerseg.lvlm.prefix import cached
 from steerseg.lvlm.static_cache import StaticCacheLayer, StaticStateLayer
@@ -54,18 +55,15 @@ _UNSUPPORTED_SETTINGS = (
 class _TokenLayer(StaticCacheLayer):
     """Buffers for M tokens of B chats, written one by one at the index of each chat that a tensor holds."""
 
-    def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, index: torch.Tensor
-    ) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, index: torch.Tensor) -> None:
         super().__init__(keys, values)
-        self.rows, self.index = rows, index
+        self.index = index
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token of each chat and return the whole buffers; the mask hides what is not written yet."""
-        self.keys[self.rows, :, self.index] = key_states[:, :, 0]
-        self.values[self.rows, :, self.index] = value_states[:, :, 0]
+        write_token(self.keys, self.values, key_states, value_states, self.index)
         return self.keys, self.values
 
 
@@ -260,7 +258,7 @@ class GreedyDecoder:
                 continue
             shape = (rows, kept[0].shape[1], size, kept[0].shape[3])
             keys, values = (torch.zeros(shape, dtype=like.dtype, device=device) for _ in range(2))
-            layers.append(_TokenLayer(keys, values, numbers, index))
+            layers.append(_TokenLayer(keys, values, index))
         position = question.position
         vocabulary = self._model.lm_head.weight.shape[0]
         buffers = _Buffers(

@@ -13,8 +13,10 @@ from steerseg.config import Quantisation
 from steerseg.errors import ModelError
 from steerseg.lvlm.families import family_of
 from steerseg.lvlm.joined import join_projections
+from steerseg.lvlm.layer_passes import fuse_gates
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
+from steerseg.lvlm.patch_products import multiply_patches
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.rotations import fuse_rotations
 
@@ -92,5 +94,7 @@ def accelerate(model: Any, *, rotations: bool) -> None:
     fuse_norms(model)
     if rotations:
         fuse_rotations(model)
+    fuse_gates(model)
+    multiply_patches(model)
     pad_inner_widths(model)
     join_projections(model.get_decoder())

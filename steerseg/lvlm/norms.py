@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from steerseg.lvlm.forwards import replace, restore
+from steerseg.lvlm.layer_passes import norm
 from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 
 
@@ -31,7 +31,7 @@ def _epsilon(module: nn.Module) -> float | None:
 
 
 def _one_kernel(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    return F.rms_norm(hidden_states, module.weight.shape, module.weight, _epsilon(module))
+    return norm(hidden_states, module.weight, _epsilon(module))
 
 
 def _fuse(module: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerseg.lvlm import one_query, rotations
+from steerseg.lvlm import layer_passes, one_query, rotations
 from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 from tests.support.interpreted_kernels import numbers_printed
 
@@ -51,3 +51,24 @@ def test_one_query_attends_right_on_a_gpu(dtype: torch.dtype, depth: int) -> Non
     device = torch.device("cuda")
     assert one_query.largest_difference(device, dtype, depth) <= ROUNDED_ONCE[dtype]
     assert one_query.kernels_work(device, dtype, depth)
+
+
+def test_layers_pass_right_when_interpreted() -> None:
+    exact, rounded = numbers_printed(
+        """
+import torch
+from steerseg.lvlm.layer_passes import largest_difference
+for dtype in (torch.float32, torch.bfloat16):
+    print(largest_difference(torch.device("cpu"), dtype))
+"""
+    )
+    assert exact <= 1e-5
+    assert rounded <= 3e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_layers_pass_right_on_a_gpu(dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    assert layer_passes.largest_difference(device, dtype) <= ROUNDED_ONCE[dtype]
+    assert layer_passes.kernels_work(device, dtype)
