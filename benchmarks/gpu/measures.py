@@ -115,7 +115,7 @@ _MEASURES = (
         "passes of SAM 2 fused",
         (
             "segmenters/sam2_image_encoder.py",
-            "segmenters/sam2_memory_attention.py",
+            "segmenters/memory_attention.py",
             "segmenters/fused.py",
             "segmenters/fused_kernels.py",
         ),

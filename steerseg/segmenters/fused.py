@@ -66,6 +66,22 @@ def add_and_norm(
     return _add_and_norm(residual, added, norm, dtype)
 
 
+def add_in_precision(first: Tensor, second: Tensor, dtype: torch.dtype, *, alpha: float = 1.0) -> Tensor:
+    """Add in the larger precision of both and keep the sum in another, in one pass.
+
+    Args:
+        first: (..., C); any strides.
+        second: Of a shape that broadcasts to it, without gradients.
+        dtype: Of the sum.
+        alpha: Times ``second``.
+
+    Returns:
+        The sum, contiguous.
+    """
+    total = torch.empty(first.shape, dtype=dtype, device=first.device)
+    return torch.add(first, second, alpha=alpha, out=total)
+
+
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, count: int) -> Tensor:
     """Rotate pairs of neighbouring channels by angles of the vectors' positions, in place.
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.models.edgetam_video.modeling_edgetam_video import window_partition
 
 from steerseg.config import SegmenterConfig
 from steerseg.runtime.cuda_graphs import CapturedCalls
@@ -37,6 +36,7 @@ from steerseg.segmenters.hf_step import (
     decode,
     remember,
 )
+from steerseg.segmenters.perceiver import Perceiver
 from steerseg.segmenters.pixels import PixelStatistics
 
 _MASK_LOGIT = 10.0  # of a pixel of a mask that is the truth on its frame
@@ -281,25 +281,11 @@ class EdgeTam(VideoModel):
     ) -> None:
         _join_branches(model.vision_encoder.backbone)
         super().__init__(model, version=version, dtype=dtype, config=config)
+        self._perceiver = Perceiver(model.spatial_perceiver, self._memory_position)
 
     def _compress(self, memory: Tensor) -> Tensor:
-        """Condense N memories at once: tokens of the whole picture, then one of each window.
-
-        The library's perceiver gives the same for one memory, and refuses several.
-        """
-        perceiver = self.model.spatial_perceiver
-        count, width = memory.shape[:2]
-        features = memory.permute(0, 2, 3, 1)  # (N, h, w, C_mem)
-        position = self._memory_position.flatten(2).transpose(1, 2).expand(count, -1, -1)
-        whole = perceiver.latents_1d.expand(count, -1, -1)
-        side = math.isqrt(perceiver.num_latents_2d)
-        windows, _ = window_partition(features, memory.shape[-2] // side)
-        each = perceiver.latents_2d.repeat(count, 1)[:, None]  # (N * windows, 1, C_mem)
-        for layer in perceiver.layers:
-            whole = layer(whole, features.flatten(1, 2), position)
-            each = layer(each, windows.flatten(1, 2))
-        tokens: Tensor = perceiver.layer_norm(torch.cat([whole, each.view(count, -1, width)], dim=1))
-        return tokens.to(self.memory_dtype)
+        """Condense N memories at once; the library's perceiver gives the same for one, and refuses several."""
+        return self._perceiver(memory).to(self.memory_dtype)
 
     def _token_positions(self) -> Tensor:
         """Tokens without a place come first, then those of a grid."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from steerseg.segmenters.base import AttendedMemories
 from steerseg.segmenters.fused import in_one_pass
+from steerseg.segmenters.memory_attention import of_transformers
 
 _ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
 
@@ -74,7 +75,7 @@ class _Form:
         levels: Number of levels of image features.
         positions: Temporal position of each spatial memory.
         span: Divisor of the object pointers' distances.
-        fused: Whether norms and convolutions take fewer passes over memory than the library's own code.
+        fused: Whether it runs in fewer passes over memory than the library's own code.
     """
 
     levels: int
@@ -96,7 +97,8 @@ class VideoModelStep:
         precision: Makes the context under which the modules run.
 
     Attributes:
-        fused: Whether norms and convolutions take fewer passes over memory than the library's own code.
+        fused: Whether memory attention, norms and convolutions take fewer passes over memory than the library's
+            own code.
     """
 
     def __init__(
@@ -112,7 +114,11 @@ class VideoModelStep:
         self._model = model
         self._compress = compress
         self._image_position = image_position
-        self._memory_position = memory_position
+        # (positions, L, C_mem), by a memory's temporal position
+        self._encodings = memory_position[:, 0] + model.memory_temporal_positional_encoding[:, 0].flip(0)
+        self._memory_attention = of_transformers(
+            model.memory_attention, len(image_position), len(memory_position)
+        )
         self._attention_arguments = attention_arguments
         self._precision = precision
         self.fused = False
@@ -151,39 +157,42 @@ class VideoModelStep:
         end = form.levels + len(form.positions)
         features, memories, pointers = rows[form.levels - 1], rows[form.levels : end], rows[end:]
         count, width = features.shape[:2]
-        temporal = model.memory_temporal_positional_encoding  # (positions, 1, 1, C_mem)
-        tokens = [memory.transpose(0, 1) for memory in memories]  # (L, N, C_mem)
-        encodings = [
-            self._memory_position + temporal[model.num_maskmem - 1 - position] for position in form.positions
-        ]
+        tokens = list(memories)  # (N, L, C_mem)
+        encodings = [self._encodings[position] for position in form.positions]  # (L, C_mem)
         pointer_tokens = 0
         if pointers:
             parts = width // model.mem_dim
-            tokens.append(
-                torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim).transpose(0, 1)
-            )
+            tokens.append(torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim))
             encodings.append(self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
-        # By position, since the library has misspelt a name that it may mend.
-        attended = model.memory_attention(
-            features.flatten(2).permute(2, 0, 1),
-            torch.cat(tokens),
-            self._image_position,
-            torch.cat(encodings),
-            pointer_tokens,
-            *self._attention_arguments(len(memories)),
-        )
-        conditioned: Tensor = attended[0].transpose(1, 2).unflatten(2, features.shape[2:])
-        return conditioned
+        if form.fused and self._memory_attention is not None:
+            conditioned = self._memory_attention(
+                features.flatten(2).transpose(1, 2),
+                self._image_position[:, 0],
+                tokens,
+                encodings,
+                pointer_tokens,
+            )
+        else:
+            # By position, since the library has misspelt a name that it may mend.
+            conditioned = model.memory_attention(
+                features.flatten(2).permute(2, 0, 1),
+                torch.cat(tokens, dim=1).transpose(0, 1),
+                self._image_position,
+                torch.cat(encodings)[:, None],
+                pointer_tokens,
+                *self._attention_arguments(len(memories)),
+            )[0]
+        return torch.unflatten(conditioned.transpose(1, 2), 2, features.shape[2:])
 
     def _pointer_encodings(self, distances: Tensor, span: int, width: int) -> Tensor:
-        """(P, 1, C_mem), by the pointers' distances in time."""
+        """(P, C_mem), by the pointers' distances in time."""
         model = self._model
         if not model.config.enable_temporal_pos_encoding_for_object_pointers:
-            return distances.new_zeros(len(distances), 1, model.mem_dim)
+            return distances.new_zeros(len(distances), model.mem_dim)
         sines = get_1d_sine_pe(distances / span, dim=width)
         encoding: Tensor = model.temporal_positional_encoding_projection_layer(sines)
-        return encoding[:, None]
+        return encoding
 
 
 def decode(

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend
 
 from steerseg.segmenters.base import AttendedMemories
 from steerseg.segmenters.fused import in_one_pass
-from steerseg.segmenters.sam2_memory_attention import FusedMemoryAttention
+from steerseg.segmenters.memory_attention import of_sam2
 
 
 def attended_memories(model: Any, index: int, prompted: Collection[int], num_frames: int) -> AttendedMemories:
@@ -108,7 +108,7 @@ class TrackingStep:
         self._image_position = image_position
         self._memory_position = memory_position
         self._precision = precision
-        self._memory_attention = FusedMemoryAttention(model.memory_attention)
+        self._memory_attention = of_sam2(model.memory_attention, len(image_position))
         self.fused = False
         self.backend: SDPBackend | None = None
 
@@ -130,7 +130,7 @@ class TrackingStep:
             distances: (P,) those of ``attended.pointers``, on the device.
         """
         positions = tuple(position for position, _ in attended.spatial)
-        fused = self.fused and self._memory_attention.supported()
+        fused = self.fused and self._memory_attention is not None
         form = _Form(len(levels), positions, attended.span, fused, self.backend if fused else None)
         return form, [*levels, *memories, *pointers], [distances]
 
@@ -194,7 +194,7 @@ class TrackingStep:
             tokens.append(torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim))
             encodings.append(self._pointer_encodings(distances, form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
-        if form.fused:
+        if form.fused and self._memory_attention is not None:
             position = self._image_position[:, 0]
             conditioned = self._memory_attention(
                 features.transpose(0, 1), position, tokens, encodings, pointer_tokens, form.backend
