@@ -27,16 +27,9 @@ from steerseg.segmenters.base import (
 )
 from steerseg.segmenters.frozen import LARGEST_LOGIT, FrozenSegmenter
 from steerseg.segmenters.fused import in_one_pass
-from steerseg.segmenters.hf_step import (
-    Heads,
-    VideoModelStep,
-    at_side,
-    attended_memories,
-    blend_pointers,
-    decode,
-    remember,
-)
-from steerseg.segmenters.perceiver import Perceiver
+from steerseg.segmenters.hf_mask_decoder import Heads, MaskDecoder, at_side, blend_pointers
+from steerseg.segmenters.hf_perceiver import Perceiver
+from steerseg.segmenters.hf_step import VideoModelStep, attended_memories, remember
 from steerseg.segmenters.pixels import PixelStatistics
 
 _MASK_LOGIT = 10.0  # of a pixel of a mask that is the truth on its frame
@@ -81,8 +74,10 @@ class VideoModel(FrozenSegmenter):
             self._memory_position: Tensor = model.memory_encoder.position_encoding(
                 shape, self.device, torch.float32
             ).clone()
+            self._decode = MaskDecoder(model, self._step_precision)
             self._step = VideoModelStep(
                 model,
+                decode=self._decode,
                 compress=self._compress,
                 image_position=image.flatten(2).permute(2, 0, 1).clone(),
                 memory_position=self._token_positions(),
@@ -156,8 +151,7 @@ class VideoModel(FrozenSegmenter):
     ) -> list[DecodedMask]:
         """Decode one set of clicks a row; a box is its two corners."""
         with self._precision():
-            heads = decode(
-                self.model,
+            heads = self._decode(
                 levels,
                 levels[-1] + self.model.no_memory_embedding.view(1, -1, 1, 1),
                 multimask=self._multimask(labels.shape[1], first=True),
@@ -177,8 +171,7 @@ class VideoModel(FrozenSegmenter):
     ) -> DecodedMask:
         """Decode clicks on a tracked frame with its memories and own logits, as SAM 2's own predictor does."""
         with self._precision():
-            heads = decode(
-                self.model,
+            heads = self._decode(
                 levels,
                 conditioned,
                 multimask=self._multimask(labels.shape[1], first=False),
@@ -194,8 +187,7 @@ class VideoModel(FrozenSegmenter):
         visible = given.flatten(1).any(dim=1, keepdim=True)
         large = (2 * given - 1) * _MASK_LOGIT
         with self._precision():
-            heads = decode(
-                self.model,
+            heads = self._decode(
                 levels,
                 levels[-1],
                 multimask=True,

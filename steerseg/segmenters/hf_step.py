@@ -9,34 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
 from steerseg.segmenters.base import AttendedMemories
 from steerseg.segmenters.fused import in_one_pass
+from steerseg.segmenters.hf_mask_decoder import MaskDecoder, at_side
 from steerseg.segmenters.memory_attention import of_transformers
-
-_ABSENT_LOGIT = -1024.0  # of every pixel, where the object is not visible
-
-
-class Heads(NamedTuple):
-    """The mask decoder's answer for N objects.
-
-    Attributes:
-        ious: (N,) estimated overlap with the object.
-        logits: (N, h, w) low-resolution mask logits.
-        pointers: (N, C) object pointers.
-        presence: (N, 1) object score logits.
-    """
-
-    ious: Tensor
-    logits: Tensor
-    pointers: Tensor
-    presence: Tensor
 
 
 def attended_memories(
@@ -89,6 +71,7 @@ class VideoModelStep:
 
     Args:
         model: A ``Sam2VideoModel``, ``Sam3TrackerVideoModel`` or ``EdgeTamVideoModel``.
+        decode: The model's mask decoder.
         compress: Turns (N, C_mem, h, w) memories into the (N, L, C_mem) tokens that are attended to, and
             that are kept.
         image_position: (h * w, 1, C) position encoding of the lowest level.
@@ -105,6 +88,7 @@ class VideoModelStep:
         self,
         model: Any,
         *,
+        decode: MaskDecoder,
         compress: Callable[[Tensor], Tensor],
         image_position: Tensor,
         memory_position: Tensor,
@@ -112,6 +96,7 @@ class VideoModelStep:
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model = model
+        self._decode = decode
         self._compress = compress
         self._image_position = image_position
         # (positions, L, C_mem), by a memory's temporal position
@@ -141,7 +126,7 @@ class VideoModelStep:
         assert isinstance(key, _Form)
         levels = rows[: key.levels]
         with self._precision(), in_one_pass(self._model, key.fused):
-            heads = decode(self._model, levels, self._attend(key, rows, shared), multimask=True)
+            heads = self._decode(levels, self._attend(key, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
             tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
         return heads.logits.float(), heads.pointers, tokens, heads.presence[:, 0].float().sigmoid()
@@ -195,59 +180,6 @@ class VideoModelStep:
         return encoding
 
 
-def decode(
-    model: Any,
-    levels: Sequence[Tensor],
-    features: Tensor,
-    *,
-    multimask: bool,
-    clicks: tuple[Tensor, Tensor] | None = None,
-    logits: Tensor | None = None,
-) -> Heads:
-    """Decode one prompt a row.
-
-    Args:
-        model: As of :class:`VideoModelStep`.
-        levels: (N, C, h, w) image features of each level; the lowest is not read.
-        features: (N, C, h, w) features of the lowest level, with what was added to them.
-        multimask: Whether the best of three masks is taken, for prompts that may mean several things.
-        clicks: (N, P, 2) coordinates in pixels and (N, P) labels.
-        logits: (N, 1, h, w) mask logits.
-    """
-    count = len(features)
-    if clicks is None:
-        clicks = (features.new_zeros(count, 1, 2), features.new_full((count, 1), -1, dtype=torch.int32))
-    if logits is not None:
-        logits = at_side(logits, model.prompt_encoder.mask_input_size[0], antialias=True)
-    sparse, dense = model.prompt_encoder(clicks[0][:, None], clicks[1][:, None], None, logits)
-    masks, ious, tokens, presence = model.mask_decoder(
-        image_embeddings=features,
-        image_positional_embeddings=model.get_image_wide_positional_embeddings(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=multimask,
-        high_resolution_features=list(levels[:-1]),
-    )
-    masks, ious, tokens, presence = masks[:, 0], ious[:, 0], tokens[:, 0], presence[:, 0]
-    visible = presence > 0
-    best = ious.argmax(dim=1, keepdim=True)
-    logits = masks.take_along_dim(best[..., None, None], dim=1)[:, 0]
-    token = tokens.take_along_dim(best[..., None], dim=1)[:, 0]
-    return Heads(
-        ious.amax(dim=1),
-        torch.where(visible[..., None], logits, _ABSENT_LOGIT),
-        blend_pointers(model, model.object_pointer_proj(token), visible),
-        presence,
-    )
-
-
-def blend_pointers(model: Any, pointers: Tensor, visible: Tensor) -> Tensor:
-    """(N, C) pointers, and the pointer of no object where (N, 1) bool says that none is visible."""
-    share = visible.to(pointers.dtype)
-    blended: Tensor = share * pointers + (1 - share) * model.no_object_pointer
-    return blended
-
-
 def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, binary: bool) -> Tensor:
     """Encode N objects as memories.
 
@@ -270,12 +202,3 @@ def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, 
         absent = (presence <= 0).float()[..., None, None]
         memory = memory + absent * model.occlusion_spatial_embedding_parameter[..., None, None]
     return memory
-
-
-def at_side(pictures: Tensor, side: int, *, antialias: bool = False) -> Tensor:
-    """(N, 1, h, w) at another size, by bilinear interpolation; as they are where they have it."""
-    if pictures.shape[-1] == side:
-        return pictures
-    return F.interpolate(
-        pictures.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=antialias
-    )
