@@ -326,7 +326,8 @@ def in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, norms and some convolutions of a model read and write their numbers once, if that is wanted.
 
     These are layer norms, convolutions of each channel on its own, of single positions, and those that halve a
-    picture of few channels. Torch takes several passes for the first, and is slow at the others.
+    picture of few channels. Torch takes several passes for the first, and is slow at the others. In the blocks
+    that fuse a memory of ``transformers``, scale and sum are one pass, too.
     """
     known = _forwards_of(model) if wanted else []
     replaced = [(module, forward) for module, forward in known if "forward" not in module.__dict__]
@@ -351,6 +352,8 @@ def _in_one_pass(module: Any) -> _Forward | None:
     """How a module is computed in one pass; ``None`` where it is left as it is."""
     if type(module) is LayerNorm2d or getattr(module, "data_format", "") == "channels_first":
         return _channels_normed
+    if type(module).__name__.endswith("VideoMemoryFuserCXBlock"):  # one of each video model of transformers
+        return _fused_memory
     if type(module) is nn.LayerNorm and module.bias is not None and module.weight.dim() == 1:
         return _normed
     if type(module) is not nn.Conv2d or module.bias is None or module.padding_mode != "zeros":
@@ -377,10 +380,19 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
     return add_and_norm(x, None, norm, torch.float32 if autocast else x.dtype)[1]
 
 
+<<<<<<< HEAD
 def _projected(module: Any, x: Tensor) -> Tensor:
     if x.stride(1) != 1:  # channels are apart, so that a product would bring them together first
         return F.conv2d(x, module.weight, module.bias)
     return F.linear(x.permute(0, 2, 3, 1), module.weight.flatten(1), module.bias).permute(0, 3, 1, 2)
+=======
+def _fused_memory(block: Any, hidden_states: Tensor) -> Tensor:
+    """What a block adds is scaled and added in one pass; autocast would bring it to float32 in another."""
+    added = block.layer_norm(block.depthwise_conv(hidden_states)).permute(0, 2, 3, 1)
+    added = block.pointwise_conv2(block.activation(block.pointwise_conv1(added))).permute(0, 3, 1, 2)
+    with torch.autocast(added.device.type, enabled=False):
+        return torch.addcmul(hidden_states, block.scale[:, None, None], added)
+>>>>>>> ca5e6be (Encode memories of transformers' models in fewer passes)
 
 
 def _convolved_each(module: Any, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The mask decoder of video models of ``transformers``, for one prompt a row: the library's own weights and arithmetic.
 
-The library copies features for several prompts of a row, also where there is one, and thereby turns their channels
-away from each other. It adds positions to the picture twice in each layer, and computes a mask that nobody asks for.
-Here the picture's tokens stay as they are, and each sum is made and rounded once.
+The library copies features for several prompts of a row, also where there is one. The copy separates the channels of
+a position, which the next products join again. In each layer positions are added to the picture twice. One mask is
+computed that nobody asked for. Here nothing is copied, and each sum is made and rounded once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MaskDecoder:
         """Decode one prompt a row.
 
         Args:
-            levels: (N, C, h, w) image features of each level; the lowest is not read.
+            levels: (N, C, h, w) image features of each level, largest first; the lowest is not read.
             features: (N, C, h, w) features of the lowest level, with what was added to them.
             multimask: Whether the best of three masks is taken, for prompts that may mean several things.
             clicks: (N, P, 2) coordinates in pixels and (N, P) labels.

@@ -124,23 +124,28 @@ class VideoModelStep:
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
-        levels = rows[: key.levels]
+        *finer, lowest = rows[: key.levels]
+        # Attention and memory encoder both read the channels of a position side by side.
+        lowest = lowest.contiguous(memory_format=torch.channels_last)
         with self._precision(), in_one_pass(self._model, key.fused):
-            heads = self._decode(levels, self._attend(key, rows, shared), multimask=True)
+            heads = self._decode(finer, self._attend(key, lowest, rows, shared), multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
-            tokens = self._compress(remember(self._model, levels[-1], large, heads.presence, binary=False))
+            tokens = self._compress(remember(self._model, lowest, large, heads.presence, binary=False))
         return heads.logits.float(), heads.pointers, tokens, heads.presence[:, 0].float().sigmoid()
 
     def attend(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
         assert isinstance(key, _Form)
         with self._precision(), in_one_pass(self._model, key.fused):
-            return self._attend(key, rows, shared)
+            return self._attend(key, rows[key.levels - 1], rows, shared)
 
-    def _attend(self, form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+    def _attend(
+        self, form: _Form, features: Tensor, rows: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> Tensor:
+        """Features (N, C, h, w) of the lowest level that have attended to the memories of a step."""
         model = self._model
         end = form.levels + len(form.positions)
-        features, memories, pointers = rows[form.levels - 1], rows[form.levels : end], rows[end:]
+        memories, pointers = rows[form.levels : end], rows[end:]
         count, width = features.shape[:2]
         tokens = list(memories)  # (N, L, C_mem)
         encodings = [self._encodings[position] for position in form.positions]  # (L, C_mem)
@@ -196,8 +201,12 @@ def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, 
     config = model.config
     logits = at_side(logits, 4 * model.prompt_encoder.mask_input_size[0], antialias=True)
     shares = (logits > 0).to(logits.dtype) if binary else logits.sigmoid()
-    scaled = shares * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
-    memory: Tensor = model.memory_encoder(features, scaled)[0]
+    # The bias plus so many times the shares, in one pass.
+    scaled = torch.rsub(shares, config.sigmoid_bias_for_mem_enc, alpha=-config.sigmoid_scale_for_mem_enc)
+    # The encoder's own call would also encode positions, which are known.
+    encoder = model.memory_encoder
+    joined = encoder.feature_projection(features) + encoder.mask_downsampler(scaled)
+    memory: Tensor = encoder.projection(encoder.memory_fuser(joined))
     if model.occlusion_spatial_embedding_parameter is not None:
         absent = (presence <= 0).float()[..., None, None]
         memory = memory + absent * model.occlusion_spatial_embedding_parameter[..., None, None]

