@@ -16,9 +16,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
+from sam2.modeling.memory_encoder import CXBlock
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.activations import GELUActivation
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
 
@@ -30,6 +32,17 @@ _FEW_CHANNELS = 4
 
 _MANY_OBJECTS = 6
 """From so many objects on cuDNN attends to memories faster than our kernel, which divides the keys of few."""
+
+_BLOCK_OF_SAM2 = ("dwconv", "norm", "pwconv1", "act", "pwconv2", "gamma")
+_BLOCK_OF_TRANSFORMERS = (
+    "depthwise_conv",
+    "layer_norm",
+    "pointwise_conv1",
+    "activation",
+    "pointwise_conv2",
+    "scale",
+)
+"""Names of the parts of a block that fuses a memory, in their order."""
 
 _Forward = Callable[[Any, Tensor], Tensor]
 _FORWARDS: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, _Forward]]] = WeakKeyDictionary()
@@ -155,7 +168,7 @@ def halve(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(pictures, weight, bias, stride=2, padding=1)
 
 
-def project_and_activate(x: Tensor, layer: nn.Linear, activation: nn.Module) -> Tensor:
+def project_and_activate(x: Tensor, layer: nn.Linear, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """``activation(layer(x))``, by one product where a GPU applies ReLU or GELU to sums before they are rounded.
 
     Its GELU is the one by tanh, which is 5e-4 off at most. Torch rounds twice, and is further off.
@@ -163,19 +176,23 @@ def project_and_activate(x: Tensor, layer: nn.Linear, activation: nn.Module) -> 
     Args:
         x: (..., C) in the precision of the layer.
         layer: With a bias.
-        activation: What comes next.
+        activation: What comes next, a module or a function.
 
     Returns:
         (..., C').
     """
-    gelu = type(activation) is nn.GELU
-    known = gelu or type(activation) is nn.ReLU
+    gelu = type(activation) in (nn.GELU, GELUActivation)
+    known = gelu or activation is F.relu or type(activation) is nn.ReLU
     weight, bias = layer.weight, layer.bias
-    if known and x.dtype == weight.dtype and activation_is_fused(x.device, x.dtype, gelu):
+    if (
+        known
+        and bias is not None
+        and x.dtype == weight.dtype
+        and activation_is_fused(x.device, x.dtype, gelu)
+    ):
         rows = torch._addmm_activation(bias, x.flatten(0, -2), weight.T, use_gelu=gelu)
         return rows.view(*x.shape[:-1], -1)
-    activated: Tensor = activation(layer(x))
-    return activated
+    return activation(layer(x))
 
 
 @functools.cache
@@ -327,7 +344,7 @@ def in_one_pass(model: nn.Module, wanted: bool = True) -> Iterator[None]:
 
     These are layer norms, convolutions of each channel on its own, of single positions, and those that halve a
     picture of few channels. Torch takes several passes for the first, and is slow at the others. In the blocks
-    that fuse a memory of ``transformers``, scale and sum are one pass, too.
+    that fuse a memory, scale and sum are one pass, too.
     """
     known = _forwards_of(model) if wanted else []
     replaced = [(module, forward) for module, forward in known if "forward" not in module.__dict__]
@@ -352,7 +369,7 @@ def _in_one_pass(module: Any) -> _Forward | None:
     """How a module is computed in one pass; ``None`` where it is left as it is."""
     if type(module) is LayerNorm2d or getattr(module, "data_format", "") == "channels_first":
         return _channels_normed
-    if type(module).__name__.endswith("VideoMemoryFuserCXBlock"):  # one of each video model of transformers
+    if _fuses_memory(module):
         return _fused_memory
     if type(module) is nn.LayerNorm and module.bias is not None and module.weight.dim() == 1:
         return _normed
@@ -371,6 +388,14 @@ def _in_one_pass(module: Any) -> _Forward | None:
     return _halved if few and (side, stride) == (3, 2) else None
 
 
+def _fuses_memory(module: Any) -> bool:
+    if type(module) is CXBlock:
+        return module.gamma is not None and type(module.drop_path) is nn.Identity
+    return type(module).__name__.endswith(
+        "VideoMemoryFuserCXBlock"
+    )  # one of each video model of transformers
+
+
 def _channels_normed(norm: Any, x: Tensor) -> Tensor:
     return norm_channels(x, norm)
 
@@ -380,19 +405,20 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
     return add_and_norm(x, None, norm, torch.float32 if autocast else x.dtype)[1]
 
 
-<<<<<<< HEAD
 def _projected(module: Any, x: Tensor) -> Tensor:
     if x.stride(1) != 1:  # channels are apart, so that a product would bring them together first
         return F.conv2d(x, module.weight, module.bias)
     return F.linear(x.permute(0, 2, 3, 1), module.weight.flatten(1), module.bias).permute(0, 3, 1, 2)
-=======
-def _fused_memory(block: Any, hidden_states: Tensor) -> Tensor:
+
+
+def _fused_memory(block: Any, x: Tensor) -> Tensor:
     """What a block adds is scaled and added in one pass; autocast would bring it to float32 in another."""
-    added = block.layer_norm(block.depthwise_conv(hidden_states)).permute(0, 2, 3, 1)
-    added = block.pointwise_conv2(block.activation(block.pointwise_conv1(added))).permute(0, 3, 1, 2)
+    names = _BLOCK_OF_SAM2 if type(block) is CXBlock else _BLOCK_OF_TRANSFORMERS
+    convolve, norm, inner, activation, outer, scale = (getattr(block, name) for name in names)
+    added = norm(convolve(x)).permute(0, 2, 3, 1)
+    added = outer(project_and_activate(added, inner, activation)).permute(0, 3, 1, 2)
     with torch.autocast(added.device.type, enabled=False):
-        return torch.addcmul(hidden_states, block.scale[:, None, None], added)
->>>>>>> ca5e6be (Encode memories of transformers' models in fewer passes)
+        return torch.addcmul(x, scale[:, None, None], added)
 
 
 def _convolved_each(module: Any, x: Tensor) -> Tensor:

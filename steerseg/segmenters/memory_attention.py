@@ -28,6 +28,7 @@ from steerseg.segmenters.fused import (
     narrow_attention,
     narrow_attention_tiles,
     one_head_attention,
+    project_and_activate,
     rotate,
     self_attention,
 )
@@ -160,7 +161,7 @@ class FusedMemoryAttention:
             added = _attend(layer.across, positioned, positioned_keys, values, pointers, backend)
 
             tokens, normed = add_and_norm(tokens, added, layer.norms[2], dtype)
-            added = layer.down(_activated(layer, normed))
+            added = layer.down(project_and_activate(normed, layer.up, layer.activation))
         return add_and_norm(tokens, added, self.norm, torch.float32)[1]
 
 
@@ -285,12 +286,3 @@ def _attend(
         mixed = one_head_attention(query, key, part.value(values), backend)
     projected: Tensor = part.out(mixed)
     return projected
-
-
-def _activated(layer: Layer, tokens: Tensor) -> Tensor:
-    """The inner numbers of a layer's MLP: a product whose last step is ReLU writes them once."""
-    up, activation = layer.up, layer.activation
-    if type(up) is not nn.Linear or not (activation is F.relu or type(activation) is nn.ReLU):
-        return activation(up(tokens))
-    inner: Tensor = torch._addmm_activation(up.bias, tokens.flatten(0, 1), up.weight.T)
-    return inner.view(*tokens.shape[:2], -1)

@@ -155,3 +155,17 @@ def test_memories_are_mixed_by_the_largest_tiles_that_a_card_has_room_for(
     assert found == (ATTENTION_TILES[-room] if room else None)
     assert caplog.text.count("out of resource: shared memory") == len(ATTENTION_TILES) - room
     assert ("projects its memories before they are mixed" in caplog.text) == (room == 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("activation", [torch.nn.GELU(), torch.nn.ReLU()])
+@torch.inference_mode()
+def test_an_activation_within_a_product_is_no_further_off_than_after_it(activation: torch.nn.Module) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    layer = torch.nn.Linear(576, 2304, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(4096, 576, device="cuda", dtype=torch.bfloat16, generator=generator)
+    exact = activation(torch.nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float()))
+    assert fused.activation_is_fused(x.device, x.dtype, type(activation) is torch.nn.GELU)
+    within, after = fused.project_and_activate(x, layer, activation), activation(layer(x))
+    errors = [float((given.float() - exact).abs().mean()) for given in (within, after)]
+    assert errors[0] <= 1.02 * errors[1]
