@@ -19,9 +19,8 @@ from steerseg import SteerSeg, grounding
 from steerseg.attention import rollout
 from steerseg.keyframes import VideoFeatures
 from steerseg.lvlm import joined, layer_passes, norms, one_query, rotations
-from steerseg.lvlm.patch_products import convolve_patches, multiply_patches
 from steerseg.lvlm.vision_attention import vision_attention_of
-from steerseg.runtime import window_attention
+from steerseg.runtime import planned_attention, window_attention
 from steerseg.segmenters.sam2 import Sam2
 from steerseg.tracking import frame_encoder
 from steerseg.video import Video
@@ -88,16 +87,16 @@ def windows_by_torch() -> AbstractContextManager[None]:
     return attribute(window_attention, "kernel_works", lambda *_: False)
 
 
-def convolved_patches(steerseg: SteerSeg) -> AbstractContextManager[None]:
-    """Inside, the vision tower embeds patches by a convolution."""
-    model = steerseg.lvlm.model
-    return undone(lambda: convolve_patches(model), lambda: multiply_patches(model))
+def nothing_planned() -> AbstractContextManager[None]:
+    """Inside, cuDNN plans no attention."""
+    return attribute(planned_attention, "cudnn_attends", lambda *_: False)
 
 
 SEPARATE: dict[str, Callable[[SteerSeg], AbstractContextManager[None]]] = {
     "norms of many kernels": separate_norms,
     "rotations of many kernels": separate_rotations,
     "passes of torch": lambda steerseg: passes_of_torch(),
+    "nothing planned": lambda steerseg: nothing_planned(),
 }
 """Ways to have a language model's layers run as transformers wrote them."""
 
@@ -134,7 +133,6 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
         "resized on the host": resized_on_host,
         "windows by torch": windows_by_torch,
-        "patches by a convolution": lambda: convolved_patches(steerseg),
     }
     for name, way in ways.items():
         with way():
@@ -164,6 +162,8 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
     measure_encoding(records, tracker, video)
     with windows_by_torch():
         measure_encoding(records, tracker, video, {"windows by torch": True})
+    with nothing_planned():
+        measure_encoding(records, tracker, video, {"nothing planned": True})
     measure_memory_attention(records, tracker)
     tracking_ways: dict[str, dict[str, Any]] = {
         "": {},

@@ -73,7 +73,14 @@ _MEASURES = (
             ("changes, encode", "changes, encode: windows by torch"),
         ),
     ),
-    Measure("patches as products", ("lvlm/patch_products.py",), cold=_pass("patches by a convolution")[:1]),
+    Measure(
+        "attention planned by cuDNN",
+        ("runtime/planned_attention.py",),
+        cold=(
+            *_pass("nothing planned"),
+            ("changes, encode", "changes, encode: nothing planned"),
+        ),
+    ),
     Measure("windows as a batch", ("lvlm/vision_attention.py",), cold=_pass("windows in turn")[:1]),
     Measure(
         "padded inner widths",

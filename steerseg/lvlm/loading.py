@@ -16,7 +16,6 @@ from steerseg.lvlm.joined import join_projections
 from steerseg.lvlm.layer_passes import fuse_gates
 from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
-from steerseg.lvlm.patch_products import multiply_patches
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.rotations import fuse_rotations
 
@@ -83,7 +82,7 @@ def accelerate(model: Any, *, rotations: bool) -> None:
     """Let a model on a GPU compute by fewer and faster kernels, each where it is seen to be right.
 
     cuDNN's attention is switched off for the process: it makes a plan for each length of a chat, which takes up to a
-    second of every new expression.
+    second of every new expression. :mod:`steerseg.runtime.planned_attention` has it where shapes come again.
 
     Args:
         model: Changed in place.
@@ -95,6 +94,5 @@ def accelerate(model: Any, *, rotations: bool) -> None:
     if rotations:
         fuse_rotations(model)
     fuse_gates(model)
-    multiply_patches(model)
     pad_inner_widths(model)
     join_projections(model.get_decoder())

@@ -25,9 +25,13 @@ log = logging.getLogger(__name__)
 _ROWS = (1, 2, 4, 6, 8)
 """A call is filled up to one of so many rows, so that few graphs serve many numbers of rows.
 
-More rows than the last are several calls: of the last number each, and one of the rest."""
+More rows than the last are several calls, each of the largest number that they fill, and one of the rest."""
 
-_MOST_GRAPHS = 96
+_MANY_ROWS = (32, 16)
+"""Rows of a call that are never filled up, on a GPU that has room for so many."""
+
+_ROOMY = 40 << 30  # bytes of its memory
+_MOST_GRAPHS = 128
 _MOST_FAILURES = 3
 _TOLERANCE = 1e-2  # of the norm: the same kernels run twice, but libraries may choose others while capturing
 
@@ -112,15 +116,23 @@ class CapturedCalls:
         Returns:
             The function's outputs.
         """
-        most = _ROWS[-1] if self._filled else len(rows[0])
         sighted: set[Hashable] = set()
-        if len(rows[0]) <= most or not self._captures_on(rows[0].device):
-            return self._call(key, rows, shared, sighted)
+        sizes = self._sizes(len(rows[0]), rows[0].device)
         calls = [
-            self._call(key, [row[start : start + most] for row in rows], shared, sighted)
-            for start in range(0, len(rows[0]), most)
+            self._call(key, part, shared, sighted)
+            for part in zip(*(torch.split(row, sizes) for row in rows), strict=True)
         ]
-        return tuple(torch.cat(parts) for parts in zip(*calls, strict=True))
+        return calls[0] if len(calls) == 1 else tuple(map(torch.cat, zip(*calls, strict=True)))
+
+    def _sizes(self, count: int, device: torch.device) -> list[int]:
+        """How many rows go into each call."""
+        if not self._filled or not self._captures_on(device):
+            return [count]
+        sizes: list[int] = []
+        for size in (*(_MANY_ROWS if _is_roomy(device) else ()), _ROWS[-1]):
+            sizes += [size] * (count // size)
+            count %= size
+        return [*sizes, count] if count else sizes
 
     def _call(
         self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor], sighted: set[Hashable]
@@ -133,7 +145,7 @@ class CapturedCalls:
         if not self._captures_on(rows[0].device):
             return self._function(key, rows, shared)
         count = len(rows[0])
-        size = next(size for size in _ROWS if size >= count) if self._filled else count
+        size = next((size for size in _ROWS if size >= count), count) if self._filled else count
         form = (
             key,
             size,
@@ -248,6 +260,11 @@ class CapturedCalls:
                     graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(self._stream)
         return _Recorded(graph, outputs), expected
+
+
+@functools.cache
+def _is_roomy(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.mem_get_info(device)[1] >= _ROOMY
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

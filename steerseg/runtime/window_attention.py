@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
+from steerseg.runtime.planned_attention import attend
 
 TILE = 64
 """Tokens of a tile; windows that divide it are computed by the kernel."""
@@ -23,7 +23,7 @@ _TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 def attend_within(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None) -> Tensor:
-    """Attend within each of W windows.
+    """Attend within each of W windows, by the kernel where they are small.
 
     Args:
         query: (W, T, H, d), any strides.
@@ -45,7 +45,7 @@ def attend_within(query: Tensor, key: Tensor, value: Tensor, scaling: float | No
 
 def _by_torch(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2)
+    return attend(query, key, value, scaling).transpose(1, 2)
 
 
 def _few_tokens(query: Tensor, key: Tensor) -> bool:

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import GELUActivation
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
+from steerseg.runtime.planned_attention import cudnn_attends
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
@@ -282,43 +283,12 @@ def one_head_attention(
     query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None = None
 ) -> Tensor:
     """Attention of one head by one of torch's back ends, its own choice where ``None``: (N, L, C) each."""
-    return _attention(query[:, None], key[:, None], value[:, None], backend)[:, 0]
-
-
-def planned_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of long sequences whose shapes are always the same, (N, H, L, d) each, by cuDNN where it works."""
-    return _attention(query, key, value, SDPBackend.CUDNN_ATTENTION if _is_planned(query, value) else None)
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None) -> Tensor:
     with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(query, key, value)
+        return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
 
 
 def _is_planned(query: Tensor, value: Tensor) -> bool:
-    return planned_attention_works(query.device, query.dtype, query.shape[-1], value.shape[-1])
-
-
-@functools.cache
-def planned_attention_works(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
-    """Whether cuDNN attends with keys and values of such widths, and gives torch's results; tried once.
-
-    It plans each shape anew, which is worth it for shapes as few as those of tracking.
-    """
-    tolerance = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
-    difference = functools.partial(planned_attention_difference, width=width, narrow=narrow)
-    return pass_on_gpu(device, dtype, tolerance, difference, "SAM 2 tracks many objects without cuDNN")
-
-
-@torch.inference_mode()
-def planned_attention_difference(
-    device: torch.device, dtype: torch.dtype, *, width: int, narrow: int
-) -> float:
-    """The largest difference between cuDNN's attention and torch's, as a share of the largest value."""
-    parts = _random_attention(device, dtype, width, narrow)
-    query, key, value = parts
-    expected = one_head_attention(query.float(), key.float(), value.float(), SDPBackend.MATH).to(dtype)
-    return largest_share([(one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION), expected)])
+    return cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1])
 
 
 def _random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:

@@ -58,12 +58,14 @@ class _Form:
         positions: Temporal position of each spatial memory.
         span: Divisor of the object pointers' distances.
         fused: Whether it runs in fewer passes over memory than the library's own code.
+        one_frame: Whether all objects are tracked on one frame, whose features they share.
     """
 
     levels: int
     positions: tuple[int, ...]
     span: int
     fused: bool
+    one_frame: bool
 
 
 class VideoModelStep:
@@ -118,17 +120,31 @@ class VideoModelStep:
     ) -> tuple[Hashable, list[Tensor], list[Tensor]]:
         """Order the arguments of a step as :meth:`__call__` takes them."""
         positions = tuple(position for position, _ in attended.spatial)
-        form = _Form(len(levels), positions, attended.span, self.fused)
-        return form, [*levels, *memories, *pointers], [distances]
+        one_frame = len(levels[0]) > 1 and not any(level.stride(0) for level in levels)
+        form = _Form(len(levels), positions, attended.span, self.fused, one_frame)
+        rows = [*memories, *pointers]
+        if one_frame:
+            return form, rows, [distances, *(level[:1] for level in levels)]
+        return form, [*levels, *rows], [distances]
+
+    @staticmethod
+    def _inputs(
+        form: _Form, rows: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Features (N or 1, C, h, w) of each level, memories, and pointers."""
+        own = 0 if form.one_frame else form.levels
+        end = own + len(form.positions)
+        return shared[1:] if form.one_frame else rows[:own], rows[own:end], rows[end:]
 
     def __call__(self, key: Hashable, rows: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One step: the fields of a :class:`steerseg.segmenters.base.StepOutput`."""
         assert isinstance(key, _Form)
-        *finer, lowest = rows[: key.levels]
+        (*finer, lowest), memories, pointers = self._inputs(key, rows, shared)
         # Attention and memory encoder both read the channels of a position side by side.
         lowest = lowest.contiguous(memory_format=torch.channels_last)
         with self._precision(), in_one_pass(self._model, key.fused):
-            heads = self._decode(finer, self._attend(key, lowest, rows, shared), multimask=True)
+            conditioned = self._attend(key, lowest, memories, pointers, shared[0])
+            heads = self._decode(finer, conditioned, multimask=True)
             large = at_side(heads.logits[:, None].float(), self._model.prompt_encoder.input_image_size)
             tokens = self._compress(remember(self._model, lowest, large, heads.presence, binary=False))
         return heads.logits.float(), heads.pointers, tokens, heads.presence[:, 0].float().sigmoid()
@@ -137,23 +153,27 @@ class VideoModelStep:
         """The first part of a step alone: image features that have attended to the memories, (N, C, h, w)."""
         assert isinstance(key, _Form)
         with self._precision(), in_one_pass(self._model, key.fused):
-            return self._attend(key, rows[key.levels - 1], rows, shared)
+            levels, memories, pointers = self._inputs(key, rows, shared)
+            return self._attend(key, levels[-1], memories, pointers, shared[0])
 
     def _attend(
-        self, form: _Form, features: Tensor, rows: Sequence[Tensor], shared: Sequence[Tensor]
+        self,
+        form: _Form,
+        features: Tensor,
+        memories: Sequence[Tensor],
+        pointers: Sequence[Tensor],
+        distances: Tensor,
     ) -> Tensor:
-        """Features (N, C, h, w) of the lowest level that have attended to the memories of a step."""
+        """Features (N or 1, C, h, w) of the lowest level that have attended to the memories of a step: of N rows."""
         model = self._model
-        end = form.levels + len(form.positions)
-        memories, pointers = rows[form.levels : end], rows[end:]
-        count, width = features.shape[:2]
+        count, width = len(memories[0]), features.shape[1]
         tokens = list(memories)  # (N, L, C_mem)
         encodings = [self._encodings[position] for position in form.positions]  # (L, C_mem)
         pointer_tokens = 0
         if pointers:
             parts = width // model.mem_dim
             tokens.append(torch.stack(list(pointers), dim=1).reshape(count, -1, model.mem_dim))
-            encodings.append(self._pointer_encodings(shared[0], form.span, width).repeat_interleave(parts, 0))
+            encodings.append(self._pointer_encodings(distances, form.span, width).repeat_interleave(parts, 0))
             pointer_tokens = len(pointers) * parts
         if form.fused and self._memory_attention is not None:
             conditioned = self._memory_attention(
@@ -166,7 +186,7 @@ class VideoModelStep:
         else:
             # By position, since the library has misspelt a name that it may mend.
             conditioned = model.memory_attention(
-                features.flatten(2).permute(2, 0, 1),
+                features.flatten(2).permute(2, 0, 1).expand(-1, count, -1),
                 torch.cat(tokens, dim=1).transpose(0, 1),
                 self._image_position,
                 torch.cat(encodings)[:, None],

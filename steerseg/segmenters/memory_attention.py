@@ -131,7 +131,8 @@ class FusedMemoryAttention:
         """Let image features attend to memories.
 
         Args:
-            features: (N, L, C) image features; any strides.
+            features: (N or 1, L, C) image features; any strides. What does not depend on memories is computed once
+                for those that all objects share.
             position: (L, C) their position encoding.
             memories: (N, M or P, C_mem) each.
             encodings: (M or P, C_mem) position encoding of each memory.
@@ -160,6 +161,7 @@ class FusedMemoryAttention:
             positioned_keys = keys if layer.position_at_keys else values
             added = _attend(layer.across, positioned, positioned_keys, values, pointers, backend)
 
+            tokens = tokens.expand(len(added), -1, -1)
             tokens, normed = add_and_norm(tokens, added, layer.norms[2], dtype)
             added = layer.down(project_and_activate(normed, layer.up, layer.activation))
         return add_and_norm(tokens, added, self.norm, torch.float32)[1]
@@ -273,10 +275,11 @@ def _attend(
     unrotated: int,
     backend: SDPBackend | None,
 ) -> Tensor:
-    """One attention, (N, L, C) each; the last ``unrotated`` keys are not rotated."""
+    """One attention, queries (N or 1, L, C) and (N, L, C) each; the last ``unrotated`` keys are not rotated."""
     query, key = part.query(queries), part.key(keys)
     rotate(query, part.query_rotation.cos, part.query_rotation.sin, query.shape[1])
     rotate(key, part.key_rotation.cos, part.key_rotation.sin, key.shape[1] - unrotated)
+    query = query.expand(len(key), -1, -1)
     tiles = narrow_attention_tiles(query.device, query.dtype, query.shape[-1], values.shape[-1])
     if backend is None and tiles is not None:
         mixed = part.value(narrow_attention(query, key, values.to(query.dtype), tiles))

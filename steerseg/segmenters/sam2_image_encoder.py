@@ -9,7 +9,6 @@ stage is brought back. Sums and norms are one pass, and so are products and what
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ import torch
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from torch import Tensor
 
-from steerseg.runtime.window_attention import TILE, attend_within
-from steerseg.segmenters.fused import add_and_norm, in_one_pass, planned_attention, project_and_activate
+from steerseg.runtime.window_attention import attend_within
+from steerseg.segmenters.fused import add_and_norm, in_one_pass, project_and_activate
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,7 @@ class _Grid:
         """The largest of each ``stride`` of a window: (B * windows, tokens, C) with fewer tokens."""
         down, across = stride
         parts = tokens.reshape(len(tokens), self.side // down, down, self.side // across, across, -1)
-        # By pairs, since a GPU is slow at the largest of so few.
-        rows = functools.reduce(torch.maximum, parts.unbind(2))
-        return functools.reduce(torch.maximum, rows.unbind(3)).flatten(1, 2)
+        return parts.amax(dim=(2, 4)).flatten(1, 2)
 
     def pooled_by(self, stride: tuple[int, int]) -> _Grid:
         """The grid of tokens that were pooled by ``stride``."""
@@ -182,12 +179,7 @@ def _block(block: Any, tokens: Tensor, added: Tensor | None, grid: _Grid) -> tup
     if stride:
         query = torch.unflatten(grid.pool(query.flatten(2), stride), -1, query.shape[-2:])
         grid = grid.pooled_by(stride)
-    if key.shape[1] <= TILE:
-        mixed = attend_within(query, key, value)
-    else:
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        mixed = planned_attention(query, key, value).transpose(1, 2)
-    projected = attention.proj(mixed.reshape(shortcut.shape))
+    projected = attention.proj(attend_within(query, key, value).reshape(shortcut.shape))
     tokens, normed = add_and_norm(shortcut, projected, block.norm2, dtype)
     inner, outer = block.mlp.layers
     return tokens, outer(project_and_activate(normed, inner, block.mlp.act)), grid

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerseg.errors import Cancelled
 from steerseg.points import PointPrompt
+from steerseg.runtime import cuda_graphs
 from steerseg.runtime.cuda_graphs import _copy_all
 from steerseg.segmenters.frozen import round_multiplied_weights
 from steerseg.segmenters.sam2 import Sam2
@@ -77,8 +78,9 @@ def test_first_sights_are_not_captured() -> None:
     assert calls.replays == 1
 
 
-def test_many_rows_are_replays_of_a_few_forms() -> None:
+def test_many_rows_are_replays_of_a_few_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nineteen rows are two replays of eight, and one of four; nine need no second form of eight."""
+    monkeypatch.setattr(cuda_graphs, "_is_roomy", lambda device: False)
     calls = Rerun(product)
     for seed in range(4):
         rows, shared = arguments(19, seed)
@@ -91,6 +93,17 @@ def test_many_rows_are_replays_of_a_few_forms() -> None:
     assert torch.equal(calls(3, rows, shared)[1], product(3, rows, shared)[1])
     assert len(calls) == 3
     assert calls.replays == replays + 3  # the single row was seen once before it was captured
+
+
+def test_many_rows_are_fewer_replays_where_there_is_room() -> None:
+    """Sixty rows are one replay of thirty-two, one of sixteen, one of eight and one of four."""
+    calls = Rerun(product)
+    for seed in range(3):
+        rows, shared = arguments(60, seed)
+        given = calls(3, rows, shared)
+        assert all(torch.equal(a, b) for a, b in zip(given, product(3, rows, shared), strict=True))
+    assert len(calls) == 4
+    assert calls.replays == 8
 
 
 def test_a_replay_that_is_off_is_not_used() -> None:

@@ -32,7 +32,10 @@ def segmenter_of(name: str, config: SegmenterConfig | None = None) -> VideoModel
     return SEGMENTERS[name](model, version="-", config=config or SegmenterConfig())
 
 
-def step_arguments(segmenter: VideoModel, objects: int, memories: int, pointers: int) -> Any:
+def step_arguments(
+    segmenter: VideoModel, objects: int, memories: int, pointers: int, *, one_frame: bool | None = None
+) -> Any:
+    """Of frames of their own, or of one frame, whose features are shared or copied."""
     generator = torch.Generator().manual_seed(8)
     model, tokens = segmenter.model, len(segmenter._token_positions())
 
@@ -41,6 +44,9 @@ def step_arguments(segmenter: VideoModel, objects: int, memories: int, pointers:
 
     shares = zip((8, 4, 1), segmenter._sizes, strict=True)
     levels = [random(model.hidden_dim // share, *size).to(segmenter._dtype) for share, size in shares]
+    if one_frame is not None:
+        levels = [level[:1].expand(objects, -1, -1, -1) for level in levels]
+        levels = levels if one_frame else [level.contiguous() for level in levels]
     spatial = [random(tokens, model.mem_dim).to(segmenter._dtype) for _ in range(memories)]
     chosen = AttendedMemories(
         tuple((position, position) for position in range(memories)),
@@ -74,6 +80,22 @@ def test_fewer_passes_give_what_the_library_gives(
     assert given.shape == expected.shape
     assert not torch.equal(given, expected)  # they were added in another order
     assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", list(SEGMENTERS))
+def test_objects_of_one_frame_share_its_features(name: str, fused: bool) -> None:
+    segmenter = segmenter_of(name)
+    segmenter.fused = fused
+    step = segmenter.tracking_step()
+    shared, copied = (step_arguments(segmenter, 5, 3, 4, one_frame=one_frame) for one_frame in (True, False))
+    assert len(shared[2]) == len(copied[2]) + 3, "the features of each level"
+    for given, expected in zip(step(*shared), step(*copied), strict=True):
+        assert given.shape == expected.shape
+        assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+    conditioned, expected = step.attend(*shared), step.attend(*copied)
+    assert (conditioned - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", list(SEGMENTERS))
