@@ -46,6 +46,8 @@ def planned(query: Tensor, key: Tensor, value: Tensor) -> AbstractContextManager
     recorded = torch.is_grad_enabled() and query.requires_grad
     if recorded or query.device.type != "cuda" or min(query.shape[2], key.shape[2]) < _SHORTEST:
         return nullcontext()
+    if any(part.stride(-1) != 1 or 0 in part.stride() for part in (query, key, value)):
+        return nullcontext()  # cuDNN would end the process where one entry stands for several
     if not cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1]):
         return nullcontext()
     shape = (query.device, query.dtype, query.shape, key.shape, value.shape)

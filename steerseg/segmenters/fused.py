@@ -264,13 +264,18 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
     Returns:
         (N, L, V).
     """
+    query, key, value = (
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+    )  # cuDNN reads no others safely
     if len(query) >= _MANY_OBJECTS and _is_planned(query, value):
         return one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION)
     from steerseg.segmenters.fused_kernels import (
         narrow_attention as by_kernel,
     )  # Triton is not there everywhere
 
-    return by_kernel(query.contiguous(), key.contiguous(), value.contiguous(), tiles)
+    return by_kernel(query, key, value, tiles)
 
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
