@@ -105,7 +105,8 @@ def measure_objects(records: Records, tracker: Tracker, size: Size, counts: Sequ
 
     def measured(count: int) -> None:
         prompts = click_grid(count)
-        follow(prompts, encode=False)  # kernels and captured steps of this many objects
+        for _ in range(2):  # kernels and captured steps of this many objects
+            follow(prompts, encode=False)
         for name, encode in (("on the device", False), ("with encoded masks", True)):
             label = f"{count} objects, {name}"
             _, seconds = records.timed(
