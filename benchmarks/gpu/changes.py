@@ -97,7 +97,6 @@ SEPARATE: dict[str, Callable[[SteerSeg], AbstractContextManager[None]]] = {
     "norms of many kernels": separate_norms,
     "rotations of many kernels": separate_rotations,
     "passes of torch": lambda steerseg: passes_of_torch(),
-    "nothing planned": lambda steerseg: nothing_planned(),
 }
 """Ways to have a language model's layers run as transformers wrote them."""
 
@@ -134,6 +133,7 @@ def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:
         **{name: functools.partial(separate, steerseg) for name, separate in SEPARATE.items()},
         "resized on the host": resized_on_host,
         "windows by torch": windows_by_torch,
+        "nothing planned": nothing_planned,
     }
     for name, way in ways.items():
         with way():

@@ -82,7 +82,7 @@ def accelerate(model: Any, *, rotations: bool) -> None:
     """Let a model on a GPU compute by fewer and faster kernels, each where it is seen to be right.
 
     cuDNN's attention is switched off for the process: it makes a plan for each length of a chat, which takes up to a
-    second of every new expression. :mod:`steerseg.runtime.planned_attention` has it where shapes come again.
+    second of every new expression. :mod:`steerseg.runtime.planned_attention` has it where pictures come again.
 
     Args:
         model: Changed in place.

@@ -6,7 +6,6 @@ mask interface too, since masks are silently dropped otherwise.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from transformers.masking_utils import sdpa_mask
 
 from steerseg.errors import ModelError
 from steerseg.lvlm.one_query import attend_one_query
-from steerseg.runtime.planned_attention import planned
 
 TAP_ATTENTION = "steerseg_tap"
 
@@ -130,10 +128,9 @@ def _tap_attention(
             return _attend_last_queries(query, key, value, factor), None
     if query.shape[2] == 1 and key.shape[1] < query.shape[1] and not query.requires_grad:
         return attend_one_query(query, key, value, attention_mask, scaling), None
-    with planned(query, key, value) if attention_mask is None else contextlib.nullcontext():
-        attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
+    attended: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
     return attended
 
 

@@ -1,15 +1,14 @@
 """Attention by cuDNN, for shapes that come again and again.
 
-On an H100 it takes half to two thirds of the time of torch's own kernels. But it plans each shape anew, which takes
-as long as some hundred calls save. So a shape is planned once it was seen often.
+On an H200 it takes about two thirds of the time of torch's own kernels. But it plans each shape anew, which takes as
+long as some hundred calls save. So a shape is planned once it was seen often.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import logging
+from collections.abc import Callable, Hashable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
 from steerseg.runtime.lru import LruCache
+
+log = logging.getLogger(__name__)
 
 SIGHTS = 64
 """Number of the call of a shape from which on cuDNN attends."""
@@ -33,33 +34,54 @@ _BY_CUDNN = [
 ]
 
 _seen: LruCache[Hashable, int] = LruCache(_MOST_SHAPES)
-
-
-def planned(query: Tensor, key: Tensor, value: Tensor) -> AbstractContextManager[Any]:
-    """A context in which torch attends by cuDNN, where it works and shapes like these were seen often.
-
-    Args:
-        query: (B, H, L, d).
-        key: (B, H_kv, S, d).
-        value: The same.
-    """
-    recorded = torch.is_grad_enabled() and query.requires_grad
-    if recorded or query.device.type != "cuda" or min(query.shape[2], key.shape[2]) < _SHORTEST:
-        return nullcontext()
-    if any(part.stride(-1) != 1 or 0 in part.stride() for part in (query, key, value)):
-        return nullcontext()  # cuDNN would end the process where one entry stands for several
-    if not cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1]):
-        return nullcontext()
-    shape = (query.device, query.dtype, query.shape, key.shape, value.shape)
-    sights = (_seen.get(shape) or 0) + 1
-    _seen.put(shape, sights)
-    return nullcontext() if sights < SIGHTS else sdpa_kernel(_BY_CUDNN, set_priority=True)
+_refused: set[Hashable] = set()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None) -> Tensor:
-    """Attention of (B, H, L, d) to all keys (B, H, S, d), planned where that is worth it."""
-    with planned(query, key, value):
+    """Attention of (B, H, L, d) to all keys (B, H, S, d), by cuDNN where shapes like these were seen often."""
+
+    def by_torch() -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, scale=scaling)
+
+    def by_cudnn() -> Tensor:
+        with sdpa_kernel(_BY_CUDNN, set_priority=True):
+            return by_torch()
+
+    planned = attempt(query, key, value, by_cudnn) if _comes_often(query, key, value) else None
+    return by_torch() if planned is None else planned
+
+
+def attempt(query: Tensor, key: Tensor, value: Tensor, by_cudnn: Callable[[], Tensor]) -> Tensor | None:
+    """What cuDNN gives; ``None`` where it once had no plan for such shapes."""
+    shape = _shape(query, key, value)
+    if shape in _refused:
+        return None
+    try:
+        return by_cudnn()
+    except torch.OutOfMemoryError:  # which says nothing about plans
+        raise
+    except RuntimeError as error:
+        log.warning("torch attends from %s to %s: %s", tuple(query.shape), tuple(key.shape), error)
+        _refused.add(shape)
+        return None
+
+
+def _comes_often(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    recorded = torch.is_grad_enabled() and query.requires_grad
+    if recorded or query.device.type != "cuda" or min(query.shape[2], key.shape[2]) < _SHORTEST:
+        return False
+    if any(part.stride(-1) != 1 or 0 in part.stride() for part in (query, key, value)):
+        return False  # cuDNN would end the process where one entry stands for several
+    if not cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1]):
+        return False
+    shape = _shape(query, key, value)
+    sights = (_seen.get(shape) or 0) + 1
+    _seen.put(shape, sights)
+    return sights >= SIGHTS
+
+
+def _shape(query: Tensor, key: Tensor, value: Tensor) -> Hashable:
+    return query.device, query.dtype, query.shape, key.shape, value.shape
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import GELUActivation
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
-from steerseg.runtime.planned_attention import cudnn_attends
+from steerseg.runtime.planned_attention import attempt, cudnn_attends
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
@@ -269,8 +269,9 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
         key.contiguous(),
         value.contiguous(),
     )  # cuDNN reads no others safely
-    if len(query) >= _MANY_OBJECTS and _is_planned(query, value):
-        return one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION)
+    planned = _by_cudnn(query, key, value) if len(query) >= _MANY_OBJECTS else None
+    if planned is not None:
+        return planned
     from steerseg.segmenters.fused_kernels import (
         narrow_attention as by_kernel,
     )  # Triton is not there everywhere
@@ -280,8 +281,8 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of one head, by whatever is fastest for as many objects: (N, L, C) each, and the result."""
-    planned = len(query) > 1 and _is_planned(query, value)
-    return one_head_attention(query, key, value, SDPBackend.CUDNN_ATTENTION if planned else None)
+    planned = _by_cudnn(query, key, value) if len(query) > 1 else None
+    return one_head_attention(query, key, value) if planned is None else planned
 
 
 def one_head_attention(
@@ -292,8 +293,12 @@ def one_head_attention(
         return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
 
 
-def _is_planned(query: Tensor, value: Tensor) -> bool:
-    return cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1])
+def _by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
+    """Attention of one head; ``None`` where cuDNN does not do it."""
+    if not cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1]):
+        return None
+    by_cudnn = functools.partial(one_head_attention, query, key, value, SDPBackend.CUDNN_ATTENTION)
+    return attempt(query, key, value, by_cudnn)
 
 
 def _random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:
