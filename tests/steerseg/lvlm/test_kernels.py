@@ -9,12 +9,15 @@ from steerseg.lvlm import layer_passes, one_query, rotations
 from steerseg.runtime.kernel_trial import ROUNDED_ONCE
 from tests.support.interpreted_kernels import numbers_printed
 
+KERNELS = {"rotations": rotations, "layer_passes": layer_passes}
 
-def test_kernels_and_their_gradients_are_right_when_interpreted() -> None:
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_and_their_gradients_are_right_when_interpreted(name: str) -> None:
     exact, rounded = numbers_printed(
-        """
+        f"""
 import torch
-from steerseg.lvlm.rotations import largest_difference
+from steerseg.lvlm.{name} import largest_difference
 for dtype in (torch.float32, torch.bfloat16):
     print(largest_difference(torch.device("cpu"), dtype))
 """
@@ -25,10 +28,11 @@ for dtype in (torch.float32, torch.bfloat16):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_compiled_kernels_are_right(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiled_kernels_are_right(name: str, dtype: torch.dtype) -> None:
     device = torch.device("cuda")
-    assert rotations.largest_difference(device, dtype) <= ROUNDED_ONCE[dtype]
-    assert rotations.kernels_work(device, dtype)
+    assert KERNELS[name].largest_difference(device, dtype) <= ROUNDED_ONCE[dtype]
+    assert KERNELS[name].kernels_work(device, dtype)
 
 
 def test_one_query_attends_right_when_interpreted() -> None:
@@ -51,24 +55,3 @@ def test_one_query_attends_right_on_a_gpu(dtype: torch.dtype, depth: int) -> Non
     device = torch.device("cuda")
     assert one_query.largest_difference(device, dtype, depth) <= ROUNDED_ONCE[dtype]
     assert one_query.kernels_work(device, dtype, depth)
-
-
-def test_layers_pass_right_when_interpreted() -> None:
-    exact, rounded = numbers_printed(
-        """
-import torch
-from steerseg.lvlm.layer_passes import largest_difference
-for dtype in (torch.float32, torch.bfloat16):
-    print(largest_difference(torch.device("cpu"), dtype))
-"""
-    )
-    assert exact <= 1e-5
-    assert rounded <= 3e-2
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_layers_pass_right_on_a_gpu(dtype: torch.dtype) -> None:
-    device = torch.device("cuda")
-    assert layer_passes.largest_difference(device, dtype) <= ROUNDED_ONCE[dtype]
-    assert layer_passes.kernels_work(device, dtype)
