@@ -63,7 +63,7 @@ class MaskDecoder:
         """Decode one prompt a row.
 
         Args:
-            levels: (N, C, h, w) image features of each level, largest first; the lowest is not read.
+            levels: (N or 1, C, h, w) image features of each level, largest first; the lowest is not read.
             features: (N, C, h, w) features of the lowest level, with what was added to them.
             multimask: Whether the best of three masks is taken, for prompts that may mean several things.
             clicks: (N, P, 2) coordinates in pixels and (N, P) labels.

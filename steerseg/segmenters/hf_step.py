@@ -210,7 +210,7 @@ def remember(model: Any, features: Tensor, logits: Tensor, presence: Tensor, *, 
 
     Args:
         model: As of :class:`VideoModelStep`.
-        features: (N, C, h, w) image features of the lowest level.
+        features: (N or 1, C, h, w) image features of the lowest level.
         logits: (N, 1, S, S) mask logits at the model's input size.
         presence: (N, 1) object score logits.
         binary: Whether pixels count as in or out, as where the object was prompted.
