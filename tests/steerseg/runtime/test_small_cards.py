@@ -54,6 +54,28 @@ def test_kernels_of_a_generated_token_fit_into_small_cards() -> None:
     assert max(taken.values()) <= SMALL_CARD
 
 
+# At the widths of heads of SAM 2's encoder and of vision towers, and at those of language models.
+LAYERS = """
+from steerseg.lvlm import layer_kernels
+from steerseg.runtime import window_attention_kernels
+for tokens, width in ((16, 72), (64, 80), (64, 96), (64, 128)):
+    part = torch.zeros(4, tokens, 1, width, dtype=torch.bfloat16)
+    window_attention_kernels.attend_within(part, part, part, 0.1)
+for width in (128, 3584, 8192):
+    layer_kernels.norm(torch.zeros(1, width, dtype=torch.bfloat16), torch.zeros(width), 1e-6)
+inner = torch.zeros(1, 18944, dtype=torch.bfloat16)
+layer_kernels.gated(inner, inner)
+keys, key = torch.zeros(1, 4, 8, 128, dtype=torch.bfloat16), torch.zeros(1, 4, 1, 128, dtype=torch.bfloat16)
+layer_kernels.write_token(keys, keys, key, key, torch.zeros(1, dtype=torch.int64))
+"""
+
+
+def test_kernels_of_windows_and_layers_fit_into_the_smallest_cards() -> None:
+    taken = shared_memory(LAYERS, 86)
+    assert taken.keys() == {"_attend", "_norm", "_gate", "_write_token"}
+    assert max(taken.values()) <= SMALLEST_CARD
+
+
 def test_kernels_fit_into_small_cards() -> None:
     taken = shared_memory(ROLLOUT + SEGMENTER + ATTENTION, 86)
     rollout = {"_row_statistics", "_sum_columns", "_next_row", "_row_gradients", "_column_gradients"}
