@@ -1,4 +1,4 @@
-"""How far a job is, noted in the database while it runs."""
+"""How far a job is, noted in the database while it runs, and when it waits again."""
 
 from __future__ import annotations
 
@@ -46,18 +46,25 @@ class ProgressNotes:
         self.model_job: ModelJob[ModelRequest, ModelAnswer] | None = None
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """Note a stage and its fraction in [0, 1], unless the same stage was noted a moment ago."""
+        """Note a stage and its fraction in [0, 1], unless the same stage was noted a moment ago.
+
+        No stage says that the job waits again: it made way, or its worker was lost.
+        """
         now = time.monotonic()
         if stage == self._stage and now - self._time < _INTERVAL:
             return
         self._stage, self._time = stage, now
         job = self.model_job
+        attempts = self._earlier_attempts + (1 if job is None else job.attempts)
+        if not stage:
+            self._job_store.requeue(self._job_id, attempts=attempts)
+            return
         frames = None if job is None else job.frames
         self._job_store.update(
             self._job_id,
             stage=stage,
             fraction=fraction,
-            attempts=self._earlier_attempts + (1 if job is None else job.attempts),
+            attempts=attempts,
             frames=frames,
             message=describe_progress(stage, fraction, frames),
         )

@@ -208,7 +208,7 @@ class JobStore:
             return [job_of_row(row) for row in rows]
 
     def requeue(self, job_id: int, *, attempts: int) -> None:
-        """Put a job that has not ended back into the queue, for the next start of the server."""
+        """Note that a job which has not ended waits again, in this process of the server or in the next."""
         with self._database.writing(durable=False) as session:
             session.execute(
                 update(JobRow)

@@ -103,6 +103,11 @@ class ModelJob(Generic[RequestT, ResultT]):
             case FrameCountReport(frames=frames):
                 self.frames = frames
 
+    def wait_again(self) -> None:
+        """Be in no stage, and tell so: a worker has left it."""
+        self.stage, self.fraction = "", 0.0
+        self._pass_on("", 0.0)
+
     def succeed(self, result: ResultT) -> None:
         """End by a result, unless it has ended."""
         with self._lock:
@@ -222,10 +227,10 @@ class JobQueue(Generic[RequestT, ResultT]):
 
     def put_back(self, job: ModelJob[RequestT, ResultT]) -> None:
         """Let a job wait again, at its old position; end it where the queue is closed or the job cancelled."""
+        job.wait_again()  # before another worker may begin it
         with self._changed:
             if not self._closed and not job.cancelled:
                 job.queued_at = self._clock()
-                job.stage, job.fraction = "", 0.0  # whoever waits for it is told that it waits
                 self._push(job)
                 return
         job.fail(Cancelled("cancelled before it began anew" if job.cancelled else "the server is stopping"))

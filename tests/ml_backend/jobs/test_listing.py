@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,11 @@ from ml_backend.database.database import Database
 from ml_backend.database.projects import ProjectStore
 from ml_backend.database.tables import JobState
 from ml_backend.jobs.listing import count_jobs, list_jobs, read_name
+from ml_backend.jobs.progress import ProgressNotes
 from ml_backend.jobs.store import JobStore
+from ml_backend.models.affinity import VideoAffinity
+from ml_backend.models.messages import ProgressReport
+from ml_backend.models.queue import JobQueue, Priority
 from ml_backend.refinement.gate import GateMetrics, Judgement, Outcome
 from ml_backend.refinement.store import RefinementStore
 from tests.support.databases import EACH_DATABASE
@@ -80,6 +85,28 @@ def test_progress_is_told_in_words(database: Database) -> None:
         job, stage="tracking", fraction=0.5, attempts=1, frames=40, message="frame 20 of 40"
     )
     assert list_jobs(database, 1)[0].to_json()["message"] == "frame 20 of 40"
+
+
+def test_a_job_that_makes_way_waits_again(database: Database) -> None:
+    queue: JobQueue[Any, Any] = JobQueue(VideoAffinity())
+    notes = ProgressNotes(database, add_job(database, 1), earlier_attempts=1)
+    notes.model_job = queue.submit("a request", Priority.BATCH, notes, None)
+
+    def listed() -> tuple[JobState, str, str]:
+        (job,) = list_jobs(database, 1)
+        return job.state, job.stage, job.message
+
+    for fraction in (0.5, 0.75):
+        job = queue.take(0, 0)
+        assert job is notes.model_job
+        job.attempts += 1
+        job.note(ProgressReport(job.number, "tracking", fraction))
+        assert listed() == (JobState.RUNNING, "tracking", f"tracking, {fraction:.0%}")
+        job.attempts -= 1
+        queue.put_back(job)
+        assert listed() == (JobState.QUEUED, "", "")
+    (row,) = JobStore(database).unfinished("propose")
+    assert row.attempts == 1, "those of an earlier process alone"
 
 
 @pytest.mark.parametrize(
