@@ -20,7 +20,6 @@ from sam2.modeling.memory_encoder import CXBlock
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers.activations import GELUActivation
 
 from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
 from steerseg.runtime.planned_attention import attempt, cudnn_attends
@@ -182,7 +181,8 @@ def project_and_activate(x: Tensor, layer: nn.Linear, activation: Callable[[Tens
     Returns:
         (..., C').
     """
-    gelu = type(activation) in (nn.GELU, GELUActivation)
+    # The second is that of transformers, which take a second to import.
+    gelu = type(activation) is nn.GELU or type(activation).__name__ == "GELUActivation"
     known = gelu or activation is F.relu or type(activation) is nn.ReLU
     weight, bias = layer.weight, layer.bias
     if (
