@@ -72,10 +72,22 @@ def test_the_method_works_without_what_the_server_needs(tmp_path: Path) -> None:
 
 
 def test_the_command_line_answers_without_loading_models() -> None:
-    code = "import sys; from steerseg.cli.main import build_parser; build_parser().format_help(); print(*sys.modules)"
+    code = "from steerseg.cli.main import build_parser; build_parser().format_help()"
+    assert not loaded_by(code) & {"torch", "transformers", "numpy", "pydantic"}
+
+
+def test_sam2_needs_no_language_model() -> None:
+    """Their package takes a second to import, for which clicks alone need not wait."""
+    loaded = loaded_by("import steerseg.segmenters.sam2")
+    assert "torch" in loaded
+    assert "transformers" not in loaded
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the modules that are loaded after some code ran by itself."""
+    code = f"import sys; {code}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(run.stdout.split())
-    assert not loaded & {"torch", "transformers", "numpy", "pydantic"}
+    return set(run.stdout.split())
 
 
 def test_what_trained_the_demo_is_no_part_of_the_wheel() -> None:
