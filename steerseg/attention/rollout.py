@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steerseg.config import Heads
 from steerseg.lvlm.tap import RolloutInputs
-from steerseg.runtime.kernel_trial import largest_share, passes
+from steerseg.runtime.kernel_trial import is_recorded, largest_share, passes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest difference as a share of the largest value; gradients are rounded to the precision of their tensors."""
@@ -112,7 +112,7 @@ def roll_layer_in_chunks(
     for start in range(0, row.shape[1], chunk):
         part = query[:, :, start : start + chunk]
         arguments = (row, part, key, visual, live, start, scaling)
-        if torch.is_grad_enabled() and part.requires_grad:
+        if is_recorded(part):
             more, peak = checkpoint(_chunk, *arguments, use_reentrant=False)
         else:
             more, peak = _chunk(*arguments)
@@ -154,7 +154,7 @@ def streaming_rollout(
             from steerseg.attention.kernels import roll_layer, roll_on  # Triton is not there everywhere
 
             arguments = (row, query, key, visual, live, scaling)
-            if torch.is_grad_enabled() and any(part.requires_grad for part in (row, query, key)):
+            if is_recorded(row, query, key):
                 row = _next_row(row, *roll_layer(*arguments, padded=inputs.padded), weighted=weighted)
             else:
                 row = roll_on(*arguments, padded=inputs.padded, weighted=weighted)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steerseg.lvlm.forwards import replace, restore
-from steerseg.runtime.kernel_trial import ROUNDED_ONCE, largest_share, pass_on_gpu
+from steerseg.lvlm.forwards import replace
+from steerseg.runtime.kernel_trial import ROUNDED_ONCE, is_recorded, largest_share, pass_on_gpu
 
 _FEW = 1 << 16
 """Numbers up to which a norm is one of few rows; torch's own is as fast for more."""
@@ -26,11 +26,6 @@ _MOST_WIDTH = 1 << 14
 def fuse_gates(model: nn.Module) -> int:
     """Let gated MLPs apply their gates in one pass; returns how many do."""
     return sum(_fuse(module) for module in model.modules())
-
-
-def separate_gates(model: nn.Module) -> None:
-    """Undo :func:`fuse_gates`."""
-    restore(model, _in_one_pass)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
@@ -66,6 +61,10 @@ def write_token(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, index:
 
         by_kernel(keys, values, key, value, index)
         return
+    _write_token(keys, values, key, value, index)
+
+
+def _write_token(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, index: Tensor) -> None:
     rows = torch.arange(len(keys), device=keys.device)
     keys[rows, :, index] = key[:, :, 0]
     values[rows, :, index] = value[:, :, 0]
@@ -90,8 +89,7 @@ def _fuse(module: nn.Module) -> bool:
 
 
 def _is_on_gpu(x: Tensor) -> bool:
-    recorded = torch.is_grad_enabled() and x.requires_grad
-    return x.device.type == "cuda" and not recorded and kernels_work(x.device, x.dtype)
+    return x.device.type == "cuda" and not is_recorded(x) and kernels_work(x.device, x.dtype)
 
 
 @functools.cache
@@ -127,12 +125,9 @@ def largest_difference(device: torch.device, dtype: torch.dtype) -> float:
         expected = (F.silu(first.float()) * second.float()).to(dtype)
         pairs.append((layer_kernels.gated(first, second), expected))
     index = torch.tensor([4, 0], device=device)
-    written, expected_buffers = ([random(2, 3, 6, 24) for _ in range(2)] for _ in range(2))
-    for buffer, other in zip(written, expected_buffers, strict=True):
-        other.copy_(buffer)
+    keys, values = (random(2, 3, 6, 24) for _ in range(2))
+    own_keys, own_values = keys.clone(), values.clone()
     key, value = (random(2, 1, 3, 24).transpose(1, 2) for _ in range(2))
-    layer_kernels.write_token(written[0], written[1], key, value, index)
-    for row, at in enumerate(index.tolist()):
-        expected_buffers[0][row, :, at] = key[row, :, 0]
-        expected_buffers[1][row, :, at] = value[row, :, 0]
-    return largest_share([*pairs, *zip(written, expected_buffers, strict=True)])
+    layer_kernels.write_token(own_keys, own_values, key, value, index)
+    _write_token(keys, values, key, value, index)
+    return largest_share([*pairs, (own_keys, keys), (own_values, values)])

@@ -118,11 +118,13 @@ class CapturedCalls:
         """
         sighted: set[Hashable] = set()
         sizes = self._sizes(len(rows[0]), rows[0].device)
+        if len(sizes) == 1:
+            return self._call(key, rows, shared, sighted)
         calls = [
             self._call(key, part, shared, sighted)
             for part in zip(*(torch.split(row, sizes) for row in rows), strict=True)
         ]
-        return calls[0] if len(calls) == 1 else tuple(map(torch.cat, zip(*calls, strict=True)))
+        return tuple(map(torch.cat, zip(*calls, strict=True)))
 
     def _sizes(self, count: int, device: torch.device) -> list[int]:
         """How many rows go into each call."""

@@ -16,6 +16,15 @@ ROUNDED_ONCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 It is a share of the largest value, by precision."""
 
 
+OF_ONE_ROUNDING = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Largest difference between sums that are both rounded once, to half precision: the same kind of share."""
+
+
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether gradients through any of some tensors are wanted, which kernels without a backward pass cannot give."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 @torch.no_grad()
 def largest_share(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The largest difference as a share of the largest value, over pairs of a result and what was expected.

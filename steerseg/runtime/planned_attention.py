@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
+from steerseg.runtime.kernel_trial import OF_ONE_ROUNDING, is_recorded, largest_share, pass_on_gpu
 from steerseg.runtime.lru import LruCache
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ SIGHTS = 64
 
 _MOST_SHAPES = 512
 _SHORTEST = 128  # tokens; torch's kernels are as fast for fewer
-_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 _BY_CUDNN = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -52,9 +51,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = No
 
 
 def attempt(query: Tensor, key: Tensor, value: Tensor, by_cudnn: Callable[[], Tensor]) -> Tensor | None:
-    """What cuDNN gives; ``None`` where it once had no plan for such shapes."""
+    """What cuDNN gives; ``None`` where it takes no such tensors, or once had no plan for such shapes."""
     shape = _shape(query, key, value)
-    if shape in _refused:
+    # It would end the process where one entry stands for several.
+    if shape in _refused or any(part.stride(-1) != 1 or 0 in part.stride() for part in (query, key, value)):
         return None
     try:
         return by_cudnn()
@@ -67,17 +67,13 @@ def attempt(query: Tensor, key: Tensor, value: Tensor, by_cudnn: Callable[[], Te
 
 
 def _comes_often(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    recorded = torch.is_grad_enabled() and query.requires_grad
-    if recorded or query.device.type != "cuda" or min(query.shape[2], key.shape[2]) < _SHORTEST:
-        return False
-    if any(part.stride(-1) != 1 or 0 in part.stride() for part in (query, key, value)):
-        return False  # cuDNN would end the process where one entry stands for several
-    if not cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1]):
+    short = min(query.shape[2], key.shape[2]) < _SHORTEST
+    if short or query.device.type != "cuda" or is_recorded(query):
         return False
     shape = _shape(query, key, value)
     sights = (_seen.get(shape) or 0) + 1
     _seen.put(shape, sights)
-    return sights >= SIGHTS
+    return sights >= SIGHTS and cudnn_attends(query.device, query.dtype, query.shape[-1], value.shape[-1])
 
 
 def _shape(query: Tensor, key: Tensor, value: Tensor) -> Hashable:
@@ -88,17 +84,22 @@ def _shape(query: Tensor, key: Tensor, value: Tensor) -> Hashable:
 def cudnn_attends(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> bool:
     """Whether cuDNN attends with keys and values of such widths, and gives torch's results; tried once."""
     difference = functools.partial(largest_difference, width=width, narrow=narrow)
-    return pass_on_gpu(device, dtype, _TOLERANCE, difference, "attention runs without cuDNN")
+    return pass_on_gpu(device, dtype, OF_ONE_ROUNDING, difference, "attention runs without cuDNN")
 
 
 @torch.inference_mode()
 def largest_difference(device: torch.device, dtype: torch.dtype, *, width: int, narrow: int) -> float:
     """The largest difference between cuDNN's attention and torch's, as a share of the largest value."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((70, width), (300, width), (300, narrow))
-    query, key, value = (torch.randn(2, 1, *shape, generator=generator).to(device, dtype) for shape in shapes)
+    query, key, value = random_attention(device, dtype, width, narrow)
     with sdpa_kernel(SDPBackend.MATH):
         expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(dtype)
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         given = F.scaled_dot_product_attention(query, key, value)
     return largest_share([(given, expected)])
+
+
+def random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:
+    """Queries (2, 1, 70, width), keys (2, 1, 300, width) and values (2, 1, 300, narrow) for a trial."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((70, width), (300, width), (300, narrow))
+    return [torch.randn(2, 1, *shape, generator=generator).to(device, dtype) for shape in shapes]

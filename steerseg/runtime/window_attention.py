@@ -11,15 +11,13 @@ import functools
 import torch
 from torch import Tensor
 
-from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
+from steerseg.runtime.kernel_trial import OF_ONE_ROUNDING, is_recorded, largest_share, pass_on_gpu
 from steerseg.runtime.planned_attention import attend
 
 TILE = 64
 """Tokens of a tile; windows that divide it are computed by the kernel."""
 
 _LEAST_WIDTH, _MOST_WIDTH = 16, 128
-_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Largest difference between the kernel and torch as a share of the largest value: of one rounding."""
 
 
 def attend_within(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None) -> Tensor:
@@ -50,15 +48,14 @@ def _by_torch(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) 
 
 def _few_tokens(query: Tensor, key: Tensor) -> bool:
     fits = query.shape == key.shape and TILE % query.shape[1] == 0
-    recorded = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    return fits and not recorded and _LEAST_WIDTH <= query.shape[-1] <= _MOST_WIDTH
+    return fits and not is_recorded(query, key) and _LEAST_WIDTH <= query.shape[-1] <= _MOST_WIDTH
 
 
 @functools.cache
 def kernel_works(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel runs on a device and gives torch's results; tried once."""
     return pass_on_gpu(
-        device, dtype, _TOLERANCE, largest_difference, "windows are attended without a kernel of our own"
+        device, dtype, OF_ONE_ROUNDING, largest_difference, "windows are attended without a kernel of our own"
     )
 
 

@@ -21,10 +21,10 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steerseg.runtime.kernel_trial import largest_share, pass_on_gpu
-from steerseg.runtime.planned_attention import attempt, cudnn_attends
+from steerseg.runtime.kernel_trial import OF_ONE_ROUNDING, largest_share, pass_on_gpu
+from steerseg.runtime.planned_attention import attempt, cudnn_attends, random_attention
 
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+_TOLERANCE = {torch.float32: 1e-5, **OF_ONE_ROUNDING}
 """Largest difference between kernels and torch as a share of the largest value: of one rounding."""
 
 _FEW_CHANNELS = 4
@@ -199,10 +199,9 @@ def project_and_activate(x: Tensor, layer: nn.Linear, activation: Callable[[Tens
 @functools.cache
 def activation_is_fused(device: torch.device, dtype: torch.dtype, gelu: bool) -> bool:
     """Whether a GPU applies an activation within a product, and gives torch's results; tried once."""
-    tolerance = {kind: most for kind, most in _TOLERANCE.items() if kind != torch.float32}
     difference = functools.partial(activation_difference, gelu=gelu)
     return pass_on_gpu(
-        device, dtype, tolerance, difference, "products and activations run one after the other"
+        device, dtype, OF_ONE_ROUNDING, difference, "products and activations run one after the other"
     )
 
 
@@ -264,11 +263,7 @@ def narrow_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Attention
     Returns:
         (N, L, V).
     """
-    query, key, value = (
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-    )  # cuDNN reads no others safely
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     planned = _by_cudnn(query, key, value) if len(query) >= _MANY_OBJECTS else None
     if planned is not None:
         return planned
@@ -301,19 +296,12 @@ def _by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
     return attempt(query, key, value, by_cudnn)
 
 
-def _random_attention(device: torch.device, dtype: torch.dtype, width: int, narrow: int) -> list[Tensor]:
-    """Queries, keys and values of two entries."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((70, width), (300, width), (300, narrow))
-    return [torch.randn(2, *shape, generator=generator).to(device, dtype) for shape in shapes]
-
-
 @torch.inference_mode()
 def narrow_attention_difference(
     device: torch.device, dtype: torch.dtype, *, width: int, narrow: int, tiles: AttentionTiles
 ) -> float:
     """The largest difference between :func:`narrow_attention` and torch, as a share of the largest value."""
-    query, key, value = _random_attention(device, dtype, width, narrow)
+    query, key, value = (part[:, 0] for part in random_attention(device, dtype, width, narrow))
     expected = one_head_attention(query, key, value)
     return largest_share([(narrow_attention(query, key, value, tiles), expected)])
 
@@ -371,9 +359,8 @@ def _in_one_pass(module: Any) -> _Forward | None:
 def _fuses_memory(module: Any) -> bool:
     if type(module) is CXBlock:
         return module.gamma is not None and type(module.drop_path) is nn.Identity
-    return type(module).__name__.endswith(
-        "VideoMemoryFuserCXBlock"
-    )  # one of each video model of transformers
+    # One of each video model of transformers.
+    return type(module).__name__.endswith("VideoMemoryFuserCXBlock")
 
 
 def _channels_normed(norm: Any, x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class MaskDecoder:
         self._model = model
         with precision():
             position = model.get_image_wide_positional_embeddings()  # (1, C, h, w)
-            self._nothing = self._prompts(position.new_zeros(1, 1, 2), position.new_full((1, 1), -1).int())
+            self._nothing = self._prompts(*_no_clicks(position))
         self._position = position.flatten(2).transpose(1, 2)[:, None].contiguous()  # (1, 1, L, C)
 
     def __call__(

@@ -97,7 +97,7 @@ class FusedImageEncoder:
         model = self._model
         encoder = model.image_encoder
         stages = self._stages(encoder.trunk, pixels)
-        with _without_positions(encoder.neck), in_one_pass(model):
+        with _without_positions(encoder.neck), in_one_pass(encoder.neck), in_one_pass(model.sam_mask_decoder):
             features, _ = encoder.neck(stages)
             if encoder.scalp > 0:
                 features = features[: -encoder.scalp]

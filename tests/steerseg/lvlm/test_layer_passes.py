@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from steerseg.lvlm.layer_passes import fuse_gates, separate_gates, write_token
+from steerseg.lvlm.forwards import restore
+from steerseg.lvlm.layer_passes import _in_one_pass, fuse_gates, write_token
 from tests.support.tiny_lvlms import TINY
 
 
@@ -26,7 +27,7 @@ def test_a_model_says_the_same(family: str) -> None:
         results.append((output.detach(), gradient))
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    separate_gates(model)
+    restore(model, _in_one_pass)
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 

@@ -37,6 +37,20 @@ def test_a_shape_without_a_plan_is_tried_once(caplog: pytest.LogCaptureFixture) 
     assert attempt(*other, lambda: other[0]) is other[0]
 
 
+def test_an_entry_that_stands_for_several_is_left_to_torch() -> None:
+    query, key, value = parts()
+    tried: list[int] = []
+
+    def by_cudnn() -> Tensor:
+        tried.append(1)
+        return query
+
+    assert attempt(query[:1].expand_as(query), key, value, by_cudnn) is None
+    assert attempt(query, key, value.transpose(2, 3), by_cudnn) is None
+    assert not tried
+    assert attempt(query, key, value, by_cudnn) is query
+
+
 def test_memory_that_runs_out_is_no_missing_plan() -> None:
     def without_memory() -> Tensor:
         raise torch.OutOfMemoryError
