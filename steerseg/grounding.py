@@ -21,8 +21,6 @@ from steerseg.soft_prompts import SoftPrompts
 FRAME_KERNEL = 7
 VIDEO_KERNEL = 3
 
-_MOST_REDUCTION = 8.0  # of a picture's side on a GPU, whose kernel has room for so many taps of its filter
-
 
 @dataclass(frozen=True)
 class GroundingMaps:
@@ -63,27 +61,6 @@ def slice_seconds(duration: float, keyframes: int, temporal_merge: int) -> float
     return max(duration, 1e-3) / max(1, keyframes / temporal_merge)
 
 
-def resize_frames(frames: NDArray[np.uint8], height: int, width: int, device: torch.device) -> torch.Tensor:
-    """(K, H, W, 3) uint8 -> (K, 3, height, width) uint8, antialiased; on the device where it is a GPU."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames))
-    smaller = max(frames.shape[1] / height, frames.shape[2] / width)
-    if device.type == "cuda" and smaller <= _MOST_REDUCTION:
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
-        return resize_floats(pixels.permute(0, 3, 1, 2), height, width)
-    return F.interpolate(pixels.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", antialias=True)
-
-
-def resize_floats(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(K, 3, H, W) uint8 -> (K, 3, height, width) uint8 by way of floats, for devices that resize no integers.
-
-    Rows first, then columns, with whole numbers in between, as it is done with integers.
-    """
-    for size in ((pixels.shape[2], width), (height, width)):
-        resized = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        pixels = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return pixels
-
-
 def encode_keyframes(
     lvlm: LVLM,
     frames: NDArray[np.uint8],
@@ -120,13 +97,13 @@ def encode_keyframes(
         frame_tokens=frame_budget or 4 * budget,
         rule=GridRule(config.grid, config.enlarge),
     )
-    resized = resize_frames(frames, *sizes.video, lvlm.device)
+    resized = lvlm.resize(frames, *sizes.video)
     video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
     pixels = frames if pictures is None else frames[list(pictures)]
     batch = frame_batch or lvlm.activations.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []
     for start in range(0, len(pixels), batch):
-        images = resize_frames(pixels[start : start + batch], *sizes.picture, lvlm.device)
+        images = lvlm.resize(pixels[start : start + batch], *sizes.picture)
         parts.append(lvlm.encode_vision(images, "image"))
         tick(min(1.0, (start + batch) / len(pixels)))
     return VisionContext(tuple(keyframes), video, VisionFeatures.join(parts))

@@ -86,7 +86,6 @@ def verify(
     Returns:
         One opinion a candidate; ``None`` where the answer says nothing of it.
     """
-    from steerseg.grounding import resize_frames
     from steerseg.lvlm.families.base import GridRule
 
     height, width = lvlm.family.sizes(
@@ -96,7 +95,7 @@ def verify(
         frame_tokens=preset.frame_tokens or 4 * preset.video_tokens,
         rule=GridRule(config.grid, config.enlarge),
     ).video
-    shown = resize_frames(outlined(frames, masks), height, width, lvlm.device)
+    shown = lvlm.resize(outlined(frames, masks), height, width)
     answer = lvlm.answer(
         preset.texts.verification_question(expression, len(masks)),
         lvlm.encode_vision(shown, "video", seconds_per_slice=seconds),

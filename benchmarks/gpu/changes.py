@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from benchmarks.gpu.objects import discs_encoded
 from benchmarks.gpu.records import Records
 from benchmarks.gpu.sam2_ways import BACKENDS, measure_encoding, measure_memory_attention, tracker_that
-from steerseg import SteerSeg, grounding
+from steerseg import SteerSeg
 from steerseg.attention import rollout
 from steerseg.keyframes import VideoFeatures
+from steerseg.lvlm import base as lvlm_base
 from steerseg.lvlm import joined, layer_passes, norms, one_query, rotations
+from steerseg.lvlm.resizing import resize_frames
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.runtime import planned_attention, window_attention
 from steerseg.segmenters.sam2 import Sam2
@@ -113,15 +115,12 @@ def cudnn_attention() -> Iterator[None]:
 
 
 def _resized_on_host(frames: Any, height: int, width: int, _: torch.device) -> torch.Tensor:
-    return _RESIZE(frames, height, width, torch.device("cpu"))
-
-
-_RESIZE = grounding.resize_frames
+    return resize_frames(frames, height, width, torch.device("cpu"))
 
 
 def resized_on_host() -> AbstractContextManager[None]:
     """Inside, pictures are resized by the CPU."""
-    return attribute(grounding, "resize_frames", _resized_on_host)
+    return attribute(lvlm_base, "resize_frames", _resized_on_host)
 
 
 def measure_changes(records: Records, steerseg: SteerSeg, video: Video) -> None:

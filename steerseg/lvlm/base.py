@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import StoppingCriteriaList
-from transformers.image_processing_backends import TorchvisionBackend
 
 from steerseg.config import Placement, Quantisation
 from steerseg.errors import ConfigError
@@ -23,6 +24,7 @@ from steerseg.lvlm.loading import accelerate, load_model
 from steerseg.lvlm.past import recurrent_layers
 from steerseg.lvlm.prefix import PrefixSlot
 from steerseg.lvlm.quantised import bits_of
+from steerseg.lvlm.resizing import planes, resize_frames
 from steerseg.lvlm.soft_prompt_hook import SoftPromptHook
 from steerseg.lvlm.tap import TAP_ATTENTION, RolloutInputs
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
@@ -195,6 +197,21 @@ class LVLM:
         """Seconds that capturing steps of answers and passes after a kept prefix has taken so far."""
         return self.decoder.capture_seconds + self.reader.prefix_reader.calls.capture_seconds
 
+    def resize(self, frames: NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
+        """Bring frames to a size that :meth:`Family.sizes` gives, antialiased, by the filter of the model's processor.
+
+        Args:
+            frames: (K, H, W, 3) uint8 RGB.
+            height: In pixels.
+            width: In pixels.
+
+        Returns:
+            (K, 3, height, width) uint8, on the host or on the device.
+        """
+        if self.family.by_lanczos:
+            return self.family.resize(planes(frames), height, width)
+        return resize_frames(frames, height, width, self.device)
+
     @torch.no_grad()
     def encode_vision(
         self, pixels: torch.Tensor, kind: VisionKind, *, seconds_per_slice: float = 1.0
@@ -208,7 +225,7 @@ class LVLM:
             seconds_per_slice: Seconds between two slices of a video's grid, each of as many frames as the family
                 merges.
         """
-        if isinstance(self.processor.image_processor, TorchvisionBackend):  # works where the pixels are
+        if self.family.processes_on_gpu:
             pixels = pixels.to(self.device)
         return self.family.encode(pixels, kind, seconds_per_slice)
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from steerseg.grounding import resize_frames
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.presets import Preset
 from steerseg.words.attributes import holds_attributes, parse_attributes
@@ -102,7 +101,7 @@ def crops_vision(lvlm: LVLM, preset: Preset, crops: NDArray[np.uint8]) -> Vision
         video_tokens=preset.video_tokens,
         frame_tokens=preset.frame_tokens or 4 * preset.video_tokens,
     ).video
-    pixels = resize_frames(crops, height, width, lvlm.device)
+    pixels = lvlm.resize(crops, height, width)
     return lvlm.encode_vision(pixels, "video", seconds_per_slice=preset.config.seconds_per_slice or 1.0)
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from PIL.Image import Resampling
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -143,6 +146,23 @@ class Family(ABC):
         return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
 
     # --- the processor decides
+
+    @property
+    def by_lanczos(self) -> bool:
+        """Whether its processor resizes by Lanczos' filter, as torchvision does on a CPU alone; others are bicubic."""
+        return getattr(self.processor.image_processor, "resample", None) == Resampling.LANCZOS
+
+    @property
+    def processes_on_gpu(self) -> bool:
+        """Whether its processor works where the pixels are, and gives the same there."""
+        return isinstance(self.processor.image_processor, TorchvisionBackend) and not self.by_lanczos
+
+    def resize(self, pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """(K, 3, H, W) uint8 on the host -> (K, 3, height, width) uint8, by its processor."""
+        processor = self.processor.image_processor
+        size = SizeDict(height=height, width=width)
+        resized: torch.Tensor = processor.resize(pixels, size, resample=processor.resample)
+        return resized
 
     def placeholder(self, kind: VisionKind) -> str:
         """Text that the chat template writes for a picture or a video; the processor expands it."""

@@ -426,6 +426,31 @@ def test_smolvlm_sees_what_the_stock_processor_makes_of_the_same_frames(
     assert torch.allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_smolvlm_sees_frames_of_a_video_as_the_stock_processor_resizes_them(
+    smolvlm: Case, kind: VisionKind
+) -> None:
+    """By Lanczos' filter in both steps; a bicubic one in the first moves a third of the pixels' values."""
+    frames = np.random.default_rng(4).integers(0, 256, (2, 37, 91, 3), dtype=np.uint8)
+    assert smolvlm.lvlm.family.by_lanczos
+    sizes = smolvlm.lvlm.family.sizes(37, 91, video_tokens=4, frame_tokens=9 * 4)
+    size = sizes.video if kind == "video" else sizes.picture
+    vision = smolvlm.lvlm.encode_vision(smolvlm.lvlm.resize(frames, *size), kind, seconds_per_slice=1.5)
+    whole = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    inputs = smolvlm.stock_inputs(["what is it?"] * (1 if kind == "video" else 2), whole, kind)
+    with torch.no_grad():
+        output = smolvlm.model.model.get_image_features(
+            inputs["pixel_values"], inputs["pixel_attention_mask"], return_dict=True
+        )
+    assert torch.allclose(vision.tokens, torch.stack(output.pooler_output), rtol=1e-5, atol=1e-6)
+
+
+def test_processors_that_are_not_the_same_on_a_gpu_stay_on_the_host(case: Case) -> None:
+    family = case.lvlm.family
+    assert family.by_lanczos == (family.model_type == "smolvlm")
+    assert family.processes_on_gpu == (family.model_type != "smolvlm")
+
+
 def test_smolvlm_is_told_what_it_was_trained_with(smolvlm: Case) -> None:
     tile = "<image>" * 4
     frame = f"<fake_token_around_image><global-img>{tile}<fake_token_around_image>"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from steerseg.grounding import resize_floats, resize_frames
 from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.resizing import resize_floats, resize_frames
 from steerseg.lvlm.vision import VisionKind
 from steerseg.lvlm.vision_attention import PACKED_ATTENTION, vision_attention_of
 from tests.support.tiny_lvlms import TINY
