@@ -127,11 +127,13 @@ class ChatReader:
         ids, positions = inputs["input_ids"], inputs["position_ids"]
         tap = QueryKeyTap(layers)
         tap.queries = prefix.queries.restore(ids.shape[1])
-        embeds = self._embeddings(to_device(ids[:, prefix.length :], self._device))
-        read = self.prefix_reader.queries_and_keys(
-            prefix, embeds, to_device(positions[..., prefix.length :], self._device), layers
-        )
-        prefix.queries.wait()
+        try:
+            embeds = self._embeddings(to_device(ids[:, prefix.length :], self._device))
+            read = self.prefix_reader.queries_and_keys(
+                prefix, embeds, to_device(positions[..., prefix.length :], self._device), layers
+            )
+        finally:  # also where memory ran out: nobody may be given what is still copied to
+            prefix.queries.wait()
         for layer, query in read.queries.items():
             tap.queries[layer][:, :, prefix.length :] = query
             tap.keys[layer], tap.scaling[layer] = read.keys[layer], read.scaling[layer]

@@ -50,7 +50,8 @@ class KeptQueries:
     """The queries of a prefix, where they are or out of a GPU's way.
 
     There they are copied to page-locked memory of the host and back over a stream of their own, while the device
-    computes.
+    computes. The device's tensors stay until :meth:`wait`, after which its own stream has their memory at once; what a
+    second stream is recorded to use comes back only when the host finds that stream done, two batches later.
 
     Args:
         queries: By layer: (B, H, P, d).
@@ -59,15 +60,15 @@ class KeptQueries:
 
     def __init__(self, queries: Mapping[int, torch.Tensor], *, offloaded: bool = True) -> None:
         # As they lie in memory.
-        self._kept = {layer: query.transpose(1, 2) for layer, query in queries.items()}
+        self._here = {layer: query.transpose(1, 2) for layer, query in queries.items()}
         first = next(iter(queries.values()), None)
         self._device = torch.device("cpu") if first is None else first.device
-        self._offloaded = offloaded and self._device.type == "cuda"
-        if self._offloaded:
+        self._on_host: dict[int, torch.Tensor] = {}
+        if offloaded and self._device.type == "cuda":
             stream = _copy_stream(self._device)
             stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream):
-                self._kept = {layer: _offload(query) for layer, query in self._kept.items()}
+                self._on_host = {layer: to_host(query) for layer, query in self._here.items()}
 
     def restore(self, length: int) -> dict[int, torch.Tensor]:
         """Begin to copy the queries back, into tensors for whole chats.
@@ -76,39 +77,34 @@ class KeptQueries:
             length: Tokens of a whole chat.
 
         Returns:
-            By layer (B, H, length, d) on the device. :meth:`wait` comes before the first use.
+            By layer (B, H, length, d) on the device. :meth:`wait` comes before the first use, and before they go.
         """
         whole = {}
-        for layer, kept in self._kept.items():
+        for layer, kept in (self._here or self._on_host).items():
             batch, _, heads, depth = kept.shape
             whole[layer] = torch.empty((batch, length, heads, depth), dtype=kept.dtype, device=self._device)
-        if self._offloaded:
+        if self._here:
+            for layer, kept in self._here.items():
+                whole[layer][:, : kept.shape[1]] = kept
+        elif self._on_host:
             stream = _copy_stream(self._device)
             stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream):
-                for layer, kept in self._kept.items():
-                    whole[layer].record_stream(stream)
+                for layer, kept in self._on_host.items():
                     for row, held in zip(whole[layer], kept, strict=True):
                         row[: len(held)].copy_(held, non_blocking=True)  # in one piece
-        else:
-            for layer, kept in self._kept.items():
-                whole[layer][:, : kept.shape[1]] = kept
         return {layer: queries.transpose(1, 2) for layer, queries in whole.items()}
 
     def wait(self) -> None:
-        """Let the device go on only when the copies are complete."""
-        if self._offloaded:
+        """Let the device go on only when the copies are complete, and with the host's from then on."""
+        if self._on_host:
             torch.cuda.current_stream(self._device).wait_stream(_copy_stream(self._device))
+            self._here = {}
 
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _offload(query: torch.Tensor) -> torch.Tensor:
-    query.record_stream(torch.cuda.current_stream(query.device))
-    return to_host(query)
 
 
 @dataclass(frozen=True)

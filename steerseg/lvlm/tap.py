@@ -95,8 +95,8 @@ def tapped(
     _open_taps.append(tap)
     try:
         yield tap
-    except PassEnded:
-        pass
+    except PassEnded as ended:
+        ended.__traceback__ = None  # which holds all frames of the pass, and with them what these hold
     finally:
         _open_taps.remove(tap)
 

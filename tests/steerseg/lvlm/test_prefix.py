@@ -357,6 +357,25 @@ def test_queries_come_back_as_they_were_kept(device: str, offloaded: bool) -> No
             assert torch.equal(brought[layer][:, :, :50].cpu(), query)
 
 
+@torch.no_grad()
+def test_copies_are_waited_for_where_memory_runs_out_meanwhile(
+    lvlm: LVLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tensors are given up then, and the copies must not write into what others are given."""
+    calls: list[str] = []
+
+    def full(*_: object) -> None:
+        calls.append("read")
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(lvlm.reader.prefix_reader, "queries_and_keys", full)
+    monkeypatch.setattr(KeptQueries, "wait", lambda self: calls.append("wait"))
+    slot = VideoPrefixes(PrefixStore(1 << 30), "video").slot("pair", "video")
+    with pytest.raises(torch.OutOfMemoryError):
+        lvlm.attend(["what?"], seen(lvlm, "video"), layers=layers_of(lvlm), prefix=slot)
+    assert calls == ["read", "wait"]
+
+
 def test_a_container_has_less_of_the_host_for_prefixes(tmp_path: Path) -> None:
     whole = default_host_budget(tmp_path / "no limit")
     assert whole > 0
