@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 from torch import nn
 from transformers import StoppingCriteriaList
 
@@ -208,7 +209,7 @@ class LVLM:
         Returns:
             (K, 3, height, width) uint8, on the host or on the device.
         """
-        if self.family.by_lanczos:
+        if self.family.filter != Resampling.BICUBIC:
             return self.family.resize(planes(frames), height, width)
         return resize_frames(frames, height, width, self.device)
 

@@ -148,14 +148,18 @@ class Family(ABC):
     # --- the processor decides
 
     @property
-    def by_lanczos(self) -> bool:
-        """Whether its processor resizes by Lanczos' filter, as torchvision does on a CPU alone; others are bicubic."""
-        return getattr(self.processor.image_processor, "resample", None) == Resampling.LANCZOS
+    def filter(self) -> Resampling:
+        """By which its processor resizes frames."""
+        return Resampling(self.processor.image_processor.resample)
 
     @property
     def processes_on_gpu(self) -> bool:
-        """Whether its processor works where the pixels are, and gives the same there."""
-        return isinstance(self.processor.image_processor, TorchvisionBackend) and not self.by_lanczos
+        """Whether its processor works where the pixels are, and gives the same there.
+
+        torchvision has Lanczos' filter on a CPU alone; transformers takes a bicubic one in its place on a GPU.
+        """
+        own = isinstance(self.processor.image_processor, TorchvisionBackend)
+        return own and self.filter != Resampling.LANCZOS
 
     def resize(self, pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """(K, 3, H, W) uint8 on the host -> (K, 3, height, width) uint8, by its processor."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL.Image import Resampling
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.llava_onevision.modeling_llava_onevision import (
@@ -432,7 +433,7 @@ def test_smolvlm_sees_frames_of_a_video_as_the_stock_processor_resizes_them(
 ) -> None:
     """By Lanczos' filter in both steps; a bicubic one in the first moves a third of the pixels' values."""
     frames = np.random.default_rng(4).integers(0, 256, (2, 37, 91, 3), dtype=np.uint8)
-    assert smolvlm.lvlm.family.by_lanczos
+    assert smolvlm.lvlm.family.filter == Resampling.LANCZOS
     sizes = smolvlm.lvlm.family.sizes(37, 91, video_tokens=4, frame_tokens=9 * 4)
     size = sizes.video if kind == "video" else sizes.picture
     vision = smolvlm.lvlm.encode_vision(smolvlm.lvlm.resize(frames, *size), kind, seconds_per_slice=1.5)
@@ -447,8 +448,9 @@ def test_smolvlm_sees_frames_of_a_video_as_the_stock_processor_resizes_them(
 
 def test_processors_that_are_not_the_same_on_a_gpu_stay_on_the_host(case: Case) -> None:
     family = case.lvlm.family
-    assert family.by_lanczos == (family.model_type == "smolvlm")
-    assert family.processes_on_gpu == (family.model_type != "smolvlm")
+    lanczos = family.model_type == "smolvlm"
+    assert family.filter == (Resampling.LANCZOS if lanczos else Resampling.BICUBIC)
+    assert family.processes_on_gpu != lanczos
 
 
 def test_smolvlm_is_told_what_it_was_trained_with(smolvlm: Case) -> None:
