@@ -40,7 +40,7 @@ def load_model(
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()  # callers have a progress display of their own
     try:
-        _check_packages(name)
+        _check_packages(name, device)
         processor = AutoProcessor.from_pretrained(name)
         options = loading_options(name, quantise, device, dtype)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
@@ -58,14 +58,20 @@ def load_model(
     return model if "device_map" in options else model.to(device), processor
 
 
-def _check_packages(name: str) -> None:
-    """Check that what the family's processor needs is installed, before weights are downloaded."""
+def _check_packages(name: str, device: torch.device) -> None:
+    """Check, before weights are downloaded, that what the family needs is installed, and what runs on the device."""
     family = family_of(AutoConfig.from_pretrained(name).model_type)
     for package, extra in family.packages.items():
         if find_spec(package) is None:
             raise ModelError(
                 f"the vision-language model {name!r} needs {package}; install it with "
                 f"`pip install 'steerseg[{extra}]'`."
+            )
+    for package, installed in family.gpu_packages.items():
+        if device.type != "cuda" and find_spec(package) is not None:
+            raise ModelError(
+                f"the vision-language model {name!r} computes by {package} where it is installed, and that runs on a "
+                f"GPU alone; choose a GPU, or remove it with `pip uninstall {installed}`."
             )
 
 

@@ -85,6 +85,8 @@ class Family(ABC):
         template: What the chat template is told beside the turns.
         full_precision: Names of modules that are not quantised.
         packages: What the processor needs beside transformers: names to import, and our extra that installs each.
+        gpu_packages: What transformers computes by wherever it is installed, though it runs on a GPU alone: names to
+            import, and to uninstall.
     """
 
     model_type: ClassVar[str]
@@ -96,6 +98,7 @@ class Family(ABC):
     template: ClassVar[Mapping[str, Any]] = {}
     full_precision: ClassVar[tuple[str, ...]]
     packages: ClassVar[Mapping[str, str]] = {}
+    gpu_packages: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model

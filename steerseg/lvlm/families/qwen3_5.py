@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from steerseg.lvlm.families.qwen3_vl import Qwen3VL
 
 
@@ -14,3 +17,4 @@ class Qwen3_5(Qwen3VL):  # noqa: N801 (the model's own name)
 
     model_type = "qwen3_5"
     template = {"enable_thinking": False}  # noqa: RUF012 (never changed)
+    gpu_packages: ClassVar[Mapping[str, str]] = {"fla": "flash-linear-attention fla-core"}

@@ -487,6 +487,13 @@ def test_a_missing_package_is_told_with_what_installs_it(
         LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
 
 
+def test_a_package_for_gpus_alone_is_told_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_lvlm(tmp_path, "qwen3_5")
+    monkeypatch.setattr(loading, "find_spec", lambda name: object() if name == "fla" else None)
+    with pytest.raises(ModelError, match=r"by fla .* on a GPU alone; .* `pip uninstall flash-linear"):
+        LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
+
+
 # --- what has gone wrong before
 
 
