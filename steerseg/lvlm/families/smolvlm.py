@@ -12,6 +12,9 @@ from transformers.models.smolvlm.image_processing_smolvlm import get_resize_outp
 from steerseg.lvlm.families.base import OWN_RULE, GridRule, Sizes, TiledFamily
 from steerseg.lvlm.vision import VisionFeatures, VisionKind
 
+_BYTES = {"do_rescale": False, "do_normalize": False, "do_pad": False, "return_tensors": "pt"}
+"""What a processor is told so that it resizes and cuts only. All pictures have as many tiles, so nothing is padded."""
+
 
 class SmolVLM(TiledFamily):
     """A frame of a video is one tile. A picture is several, tile after tile, and an overview off the grid."""
@@ -51,7 +54,10 @@ class SmolVLM(TiledFamily):
         return Sizes(video, get_resize_output_image_size(frame, edge))
 
     def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
-        """Frames and tiles pass the vision tower one by one, all as pictures."""
+        """Frames and tiles pass the vision tower one by one, all as pictures.
+
+        The processor resizes where its filter is, and normalises where the model is.
+        """
         _, side_tokens = self._tile
         if kind == "video":
             times = {
@@ -65,7 +71,7 @@ class SmolVLM(TiledFamily):
                 video_metadata=[times],
                 do_sample_frames=False,
                 return_metadata=True,
-                return_tensors="pt",
+                **_BYTES,
             )
             count, grid = 1, (len(pixels), side_tokens, side_tokens)
         else:
@@ -73,10 +79,25 @@ class SmolVLM(TiledFamily):
                 [[picture] for picture in pixels],
                 size={"longest_edge": max(pixels.shape[2:])},
                 return_row_col_info=True,
-                return_tensors="pt",
+                **_BYTES,
             )
             rows, columns = (max(1, processed[name][0][0]) for name in ("rows", "cols"))
             count, grid = len(pixels), (1, rows * side_tokens, columns * side_tokens)
-        output = self.model.model.get_image_features(self.pixels(processed["pixel_values"]), return_dict=True)
+        output = self.model.model.get_image_features(
+            self.pixels(self._normalised(kind, processed["pixel_values"])), return_dict=True
+        )
         tokens = torch.stack(output.pooler_output).reshape(count, -1, output.pooler_output[0].shape[-1])
         return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
+
+    def _normalised(self, kind: VisionKind, pixels: torch.Tensor) -> torch.Tensor:
+        """(..., 3, H, W) uint8 -> float32 on the model's device: the last step of the processor."""
+        processor = self.processor.video_processor if kind == "video" else self.processor.image_processor
+        normalised: torch.Tensor = processor.rescale_and_normalize(
+            pixels.to(self.model.device),
+            do_rescale=processor.do_rescale,
+            rescale_factor=processor.rescale_factor,
+            do_normalize=processor.do_normalize,
+            image_mean=processor.image_mean,
+            image_std=processor.image_std,
+        )
+        return normalised
