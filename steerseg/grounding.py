@@ -15,6 +15,7 @@ from steerseg.config import Borders, Heads, PipelineConfig, Placement
 from steerseg.lvlm.base import LVLM, VisionFeatures
 from steerseg.lvlm.families.base import GridRule
 from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
+from steerseg.lvlm.vision import Timing
 from steerseg.soft_prompts import SoftPrompts
 
 # Kernel widths of the Gaussian blur (sigma 1) that DecAF uses.
@@ -67,7 +68,8 @@ def encode_keyframes(
     keyframes: Sequence[int],
     *,
     budget: int,
-    seconds_per_slice: float,
+    seconds_per_slice: float = 1.0,
+    timing: Timing | None = None,
     frame_batch: int | None = None,
     frame_budget: int | None = None,
     config: PipelineConfig | None = None,
@@ -81,7 +83,8 @@ def encode_keyframes(
         frames: (K, H, W, 3) uint8, the keyframes' pixels.
         keyframes: Their indices in the video.
         budget: Most visual tokens of a slice of the video pass; families whose video frames have one size ignore it.
-        seconds_per_slice: Seconds between two frame pairs.
+        seconds_per_slice: Seconds between two frame pairs, of keyframes that are spread evenly.
+        timing: When the keyframes are, where they are not.
         frame_batch: Images encoded at a time; as many as suit the device where left out.
         frame_budget: Most visual tokens of a frame pass, for families that cut images into tiles; four
             times ``budget`` where left out. The others use exactly twice the video's grid in each direction.
@@ -98,7 +101,7 @@ def encode_keyframes(
         rule=GridRule(config.grid, config.enlarge),
     )
     resized = lvlm.resize(frames, *sizes.video)
-    video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice)
+    video = lvlm.encode_vision(resized, "video", seconds_per_slice=seconds_per_slice, timing=timing)
     pixels = frames if pictures is None else frames[list(pictures)]
     batch = frame_batch or lvlm.activations.rows_at_once(frame_budget or 4 * budget, 0)
     parts = []

@@ -12,6 +12,7 @@ from steerseg.config import PipelineConfig
 from steerseg.grounding import VisionContext, encode_keyframes, slice_seconds
 from steerseg.lvlm.base import LVLM
 from steerseg.lvlm.prefix import PrefixSlot, VideoPrefixes
+from steerseg.lvlm.vision import Timing
 from steerseg.presets import Preset
 from steerseg.tracking import EncodedVideo
 
@@ -84,13 +85,33 @@ def moments_between(
     return tuple(sorted(chosen))
 
 
+def timing_of(
+    pts: NDArray[np.float64], duration: float, keyframes: Sequence[int], config: PipelineConfig, merge: int
+) -> Timing:
+    """When keyframes are, as the LVLM is told.
+
+    Families with times as text are told each keyframe's own, and the others the mean step between two slices.
+
+    Args:
+        pts: (T,) presentation times of the video's frames in seconds.
+        duration: Seconds from the start of the first frame to the end of the last.
+        keyframes: Indices of the keyframes.
+        config: Its ``seconds_per_slice`` comes before the video's own times; the keyframes are spread evenly then.
+        merge: Frames of a slice.
+    """
+    if config.seconds_per_slice is not None:
+        return Timing.even(len(keyframes), config.seconds_per_slice, merge)
+    seconds = slice_seconds(float(pts[-1] - pts[0]), len(keyframes), merge)
+    return Timing(seconds, tuple((pts[list(keyframes)] - pts[0]).tolist()), duration)
+
+
 def show_keyframes(
     lvlm: LVLM,
     preset: Preset,
     config: PipelineConfig,
     frames: NDArray[np.uint8],
     keyframes: Sequence[int],
-    duration: float,
+    timing: Timing,
     *,
     pictures: Sequence[int] | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
@@ -100,23 +121,20 @@ def show_keyframes(
     Args:
         lvlm: The preset's model.
         preset: Budgets.
-        config: Seconds between slices, and the rule of the grid.
+        config: The rule of the grid.
         frames: (K, H, W, 3) uint8, the keyframes' pixels.
         keyframes: Their indices in the video.
-        duration: Seconds from the video's first frame to its last.
+        timing: When they are; see :func:`timing_of`.
         pictures: Indices of the keyframes that are encoded as images; all where left out.
         tick: Called with the fraction done.
     """
-    seconds = config.seconds_per_slice
-    if seconds is None:
-        seconds = slice_seconds(duration, len(keyframes), lvlm.family.temporal_merge)
     return encode_keyframes(
         lvlm,
         frames,
         keyframes,
         budget=preset.video_tokens,
         frame_budget=preset.frame_tokens,
-        seconds_per_slice=seconds,
+        timing=timing,
         frame_batch=preset.frame_batch,
         config=config,
         pictures=pictures,

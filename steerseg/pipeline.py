@@ -14,7 +14,7 @@ from steerseg import __version__
 from steerseg.config import PipelineConfig
 from steerseg.grounding import GroundingMaps, VisionContext, ground
 from steerseg.instances.search import InstanceSearch
-from steerseg.keyframes import VideoFeatures, show_keyframes
+from steerseg.keyframes import VideoFeatures, show_keyframes, timing_of
 from steerseg.lvlm import LVLM
 from steerseg.lvlm.prefix import PrefixStore, VideoPrefixes, default_budget, default_host_budget
 from steerseg.motion.choice import by_motion
@@ -394,7 +394,7 @@ class SteerSeg:
             config,
             video.frames[list(keyframes)],
             keyframes,
-            float(video.pts[-1] - video.pts[0]),
+            timing_of(video.pts, video.duration, keyframes, config, self.lvlm.family.temporal_merge),
             pictures=pictures,
             tick=lambda fraction: report("keyframes", fraction),
         )

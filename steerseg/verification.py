@@ -20,6 +20,7 @@ from steerseg.words.lenient_json import OPENING, Value, read_value
 if TYPE_CHECKING:  # tracklets carry opinions, and need no model for that
     from steerseg.config import PipelineConfig
     from steerseg.lvlm.base import LVLM
+    from steerseg.lvlm.vision import Timing
     from steerseg.presets import Preset
 
 Stance = Literal["accepted", "doubted", "rejected"]
@@ -70,7 +71,7 @@ def verify(
     frames: NDArray[np.uint8],
     masks: Sequence[NDArray[np.bool_]],
     expression: str,
-    seconds: float,
+    timing: Timing,
 ) -> tuple[Opinion | None, ...]:
     """Ask the frozen model about candidates.
 
@@ -81,7 +82,7 @@ def verify(
         frames: (K, H, W, 3) uint8, the keyframes.
         masks: (K, H, W) bool of each candidate, the best first.
         expression: The expression as questions hold it.
-        seconds: Between two slices of the video.
+        timing: When the keyframes are.
 
     Returns:
         One opinion a candidate; ``None`` where the answer says nothing of it.
@@ -98,7 +99,7 @@ def verify(
     shown = lvlm.resize(outlined(frames, masks), height, width)
     answer = lvlm.answer(
         preset.texts.verification_question(expression, len(masks)),
-        lvlm.encode_vision(shown, "video", seconds_per_slice=seconds),
+        lvlm.encode_vision(shown, "video", timing=timing),
         max_new_tokens=config.max_new_tokens * len(masks),
         complete=lambda text: _holds_opinions(text, len(masks)),
     )

@@ -48,6 +48,9 @@ from steerseg.video import Progress, Video, keyframe_indices
 from steerseg.video.isolation import IsolatedDecoder
 from steerseg.words.naming import frames_to_show, name_object
 
+_FEATURES = 2
+"""Counts up where the same frames are shown to the vision tower otherwise, so that kept features are made again."""
+
 
 class Refiner:
     """Answers the slices of refinements with a loaded :class:`~steerseg.pipeline.SteerSeg`.
@@ -178,6 +181,7 @@ class Refiner:
         preset = self._steerseg.preset
         state = json.dumps(
             [
+                _FEATURES,
                 video.digest,
                 list(keyframes),
                 list(pictures),

@@ -14,7 +14,7 @@ import torch
 
 from steerseg.config import PipelineConfig
 from steerseg.grounding import maps_from, roll_out
-from steerseg.keyframes import show_keyframes
+from steerseg.keyframes import show_keyframes, timing_of
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
 from steerseg.reasoning import check_expression, expression_as
@@ -122,14 +122,14 @@ class SinkMeter:
         expression = check_expression(expression)
         family, preset = self._lvlm.family, self._preset
         keyframes = keyframe_indices(len(video), self._config.keyframes)
-        duration = float(video.pts[-1] - video.pts[0])
+        merge = family.temporal_merge
         context = show_keyframes(
             self._lvlm,
             preset,
             self._config,
             video.frames[list(keyframes)],
             keyframes,
-            duration,
+            timing_of(video.pts, video.duration, keyframes, self._config, merge),
             tick=lambda fraction: tick(0.3 * fraction),
         )
         expression = expression_as(self._config.expression_form, expression)

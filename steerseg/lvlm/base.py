@@ -28,7 +28,7 @@ from steerseg.lvlm.quantised import bits_of
 from steerseg.lvlm.resizing import planes, resize_frames
 from steerseg.lvlm.soft_prompt_hook import SoftPromptHook
 from steerseg.lvlm.tap import TAP_ATTENTION, RolloutInputs
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 from steerseg.lvlm.vision_attention import vision_attention_of
 from steerseg.runtime.memory import free_bytes, to_device
 
@@ -215,7 +215,12 @@ class LVLM:
 
     @torch.no_grad()
     def encode_vision(
-        self, pixels: torch.Tensor, kind: VisionKind, *, seconds_per_slice: float = 1.0
+        self,
+        pixels: torch.Tensor,
+        kind: VisionKind,
+        *,
+        seconds_per_slice: float = 1.0,
+        timing: Timing | None = None,
     ) -> VisionFeatures:
         """Run the vision tower.
 
@@ -224,11 +229,13 @@ class LVLM:
                 separate images.
             kind: Whether the frames are one video or separate images.
             seconds_per_slice: Seconds between two slices of a video's grid, each of as many frames as the family
-                merges.
+                merges; of frames that are spread evenly.
+            timing: When the frames are, where they are not.
         """
         if self.family.processes_on_gpu:
             pixels = pixels.to(self.device)
-        return self.family.encode(pixels, kind, seconds_per_slice)
+        timing = timing or Timing.even(len(pixels), seconds_per_slice, self.family.temporal_merge)
+        return self.family.encode(pixels, kind, timing)
 
     @torch.no_grad()
     def answer(

@@ -14,6 +14,37 @@ VisionKind = Literal["image", "video"]
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are, as a model is told.
+
+    Attributes:
+        seconds_per_slice: Seconds between two slices of the video's grid.
+        times: Seconds of each frame since the video began.
+        duration: Seconds of the video.
+    """
+
+    seconds_per_slice: float
+    times: tuple[float, ...]
+    duration: float
+
+    @classmethod
+    def even(cls, frames: int, seconds_per_slice: float, temporal_merge: int) -> Timing:
+        """Frames that are spread evenly, ``temporal_merge`` of them a slice."""
+        apart = seconds_per_slice / temporal_merge
+        return cls(seconds_per_slice, tuple(index * apart for index in range(frames)), frames * apart)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The same for a processor, which reads a frame's time from its index: of a video of one frame a second."""
+        return {
+            "total_num_frames": len(self.times),
+            "fps": 1.0,
+            "duration": self.duration,
+            "frames_indices": list(self.times),
+        }
+
+
+@dataclass(frozen=True)
 class VisionFeatures:
     """Visual tokens of one video, or of N images of one size, as the vision tower made them.
 

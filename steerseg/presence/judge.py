@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from steerseg.config import PipelineConfig
 from steerseg.errors import ConfigError
 from steerseg.grounding import GroundingMaps, VisionContext
+from steerseg.keyframes import timing_of
 from steerseg.lvlm.base import LVLM
 from steerseg.presence.confidence import ConfidenceSignals
 from steerseg.presence.look import Expectation, look_at, look_of
@@ -153,8 +154,14 @@ class Judge:
             frames = case.video.frames[list(case.on_keyframes.frames)]
             masks = [case.on_keyframes.masks(ranked.index) for ranked in ranking]
             asked = expression_as(config.expression_form, case.reading.text)
-            seconds = case.context.video.seconds_per_slice
-            opinions = verify(self._lvlm, self._preset, config, frames, masks, asked, seconds)
+            timing = timing_of(
+                case.video.pts,
+                case.video.duration,
+                case.on_keyframes.frames,
+                config,
+                self._lvlm.family.temporal_merge,
+            )
+            opinions = verify(self._lvlm, self._preset, config, frames, masks, asked, timing)
         elif self.can_judge(config) and ranking[0].opinion is None:
             looks = [self.look(case, ranked.index, ranked.correlation) for ranked in ranking]
             opinions = self._opinions(case, looks)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from steerseg.config import TrainingRecipe
 from steerseg.evaluation.sample import Sample
 from steerseg.grounding import VisionContext
-from steerseg.keyframes import show_keyframes
+from steerseg.keyframes import show_keyframes, timing_of
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset
 from steerseg.reasoning import attributes_of, check_expression, expression_as
@@ -154,7 +154,13 @@ class Examples:
                 self._config,
                 frames,
                 keyframes,
-                (len(sample.frames) - 1) / sample.fps,
+                timing_of(
+                    np.arange(len(sample.frames)) / sample.fps,
+                    len(sample.frames) / sample.fps,
+                    keyframes,
+                    self._config,
+                    self._lvlm.family.temporal_merge,
+                ),
                 pictures=images,
             )
             cpu = torch.device("cpu")

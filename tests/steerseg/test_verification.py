@@ -11,6 +11,7 @@ import torch
 
 from steerseg.lvlm.answer import Answer
 from steerseg.lvlm.base import LVLM
+from steerseg.lvlm.vision import Timing
 from steerseg.pipeline import SteerSeg
 from steerseg.presets import load_preset
 from steerseg.reasoning import PromptTexts
@@ -81,7 +82,9 @@ def test_every_family_is_asked_through_its_chat(family: str, tmp_path: Path, pre
         return answer(text, *args, **options)  # type: ignore[arg-type]
 
     lvlm.answer = listen  # type: ignore[method-assign]
-    opinions = verify(lvlm, small, small.config, frames, list(masks), "the dog", 1.0)
+    opinions = verify(
+        lvlm, small, small.config, frames, list(masks), "the dog", Timing.even(len(frames), 1.0, 2)
+    )
     assert len(opinions) == 2
     assert asked == [PromptTexts().verification_question("the dog", 2)]
 

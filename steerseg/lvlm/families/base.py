@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from steerseg.config import Grid
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, timing: Timing) -> VisionFeatures:
         """Run the vision tower over (N, 3, H, W) uint8 RGB: N frames of one video, or N separate images."""
 
     # --- families may redefine

@@ -8,7 +8,7 @@ import torch
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 from steerseg.lvlm.families.base import OWN_RULE, GridRule, Sizes, TiledFamily
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 
 
 class InternVL(TiledFamily):
@@ -37,7 +37,7 @@ class InternVL(TiledFamily):
         columns, rows = get_optimal_tiled_canvas((height, width), (side, side), 1, limit)
         return Sizes((side, side), (rows * side, columns * side))
 
-    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, timing: Timing) -> VisionFeatures:
         """Frames and tiles pass the vision tower one by one, all as pictures."""
         side, side_tokens = self._tile
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
@@ -57,4 +57,4 @@ class InternVL(TiledFamily):
             count, grid = len(pixels), (1, rows * side_tokens, columns * side_tokens)
         output = self.model.model.get_image_features(self.pixels(values), return_dict=True)
         tokens = output.pooler_output.reshape(count, -1, output.pooler_output.shape[-1])
-        return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
+        return VisionFeatures(kind, tokens, grid, timing.seconds_per_slice, self.expansion(kind, processed))

@@ -15,7 +15,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 
 from steerseg.errors import ModelError
 from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 
 
 class LlavaOneVision(Family):
@@ -57,7 +57,7 @@ class LlavaOneVision(Family):
 
         return Sizes((side, side), (whole(height, canvas[0]), whole(width, canvas[1])))
 
-    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, timing: Timing) -> VisionFeatures:
         """Videos end with one newline token; pictures begin with the overview."""
         side, side_tokens = self._tile
         model = self.model.model
@@ -81,7 +81,7 @@ class LlavaOneVision(Family):
                 f"frames of {tuple(pixels.shape[2:])} pixels became {tokens.shape[1]} tokens, which are not the "
                 f"{math.prod(grid)} of a grid and {extra} more; show them at the sizes that the family gives."
             )
-        return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
+        return VisionFeatures(kind, tokens, grid, timing.seconds_per_slice, self.expansion(kind, processed))
 
     def token_indices(self, vision: VisionFeatures) -> torch.Tensor:
         """Behind the overview, without each row's newline."""

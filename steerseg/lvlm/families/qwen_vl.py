@@ -11,7 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from steerseg.lvlm.families.base import OWN_RULE, Family, GridRule, Sizes
 from steerseg.lvlm.families.patches import patch_layout
 from steerseg.lvlm.families.positions import text_after_vision
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 
 
 class Qwen2VL(Family):
@@ -36,21 +36,14 @@ class Qwen2VL(Family):
         rows, columns = rule.rows_and_columns(height, width, video_tokens, side)
         return Sizes((rows * side, columns * side), (2 * rows * side, 2 * columns * side))
 
-    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, timing: Timing) -> VisionFeatures:
         """An odd number of video frames is filled up by repeating the last."""
         if kind == "video":
             processed = self.processor.video_processor(
                 videos=[pixels],
-                # Already chosen and resized. Times of frames are given as indices and frames a second.
-                do_resize=False,
+                do_resize=False,  # already chosen and resized
                 do_sample_frames=False,
-                video_metadata=[
-                    {
-                        "total_num_frames": len(pixels),
-                        "fps": self.temporal_merge / seconds_per_slice,
-                        "frames_indices": list(range(len(pixels))),
-                    }
-                ],
+                video_metadata=[timing.metadata],
                 return_metadata=True,
                 return_tensors="pt",
             )
@@ -66,7 +59,7 @@ class Qwen2VL(Family):
             kind=kind,
             tokens=torch.stack(list(output.pooler_output)),
             grid=(time, height // self._merge, width // self._merge),
-            seconds_per_slice=seconds_per_slice,
+            seconds_per_slice=timing.seconds_per_slice,
             text=self.expansion(kind, processed),
             deep=torch.stack([torch.stack(list(level)) for level in levels], dim=1) if levels else None,
         )

@@ -10,7 +10,7 @@ import torch
 from transformers.models.smolvlm.image_processing_smolvlm import get_resize_output_image_size
 
 from steerseg.lvlm.families.base import OWN_RULE, GridRule, Sizes, TiledFamily
-from steerseg.lvlm.vision import VisionFeatures, VisionKind
+from steerseg.lvlm.vision import Timing, VisionFeatures, VisionKind
 
 _BYTES = {"do_rescale": False, "do_normalize": False, "do_pad": False, "return_tensors": "pt"}
 """What a processor is told so that it resizes and cuts only. All pictures have as many tiles, so nothing is padded."""
@@ -53,22 +53,16 @@ class SmolVLM(TiledFamily):
         video = get_resize_output_image_size(frame, int(videos.size["longest_edge"]))
         return Sizes(video, get_resize_output_image_size(frame, edge))
 
-    def encode(self, pixels: torch.Tensor, kind: VisionKind, seconds_per_slice: float) -> VisionFeatures:
+    def encode(self, pixels: torch.Tensor, kind: VisionKind, timing: Timing) -> VisionFeatures:
         """Frames and tiles pass the vision tower one by one, all as pictures.
 
         The processor resizes where its filter is, and normalises where the model is.
         """
         _, side_tokens = self._tile
         if kind == "video":
-            times = {
-                "total_num_frames": len(pixels),
-                "fps": 1 / seconds_per_slice,
-                "duration": len(pixels) * seconds_per_slice,
-                "frames_indices": list(range(len(pixels))),
-            }
             processed = self.processor.video_processor(
                 [pixels],
-                video_metadata=[times],
+                video_metadata=[timing.metadata],
                 do_sample_frames=False,
                 return_metadata=True,
                 **_BYTES,
@@ -87,7 +81,7 @@ class SmolVLM(TiledFamily):
             self.pixels(self._normalised(kind, processed["pixel_values"])), return_dict=True
         )
         tokens = torch.stack(output.pooler_output).reshape(count, -1, output.pooler_output[0].shape[-1])
-        return VisionFeatures(kind, tokens, grid, seconds_per_slice, self.expansion(kind, processed))
+        return VisionFeatures(kind, tokens, grid, timing.seconds_per_slice, self.expansion(kind, processed))
 
     def _normalised(self, kind: VisionKind, pixels: torch.Tensor) -> torch.Tensor:
         """(..., 3, H, W) uint8 -> float32 on the model's device: the last step of the processor."""

@@ -26,9 +26,10 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 
 from steerseg import SteerSeg
 from steerseg.attention.rollout import reference_rollout, streaming_rollout, visual_map
-from steerseg.config import Heads, Placement
+from steerseg.config import Heads, PipelineConfig, Placement
 from steerseg.demo.sam2 import build_sam2, save_sam2
 from steerseg.errors import ConfigError, ModelError
+from steerseg.keyframes import timing_of
 from steerseg.lvlm import LVLM, VisionFeatures, loading
 from steerseg.lvlm.families import FAMILIES, Family, family_of, qwen_vl
 from steerseg.lvlm.families.qwen_vl import Qwen2VL
@@ -36,7 +37,7 @@ from steerseg.lvlm.tap import RolloutInputs, tapped
 from steerseg.lvlm.vision import VisionKind
 from steerseg.presets import BUILT_IN, open_preset
 from steerseg.soft_prompts import SoftPrompts
-from steerseg.video import video_from_frames
+from steerseg.video import keyframe_indices, video_from_frames
 from tests.conftest import SMALL_SAM2
 from tests.support.qwen_positions import with_positions
 from tests.support.tiny_lvlms import TINY, byte_tokenizer, eager_attentions, save_tiny_lvlm
@@ -91,9 +92,14 @@ class Case:
         return self.lvlm.encode_vision(self.frames(kind, count), kind, seconds_per_slice=1.5)
 
     def stock_inputs(
-        self, texts: Sequence[str], frames: torch.Tensor, kind: VisionKind, soft: str = ""
+        self,
+        texts: Sequence[str],
+        frames: torch.Tensor,
+        kind: VisionKind,
+        soft: str = "",
+        metadata: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """What the stock processor makes of the same chats and pixels."""
+        """What the stock processor makes of the same chats and pixels; of a video with such metadata where given."""
         name = self.lvlm.family.model_type
         system = [{"role": "system", "content": [{"type": "text", "text": SYSTEM_TURNS[name]}]}]
         chats = []
@@ -110,19 +116,17 @@ class Case:
         common = {"do_resize": resizes, "padding": True, "return_tensors": "pt"}
         if kind == "video":
             merge = self.lvlm.family.temporal_merge
-            metadata = [
-                {
-                    "total_num_frames": len(frames),
-                    "fps": merge / 1.5,
-                    "duration": len(frames) * 1.5 / merge,
-                    "frames_indices": list(range(len(frames))),
-                }
-            ] * len(texts)
+            metadata = metadata or {
+                "total_num_frames": len(frames),
+                "fps": merge / 1.5,
+                "duration": len(frames) * 1.5 / merge,
+                "frames_indices": list(range(len(frames))),
+            }
             inputs = self.processor(
                 text=chats,
                 videos=[frames] * len(texts),
                 do_sample_frames=False,
-                video_metadata=metadata,
+                video_metadata=[metadata] * len(texts),
                 **common,
             )
             if name == "qwen2_5_vl":
@@ -444,6 +448,30 @@ def test_smolvlm_sees_frames_of_a_video_as_the_stock_processor_resizes_them(
             inputs["pixel_values"], inputs["pixel_attention_mask"], return_dict=True
         )
     assert torch.allclose(vision.tokens, torch.stack(output.pooler_output), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", ["even", "uneven"])
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_vl", "smolvlm"])
+def test_keyframes_have_the_times_that_the_stock_processor_writes(
+    name: str, chosen: str, tmp_path: Path
+) -> None:
+    """A minute at 25 frames a second: 58.0 seconds for the last pair of 16, where the mean step says 54.4."""
+    case = load_case(name, tmp_path)
+    pts = np.arange(1500) / 25
+    keyframes = keyframe_indices(1500, 16) if chosen == "even" else (0, 3, 200, 201, 700, 1400, 1499)
+    merge = case.lvlm.family.temporal_merge
+    timing = timing_of(pts, 60.0, keyframes, PipelineConfig(), merge)
+    frames = case.frames("video", len(keyframes))
+    vision = case.lvlm.encode_vision(frames, "video", timing=timing)
+    told = {
+        "total_num_frames": 1500,
+        "fps": 25.0,
+        "duration": 60.0,
+        "frames_indices": list(keyframes),
+    }
+    stock = case.stock_inputs(["what moves?"], frames, "video", metadata=told)
+    ours = case.lvlm.chats.inputs([case.lvlm.chats.write("what moves?", vision)], vision)
+    assert torch.equal(ours["input_ids"], stock["input_ids"])
 
 
 def test_processors_that_are_not_the_same_on_a_gpu_stay_on_the_host(case: Case) -> None:
