@@ -26,6 +26,7 @@ CandidateSource = Literal["points", "concepts"]
 Resampling = Literal["bilinear", "bicubic"]
 Clicks = Literal["exact", "shifted"]
 CpuPrecision = Literal["float32", "native"]
+MaskMemory = Literal["mask", "logits"]
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,15 @@ class SegmenterConfig:
             and down, as its own predictor has it and was trained with.
         cpu_precision: ``"native"`` computes in bfloat16 on a CPU with instructions for it, as on a GPU, and in
             float32 on another CPU. ``"float32"`` does so on every CPU.
+        mask_memory: What SAM 2 of its own package remembers of a given mask. ``"mask"``: the mask at SAM 2's input
+            size, which keeps objects of a few pixels. ``"logits"``: its logits at a quarter of that size, made binary,
+            as SAM 2's own predictor has it.
     """
 
     resampling: Resampling = "bilinear"
     clicks: Clicks = "exact"
     cpu_precision: CpuPrecision = "float32"
+    mask_memory: MaskMemory = "mask"
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ PUBLISHED = Settings(
         presence="off",
         instances="maps",
     ),
-    SegmenterConfig(resampling="bicubic", clicks="shifted"),
+    SegmenterConfig(resampling="bicubic", clicks="shifted", mask_memory="logits"),
 )
 """The choices of published code: DecAF's, and of SAM 2's predictor. No background pass, since SteerSeg has none; and
 SteerSeg's questions, not DecAF's. System turns belong to the families and are always as published."""

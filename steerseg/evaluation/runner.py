@@ -93,8 +93,9 @@ def describe_runs(
             common[name] = getattr(preset, name)
     if preset.segmenter_config != SegmenterConfig():
         segmenter = asdict(preset.segmenter_config)
-        if segmenter["cpu_precision"] == "float32":  # as all were before there was a choice
-            del segmenter["cpu_precision"]
+        for name, only in (("cpu_precision", "float32"), ("mask_memory", "mask")):
+            if segmenter[name] == only:  # as all were before there was a choice
+                del segmenter[name]
         common["segmenter"] = segmenter
     return {variant.name: _describe(common, variant, preset) for variant in variants}
 

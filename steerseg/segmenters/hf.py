@@ -224,7 +224,7 @@ class VideoModel(FrozenSegmenter):
 
     @torch.inference_mode()
     def encode_memories(self, levels: Sequence[Tensor], decoded: Sequence[DecodedMask]) -> list[ObjectMemory]:
-        """Turn decoded masks into memories, in one call; unlike ``sam2``, given masks are made binary too."""
+        """Turn decoded masks into memories, in one call; given masks are made binary too."""
         large = torch.stack([answer.input_logits for answer in decoded])[:, None]
         presence = torch.stack([answer.presence for answer in decoded])
         with self._precision(), in_one_pass(self.model, self.fused):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend
@@ -206,13 +207,19 @@ class Sam2(FrozenSegmenter):
     @torch.inference_mode()
     def encode_memories(self, levels: Sequence[Tensor], decoded: Sequence[DecodedMask]) -> list[ObjectMemory]:
         """Turn decoded masks of one kind into memories, in one call."""
+        large = torch.stack([answer.input_logits for answer in decoded])[:, None]
+        binary = decoded[0].clicked
+        if not binary and self._config.mask_memory == "logits":
+            small = torch.stack([answer.logits for answer in decoded])[:, None].float()
+            large = F.interpolate(small, size=large.shape[-2:], mode="bilinear", align_corners=False)
+            binary = True
         with self._precision(), in_one_pass(self.model, self.fused):
             memories, positions = self.model._encode_new_memory(
                 current_vision_feats=[level.flatten(2).permute(2, 0, 1) for level in levels],
                 feat_sizes=self._level_sizes,
-                pred_masks_high_res=torch.stack([answer.input_logits for answer in decoded])[:, None],
+                pred_masks_high_res=large,
                 object_score_logits=torch.stack([answer.presence for answer in decoded]),
-                is_mask_from_pts=decoded[0].clicked,
+                is_mask_from_pts=binary,
             )
         if self._memory_position is None:  # always the same, and captured steps read it where it is
             self._memory_position = positions[-1][:1].clone()

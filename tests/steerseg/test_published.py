@@ -96,7 +96,8 @@ def test_results_under_own_choices_keep_their_identity(preset: Path, samples: li
     published = load_preset(preset).model_copy(update={"settings": "published"})
     other = describe_runs("d", "train", samples, published, [STEERSEG])["steerseg"]
     assert (other.config["grid"], other.config["borders"]) == ("smart_resize", "zero")
-    assert other.as_json()["segmenter"] == {"resampling": "bicubic", "clicks": "shifted"}
+    like_sam2 = {"resampling": "bicubic", "clicks": "shifted", "mask_memory": "logits"}
+    assert other.as_json()["segmenter"] == like_sam2
     settings = {"clicks": "shifted", "cpu_precision": "native"}
     native = load_preset(preset).model_copy(update={"segmenter_settings": settings})
     third = describe_runs("d", "train", samples, native, [STEERSEG])["steerseg"]

@@ -93,6 +93,13 @@ class Stock:
         self._predictor.reset_state(self._state)
         self._predictor.add_new_mask(self._state, frame, obj_id=1, mask=mask)
 
+    def remember(self, frame: int, mask: NDArray[np.bool_]) -> torch.Tensor:
+        """The memory (C, h, w) of a mask."""
+        self.prompt_again(frame, mask)
+        self._predictor.propagate_in_video_preflight(self._state)
+        kept = self._state["output_dict_per_obj"][0]["cond_frame_outputs"][frame]
+        return kept["maskmem_features"][0].float()
+
     def propagate(self, **options: Any) -> dict[int, NDArray[np.bool_]]:
         """The (H, W) masks by frame."""
         passed = self._predictor.propagate_in_video(self._state, **options)
@@ -191,11 +198,32 @@ def test_published_settings_are_the_stock_predictors(tracker: Tracker, video: Vi
     for frame, mask in expected.items():
         assert_same(as_published[frame], mask, frame)
     for segmenter, conditioning in (
+        (replace(PUBLISHED.segmenter, mask_memory="mask"), "mask"),
         (replace(PUBLISHED.segmenter, resampling="bilinear"), "mask"),
         (replace(PUBLISHED.segmenter, clicks="exact"), "mask"),
         (PUBLISHED.segmenter, "click"),
     ):
         assert (tracked(segmenter, conditioning) != as_published).any()
+
+
+def test_a_given_mask_is_remembered_as_the_stock_predictor_does(tracker: Tracker, video: Video) -> None:
+    """By logits at a quarter of the input size, made binary; a line of one pixel is not among them."""
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[10:30, 12:40] = True
+    mask[38, 5:60] = True
+    stock = Stock(tracker, video, published=True)
+    expected = stock.remember(0, mask)
+
+    def memory(segmenter: SegmenterConfig) -> torch.Tensor:
+        ours = Sam2(tracker.segmenter.model, version="small", config=segmenter)
+        levels = [level[None] for level in ours.encode_frames(video.frames[:1])[0]]
+        (remembered,) = ours.encode_memories(levels, [ours.decode_mask(levels, mask)])
+        return remembered.spatial.float()
+
+    scale = expected.abs().mean()
+    assert (memory(PUBLISHED.segmenter) - expected).abs().mean() < 1e-2 * scale  # which is kept in bfloat16
+    whole = memory(replace(PUBLISHED.segmenter, mask_memory="mask"))
+    assert (whole - expected).abs().mean() > 3e-2 * scale
 
 
 def test_the_stock_predictor_loses_corrections_that_do_not_condition(tracker: Tracker, video: Video) -> None:
