@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         description="`text` for lines that a person reads, `json` for one JSON object a line.",
     )
     basic_auth_username: str | None = Field(
-        None, description="User name that every page and call but the webhook asks for (HTTP basic auth)."
+        None,
+        description="User name that pages and calls ask for (HTTP basic auth). A webhook may bring "
+        "STEERSEG_WEBHOOK_SECRET in its place; `/media/` asks hosts of a cluster for a token of theirs.",
     )
     basic_auth_password: SecretStr | None = Field(None, description="Its password. Set both or neither.")
     webhook_secret: SecretStr | None = Field(
