@@ -1,6 +1,6 @@
 """For those who run Label Studio's stock 2.x server (``label_studio_ml``): a model class that only delegates.
 
-Nothing else imports this module, since the stock server is optional (``pip install steerseg[stock-server]``).
+Nothing else imports this module, since the stock server is optional (the extra ``stock-server``).
 Point its ``_wsgi.py`` at :class:`SteerSegModel` and configure by ``STEERSEG_...`` variables. Of these,
 ``STEERSEG_LABEL_STUDIO_URL`` and ``STEERSEG_LABEL_STUDIO_API_KEY`` are needed, for the stock server passes
 neither on. Run it with one worker process and several threads, since the service owns a model process.
@@ -24,8 +24,8 @@ try:
     from label_studio_ml.model import LabelStudioMLBase
 except ImportError as error:
     raise ImportError(
-        "the stock server is not installed: `pip install 'steerseg[stock-server]'`, or use our own server, "
-        "`steerseg-backend serve`, which needs nothing further"
+        "the stock server is not installed: `pip install '.[stock-server]'` in the source folder, or use our own "
+        "server, `steerseg-backend serve`, which needs nothing further"
     ) from error
 
 

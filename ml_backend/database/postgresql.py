@@ -130,7 +130,7 @@ def _create_engine(address: ServerAddress, **options: object) -> Engine:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"STEERSEG_DATABASE_URL names a PostgreSQL server, and {error.name} is not installed: "
-            "pip install 'steerseg[postgresql]'"
+            "pip install '.[postgresql]' in the source folder"
         ) from error
 
 

@@ -17,10 +17,10 @@ from steerseg.errors import Cancelled, ConfigError, SteerSegError
 log = logging.getLogger(__name__)
 
 _HTTP_HINTS = {
-    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, /jobs, /jobs/<name>/cancel, the "
-    "pages that / leads to, and below /projects/<number> /corrections, /refine and /refinement.",
-    405: "GET for /, /health, /versions, /metrics, /jobs, and /corrections and /refinement below "
-    "/projects/<number>; POST for /setup, /predict, /webhook, /jobs/<name>/cancel and /projects/<number>/refine.",
+    404: "Known are /health, /setup, /predict, /webhook, /versions, /metrics, /jobs, /jobs/<name>/cancel, /fleet, "
+    "/understands, the pages that / leads to, and below /projects/<number> /corrections, /refine and /refinement.",
+    405: "GET for /, /health, /versions, /metrics, /jobs, /fleet, /understands, and /corrections and /refinement "
+    "below /projects/<number>; POST for /setup, /predict, /webhook, /jobs/<name>/cancel and /projects/<number>/refine.",
     413: "Send fewer tasks at a time, or raise STEERSEG_MAX_REQUEST_MIB.",
 }
 _RETRY_AFTER = 10  # seconds

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 import transformers
+from PIL.Image import Resampling
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from steerseg.config import Quantisation
 from steerseg.errors import ModelError
+from steerseg.lvlm.dynamic_frequencies import settle_frequencies
 from steerseg.lvlm.families import family_of
 from steerseg.lvlm.joined import join_projections
 from steerseg.lvlm.layer_passes import fuse_gates
@@ -18,6 +20,9 @@ from steerseg.lvlm.norms import fuse_norms
 from steerseg.lvlm.padding import pad_inner_widths
 from steerseg.lvlm.quantised import bits_of, keep_differentiable, loading_options
 from steerseg.lvlm.rotations import fuse_rotations
+from steerseg.runtime.machine import installed_version
+
+_FIRST_WITH_LANCZOS = (0, 27)  # of torchvision
 
 
 def load_model(
@@ -42,6 +47,7 @@ def load_model(
     try:
         _check_packages(name, device)
         processor = AutoProcessor.from_pretrained(name)
+        _check_filter(name, processor)
         options = loading_options(name, quantise, device, dtype)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError, ImportError) as error:
@@ -65,7 +71,7 @@ def _check_packages(name: str, device: torch.device) -> None:
         if find_spec(package) is None:
             raise ModelError(
                 f"the vision-language model {name!r} needs {package}; install it with "
-                f"`pip install 'steerseg[{extra}]'`."
+                f"`pip install '.[{extra}]'` in the source folder."
             )
     for package, installed in family.gpu_packages.items():
         if device.type != "cuda" and find_spec(package) is not None:
@@ -73,6 +79,18 @@ def _check_packages(name: str, device: torch.device) -> None:
                 f"the vision-language model {name!r} computes by {package} where it is installed, and that runs on a "
                 f"GPU alone; choose a GPU, or remove it with `pip uninstall {installed}`."
             )
+
+
+def _check_filter(name: str, processor: Any) -> None:
+    """Check that torchvision has the filter by which the processor resizes, where another would take its place."""
+    if processor.image_processor.resample != Resampling.LANCZOS:
+        return
+    here = installed_version("torchvision")
+    if here != "unknown" and tuple(int(part) for part in here.split(".")[:2]) < _FIRST_WITH_LANCZOS:
+        raise ModelError(
+            f"the vision-language model {name!r} has its frames resized by Lanczos' filter, which torchvision has from "
+            f"0.27 on, and {here} is installed; install it with `pip install 'torchvision>=0.27'`."
+        )
 
 
 def _end_with_turns(model: Any, processor: Any) -> None:
@@ -97,6 +115,7 @@ def accelerate(model: Any, *, rotations: bool) -> None:
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     fuse_norms(model)
+    settle_frequencies(model)
     if rotations:
         fuse_rotations(model)
     fuse_gates(model)

@@ -41,7 +41,7 @@ def loading_options(
     if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
         raise ModelError(
             f"a {quantise} language model needs bitsandbytes and accelerate; install them with "
-            "`pip install 'steerseg[quantised]'`, or leave quantisation out."
+            "`pip install '.[quantised]'` in the source folder, or leave quantisation out."
         )
     kept = family_of(config.model_type).full_precision
     common = {"llm_int8_skip_modules": [*(f"model.{module}" for module in kept), "lm_head"]}

@@ -77,7 +77,7 @@ def load_weights(
     except ImportError as error:
         raise ModelError(
             f"the segmenter {name} needs another package: {error}. EdgeTAM's is installed with "
-            "`pip install 'steerseg[edgetam]'`."
+            "`pip install '.[edgetam]'` in the source folder."
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the segmenter {name} could not be loaded: {error}") from error

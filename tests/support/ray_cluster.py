@@ -38,7 +38,7 @@ _ENVIRONMENT = {
 
 def require_ray() -> Any:
     """Ray, or a skipped test where it is not installed."""
-    return pytest.importorskip("ray", reason="Ray is not installed: pip install 'steerseg[fleet]'")
+    return pytest.importorskip("ray", reason="Ray is not installed: pip install '.[fleet]'")
 
 
 class LocalCluster:

@@ -81,7 +81,10 @@ def run_link(pipe: Connection, plan: ClusterPlan, logging_setup: LoggingSetup) -
     try:
         import ray
     except ImportError:
-        send(pipe, RefusedEvent("Ray is not installed; install it with pip install 'steerseg[fleet]'"))
+        send(
+            pipe,
+            RefusedEvent("Ray is not installed; install it with pip install '.[fleet]' in the source folder"),
+        )
         return
     try:
         ray.init(plan.address, log_to_driver=False, logging_level=logging.WARNING, namespace="steerseg")

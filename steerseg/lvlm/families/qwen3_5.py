@@ -17,4 +17,7 @@ class Qwen3_5(Qwen3VL):  # noqa: N801 (the model's own name)
 
     model_type = "qwen3_5"
     template = {"enable_thinking": False}  # noqa: RUF012 (never changed)
-    gpu_packages: ClassVar[Mapping[str, str]] = {"fla": "flash-linear-attention fla-core"}
+    gpu_packages: ClassVar[Mapping[str, str]] = {
+        "fla": "flash-linear-attention fla-core",
+        "causal_conv1d": "causal-conv1d",
+    }

@@ -285,7 +285,7 @@ def test_a_replica_is_named(database: Database) -> None:
 
 def test_without_its_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ConfigError, match=r"pip install 'steerseg\[postgresql\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[postgresql\]'"):
         Database(ServerAddress.parse("postgresql://me@127.0.0.1/steerseg"))
 
 

@@ -511,7 +511,16 @@ def test_a_missing_package_is_told_with_what_installs_it(
 ) -> None:
     save_tiny_lvlm(tmp_path, "smolvlm")
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"needs num2words; .* `pip install 'steerseg\[smolvlm\]'`"):
+    with pytest.raises(ModelError, match=r"needs num2words; .* `pip install '\.\[smolvlm\]'`"):
+        LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
+
+
+def test_a_torchvision_without_the_processors_filter_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_lvlm(tmp_path, "smolvlm")
+    monkeypatch.setattr(loading, "installed_version", lambda package: "0.26.1+cpu")
+    with pytest.raises(ModelError, match=r"Lanczos.* 0\.27 on, .* `pip install 'torchvision>=0\.27'`"):
         LVLM.from_pretrained(str(tmp_path), device=CPU, dtype=torch.float32)
 
 

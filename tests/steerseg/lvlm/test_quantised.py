@@ -137,7 +137,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "steerseg.lvlm.quantised.find_spec", lambda name: None if name == "bitsandbytes" else find(name)
     )
-    with pytest.raises(ModelError, match=r"steerseg\[quantised\]"):
+    with pytest.raises(ModelError, match=r"pip install '\.\[quantised\]'"):
         load(tmp_path, "8bit")
 
 
