@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ml_backend.importing.media import MediaFolder, appearing
 from ml_backend.importing.pages import PageOptions
+from ml_backend.label_studio.frame_numbers import FrameNumbers
 from steerseg.video import FileKind, VideoLimits, frame_files, write_video
 from steerseg.video.decoding import DEFAULT_FPS
 from steerseg.video.isolation import IsolatedDecoder
@@ -134,8 +135,8 @@ def _reason(
         return "re-encoded: it is split"
     if timeline.times[0] > 0.5 / rate:
         return "re-encoded: its first frame does not begin at 0, but Label Studio counts frames by time"
-    if not timeline.is_even(rate):
-        return "re-encoded: its frame rate varies, but Label Studio counts frames by time"
+    if not FrameNumbers.of(timeline, round(rate, 6)).shows_all:
+        return "re-encoded: its frames do not come at a constant rate, but Label Studio counts frames by time"
     return ""
 
 

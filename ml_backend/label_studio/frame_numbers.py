@@ -58,6 +58,11 @@ class FrameNumbers:
         """Whether number ``n`` is frame ``n - 1``."""
         return len(self.shown) == self.frames and bool((self.shown == np.arange(self.frames)).all())
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether number ``n`` is frame ``n - 1`` for all frames, whatever the player shows after the last."""
+        return np.array_equal(self.shown[: self.frames], np.arange(self.frames))
+
     def showing(self, frames: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find the numbers at which given frames are shown.
 

@@ -423,12 +423,22 @@ def _open_image(file: Path) -> Iterator[Image.Image]:
 def read_image(file: Path, limits: VideoLimits) -> NDArray[np.uint8]:
     """One picture as (H, W, 3) uint8 RGB, upright as browsers show it.
 
+    Of a grey picture of 16 bits the upper eight are taken, as browsers do.
+
     Raises:
-        VideoError: It is none, or beyond the limits of bytes and of pixels.
+        VideoError: It is none, or beyond the limits of bytes and of pixels, or it holds numbers of 32 bits.
     """
     with _open_image(file) as image:
         check_size(str(file), image.width, image.height, limits)
         upright = ImageOps.exif_transpose(image)  # as browsers show it
+        if upright.mode in ("I", "F"):
+            raise VideoError(
+                f"{file} holds numbers of 32 bits, and nothing says which of them is white. Write it with 8 or 16 bits "
+                "a channel."
+            )
+        if upright.mode.startswith("I;16"):  # which Pillow clips at 255
+            grey = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
         return np.asarray(upright.convert("RGB"))
 
 

@@ -100,12 +100,6 @@ class PlayerTimeline:
         """Frames a second: exact for a constant rate, the median where it varies."""
         return frames_a_second(self.times, DEFAULT_FPS)
 
-    def is_even(self, fps: float) -> bool:
-        """Whether frame ``n`` is what a player shows from ``n / fps`` seconds on, and the first one begins at 0."""
-        expected = np.arange(len(self.times)) / fps
-        early = len(self.entries) and (self.entries < self.times[self.entry_frames] - 0.5 / fps).any()
-        return not early and bool(np.abs(self.times - expected).max() < 0.5 / fps)
-
 
 def read_timeline(path: Path, *, bare_streams: bool = True) -> PlayerTimeline:
     """Read a file's timeline without decoding it.

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from steerseg.errors import VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits, load_video
 from steerseg.video.decoding import FrameStream
 from steerseg.video.frame_pictures import square_size
+from steerseg.video.loading import read_image
 
 RED = (200, 30, 30)
 _BT709, _BT601 = (0.2126, 0.0722, 1), (0.299, 0.114, 5)
@@ -110,3 +113,18 @@ def test_square_pixels_keep_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("aspect", [None, Fraction(0), Fraction(1), Fraction(999, 1000)])
 def test_square_pixels_stay_as_they_are(aspect: Fraction | None) -> None:
     assert square_size(1920, 1080, aspect) == (1920, 1080)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_pictures_of_16_bits_keep_their_upper_eight(tmp_path: Path, suffix: str) -> None:
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / f"grey.{suffix}")
+    picture = read_image(tmp_path / f"grey.{suffix}", DEFAULT_LIMITS)
+    assert (picture == (values >> 8)[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pictures_of_32_bits_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(VideoError, match="8 or 16 bits"):
+        read_image(tmp_path / "deep.tif", DEFAULT_LIMITS)
