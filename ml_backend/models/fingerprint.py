@@ -49,7 +49,11 @@ def model_fingerprint(preset: str) -> str:
     Raises:
         ConfigError: The preset cannot be used.
     """
-    name = load_preset(find_preset(preset)).lvlm
+    return weights_fingerprint(load_preset(find_preset(preset)).lvlm)
+
+
+def weights_fingerprint(name: str | None) -> str:
+    """The same of a model by its hub id or folder; ``None`` for no language model."""
     if name is None:
         return "no language model"
     folder = Path(name)

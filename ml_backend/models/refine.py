@@ -7,6 +7,7 @@ goes on where this one was.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from ml_backend.models.decode import DecodedExample, ExampleDecoder
 from ml_backend.models.examples import shows_object
+from ml_backend.models.fingerprint import weights_fingerprint
 from ml_backend.models.messages import (
     NamedObject,
     NameRequest,
@@ -176,6 +178,11 @@ class Refiner:
     def _config(self) -> PipelineConfig:
         return replace(self._steerseg.config, soft_prompts=True)
 
+    @functools.cached_property
+    def _weights(self) -> str:
+        """Names the model's weights, by their content where they are a folder, which may be trained anew in place."""
+        return weights_fingerprint(self._steerseg.preset.lvlm)
+
     def _features_name(self, video: Video, keyframes: Sequence[int], pictures: Sequence[int]) -> str:
         """The file of a video's features: a digest of all that they depend on."""
         preset = self._steerseg.preset
@@ -185,7 +192,7 @@ class Refiner:
                 video.digest,
                 list(keyframes),
                 list(pictures),
-                self._steerseg.lvlm.name,
+                self._weights,
                 str(self._steerseg.lvlm.dtype),
                 preset.video_tokens,
                 preset.frame_tokens,

@@ -204,7 +204,9 @@ def judge_word(scores: Sequence[PairedScore], taught: int, recipe: RefinementRec
             return WordVerdict(False, f"not used: worse {seen}")
         return WordVerdict(True, f"used, since {taught} videos teach it and its trial shows no loss, {seen}")
     if videos < _FEWEST:
-        return WordVerdict(False, "too few videos use it to try that, a person may promote it")
+        return WordVerdict(
+            False, "too few videos use it to try that; a person may write it on the page Words"
+        )
     if judgement.outcome is Outcome.PROMOTED:
         return WordVerdict(True, judgement.reason)
     return WordVerdict(False, f"not used: {judgement.reason}")

@@ -208,7 +208,13 @@ def _pattern(term: str) -> re.Pattern[str]:
 def _fit(match: re.Match[str], meanings: Mapping[str, str]) -> str:
     """A meaning in the form in which its term was written."""
     written = " ".join(match["term"].lower().split())
-    singular = written if written in meanings else next(t for t in meanings if plural_of(t) == written)
+    singular = (
+        written if written in meanings else next((t for t in meanings if plural_of(t) == written), None)
+    )
+    if (
+        singular is None
+    ):  # the pattern takes letters for one that lower case keeps apart, such as Turkish ones
+        return match[0]
     meaning = meanings[singular]
     if written != singular:
         meaning = plural_of(meaning)

@@ -178,6 +178,18 @@ def test_what_is_prepared_is_not_made_again(world: World) -> None:
     assert len(list(world.features.iterdir())) == 2
 
 
+def test_features_are_made_again_for_other_weights(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be trained anew in the folder where it is."""
+    assert world.prepare(world.examples["c0"])
+    monkeypatch.setattr("ml_backend.models.refine.weights_fingerprint", lambda name: f"{name}, trained anew")
+    world.refiner = world.fresh()
+    reporter = Recorder()
+    world.films["c9"] = world.films["c0"]
+    assert world.prepare(replace(world.examples["c0"], key="c9"), reporter)
+    assert "keyframes" in reporter.stages
+    assert len(list(world.features.iterdir())) == 2
+
+
 def test_slices_of_any_length_and_kills_give_the_training_that_one_slice_gives(
     world: World, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_two_corrections_propose_a_word_that_a_person_may_promote(tmp_path: Path
     judged = lesson(tmp_path, 2, +0.3)
     assert not judged.accepted
     assert judged.changed
-    assert "a person may promote it" in judged.reason
+    assert "a person may write it on the page Words" in judged.reason
 
 
 def test_what_is_known_already_is_not_tried_again(tmp_path: Path) -> None:

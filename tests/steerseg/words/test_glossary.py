@@ -52,6 +52,12 @@ def test_meanings_are_not_rewritten_again() -> None:
     assert chain.rewrite("blick and rig") == "rig and vehicle"
 
 
+@pytest.mark.parametrize("expression", ["\u0130nek solda", "k\u0131rm\u0131z\u0131 top"])
+def test_letters_that_lower_case_keeps_apart_leave_an_expression_as_it_is(expression: str) -> None:
+    entries = (Entry(term="inek", meaning="cow"), Entry(term="kirmizi top", meaning="red ball"))
+    assert Glossary(entries=entries).rewrite(expression) == expression
+
+
 @pytest.mark.parametrize(
     ("term", "meaning"), [("", "apple"), ("blick", " - "), ("apple", "Apple"), ("x" * 81, "y")]
 )
