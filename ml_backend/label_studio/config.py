@@ -175,9 +175,11 @@ def _frames_side(
     if not masks:
         problems.append(
             f"{where} has no control that holds masks; add <BrushLabels>, <BitmaskLabels>, <PolygonLabels> "
-            f'or <VectorLabels> with toName="{image.name}" and at least one <Label>'
+            f'or <VectorLabels closable="true"> with toName="{image.name}" and at least one <Label>'
         )
         return None
+    names = {mask.name for mask in masks if mask.kind == "vector"}
+    notes += [_lines_alone(tag, where) for tag in mine if tag.name in names and not tag.flag("closable")]
     return FramesSide(
         name=image.name,
         data_key=data_key,
@@ -256,6 +258,14 @@ def _mask_controls(mine: Sequence[Tag], where: str, problems: list[str]) -> tupl
                     )
                 )
     return tuple(found)
+
+
+def _lines_alone(vector: Tag, where: str) -> str:
+    """Why nothing that annotators draw with a vector control is read."""
+    return (
+        f"{where}: a path drawn with {vector.name!r} cannot be closed, and an open one is no mask; give it "
+        'closable="true", and curves="true" for curves'
+    )
 
 
 def _prompt_control(mine: Iterable[Tag], kind: Literal["keypoint", "rectangle"]) -> PromptControl | None:

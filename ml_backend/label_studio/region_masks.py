@@ -19,6 +19,7 @@ from ml_backend.label_studio.brush import declared_values, decode_brush
 from ml_backend.label_studio.keyframes import interpolate
 from ml_backend.label_studio.outlines import outlines_to_rle
 from ml_backend.label_studio.results import is_label_of_text, region_labels
+from ml_backend.label_studio.vector_paths import NoAreaError, vector_outline
 from steerseg.errors import SteerSegError
 from steerseg.masks import RLE, decode_rle, encode_rle, merge_rles
 
@@ -87,7 +88,7 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
     Brush masks count as foreground above 127, since Label Studio's editor smooths their edges.
 
     Raises:
-        RegionError: A mask region is malformed; the message names it.
+        RegionError: A mask region is malformed, or a vector that is no area; the message names it.
     """
     results = list(results)
     pair_labels = {
@@ -114,6 +115,8 @@ def page_masks(results: Iterable[Mapping[str, Any]]) -> list[PageMask]:
             with _ONE_AT_A_TIME:
                 rle = _read_mask(shape, result["value"], height, width)
             page = int(result.get("item_index") or 0)
+        except NoAreaError as error:
+            raise RegionError(f"region {region_id!r} ({kind}) is no area: {error}") from error
         except (KeyError, TypeError, ValueError, IndexError, OSError, OverflowError) as error:
             raise RegionError(
                 f"region {region_id!r} ({kind}) cannot be read: {error}; "
@@ -195,10 +198,10 @@ def _read_mask(kind: str, value: Mapping[str, Any], height: int, width: int) -> 
         return encode_rle(_read_brush(value, height, width))
     if kind == "bitmask":
         return encode_rle(_read_bitmask(value["imageDataURL"], height, width))
-    if kind == "polygon":
-        points = _bounded(value["points"], "corners")
-    else:
-        points = [(vertex["x"], vertex["y"]) for vertex in _bounded(value["vertices"], "corners")]
+    if kind == "vector":
+        _bounded(value["vertices"], "corners")
+        return outlines_to_rle([vector_outline(value, height, width)], height, width)
+    points = _bounded(value["points"], "corners")
     outline = np.asarray(points, dtype=np.float64).reshape(-1, 2) * (width, height) / 100
     if not np.isfinite(outline).all():
         raise ValueError("it has corners that are not numbers")

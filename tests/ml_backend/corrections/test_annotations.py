@@ -285,6 +285,18 @@ def test_a_malformed_region_is_named() -> None:
     assert region["id"] in decision.problem[1]
 
 
+@pytest.mark.parametrize("closed", [False, None])
+def test_an_open_vector_decides_nothing_and_says_what_to_do(closed: bool | None) -> None:
+    closed_one, open_one = mask_regions({0: square(2), 3: square(20)}, "vector")
+    open_one["value"]["closed"] = closed
+    (decision,) = read([closed_one, open_one], config=frames_config("vector"))
+    assert decision.problem is not None
+    assert decision.problem[0] is Problem.UNREADABLE
+    assert decision.frames == {}
+    for part in (open_one["id"], "is no area: its path is open", "Close the path", "submit it again"):
+        assert part in decision.problem[1]
+
+
 def test_an_endless_track_is_refused_before_it_costs_memory() -> None:
     (decision,) = read_video([track({0: (10, 20, 30, 40)}, frames_count=MAX_FRAMES + 1)])
     assert decision.problem is not None

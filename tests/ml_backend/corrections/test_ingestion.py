@@ -296,6 +296,20 @@ def test_what_is_set_aside_is_logged(ingesting: Ingesting, caplog: pytest.LogCap
     assert "task 5, annotation 7: set aside (empty)" in caplog.text
 
 
+def test_an_annotation_with_an_open_vector_is_set_aside_until_its_path_is_closed(
+    ingesting: Ingesting,
+) -> None:
+    (region,) = mask_regions({0: square(2)}, "vector", proposed=False)
+    for minute, closed in enumerate((False, True)):
+        region["value"]["closed"] = closed
+        one = annotation([region], minute=minute)
+        ingesting.receive([event_body("ANNOTATION_UPDATED", one, config=frames_config("vector"))])
+        ingesting.ingestor.catch_up()
+        reasons = [one.reason for one in ingesting.corrections.list_set_aside(1)]
+        assert [("Close the path" in reason) for reason in reasons] == ([] if closed else [True])
+        assert len(ingesting.completions.pending(1)) == int(closed)
+
+
 def test_a_damaged_correction_keeps_no_other_from_being_completed(ingesting: Ingesting) -> None:
     ingesting.receive(
         [event_body("ANNOTATION_CREATED", annotation(mask_regions({0: square(2)}), n)) for n in (1, 2, 3)]

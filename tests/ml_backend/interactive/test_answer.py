@@ -14,7 +14,7 @@ from ml_backend.jobs.store import JobStore
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.region_masks import page_masks
 from steerseg.masks import encode_rle
-from tests.support.annotator import TASK, Annotator, painted, top
+from tests.support.annotator import OBJECTS, TASK, Annotator, painted, top
 from tests.support.backend import Backend, MakeBackend, recorded
 from tests.support.databases import EACH_DATABASE
 from tests.support.requests import wait_until, with_expression
@@ -235,3 +235,24 @@ def test_paint_beside_an_instance_of_its_class_is_no_part_of_it(backend: Backend
     elsewhere["value"]["rle"] = mask2rle(spot)
     read = read_mask_regions([*annotator.draft.values(), elsewhere], side, TASK)
     assert read.adopted == {}
+
+
+def test_an_open_vector_in_the_draft_is_named_in_the_status(backend: Backend) -> None:
+    vectors = (
+        '<VectorLabels name="path" toName="frames" closable="true"><Label value="object"/></VectorLabels>'
+    )
+    annotator = Annotator(backend, objects=OBJECTS + vectors)
+    annotator.type("the ball")
+    (shown,) = [r for r in annotator.draft.values() if r.get("item_index") == 2]
+    path = [{"id": f"v{x}", "x": x, "y": x * x / 100, "prevPointId": None} for x in (10, 40, 90)]
+    value = {"vertices": path, "closed": False, "vectorlabels": ["object"]}
+    drawn = {**shown, "id": "line", "from_name": "path", "type": "vectorlabels", "value": value}
+    annotator.draft["line"] = drawn
+    before = annotator.series()
+    annotator.point(3)
+    assert "'line' (vectorlabels) is no area" in annotator.status
+    assert "Close the path" in annotator.status
+    assert annotator.series() == before
+    value["closed"] = True
+    annotator.point(3)
+    assert "1 click on the object" in annotator.status

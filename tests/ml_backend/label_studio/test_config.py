@@ -233,11 +233,21 @@ def test_the_configurations_of_classes_are_unambiguous(name: str) -> None:
             '<TextArea name="expression" toName="i" smart="false"/>',
             "texts typed into 'expression' ask nothing",
         ),
+        (
+            '<VectorLabels name="path" toName="i"><Label value="car"/></VectorLabels>',
+            "a path drawn with 'path' cannot be closed",
+        ),
+        ('<Vector name="path" toName="i" closable="false"/>', 'give it closable="true"'),
     ],
 )
 def test_an_ambiguous_configuration_is_told_so(controls: str, part: str) -> None:
     (note,) = parse_controls(f"<View>{IMAGE}{MASK}{controls}</View>").notes
     assert part in note
+
+
+def test_a_vector_control_that_closes_paths_is_unambiguous() -> None:
+    vector = '<VectorLabels name="path" toName="i" closable="true"><Label value="car"/></VectorLabels>'
+    assert parse_controls(f"<View>{IMAGE}{MASK}{vector}</View>").notes == ()
 
 
 def test_a_verdict_is_known_by_its_name_and_its_words() -> None:
