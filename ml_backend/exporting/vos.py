@@ -30,8 +30,8 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     """Write DAVIS 2017: ``JPEGImages``, ``Annotations`` (both ``Full-Resolution``) and ``ImageSets/2017/<part>.txt``.
 
     Every frame has an annotation. Where an object's whereabouts are unknown, pixels that belong to no other object
-    are 255, which DAVIS's tools pass over. ``meta_expressions`` has the expressions as for YouTube-VOS; only frames on
-    which nothing is known are not among theirs.
+    are 255, which DAVIS's tools pass over. ``meta_expressions`` has the expressions as for YouTube-VOS. Each has
+    ``frames`` of its own, those on which its object is decided; on others nothing is known of it.
     """
     omissions = unshown(export)
     for sequence in shown(export.sequences):
@@ -44,7 +44,9 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     for part in export.parts:
         held = list(shown(export.of_part(part)))
         (sets / f"{part}.txt").write_text("".join(f"{one.name}\n" for one in held), encoding="utf-8")
-        _write_expressions(folder, part, {one.name: _expressions(one, one.partly_decided()) for one in held})
+        _write_expressions(
+            folder, part, {one.name: _expressions(one, one.partly_decided(), own_frames=True) for one in held}
+        )
     return omissions
 
 
@@ -108,15 +110,27 @@ def _write_masks(
     return hidden.omissions()
 
 
-def _expressions(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
-    """The expressions of objects that have one, as Ref-YouTube-VOS has them: an empty one would be asked for."""
+def _expressions(
+    sequence: LabelledSequence, frames: list[int], *, own_frames: bool = False
+) -> dict[str, Any]:
+    """The expressions of objects that have one, as Ref-YouTube-VOS has them: an empty one would be asked for.
+
+    Args:
+        sequence: Whose.
+        frames: Which frames the masks are of.
+        own_frames: Whether each expression names the frames on which its object is decided.
+    """
     return {
-        "frames": [f"{index:05d}" for index in frames],
+        "frames": _names(frames),
         "fps": sequence.fps,
         "expressions": {
-            str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
+            str(index): {
+                "exp": object_.expression,
+                "obj_id": str(index + 1),
+                **({"frames": _names(sorted(object_.masks))} if own_frames else {}),
+            }
             for index, object_ in enumerate(sequence.objects)
-            if object_.expression
+            if object_.expression and object_.masks
         },
     }
 
@@ -126,7 +140,11 @@ def _objects(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
     return {
         str(number): {
             "category": object_.category,
-            "frames": [f"{index:05d}" for index in frames if object_.masks[index].visible],
+            "frames": _names(index for index in frames if object_.masks[index].visible),
         }
         for number, object_ in enumerate(sequence.objects, start=1)
     }
+
+
+def _names(frames: Iterable[int]) -> list[str]:
+    return [f"{index:05d}" for index in frames]

@@ -61,7 +61,8 @@ def read_ref_youtube_vos(
     Expects ``<root>/<split>/JPEGImages/<video>/<frame>.jpg``,
     ``<root>/<split>/Annotations/<video>/<frame>.png`` and
     ``<root>/meta_expressions/<split>/meta_expressions.json``. Beyond the public format an expression may
-    have ``obj_ids``, ``kind``, ``name``, ``attributes`` and ``twin``, and a video ``fps``.
+    have ``obj_ids``, ``kind``, ``name``, ``attributes`` and ``twin``, and a video ``fps``. An expression's own
+    ``frames`` stand in place of its video's.
 
     Args:
         root: The dataset's folder.
@@ -93,7 +94,8 @@ def read_davis(root: str | Path, split: str) -> list[Sample]:
 
     Expects ``<root>/JPEGImages/Full-Resolution/<video>/<frame>.jpg``,
     ``<root>/Annotations/Full-Resolution/<video>/<frame>.png``, whose pixels of 255 count for nothing, and
-    ``<root>/meta_expressions/<split>/meta_expressions.json`` as in Ref-YouTube-VOS layout.
+    ``<root>/meta_expressions/<split>/meta_expressions.json`` as in Ref-YouTube-VOS layout. An expression's own
+    ``frames`` are those on which its object is known; older exports name the video's alone.
 
     Raises:
         ConfigError: If a file is missing or has no ground truth.
@@ -125,8 +127,9 @@ def _palette_samples(
 ) -> Iterator[Sample]:
     for video, entry in videos.items():
         images = _frames_folder(folder / "JPEGImages" / resolution, video, path)
-        frames = tuple(entry["frames"])
         for key, expression in entry["expressions"].items():
+            # On the others, an export knows nothing of this object.
+            frames = tuple(expression.get("frames", entry["frames"]))
             objects: tuple[int, ...] = ()
             masks: Truth | None = None
             if truth:
