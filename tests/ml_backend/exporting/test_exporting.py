@@ -239,6 +239,12 @@ def test_davis_is_evaluated_with_its_void_pixels(completing: Completing, tmp_pat
             numbers = np.asarray(image).copy()
         numbers[numbers != 1] = VOID
         save_palette(numbers, file)
+    listed = tmp_path / "out/meta_expressions/train/meta_expressions.json"
+    content = json.loads(listed.read_text())
+    for video in content["videos"].values():
+        for expression in video["expressions"].values():
+            del expression["frames"]  # as older exports have it
+    listed.write_text(json.dumps(content))
     first, second, few = open_dataset(str(tmp_path / "out"), "train")
     assert [one.expression for one in (first, second, few)] == [
         "the red ball",

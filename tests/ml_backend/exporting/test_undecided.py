@@ -97,6 +97,16 @@ def test_frames_on_which_an_object_is_not_known_are_not_scored(tmp_path: Path) -
     assert scored(second, square(25)) == 1
 
 
+def test_what_others_may_hide_is_no_part_of_a_known_object(tmp_path: Path) -> None:
+    known = thing(1, range(10), absent=range(10, FRAMES))
+    write("davis", tmp_path / "out", (known, thing(2, [0])))
+    first, _ = open_dataset(str(tmp_path / "out"), "train")
+    truth = first.masks()
+    assert score(truth, truth, first.void()).jf == 1
+    assert score(np.ones_like(truth), truth, first.void()).j < 0.1
+    assert scored(first, square(28, 28)) == 0
+
+
 def test_an_object_of_which_nothing_is_known_is_not_asked_for(tmp_path: Path) -> None:
     write("davis", tmp_path / "out", (thing(1, range(FRAMES)), thing(2, [])))
     (sample,) = open_dataset(str(tmp_path / "out"), "train")
