@@ -271,8 +271,8 @@ def _notes(corrections: Sequence[Correction], export: Export) -> list[str]:
 def _warnings(export: Export) -> list[str]:
     """What is not as one might expect, though nothing is missing."""
     warnings = [
-        f"task {sequence.task_id}: {undecided} of {sequence.num_frames} frames are undecided: nobody annotated "
-        "them, and nothing was propagated there with enough confidence"
+        f"task {sequence.task_id}: at least one object is undecided on {undecided} of {sequence.num_frames} frames: "
+        "nobody annotated it there, and nothing was propagated with enough confidence"
         for sequence in export.sequences
         if (undecided := len(sequence.undecided()))
     ]

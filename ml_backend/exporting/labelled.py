@@ -82,7 +82,11 @@ class ExportedObject:
     @property
     def ever_visible(self) -> bool:
         """Whether any frame shows it."""
-        return any(mask.visible for mask in self.masks.values())
+        return self.visible_on(self.masks)
+
+    def visible_on(self, frames: Iterable[int]) -> bool:
+        """Whether any of these frames shows it."""
+        return any(index in self.masks and self.masks[index].visible for index in frames)
 
 
 @dataclass(frozen=True)

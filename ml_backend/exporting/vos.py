@@ -12,13 +12,14 @@ from ml_backend.exporting.formats import (
     MAX_OBJECTS,
     Export,
     Hidden,
+    lost,
     numbered,
     save_palette,
     shown,
     unshown,
     write_pictures,
 )
-from ml_backend.exporting.labelled import LabelledSequence
+from ml_backend.exporting.labelled import ExportedObject, LabelledSequence
 from ml_backend.exporting.omissions import Omission
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import json_bytes
@@ -55,14 +56,17 @@ def write_youtube_vos(export: Export, folder: Path) -> list[Omission]:
 
     ``meta_expressions/<part>/meta_expressions.json`` holds the expressions as Ref-YouTube-VOS has them, so that
     ``steerseg evaluate`` and ``steerseg train`` read the folder as it is. Frames on which an object's whereabouts
-    are unknown have a picture but no annotation, and are not among the expressions' frames.
+    are unknown have a picture but no annotation, and are not among the expressions' frames. A task that has no other
+    frames is left out, and so is the expression of an object that is seen on such frames alone.
     """
-    omissions = unshown(export)
+    omissions = unshown(export) + lost(export)
     for part in export.parts:
         videos: dict[str, Any] = {}
         expressions: dict[str, Any] = {}
         for sequence in shown(export.of_part(part)):
             frames = sequence.decided()
+            if not frames:
+                continue
             omissions += _write_masks(
                 sequence, frames, folder / part / "Annotations" / sequence.name, void=False
             )
@@ -130,7 +134,7 @@ def _expressions(
                 **({"frames": _names(sorted(object_.masks))} if own_frames else {}),
             }
             for index, object_ in enumerate(sequence.objects)
-            if object_.expression and object_.masks
+            if object_.expression and object_.masks and _is_held(object_, frames)
         },
     }
 
@@ -143,7 +147,13 @@ def _objects(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
             "frames": _names(index for index in frames if object_.masks[index].visible),
         }
         for number, object_ in enumerate(sequence.objects, start=1)
+        if _is_held(object_, frames)
     }
+
+
+def _is_held(object_: ExportedObject, frames: list[int]) -> bool:
+    """Whether the frames show what any frame shows."""
+    return object_.visible_on(frames) == object_.ever_visible
 
 
 def _names(frames: Iterable[int]) -> list[str]:

@@ -171,7 +171,9 @@ def test_coco_is_read_by_pycocotools(
 ) -> None:
     report = export(completing, tmp_path / "out", "coco")
     assert "3 tasks, 4 objects" in str(report)
-    assert any("task 6: 5 of 12 frames are undecided" in warning for warning in report.warnings)
+    assert any(
+        "task 6: at least one object is undecided on 5 of 12 frames" in warning for warning in report.warnings
+    )
     coco = COCO(tmp_path / "out" / "annotations.json")
     assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == ["object 1", "object 2"]
     images = coco.loadImgs(coco.getImgIds())
@@ -426,7 +428,7 @@ def test_the_command_writes_and_warns(
     assert main([*arguments, "--allow-incomplete"]) == 0
     told = capsys.readouterr()
     assert "3 tasks, 4 objects, 31 masks (14 human, 6 propagated, 11 proposed)" in told.out
-    assert "5 of 12 frames are undecided" in told.err
+    assert "at least one object is undecided on 5 of 12 frames" in told.err
 
 
 def test_pictures_are_as_large_as_their_masks(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.exporting.classes import ClassTable, ExportedClass
-from ml_backend.exporting.command import FORMATS
+from ml_backend.exporting.command import FORMATS, _warnings
 from ml_backend.exporting.formats import Export
 from ml_backend.exporting.labelled import ExportedMask, ExportedObject, LabelledSequence, Provenance
-from ml_backend.exporting.omissions import Omission
+from ml_backend.exporting.omissions import Omission, is_complete
 from steerseg.evaluation.datasets import open_dataset
 from steerseg.evaluation.metrics import score
 from steerseg.evaluation.sample import Sample
@@ -121,3 +122,59 @@ def test_older_exports_have_the_frames_of_their_videos(tmp_path: Path) -> None:
     path = tmp_path / "out/meta_expressions/train/meta_expressions.json"
     path.write_text(json.dumps({"videos": videos}))
     assert [len(sample.frames) for sample in open_dataset(str(tmp_path / "out"), "train")] == [FRAMES] * 2
+
+
+# --- what formats of decided frames cannot hold
+
+
+def reasons(omissions: list[Omission]) -> list[tuple[int, str]]:
+    assert not is_complete(omissions)
+    assert all("davis and mots hold" in omission.reason for omission in omissions)
+    return [(omission.task_id, omission.instance) for omission in omissions]
+
+
+# The second is seen on the first frames alone, where nobody knows of the third.
+HALF = (thing(1, range(FRAMES)), thing(2, range(5), absent=range(5, FRAMES)), thing(3, range(5, FRAMES)))
+# One is decided on the first frames, the other on the rest.
+NOWHERE = (thing(4, range(10)), thing(5, range(10, FRAMES)))
+MISSING = [(1, "car 2"), (2, ""), (2, "car 4"), (2, "car 5")]
+
+
+def test_coco_names_what_is_seen_on_undecided_frames_alone(tmp_path: Path) -> None:
+    assert reasons(write("coco", tmp_path / "out", HALF, NOWHERE)) == MISSING
+    content = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [video["name"] for video in content["videos"]] == [NAME]
+    assert len(content["images"]) == FRAMES - 5
+    assert {one["expression"] for one in content["annotations"]} == {"thing 1", "thing 3"}
+
+
+def test_yolo_names_what_is_seen_on_undecided_frames_alone(tmp_path: Path) -> None:
+    assert reasons(write("yolo-seg", tmp_path / "out", HALF, NOWHERE)) == MISSING
+    labels = sorted((tmp_path / "out/labels/train").iterdir())
+    assert [file.stem for file in labels] == [f"{NAME}-{index:05d}" for index in range(5, FRAMES)]
+    assert len(list((tmp_path / "out/images/train").iterdir())) == FRAMES - 5
+
+
+def test_youtube_vos_names_what_is_seen_on_undecided_frames_alone(tmp_path: Path) -> None:
+    assert reasons(write("youtube-vos", tmp_path / "out", HALF, NOWHERE)) == MISSING
+    meta = json.loads((tmp_path / "out/train/meta.json").read_text())["videos"]
+    assert {name: list(video["objects"]) for name, video in meta.items()} == {NAME: ["1", "3"]}
+    assert [path.name for path in (tmp_path / "out/train/JPEGImages").iterdir()] == [NAME]
+    samples = open_dataset(str(tmp_path / "out"), "train")
+    assert [sample.expression for sample in samples] == ["thing 1", "thing 3"]
+    assert all(len(sample.load()) == FRAMES - 5 for sample in samples)
+
+
+@pytest.mark.parametrize("format_", ["davis", "mots"])
+def test_formats_with_void_hold_all(tmp_path: Path, format_: str) -> None:
+    assert write(format_, tmp_path / "out", HALF[:2], NOWHERE) == []
+
+
+def test_a_task_of_which_nothing_is_seen_or_decided_is_no_loss(tmp_path: Path) -> None:
+    (omission,) = write("coco", tmp_path / "out", HALF[:1], (thing(1, [], absent=[3]), thing(2, [])))
+    assert (omission.task_id, omission.expected) == (2, True)
+
+
+def test_a_warning_does_not_say_that_nobody_annotated_a_frame() -> None:
+    (warning,) = _warnings(export_of(HALF))
+    assert warning.startswith("task 1: at least one object is undecided on 5 of 20 frames")
