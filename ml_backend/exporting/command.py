@@ -18,7 +18,7 @@ from ml_backend.exporting.classes import ClassTable, configured_classes, express
 from ml_backend.exporting.coco import coco_numbers, write_coco
 from ml_backend.exporting.formats import Export, Format
 from ml_backend.exporting.gathering import Gathered, Gatherer, ReportLine
-from ml_backend.exporting.labelled import Categories, LabelledSequence, sequences
+from ml_backend.exporting.labelled import DEFAULT_FPS, Categories, LabelledSequence, sequences
 from ml_backend.exporting.mots import mots_numbers, write_mots
 from ml_backend.exporting.omissions import Omission, is_complete
 from ml_backend.exporting.provenance import PROVENANCE_FILE, provenance
@@ -275,6 +275,12 @@ def _warnings(export: Export) -> list[str]:
         "nobody annotated it there, and nothing was propagated with enough confidence"
         for sequence in export.sequences
         if (undecided := len(sequence.undecided()))
+    ]
+    warnings += [
+        f"task {sequence.task_id}: nothing says how many frames a second its video has, and {DEFAULT_FPS:g} stand for "
+        "them: name them in the task's data as `fps`"
+        for sequence in export.sequences
+        if not sequence.knows_fps
     ]
     warnings += [
         f"the class {name!r} is not in the labelling configuration; its number comes behind all others, and may be "

@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.corrections.records import Correction, Evidence
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.task import task_value
 from ml_backend.label_studio.task_media import page_stride, positive_number
+from steerseg.errors import ConfigError
 from steerseg.masks import RLE, decode_rle, mask_area
 
 Categories = Literal["label", "expression"]
 """What an object's category is: its label in Label Studio, or its expression."""
 
-_DEFAULT_FPS = 25.0
+DEFAULT_FPS = 25.0
+"""Stands for the frame rate of a video of which nothing says it."""
 
 
 class Provenance(enum.StrEnum):
@@ -100,9 +104,10 @@ class LabelledSequence:
         num_frames: T.
         height: Of the frames, in pixels.
         width: Of the frames, in pixels.
-        fps: Frames a second.
+        fps: Frames a second; :data:`DEFAULT_FPS` of the video where nothing says how many it has.
         stride: Frames of the original video from one frame to the next.
         objects: At least one.
+        knows_fps: Whether the task, its configuration or its video says how many frames a second there are.
     """
 
     name: str
@@ -114,6 +119,7 @@ class LabelledSequence:
     fps: float
     stride: int
     objects: tuple[ExportedObject, ...]
+    knows_fps: bool = True
 
     def undecided(self) -> list[int]:
         """Frames on which at least one object is neither known to be there nor known not to be."""
@@ -180,7 +186,7 @@ def _sequence(
     first = corrections[0]
     # Pages lie ``stride`` frames apart; the task's rate is that of the video.
     stride = page_stride(first.task_data) if first.side == "frames" else 1
-    rate = positive_number(first.task_data.get("fps")) or _DEFAULT_FPS
+    rate = _stated_fps(first)
     return LabelledSequence(
         name=f"task-{task:06d}",
         task_id=task,
@@ -188,7 +194,7 @@ def _sequence(
         num_frames=first.num_frames,
         height=first.height,
         width=first.width,
-        fps=rate / stride,
+        fps=(rate or DEFAULT_FPS) / stride,
         stride=stride,
         objects=tuple(
             ExportedObject(
@@ -203,7 +209,21 @@ def _sequence(
             )
             for one in corrections
         ),
+        knows_fps=rate is not None,
     )
+
+
+def _stated_fps(correction: Correction) -> float | None:
+    """Frames a second of the task's video, by the task or else by its configuration; ``None`` where neither says it."""
+    data = correction.task_data
+    stated = positive_number(data.get("fps"))
+    if stated is not None:
+        return stated
+    try:
+        video = parse_controls(correction.label_config).video
+    except ConfigError:
+        return None
+    return video.given_fps(data) if video is not None and task_value(data, video.data_key) else None
 
 
 def _category(correction: Correction, categories: Categories) -> str:

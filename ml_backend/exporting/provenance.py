@@ -53,6 +53,7 @@ def _described(sequence: LabelledSequence) -> dict[str, Any]:
         "frames": sequence.num_frames,
         "stride": sequence.stride,
         "fps": sequence.fps,
+        "fps_known": sequence.knows_fps,
         "undecided": sequence.undecided(),
         "objects": {
             str(number): {
