@@ -283,6 +283,12 @@ def _warnings(export: Export) -> list[str]:
         if not sequence.knows_fps
     ]
     warnings += [
+        f"task {sequence.task_id}: its video was thinned when it was imported, to one frame in "
+        f"{sequence.video_stride}: the dataset holds those frames alone"
+        for sequence in export.sequences
+        if sequence.video_stride > 1
+    ]
+    warnings += [
         f"the class {name!r} is not in the labelling configuration; its number comes behind all others, and may be "
         "another in the next export: add the label, or correct the annotations"
         for name in export.classes.strangers

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ml_backend.corrections.records import Correction, Evidence
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.task import task_value
-from ml_backend.label_studio.task_media import page_stride, positive_number
+from ml_backend.label_studio.task_media import page_stride, positive_number, video_stride
 from steerseg.errors import ConfigError
 from steerseg.masks import RLE, decode_rle, mask_area
 
@@ -105,9 +105,11 @@ class LabelledSequence:
         height: Of the frames, in pixels.
         width: Of the frames, in pixels.
         fps: Frames a second; :data:`DEFAULT_FPS` of the video where nothing says how many it has.
-        stride: Frames of the original video from one frame to the next.
+        stride: Frames of the original video from one page to the next; 1 for a video.
         objects: At least one.
         knows_fps: Whether the task, its configuration or its video says how many frames a second there are.
+        video_stride: How the task's video was thinned when it was imported: frames of the original from one of its
+            frames to the next. 1 for pages, and where nothing says it.
     """
 
     name: str
@@ -120,6 +122,7 @@ class LabelledSequence:
     stride: int
     objects: tuple[ExportedObject, ...]
     knows_fps: bool = True
+    video_stride: int = 1
 
     def undecided(self) -> list[int]:
         """Frames on which at least one object is neither known to be there nor known not to be."""
@@ -210,6 +213,7 @@ def _sequence(
             for one in corrections
         ),
         knows_fps=rate is not None,
+        video_stride=video_stride(first.task_data) if first.side == "video" else 1,
     )
 
 

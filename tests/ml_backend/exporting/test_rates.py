@@ -1,4 +1,4 @@
-"""The frame rate that an export states, and where it is known from."""
+"""The frame rate and the thinning that an export states, and where they are known from."""
 
 from __future__ import annotations
 
@@ -105,6 +105,22 @@ def test_a_rate_that_nothing_says_is_told(tmp_path: Path, pages: bool) -> None:
     assert warning.startswith("task 5: nothing says how many frames a second its video has, and 25 stand")
     assert provenance(export, "coco", (), ())["sequences"][sequence.name]["fps_known"] is False
     assert FORMATS["coco"].write(export, tmp_path) == []
+
+
+def test_a_thinned_video_is_named() -> None:
+    sequence = sequence_of(correction({"video": "clip.mp4", "fps": 12.5, "video_stride": 4}, "$fps"))
+    assert (sequence.fps, sequence.stride, sequence.video_stride) == (12.5, 1, 4)
+    export = export_of(sequence)
+    (warning,) = _warnings(export)
+    assert warning.startswith("task 5: its video was thinned when it was imported, to one frame in 4")
+    assert provenance(export, "coco", (), [warning])["sequences"][sequence.name]["video_stride"] == 4
+
+
+def test_older_tasks_and_pages_name_no_thinned_video() -> None:
+    older = correction({"video": "clip.mp4", "fps": 12.5}, "$fps")
+    pages = correction({"frames": ["0.jpg"], "fps": 50, "stride": 4, "video_stride": 4}, pages=True)
+    assert [sequence_of(one).video_stride for one in (older, pages)] == [1, 1]
+    assert sequence_of(pages).fps == 12.5
 
 
 @pytest.fixture
