@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_backend.exporting.classes import ClassTable
-from ml_backend.exporting.formats import Export, picture_name, write_pictures
+from ml_backend.exporting.formats import Export, lost, picture_name, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence
 from ml_backend.exporting.omissions import Omission
 from steerseg.masks import decode_rle, mask_area, mask_box
@@ -27,14 +27,15 @@ def coco_numbers(classes: ClassTable) -> dict[str, int]:
 
 
 def write_coco(export: Export, folder: Path) -> list[Omission]:
-    """Write the JSON files, and ``images/<sequence>/<frame>.jpg``; the format holds all there is."""
+    """Write the JSON files, and ``images/<sequence>/<frame>.jpg``; return what is seen on no frame that is held."""
     for part in export.parts:
         file = folder / (f"annotations/instances_{part}.json" if export.is_split else "annotations.json")
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(json_bytes(_content(export, export.of_part(part))))
+        held = [sequence for sequence in export.of_part(part) if sequence.decided()]
+        file.write_bytes(json_bytes(_content(export, held)))
     for sequence in export.sequences:
         write_pictures(export, sequence, sequence.decided(), folder / "images" / sequence.name)
-    return []
+    return lost(export)
 
 
 def _content(export: Export, sequences: Sequence[LabelledSequence]) -> dict[str, Any]:

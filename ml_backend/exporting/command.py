@@ -18,7 +18,7 @@ from ml_backend.exporting.classes import ClassTable, configured_classes, express
 from ml_backend.exporting.coco import coco_numbers, write_coco
 from ml_backend.exporting.formats import Export, Format
 from ml_backend.exporting.gathering import Gathered, Gatherer, ReportLine
-from ml_backend.exporting.labelled import Categories, LabelledSequence, sequences
+from ml_backend.exporting.labelled import DEFAULT_FPS, Categories, LabelledSequence, sequences
 from ml_backend.exporting.mots import mots_numbers, write_mots
 from ml_backend.exporting.omissions import Omission, is_complete
 from ml_backend.exporting.provenance import PROVENANCE_FILE, provenance
@@ -271,10 +271,22 @@ def _notes(corrections: Sequence[Correction], export: Export) -> list[str]:
 def _warnings(export: Export) -> list[str]:
     """What is not as one might expect, though nothing is missing."""
     warnings = [
-        f"task {sequence.task_id}: {undecided} of {sequence.num_frames} frames are undecided: nobody annotated "
-        "them, and nothing was propagated there with enough confidence"
+        f"task {sequence.task_id}: at least one object is undecided on {undecided} of {sequence.num_frames} frames: "
+        "nobody annotated it there, and nothing was propagated with enough confidence"
         for sequence in export.sequences
         if (undecided := len(sequence.undecided()))
+    ]
+    warnings += [
+        f"task {sequence.task_id}: nothing says how many frames a second its video has, and {DEFAULT_FPS:g} stand for "
+        "them: name them in the task's data as `fps`"
+        for sequence in export.sequences
+        if not sequence.knows_fps
+    ]
+    warnings += [
+        f"task {sequence.task_id}: its video was thinned when it was imported, to one frame in "
+        f"{sequence.video_stride}: the dataset holds those frames alone"
+        for sequence in export.sequences
+        if sequence.video_stride > 1
     ]
     warnings += [
         f"the class {name!r} is not in the labelling configuration; its number comes behind all others, and may be "

@@ -20,6 +20,8 @@ VOID = 255
 
 MAX_OBJECTS = VOID - 1
 
+_HELD = "this format leaves other frames out; davis and mots hold them"
+
 
 @dataclass(frozen=True)
 class Export:
@@ -84,7 +86,7 @@ def write_pictures(
         VideoError: The pictures cannot be read.
     """
     pictures = export.pictures.get(sequence.name)
-    if pictures is None:
+    if pictures is None or not frames:
         return
     wanted = set(frames)
     for index, content in enumerate(pictures.jpegs()):
@@ -134,6 +136,34 @@ def unshown(export: Export) -> list[Omission]:
         for object_ in sequence.objects
         if not object_.ever_visible
     ]
+
+
+def lost(export: Export) -> list[Omission]:
+    """What is missing from formats that hold no frame on which any object is undecided."""
+    omissions = []
+    for sequence in export.sequences:
+        frames = sequence.decided()
+        if not frames:
+            omissions.append(
+                Omission(
+                    sequence.task_id,
+                    None,
+                    "",
+                    f"at least one object is undecided on each of its {sequence.num_frames} frames; {_HELD}",
+                    expected=not any(object_.ever_visible for object_ in sequence.objects),
+                )
+            )
+        omissions += [
+            Omission(
+                sequence.task_id,
+                object_.annotation_id,
+                object_.name,
+                f"it is seen on no frame on which every object is decided; {_HELD}",
+            )
+            for object_ in sequence.objects
+            if object_.ever_visible and not object_.visible_on(frames)
+        ]
+    return omissions
 
 
 class Hidden:

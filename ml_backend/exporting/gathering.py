@@ -108,6 +108,8 @@ class Gatherer:
                     gathered.omissions.append(_sparse(sequence, error))
                     gathered.sequences.append(sequence)
                 continue
+            if media.timeline is not None and len(media.timeline.times) > 1:
+                sequence = replace(sequence, fps=round(media.timeline.fps, 6), knows_fps=True)
             if fill:
                 report_line(f"task {sequence.task_id}: filling the frames between its pages")
                 try:

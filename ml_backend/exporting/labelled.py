@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.corrections.records import Correction, Evidence
-from ml_backend.label_studio.task_media import page_stride, positive_number
+from ml_backend.label_studio.config import parse_controls
+from ml_backend.label_studio.task import task_value
+from ml_backend.label_studio.task_media import page_stride, positive_number, video_stride
+from steerseg.errors import ConfigError
 from steerseg.masks import RLE, decode_rle, mask_area
 
 Categories = Literal["label", "expression"]
 """What an object's category is: its label in Label Studio, or its expression."""
 
-_DEFAULT_FPS = 25.0
+DEFAULT_FPS = 25.0
+"""Stands for the frame rate of a video of which nothing says it."""
 
 
 class Provenance(enum.StrEnum):
@@ -82,7 +86,11 @@ class ExportedObject:
     @property
     def ever_visible(self) -> bool:
         """Whether any frame shows it."""
-        return any(mask.visible for mask in self.masks.values())
+        return self.visible_on(self.masks)
+
+    def visible_on(self, frames: Iterable[int]) -> bool:
+        """Whether any of these frames shows it."""
+        return any(index in self.masks and self.masks[index].visible for index in frames)
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,12 @@ class LabelledSequence:
         num_frames: T.
         height: Of the frames, in pixels.
         width: Of the frames, in pixels.
-        fps: Frames a second.
-        stride: Frames of the original video from one frame to the next.
+        fps: Frames a second; :data:`DEFAULT_FPS` of the video where nothing says how many it has.
+        stride: Frames of the original video from one page to the next; 1 for a video.
         objects: At least one.
+        knows_fps: Whether the task, its configuration or its video says how many frames a second there are.
+        video_stride: How the task's video was thinned when it was imported: frames of the original from one of its
+            frames to the next. 1 for pages, and where nothing says it.
     """
 
     name: str
@@ -110,6 +121,8 @@ class LabelledSequence:
     fps: float
     stride: int
     objects: tuple[ExportedObject, ...]
+    knows_fps: bool = True
+    video_stride: int = 1
 
     def undecided(self) -> list[int]:
         """Frames on which at least one object is neither known to be there nor known not to be."""
@@ -176,7 +189,7 @@ def _sequence(
     first = corrections[0]
     # Pages lie ``stride`` frames apart; the task's rate is that of the video.
     stride = page_stride(first.task_data) if first.side == "frames" else 1
-    rate = positive_number(first.task_data.get("fps")) or _DEFAULT_FPS
+    rate = _stated_fps(first)
     return LabelledSequence(
         name=f"task-{task:06d}",
         task_id=task,
@@ -184,7 +197,7 @@ def _sequence(
         num_frames=first.num_frames,
         height=first.height,
         width=first.width,
-        fps=rate / stride,
+        fps=(rate or DEFAULT_FPS) / stride,
         stride=stride,
         objects=tuple(
             ExportedObject(
@@ -199,7 +212,22 @@ def _sequence(
             )
             for one in corrections
         ),
+        knows_fps=rate is not None,
+        video_stride=video_stride(first.task_data) if first.side == "video" else 1,
     )
+
+
+def _stated_fps(correction: Correction) -> float | None:
+    """Frames a second of the task's video, by the task or else by its configuration; ``None`` where neither says it."""
+    data = correction.task_data
+    stated = positive_number(data.get("fps"))
+    if stated is not None:
+        return stated
+    try:
+        video = parse_controls(correction.label_config).video
+    except ConfigError:
+        return None
+    return video.given_fps(data) if video is not None and task_value(data, video.data_key) else None
 
 
 def _category(correction: Correction, categories: Categories) -> str:

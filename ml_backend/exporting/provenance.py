@@ -52,7 +52,9 @@ def _described(sequence: LabelledSequence) -> dict[str, Any]:
         "task": sequence.task_id,
         "frames": sequence.num_frames,
         "stride": sequence.stride,
+        "video_stride": sequence.video_stride,
         "fps": sequence.fps,
+        "fps_known": sequence.knows_fps,
         "undecided": sequence.undecided(),
         "objects": {
             str(number): {

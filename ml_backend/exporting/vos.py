@@ -12,13 +12,14 @@ from ml_backend.exporting.formats import (
     MAX_OBJECTS,
     Export,
     Hidden,
+    lost,
     numbered,
     save_palette,
     shown,
     unshown,
     write_pictures,
 )
-from ml_backend.exporting.labelled import LabelledSequence
+from ml_backend.exporting.labelled import ExportedObject, LabelledSequence
 from ml_backend.exporting.omissions import Omission
 from steerseg.errors import ConfigError
 from steerseg.runtime.artefacts import json_bytes
@@ -30,8 +31,8 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     """Write DAVIS 2017: ``JPEGImages``, ``Annotations`` (both ``Full-Resolution``) and ``ImageSets/2017/<part>.txt``.
 
     Every frame has an annotation. Where an object's whereabouts are unknown, pixels that belong to no other object
-    are 255, which DAVIS's tools pass over. ``meta_expressions`` has the expressions as for YouTube-VOS; only frames on
-    which nothing is known are not among theirs.
+    are 255, which DAVIS's tools pass over. ``meta_expressions`` has the expressions as for YouTube-VOS. Each has
+    ``frames`` of its own, those on which its object is decided; on others nothing is known of it.
     """
     omissions = unshown(export)
     for sequence in shown(export.sequences):
@@ -44,7 +45,9 @@ def write_davis(export: Export, folder: Path) -> list[Omission]:
     for part in export.parts:
         held = list(shown(export.of_part(part)))
         (sets / f"{part}.txt").write_text("".join(f"{one.name}\n" for one in held), encoding="utf-8")
-        _write_expressions(folder, part, {one.name: _expressions(one, one.partly_decided()) for one in held})
+        _write_expressions(
+            folder, part, {one.name: _expressions(one, one.partly_decided(), own_frames=True) for one in held}
+        )
     return omissions
 
 
@@ -53,14 +56,17 @@ def write_youtube_vos(export: Export, folder: Path) -> list[Omission]:
 
     ``meta_expressions/<part>/meta_expressions.json`` holds the expressions as Ref-YouTube-VOS has them, so that
     ``steerseg evaluate`` and ``steerseg train`` read the folder as it is. Frames on which an object's whereabouts
-    are unknown have a picture but no annotation, and are not among the expressions' frames.
+    are unknown have a picture but no annotation, and are not among the expressions' frames. A task that has no other
+    frames is left out, and so is the expression of an object that is seen on such frames alone.
     """
-    omissions = unshown(export)
+    omissions = unshown(export) + lost(export)
     for part in export.parts:
         videos: dict[str, Any] = {}
         expressions: dict[str, Any] = {}
         for sequence in shown(export.of_part(part)):
             frames = sequence.decided()
+            if not frames:
+                continue
             omissions += _write_masks(
                 sequence, frames, folder / part / "Annotations" / sequence.name, void=False
             )
@@ -108,15 +114,27 @@ def _write_masks(
     return hidden.omissions()
 
 
-def _expressions(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
-    """The expressions of objects that have one, as Ref-YouTube-VOS has them: an empty one would be asked for."""
+def _expressions(
+    sequence: LabelledSequence, frames: list[int], *, own_frames: bool = False
+) -> dict[str, Any]:
+    """The expressions of objects that have one, as Ref-YouTube-VOS has them: an empty one would be asked for.
+
+    Args:
+        sequence: Whose.
+        frames: Which frames the masks are of.
+        own_frames: Whether each expression names the frames on which its object is decided.
+    """
     return {
-        "frames": [f"{index:05d}" for index in frames],
+        "frames": _names(frames),
         "fps": sequence.fps,
         "expressions": {
-            str(index): {"exp": object_.expression, "obj_id": str(index + 1)}
+            str(index): {
+                "exp": object_.expression,
+                "obj_id": str(index + 1),
+                **({"frames": _names(sorted(object_.masks))} if own_frames else {}),
+            }
             for index, object_ in enumerate(sequence.objects)
-            if object_.expression
+            if object_.expression and object_.masks and _is_held(object_, frames)
         },
     }
 
@@ -126,7 +144,17 @@ def _objects(sequence: LabelledSequence, frames: list[int]) -> dict[str, Any]:
     return {
         str(number): {
             "category": object_.category,
-            "frames": [f"{index:05d}" for index in frames if object_.masks[index].visible],
+            "frames": _names(index for index in frames if object_.masks[index].visible),
         }
         for number, object_ in enumerate(sequence.objects, start=1)
+        if _is_held(object_, frames)
     }
+
+
+def _is_held(object_: ExportedObject, frames: list[int]) -> bool:
+    """Whether the frames show what any frame shows."""
+    return object_.visible_on(frames) == object_.ever_visible
+
+
+def _names(frames: Iterable[int]) -> list[str]:
+    return [f"{index:05d}" for index in frames]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.exporting.classes import ClassTable
-from ml_backend.exporting.formats import Export, write_pictures
+from ml_backend.exporting.formats import Export, lost, write_pictures
 from ml_backend.exporting.labelled import LabelledSequence
 from ml_backend.exporting.omissions import Omission
 from ml_backend.exporting.splits import TEST, TRAIN, VAL
@@ -29,7 +29,7 @@ def yolo_numbers(classes: ClassTable) -> dict[str, int]:
 
 
 def write_yolo_seg(export: Export, folder: Path) -> list[Omission]:
-    """Write ``images/<part>``, ``labels/<part>`` and ``data.yaml``; the format holds all there is."""
+    """Write ``images/<part>``, ``labels/<part>`` and ``data.yaml``; return what is seen on no frame that is held."""
     numbers = yolo_numbers(export.classes)
     for part in export.parts:
         labels, images = folder / "labels" / part, folder / "images" / part
@@ -42,7 +42,7 @@ def write_yolo_seg(export: Export, folder: Path) -> list[Omission]:
                 (labels / f"{_name(sequence, index)}.txt").write_text(text, encoding="ascii")
             write_pictures(export, sequence, frames, images, partial(_picture, sequence))
     (folder / "data.yaml").write_text(_described(export, numbers), encoding="utf-8")
-    return []
+    return lost(export)
 
 
 def _described(export: Export, numbers: Mapping[str, int]) -> str:

@@ -23,7 +23,7 @@ from ml_backend.label_studio.client import LabelStudioClient
 from ml_backend.label_studio.config import parse_controls
 from ml_backend.label_studio.controls import Controls, FramesSide, VideoSide
 from ml_backend.label_studio.errors import LabelStudioError
-from ml_backend.label_studio.task_media import FIRST_FRAME_KEY
+from ml_backend.label_studio.task_media import FIRST_FRAME_KEY, VIDEO_STRIDE_KEY
 from steerseg.errors import ConfigError, VideoError
 from steerseg.video import DEFAULT_LIMITS, VideoLimits
 from steerseg.video.isolation import IsolatedDecoder
@@ -314,6 +314,8 @@ def _prepare_video(
         for data, path in zip(parts, video.paths, strict=True):
             data[video_side.data_key] = media.url(path)
             data |= _rates(video_side, video.fps)
+            if stride > 1:
+                data[VIDEO_STRIDE_KEY] = stride
     tasks = []
     for number, data in enumerate(parts):
         part_note = f"part {number + 1} of {len(parts)}" if len(parts) > 1 else ""

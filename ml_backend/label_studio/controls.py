@@ -166,12 +166,16 @@ class VideoSide:
 
     def fps(self, data: Mapping[str, Any]) -> float:
         """The frame rate by which Label Studio numbers this task's frames; 24 where none is given."""
+        return self.given_fps(data) or DEFAULT_FRAME_RATE
+
+    def given_fps(self, data: Mapping[str, Any]) -> float | None:
+        """The frame rate that the configuration gives this task; ``None`` where it gives none."""
         if self.frame_rate_key is not None:
             value = frame_rate(task_value(data, self.frame_rate_key))
         else:
             value = self.frame_rate
         if value is None:
-            return DEFAULT_FRAME_RATE
+            return None
         return 1.0 / value if value < 1 else value  # below 1 it is taken for the seconds of a frame
 
 

@@ -26,6 +26,11 @@ from steerseg.video.player import PlayerTimeline
 STRIDE_KEY = "stride"
 """Key of a task's data: frames of the video from one page to the next; the command ``import`` writes it."""
 
+VIDEO_STRIDE_KEY = "video_stride"
+"""Key of a task's data: frames of the original from one frame of the task's own video to the next. ``fps`` is the rate
+of the thinned video, so this is not :data:`STRIDE_KEY`, by which the rate of pages is divided. The command ``import``
+writes it of videos that it thinned; those of earlier releases lack it."""
+
 FIRST_FRAME_KEY = "first_frame"
 """Key of the task's data with the frame of the original video at which a part of it begins."""
 
@@ -158,7 +163,16 @@ def positive_number(value: object) -> float | None:
 
 def page_stride(data: Mapping[str, Any]) -> int:
     """Frames of the original video from one page to the next."""
-    number = positive_number(data.get(STRIDE_KEY))
+    return _stride(data, STRIDE_KEY)
+
+
+def video_stride(data: Mapping[str, Any]) -> int:
+    """Frames of the original from one frame of the task's own video to the next; 1 where nothing says it."""
+    return _stride(data, VIDEO_STRIDE_KEY)
+
+
+def _stride(data: Mapping[str, Any], key: str) -> int:
+    number = positive_number(data.get(key))
     return 1 if number is None else max(1, round(number))
 
 

@@ -61,7 +61,8 @@ def read_ref_youtube_vos(
     Expects ``<root>/<split>/JPEGImages/<video>/<frame>.jpg``,
     ``<root>/<split>/Annotations/<video>/<frame>.png`` and
     ``<root>/meta_expressions/<split>/meta_expressions.json``. Beyond the public format an expression may
-    have ``obj_ids``, ``kind``, ``name``, ``attributes`` and ``twin``, and a video ``fps``.
+    have ``obj_ids``, ``kind``, ``name``, ``attributes`` and ``twin``, and a video ``fps``. An expression's own
+    ``frames`` stand in place of its video's.
 
     Args:
         root: The dataset's folder.
@@ -92,8 +93,10 @@ def read_davis(root: str | Path, split: str) -> list[Sample]:
     """Samples of a dataset in DAVIS layout with expressions, such as ``steerseg-backend export`` writes.
 
     Expects ``<root>/JPEGImages/Full-Resolution/<video>/<frame>.jpg``,
-    ``<root>/Annotations/Full-Resolution/<video>/<frame>.png``, whose pixels of 255 count for nothing, and
-    ``<root>/meta_expressions/<split>/meta_expressions.json`` as in Ref-YouTube-VOS layout.
+    ``<root>/Annotations/Full-Resolution/<video>/<frame>.png`` and
+    ``<root>/meta_expressions/<split>/meta_expressions.json`` as in Ref-YouTube-VOS layout. An expression's own
+    ``frames`` are those on which its object is known as a whole. Older exports name the video's alone; pixels of 255
+    count for nothing there.
 
     Raises:
         ConfigError: If a file is missing or has no ground truth.
@@ -125,13 +128,17 @@ def _palette_samples(
 ) -> Iterator[Sample]:
     for video, entry in videos.items():
         images = _frames_folder(folder / "JPEGImages" / resolution, video, path)
-        frames = tuple(entry["frames"])
         for key, expression in entry["expressions"].items():
+            # An export knows this object as a whole on its own frames: void pixels are of others there.
+            known = "frames" in expression
+            frames = tuple((expression if known else entry)["frames"])
             objects: tuple[int, ...] = ()
             masks: Truth | None = None
             if truth:
                 objects = _objects(expression, f"{video}, expression {key} of {path.name}")
-                masks = Palette(folder / "Annotations" / resolution / video, frames, objects, void)
+                masks = Palette(
+                    folder / "Annotations" / resolution / video, frames, objects, None if known else void
+                )
             yield Sample(
                 id=f"{video}/{key}",
                 video=video,

@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -174,14 +174,17 @@ def clip_jobs(
     done: Mapping[str, Collection[str]],
     masks: MaskFolder | None = None,
 ) -> list[ClipJob]:
-    """A job for each clip with missing results, in the samples' order."""
+    """A job for each clip with missing results, in the samples' order.
+
+    Expressions with other frames of one clip get a job of their own.
+    """
     from steerseg.evaluation.stages import ClipJob
 
-    by_clip: dict[str, list[tuple[Sample, tuple[Variant, ...]]]] = {}
+    by_clip: dict[Hashable, list[tuple[Sample, tuple[Variant, ...]]]] = {}
     for sample in samples:
         missing = tuple(variant for variant in variants if sample.id not in done[variant.name])
         if missing:
-            by_clip.setdefault(sample.video, []).append((sample, missing))
+            by_clip.setdefault(sample.clip, []).append((sample, missing))
     return [ClipJob(tuple(wanted), masks) for wanted in by_clip.values()]
 
 

@@ -26,7 +26,7 @@ class Sample:
         id: Unique in the split: ``video/expression``.
         video: The clip's name, which may have slashes; samples of one clip follow each other.
         folder: Folder of its JPEG frames.
-        frames: Frame names without suffix, in order.
+        frames: Frame names without suffix, in order; expressions of one clip may have others.
         fps: Frames a second.
         expression: The expression.
         truth: Reads the masks of its targets; ``None`` where only the dataset's server knows them.
@@ -49,6 +49,11 @@ class Sample:
     name: str = ""
     attributes: tuple[str, ...] = ()
     twin: bool = False
+
+    @property
+    def clip(self) -> tuple[str, tuple[str, ...]]:
+        """What samples of the same pictures share: the clip's name, and which of its frames are theirs."""
+        return self.video, self.frames
 
     def load(self, frames: Sequence[int] | None = None) -> Video:
         """The clip: exactly the frames that the dataset lists, whatever else the folder holds.

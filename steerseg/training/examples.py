@@ -80,7 +80,7 @@ class Examples:
         self._pictures = pictures
         self._frames_per_sample = frames_per_sample
         self._attributes = attributes
-        self._contexts = LruCache[str, VisionContext](cache_bytes, weigh=_bytes)
+        self._contexts = LruCache[tuple[str, tuple[str, ...]], VisionContext](cache_bytes, weigh=_bytes)
 
     @classmethod
     def of(
@@ -113,7 +113,7 @@ class Examples:
         """
         sample = self._samples[index]
         keyframes = self._keyframes(sample)
-        frames = None if sample.video in self._contexts else sample.load(keyframes).frames
+        frames = None if sample.clip in self._contexts else sample.load(keyframes).frames
         return SampleFiles(index, frames, sample.masks(keyframes))
 
     def make(self, files: SampleFiles, epoch: int) -> TrainingSample:
@@ -142,7 +142,7 @@ class Examples:
         # Chosen by clip, so that its expressions share them.
         choice = self._rng(_IMAGE_STREAM, zlib.crc32(sample.video.encode())).permutation(len(keyframes))
         images = sorted(choice[: self._pictures].tolist())
-        context = self._contexts.get(sample.video)
+        context = self._contexts.get(sample.clip)
         if context is None:
             if (
                 frames is None
@@ -166,7 +166,7 @@ class Examples:
             cpu = torch.device("cpu")
             context = replace(encoded, video=encoded.video.to(cpu), frames=encoded.frames.to(cpu))
             if _bytes(context) <= self._contexts.capacity:
-                self._contexts.put(sample.video, context)
+                self._contexts.put(sample.clip, context)
         return context, images
 
     def _own_attributes(

@@ -338,9 +338,19 @@ def test_a_long_video_becomes_several_tasks(tmp_path: Path, clip: Path) -> None:
 def test_a_stride_thins_videos_too(tmp_path: Path, clip: Path) -> None:
     (task,) = prepare(tmp_path, VIDEO, [clip], stride=4)
     video = load_video(served(tmp_path, task.data["video"]))
-    assert (len(video), task.data["fps"]) == (10, 5.0)
+    assert (len(video), task.data["fps"], task.data["video_stride"]) == (10, 5.0, 4)
+    assert "stride" not in task.data, "the rate of pages is divided by it"
     assert np.allclose(video.frames.mean(axis=(1, 2, 3)), [10 + 8 * t for t in range(10)], atol=4)
     assert "one frame in 4" in task.note
+
+
+def test_a_video_that_is_not_thinned_names_no_stride(tmp_path: Path, clip: Path) -> None:
+    (whole,) = prepare(tmp_path, VIDEO, [clip])
+    (beside,) = prepare(tmp_path, BOTH, [clip], stride=4)
+    parts = prepare(tmp_path, VIDEO, [clip], stride=4, split_pages=5)
+    assert "video_stride" not in whole.data
+    assert "video_stride" not in beside.data, "beside pages, the video has every frame"
+    assert [part.data["video_stride"] for part in parts] == [4, 4]
 
 
 def test_a_hint_that_is_given_works(tmp_path: Path, clip: Path) -> None:

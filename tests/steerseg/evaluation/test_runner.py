@@ -22,6 +22,7 @@ from steerseg.evaluation import (
 )
 from steerseg.evaluation.diagnosis import Pointing, pointing, same_name
 from steerseg.evaluation.results import Run, StageSeconds
+from steerseg.evaluation.runner import clip_jobs
 from steerseg.evaluation.stages import ClipJob, best_click
 from steerseg.evaluation.tables import diagnosis_table, kinds_table, main_table
 from steerseg.evaluation.truth import Palette
@@ -104,6 +105,13 @@ def test_clips_are_taken_whole_and_an_interrupted_run_goes_on(tmp_path: Path) ->
         ConfigError, match=r"copied.jsonl holds results of other settings \(preset, samples\)"
     ):
         ResultFolder(tmp_path).read()
+
+
+def test_expressions_with_other_frames_of_a_clip_are_measured_apart() -> None:
+    first, second, *_ = made_up_samples()
+    whole = replace(first, id="a/2", frames=("00000", "00001"))
+    (one, two) = clip_jobs([first, whole, second], (RAW,), {"raw": set()})
+    assert [[sample.id for sample, _ in job.wanted] for job in (one, two)] == [["a/0", "a/1"], ["a/2"]]
 
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from steerseg.cli.main import main
 from steerseg.config import TrainingRecipe
 from steerseg.errors import Cancelled, ConfigError
 from steerseg.evaluation import Sample, open_dataset
+from steerseg.evaluation.truth import Palette
 from steerseg.lvlm import LVLM
 from steerseg.presets import Preset, load_preset
 from steerseg.runtime.distributed import Ranks
@@ -170,6 +171,26 @@ def test_samples_do_not_depend_on_what_was_made_before(
     # The clip's other expression has the very same tokens.
     again = generous.make(generous.read(0), epoch=0)
     assert again.context.video.tokens is generous.make(generous.read(1), epoch=0).context.video.tokens
+
+
+def test_expressions_with_other_frames_of_a_clip_have_tokens_of_their_own(
+    lvlm: LVLM, base: Preset, samples: list[Sample]
+) -> None:
+    whole = samples[0]
+    assert isinstance(whole.truth, Palette)
+    part = replace(whole, frames=whole.frames[:2], truth=replace(whole.truth, names=whole.frames[:2]))
+    examples = Examples(
+        lvlm,
+        base,
+        [whole, part],
+        seed=1,
+        pictures=5,
+        frames_per_sample=5,
+        attributes=0.0,
+        cache_bytes=1 << 30,
+    )
+    made = [examples.make(examples.read(index), epoch=0) for index in range(2)]
+    assert [one.context.keyframes for one in made] == [(0, 1, 2, 3, 4), (0, 1)]
 
 
 def test_a_share_of_the_questions_has_the_models_own_attributes(
