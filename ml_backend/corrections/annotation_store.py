@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from ml_backend.corrections.efforts import UNKNOWN_EFFORT, Effort, note_name
@@ -23,7 +23,9 @@ from ml_backend.database.tables import (
     CorrectionState,
     DeletedTaskRow,
     EventRow,
+    ReviewRow,
     SetAsideKind,
+    SubmittedRow,
 )
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class AnnotationState:
         ground_truth: Whether it carries Label Studio's star.
         content: Hash of its results, whoever made them; empty where it was skipped.
         effort: Who made it, and how long it took.
+        former_digest: The digest that earlier releases gave it; empty where there were none.
     """
 
     id: int
@@ -55,6 +58,7 @@ class AnnotationState:
     ground_truth: bool = False
     content: str = ""
     effort: Effort = UNKNOWN_EFFORT
+    former_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,10 @@ class AnnotationStore:
                 for state, rows in prepared:
                     write = partial(_override, session, state, rows, asked_at)
                     taken.take(session, str(state.id), write)
+        with self._database.reading() as session:
+            submitted = select(SubmittedRow.annotation_id).where(SubmittedRow.project_id == project_id)
+            # Also of annotations that were never read.
+            answered = {number for number in session.scalars(submitted) if number not in there}
         with self._database.writing() as session:
             gone = [
                 row.id
@@ -227,6 +235,12 @@ class AnnotationStore:
             ]
             for annotation in gone:
                 _delete_annotation(session, annotation, project_id)
+            for annotation in answered:
+                session.execute(
+                    delete(SubmittedRow).where(
+                        SubmittedRow.annotation_id == annotation, SubmittedRow.submitted_at < asked_at
+                    )
+                )
             release_annotations(session, project_id, asked_at)
             taken.note(session, project_id)
         return Reconciled(taken.changed + len(gone), taken.refused)
@@ -326,6 +340,8 @@ def _apply(
     elif row.deleted and not override:
         return False
     elif not row.deleted:
+        if row.updated_at == state.updated_at and row.digest == state.former_digest != state.digest:
+            _take_digest(session, row, state.digest)
         known, given = (
             (row.updated_at or _NEVER, row.digest),
             (state.updated_at or _NEVER, state.digest),
@@ -342,6 +358,16 @@ def _apply(
     note_name(session, state.project_id, state.effort)
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)
     return True
+
+
+def _take_digest(session: Session, row: AnnotationRow, digest: str) -> None:
+    """Give an annotation that is as it is known another digest; what was said of it still holds."""
+    session.execute(
+        update(ReviewRow)
+        .where(ReviewRow.annotation_id == row.id, ReviewRow.digest == row.digest)
+        .values(digest=digest)
+    )
+    row.digest = digest
 
 
 def _override(
@@ -392,6 +418,7 @@ def _delete_annotation(session: Session, annotation: int, project_id: int | None
     row.seen_at = datetime.now(UTC)
     session.flush()
     session.execute(delete(CorrectionRow).where(CorrectionRow.annotation_id == annotation))
+    session.execute(delete(SubmittedRow).where(SubmittedRow.annotation_id == annotation))
 
 
 def _delete_task(session: Session, task: int) -> None:

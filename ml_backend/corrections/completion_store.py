@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, case, literal, select, update
 
 from ml_backend.corrections.records import Completion, Decision, Problem
 from ml_backend.corrections.serialization import CompletionDocument, DecisionDocument
 from ml_backend.corrections.store import read_rows
 from ml_backend.database.database import Database
-from ml_backend.database.tables import CorrectionRow, CorrectionState
+from ml_backend.database.tables import CorrectionRow, CorrectionState, utc_now
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class CompletionStore:
         return read_rows(self._database, rows, _pending)
 
     def complete(self, pending: PendingCorrection, completed: Completion, *, propagated: bool) -> bool:
-        """Make a correction usable.
+        """Make a correction usable. It is new from now on, unless it was usable before.
 
         Args:
             pending: What was completed.
@@ -76,6 +76,8 @@ class CompletionStore:
             Whether it was still wanted: ``False`` where the annotation was changed or deleted meanwhile.
         """
         kept = [frame.touched for frame in completed.frames.values()]
+        row = CorrectionRow
+        now = literal(utc_now(), row.changed_at.type)
         return self._finish(
             pending,
             state=CorrectionState.USABLE,
@@ -85,6 +87,7 @@ class CompletionStore:
             touched=any(kept),
             propagated=propagated,
             attempts=0,
+            changed_at=case((row.state == CorrectionState.USABLE, row.changed_at), else_=now),
         )
 
     def leave_gaps(self, pending: PendingCorrection) -> bool:

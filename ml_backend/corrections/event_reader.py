@@ -159,10 +159,11 @@ class AnnotationReader:
         assert isinstance(task_data, dict)
         task_data = own_data(task_data)
         decisions: tuple[Decision, ...] = ()
+        completed = annotation
         if not cancelled:
-            annotation = self._complete(annotation, project_id, task_id, label_config or "")
+            completed = self._complete(annotation, project_id, task_id, label_config or "")
             decisions = read_annotation(
-                annotation,
+                completed,
                 task_data=task_data,
                 label_config=label_config or "",
                 expression=self._fallback(project_id, task_data),
@@ -172,13 +173,22 @@ class AnnotationReader:
             project_id=project_id,
             task_id=task_id,
             updated_at=read_time(annotation.get("updated_at")),
-            digest=annotation_digest(annotation, task_data),
+            digest=annotation_digest(_as_awaited(annotation, completed), task_data),
             cancelled=cancelled,
             decisions=decisions,
             ground_truth=bool(annotation.get("ground_truth")),
-            content="" if cancelled else content_digest(annotation),
+            content="" if cancelled else content_digest(completed),
             effort=read_effort(annotation),
+            former_digest=annotation_digest(completed, task_data),
         )
+
+
+def _as_awaited(annotation: Mapping[str, Any], completed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The annotation as it is, unless Label Studio still is to get what it shows.
+
+    The next reading of the project compares the digest of this. Origins that completion restores are never there.
+    """
+    return annotation if content_digest(annotation) == content_digest(completed) else completed
 
 
 def read_effort(annotation: Mapping[str, Any]) -> Effort:

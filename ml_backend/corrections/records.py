@@ -160,7 +160,7 @@ class Correction:
         lead_time: Seconds of work, where Label Studio tells.
         created_at: When the annotation was created.
         updated_at: When the annotation was last changed, by Label Studio's clock.
-        changed_at: When this backend last took over a change of it.
+        changed_at: When it last became usable.
         label: Its class in Label Studio; empty where it has none.
         undecided: Frames on which the annotator accepted nothing, and which nothing fills.
         notes: What a person should know of it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_backend.corrections.completion import Completer
 from ml_backend.corrections.ingestion import Ingestor, Reconciliation
+from steerseg.errors import SteerSegError
 
 
 class CorrectionRefresher:
@@ -22,9 +23,14 @@ class CorrectionRefresher:
         """Bring a project's corrections up to date; may take long.
 
         Raises:
-            SteerSegError: Label Studio cannot be asked, or the database not be used.
+            SteerSegError: Label Studio cannot be asked, or the database not be used. What is known is completed all
+                the same.
         """
-        self.read(project_id)
+        try:
+            self.read(project_id)
+        except SteerSegError:
+            self.complete(project_id)
+            raise
         self.complete(project_id)
 
     def read(self, project_id: int) -> Reconciliation:

@@ -85,7 +85,7 @@ class CorrectionStore:
     def newest(
         self, project_id: int, *, limit: int, offset: int = 0, chosen: CorrectionFilter = ALL
     ) -> list[Correction]:
-        """Some of the project's usable corrections, the one that changed last first.
+        """Some of the project's usable corrections, the one that became usable last first.
 
         Raises:
             StoreError: The database cannot be read.
@@ -107,7 +107,7 @@ class CorrectionStore:
             return session.scalar(query.where(*_usable(project_id), *chosen.conditions())) or 0
 
     def count_since(self, project_id: int, since: datetime | None) -> int:
-        """How many annotations that can train came or changed after a time; all where it is ``None``."""
+        """How many annotations that can train became usable after a time; all where it is ``None``."""
         with self._database.reading() as session:
             return (
                 session.scalar(

@@ -475,7 +475,7 @@ class SteeringRow(Base):
 
 
 class SubmittedRow(Base):
-    """What was answered before an annotation was submitted."""
+    """What was answered before an annotation was submitted; goes with the annotation."""
 
     __tablename__ = "submitted_steering"
     annotation_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = 0
 """The annotator of a task that has no draft yet: Label Studio names a person in drafts only."""
-
-_KEPT = timedelta(days=7)
-"""The state of a submitted task is kept for so long: an editor that stays open may submit it again."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,8 @@ class TaskStateStore:
     def submit(self, annotation_id: int, project_id: int, task_id: int, annotator: int) -> int:
         """End the state of a task that an annotator submits; the next request begins a new one.
 
-        :meth:`submitted` and :meth:`submitted_last` give the ended state for a week.
+        :meth:`submitted` and :meth:`submitted_last` give the ended state as long as there is the annotation: it tells
+        answers from what the annotator drew, and an editor that stays open may submit again.
 
         Returns:
             How many rows there were.
@@ -140,8 +138,6 @@ class TaskStateStore:
                     )
                 )
                 session.delete(row)
-            if rows:
-                session.execute(delete(SubmittedRow).where(SubmittedRow.submitted_at < now - _KEPT))
             return len(rows)
 
     def submitted(self, annotation_id: int, side: str) -> TaskState | None:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from ml_backend.corrections.comparison import choose_proposal
-from ml_backend.corrections.records import Evidence, Problem, Verdict, Weights
+from ml_backend.corrections.records import Completion, Evidence, Problem, Verdict, Weights
+from ml_backend.corrections.refresh import CorrectionRefresher
 from ml_backend.database.tables import JobState, ProposalKey
 from ml_backend.exporting.labelled import Provenance, sequences
 from ml_backend.jobs.proposal_store import KnownProposal
@@ -24,6 +26,7 @@ from ml_backend.label_studio.frame_numbers import FrameNumbers
 from ml_backend.label_studio.media_access import MediaTimeoutError, MediaUnavailableError
 from ml_backend.label_studio.regions import tracklet_to_video_region
 from ml_backend.models.executor import ModelExecutor
+from steerseg.errors import ConfigError
 from steerseg.masks import decode_rle, mask_area
 from steerseg.video.player import PlayerTimeline
 from tests.support.annotation_samples import (
@@ -41,6 +44,7 @@ from tests.support.annotation_samples import (
 )
 from tests.support.backend import FakeLabelStudio
 from tests.support.completing import DIGEST, VERSION, WORDS, Completing, moving, regions
+from tests.support.databases import EACH_DATABASE
 from tests.support.killing import Watch, killed_at
 from tests.support.requests import wait_until
 
@@ -541,6 +545,41 @@ def test_a_deleted_annotation_leaves_the_next_refinement(completing: Completing)
     completing.ingestor.catch_up()
     assert completing.complete() == []
     assert completing.corrections.count_since(1, None) == 0
+
+
+@EACH_DATABASE
+def test_a_correction_is_new_from_when_it_becomes_usable(completing: Completing) -> None:
+    """A refinement that begins while it waits for its media has not learned from it."""
+    completing.media.trouble = MediaUnavailableError("the storage is off", 503)
+    completing.submit(mask_regions({0: square(2)}))
+    completing.complete()
+    begun = datetime.now(UTC)
+    completing.media.trouble = None
+    (correction,) = completing.complete()
+    assert correction.propagated, "it was usable before"
+    assert completing.corrections.count_since(1, begun) == 1
+    assert correction.changed_at > begun
+
+
+@EACH_DATABASE
+def test_a_usable_correction_is_not_new_once_its_gaps_are_filled(completing: Completing) -> None:
+    completing.submit(mask_regions({0: square(2)}))
+    (pending,) = completing.completions.pending(1)
+    usable = Completion("m", PAGES, HEIGHT, WIDTH, {}, {}, None)
+    assert completing.completions.complete(pending, usable, propagated=False)
+    begun = datetime.now(UTC)
+    (correction,) = completing.complete()
+    assert correction.propagated
+    assert completing.corrections.count_since(1, begun) == 0
+    assert completing.corrections.count_since(1, None) == 1
+
+
+def test_corrections_are_completed_where_the_project_cannot_be_read(completing: Completing) -> None:
+    completing.submit(mask_regions({0: square(2)}))
+    refresher = CorrectionRefresher(completing.ingestor, completing.completer)
+    with pytest.raises(ConfigError):
+        refresher.refresh(1)
+    assert completing.corrections.counts(1).usable == 1
 
 
 def test_what_others_set_aside_stays_aside_until_it_changes(completing: Completing) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select, update
 
-from ml_backend.interactive.store import TaskStateStore
+from ml_backend.corrections.event_reader import annotation_digest
+from ml_backend.corrections.reviews import ReviewStore
+from ml_backend.corrections.serialization import DecisionDocument
+from ml_backend.database.tables import AnnotationRow, CorrectionRow, SubmittedRow
+from ml_backend.interactive.state import TaskState
+from ml_backend.interactive.store import TaskStateKey, TaskStateStore
 from ml_backend.interactive.submitted_pages import SubmittedPages
+from ml_backend.label_studio.api.annotations import Annotations
 from ml_backend.label_studio.client import LabelStudioClient
+from ml_backend.label_studio.errors import LabelStudioError
 from tests.support.annotator import TASK, Annotator, decoded_pages, painted, top
 from tests.support.backend import Backend, FakeLabelStudio, recorded
 from tests.support.databases import EACH_DATABASE
@@ -20,6 +29,7 @@ from tests.support.requests import wait_until
 pytestmark = pytest.mark.timeout(120)
 Result = dict[str, Any]
 SEEN = 3
+PROJECT = 2  # of the recorded events
 
 
 @pytest.fixture
@@ -217,3 +227,121 @@ def test_where_the_annotation_cannot_be_changed_the_annotator_is_told(
     ask_and_submit(annotator, fake_label_studio, tmp_path)
     assert "The answer is not in its annotation (no Label Studio is connected" in annotator.status
     assert "ask again, and update it" in annotator.status
+
+
+# --- the project is read again
+
+
+def read_again(annotator: Annotator, fake: FakeLabelStudio) -> int:
+    """Read the project as Label Studio has it; return how many annotations were changed or gone."""
+    task = recorded("webhook_annotation_created_frames_brush")["task"]
+    fake.project = {"id": PROJECT, "title": "", "label_config": annotator.body["label_config"]}
+    fake.tasks = [{**task, "id": TASK, "total_annotations": len(fake.annotations)}]
+    return annotator.backend.service.ingestor.reconcile(PROJECT).changed
+
+
+def corrections(annotator: Annotator) -> list[tuple[Any, ...]]:
+    """What a refinement sees of the corrections, and whether each page is the annotator's work."""
+    with annotator.backend.database.reading() as session:
+        return [
+            (
+                row.annotation_id,
+                row.revision,
+                row.changed_at,
+                [frame[2] for frame in DecisionDocument.unpack(row.decided).frames.values()],
+            )
+            for row in session.scalars(select(CorrectionRow))
+        ]
+
+
+def accept_an_answer(annotator: Annotator, fake: FakeLabelStudio) -> dict[str, Any]:
+    """Submit an answer as it came; Label Studio says that all of it was drawn by hand."""
+    annotator.type("the ball")
+    annotator.point(3)
+    return submit(annotator, fake, [{**region, "origin": "manual"} for region in annotator.draft.values()])
+
+
+@EACH_DATABASE
+def test_an_accepted_answer_is_the_backends_own_for_good(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    accept_an_answer(annotator, fake_label_studio)
+    before = corrections(annotator)
+    assert [frames.count(False) for *_, frames in before] == [11]
+    assert read_again(annotator, fake_label_studio) == 0, "it is as it was"
+    database = annotator.backend.database
+    with database.writing() as session:
+        session.execute(update(SubmittedRow).values(submitted_at=datetime.now(UTC) - timedelta(days=400)))
+    states = TaskStateStore(database)
+    states.change(TaskStateKey(PROJECT, 6, 1, "frames"), lambda _: TaskState(message="another task"))
+    assert states.submit(8, PROJECT, 6, 1) == 1
+    fake_label_studio.annotations[0]["updated_at"] = "2026-12-22T15:13:28Z"  # also where it is read once more
+    assert read_again(annotator, fake_label_studio) == 1
+    assert corrections(annotator) == before
+
+
+@EACH_DATABASE
+def test_an_annotation_with_the_digest_of_an_earlier_release_is_as_it_was(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio
+) -> None:
+    annotation = accept_an_answer(annotator, fake_label_studio)
+    completed = submitted_pages(annotator).complete(annotation, PROJECT, TASK, annotator.body["label_config"])
+    data = recorded("webhook_annotation_created_frames_brush")["task"]["data"]
+    former = annotation_digest(completed, data)
+    assert former != annotation_digest(annotation, data)
+    database = annotator.backend.database
+    with database.writing() as session:
+        session.execute(update(AnnotationRow).values(digest=former))
+    reviews = ReviewStore(database)
+    reviews.accept(annotation["id"], by="a reviewer")
+    before = corrections(annotator)
+    assert read_again(annotator, fake_label_studio) == 0
+    assert corrections(annotator) == before
+    assert not reviews.of([annotation["id"]])[annotation["id"]].changed_since
+    with database.reading() as session:
+        assert list(session.scalars(select(AnnotationRow.digest))) == [annotation_digest(annotation, data)]
+
+
+def test_last_answers_that_label_studio_did_not_take_are_written_again(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise LabelStudioError("not now")
+
+    annotator.type("the ball")
+    before = dict(annotator.draft)
+    annotator.point(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Annotations, "update", refuse)
+        submit(annotator, fake_label_studio, as_submitted(before, annotator.draft))
+        read_again(annotator, fake_label_studio)
+    assert set(tops(fake_label_studio.annotations[0]["result"]).values()) == {1, 4}
+    read = corrections(annotator)
+    read_again(annotator, fake_label_studio)
+    assert set(tops(fake_label_studio.annotations[0]["result"]).values()) == {1}
+    read_again(annotator, fake_label_studio)
+    assert read_again(annotator, fake_label_studio) == 0
+    assert corrections(annotator) == read
+
+
+@EACH_DATABASE
+@pytest.mark.parametrize("heard", [True, False])
+def test_what_was_answered_goes_with_its_annotation(
+    annotator: Annotator, fake_label_studio: FakeLabelStudio, heard: bool
+) -> None:
+    number = accept_an_answer(annotator, fake_label_studio)["id"]
+    states = TaskStateStore(annotator.backend.database)
+    # What was submitted of an annotation that was never read.
+    states.change(TaskStateKey(PROJECT, 6, 1, "frames"), lambda _: TaskState(message="another task"))
+    states.submit(8, PROJECT, 6, 1)
+    assert read_again(annotator, fake_label_studio) == 0
+    assert states.submitted(number, "frames") is not None
+    assert states.submitted(8, "frames") is None
+    fake_label_studio.annotations.clear()
+    if heard:
+        event = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": number}], "project": {"id": PROJECT}}
+        annotator.backend.post("/webhook", event)
+        annotator.backend.service.ingestor.catch_up()
+    else:
+        read_again(annotator, fake_label_studio)
+    assert states.submitted(number, "frames") is None
