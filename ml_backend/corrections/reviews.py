@@ -11,10 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, null, select, update
 from sqlalchemy.orm import Session
 
-from ml_backend.corrections.records import Problem
+from ml_backend.corrections.records import TRIED_AGAIN, Problem
 from ml_backend.database.database import Database
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, ReviewRow, utc_now
 from ml_backend.database.upsert import upsert
@@ -104,11 +104,14 @@ class ReviewStore:
     def give_back(self, annotation_id: int, note: str, *, by: str) -> None:
         """Return an annotation to its annotator: its corrections are out of use until it is changed.
 
+        What would be tried again by itself is returned too; what else is wrong stays as it is.
+
         Args:
             annotation_id: The annotation.
             note: What is to be mended.
             by: Names the reviewer.
         """
+        tried_again = CorrectionRow.problem.in_([str(problem) for problem in TRIED_AGAIN])
         with self._database.writing() as session:
             _note(session, annotation_id, ReviewVerdict.RETURNED, note, by)
             session.execute(
@@ -116,12 +119,15 @@ class ReviewStore:
                 .where(
                     CorrectionRow.annotation_id == annotation_id,
                     (CorrectionRow.state != CorrectionState.SET_ASIDE)
-                    | (CorrectionRow.problem == str(Problem.RETURNED)),
+                    | (CorrectionRow.problem == str(Problem.RETURNED))
+                    | tried_again,
                 )
                 .values(
                     state=CorrectionState.SET_ASIDE,
                     problem=str(Problem.RETURNED),
                     reason=f"returned by {by}: {note}",
+                    # Completed anew once it is free.
+                    completed=case((tried_again, null()), else_=CorrectionRow.completed),
                 )
             )
 

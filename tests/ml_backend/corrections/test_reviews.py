@@ -12,7 +12,7 @@ from sqlalchemy import select
 from ml_backend.corrections.annotation_store import AnnotationState, AnnotationStore
 from ml_backend.corrections.annotations import read_annotation
 from ml_backend.corrections.completion_store import CompletionStore
-from ml_backend.corrections.records import Completion, Problem
+from ml_backend.corrections.records import TRIED_AGAIN, Completion, Problem
 from ml_backend.corrections.reviews import ReviewStore
 from ml_backend.corrections.store import CorrectionStore
 from ml_backend.database.database import Database
@@ -58,7 +58,7 @@ class Desk:
             ),
         )
         self._annotations.reconcile(1, [7], [state], datetime.now(UTC))
-        self.completions.retry(1, (Problem.MEDIA_GONE, Problem.MODEL))
+        self.completions.retry(1, TRIED_AGAIN)
 
     def complete(self) -> None:
         for pending in self.completions.pending(1):
@@ -108,5 +108,41 @@ def test_what_was_returned_before_it_was_complete_waits_again(desk: Desk) -> Non
     assert desk.completions.pending(1) == []
     desk.read(35, minute=1)
     assert len(desk.completions.pending(1)) == 2
+    desk.complete()
+    assert desk.standing == BOTH
+
+
+@pytest.mark.parametrize("problem", TRIED_AGAIN)
+def test_what_would_be_tried_again_is_returned_too(desk: Desk, problem: Problem) -> None:
+    _, second = desk.completions.pending(1)
+    assert desk.completions.fail(second, problem, "it was away")
+    desk.complete()
+    desk.reviews.give_back(7, "all wrong", by="eve")
+    assert desk.standing == RETURNED
+    desk.read()
+    desk.complete()
+    assert desk.standing == RETURNED
+    desk.reviews.accept(7, by="eve")
+    assert desk.standing == {"object 1": ("usable", None), "object 2": ("pending", None)}
+    desk.complete()
+    assert desk.standing == BOTH
+
+
+def test_what_a_refinement_set_aside_is_completed_anew_after_a_review(desk: Desk) -> None:
+    desk.complete()
+    desk.corrections.set_aside(desk.number("object 2"), Problem.MEDIA_GONE, "the server says 404")
+    desk.reviews.give_back(7, "all wrong", by="eve")
+    desk.reviews.give_back(7, "really", by="eve")
+    assert desk.standing == RETURNED
+    desk.reviews.accept(7, by="eve")
+    assert desk.standing == {"object 1": ("usable", None), "object 2": ("pending", None)}
+
+
+def test_what_else_is_wrong_with_a_returned_annotation_is_still_said(desk: Desk) -> None:
+    desk.complete()
+    desk.corrections.set_aside(desk.number("object 2"), Problem.WRONG_SIZE, "36 × 64 in place of 72 × 128")
+    desk.reviews.give_back(7, "all wrong", by="eve")
+    assert desk.standing["object 2"] == ("set aside", "wrong size")
+    desk.read(35, minute=1)
     desk.complete()
     assert desk.standing == BOTH
