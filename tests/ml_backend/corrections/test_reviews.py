@@ -146,3 +146,16 @@ def test_what_else_is_wrong_with_a_returned_annotation_is_still_said(desk: Desk)
     desk.read(35, minute=1)
     desk.complete()
     assert desk.standing == BOTH
+
+
+def test_a_refinement_that_goes_on_leaves_a_return_as_it_is(desk: Desk) -> None:
+    desk.complete()
+    desk.reviews.give_back(7, "all wrong", by="eve")
+    desk.corrections.set_aside(desk.number("object 1"), Problem.MEDIA_GONE, "the server says 404")
+    assert {one.reason for one in desk.corrections.list_set_aside(1)} == {"returned by eve: all wrong"}
+    desk.read()
+    desk.complete()
+    assert desk.standing == RETURNED
+    desk.reviews.accept(7, by="eve")
+    desk.corrections.set_aside(desk.number("object 1"), Problem.MEDIA_GONE, "the server says 404")
+    assert desk.standing == {"object 1": ("set aside", "media gone"), "object 2": ("usable", None)}
