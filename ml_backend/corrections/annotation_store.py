@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ml_backend.corrections.efforts import UNKNOWN_EFFORT, Effort, note_name
 from ml_backend.corrections.records import Decision, Problem
+from ml_backend.corrections.reviews import free_if_changed
 from ml_backend.corrections.serialization import DecisionDocument
 from ml_backend.database.database import Database
 from ml_backend.database.errors import describe_error, is_of_value
@@ -356,6 +357,7 @@ def _apply(
     row.seen_at = datetime.now(UTC)
     session.flush()
     note_name(session, state.project_id, state.effort)
+    free_if_changed(session, state.id, state.digest)
     _write_decisions(session, state, () if row.deleted or state.cancelled else rows)
     return True
 

@@ -27,7 +27,7 @@ from ml_backend.corrections.completion_store import CompletionStore
 from ml_backend.corrections.efforts import note_efforts
 from ml_backend.corrections.event_reader import AnnotationReader, Complete, EventContent, unchanged
 from ml_backend.corrections.project_reader import ProjectReader
-from ml_backend.corrections.records import Problem
+from ml_backend.corrections.records import TRIED_AGAIN
 from ml_backend.database.database import Database
 from ml_backend.database.errors import is_of_value
 from ml_backend.database.events import EventHandler, EventStore, StoredEvent
@@ -253,7 +253,7 @@ class Ingestor:
         if reconciled.changed:
             log.info("project %d: %d annotations were new, changed or gone", project_id, reconciled.changed)
         self._set_aside = self._aside.count()
-        self._completions.retry(project_id, (Problem.MEDIA_GONE, Problem.MODEL))
+        self._completions.retry(project_id, TRIED_AGAIN)
         self._on_change(project_id)
         return Reconciliation(
             annotations=len(content.present),

@@ -59,6 +59,10 @@ class Problem(enum.StrEnum):
     RETURNED = "returned"  # by a reviewer, until it is changed or accepted
 
 
+TRIED_AGAIN = (Problem.MEDIA_GONE, Problem.MODEL)
+"""What may have passed when a project is read the next time."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """How much a frame counts in training.

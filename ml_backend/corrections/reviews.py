@@ -11,10 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, null, select, update
 from sqlalchemy.orm import Session
 
-from ml_backend.corrections.records import Problem
+from ml_backend.corrections.records import TRIED_AGAIN, Problem
 from ml_backend.database.database import Database
 from ml_backend.database.tables import AnnotationRow, CorrectionRow, CorrectionState, ReviewRow, utc_now
 from ml_backend.database.upsert import upsert
@@ -97,32 +97,21 @@ class ReviewStore:
             annotation_id: The annotation.
             by: Names the reviewer.
         """
-        complete = CorrectionRow.completed.is_not(None)
         with self._database.writing() as session:
             _note(session, annotation_id, ReviewVerdict.ACCEPTED, "", by)
-            session.execute(
-                update(CorrectionRow)
-                .where(
-                    CorrectionRow.annotation_id == annotation_id,
-                    CorrectionRow.state == CorrectionState.SET_ASIDE,
-                    CorrectionRow.problem == str(Problem.RETURNED),
-                )
-                .values(
-                    state=case((complete, CorrectionState.USABLE), else_=CorrectionState.PENDING),
-                    problem=None,
-                    reason="",
-                    changed_at=utc_now(),
-                )
-            )
+            _free(session, annotation_id)
 
     def give_back(self, annotation_id: int, note: str, *, by: str) -> None:
         """Return an annotation to its annotator: its corrections are out of use until it is changed.
+
+        What would be tried again by itself is returned too; what else is wrong stays as it is.
 
         Args:
             annotation_id: The annotation.
             note: What is to be mended.
             by: Names the reviewer.
         """
+        tried_again = CorrectionRow.problem.in_([str(problem) for problem in TRIED_AGAIN])
         with self._database.writing() as session:
             _note(session, annotation_id, ReviewVerdict.RETURNED, note, by)
             session.execute(
@@ -130,12 +119,15 @@ class ReviewStore:
                 .where(
                     CorrectionRow.annotation_id == annotation_id,
                     (CorrectionRow.state != CorrectionState.SET_ASIDE)
-                    | (CorrectionRow.problem == str(Problem.RETURNED)),
+                    | (CorrectionRow.problem == str(Problem.RETURNED))
+                    | tried_again,
                 )
                 .values(
                     state=CorrectionState.SET_ASIDE,
                     problem=str(Problem.RETURNED),
                     reason=f"returned by {by}: {note}",
+                    # Completed anew once it is free.
+                    completed=case((tried_again, null()), else_=CorrectionRow.completed),
                 )
             )
 
@@ -145,6 +137,41 @@ class ReviewStore:
             session.execute(
                 update(ReviewRow).where(ReviewRow.annotation_id == annotation_id).values(problem=problem)
             )
+
+
+def free_if_changed(session: Session, annotation_id: int, digest: str) -> None:
+    """Free what a reviewer returned of an annotation, unless it is still as it was reviewed.
+
+    A note is about the annotation as a whole: objects that its annotator left as they were are free as well.
+
+    Args:
+        session: The transaction.
+        annotation_id: The annotation.
+        digest: Hash of its content by now.
+    """
+    review = session.get(ReviewRow, annotation_id)
+    if review is not None and review.digest != digest:
+        _free(session, annotation_id)
+
+
+def _free(session: Session, annotation_id: int) -> None:
+    """Make what a reviewer returned usable, or pending where it was not completed."""
+    complete = CorrectionRow.completed.is_not(None)
+    session.execute(
+        update(CorrectionRow)
+        .where(
+            CorrectionRow.annotation_id == annotation_id,
+            CorrectionRow.state == CorrectionState.SET_ASIDE,
+            CorrectionRow.problem == str(Problem.RETURNED),
+        )
+        .values(
+            state=case((complete, CorrectionState.USABLE), else_=CorrectionState.PENDING),
+            problem=None,
+            reason="",
+            attempts=0,
+            changed_at=utc_now(),
+        )
+    )
 
 
 def _note(session: Session, annotation_id: int, verdict: ReviewVerdict, note: str, by: str) -> None:

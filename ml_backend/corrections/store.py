@@ -160,7 +160,7 @@ class CorrectionStore:
             )
 
     def set_aside(self, correction_id: int, problem: Problem, reason: str) -> None:
-        """Take a correction out of use.
+        """Take a correction out of use; what a reviewer returned is so already, and stays returned.
 
         Args:
             correction_id: Its number.
@@ -170,7 +170,10 @@ class CorrectionStore:
         with self._database.writing() as session:
             session.execute(
                 update(CorrectionRow)
-                .where(CorrectionRow.id == correction_id)
+                .where(
+                    CorrectionRow.id == correction_id,
+                    CorrectionRow.problem.is_distinct_from(str(Problem.RETURNED)),
+                )
                 .values(state=CorrectionState.SET_ASIDE, problem=str(problem), reason=reason)
             )
 

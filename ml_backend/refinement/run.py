@@ -54,6 +54,7 @@ from steerseg.config import RefinementRecipe
 from steerseg.errors import Cancelled, SteerSegError, VideoError
 from steerseg.presets import ReplaySpec
 from steerseg.runtime.artefacts import write_bytes
+from steerseg.words.glossary import Glossary
 from steerseg.words.learning import Lexicon
 
 log = logging.getLogger(__name__)
@@ -411,7 +412,7 @@ class RefinementRun:
         judgement = Judgement(outcome, f"{words.reason}. {upper_first(trained)}", metrics)
         champion = self._champion_version()
         trained_on = () if champion is None else champion.data
-        return self._keep(trained_on, self._lessons.version(words.glossary), judgement, ())
+        return self._keep(trained_on, self._lessons.version(words.glossary), words.glossary, judgement, ())
 
     def _champion(self) -> SoftPromptsRef | None:
         """The soft prompts that this refinement began from, whoever leads now."""
@@ -456,17 +457,20 @@ class RefinementRun:
         """End with the trained candidate; the words that were not accepted are told, and not in it."""
         if words.reason:
             judgement = replace(judgement, reason=f"{judgement.reason}. {upper_first(words.reason)}")
-        return self._keep(plan.used, candidate, judgement, losses)
+        # Words are not trained: those of the champion that it began from.
+        glossary = self._line.glossary(self._champion_version())
+        return self._keep(plan.used, candidate, glossary, judgement, losses)
 
     def _keep(
         self,
         trained_on: Sequence[CorrectionRevision],
         version: SoftPromptsRef,
+        glossary: Glossary,
         judgement: Judgement,
         losses: tuple[float, ...],
     ) -> Refinement:
         # The artefact first: a version in the database always has one.
-        path = self._line.keep(version.folder, version.digest)
+        path = self._line.keep(version.folder, version.digest, glossary)
         new = NewVersion(
             path=path,
             digest=version.digest,

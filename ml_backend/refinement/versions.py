@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import zipfile
@@ -42,7 +43,7 @@ class PromptLine:
 
     Args:
         versions: The tables.
-        data_dir: The backend's data folder; artefacts lie in ``prompts/<digest>`` below it.
+        data_dir: The backend's data folder; artefacts lie in ``prompts`` below it, see :meth:`keep`.
         model: Fingerprint of the vision-language model in use: prompts of another one are not used.
         preset_prompts: Folder of the preset's own soft prompts; ``None`` where it has none.
         width: Of that model's embeddings; ``None`` where it is not known, and cannot be checked.
@@ -177,7 +178,7 @@ class PromptLine:
             )
         return checked
 
-    def edit_glossary(self, project_id: int, glossary: Glossary, *, by: str) -> PromptVersion:
+    def edit_glossary(self, project_id: int, glossary: Glossary, *, by: str) -> PromptVersion | None:
         """Give a project's champion another glossary: a new version, and the champion from now on.
 
         Args:
@@ -185,11 +186,16 @@ class PromptLine:
             glossary: The new glossary.
             by: Names the person or the program that asked for it.
 
+        Returns:
+            The version; ``None`` where the glossary is the one in use, and nothing changes.
+
         Raises:
             ConfigError: The champion's files are damaged.
             ArtefactError: The disk is full or not writable.
         """
         champion = self.champion(project_id)
+        if glossary == self.glossary(champion):
+            return None
         source = self._preset_prompts if champion is None else self._root / champion.path
         with scratch_folder(self._root / FOLDER) as scratch:
             digest = with_glossary(source, glossary, scratch)
@@ -207,25 +213,35 @@ class PromptLine:
         self.versions.promote(project_id, added.name, by=by)
         return added
 
-    def keep(self, folder: Path, digest: str) -> str:
+    def keep(self, folder: Path, digest: str, glossary: Glossary | None = None) -> str:
         """Take a pair of soft prompts into the data folder and return its path relative to that.
+
+        Equal files are kept once, whoever they belong to. The digest says nothing of who taught or wrote a word, so
+        the folder's name has a hash of the glossary's file beside it.
 
         Args:
             folder: Where :meth:`steerseg.soft_prompts.SoftPrompts.save` wrote it.
-            digest: Its digest. Contents of one digest are kept once, whoever they belong to.
+            digest: Its digest.
+            glossary: Takes the place of one that says the same: models know prompts by their digest, and may have
+                written the glossary of another version.
 
         Raises:
             ArtefactError: The disk is full or not writable.
             VersionError: The pair cannot be read.
+            ConfigError: Its glossary is damaged.
         """
-        relative = Path(FOLDER) / digest
         try:
             contents = _files(folder)
         except OSError as error:
             raise VersionError(f"the soft prompts in {folder} cannot be read: {error.strerror}") from error
+        if glossary and glossary.digest == Glossary.load(folder).digest:
+            contents[GLOSSARY_FILE] = glossary.to_bytes()
+        words = contents.get(GLOSSARY_FILE)
+        name = digest if words is None else f"{digest}-{hashlib.sha256(words).hexdigest()[:16]}"
+        relative = Path(FOLDER) / name
         with building_folder(self._root / relative) as building:
-            for name, content in contents.items():
-                write_bytes(building / name, content)
+            for part, content in contents.items():
+                write_bytes(building / part, content)
         return relative.as_posix()
 
     def export(self, project_id: int, name: str) -> bytes:

@@ -52,7 +52,7 @@ def add_words(blueprint: Blueprint, service: Service) -> None:
             raise RequestError(
                 400, f"the entry cannot be kept: {said}", "Write a word and what it means."
             ) from error
-        _keep(service, number, known, known.with_entry(entry), f"“{entry.term}” means “{entry.meaning}”")
+        _keep(service, number, known.with_entry(entry), f"“{entry.term}” means “{entry.meaning}”")
         return redirect(url_for(".words", number=number), 303)
 
     @blueprint.post("/pages/projects/<int:number>/words/remove")
@@ -60,13 +60,12 @@ def add_words(blueprint: Blueprint, service: Service) -> None:
         known_project(service, number)
         known = line.glossary(line.champion(number))
         term = request.form.get("term", "")
-        _keep(service, number, known, known.without(term), f"“{term}” is read as it is")
+        _keep(service, number, known.without(term), f"“{term}” is read as it is")
         return redirect(url_for(".words", number=number), 303)
 
 
-def _keep(service: Service, number: int, known: Glossary, edited: Glossary, what: str) -> None:
+def _keep(service: Service, number: int, edited: Glossary, what: str) -> None:
     """Use an edited glossary from now on, unless it is the one in use."""
-    if edited == known:
-        return
     version = service.line.edit_glossary(number, edited, by=_BY)
-    log.info("project %d: %s by %s: %s", number, version.name, _BY, what)
+    if version is not None:
+        log.info("project %d: %s by %s: %s", number, version.name, _BY, what)

@@ -22,9 +22,11 @@ from ml_backend.refinement.version_store import PRESET, NewVersion, PromptVersio
 from ml_backend.refinement.versions import PromptLine
 from steerseg import soft_prompts
 from steerseg.errors import ConfigError
+from steerseg.prompt_files import with_glossary
 from steerseg.runtime.artefacts import remove_partials
 from steerseg.soft_prompts import SoftPrompts
 from steerseg.statistics import Interval
+from steerseg.words.glossary import Entry, Glossary
 from tests.support.databases import EACH_DATABASE, ONLY_SQLITE
 
 pytestmark = EACH_DATABASE
@@ -156,6 +158,57 @@ def test_an_exported_version_joins_another_line(line: PromptLine, tmp_path: Path
         opened.extractall(tmp_path / "folder")
     assert line.import_(2, tmp_path / "folder").digest == made.digest
     assert not list((tmp_path / "data" / "prompts").glob(".*"))
+
+
+LEARNED = Glossary(entries=(Entry(term="rig", meaning="truck", corrections=9, names=(("lorry", 9),)),))
+WRITTEN = Glossary(entries=(Entry(term="rig", meaning="truck", origin="edited"),))
+
+
+def add_learned(line: PromptLine, tmp_path: Path) -> PromptVersion:
+    """The champion of project 1, with a word that corrections taught."""
+    digest = with_glossary(None, LEARNED, tmp_path / "learned")
+    new = NewVersion(line.keep(tmp_path / "learned", digest), digest, line.model, "refined", parent_id=None)
+    line.versions.promote(1, line.versions.add(1, new).name, by="gate")
+    return line.versions.version(1, line.versions.versions(1)[0].name)
+
+
+def test_a_person_may_confirm_what_was_learned(line: PromptLine, tmp_path: Path) -> None:
+    learned = add_learned(line, tmp_path)
+    confirmed = line.edit_glossary(1, WRITTEN, by="a person")
+    assert confirmed is not None
+    assert line.glossary(line.champion(1)) == WRITTEN
+    assert line.glossary(learned) == LEARNED
+    assert confirmed.digest == learned.digest, "proposals are the same"
+    line.check(confirmed)
+    assert line.edit_glossary(1, WRITTEN, by="a person") is None
+    assert len(line.versions.versions(1)) == 2
+    assert len(line.versions.promotions(1)) == 2
+    assert line.roll_back(1) == learned.name
+    assert line.edit_glossary(1, LEARNED, by="a person") is None
+
+
+def test_projects_that_write_the_same_word_share_no_entry(line: PromptLine, tmp_path: Path) -> None:
+    learned = add_learned(line, tmp_path)
+    line.edit_glossary(2, WRITTEN, by="a person")
+    assert line.glossary(line.champion(2)) == WRITTEN
+    archive = tmp_path / "learned.zip"
+    archive.write_bytes(line.export(1, learned.name))
+    assert line.import_(2, archive).path == learned.path, "equal files are kept once"
+
+
+def test_versions_of_earlier_releases_are_found(line: PromptLine, tmp_path: Path) -> None:
+    """Their folders have the digest alone as their name."""
+    folder = tmp_path / "data" / "prompts" / "old"
+    digest = with_glossary(None, LEARNED, folder)
+    folder.rename(folder.with_name(digest))
+    new = NewVersion(f"prompts/{digest}", digest, line.model, "refined", parent_id=None)
+    old = line.versions.add(1, new)
+    line.promote(1, old.name, by="test")
+    assert line.glossary(line.champion(1)) == LEARNED
+    line.edit_glossary(1, WRITTEN, by="a person")
+    assert line.glossary(line.champion(1)) == WRITTEN
+    assert line.roll_back(1) == old.name
+    assert line.glossary(line.champion(1)) == LEARNED
 
 
 def test_what_a_killed_import_left_goes_at_the_next_start(

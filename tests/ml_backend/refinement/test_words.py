@@ -218,8 +218,28 @@ def test_a_person_edits_words(driver: Driver) -> None:
     edited = Glossary(entries=(Entry(term="blick", meaning="fruit", origin="edited"),))
     version = driver.line.edit_glossary(1, edited, by="a person")
     champion = driver.line.champion(1)
+    assert version is not None
     assert champion is not None
     assert (champion.name, champion.origin) == (version.name, "edited")
     assert driver.line.glossary(champion) == edited
     assert driver.versions.roll_back(1) == "preset"
     assert not driver.line.glossary(driver.line.champion(1))
+
+
+def test_what_was_learned_and_a_person_confirms_stays_the_persons(driver: Driver) -> None:
+    """Also through a training, though the models have loaded prompts of the same digest before."""
+    ask = answering(driver, words_gain=0.3, training_gain=0.2)
+    driver.run(driver.refinements.request(1, "test"), ask=ask, lexicon=LEXICON)
+    champion = driver.line.champion(1)
+    (learned,) = driver.line.glossary(champion).entries
+    assert (learned.origin, learned.corrections > 0) == ("learned", True)
+    confirmed = Entry(term=learned.term, meaning=learned.meaning, origin="edited")
+    driver.line.edit_glossary(1, Glossary(entries=(confirmed,)), by="a person")
+
+    ended = driver.run(driver.refinements.request(1, "test"), ask=ask, lexicon=LEXICON)
+    assert ended.state is RefinementState.PROMOTED, ended.reason
+    champion = driver.line.champion(1)
+    assert champion is not None
+    assert champion.curve, "soft prompts were trained"
+    assert driver.line.glossary(champion).entries == (confirmed,)
+    driver.line.check(champion)

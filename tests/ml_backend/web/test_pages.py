@@ -467,6 +467,9 @@ def test_words_are_written_changed_and_removed(predicted: Backend) -> None:
     assert f"<code>{first.name}</code>" in page
     assert "blick → fruit" in text_of(predicted.client, f"/pages/projects/{number}/versions")
 
+    assert send(path, term="blick ", meaning="fruit") == 303
+    assert line.champion(number) == first, "nothing has changed"
+
     assert send(path, term="blick", meaning="apple") == 303
     assert line.glossary(line.champion(number)).rewrite("the blick") == "the apple"
     assert send(f"{path}/remove", term="blick") == 303
