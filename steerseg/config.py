@@ -309,7 +309,7 @@ class RefinementRecipe:
             models, arXiv 2109.01903).
         negative_overlap: A proposal that overlaps its correction less (mean IoU) is a negative example.
         min_videos: Fewest videos with a visible object that a refinement begins with.
-        held_out: Share of the videos that are held out, by a hash of their content.
+        held_out: Share of the videos that are held out, by a hash of their identity.
         min_held_out: With fewer held-out videos, the gate cross-validates instead.
         folds: Parts of a cross-validation.
         min_gain: Least mean gain in J&F on held-out videos; a negative one allows for a loss.

@@ -200,6 +200,7 @@ def _prepare(executor: ModelExecutor, models: Models, folder: Path) -> TrainRequ
             correction=number,
             revision="r",
             video=f"film{number}",
+            group=f"film{number}",
             expression="the moving block",
             pool=Pool.NEW,
             weight=1.0,

@@ -354,7 +354,7 @@ class _Refinement:
     ) -> dict[str, Any]:
         return {
             "key": example.key,
-            "video": example.video,
+            "video": example.group,
             "weight": example.weight,
             "candidate": self._quality(example, candidate),
             "champion": self._quality(example, champion),

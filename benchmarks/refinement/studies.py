@@ -138,6 +138,7 @@ def corrected_example(
         correction=number,
         revision=sample.id,
         video=sample.video,
+        group=sample.video,
         expression=sample.expression,
         pool=Pool.NEW,
         weight=1.0 if overlap < ACCEPT else 0.5,

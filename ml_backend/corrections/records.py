@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from ml_backend.corrections.grouping import group_of
 from ml_backend.database.tables import ProposalKey
 from ml_backend.models.geometry import Box, TrackBox
 from ml_backend.models.messages import PropagatedFrame
@@ -199,6 +200,11 @@ class Correction:
     notes: tuple[str, ...] = ()
     ground_truth: bool = False
     content: str = ""
+
+    @property
+    def group(self) -> str:
+        """Its video, as what is independent of others: parts of one video have the same."""
+        return group_of(self.task_data, self.media_digest)
 
     @property
     def rejected(self) -> bool:

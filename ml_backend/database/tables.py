@@ -379,7 +379,7 @@ class ObservationRow(Base):
     version: Mapped[str] = mapped_column(primary_key=True)  # empty where no proposal is known
     revision: Mapped[str]  # of the correction: another one is looked at anew
     project_id: Mapped[int] = mapped_column(index=True)
-    video: Mapped[str]  # digest of its content
+    video: Mapped[str]  # the correction's group
     shown: Mapped[bool]  # the annotator began from it
     accepted: Mapped[bool]  # as it was
     overlap: Mapped[float] = mapped_column(Double)  # mean IoU with what was accepted

@@ -24,7 +24,7 @@ from ml_backend.exporting.omissions import Omission, is_complete
 from ml_backend.exporting.provenance import PROVENANCE_FILE, provenance
 from ml_backend.exporting.reading import read_project
 from ml_backend.exporting.selection import select
-from ml_backend.exporting.splits import TRAIN, Split, video_identity
+from ml_backend.exporting.splits import TRAIN, Split
 from ml_backend.exporting.vos import write_davis, write_youtube_vos
 from ml_backend.exporting.yolo import write_yolo_seg, yolo_numbers
 from ml_backend.label_studio.connections import Connections
@@ -241,7 +241,7 @@ def _parts(found: Sequence[LabelledSequence], split: Split | None) -> dict[str, 
     """The names of the sequences in each part."""
     if split is None:
         return {TRAIN: frozenset(sequence.name for sequence in found)}
-    chosen = {sequence.name: split.part_of(video_identity(sequence.correction)) for sequence in found}
+    chosen = {sequence.name: split.part_of(sequence.correction.group) for sequence in found}
     return {part: frozenset(name for name, own in chosen.items() if own == part) for part in split.parts}
 
 

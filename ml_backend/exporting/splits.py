@@ -10,7 +10,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-from ml_backend.corrections.records import Correction
 from steerseg.errors import ConfigError
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -64,9 +63,3 @@ class Split:
             return TRAIN
         # Rounding must not open a part that is not wanted.
         return VAL if drawn < train + val or TEST not in self.parts else TEST
-
-
-def video_identity(correction: Correction) -> str:
-    """What tells a correction's video from others: where its pages come from, else the content of its media."""
-    source = correction.task_data.get("source")
-    return source if isinstance(source, str) and source else correction.media_digest

@@ -39,7 +39,9 @@ class CorrectionExample:
         key: Identifies it within a refinement: the correction and its revision.
         correction: Number of the correction.
         revision: Revision of the correction.
-        video: Digest of the media: videos are what is split, and what the bootstrap draws.
+        video: Digest of the media.
+        group: Its video, whose parts count as one (:attr:`ml_backend.corrections.records.Correction.group`): videos in
+            this sense are what is split, and what the bootstrap draws.
         expression: The expression.
         pool: Whether the champion has seen it.
         weight: Weight of the example, in [0, 1].
@@ -58,6 +60,7 @@ class CorrectionExample:
     correction: int
     revision: str
     video: str
+    group: str
     expression: str
     pool: Pool
     weight: float
@@ -90,7 +93,7 @@ class ReplayExample:
         return f"replay-{self.part}-{self.index}"
 
     @property
-    def video(self) -> str:
+    def group(self) -> str:
         """The clip, as what the bootstrap draws."""
         return self.key
 

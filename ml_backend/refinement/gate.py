@@ -38,7 +38,7 @@ class PairedScore:
 
     Attributes:
         key: The example.
-        video: Its video; the bootstrap draws videos.
+        video: Its video, whose parts count as one; the bootstrap draws videos.
         candidate: J&F of the candidate, or of the fold's training that stands for it.
         champion: J&F of the champion.
     """

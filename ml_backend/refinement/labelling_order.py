@@ -39,7 +39,7 @@ class OpenTask:
     Attributes:
         id: Its number in Label Studio.
         expression: Its expression.
-        video: Digest of its media.
+        video: Its video, whose parts count as one.
         certainty: How sure its newest proposal is: the best score, or its distance to the second if smaller, in
             [-1, 1].
     """
@@ -56,7 +56,7 @@ class CorrectedTask:
 
     Attributes:
         expression: Its expression.
-        video: Digest of its media.
+        video: Its video, whose parts count as one.
     """
 
     expression: str

@@ -6,9 +6,10 @@ import logging
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
 from ml_backend.background import BackgroundLoop
+from ml_backend.corrections.grouping import group_of
 from ml_backend.corrections.records import Verdict
 from ml_backend.database.database import Database
 from ml_backend.database.projects import Project, ProjectStore
@@ -19,6 +20,7 @@ from ml_backend.database.tables import (
     DeletedTaskRow,
     OrderMode,
     ProposalRow,
+    TaskRow,
 )
 from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.client import LabelStudioClient
@@ -69,12 +71,15 @@ class NextTasks:
         certainties = self._proposals.certainties(project_id)
         with self._database.reading() as session:
             newest = select(func.max(ProposalRow.id)).where(ProposalRow.project_id == project_id)
+            known = and_(TaskRow.project_id == ProposalRow.project_id, TaskRow.task_id == ProposalRow.task_id)
             proposals = {
-                task: (expression, video)
-                for task, expression, video in session.execute(
-                    select(ProposalRow.task_id, ProposalRow.expression, ProposalRow.media_digest).where(
-                        ProposalRow.id.in_(newest.group_by(ProposalRow.task_id))
+                task: (expression, group_of(data or {}, digest))
+                for task, expression, digest, data in session.execute(
+                    select(
+                        ProposalRow.task_id, ProposalRow.expression, ProposalRow.media_digest, TaskRow.data
                     )
+                    .outerjoin(TaskRow, known)
+                    .where(ProposalRow.id.in_(newest.group_by(ProposalRow.task_id)))
                 )
             }
             done = set(

@@ -130,7 +130,7 @@ class Observer:
         proposed = correction.proposed
         shown = None if proposed is None else self._overlap(correction, proposed.path)
         if proposed is None or shown is None:
-            return [(_UNKNOWN, Observation(correction.id, correction.media_digest, True, False, 0.0))]
+            return [(_UNKNOWN, Observation(correction.id, correction.group, True, False, 0.0))]
         several = instances_meant(proposed.key.expression) is not None
         accepted = not (correction.touched or correction.rejected) and (several or proposed.rank == 0)
         observed = [(proposed.version, self._observation(correction, shown, accepted=accepted))]
@@ -146,7 +146,7 @@ class Observer:
     def _observation(self, correction: Correction, overlap: float, *, accepted: bool | None) -> Observation:
         return Observation(
             correction.id,
-            correction.media_digest,
+            correction.group,
             shown=accepted is not None,
             accepted=bool(accepted),
             overlap=overlap,

@@ -125,7 +125,7 @@ def make_plan(
 ) -> Plan | InsufficientData:
     """Split a project's corrections into what is learned and what is held out.
 
-    Videos are split, not frames or expressions, and by a hash of their content: a video stays on its side,
+    Videos are split, not frames, parts or expressions, and by a hash of their identity: a video stays on its side,
     whatever comes later. Where a hash leaves too few on either side, the candidate is cross-validated.
 
     Args:
@@ -149,7 +149,7 @@ def split_examples(
     examples: Sequence[CorrectionExample], recipe: RefinementRecipe, replay: ReplaySpec | None
 ) -> Plan | InsufficientData:
     """Split examples into what is learned and what is held out; see :func:`make_plan`."""
-    videos = sorted({example.video for example in examples if example.judges}, key=_position)
+    videos = sorted({example.group for example in examples if example.judges}, key=_position)
     by_key = {example.key: example for example in examples}
     if len(videos) < recipe.min_videos:
         shortage = (
@@ -208,6 +208,7 @@ def _example(
         correction=correction.id,
         revision=correction.revision,
         video=correction.media_digest,
+        group=correction.group,
         expression=correction.expression,
         pool=Pool.OLD if (correction.id, correction.revision) in seen else Pool.NEW,
         weight=weight if weight > 0 else 1.0,
@@ -267,7 +268,7 @@ def proposed_masks(load: Callable[[str], StoredProposal]) -> LoadRejected:
 
 
 def _position(video: str) -> float:
-    """A position in [0, 1) for a video, by a hash of its content; it never changes."""
+    """A position in [0, 1) for a video, by a hash of its identity; it never changes."""
     digest = hashlib.sha256(f"held-out:{video}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -291,15 +292,15 @@ def _cross_validate(
 
 
 def _keys(examples: Sequence[CorrectionExample], *, without: Collection[str]) -> tuple[str, ...]:
-    return tuple(example.key for example in examples if example.video not in without)
+    return tuple(example.key for example in examples if example.group not in without)
 
 
 def _trials(
     examples: Sequence[CorrectionExample], videos: Collection[str], training: str
 ) -> tuple[Trial, ...]:
-    # Those of one video follow each other, so that it is decoded and encoded once.
+    # Those of the same media follow each other, so that these are decoded and encoded once.
     chosen = sorted(
-        (example for example in examples if example.video in videos and example.judges),
+        (example for example in examples if example.group in videos and example.judges),
         key=lambda example: (example.video, example.key),
     )
     return tuple(Trial(example.key, training) for example in chosen)

@@ -24,12 +24,13 @@ class StoredTask(BaseModel):
 
 
 class StoredExample(BaseModel):
-    """A :class:`~ml_backend.models.examples.CorrectionExample`."""
+    """A :class:`~ml_backend.models.examples.CorrectionExample`; before groups were known, each video was its own."""
 
     key: str
     correction: int
     revision: str
     video: str
+    group: str | None = None
     expression: str
     pool: Pool
     weight: float
@@ -115,4 +116,6 @@ def _store(example: CorrectionExample, config: int) -> StoredExample:
 
 def _restore(stored: StoredExample, label_config: str) -> CorrectionExample:
     task = TaskRef(stored.task.task_id, stored.task.data, label_config)
-    return CorrectionExample(**{**dict(stored), "decided": frozenset(stored.decided), "task": task})
+    group = stored.video if stored.group is None else stored.group
+    decided = frozenset(stored.decided)
+    return CorrectionExample(**{**dict(stored), "group": group, "decided": decided, "task": task})

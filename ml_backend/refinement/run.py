@@ -436,11 +436,11 @@ class RefinementRun:
 
         return judge(
             [
-                compared(trial.key, plan.corrections[trial.key].video)
+                compared(trial.key, plan.corrections[trial.key].group)
                 for trial in plan.held_out
                 if trial.key in trials
             ],
-            [compared(example.key, example.video) for example in plan.regression if example.key in trials],
+            [compared(example.key, example.group) for example in plan.regression if example.key in trials],
             self._settings.recipe,
             plan.scheme,
             self._settings.recipe.prior,

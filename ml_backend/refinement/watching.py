@@ -66,7 +66,7 @@ class Observation:
 
     Attributes:
         correction: Number of the correction.
-        video: Digest of its video.
+        video: Its video, whose parts count as one; the digest of its media where an earlier release noted it.
         shown: Whether the annotator began from this proposal; else another version's was shown.
         accepted: Whether it was accepted as it was.
         overlap: Mean IoU with what was accepted, in [0, 1].

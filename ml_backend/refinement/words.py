@@ -2,7 +2,7 @@
 
 What the model calls each corrected object is kept on disk; what the words mean follows from it without a model. The
 trial leaves one video out at a time: its proposal is made with the words that the other videos teach. Each word is
-judged by the videos that use it.
+judged by the videos that use it. Parts of one video are one here: an example's ``group``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class WordLessons:
         trials = self._trials(examples, lessons, learned)
         measured = attempt(trials)
         tried = [example for example, _ in trials if example.key in measured]
-        scores = [PairedScore(example.key, example.video, *measured[example.key]) for example in tried]
+        scores = [PairedScore(example.key, example.group, *measured[example.key]) for example in tried]
         accepted, said = [], []
         for entry in changed:
             using = {example.key for example in tried if entry.occurs_in(example.expression)}
@@ -142,7 +142,7 @@ class WordLessons:
         return {
             example.key: NamedCorrection(
                 expression=example.expression,
-                video=example.video,
+                video=example.group,
                 names=named[example.key].names,
                 kinds=named[example.key].kinds,
                 overlap=example.overlap,
@@ -164,10 +164,10 @@ class WordLessons:
             wording = learned.rewrite(example.expression)
             if not example.judges or wording == self._known.rewrite(example.expression):
                 continue
-            if example.video not in of_others:
-                others = [lesson for lesson in lessons.values() if lesson.video != example.video]
-                of_others[example.video] = learn_glossary(others, self._lexicon, self._known)
-            trials.append((example, self.version(of_others[example.video])))
+            if example.group not in of_others:
+                others = [lesson for lesson in lessons.values() if lesson.video != example.group]
+                of_others[example.group] = learn_glossary(others, self._lexicon, self._known)
+            trials.append((example, self.version(of_others[example.group])))
         return trials
 
 

@@ -81,7 +81,7 @@ class NamedCorrection:
 
     Attributes:
         expression: The annotator's text.
-        video: Its video.
+        video: Its video, whose parts count as one.
         names: What the corrected object may be called, with probabilities in [0, 1]; their sum is at most 1.
         kinds: Name -> more general nouns that the model itself said for it, the most specific first.
         overlap: Mean IoU in [0, 1] of what was proposed; ``None`` where nothing was.

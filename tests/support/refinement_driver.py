@@ -75,7 +75,7 @@ class Driver:
         """Answer as the models do, but say that every candidate is better: theirs know nothing."""
         answer = self.ask(request)
         if isinstance(request, TrialRequest):
-            return TrialResult(candidate=0.8, champion=0.6 if "film" in request.example.video else 0.8)
+            return TrialResult(candidate=0.8, champion=0.6 if "film" in request.example.group else 0.8)
         return answer
 
     def run(

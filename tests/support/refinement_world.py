@@ -138,6 +138,7 @@ def example(number: int, masks: NDArray[np.bool_], **changes: Any) -> Correction
         "correction": number,
         "revision": f"r{number}",
         "video": f"film{number}",
+        "group": f"film{number}",
         "expression": "the bright square",
         "pool": Pool.NEW,
         "weight": 1.0,
@@ -201,6 +202,7 @@ def correct(
     *,
     proposed: ProposalReference | None = None,
     touched: bool = True,
+    source: str | None = None,
 ) -> None:
     """Store one usable correction of a film.
 
@@ -211,6 +213,7 @@ def correct(
         masks: (T, H, W) bool, what was accepted.
         proposed: The proposal that it began from.
         touched: Whether the annotator changed it.
+        source: The file that the task was imported from, where an import says it.
     """
     rles = [encode_rle(mask) for mask in masks]
     identity = 10_000 * project + number
@@ -224,7 +227,7 @@ def correct(
         verdict=None,
         proposed_expression=None,
         parent_prediction=None,
-        task_data={"film": f"film{number}"},
+        task_data={"film": f"film{number}", **({} if source is None else {"source": source})},
         label_config=LABEL_CONFIG,
         lead_time=10.0,
         created_at=TIME,

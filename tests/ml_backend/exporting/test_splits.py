@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ml_backend.corrections.grouping import group_of
 from ml_backend.exporting.splits import Split
 from steerseg.errors import ConfigError
 
@@ -17,6 +18,12 @@ def test_a_video_keeps_its_part() -> None:
     # What is held out stays so where more is held out.
     wider = Split.parse("0.5/0.4/0.1")
     assert all(wider.part_of(f"video {n}") != "train" for n, part in enumerate(parts) if part != "train")
+
+
+def test_a_video_is_known_by_its_source_else_by_its_media() -> None:
+    parts = [{"source": "film.mp4", "part": f"part {number}"} for number in (1, 2)]
+    assert {group_of(data, f"digest {number}") for number, data in enumerate(parts)} == {"film.mp4"}
+    assert {group_of(data, "digest") for data in ({}, {"source": ""}, {"source": 7})} == {"digest"}
 
 
 def test_a_part_that_is_not_wanted_is_not_there() -> None:

@@ -17,6 +17,7 @@ from ml_backend.jobs.proposal_store import ProposalStore
 from ml_backend.label_studio.api.tasks import Tasks
 from ml_backend.label_studio.connections import Connections
 from ml_backend.label_studio.task import ORDER_KEY
+from ml_backend.predictions.tasks import TaskStore
 from ml_backend.refinement.labelling_order import CorrectedTask, OpenTask, order_tasks
 from ml_backend.refinement.next_tasks import NextTasks, OrderWriter
 from ml_backend.settings import Settings
@@ -93,6 +94,17 @@ def test_open_tasks_have_a_place_by_their_newest_proposal(database: Database) ->
     assert NextTasks(database).order(1, limit=1).open == 3
     correct(database, 1, 9, film(9)[1])
     assert NextTasks(database).order(1).open == 3
+
+
+def test_who_corrected_a_part_of_a_film_corrected_the_film(database: Database) -> None:
+    for number in (10_001, 10_002, 10_003):
+        propose(database, number, 0.5)
+        source = "other.mp4" if number == 10_003 else "film.mp4"
+        TaskStore(database).note(1, number, {"frames": [f"{number}.jpg"], "source": source})
+    correct(database, 1, 1, film(1)[1], source="film.mp4")  # of task 10 001
+    order = NextTasks(database).order(1)
+    said = {one.task.id: "nobody corrected its video yet" in one.reasons for one in order.tasks}
+    assert said == {10_002: False, 10_003: True}
 
 
 def test_the_order_is_written_where_a_person_wants_it_and_removed_again(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -121,6 +123,47 @@ def test_videos_are_split_not_corrections_and_never_change_sides() -> None:
     }
 
 
+def part(number: int, film: str, **changes: Any) -> Correction:
+    """A correction on a part of a film, imported with ``--split-pages``."""
+    data = {"frames": [f"{film}-{number}.jpg"], "source": f"{film}.mp4", "part": f"part {number}"}
+    return correction(number, f"{film}-{number}", task_data=data, **changes)
+
+
+def test_parts_of_one_film_stay_on_one_side() -> None:
+    made = plan([part(number, f"film{number // 5}") for number in range(200)])
+    assert made.scheme is Scheme.HELD_OUT
+    learned = {made.corrections[key].group for key in made.candidate.keys}
+    held_out = {made.corrections[trial.key].group for trial in made.held_out}
+    assert learned | held_out == {f"film{number}.mp4" for number in range(40)}
+    assert not learned & held_out
+    assert len({made.corrections[key].video for key in made.corrections}) == 200, (
+        "each part has its own media"
+    )
+
+
+def test_no_fold_is_tried_on_parts_of_a_film_that_it_learned_from() -> None:
+    made = plan([part(number, f"film{number % 4}") for number in range(56)])
+    assert made.scheme is Scheme.CROSS_VALIDATION
+    groups = {key: example.group for key, example in made.corrections.items()}
+    learned = {training.name: {groups[key] for key in training.keys} for training in made.trainings}
+    assert all(groups[trial.key] not in learned[trial.training] for trial in made.held_out)
+    assert len(made.held_out) == 56
+
+
+def test_parts_of_one_film_count_as_one_video() -> None:
+    def reason(parts: list[Correction]) -> str:
+        made = make_plan(
+            parts, used=(), recipe=RECIPE, replay=None, confidence=0.8, rejected=lambda correction: None
+        )
+        return made.reason if isinstance(made, InsufficientData) else made.shortage
+
+    parts = [part(number, "film") for number in range(14)]
+    needed = "show an object, at least 4 are needed"
+    assert reason(parts) == f"corrections on 1 videos {needed}"
+    others = [part(20, "other"), correction(21, "without a source")]
+    assert reason([*parts, *others]) == f"corrections on 3 videos {needed}"
+
+
 def test_few_videos_are_cross_validated_and_all_of_them_make_the_candidate() -> None:
     made = plan([correction(n, f"video{n}") for n in range(5)])
     assert made.scheme is Scheme.CROSS_VALIDATION
@@ -211,6 +254,18 @@ def test_a_plan_comes_back_from_disk_as_it_was() -> None:
     assert unpack_plan(pack_plan(made)) == made
     with pytest.raises(StoreError, match="cannot be read"):
         unpack_plan(pack_plan(made)[:50])
+
+
+def test_videos_of_a_plan_of_an_earlier_release_are_told_apart_by_their_media() -> None:
+    made = plan([part(number, f"film{number // 2}") for number in range(8)])
+    stored = json.loads(gzip.decompress(pack_plan(made)))
+    for one in stored["corrections"]:
+        del one["group"]
+    read = unpack_plan(gzip.compress(json.dumps(stored).encode()))
+    assert [example.group for example in read.corrections.values()] == [
+        f"film{number // 2}-{number}" for number in range(8)
+    ]
+    assert (read.trainings, read.held_out) == (made.trainings, made.held_out)
 
 
 def test_examples_can_be_left_out_later() -> None:

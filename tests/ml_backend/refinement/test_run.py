@@ -87,6 +87,17 @@ def test_five_corrections_are_cross_validated_and_a_better_candidate_is_promoted
     assert len(list((driver.data / FOLDER / FEATURES).iterdir())) == 7
 
 
+def test_the_gate_takes_parts_of_one_film_for_one_video(driver: Driver) -> None:
+    for number in (990, 991, 992):
+        masks = save_film(driver.films.root / f"film{number}", number)
+        correct(driver.database, 1, number, masks, source="film.mp4")
+    ended = driver.run(driver.refinements.request(1, "test"), ask=driver.always_better)
+    held_out = ended.metrics.held_out
+    assert held_out is not None
+    assert held_out.videos == 6
+    assert [example.video for example in ended.metrics.examples].count("film.mp4") == 3
+
+
 def test_the_next_refinement_starts_from_the_champion_and_tells_new_from_old(driver: Driver) -> None:
     first = driver.run(driver.refinements.request(1, "test"), ask=driver.always_better)
     champion = driver.line.champion(1)
@@ -342,7 +353,7 @@ def test_a_video_that_was_dropped_while_a_slice_waited_is_fetched_again(
     dropped: list[Path] = []
 
     def ask(request: ModelRequest) -> ModelAnswer:
-        if isinstance(request, PrepareRequest) and "film102" in request.example.video and not dropped:
+        if isinstance(request, PrepareRequest) and "film102" in request.example.group and not dropped:
             dropped.append(film.rename(elsewhere))
         return driver.always_better(request)
 

@@ -164,14 +164,20 @@ class Desk:
         return ProposalReference(key, path, rank)
 
     def correct(
-        self, number: int, version: str, *, good: bool, other: tuple[str, bool] | None = None
+        self,
+        number: int,
+        version: str,
+        *,
+        good: bool,
+        other: tuple[str, bool] | None = None,
+        source: str | None = None,
     ) -> None:
         """A task that a version proposed for, well or badly; perhaps another version did as well."""
         truth = film(number)[1]
         if other is not None:
             self.propose(number, other[0], truth if other[1] else ~truth)
         proposed = self.propose(number, version, truth if good else ~truth)
-        correct(self.database, 1, number, truth, proposed=proposed, touched=not good)
+        correct(self.database, 1, number, truth, proposed=proposed, touched=not good, source=source)
 
     def look(self) -> None:
         self.watcher._look()
@@ -204,6 +210,18 @@ def test_a_version_that_does_worse_in_use_is_taken_back_with_the_reason(desk: De
     assert "Accepted as they were: 50%" in promotion.failed_because
     assert promotion.failed_because in desk.versions.version(1, name).reason
     assert desk.watcher.standing(1) is None
+
+
+def test_parts_of_one_film_are_one_video_in_use(desk: Desk) -> None:
+    name = promoted(desk)
+    for number in range(2 * TASKS):
+        desk.correct(number, f"{BASE}+{name}", good=False, other=(BASE, True), source=f"{number % 3}.mp4")
+    desk.look()
+    standing = desk.watcher.standing(1)
+    assert standing is not None
+    assert standing.watch.state is WatchState.TOO_FEW
+    assert standing.watch.new is not None
+    assert (standing.watch.new.tasks, standing.watch.new.videos) == (2 * TASKS, 3)
 
 
 def test_tasks_of_before_are_compared_where_the_version_before_proposed_for_no_others(desk: Desk) -> None:

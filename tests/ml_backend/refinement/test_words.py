@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,14 +40,22 @@ Trials = Sequence[tuple[CorrectionExample, SoftPromptsRef]]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def correction(number: int, expression: str, overlap: float) -> CorrectionExample:
+def correction(number: int, expression: str, overlap: float, **changes: Any) -> CorrectionExample:
     """A correction on a video of its own."""
-    return example(number, np.ones((2, 4, 4), dtype=bool), expression=expression, overlap=overlap)
+    masks = np.ones((2, 4, 4), dtype=bool)
+    return example(number, masks, expression=expression, overlap=overlap, **changes)
 
 
-def lesson(folder: Path, count: int, gain: float, *, known: Path | None = None) -> WordsJudgement:
-    """Learn from so many corrections, each on a video of its own, whose trials gain the same."""
-    examples = [correction(number, "the blick", 0.1) for number in range(count)]
+def lesson(
+    folder: Path,
+    count: int,
+    gain: float,
+    *,
+    known: Path | None = None,
+    film: Callable[[int], str] = "film{}.mp4".format,
+) -> WordsJudgement:
+    """Learn from so many corrections, each on a video of its own unless a film is named, whose trials gain the same."""
+    examples = [correction(number, "the blick", 0.1, group=film(number)) for number in range(count)]
     names = {one.key: NamedObject({NAMES[index]: 0.8}, {}) for index, one in enumerate(examples)}
 
     def attempt(trials: Trials) -> dict[str, tuple[float, float]]:
@@ -80,6 +89,33 @@ def test_a_word_that_many_videos_teach_is_not_used_where_it_loses(tmp_path: Path
     judged = lesson(tmp_path, 6, -0.1)
     assert not judged.accepted
     assert "not used: worse on 6 videos" in judged.reason
+
+
+def test_a_word_from_parts_of_one_film_is_a_word_from_one_video(tmp_path: Path) -> None:
+    assert lesson(tmp_path / "one", 6, +0.3, film=lambda _: "film.mp4").changed == (), (
+        "an entry needs two videos"
+    )
+    two = lesson(tmp_path / "two", 6, +0.3, film=lambda number: f"film{number % 2}.mp4")
+    assert not two.accepted
+    assert "too few videos use it" in two.reason
+    three = lesson(tmp_path / "three", 6, 0.0, film=lambda number: f"film{number % 3}.mp4")
+    assert not three.accepted, "three videos teach it, and not six"
+    assert "3 videos by cross-validation" in three.reason
+
+
+def test_a_trial_leaves_all_parts_of_a_film_out(tmp_path: Path) -> None:
+    """Two films teach a word, so that without one of them nobody teaches it."""
+    examples = [correction(number, "the blick", 0.1, group=f"film{number % 2}.mp4") for number in range(6)]
+    lessons = WordLessons(tmp_path, None, LEXICON, RefinementRecipe())
+    tried: list[SoftPromptsRef] = []
+
+    def attempt(trials: Trials) -> dict[str, tuple[float, float]]:
+        tried.extend(version for _, version in trials)
+        return {one.key: (0.8, 0.5) for one, _ in trials}
+
+    lessons.learn(examples, lambda one: NamedObject({NAMES[one.correction]: 0.8}, {}), attempt)
+    assert len(tried) == 6
+    assert not any(Glossary.load(version.folder) for version in tried)
 
 
 def test_each_word_is_judged_by_the_videos_that_use_it(tmp_path: Path) -> None:
