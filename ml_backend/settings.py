@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     basic_auth_username: str | None = Field(
         None,
         description="User name that pages and calls ask for (HTTP basic auth). A webhook may bring "
-        "STEERSEG_WEBHOOK_SECRET in its place; `/media/` asks hosts of a cluster for a token of theirs.",
+        "its own secret in its place; `/media/` asks hosts of a cluster for a token of theirs.",
     )
     basic_auth_password: SecretStr | None = Field(None, description="Its password. Set both or neither.")
     webhook_secret: SecretStr | None = Field(
