@@ -56,7 +56,7 @@ class FrameNumbers:
     @property
     def is_plain(self) -> bool:
         """Whether number ``n`` is frame ``n - 1``."""
-        return len(self.shown) == self.frames and bool((self.shown == np.arange(self.frames)).all())
+        return len(self.shown) == self.frames and self.shows_all
 
     @property
     def shows_all(self) -> bool:

@@ -25,9 +25,8 @@ def settle_frequencies(model: nn.Module) -> int:
 @torch.no_grad()
 def _forward(module: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines, by the frequencies of chats as long as this one."""
-    module.inv_freq.copy_(
-        _frequencies(module, position_ids)
-    )  # in place: a captured pass reads them where they are
+    # In place: a captured pass reads them where they are.
+    module.inv_freq.copy_(_frequencies(module, position_ids))
     own = inspect.unwrap(type(module).forward)
     turned: tuple[Tensor, Tensor] = own(module, x, position_ids)
     return turned
