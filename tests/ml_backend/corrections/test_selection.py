@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from ml_backend.corrections.event_reader import content_digest
 from ml_backend.corrections.records import Correction
 from ml_backend.corrections.selection import ShownAnnotation, originals, teaching
 from tests.support.annotation_samples import annotation, mask_regions, square
+from tests.support.corrections import bare_correction
 
 
 def correction(number: int, **fields: Any) -> Correction:
     """The only instance of annotation ``number`` of task 5."""
-    values: dict[str, Any] = {
-        "id": number,
-        "revision": "",
-        "project_id": 1,
-        "task_id": 5,
-        "annotation_id": number,
-        "object": "zebra",
-        "expression": "the zebra",
-        "media_digest": "d",
-        "task_data": {},
-        "label_config": "",
-        "side": "frames",
-        "num_frames": 1,
-        "height": 1,
-        "width": 1,
-        "frames": {},
-        "propagated": {},
-        "proposed": None,
-        "verdict": None,
-        "lead_time": None,
-        "created_at": None,
-        "updated_at": None,
-        "changed_at": datetime(2026, 11, 28, tzinfo=UTC),
-        "content": f"content {number}",
-    }
-    return Correction(**(values | fields))
+    return bare_correction(number, **({"content": f"content {number}"} | fields))
 
 
 def test_the_oldest_of_what_shows_the_same_stands_for_all() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from steerseg.masks import encode_rle
 from steerseg.tracking import Tracker
 from steerseg.video import DEFAULT_LIMITS, write_video
 from steerseg.video.isolation import IsolatedDecoder
+from tests.support.corrections import bare_correction
 
 SIZE, FRAMES, RATE = 64, 10, 50
 CONFIG = """<View><Video name="video" value="$video"RATE/><VideoRectangle name="box" toName="video"/>
@@ -42,12 +42,7 @@ def correction(data: dict[str, Any], frame_rate: str = "", *, pages: bool = Fals
     mask = np.zeros((SIZE, SIZE), dtype=bool)
     mask[4:20, 4:20] = True
     decided = FrameCorrection(Evidence.MASK, encode_rle(mask), (), True, 1.0, None)
-    return Correction(
-        id=1,
-        revision="",
-        project_id=1,
-        task_id=5,
-        annotation_id=1,
+    return bare_correction(
         object="car",
         expression="the car",
         media_digest="",
@@ -58,13 +53,6 @@ def correction(data: dict[str, Any], frame_rate: str = "", *, pages: bool = Fals
         height=SIZE,
         width=SIZE,
         frames=dict.fromkeys(range(FRAMES), decided),
-        propagated={},
-        proposed=None,
-        verdict=None,
-        lead_time=None,
-        created_at=None,
-        updated_at=None,
-        changed_at=datetime(2026, 11, 28, tzinfo=UTC),
         label="car",
     )
 

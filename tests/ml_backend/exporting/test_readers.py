@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from ml_backend.corrections.records import Correction
 from ml_backend.exporting.classes import configured_classes
 from ml_backend.exporting.command import FORMATS
 from ml_backend.exporting.formats import PALETTE, Export
@@ -30,6 +28,7 @@ from ml_backend.label_studio.outlines import outlines_to_mask
 from steerseg.masks import encode_rle, iou
 from steerseg.video import DEFAULT_LIMITS
 from steerseg.video.isolation import IsolatedDecoder
+from tests.support.corrections import bare_correction
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 3
 CONFIG = """<View><BrushLabels name="mask" toName="frames"><Label value="zebra"/><Label value="apple"/>
@@ -49,29 +48,14 @@ MASKS = {"zebra": square(2, 2), "moon": square(30, 20) | square(50, 4, 8)}
 
 
 def sequence(task: int) -> LabelledSequence:
-    correction = Correction(
-        id=task,
-        revision="",
-        project_id=1,
+    correction = bare_correction(
+        task,
         task_id=task,
-        annotation_id=task,
-        object="zebra",
-        expression="the zebra",
         media_digest=str(task),
-        task_data={},
         label_config=CONFIG,
-        side="frames",
         num_frames=FRAMES,
         height=HEIGHT,
         width=WIDTH,
-        frames={},
-        propagated={},
-        proposed=None,
-        verdict=None,
-        lead_time=None,
-        created_at=None,
-        updated_at=None,
-        changed_at=datetime(2026, 11, 28, tzinfo=UTC),
     )
     objects = tuple(
         ExportedObject(

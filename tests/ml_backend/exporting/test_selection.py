@@ -11,31 +11,9 @@ from ml_backend.corrections.annotation_store import ListedAnnotation
 from ml_backend.corrections.records import Correction, Verdict
 from ml_backend.exporting.omissions import Omission, is_complete
 from ml_backend.exporting.selection import ProjectAnnotations, Selection, UnusableInstance, select
+from tests.support.corrections import bare_correction
 
-CORRECTION = Correction(
-    id=1,
-    revision="",
-    project_id=1,
-    task_id=5,
-    annotation_id=1,
-    object="zebra",
-    expression="the zebra",
-    media_digest="d",
-    task_data={},
-    label_config="",
-    side="frames",
-    num_frames=1,
-    height=1,
-    width=1,
-    frames={},
-    propagated={},
-    proposed=None,
-    verdict=None,
-    lead_time=None,
-    created_at=None,
-    updated_at=None,
-    changed_at=datetime(2026, 11, 28, tzinfo=UTC),
-)
+CORRECTION = bare_correction()
 
 
 class Project:
